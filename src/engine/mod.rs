@@ -1,0 +1,200 @@
+//! Sources of completions. [`Engine`] is the seam that the whole program runs on: `local` (a model
+//! in this process) and `scripted` (recorded answers, no model) stand behind it.
+
+mod chat;
+mod device;
+mod load;
+mod local;
+mod model;
+mod sampler;
+mod scheduler;
+mod scripted;
+mod tokenizer;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::stopwatch::Fence;
+
+pub use device::DeviceInfo;
+
+/// A source of completions. Poll-driven: no thread or runtime of its own is assumed.
+///
+/// [`Fence::synchronize`] returns when the device has finished all that was queued.
+pub trait Engine: Fence {
+    /// What the engine is, for the record.
+    fn info(&self) -> &EngineInfo;
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// Where it can be known at once that the request cannot be served: a prompt longer than the
+    /// context, a chat template that refuses the conversation.
+    fn submit(&mut self, request: Request) -> Result<RequestId>;
+
+    /// One forward pass over the active batch (or one wait for an answer), and what came of it.
+    /// With nothing to do it returns no events.
+    ///
+    /// # Errors
+    /// Where the engine as a whole can go no further (a device error). A request that fails by
+    /// itself is an [`EventKind::Failed`].
+    fn poll(&mut self) -> Result<Vec<Event>>;
+
+    /// Gives up a request that has not ended; later polls do not mention it.
+    fn cancel(&mut self, id: RequestId);
+}
+
+/// Names a request within one engine; given out in ascending order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Who said it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions that come before the conversation.
+    System,
+    /// The workflow's side.
+    User,
+    /// The model's side.
+    Assistant,
+}
+
+impl Role {
+    /// The name that chat templates know it by.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who said it.
+    pub role: Role,
+    /// What was said.
+    pub content: String,
+}
+
+/// How the next token is chosen. A temperature of 0 is greedy: the highest logit, the lowest token
+/// id among equals.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy.
+    pub temperature: f32,
+    /// Keeps the smallest set of tokens whose probabilities add up to this (1: all).
+    pub top_p: f32,
+    /// Keeps this many of the likeliest tokens (0: all).
+    pub top_k: usize,
+    /// Seeds the request's own generator: the draw does not depend on company.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            seed: 0,
+        }
+    }
+}
+
+/// One generation asked of an engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// Which flow (from 1) and step asks: scripted answers are found by it, logs name it.
+    pub origin: Origin,
+    /// The conversation so far; the model answers it.
+    pub messages: Vec<Message>,
+    /// Most tokens to generate (at least 1).
+    pub max_tokens: usize,
+    /// Generate exactly `max_tokens`, past any end-of-sequence token.
+    pub ignore_eos: bool,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+/// The place in the workload that a request comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The flow's number, from 1.
+    pub flow: usize,
+    /// The step's id.
+    pub step: String,
+}
+
+/// What a poll tells of one request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// The request.
+    pub id: RequestId,
+    /// What happened to it.
+    pub kind: EventKind,
+}
+
+/// What happened to a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EventKind {
+    /// A further token was generated (the first one ends the time to first token).
+    Token(u32),
+    /// It has ended; its tokens came before, in [`EventKind::Token`] events.
+    Finished(Completion),
+    /// It cannot be ended, for this reason; the engine goes on with the others.
+    Failed(String),
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// The generated text, special tokens left out.
+    pub text: String,
+    /// The generated tokens, the end-of-sequence token left out.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt as the model saw it.
+    pub prompt_tokens: usize,
+    /// Those of them that were computed for this request.
+    pub prefill_tokens: usize,
+    /// Those of them that were taken from the prefix cache.
+    pub reused_tokens: usize,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// The model ended its turn.
+    Stop,
+    /// `max_tokens`, or the end of the context.
+    Length,
+}
+
+/// What an engine is, for the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EngineInfo {
+    /// `local` or `scripted`.
+    pub kind: String,
+    /// The model's name, from its own metadata where it has one.
+    pub model: String,
+    /// Where the model was found.
+    pub model_path: Option<String>,
+    /// SHA-256 of the model file (64 hex digits), where it is one file whose digest is known.
+    pub model_sha256: Option<String>,
+    /// Architecture, as the file names it (`llama`, `qwen2`).
+    pub architecture: Option<String>,
+    /// The forward pass that runs it: `candle`, `generic`, `scripted`.
+    pub backend: String,
+    /// Weights and arithmetic: `Q4_1 as f32`.
+    pub weights: Option<String>,
+    /// Most tokens of a sequence.
+    pub context_length: usize,
+    /// The device it runs on.
+    pub device: DeviceInfo,
+}

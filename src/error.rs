@@ -1,0 +1,181 @@
+//! The one error type: what failed, where, why, what to do next, and the exit code that it owns.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// What the process exits with (`docs/exit-codes` in the README). 1 is left to crashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The run did what was asked.
+    Done = 0,
+    /// A flag, a variable, a template, a suite or a fixture is wrong.
+    Usage = 2,
+    /// The machine, the model or the device is not ready.
+    Preflight = 3,
+    /// Nothing ran.
+    NothingRan = 4,
+    /// A gate was breached: a regression, an objective.
+    Gate = 99,
+    /// Some flow failed.
+    FlowFailed = 100,
+    /// Stopped before the end (Ctrl-C, a deadline); what was measured is saved.
+    Incomplete = 106,
+    /// An output could not be written.
+    Output = 110,
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An expected failure.
+///
+/// Messages are fragments: the outermost says what was being done ("failed to load the model"),
+/// each `source` below it why. A cause that the user can act on carries a hint.
+#[derive(Debug)]
+pub struct Error {
+    exit: Exit,
+    message: String,
+    hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with the exit code that it ends the process with.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
+    }
+
+    /// A mistake in what the user wrote (exit code 2).
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// Model, device or machine not ready (exit code 3).
+    pub fn preflight(message: impl Into<String>) -> Self {
+        Self::new(Exit::Preflight, message)
+    }
+
+    /// A flow that could not be run to its end (exit code 100).
+    pub fn flow(message: impl Into<String>) -> Self {
+        Self::new(Exit::FlowFailed, message)
+    }
+
+    /// Something that could not be written (exit code 110).
+    pub fn output(message: impl Into<String>) -> Self {
+        Self::new(Exit::Output, message)
+    }
+
+    /// Says what to do next; the first hint given, the closest to the cause, is kept.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert(hint.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Wraps the error into what was being done when it came up; exit code and hint stay.
+    #[must_use]
+    pub fn context(mut self, message: impl Into<String>) -> Self {
+        Self {
+            exit: self.exit,
+            message: message.into(),
+            hint: self.hint.take(),
+            source: Some(Box::new(self)),
+        }
+    }
+
+    /// The exit code that this error ends the process with.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// The hint, if there is one.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// The message with its causes, joined by `: `, on one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            // Some libraries repeat their source in their own text.
+            if !text.ends_with(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            source = cause.source();
+        }
+        text
+    }
+
+    /// What the user sees: `error: …`, a `caused by` line per cause, and the `hint:` line.
+    pub fn report(&self) -> String {
+        let mut text = format!("error: {}", self.message);
+        let mut source = self.source();
+        while let Some(cause) = source {
+            text.push_str(&format!("\n  caused by: {cause}"));
+            source = cause.source();
+        }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("\nhint: {hint}"));
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &dyn StdError)
+    }
+}
+
+/// Turns a library's error into one of ours, with what was being done.
+pub trait Context<T> {
+    /// Wraps the error into an [`Error`] with this exit code and message.
+    fn or_exit(self, exit: Exit, message: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for std::result::Result<T, E> {
+    fn or_exit(self, exit: Exit, message: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::new(exit, message()).caused_by(source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_keeps_the_code_and_the_hint_of_the_cause() {
+        let error = Error::preflight("no model")
+            .hint("fetch it")
+            .context("failed to load the engine")
+            .hint("a later hint does not replace it");
+        assert_eq!(error.exit(), Exit::Preflight);
+        assert_eq!(
+            error.report(),
+            "error: failed to load the engine\n  caused by: no model\nhint: fetch it"
+        );
+        assert_eq!(error.chain(), "failed to load the engine: no model");
+    }
+}

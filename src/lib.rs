@@ -1,0 +1,14 @@
+//! flowbench: a benchmark runner for multi-step LLM workflows on one local GPU.
+//!
+//! One process loads one model engine once, expands flows from templates × fixtures through a
+//! verified cache, runs them, and says where every millisecond went. `docs/architecture.md` shows
+//! the layers; the binary is `main.rs`, a thin shell over `cli` and `commands`.
+
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod flow;
+pub mod hash;
+pub mod record;
+pub mod stopwatch;
+pub mod units;

@@ -1,0 +1,193 @@
+//! What a run leaves behind: plain structs, `results/<run-id>/run.json` and `steps.jsonl`.
+//! Reporters read them and compute nothing again. Every field says its unit.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Millis;
+
+/// Version of the layout of [`RunRecord`] and [`StepRecord`]; raised when a field changes meaning.
+pub const RECORD_SCHEMA: u32 = 1;
+
+/// `run.json`: the whole run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// [`RECORD_SCHEMA`].
+    pub schema: u32,
+    /// Name of the run's folder: UTC start time, mode, and a suffix that keeps runs apart.
+    pub run_id: String,
+    /// UTC, RFC 3339.
+    pub started_at: String,
+    /// How far the run came.
+    pub status: Status,
+    /// Why it ended early or failed, in one line.
+    pub error: Option<String>,
+    /// The settings, after flags, environment and defaults were put together.
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// Where it ran.
+    pub environment: Environment,
+    /// The expansion of the flows.
+    pub expansion: ExpansionRecord,
+    /// The engine (a serialised `EngineInfo`); `null` before it was loaded.
+    pub engine: serde_json::Value,
+    /// Time from before the engine was asked for to the device being idle with the model loaded.
+    /// `null` before it was loaded. With one engine a workflow, the sum over all.
+    pub engine_init_ms: Option<Millis>,
+    /// How many times an engine was started (1, but for the *before* measurement).
+    pub engine_starts: usize,
+    /// One entry a finished or failed workflow, in the flows' order.
+    pub workflows: Vec<WorkflowRecord>,
+    /// Sums over all workflows.
+    pub totals: Totals,
+}
+
+/// How far a run came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It has not ended, or its process was killed: `steps.jsonl` holds what was measured.
+    Running,
+    /// Every flow ended well.
+    Complete,
+    /// Every flow ended, some of them badly.
+    Failed,
+    /// It was stopped (Ctrl-C, an engine error, an output that could not be written).
+    Incomplete,
+}
+
+/// What was measured of the expansion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExpansionRecord {
+    /// Template's name.
+    pub template: String,
+    /// SHA-256 of the fixture (64 hex digits).
+    pub fixture_hash: String,
+    /// SHA-256 of the template, its suite, and what they include (64 hex digits).
+    pub template_hash: String,
+    /// Bytes of the fixture that the template takes in.
+    pub fixture_bytes: u64,
+    /// Files (or rows) of the fixture.
+    pub fixture_files: usize,
+    /// How many flows.
+    pub num_flows: usize,
+    /// Whether the flows came from the cache.
+    pub cached: bool,
+    /// Why not, where they did not: `no cache`, `fixture changed`.
+    pub miss: Option<String>,
+    /// Time of the whole expansion, verification included.
+    pub flow_expansion_ms: Millis,
+}
+
+/// One workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkflowRecord {
+    /// Number of the flow, from 1.
+    pub flow: usize,
+    /// The suite row's id.
+    pub row: String,
+    /// From the submission of its first step to the end of its last one.
+    pub workflow_ms: Millis,
+    /// With an engine of its own only: the start of that engine, which `workflow_ms` leaves out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_init_ms: Option<Millis>,
+    /// How many steps ended well.
+    pub steps_done: usize,
+    /// How many steps it has.
+    pub steps: usize,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// A line of `steps.jsonl`: one finished step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// [`RECORD_SCHEMA`].
+    pub schema: u32,
+    /// Number of the flow, from 1.
+    pub flow: usize,
+    /// The suite row's id.
+    pub row: String,
+    /// The step's id.
+    pub step: String,
+    /// Submission, counted from the start of the benchmark.
+    pub start_ms: Millis,
+    /// Submission to last token (end-to-end latency, E2EL).
+    pub latency_ms: Millis,
+    /// Submission to first token (TTFT); `null` where no token came.
+    pub ttft_ms: Option<Millis>,
+    /// Time per output token after the first: (E2EL − TTFT) / (n − 1); `null` below two tokens.
+    pub tpot_ms: Option<Millis>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Those of them computed for this step.
+    pub prefill_tokens: usize,
+    /// Those of them taken from the prefix cache.
+    pub reused_tokens: usize,
+    /// Tokens generated, the end-of-sequence token left out.
+    pub decode_tokens: usize,
+    /// `stop` (the model ended its turn) or `length`.
+    pub finish: String,
+    /// First 16 hex digits of SHA-256 of the generated token ids (little-endian u32).
+    pub out_hash: String,
+    /// The generated text.
+    pub output: String,
+}
+
+/// Sums over the workflows.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Workflows that ended well.
+    pub workflows_done: usize,
+    /// Workflows that failed.
+    pub workflows_failed: usize,
+    /// Steps that ended well.
+    pub steps_done: usize,
+    /// Prompt tokens of all steps.
+    pub prompt_tokens: usize,
+    /// Prompt tokens that were computed.
+    pub prefill_tokens: usize,
+    /// Prompt tokens taken from the prefix cache.
+    pub reused_tokens: usize,
+    /// Generated tokens.
+    pub decode_tokens: usize,
+    /// Engine init and every workflow; without the expansion. `null` while the run goes on.
+    pub benchmark_total_ms: Option<Millis>,
+    /// Mean over the workflows that ended well; `null` with none.
+    pub avg_workflow_ms: Option<Millis>,
+    /// Energy, where a power was assumed (`GPU_POWER`) or could be measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
+}
+
+/// Energy of the benchmark.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Energy {
+    /// `assumed`: a constant power that the user gave.
+    pub source: String,
+    /// Watts.
+    pub watts: f64,
+    /// Joules: watts × `benchmark_total_ms` / 1000.
+    pub joules: f64,
+}
+
+/// Where a run ran.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Environment {
+    /// Version of this program.
+    pub flowbench: String,
+    /// Revision of the checkout, `-dirty` where it has changes; `null` outside of one.
+    pub git_revision: Option<String>,
+    /// Operating system and kernel.
+    pub os: String,
+    /// Processor, as it names itself.
+    pub cpu: String,
+    /// Logical processors that the process may use.
+    pub cpu_threads: usize,
+    /// Those vector extensions of the processor that matter here.
+    pub cpu_features: Vec<String>,
+    /// Memory of the machine in bytes.
+    pub memory_bytes: u64,
+    /// The command line's feature set: `cpu`, or `cpu+cuda`.
+    pub build: String,
+}

@@ -1,0 +1,95 @@
+//! The one place that reads the clock for a reported time, and never before the device has
+//! finished what was queued on it.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::units::Millis;
+
+/// Something that may still be working when a call on it has returned: a GPU's queue.
+pub trait Fence {
+    /// Returns when all that was queued is done.
+    fn synchronize(&self) -> Result<()>;
+}
+
+/// Nothing to wait for: work that is done on the calling thread.
+#[derive(Debug, Clone, Copy)]
+pub struct NoFence;
+
+impl Fence for NoFence {
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A reading of the monotonic clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Instant);
+
+impl Moment {
+    /// Waits for the device, then reads the clock.
+    pub fn now(fence: &(impl Fence + ?Sized)) -> Result<Self> {
+        fence.synchronize()?;
+        Ok(Self(Instant::now()))
+    }
+
+    /// The time from `earlier` to this reading; zero if `earlier` is the later one.
+    pub fn since(self, earlier: Self) -> Millis {
+        self.0.saturating_duration_since(earlier.0).into()
+    }
+}
+
+/// A time that is not reported: for pacing (progress, flushing, time-outs). It waits for nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace(Instant);
+
+impl Pace {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// How long ago it was started.
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use std::cell::Cell;
+
+    struct Counting(Cell<usize>);
+
+    impl Fence for Counting {
+        fn synchronize(&self) -> Result<()> {
+            self.0.set(self.0.get() + 1);
+            Ok(())
+        }
+    }
+
+    struct Broken;
+
+    impl Fence for Broken {
+        fn synchronize(&self) -> Result<()> {
+            Err(Error::preflight("the device is gone"))
+        }
+    }
+
+    #[test]
+    fn each_reading_is_fenced_once() {
+        let fence = Counting(Cell::new(0));
+        let start = Moment::now(&fence).expect("a counter cannot fail");
+        let end = Moment::now(&fence).expect("a counter cannot fail");
+        assert_eq!(fence.0.get(), 2);
+        assert!(end.since(start).0 >= 0.0);
+        assert_eq!(start.since(end), Millis(0.0));
+    }
+
+    #[test]
+    fn a_broken_device_gives_an_error_and_no_time() {
+        assert!(Moment::now(&Broken).is_err());
+    }
+}
