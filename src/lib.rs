@@ -12,3 +12,4 @@ pub mod hash;
 pub mod record;
 pub mod stopwatch;
 pub mod units;
+pub mod workflow;

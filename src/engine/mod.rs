@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::stopwatch::Fence;
 
 pub use device::DeviceInfo;
+pub use scripted::{Script, ScriptedEngine};
 
 /// A source of completions. Poll-driven: no thread or runtime of its own is assumed.
 ///
@@ -125,6 +126,8 @@ pub struct Request {
 pub struct Origin {
     /// The flow's number, from 1.
     pub flow: usize,
+    /// The suite row's id.
+    pub row: String,
     /// The step's id.
     pub step: String,
 }

@@ -1,1 +1,174 @@
-//! stub
+//! Chooses the next token from logits. Each request has a generator of its own, so that a draw does
+//! not depend on company.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use super::Sampling;
+
+/// A request's sampler.
+#[derive(Debug, Clone)]
+pub(crate) struct Sampler {
+    sampling: Sampling,
+    generator: ChaCha8Rng,
+}
+
+impl Sampler {
+    /// A sampler whose draws depend on `sampling.seed` only.
+    pub(crate) fn new(sampling: Sampling) -> Self {
+        Self {
+            sampling,
+            generator: ChaCha8Rng::seed_from_u64(sampling.seed),
+        }
+    }
+
+    /// The next token's id; `None` where the logits hold no number to go by (all of them NaN or
+    /// −∞), as a broken model gives.
+    ///
+    /// Greedy takes the highest logit, the lowest id among equals. Otherwise the logits are divided
+    /// by the temperature, cut to the `top_k` likeliest, then to the smallest set whose
+    /// probabilities reach `top_p` (Holtzman et al. 2020, "The Curious Case of Neural Text
+    /// Degeneration"), and one is drawn.
+    pub(crate) fn next(&mut self, logits: &[f32]) -> Option<u32> {
+        if self.sampling.temperature <= 0.0 {
+            return argmax(logits);
+        }
+        let mut candidates: Vec<(u32, f32)> = (0u32..)
+            .zip(logits.iter().copied())
+            .filter(|(_, logit)| !logit.is_nan() && *logit > f32::NEG_INFINITY)
+            .collect();
+        // Likeliest first; equal logits by id, so that the order is the same everywhere.
+        let likelier =
+            |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0));
+        let keep = match self.sampling.top_k {
+            0 => candidates.len(),
+            k => k.min(candidates.len()),
+        };
+        if keep < candidates.len() {
+            candidates.select_nth_unstable_by(keep, likelier);
+            candidates.truncate(keep);
+        }
+        candidates.sort_unstable_by(likelier);
+
+        let (_, highest) = *candidates.first()?;
+        // In f64, so that the sum over a vocabulary does not depend on how it is rounded.
+        let temperature = f64::from(self.sampling.temperature);
+        let weight = |logit: f32| (f64::from(logit - highest) / temperature).exp();
+        let total: f64 = candidates.iter().map(|(_, logit)| weight(*logit)).sum();
+        let nucleus = f64::from(self.sampling.top_p) * total;
+        let mut kept = 0;
+        let mut kept_weight = 0.0;
+        for (_, logit) in &candidates {
+            kept += 1;
+            kept_weight += weight(*logit);
+            if kept_weight >= nucleus {
+                break;
+            }
+        }
+
+        let mut left = self.uniform() * kept_weight;
+        for (token, logit) in &candidates[..kept] {
+            left -= weight(*logit);
+            if left < 0.0 {
+                return Some(*token);
+            }
+        }
+        // Rounding can leave a sliver behind the last candidate.
+        Some(candidates[kept - 1].0)
+    }
+
+    /// Uniform in [0, 1), with 53 random bits.
+    fn uniform(&mut self) -> f64 {
+        (self.generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// The id of the highest logit, the lowest among equals; NaN counts as lowest.
+fn argmax(logits: &[f32]) -> Option<u32> {
+    let mut best: Option<(u32, f32)> = None;
+    for (token, &logit) in (0u32..).zip(logits) {
+        if logit.is_nan() || logit == f32::NEG_INFINITY {
+            continue;
+        }
+        if best.is_none_or(|(_, highest)| logit > highest) {
+            best = Some((token, logit));
+        }
+    }
+    best.map(|(token, _)| token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sampling(temperature: f32, top_p: f32, top_k: usize, seed: u64) -> Sampling {
+        Sampling {
+            temperature,
+            top_p,
+            top_k,
+            seed,
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_among_equals_and_ignores_nan() {
+        let mut sampler = Sampler::new(Sampling::default());
+        assert_eq!(sampler.next(&[1.0, 3.0, 3.0, f32::NAN]), Some(1));
+        assert_eq!(sampler.next(&[f32::NAN, f32::NEG_INFINITY]), None);
+        assert_eq!(sampler.next(&[]), None);
+        let mut warm = Sampler::new(sampling(1.0, 1.0, 0, 1));
+        assert_eq!(warm.next(&[f32::NAN]), None);
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        // Probabilities 0.6, 0.3, 0.1.
+        let logits = [0.6f32.ln(), 0.3f32.ln(), 0.1f32.ln()];
+        let mut sampler = Sampler::new(sampling(1.0, 1.0, 0, 7));
+        let mut counts = [0u32; 3];
+        for _ in 0..20_000 {
+            counts[sampler.next(&logits).expect("finite logits") as usize] += 1;
+        }
+        for (count, expected) in counts.iter().zip([0.6, 0.3, 0.1]) {
+            let share = f64::from(*count) / 20_000.0;
+            // Five standard deviations of a proportion near 0.5 are 0.018.
+            assert!((share - expected).abs() < 0.018, "{share} for {expected}");
+        }
+    }
+
+    #[test]
+    fn nucleus_and_top_k_cut_the_tail() {
+        let logits = [0.6f32.ln(), 0.3f32.ln(), 0.1f32.ln()];
+        let mut nucleus = Sampler::new(sampling(1.0, 0.8, 0, 3));
+        let mut top = Sampler::new(sampling(1.0, 1.0, 1, 3));
+        for _ in 0..500 {
+            assert!(nucleus.next(&logits).expect("finite logits") < 2);
+            assert_eq!(top.next(&logits), Some(0));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_seed_draws_the_same_tokens_and_only_possible_ones(
+            logits in prop::collection::vec(-8f32..8.0, 1..200),
+            temperature in 0f32..2.0,
+            top_p in 0f32..=1.0,
+            top_k in 0usize..50,
+            seed in any::<u64>(),
+        ) {
+            let mut one = Sampler::new(sampling(temperature, top_p, top_k, seed));
+            let mut two = Sampler::new(sampling(temperature, top_p, top_k, seed));
+            for _ in 0..5 {
+                let token = one.next(&logits);
+                prop_assert_eq!(token, two.next(&logits));
+                let token = token.expect("finite logits") as usize;
+                prop_assert!(token < logits.len());
+                if top_k > 0 && temperature > 0.0 {
+                    let higher = logits.iter().filter(|other| **other > logits[token]).count();
+                    prop_assert!(higher < top_k);
+                }
+            }
+        }
+    }
+}

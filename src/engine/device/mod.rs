@@ -30,3 +30,16 @@ pub struct DeviceInfo {
     /// The device's memory in bytes.
     pub memory_bytes: Option<u64>,
 }
+
+impl DeviceInfo {
+    /// Where nothing is computed: recorded answers.
+    pub fn none() -> Self {
+        Self {
+            kind: "none".to_owned(),
+            name: "none".to_owned(),
+            compute_capability: None,
+            driver: None,
+            memory_bytes: None,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The order of a flow's steps: which may start, given which have ended.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result};
+use crate::flow::Flow;
+
+/// The steps of one flow as a graph of indices, and how far it has come.
+#[derive(Debug, Clone)]
+pub(crate) struct Graph {
+    /// For each step, the steps that need it.
+    needed_by: Vec<Vec<usize>>,
+    /// For each step, the steps that it needs.
+    needs: Vec<Vec<usize>>,
+    /// For each step, how many of those that it needs have not ended.
+    missing: Vec<usize>,
+    /// Steps that have not ended.
+    open: usize,
+}
+
+impl Graph {
+    /// The graph of a flow.
+    ///
+    /// # Errors
+    /// A step that needs an unknown step or a later one, or an id that stands twice: the expander
+    /// writes no such flow.
+    pub(crate) fn new(flow: &Flow) -> Result<Self> {
+        let mut index = HashMap::new();
+        let mut needs = Vec::with_capacity(flow.steps.len());
+        let mut needed_by = vec![Vec::new(); flow.steps.len()];
+        for (number, step) in flow.steps.iter().enumerate() {
+            let mut needed = Vec::with_capacity(step.needs.len());
+            for id in &step.needs {
+                let parent = *index.get(id.as_str()).ok_or_else(|| {
+                    Error::flow(format!(
+                        "flow {}: step {} needs {id}, which does not come before it",
+                        flow.flow, step.id
+                    ))
+                })?;
+                needed.push(parent);
+                let children: &mut Vec<usize> = &mut needed_by[parent];
+                children.push(number);
+            }
+            needs.push(needed);
+            if index.insert(step.id.as_str(), number).is_some() {
+                return Err(Error::flow(format!(
+                    "flow {}: two steps are called {}",
+                    flow.flow, step.id
+                )));
+            }
+        }
+        Ok(Self {
+            missing: needs.iter().map(Vec::len).collect(),
+            open: needs.len(),
+            needed_by,
+            needs,
+        })
+    }
+
+    /// The steps that need nothing, in the flow's order.
+    pub(crate) fn roots(&self) -> Vec<usize> {
+        (0..self.missing.len())
+            .filter(|step| self.missing[*step] == 0)
+            .collect()
+    }
+
+    /// The steps that `step` needs.
+    pub(crate) fn needs(&self, step: usize) -> &[usize] {
+        &self.needs[step]
+    }
+
+    /// Notes that a step has ended; returns those that may start now, in the flow's order.
+    pub(crate) fn ended(&mut self, step: usize) -> Vec<usize> {
+        self.open -= 1;
+        let mut ready = Vec::new();
+        for &child in &self.needed_by[step] {
+            self.missing[child] -= 1;
+            if self.missing[child] == 0 {
+                ready.push(child);
+            }
+        }
+        ready
+    }
+
+    /// Whether every step has ended.
+    pub(crate) fn is_done(&self) -> bool {
+        self.open == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workflow::tests::flow_of;
+
+    #[test]
+    fn a_diamond_opens_step_by_step() {
+        let flow = flow_of(&[("a", &[]), ("b", &["a"]), ("c", &["a"]), ("d", &["b", "c"])]);
+        let mut graph = Graph::new(&flow).expect("a sound flow");
+        assert_eq!(graph.roots(), [0]);
+        assert_eq!(graph.ended(0), [1, 2]);
+        assert!(graph.ended(2).is_empty());
+        assert_eq!(graph.ended(1), [3]);
+        assert!(!graph.is_done());
+        assert!(graph.ended(3).is_empty());
+        assert!(graph.is_done());
+    }
+
+    #[test]
+    fn unsound_flows_are_refused() {
+        let later = flow_of(&[("a", &["b"]), ("b", &[])]);
+        assert!(Graph::new(&later).is_err());
+        let twice = flow_of(&[("a", &[]), ("a", &[])]);
+        assert!(Graph::new(&twice).is_err());
+    }
+}
