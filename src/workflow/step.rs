@@ -100,7 +100,7 @@ impl RequestBuilder {
                                 Some((step.id.clone(), context! { text }))
                             })
                             .collect();
-                        Value::from_serialize(ended)
+                        Value::from(ended)
                     });
                     let value = self
                         .environment
