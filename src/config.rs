@@ -78,7 +78,7 @@ pub struct ModelConfig {
     pub hf_token: Option<String>,
     /// Never use the network (`HF_HUB_OFFLINE`).
     pub offline: bool,
-    /// No progress bars.
+    /// No progress lines and bars.
     pub quiet: bool,
 }
 
@@ -104,12 +104,12 @@ pub struct RunConfig {
     pub max_tokens: Option<usize>,
     /// Generate to `max_tokens`, past any end-of-sequence token.
     pub ignore_eos: bool,
-    /// Recorded answers for `scripted`.
+    /// Recorded answers for `scripted`; `None`: those beside the template.
     pub script: Option<PathBuf>,
+    /// Whether `scripted` waits for the recorded latencies.
+    pub script_latency: bool,
     /// Print prompts and generated text.
     pub show_output: bool,
-    /// No progress lines.
-    pub quiet: bool,
     /// Watts to assume for energy.
     pub gpu_power: Option<f64>,
     /// Folder that holds the runs.

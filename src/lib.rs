@@ -4,12 +4,16 @@
 //! verified cache, runs them, and says where every millisecond went. `docs/architecture.md` shows
 //! the layers; the binary is `main.rs`, a thin shell over `cli` and `commands`.
 
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod engine;
+pub mod environment;
 pub mod error;
 pub mod flow;
 pub mod hash;
 pub mod record;
+pub mod report;
 pub mod stopwatch;
 pub mod units;
 pub mod workflow;

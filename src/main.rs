@@ -1,1 +1,35 @@
-fn main() {}
+//! Parses the command line, dispatches, prints the error, and exits with its code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use flowbench::cli::{self, Cli, Surroundings};
+use flowbench::commands;
+
+fn main() -> ExitCode {
+    flowbench::engine::prepare_process();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and exit 0, everything else to stderr and 2.
+            let code = error.exit_code();
+            if error.print().is_err() {
+                return ExitCode::from(flowbench::error::Exit::Output as u8);
+            }
+            if let Some(hint) = cli::hint_for(&error) {
+                let _ = writeln!(std::io::stderr(), "hint: {hint}");
+            }
+            return ExitCode::from(u8::try_from(code).unwrap_or(2));
+        }
+    };
+    let surroundings = Surroundings::read(|name| std::env::var_os(name));
+    match commands::dispatch(cli.command, &surroundings) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{}", error.report());
+            ExitCode::from(error.exit() as u8)
+        }
+    }
+}

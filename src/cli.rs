@@ -1,0 +1,428 @@
+//! The command line: flags, the environment variables of the same meaning, and how the two become
+//! settings. A flag beats the environment, which beats the default.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::config::{DeviceChoice, Layout, Mode, ModelConfig, RunConfig};
+use crate::error::{Error, Result};
+
+/// Most flows of a run: more would be a mistake in `NUM_FLOWS`, not a workload.
+pub const MAX_FLOWS: usize = 1_000_000;
+
+/// A benchmark runner for multi-step LLM workflows on one local GPU.
+#[derive(Debug, Parser)]
+#[command(name = "flowbench", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Expand the flows, load the engine once, run the flows and time them
+    Run(RunArgs),
+    /// Expand the flows through the cache, without an engine
+    Expand(ExpandArgs),
+    /// Check toolchain, CPU, GPU, model, Python, disk and folders
+    Doctor(DoctorArgs),
+    /// Find, fetch or inspect a model
+    Model(ModelArgs),
+}
+
+/// Where flowbench's files are.
+#[derive(Debug, Clone, Args)]
+pub struct LayoutArgs {
+    /// Folder that holds templates/, fixtures/ and flows/
+    #[arg(long, env = "FLOWBENCH_ROOT", value_name = "FLOWBENCH_ROOT", default_value = ".")]
+    pub root: PathBuf,
+}
+
+/// What is expanded.
+#[derive(Debug, Clone, Args)]
+pub struct FlowArgs {
+    /// How many flows; flow i takes suite row i modulo the number of rows
+    #[arg(long, env, value_name = "NUM_FLOWS", default_value = "25", value_parser = parse_num_flows, allow_negative_numbers = true)]
+    pub num_flows: usize,
+
+    /// A name in templates/, or a path to a .toml file
+    #[arg(long, env, value_name = "TEMPLATE", default_value = "three_step")]
+    pub template: String,
+}
+
+/// Which model, and where it is looked for.
+#[derive(Debug, Clone, Args)]
+pub struct ModelChoice {
+    /// A .gguf file, a folder with safetensors, or a hub repository owner/name[:file]; without it,
+    /// SmolLM2-135M-Instruct Q4_1, which is fetched once
+    #[arg(long, env, value_name = "MODEL")]
+    pub model: Option<String>,
+}
+
+/// `flowbench run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    flows: FlowArgs,
+
+    /// How the flows are run
+    #[arg(long, env, value_name = "MODE", default_value = "standalone")]
+    mode: Mode,
+
+    #[command(flatten)]
+    model: ModelChoice,
+
+    /// Where the model runs
+    #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+
+    /// Flows in flight
+    #[arg(long, env, value_name = "CONCURRENCY", default_value = "1", value_parser = parse_count)]
+    concurrency: usize,
+
+    /// Seed of the sampling
+    #[arg(long, env, value_name = "SEED", default_value = "0")]
+    seed: u64,
+
+    /// Most tokens a step generates, in place of the template's own limits
+    #[arg(long, env, value_name = "MAX_TOKENS", value_parser = parse_count)]
+    max_tokens: Option<usize>,
+
+    /// 1: generate up to the limit, past any end-of-sequence token
+    #[arg(long, env, value_name = "IGNORE_EOS", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    ignore_eos: bool,
+
+    /// Recorded answers for MODE=scripted: JSON Lines, or the steps.jsonl of an earlier run; without
+    /// it, the file <template>.script.jsonl beside the template
+    #[arg(long, env, value_name = "SCRIPT")]
+    script: Option<PathBuf>,
+
+    /// 0: do not wait for the latencies that the script gives
+    #[arg(long, env, value_name = "SCRIPT_LATENCY", default_value = "1", value_parser = BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    script_latency: bool,
+
+    /// 1: no progress lines and bars
+    #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    quiet: bool,
+
+    /// Watts to assume for the energy of the run, where the power cannot be read
+    #[arg(long, env, value_name = "GPU_POWER", value_parser = parse_watts)]
+    gpu_power: Option<f64>,
+
+    /// Folder where runs are kept
+    #[arg(long, env, value_name = "OUT", default_value = "results")]
+    out: PathBuf,
+
+    /// Print prompts and generated text to stderr
+    #[arg(long)]
+    show_output: bool,
+
+    /// Expand anew and start an engine for each workflow: the slow way that this program replaces,
+    /// kept so that the difference can be measured
+    #[arg(long)]
+    engine_per_workflow: bool,
+
+    #[command(flatten)]
+    layout: LayoutArgs,
+}
+
+/// `flowbench expand`.
+#[derive(Debug, Clone, Args)]
+pub struct ExpandArgs {
+    /// What is expanded.
+    #[command(flatten)]
+    pub flows: FlowArgs,
+
+    /// Verify flows and cache without writing; exit 99 where they would be written anew
+    #[arg(long)]
+    pub check: bool,
+
+    /// 1: no progress lines
+    #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    layout: LayoutArgs,
+}
+
+impl ExpandArgs {
+    /// Where templates, fixtures and flows are.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            root: self.layout.root.clone(),
+        }
+    }
+}
+
+/// `flowbench doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    model: ModelChoice,
+
+    /// Where the model is to run
+    #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Folder where runs are kept
+    #[arg(long, env, value_name = "OUT", default_value = "results")]
+    pub out: PathBuf,
+
+    #[command(flatten)]
+    layout: LayoutArgs,
+}
+
+impl DoctorArgs {
+    /// Where templates, fixtures and flows are.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            root: self.layout.root.clone(),
+        }
+    }
+
+    /// Where the model is looked for.
+    ///
+    /// # Errors
+    /// Exit code 2 for a variable that cannot be understood.
+    pub fn model(&self, surroundings: &Surroundings) -> Result<ModelConfig> {
+        surroundings.model(self.model.model.clone(), true)
+    }
+}
+
+/// `flowbench model`.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: ModelCommand,
+}
+
+/// The subcommands of `flowbench model`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ModelCommand {
+    /// Find the model or fetch it, and print its path
+    Fetch(ModelFileArgs),
+    /// Print what the model file says of itself
+    Inspect(ModelFileArgs),
+}
+
+/// The model that a `flowbench model` command is about.
+#[derive(Debug, Clone, Args)]
+pub struct ModelFileArgs {
+    #[command(flatten)]
+    model: ModelChoice,
+
+    /// 1: no progress bars
+    #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    quiet: bool,
+}
+
+impl ModelFileArgs {
+    /// Where the model is looked for.
+    ///
+    /// # Errors
+    /// Exit code 2 for a variable that cannot be understood.
+    pub fn resolve(&self, surroundings: &Surroundings) -> Result<ModelConfig> {
+        surroundings.model(self.model.model.clone(), self.quiet)
+    }
+}
+
+impl RunArgs {
+    /// Puts flags, environment and defaults together.
+    ///
+    /// # Errors
+    /// Exit code 2 for settings that contradict one another or a variable that cannot be
+    /// understood.
+    pub fn resolve(self, surroundings: &Surroundings) -> Result<RunConfig> {
+        if self.script.is_some() && self.mode != Mode::Scripted {
+            return Err(Error::usage(format!(
+                "SCRIPT is set, but MODE is {}",
+                self.mode.as_str()
+            ))
+            .hint("MODE=scripted plays a script; without it, unset SCRIPT"));
+        }
+        Ok(RunConfig {
+            num_flows: self.flows.num_flows,
+            mode: self.mode,
+            template: self.flows.template,
+            model: surroundings.model(self.model.model, self.quiet)?,
+            device: self.device,
+            concurrency: self.concurrency,
+            seed: self.seed,
+            max_tokens: self.max_tokens,
+            ignore_eos: self.ignore_eos,
+            script: self.script,
+            script_latency: self.script_latency,
+            show_output: self.show_output,
+            gpu_power: self.gpu_power,
+            out: self.out,
+            layout: Layout {
+                root: self.layout.root,
+            },
+            engine_per_workflow: self.engine_per_workflow,
+        })
+    }
+}
+
+/// The environment variables that have no flag: those of the Hugging Face tools and of the
+/// system, read once.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    home: Option<PathBuf>,
+    xdg_cache_home: Option<PathBuf>,
+    hf_home: Option<PathBuf>,
+    hf_hub_cache: Option<PathBuf>,
+    hf_endpoint: Option<String>,
+    hf_token: Option<String>,
+    hf_hub_offline: Option<String>,
+}
+
+impl Surroundings {
+    /// Reads them by `variable`; an empty one counts as unset, as those tools have it.
+    pub fn read(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let path = |name: &str| set(name).map(PathBuf::from);
+        let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
+        Self {
+            home: path("HOME"),
+            xdg_cache_home: path("XDG_CACHE_HOME"),
+            hf_home: path("HF_HOME"),
+            hf_hub_cache: path("HF_HUB_CACHE"),
+            hf_endpoint: text("HF_ENDPOINT"),
+            hf_token: text("HF_TOKEN"),
+            hf_hub_offline: text("HF_HUB_OFFLINE"),
+        }
+    }
+
+    fn model(&self, model: Option<String>, quiet: bool) -> Result<ModelConfig> {
+        let cache = self
+            .xdg_cache_home
+            .clone()
+            .or_else(|| Some(self.home.as_ref()?.join(".cache")))
+            .unwrap_or_else(std::env::temp_dir);
+        let offline = match self.hf_hub_offline.as_deref().map(str::to_ascii_lowercase) {
+            None => false,
+            Some(value) => match value.as_str() {
+                "1" | "true" | "yes" | "on" => true,
+                "0" | "false" | "no" | "off" => false,
+                _ => {
+                    return Err(Error::usage(format!(
+                        "HF_HUB_OFFLINE is {value:?}; expected 0 or 1"
+                    )));
+                }
+            },
+        };
+        Ok(ModelConfig {
+            model,
+            cache_dir: cache.join("flowbench"),
+            hf_cache_dir: self.hf_hub_cache.clone().unwrap_or_else(|| {
+                self.hf_home
+                    .clone()
+                    .unwrap_or_else(|| cache.join("huggingface"))
+                    .join("hub")
+            }),
+            hf_endpoint: self.hf_endpoint.clone(),
+            hf_token: self.hf_token.clone(),
+            offline,
+            quiet,
+        })
+    }
+}
+
+fn parse_num_flows(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=MAX_FLOWS) => Ok(count),
+        _ => Err(format!("expected a whole number from 1 to {MAX_FLOWS}")),
+    }
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=MAX_FLOWS) => Ok(count),
+        _ => Err(format!("expected a whole number from 1 to {MAX_FLOWS}")),
+    }
+}
+
+fn parse_watts(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(watts) if watts.is_finite() && watts > 0.0 => Ok(watts),
+        _ => Err("expected a power in watts, above 0".to_owned()),
+    }
+}
+
+/// The hint for a value that was refused: the flag, and the variable that may have set it.
+pub fn hint_for(error: &clap::Error) -> Option<String> {
+    let argument = match error.get(clap::error::ContextKind::InvalidArg)? {
+        clap::error::ContextValue::String(argument) => argument.clone(),
+        _ => return None,
+    };
+    let flag = argument.split_whitespace().next()?.to_owned();
+    let long = flag.strip_prefix("--")?;
+    let variable = Cli::command()
+        .get_subcommands()
+        .flat_map(|command| command.get_arguments())
+        .find(|known| known.get_long() == Some(long))?
+        .get_env()?
+        .to_string_lossy()
+        .into_owned();
+    Some(format!(
+        "{variable} in the environment and {flag} on the command line set this; the flag wins"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    fn surroundings(set: &[(&str, &str)]) -> Surroundings {
+        Surroundings::read(|name| {
+            set.iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn caches_are_found_as_the_other_tools_find_them() {
+        let model = |set: &[(&str, &str)]| surroundings(set).model(None, false);
+        let home = model(&[("HOME", "/h")]).expect("sound");
+        assert_eq!(home.cache_dir, PathBuf::from("/h/.cache/flowbench"));
+        assert_eq!(
+            home.hf_cache_dir,
+            PathBuf::from("/h/.cache/huggingface/hub")
+        );
+        assert!(!home.offline);
+        let moved = model(&[("HOME", "/h"), ("HF_HOME", "/hf"), ("HF_HUB_OFFLINE", "1")]);
+        let moved = moved.expect("sound");
+        assert_eq!(moved.hf_cache_dir, PathBuf::from("/hf/hub"));
+        assert!(moved.offline);
+        let odd = model(&[("HF_HUB_OFFLINE", "maybe")]).expect_err("neither 0 nor 1");
+        assert_eq!(odd.exit(), crate::error::Exit::Usage);
+    }
+
+    #[test]
+    fn counts_are_whole_numbers_from_one() {
+        for bad in ["0", "-1", "abc", "1e9", "1.5", "", "1000001", "99999999999999999999"] {
+            assert!(parse_num_flows(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_num_flows("25"), Ok(25));
+    }
+
+    #[test]
+    fn watts_are_positive() {
+        for bad in ["0", "-3", "nan", "inf", "x"] {
+            assert!(parse_watts(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_watts("300"), Ok(300.0));
+    }
+}

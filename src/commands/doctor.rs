@@ -1,0 +1,370 @@
+//! `flowbench doctor`: says what the machine lacks before a run finds out.
+
+use std::fmt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::cli::DoctorArgs;
+use crate::config::{DeviceChoice, ModelConfig};
+use crate::engine::{self, DEFAULT_MODEL_BYTES, FoundModel};
+use crate::environment;
+use crate::error::{Exit, Result};
+use crate::report::Console;
+use crate::units::Bytes;
+
+/// The oldest Rust that builds this program: `rust-version` in Cargo.toml.
+const RUST_VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
+
+/// Below this a run of the default model is not sure to fit.
+const LITTLE_MEMORY: u64 = 2 << 30;
+
+/// A run's own files are small; below this even they may not fit.
+const LITTLE_DISK: u64 = 64 << 20;
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Ok,
+    Warn,
+    Fail,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        })
+    }
+}
+
+/// One line of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Check {
+    level: Level,
+    subject: &'static str,
+    finding: String,
+    hint: Option<String>,
+}
+
+impl Check {
+    fn ok(subject: &'static str, finding: impl Into<String>) -> Self {
+        Self {
+            level: Level::Ok,
+            subject,
+            finding: finding.into(),
+            hint: None,
+        }
+    }
+
+    fn warn(subject: &'static str, finding: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            level: Level::Warn,
+            hint: Some(hint.into()),
+            ..Self::ok(subject, finding)
+        }
+    }
+
+    fn fail(subject: &'static str, finding: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            level: Level::Fail,
+            hint: Some(hint.into()),
+            ..Self::ok(subject, finding)
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<4}  {:<9}  {}", self.level, self.subject, self.finding)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n                 hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks everything, prints a line each, and exits 3 where one failed.
+///
+/// # Errors
+/// Exit code 110 where the list cannot be printed.
+pub(crate) fn run(
+    arguments: &DoctorArgs,
+    model: &ModelConfig,
+    console: &mut Console,
+) -> Result<Exit> {
+    let layout = arguments.layout();
+    let mut checks = vec![
+        Check::ok(
+            "flowbench",
+            format!(
+                "{} ({} build)",
+                env!("CARGO_PKG_VERSION"),
+                if engine::BUILD_HAS_CUDA { "CUDA" } else { "CPU" }
+            ),
+        ),
+        toolchain(tool_version("rustc", "--version").as_deref()),
+        cpu(&environment::cpu_features()),
+        memory(environment::memory_bytes()),
+        gpu(
+            arguments.device,
+            engine::BUILD_HAS_CUDA,
+            engine::driver_version().as_deref(),
+            engine::preflight_gpu().map_err(|error| error.chain()),
+        ),
+    ];
+    let found = engine::find_model(model);
+    checks.push(python(
+        tool_version("python3", "--version").as_deref(),
+        tool_version("python3", "-m pip --version").as_deref(),
+        model.model.is_some() || matches!(found, Ok(Some(_))),
+    ));
+    checks.push(self::model(model, found));
+    for (subject, folder, hint) in [
+        ("templates", layout.templates(), "run flowbench in its checkout, or name that folder with --root"),
+        ("fixtures", layout.fixtures(), "run flowbench in its checkout, or name that folder with --root"),
+    ] {
+        checks.push(if folder.is_dir() {
+            Check::ok(subject, folder.display().to_string())
+        } else {
+            Check::fail(subject, format!("{} is not a folder", folder.display()), hint)
+        });
+    }
+    checks.push(writable("flows", &layout.flows()));
+    checks.push(writable("results", &arguments.out));
+    checks.push(writable("cache", &model.cache_dir));
+
+    for check in &checks {
+        console.result(&check.to_string())?;
+    }
+    let failed = checks.iter().any(|check| check.level == Level::Fail);
+    Ok(if failed { Exit::Preflight } else { Exit::Done })
+}
+
+/// First line of what a tool says of its version; `None` where it cannot be run.
+fn tool_version(tool: &str, arguments: &str) -> Option<String> {
+    let output = Command::new(tool)
+        .args(arguments.split_whitespace())
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().next()?.trim();
+    (output.status.success() && !line.is_empty()).then(|| line.to_owned())
+}
+
+fn toolchain(rustc: Option<&str>) -> Check {
+    let Some(version) = rustc else {
+        return Check::warn(
+            "toolchain",
+            "rustc cannot be run",
+            format!("this build runs without it; to build anew, install Rust {RUST_VERSION} or later"),
+        );
+    };
+    let number = version.split_whitespace().nth(1).unwrap_or_default();
+    if minor(number) < minor(RUST_VERSION) {
+        return Check::warn(
+            "toolchain",
+            version,
+            format!("building needs Rust {RUST_VERSION} or later: rustup update stable"),
+        );
+    }
+    Check::ok("toolchain", version)
+}
+
+/// (major, minor) of a version; (0, 0) where it is none.
+fn minor(version: &str) -> (u32, u32) {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+fn cpu(features: &[String]) -> Check {
+    let finding = format!(
+        "{}, {} threads, {}",
+        environment::cpu_name(),
+        environment::cpu_threads(),
+        if features.is_empty() {
+            "no vector extensions".to_owned()
+        } else {
+            features.join(" ")
+        }
+    );
+    if features.iter().any(|name| name == "avx2" || name == "neon") {
+        Check::ok("cpu", finding)
+    } else {
+        Check::warn(
+            "cpu",
+            finding,
+            "without AVX2 or NEON a run on the CPU is many times slower",
+        )
+    }
+}
+
+fn memory(bytes: u64) -> Check {
+    let finding = format!("{} in all", Bytes(bytes));
+    if bytes < LITTLE_MEMORY {
+        Check::warn(
+            "memory",
+            finding,
+            "the default model on the CPU needs about 1 GiB",
+        )
+    } else {
+        Check::ok("memory", finding)
+    }
+}
+
+/// What the GPU is worth to this build. `usable` is what CUDA itself says.
+fn gpu(
+    choice: DeviceChoice,
+    build_has_cuda: bool,
+    driver: Option<&str>,
+    usable: Result<(), String>,
+) -> Check {
+    let driver_text = match driver {
+        Some(version) => format!("NVIDIA driver {version}"),
+        None => "no NVIDIA driver".to_owned(),
+    };
+    let worst = |finding: String, hint: &str| match choice {
+        DeviceChoice::Cuda => Check::fail("gpu", finding, hint),
+        DeviceChoice::Auto | DeviceChoice::Cpu => Check::warn("gpu", finding, hint),
+    };
+    match (build_has_cuda, driver, usable) {
+        (true, _, Ok(())) => Check::ok("gpu", format!("{driver_text}, usable")),
+        (true, _, Err(reason)) => worst(
+            format!("{driver_text}; {reason}"),
+            "`nvidia-smi` must list a GPU, and CUDA_VISIBLE_DEVICES name one of them",
+        ),
+        (false, Some(_), _) => worst(
+            format!("{driver_text}, but this is the CPU build"),
+            "`bash run.sh` builds with CUDA where nvcc is on PATH (the CUDA toolkit's bin folder)",
+        ),
+        (false, None, _) => match choice {
+            DeviceChoice::Cuda => Check::fail(
+                "gpu",
+                driver_text,
+                "install the NVIDIA driver and the CUDA toolkit, or set DEVICE=cpu",
+            ),
+            DeviceChoice::Auto | DeviceChoice::Cpu => {
+                Check::ok("gpu", format!("{driver_text}: runs on the CPU"))
+            }
+        },
+    }
+}
+
+/// Python serves one purpose in a run: it fetches the default model's package.
+fn python(python: Option<&str>, pip: Option<&str>, model_is_here: bool) -> Check {
+    let missing = match (python, pip) {
+        (Some(python), Some(_)) => return Check::ok("python", python),
+        (Some(python), None) => format!("{python}, without pip"),
+        (None, _) => "python3 cannot be run".to_owned(),
+    };
+    if model_is_here {
+        Check::ok("python", format!("{missing}; not needed, the model is here"))
+    } else {
+        Check::warn(
+            "python",
+            missing,
+            "the default model comes from PyPI where the hub cannot be reached: install python3 and pip, or set MODEL",
+        )
+    }
+}
+
+fn model(config: &ModelConfig, found: Result<Option<FoundModel>>) -> Check {
+    match found {
+        Ok(Some(found)) => Check::ok("model", found.to_string()),
+        Ok(None) if config.offline => Check::fail(
+            "model",
+            "not here, and HF_HUB_OFFLINE forbids to fetch it",
+            "set MODEL to a file that is here, or allow the network once: flowbench model fetch",
+        ),
+        Ok(None) => Check::warn(
+            "model",
+            match config.model {
+                Some(_) => "not here yet; a run fetches it first".to_owned(),
+                None => format!(
+                    "the default model is not here yet; a run fetches it first ({})",
+                    Bytes(DEFAULT_MODEL_BYTES)
+                ),
+            },
+            "flowbench model fetch",
+        ),
+        Err(error) => Check::fail(
+            "model",
+            error.chain(),
+            error
+                .hint_text()
+                .unwrap_or("flowbench model fetch")
+                .to_owned(),
+        ),
+    }
+}
+
+/// Whether a file can be written into the folder, or into the nearest folder above it that exists.
+fn writable(subject: &'static str, folder: &Path) -> Check {
+    let existing = folder
+        .ancestors()
+        .map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path })
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("."));
+    if let Err(error) = tempfile::tempfile_in(existing) {
+        return Check::fail(
+            subject,
+            format!("{} cannot be written: {error}", folder.display()),
+            "give yourself the right to write there, or choose another folder (OUT, XDG_CACHE_HOME, --root)",
+        );
+    }
+    match environment::free_disk_bytes(existing) {
+        Some(free) if free < LITTLE_DISK => Check::fail(
+            subject,
+            format!("{}: {} free", folder.display(), Bytes(free)),
+            "make room on that disk, or choose a folder on another one",
+        ),
+        Some(free) => Check::ok(subject, format!("{}, {} free", folder.display(), Bytes(free))),
+        None => Check::ok(subject, folder.display().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_was_asked_for_and_cannot_be_had_fails() {
+        let nothing = || Err("no GPU is visible".to_owned());
+        let level = |choice, build, driver, usable| gpu(choice, build, driver, usable).level;
+        assert_eq!(level(DeviceChoice::Auto, false, None, nothing()), Level::Ok);
+        assert_eq!(level(DeviceChoice::Cuda, false, None, nothing()), Level::Fail);
+        assert_eq!(level(DeviceChoice::Cuda, false, Some("580"), nothing()), Level::Fail);
+        assert_eq!(level(DeviceChoice::Auto, false, Some("580"), nothing()), Level::Warn);
+        assert_eq!(level(DeviceChoice::Auto, true, Some("580"), nothing()), Level::Warn);
+        assert_eq!(level(DeviceChoice::Cuda, true, Some("580"), nothing()), Level::Fail);
+        assert_eq!(level(DeviceChoice::Cuda, true, Some("580"), Ok(())), Level::Ok);
+    }
+
+    #[test]
+    fn an_old_toolchain_is_named() {
+        assert_eq!(toolchain(Some("rustc 1.95.0 (x)")).level, Level::Ok);
+        assert_eq!(toolchain(Some("rustc 1.70.0 (x)")).level, Level::Warn);
+        assert_eq!(toolchain(None).level, Level::Warn);
+    }
+
+    #[test]
+    fn a_line_and_its_hint() {
+        let check = Check::warn("python", "python3 cannot be run", "install it");
+        insta::assert_snapshot!(check, @r"
+        warn  python     python3 cannot be run
+                         hint: install it
+        ");
+    }
+
+    #[test]
+    fn a_folder_is_checked_where_it_would_be_made() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert_eq!(writable("results", &folder.path().join("a/b")).level, Level::Ok);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("writable");
+        assert_eq!(writable("results", &file.join("a")).level, Level::Fail);
+    }
+}

@@ -1,0 +1,61 @@
+//! The subcommands, one file each. They join the layers below and hold no mechanism of their own.
+
+mod doctor;
+mod expand;
+mod model;
+mod run;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cli::{Command, ModelCommand, Surroundings};
+use crate::error::{Error, Exit, Result};
+use crate::report::Console;
+
+/// Runs a subcommand and returns the process's exit code.
+///
+/// # Errors
+/// What ended it, with its own exit code.
+pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
+    match command {
+        Command::Run(arguments) => {
+            let config = arguments.resolve(surroundings)?;
+            let mut console = Console::terminal(config.model.quiet);
+            run::run(&config, &mut console, interrupts()?)
+        }
+        Command::Expand(arguments) => {
+            let mut console = Console::terminal(arguments.quiet);
+            expand::run(&arguments, &mut console)
+        }
+        Command::Doctor(arguments) => {
+            let model = arguments.model(surroundings)?;
+            doctor::run(&arguments, &model, &mut Console::terminal(false))
+        }
+        Command::Model(arguments) => match arguments.command {
+            ModelCommand::Fetch(file) => {
+                let config = file.resolve(surroundings)?;
+                let mut console = Console::terminal(config.quiet);
+                model::fetch(&config, &mut console, interrupts()?)
+            }
+            ModelCommand::Inspect(file) => {
+                let config = file.resolve(surroundings)?;
+                let mut console = Console::terminal(config.quiet);
+                model::inspect(&config, &mut console, interrupts()?)
+            }
+        },
+    }
+}
+
+/// A flag that Ctrl-C (SIGINT), SIGTERM and SIGHUP raise, so that a run can end in order. The
+/// second signal ends the process at once.
+fn interrupts() -> Result<&'static AtomicBool> {
+    static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            // The user has asked twice: something hangs that does not look at the flag.
+            #[allow(clippy::exit)]
+            std::process::exit(Exit::Incomplete as i32);
+        }
+    })
+    .map_err(|source| Error::preflight("failed to listen for Ctrl-C").caused_by(source))?;
+    Ok(&INTERRUPTED)
+}

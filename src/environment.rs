@@ -1,0 +1,122 @@
+//! Where a run runs: processor, memory, system, revision. Read from the machine, for the record.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::record::Environment;
+
+/// The machine and the build; `root` is the checkout whose revision is named.
+pub fn capture(root: &Path) -> Environment {
+    Environment {
+        flowbench: env!("CARGO_PKG_VERSION").to_owned(),
+        git_revision: git_revision(root),
+        os: os(),
+        cpu: cpu_name(),
+        cpu_threads: cpu_threads(),
+        cpu_features: cpu_features(),
+        memory_bytes: memory_bytes(),
+        build: if cfg!(feature = "cuda") {
+            "cpu+cuda"
+        } else {
+            "cpu"
+        }
+        .to_owned(),
+    }
+}
+
+/// Operating system, kernel and architecture: `Linux 6.1.0 x86_64`.
+pub fn os() -> String {
+    let name = rustix::system::uname();
+    [name.sysname(), name.release(), name.machine()]
+        .map(|part| part.to_string_lossy().into_owned())
+        .join(" ")
+}
+
+/// The processor's name, as it gives it itself.
+pub fn cpu_name() -> String {
+    std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+                .map(|(_, name)| name.trim().to_owned())
+        })
+        .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// Logical processors that this process may use.
+pub fn cpu_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Those vector extensions that matter to the engine, of those that the processor has.
+pub fn cpu_features() -> Vec<String> {
+    let mut found = Vec::new();
+    macro_rules! detect {
+        ($detected:ident: $($name:tt),*) => {
+            $(if std::arch::$detected!($name) { found.push($name.to_owned()); })*
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
+    detect!(is_x86_feature_detected: "avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw",
+        "avx512vnni", "avx512bf16");
+    #[cfg(target_arch = "aarch64")]
+    detect!(is_aarch64_feature_detected: "neon", "dotprod", "i8mm", "bf16", "sve");
+    found
+}
+
+/// The machine's memory in bytes; 0 where it cannot be told.
+pub fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    // The unit is given by the kernel; the field types differ between platforms.
+    #[allow(clippy::unnecessary_cast)]
+    let bytes = info.totalram as u64 * u64::from(info.mem_unit);
+    bytes
+}
+
+/// Bytes that an unprivileged user can still write on the file system of `path`.
+pub fn free_disk_bytes(path: &Path) -> Option<u64> {
+    let status = rustix::fs::statvfs(path).ok()?;
+    Some(status.f_bavail * status.f_frsize)
+}
+
+/// The checkout's revision, with `-dirty` behind it where tracked files have changes.
+fn git_revision(root: &Path) -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(root)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let revision = git(&["rev-parse", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    Some(if changed.is_empty() {
+        revision
+    } else {
+        format!("{revision}-dirty")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_can_be_named() {
+        let environment = capture(Path::new("/"));
+        assert!(environment.cpu_threads >= 1);
+        assert!(environment.memory_bytes > 1 << 20);
+        assert!(!environment.cpu.is_empty() && !environment.os.is_empty());
+        assert_eq!(environment.git_revision, None, "no checkout there");
+        assert!(free_disk_bytes(&std::env::temp_dir()).is_some());
+        assert_eq!(free_disk_bytes(Path::new("/no/such/folder")), None);
+    }
+}

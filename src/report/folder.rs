@@ -1,0 +1,156 @@
+//! A run's folder, `results/<run-id>/`: `steps.jsonl` grows by a line after every step, `run.json`
+//! is replaced as a whole. A run that is killed leaves every step that had ended.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::record::{RunRecord, StepRecord};
+use crate::stopwatch::Pace;
+
+/// How often `run.json` is replaced and `steps.jsonl` is forced to disk while a run goes on: often
+/// enough that a power cut loses a second, seldom enough that the disk is not what is measured.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The folder of a run that goes on.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    steps: File,
+    saved: Pace,
+}
+
+impl RunFolder {
+    /// Creates `out/<name>`, or `<name>-2` and so on where it is taken; returns the folder and the
+    /// name that it got.
+    ///
+    /// # Errors
+    /// Exit code 110 where it cannot be created or written.
+    pub fn create(out: &Path, name: &str) -> Result<(Self, String)> {
+        fs::create_dir_all(out).map_err(|source| cannot_write(out, source))?;
+        let mut number = 1;
+        let (path, run_id) = loop {
+            let run_id = match number {
+                1 => name.to_owned(),
+                number => format!("{name}-{number}"),
+            };
+            let path = out.join(&run_id);
+            match fs::create_dir(&path) {
+                Ok(()) => break (path, run_id),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(cannot_write(&path, error)),
+            }
+        };
+        let file = path.join("steps.jsonl");
+        let steps = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(&file)
+            .map_err(|source| cannot_write(&file, source))?;
+        let folder = Self {
+            path,
+            steps,
+            saved: Pace::start(),
+        };
+        Ok((folder, run_id))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the folder: nothing was measured. What cannot be removed stays.
+    pub fn discard(self) {
+        let _ = fs::remove_file(self.path.join("steps.jsonl"));
+        let _ = fs::remove_dir(&self.path);
+    }
+
+    /// Adds a line to `steps.jsonl`.
+    ///
+    /// # Errors
+    /// Exit code 110 where it cannot be written.
+    pub fn add_step(&mut self, step: &StepRecord) -> Result<()> {
+        let write = || -> std::io::Result<()> {
+            let mut line = serde_json::to_vec(step)?;
+            line.push(b'\n');
+            // One write a line: a reader beside the run never sees half a line of a full write.
+            (&self.steps).write_all(&line)
+        };
+        write().map_err(|source| cannot_write(&self.path.join("steps.jsonl"), source))
+    }
+
+    /// Replaces `run.json` if the last time is some while ago.
+    ///
+    /// # Errors
+    /// As [`RunFolder::save`].
+    pub fn save_now_and_then(&mut self, run: &RunRecord) -> Result<()> {
+        if self.saved.elapsed() < PERIOD {
+            return Ok(());
+        }
+        self.save(run)
+    }
+
+    /// Replaces `run.json` (temporary file, fsync, rename) and forces `steps.jsonl` to disk.
+    ///
+    /// # Errors
+    /// Exit code 110 where it cannot be written.
+    pub fn save(&mut self, run: &RunRecord) -> Result<()> {
+        let file = self.path.join("run.json");
+        let write = || -> std::io::Result<()> {
+            let mut temporary = tempfile::Builder::new()
+                .prefix(".run")
+                .suffix(".tmp")
+                .tempfile_in(&self.path)?;
+            let mut text = serde_json::to_vec_pretty(run)?;
+            text.push(b'\n');
+            temporary.write_all(&text)?;
+            temporary.as_file().sync_all()?;
+            self.steps.sync_data()?;
+            temporary.persist(&file)?;
+            Ok(())
+        };
+        write().map_err(|source| cannot_write(&file, source))?;
+        self.saved = Pace::start();
+        Ok(())
+    }
+}
+
+fn cannot_write(path: &Path, source: std::io::Error) -> Error {
+    let hint = match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "make room on that disk, or let OUT name a folder on another one"
+        }
+        _ => "let OUT (--out) name a folder that can be written",
+    };
+    Error::output(format!("failed to write {}", path.display()))
+        .hint(hint)
+        .caused_by(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+
+    #[test]
+    fn two_runs_of_one_name_get_folders_of_their_own() {
+        let out = tempfile::tempdir().expect("a temporary folder");
+        let (first, one) = RunFolder::create(out.path(), "run").expect("writable");
+        let (second, two) = RunFolder::create(out.path(), "run").expect("writable");
+        assert_eq!((one.as_str(), two.as_str()), ("run", "run-2"));
+        assert_ne!(first.path(), second.path());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_output_error() {
+        let out = tempfile::tempdir().expect("a temporary folder");
+        let file = out.path().join("results");
+        fs::write(&file, "a file, not a folder").expect("writable");
+        let error = RunFolder::create(&file, "run").expect_err("not a folder");
+        assert_eq!(error.exit(), Exit::Output);
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("OUT")));
+    }
+}

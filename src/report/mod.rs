@@ -1,0 +1,58 @@
+//! What people and programs are shown: the lines on the terminal ([`timing`]) and the run's folder
+//! ([`folder`]). Reporters read records and compute nothing.
+
+pub mod folder;
+pub mod timing;
+
+use std::io::Write;
+
+use crate::error::{Error, Result};
+
+/// The terminal: results on stdout, progress on stderr.
+pub struct Console {
+    out: Box<dyn Write + Send>,
+    err: Box<dyn Write + Send>,
+    quiet: bool,
+}
+
+impl Console {
+    /// The process's own terminal; `quiet` silences progress.
+    pub fn terminal(quiet: bool) -> Self {
+        Self {
+            out: Box::new(std::io::stdout()),
+            err: Box::new(std::io::stderr()),
+            quiet,
+        }
+    }
+
+    /// Any two writers.
+    pub fn new(out: Box<dyn Write + Send>, err: Box<dyn Write + Send>, quiet: bool) -> Self {
+        Self { out, err, quiet }
+    }
+
+    /// A result line, on stdout.
+    ///
+    /// # Errors
+    /// Exit code 110 where stdout is closed or full.
+    pub fn result(&mut self, line: &str) -> Result<()> {
+        writeln!(self.out, "{line}")
+            .and_then(|()| self.out.flush())
+            .map_err(|source| {
+                Error::output("failed to write to standard output")
+                    .hint("keep the reader of the pipe open, or send the output to a file on a disk with room")
+                    .caused_by(source)
+            })
+    }
+
+    /// A `[PROGRESS]` line, on stderr, unless quiet. A closed stderr is no reason to stop.
+    pub fn progress(&mut self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(self.err, "[PROGRESS] {text}");
+        }
+    }
+
+    /// What went wrong without ending the run, on stderr.
+    pub fn warning(&mut self, text: &str) {
+        let _ = writeln!(self.err, "{text}");
+    }
+}

@@ -1,0 +1,161 @@
+//! The lines that a run prints. Keys are never renamed: nightly jobs read them.
+
+use std::fmt;
+
+use crate::record::{ExpansionRecord, StepRecord, Totals, WorkflowRecord};
+use crate::units::Millis;
+
+/// `[INPUT] fixture_bytes=… fixture_files=…`
+pub fn input(expansion: &ExpansionRecord) -> String {
+    format!(
+        "[INPUT] fixture_bytes={} fixture_files={}",
+        expansion.fixture_bytes, expansion.fixture_files
+    )
+}
+
+/// `[TIMING] flow_expansion_ms=… (cached)`
+pub fn flow_expansion(expansion: &ExpansionRecord) -> String {
+    let cached = if expansion.cached { " (cached)" } else { "" };
+    format!(
+        "[TIMING] flow_expansion_ms={}{cached}",
+        expansion.flow_expansion_ms
+    )
+}
+
+/// `[TIMING] engine_init_ms=…`
+pub fn engine_init(init: Millis) -> String {
+    format!("[TIMING] engine_init_ms={init}")
+}
+
+/// `[TARGET] flow=… step=… latency_ms=… ttft_ms=… prompt_tokens=… prefill_tokens=…
+/// reused_tokens=… decode_tokens=… out_hash=…`
+pub fn target(step: &StepRecord) -> String {
+    format!(
+        "[TARGET] flow={} step={} latency_ms={} ttft_ms={} prompt_tokens={} prefill_tokens={} \
+         reused_tokens={} decode_tokens={} out_hash={}",
+        step.flow,
+        step.step,
+        step.latency_ms,
+        OrNull(step.ttft_ms),
+        step.prompt_tokens,
+        step.prefill_tokens,
+        step.reused_tokens,
+        step.decode_tokens,
+        step.out_hash
+    )
+}
+
+/// `[TIMING] workflow_1_ms=…`, with `(failed)` behind a time that is not that of a whole workflow.
+pub fn workflow(workflow: &WorkflowRecord) -> String {
+    let failed = if workflow.error.is_some() {
+        " (failed)"
+    } else {
+        ""
+    };
+    format!(
+        "[TIMING] workflow_{}_ms={}{failed}",
+        workflow.flow, workflow.workflow_ms
+    )
+}
+
+/// `[TIMING] benchmark_total_ms=…` and `[TIMING] avg_workflow_ms=…`, with a remark behind a total
+/// that is not that of all flows.
+pub fn totals(totals: &Totals, num_flows: usize) -> Vec<String> {
+    let done = totals.workflows_done;
+    let remark = if done == num_flows {
+        String::new()
+    } else if done + totals.workflows_failed == num_flows {
+        format!(" ({} of {num_flows} workflows failed)", totals.workflows_failed)
+    } else {
+        format!(" (incomplete: {done} of {num_flows} workflows)")
+    };
+    vec![
+        format!(
+            "[TIMING] benchmark_total_ms={}{remark}",
+            OrNull(totals.benchmark_total_ms)
+        ),
+        format!(
+            "[TIMING] avg_workflow_ms={}{remark}",
+            OrNull(totals.avg_workflow_ms)
+        ),
+    ]
+}
+
+struct OrNull(Option<Millis>);
+
+impl fmt::Display for OrNull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("null"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totals_of(done: usize, failed: usize) -> Totals {
+        Totals {
+            workflows_done: done,
+            workflows_failed: failed,
+            benchmark_total_ms: Some(Millis(1234.5)),
+            avg_workflow_ms: (done > 0).then_some(Millis(61.0)),
+            ..Totals::default()
+        }
+    }
+
+    #[test]
+    fn the_lines_of_a_step_and_a_workflow() {
+        let mut step = StepRecord {
+            schema: 1,
+            flow: 3,
+            row: "r".to_owned(),
+            step: "planner".to_owned(),
+            start_ms: Millis(0.0),
+            latency_ms: Millis(12.345),
+            ttft_ms: Some(Millis(1.5)),
+            tpot_ms: None,
+            prompt_tokens: 10,
+            prefill_tokens: 8,
+            reused_tokens: 2,
+            decode_tokens: 4,
+            finish: "stop".to_owned(),
+            out_hash: "00112233aabbccdd".to_owned(),
+            output: "never printed".to_owned(),
+        };
+        insta::assert_snapshot!(target(&step), @"[TARGET] flow=3 step=planner latency_ms=12.35 ttft_ms=1.50 prompt_tokens=10 prefill_tokens=8 reused_tokens=2 decode_tokens=4 out_hash=00112233aabbccdd");
+        step.ttft_ms = None;
+        assert!(target(&step).contains(" ttft_ms=null "));
+
+        let mut flow = WorkflowRecord {
+            flow: 3,
+            row: "r".to_owned(),
+            workflow_ms: Millis(99.0),
+            engine_init_ms: None,
+            steps_done: 3,
+            steps: 3,
+            error: None,
+        };
+        assert_eq!(workflow(&flow), "[TIMING] workflow_3_ms=99.00");
+        flow.error = Some("broke".to_owned());
+        assert_eq!(workflow(&flow), "[TIMING] workflow_3_ms=99.00 (failed)");
+    }
+
+    #[test]
+    fn a_total_that_is_not_of_all_flows_says_so() {
+        insta::assert_snapshot!(totals(&totals_of(25, 0), 25).join("\n"), @r"
+        [TIMING] benchmark_total_ms=1234.50
+        [TIMING] avg_workflow_ms=61.00
+        ");
+        insta::assert_snapshot!(totals(&totals_of(24, 1), 25).join("\n"), @r"
+        [TIMING] benchmark_total_ms=1234.50 (1 of 25 workflows failed)
+        [TIMING] avg_workflow_ms=61.00 (1 of 25 workflows failed)
+        ");
+        insta::assert_snapshot!(totals(&totals_of(0, 1), 25).join("\n"), @r"
+        [TIMING] benchmark_total_ms=1234.50 (incomplete: 0 of 25 workflows)
+        [TIMING] avg_workflow_ms=null (incomplete: 0 of 25 workflows)
+        ");
+    }
+}
