@@ -5,19 +5,30 @@ set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 readonly repo
-readonly target=target/cuda
+target=target/cuda
 build=0
+stand_in=0
 
 usage() {
     cat <<'TEXT'
 Lint the CUDA build; with --build, link it as well.
 
-Usage: scripts/check-cuda.sh [--build]
+Usage: scripts/check-cuda.sh [--build | --stand-in]
 
-  --build  Also make the release binary, target/cuda/release/flowbench. Without
-           a driver it links against a stand-in for libcuda, and does not start.
+  --build     Also make the release binary, target/cuda/release/flowbench.
+              Without a driver it links against a stand-in for libcuda, and does
+              not start.
+  --stand-in  Lint without a CUDA toolkit: scripts/stand-in-nvcc.sh takes the
+              place of nvcc, whether or not the machine has one.
 
 Uses the toolkit that `scripts/cuda-toolkit.sh env` finds or installs.
+
+--stand-in checks the Rust code under the `cuda` feature, tests and benches
+included: that it compiles and that clippy has no complaint, against the API of
+candle and of cudarc for CUDA 13.0. It does not check that a kernel compiles, nor
+that anything links or runs: kernels are not compiled, and nothing is linked but
+build scripts and macros. Run the check without it after a change to the versions
+of candle, cudarc or the toolkit.
 
 Environment:
   CUDA_COMPUTE_CAP  the architecture to compile kernels for, 90 or 9.0 (default:
@@ -25,7 +36,9 @@ Environment:
                     nvidia-smi --query-gpu=compute_cap --format=csv,noheader
 
 The first run compiles every CUDA kernel and takes about 10 minutes on two
-cores, --build 5 more; target/cuda (1.1 GB) keeps what is compiled.
+cores, --build 5 more; target/cuda (1.1 GB) keeps what is compiled. The first run
+of --stand-in takes XXX; target/cuda-stand-in (YYY) keeps what it makes,
+and target/cuda is not touched.
 
 Exit status: 0 done, 2 usage, 3 something that it needs is missing; otherwise
 cargo's own, 101, with its messages.
@@ -44,9 +57,44 @@ for argument in "$@"; do
         exit
         ;;
     --build) build=1 ;;
-    *) fail "unknown argument '$argument': expected --build" "scripts/check-cuda.sh --help" 2 ;;
+    --stand-in) stand_in=1 ;;
+    *) fail "unknown argument '$argument': expected --build or --stand-in" "scripts/check-cuda.sh --help" 2 ;;
     esac
 done
+((!build || !stand_in)) ||
+    fail "--build needs a real toolkit: --stand-in compiles no kernel to link" "give one of the two" 2
+
+use_toolkit() {
+    local exports
+    # Apart from the `eval`, which would lose the exit status.
+    exports=$(scripts/cuda-toolkit.sh env) || exit
+    eval "$exports"
+}
+
+# The build scripts of the CUDA crates look for nvcc, ask for its version, and
+# have it write PTX and objects. Headers and libraries they only name to rustc
+# and to nvcc, so that a toolkit of nvcc alone will do.
+use_stand_in() {
+    local root nvcc
+    target=target/cuda-stand-in
+    root=$repo/$target/toolkit
+    nvcc=$root/bin/nvcc
+    # Cargo sees a change of nvcc's path and not of what it does: what another
+    # stand-in has made is stale. The path stays the same from run to run, or
+    # cargo would start over each time.
+    if ! cmp -s scripts/stand-in-nvcc.sh "$nvcc"; then
+        rm -rf "$target"
+        mkdir -p "$root/bin"
+        cp scripts/stand-in-nvcc.sh "$nvcc"
+        chmod +x "$nvcc"
+    fi
+    export CUDA_HOME=$root CUDA_PATH=$root NVCC=$nvcc PATH=$root/bin:$PATH
+    # It would be believed before nvcc.
+    unset CUDARC_CUDA_VERSION
+    # Where one is configured, the real build may keep its kernels in it.
+    export CARGO_BUILD_BUILD_DIR=$target
+    printf 'a stand-in for nvcc: no kernel is compiled\n' >&2
+}
 
 cd "$repo"
 command -v cargo >/dev/null ||
@@ -54,9 +102,12 @@ command -v cargo >/dev/null ||
 cargo clippy --version >/dev/null 2>&1 ||
     fail "cargo has no clippy" "rustup component add clippy"
 
-# Apart from the `eval`, which would lose the exit status.
-exports=$(scripts/cuda-toolkit.sh env) || exit
-eval "$exports"
+if ((stand_in)); then
+    use_stand_in
+else
+    use_toolkit
+fi
+# Always set: the build script would ask nvidia-smi, which may not be there.
 CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 # nvidia-smi writes 9.0; the kernels' build script takes 90 alone.
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP/./}

@@ -10,7 +10,7 @@ readonly RELEASE=13.0
 
 output=''
 folder=''
-source=''
+kernel=''
 while (($#)); do
     case $1 in
     --version)
@@ -20,23 +20,15 @@ while (($#)); do
         exit
         ;;
     # Objects and libraries are asked for by name, PTX by the folder it goes to.
-    -o)
-        output=${2:-}
-        shift
-        ;;
-    --output-directory)
-        folder=${2:-}
-        shift
-        ;;
-    *.cu) source=$1 ;;
+    -o) output=${2:-} ;;
+    --output-directory) folder=${2:-} ;;
+    *.cu) kernel=${1##*/} ;;
     esac
-    # Not the one that is missing after a last -o.
-    shift "$(($# > 0))"
+    shift
 done
 
-if [[ -z $output && -n $folder && -n $source ]]; then
-    source=${source##*/}
-    output=$folder/${source%.cu}.ptx
+if [[ -z $output && -n $folder && -n $kernel ]]; then
+    output=$folder/${kernel%.cu}.ptx
 fi
 # Not silently: a build script that asks in another form gets no file otherwise.
 if [[ -z $output ]]; then

@@ -1,52 +1,90 @@
 //! `flowbench expand`: the expansion alone, or with `--check` its verification.
 
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use crate::cli::ExpandArgs;
-use crate::error::{Exit, Result};
-use crate::flow::{self, ExpandRequest, Expansion};
+use crate::error::{Error, Exit, Result};
+use crate::flow::{self, CacheState, ExpandRequest, Expansion};
 use crate::record::ExpansionRecord;
 use crate::report::{Console, timing};
 use crate::stopwatch::{Moment, NoFence};
 use crate::units::Millis;
+
+/// How long a wait may be before it is worth a line.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Expands, or verifies, and prints what came of it.
 ///
 /// # Errors
 /// Exit code 2 for a template, suite or fixture that is wrong, 110 where `flows/` cannot be
 /// written.
-pub(crate) fn run(arguments: &ExpandArgs, console: &mut Console) -> Result<Exit> {
+pub(crate) fn run(
+    arguments: &ExpandArgs,
+    console: &mut Console,
+    interrupted: &AtomicBool,
+) -> Result<Exit> {
     let layout = arguments.layout();
-    let request = ExpandRequest {
-        layout: &layout,
-        template: &arguments.flows.template,
-        num_flows: arguments.flows.num_flows,
-        use_cache: true,
-        load: false,
-    };
     let start = Moment::now(&NoFence)?;
-    if arguments.check {
-        let state = flow::check(&request)?;
-        console.result(&state.check_line())?;
-        return Ok(if state.is_hit() { Exit::Done } else { Exit::Gate });
-    }
-    let expansion = flow::expand(&request)?;
+    let expansion = {
+        let wait = WaitNotice::new(console, interrupted);
+        let request = ExpandRequest {
+            layout: &layout,
+            template: &arguments.flows.template,
+            num_flows: arguments.flows.num_flows,
+            use_cache: true,
+            load: false,
+            on_wait: &|waited| wait.tell(waited),
+        };
+        if arguments.check {
+            flow::check(&request)?
+        } else {
+            flow::expand(&request)?
+        }
+    };
     let end = Moment::now(&NoFence)?;
-    let record = record(&expansion, arguments.flows.num_flows, end.since(start));
+    if arguments.check {
+        return verdict(&expansion, console);
+    }
+    let record = record(&expansion, end.since(start));
     print(&expansion, &record, console)?;
     console.result(&expansion.share()?.to_string())?;
     Ok(Exit::Done)
 }
 
+/// What `--check` found.
+fn verdict(expansion: &Expansion, console: &mut Console) -> Result<Exit> {
+    match &expansion.state {
+        CacheState::Hit => {
+            console.result(&format!("{} flows are as they should be", expansion.num_flows))?;
+            Ok(Exit::Done)
+        }
+        CacheState::Miss(reason) => {
+            let detail = reason.detail().map(|text| format!(" ({text})"));
+            console.result(&format!(
+                "the flows would be written anew: {reason}{}",
+                detail.unwrap_or_default()
+            ))?;
+            Ok(Exit::Gate)
+        }
+    }
+}
+
 /// The expansion as the record keeps it.
-pub(super) fn record(expansion: &Expansion, num_flows: usize, took: Millis) -> ExpansionRecord {
+pub(super) fn record(expansion: &Expansion, took: Millis) -> ExpansionRecord {
     ExpansionRecord {
         template: expansion.template.clone(),
         fixture_hash: expansion.fixture_hash.clone(),
         template_hash: expansion.template_hash.clone(),
         fixture_bytes: expansion.fixture.bytes,
         fixture_files: expansion.fixture.files,
-        num_flows,
-        cached: expansion.state.is_hit(),
-        miss: expansion.state.miss().map(ToString::to_string),
+        num_flows: expansion.num_flows,
+        cached: expansion.state == CacheState::Hit,
+        miss: match &expansion.state {
+            CacheState::Hit => None,
+            CacheState::Miss(reason) => Some(reason.to_string()),
+        },
         flow_expansion_ms: took,
     }
 }
@@ -60,4 +98,37 @@ pub(super) fn print(
     console.progress(&expansion.progress_line());
     console.result(&timing::input(record))?;
     console.result(&timing::flow_expansion(record))
+}
+
+/// Says once that another run has the flows' folder, and lets Ctrl-C end the wait.
+pub(super) struct WaitNotice<'a> {
+    console: RefCell<&'a mut Console>,
+    interrupted: &'a AtomicBool,
+    told: Cell<bool>,
+}
+
+impl<'a> WaitNotice<'a> {
+    pub(super) fn new(console: &'a mut Console, interrupted: &'a AtomicBool) -> Self {
+        Self {
+            console: RefCell::new(console),
+            interrupted,
+            told: Cell::new(false),
+        }
+    }
+
+    /// Called again and again while the wait lasts.
+    pub(super) fn tell(&self, waited: Duration) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(Error::new(
+                Exit::Incomplete,
+                "interrupted while another run wrote the flows",
+            ));
+        }
+        if waited >= PATIENCE && !self.told.replace(true) {
+            self.console
+                .borrow_mut()
+                .progress("Waiting for another run that has the flows' folder");
+        }
+        Ok(())
+    }
 }

@@ -24,7 +24,7 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
         }
         Command::Expand(arguments) => {
             let mut console = Console::terminal(arguments.quiet);
-            expand::run(&arguments, &mut console)
+            expand::run(&arguments, &mut console, interrupts()?)
         }
         Command::Doctor(arguments) => {
             let model = arguments.model(surroundings)?;

@@ -1,5 +1,6 @@
 //! `flowbench run`: expand, load the engine once, run the flows, time everything.
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::{Mode, RunConfig};
@@ -18,6 +19,8 @@ use crate::stopwatch::{Moment, NoFence};
 use crate::units::Millis;
 use crate::workflow::{self, Observer, Outcome, RunnerOptions};
 
+use super::expand::WaitNotice;
+
 /// How many failed workflows are explained on the terminal; the record explains all.
 const EXPLAINED_FAILURES: usize = 3;
 
@@ -34,7 +37,7 @@ pub(crate) fn run(
     let root = config.layout.root.clone();
     let environment = std::thread::spawn(move || environment::capture(&root));
 
-    let (expansion, flows, expansion_record) = expand(config, console)?;
+    let (expansion, expansion_record) = expand(config, console, interrupted)?;
     let (folder, run_id) = RunFolder::create(&config.out, &run_name(config.mode))?;
     let mut recorder = Recorder {
         console,
@@ -57,8 +60,9 @@ pub(crate) fn run(
             totals: Totals::default(),
         },
     };
-    drop(expansion);
-    let prepared = match Prepared::new(config, recorder.console, interrupted) {
+    let flows = &expansion.flows;
+    let script = expansion.template_file.with_extension("script.jsonl");
+    let prepared = match Prepared::new(config, script, recorder.console, interrupted) {
         Ok(prepared) => prepared,
         // Nothing was measured: the folder would only be in the way.
         Err(error) => {
@@ -70,9 +74,9 @@ pub(crate) fn run(
 
     let origin = Moment::now(&NoFence)?;
     let result = if config.engine_per_workflow {
-        recorder.run_with_an_engine_each(&prepared, &flows, origin, interrupted)
+        recorder.run_with_an_engine_each(&prepared, flows, origin, interrupted)
     } else {
-        recorder.run_with_one_engine(&prepared, &flows, origin, interrupted)
+        recorder.run_with_one_engine(&prepared, flows, origin, interrupted)
     };
     recorder.close(result, flows.len())
 }
@@ -81,20 +85,24 @@ pub(crate) fn run(
 fn expand(
     config: &RunConfig,
     console: &mut Console,
-) -> Result<(Expansion, Vec<Flow>, ExpansionRecord)> {
+    interrupted: &AtomicBool,
+) -> Result<(Expansion, ExpansionRecord)> {
     let start = Moment::now(&NoFence)?;
-    let mut expansion = flow::expand(&ExpandRequest {
-        layout: &config.layout,
-        template: &config.template,
-        num_flows: config.num_flows,
-        use_cache: !config.engine_per_workflow,
-        load: true,
-    })?;
-    let flows = expansion.take_flows();
+    let expansion = {
+        let wait = WaitNotice::new(console, interrupted);
+        flow::expand(&ExpandRequest {
+            layout: &config.layout,
+            template: &config.template,
+            num_flows: config.num_flows,
+            use_cache: !config.engine_per_workflow,
+            load: true,
+            on_wait: &|waited| wait.tell(waited),
+        })?
+    };
     let end = Moment::now(&NoFence)?;
-    let record = super::expand::record(&expansion, config.num_flows, end.since(start));
+    let record = super::expand::record(&expansion, end.since(start));
     super::expand::print(&expansion, &record, console)?;
-    Ok((expansion, flows, record))
+    Ok((expansion, record))
 }
 
 /// UTC start time and mode: sorts by time, and reads well in a listing.
@@ -110,7 +118,13 @@ enum Prepared {
 }
 
 impl Prepared {
-    fn new(config: &RunConfig, console: &mut Console, interrupted: &AtomicBool) -> Result<Self> {
+    /// `script` is the script beside the template, for a run that names none.
+    fn new(
+        config: &RunConfig,
+        script: PathBuf,
+        console: &mut Console,
+        interrupted: &AtomicBool,
+    ) -> Result<Self> {
         match config.mode {
             Mode::Standalone => {
                 let options = LocalOptions {
@@ -127,10 +141,7 @@ impl Prepared {
                 Ok(Self::Local(model, options))
             }
             Mode::Scripted => {
-                let path = match &config.script {
-                    Some(path) => path.clone(),
-                    None => flow::script_beside(&config.layout, &config.template)?,
-                };
+                let path = config.script.clone().unwrap_or(script);
                 Ok(Self::Scripted(Script::read(&path)?, config.script_latency))
             }
         }
@@ -182,6 +193,7 @@ impl Recorder<'_> {
                 num_flows: self.config.num_flows,
                 use_cache: false,
                 load: false,
+                on_wait: &|_| Ok(()),
             })?;
             let start = Moment::now(&NoFence)?;
             let mut engine = self.start_engine(prepared, start)?;

