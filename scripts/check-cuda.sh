@@ -82,7 +82,7 @@ use_stand_in() {
     # Cargo sees a change of nvcc's path and not of what it does: what another
     # stand-in has made is stale. The path stays the same from run to run, or
     # cargo would start over each time.
-    if ! cmp -s scripts/stand-in-nvcc.sh "$nvcc"; then
+    if [[ ! -x $nvcc || $(<"$nvcc") != "$(<scripts/stand-in-nvcc.sh)" ]]; then
         rm -rf "$target"
         mkdir -p "$root/bin"
         cp scripts/stand-in-nvcc.sh "$nvcc"
@@ -93,7 +93,7 @@ use_stand_in() {
     unset CUDARC_CUDA_VERSION
     # Where one is configured, the real build may keep its kernels in it.
     export CARGO_BUILD_BUILD_DIR=$target
-    printf 'a stand-in for nvcc: no kernel is compiled\n' >&2
+    printf 'nvcc is a stand-in: no kernel is compiled, nothing is linked\n' >&2
 }
 
 cd "$repo"

@@ -2,7 +2,7 @@
 //! module reads the environment.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -48,17 +48,26 @@ pub struct Layout {
 impl Layout {
     /// Templates and their suites.
     pub fn templates(&self) -> PathBuf {
-        self.root.join("templates")
+        self.place("templates")
     }
 
     /// Data that templates work on.
     pub fn fixtures(&self) -> PathBuf {
-        self.root.join("fixtures")
+        self.place("fixtures")
     }
 
     /// Expanded flows and their cache.
     pub fn flows(&self) -> PathBuf {
-        self.root.join("flows")
+        self.place("flows")
+    }
+
+    /// `root/name`, without the `./` that nobody would type.
+    fn place(&self, name: &str) -> PathBuf {
+        if self.root == Path::new(".") {
+            PathBuf::from(name)
+        } else {
+            self.root.join(name)
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::cli::DoctorArgs;
 use crate::config::{DeviceChoice, ModelConfig};
-use crate::engine::{self, DEFAULT_MODEL_BYTES, FoundModel};
+use crate::engine::{self, DEFAULT_MODEL_BYTES, ModelFile};
 use crate::environment;
 use crate::error::{Exit, Result};
 use crate::report::Console;
@@ -271,9 +271,9 @@ fn python(python: Option<&str>, pip: Option<&str>, model_is_here: bool) -> Check
     }
 }
 
-fn model(config: &ModelConfig, found: Result<Option<FoundModel>>) -> Check {
+fn model(config: &ModelConfig, found: Result<Option<ModelFile>>) -> Check {
     match found {
-        Ok(Some(found)) => Check::ok("model", found.to_string()),
+        Ok(Some(found)) => Check::ok("model", format!("{} ({})", found.path.display(), found.source)),
         Ok(None) if config.offline => Check::fail(
             "model",
             "not here, and HF_HUB_OFFLINE forbids to fetch it",

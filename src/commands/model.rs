@@ -33,7 +33,7 @@ pub(crate) fn inspect(
 ) -> Result<Exit> {
     let model = engine::locate_model(config, interrupted)?;
     for (key, value) in engine::inspect_model(&model)? {
-        console.result(&format!("{key:<18} {value}"))?;
+        console.result(&format!("{key:<16}  {value}"))?;
     }
     Ok(Exit::Done)
 }

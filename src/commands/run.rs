@@ -33,6 +33,9 @@ pub(crate) fn run(
     console: &mut Console,
     interrupted: &AtomicBool,
 ) -> Result<Exit> {
+    if config.mode == Mode::Standalone {
+        LocalEngine::preflight(config.device)?;
+    }
     // `git` takes some milliseconds, beside which the expansion goes on.
     let root = config.layout.root.clone();
     let environment = std::thread::spawn(move || environment::capture(&root));
@@ -131,7 +134,6 @@ impl Prepared {
                     device: config.device,
                     max_sequences: config.concurrency,
                 };
-                LocalEngine::preflight(&options)?;
                 let model = locate_model(&config.model, interrupted)?;
                 console.progress(&format!(
                     "Model {} ({})",
@@ -278,6 +280,11 @@ impl Recorder<'_> {
                     Status::Incomplete,
                     Some(Error::new(Exit::Incomplete, message)),
                 )
+            }
+            // No engine, no measurement: the folder would only be in the way.
+            Err(error) if self.record.engine_starts == 0 => {
+                self.folder.discard();
+                return Err(error);
             }
             Err(error) => (Status::Incomplete, Some(error)),
         };

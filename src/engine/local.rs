@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::chat::ChatTemplate;
 use super::device;
 use super::load::hub::ModelFile;
-use super::model::{self, Chunk, Model, Slot};
+use super::model::{self, Chunk, Model, Slot, Source};
 use super::sampler::Sampler;
 use super::scheduler::Scheduler;
 use super::tokenizer::Tokenizer;
@@ -59,8 +59,8 @@ impl LocalEngine {
     ///
     /// # Errors
     /// Exit code 3 where it cannot.
-    pub fn preflight(options: &LocalOptions) -> Result<()> {
-        device::preflight(options.device)
+    pub fn preflight(choice: DeviceChoice) -> Result<()> {
+        device::preflight(choice)
     }
 
     /// Loads a model and runs it once, so that nothing is left for the first request to set up.
@@ -72,15 +72,28 @@ impl LocalEngine {
         LOADS.fetch_add(1, Ordering::Relaxed);
         let (device, device_info) = device::open(options.device)?;
         let loaded = model::load(&file.path, &device)?;
-        let tokenizer = Tokenizer::load(&loaded.source)?;
-        let chat = ChatTemplate::load(&loaded.source, &tokenizer)?;
+        let (tokenizer, chat) = match &loaded.source {
+            Source::Gguf(metadata) => {
+                let tokenizer = Tokenizer::from_gguf(metadata)?;
+                let chat = ChatTemplate::from_gguf(metadata, &tokenizer)?;
+                (tokenizer, chat)
+            }
+            Source::Folder(folder) => {
+                let tokenizer = Tokenizer::from_folder(folder)?;
+                let chat = ChatTemplate::from_folder(folder, &tokenizer)?;
+                (tokenizer, chat)
+            }
+        };
         let mut model = loaded.model;
         warm_up(model.as_mut())?;
 
         let spec = model.spec();
         let info = EngineInfo {
             kind: "local".to_owned(),
-            model: loaded.name,
+            model: loaded.name.unwrap_or_else(|| {
+                let name = file.path.file_stem().unwrap_or_default();
+                name.to_string_lossy().into_owned()
+            }),
             model_path: Some(file.path.display().to_string()),
             model_sha256: file.sha256.clone(),
             architecture: Some(spec.architecture.clone()),

@@ -16,8 +16,23 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::stopwatch::Fence;
 
-pub use device::DeviceInfo;
+pub use device::{BUILD_HAS_CUDA, DeviceInfo, driver_version, preflight_gpu, prepare_process};
+pub use load::hub::{DEFAULT_MODEL_BYTES, ModelFile, ModelSource, find_model, locate_model};
+pub use local::{LocalEngine, LocalOptions};
 pub use scripted::{Script, ScriptedEngine};
+
+/// What a model file says of itself: names and values, for people.
+///
+/// # Errors
+/// Exit code 3 where the file is broken.
+pub fn inspect_model(file: &ModelFile) -> Result<Vec<(&'static str, String)>> {
+    let mut facts = vec![("file", file.path.display().to_string())];
+    if let Some(digest) = &file.sha256 {
+        facts.push(("sha256", digest.clone()));
+    }
+    facts.extend(model::inspect(&file.path)?);
+    Ok(facts)
+}
 
 /// A source of completions. Poll-driven: no thread or runtime of its own is assumed.
 ///

@@ -27,7 +27,7 @@ use serde::Deserialize;
 
 use super::device::DeviceInfo;
 use super::{Completion, Engine, EngineInfo, Event, EventKind, Finish, Origin, Request, RequestId};
-use crate::error::{Context, Error, Exit, Result};
+use crate::error::{Error, Result};
 use crate::stopwatch::{Fence, Pace};
 
 /// The answers of a script.
@@ -78,8 +78,10 @@ impl Script {
                 continue;
             }
             let place = || format!("{name}:{}", index + 1);
-            let answer: Answer = serde_json::from_str(line).or_exit(Exit::Usage, || {
-                format!("{}: not a line of a script", place())
+            let answer: Answer = serde_json::from_str(line).map_err(|source| {
+                Error::usage(format!("{}: not a line of a script", place()))
+                    .hint("each line is one JSON object, such as {\"step\": \"planner\", \"output\": \"text\"}")
+                    .caused_by(source)
             })?;
             if answer.output.is_none() && answer.fail.is_none() {
                 return Err(Error::usage(format!(

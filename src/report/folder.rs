@@ -64,7 +64,9 @@ impl RunFolder {
 
     /// Removes the folder: nothing was measured. What cannot be removed stays.
     pub fn discard(self) {
-        let _ = fs::remove_file(self.path.join("steps.jsonl"));
+        for file in ["steps.jsonl", "run.json"] {
+            let _ = fs::remove_file(self.path.join(file));
+        }
         let _ = fs::remove_dir(&self.path);
     }
 

@@ -66,6 +66,25 @@ pub fn preflight(choice: DeviceChoice) -> Result<()> {
     }
 }
 
+/// What keeps a GPU from being used, without setting anything up.
+///
+/// # Errors
+/// Exit code 3 where none can be used.
+pub fn preflight_gpu() -> Result<()> {
+    gpu::preflight()
+}
+
+/// Version of the NVIDIA driver's kernel module, if one is loaded; it can be asked without CUDA.
+pub fn driver_version() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    // `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul …`
+    text.lines()
+        .next()?
+        .split_whitespace()
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
+        .map(str::to_owned)
+}
+
 /// Opens the device. `auto` takes the GPU where this build and this machine have one; a GPU that is
 /// there and fails is an error, never a silent run on the CPU.
 ///
