@@ -216,7 +216,11 @@ impl Recorder<'_> {
         let init = Moment::now(engine.as_ref())?.since(start);
         self.console.result(&timing::engine_init(init))?;
         self.record.engine = serde_json::to_value(engine.info()).unwrap_or_default();
-        self.record.engine_starts += 1;
+        self.record.engine_starts = match prepared {
+            // Counted where models are loaded: a load that nobody asked for would show here.
+            Prepared::Local(..) => LocalEngine::loads(),
+            Prepared::Scripted(..) => self.record.engine_starts + 1,
+        };
         let before = self.record.engine_init_ms.unwrap_or_default();
         self.record.engine_init_ms = Some(before + init);
         Ok(engine)

@@ -1,0 +1,127 @@
+//! The whole program on the real default model, where its file is there: `FLOWBENCH_TEST_MODEL`,
+//! or the user's cache. `bash run.sh test` makes sure that it is.
+
+mod common;
+
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use common::{Workspace, run};
+
+/// The model's file; `None` (with a note) where it is not on this machine. In CI it must be.
+fn model() -> Option<PathBuf> {
+    let file = "SmolLM2-135M-Instruct.Q4_1.gguf";
+    let cache = || {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+        Some(cache?.join("flowbench").join(file))
+    };
+    let path = std::env::var_os("FLOWBENCH_TEST_MODEL").map(PathBuf::from).or_else(cache);
+    let found = path.filter(|path| path.is_file());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "the default model must be there in CI");
+        eprintln!("skipped: the default model is not on this machine (flowbench model fetch)");
+    }
+    found
+}
+
+fn standalone(workspace: &Workspace, model: &std::path::Path) -> Command {
+    let mut command = workspace.flowbench(&["run"]);
+    command
+        .env("TEMPLATE", "chain")
+        .env("NUM_FLOWS", "2")
+        .env("MAX_TOKENS", "6")
+        .env("DEVICE", "cpu")
+        .env("MODEL", model);
+    command
+}
+
+#[test]
+fn two_runs_give_the_same_tokens_and_load_one_engine() {
+    let Some(model) = model() else { return };
+    let workspace = Workspace::new();
+    let first = run(&mut standalone(&workspace, &model));
+    assert_eq!(first.code, 0, "{}", first.err);
+    assert_eq!(first.count("[TARGET]"), 6);
+    assert_eq!(first.count("[TIMING] engine_init_ms="), 1);
+    let record = workspace.record();
+    assert_eq!(record["engine_starts"], 1);
+    assert_eq!(record["engine"]["architecture"], "llama");
+    assert_eq!(record["engine"]["context_length"], 8192);
+    assert!(record["totals"]["decode_tokens"].as_u64().is_some_and(|tokens| tokens > 0));
+    let second = run(standalone(&workspace, &model).env("OUT", "again"));
+    assert_eq!(first.hashes(), second.hashes());
+}
+
+#[test]
+fn prompts_grow_by_the_answer_and_the_next_question() {
+    let Some(model) = model() else { return };
+    let workspace = Workspace::new();
+    let printed = run(standalone(&workspace, &model).env("NUM_FLOWS", "1").env("IGNORE_EOS", "1"));
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let steps = workspace.steps();
+    let prompt = |step: usize| steps[step]["prompt_tokens"].as_u64().expect("a count");
+    // `append`: the former prompt, its answer of six tokens, the end of that turn and a new one.
+    assert!(prompt(1) > prompt(0) + 6 && prompt(2) > prompt(1) + 6, "{steps:?}");
+    for step in &steps {
+        assert_eq!(step["decode_tokens"], 6, "IGNORE_EOS fills the limit");
+        assert_eq!(step["finish"], "length");
+        assert_eq!(step["prefill_tokens"], step["prompt_tokens"]);
+        assert_eq!(step["reused_tokens"], 0);
+    }
+}
+
+#[test]
+fn flows_in_flight_are_batched() {
+    let Some(model) = model() else { return };
+    let workspace = Workspace::new();
+    let printed = run(standalone(&workspace, &model).env("NUM_FLOWS", "3").env("CONCURRENCY", "3"));
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert_eq!(printed.count("[TARGET]"), 9);
+    assert_eq!(printed.count("[TIMING] workflow_"), 3);
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_fails_its_flow() {
+    let Some(model) = model() else { return };
+    let workspace = Workspace::new();
+    workspace.write("fixtures/code/long.py", "x = 1 + 2 * 3\n".repeat(1500));
+    let printed = run(standalone(&workspace, &model).env("NUM_FLOWS", "1"));
+    assert_eq!(printed.code, 4);
+    assert!(
+        printed.err.contains("leaves no room in the model's context of 8192"),
+        "{}",
+        printed.err
+    );
+    assert!(printed.err.contains("hint: let the template include fewer fixture files"));
+}
+
+#[test]
+fn a_damaged_file_is_refused() {
+    let Some(model) = model() else { return };
+    let workspace = Workspace::new();
+    let bytes = std::fs::read(&model).expect("readable");
+    for (name, bytes) in [
+        ("half.gguf", &bytes[..bytes.len() / 2]),
+        ("header.gguf", &bytes[..1000]),
+    ] {
+        workspace.write(name, bytes);
+        let path = workspace.file(name);
+        let printed = run(&mut standalone(&workspace, &path));
+        assert_eq!(printed.code, 3, "{}", printed.err);
+        assert!(printed.err.contains(name) && printed.err.contains("hint: "), "{}", printed.err);
+        assert!(!printed.err.contains("panicked"));
+    }
+}
+
+#[test]
+fn doctor_and_inspect_know_the_model() {
+    let Some(model) = model() else { return };
+    let workspace = Workspace::new();
+    let doctor = run(workspace.flowbench(&["doctor"]).env("MODEL", &model));
+    assert_eq!(doctor.code, 0, "{}", doctor.out);
+    assert!(doctor.out.lines().all(|line| !line.starts_with("fail")));
+    let inspect = run(workspace.flowbench(&["model", "inspect"]).env("MODEL", &model));
+    assert_eq!(inspect.code, 0, "{}", inspect.err);
+    assert!(inspect.out.contains("49152 tokens"), "{}", inspect.out);
+}
