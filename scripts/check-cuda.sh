@@ -37,8 +37,8 @@ Environment:
 
 The first run compiles every CUDA kernel and takes about 10 minutes on two
 cores, --build 5 more; target/cuda (1.1 GB) keeps what is compiled. The first run
-of --stand-in takes XXX; target/cuda-stand-in (YYY) keeps what it makes,
-and target/cuda is not touched.
+of --stand-in takes about 2 minutes (3 of CPU time); target/cuda-stand-in (0.4 GB)
+keeps what it makes, and target/cuda is not touched.
 
 Exit status: 0 done, 2 usage, 3 something that it needs is missing; otherwise
 cargo's own, 101, with its messages.
