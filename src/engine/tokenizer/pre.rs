@@ -5,6 +5,11 @@
 //! names and what they stand for are those of llama.cpp (`src/llama-vocab.cpp`); the patterns are
 //! those of the families' own `tokenizer.json`, which llama.cpp's regex engine cannot always
 //! express (its `tekken` and `gpt-4o` patterns take combining marks apart, for instance).
+//!
+//! Each name was compared with llama.cpp b11549 over 369 texts (226 kB): the tokens are the same,
+//! but where a family's own tokenizer composes characters (`nfc`) or, for `falcon`, looks for digits
+//! among the letters that stand for bytes; llama.cpp does neither. `tekken` was compared with
+//! Mistral's own implementation as well.
 
 use tokenizers::normalizers::{NFC, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
