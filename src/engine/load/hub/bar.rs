@@ -1,0 +1,20 @@
+//! The bars of a fetch: on stderr where it is a terminal, gone when their work is done.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// A bar over so many bytes. It draws nothing when `quiet` or when stderr is not a terminal.
+pub(super) fn bytes(quiet: bool, what: &str, total: u64) -> ProgressBar {
+    let target = if quiet {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
+    };
+    let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what.to_owned());
+    // A template that does not parse would leave the default look.
+    if let Ok(style) = ProgressStyle::with_template(
+        "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ({eta})",
+    ) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}

@@ -1,0 +1,152 @@
+//! A model in a folder: which files it takes, and which of them are missing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::error::{Context, Error, Exit, Result};
+
+/// Files that no folder can do without.
+pub(super) const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
+
+/// Small files that say more about the tokenizer and the chat template, where they exist.
+pub(super) const OPTIONAL: [&str; 3] = [
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
+
+/// Says which file of weights holds which tensor, where there is more than one.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// Files that a folder lacks to be a model.
+///
+/// # Errors
+/// The folder or its index cannot be read.
+pub(super) fn missing(folder: &Path) -> Result<Vec<String>> {
+    let mut missing: Vec<String> = REQUIRED
+        .into_iter()
+        .filter(|file| !folder.join(file).is_file())
+        .map(str::to_owned)
+        .collect();
+    let index = folder.join(INDEX);
+    if index.is_file() {
+        let weights = weights_of_index(&index)?;
+        missing.extend(
+            weights
+                .into_iter()
+                .filter(|file| !folder.join(file).is_file()),
+        );
+    } else if !files(folder)?.iter().any(|file| is_weights(file)) {
+        missing.push("*.safetensors".to_owned());
+    }
+    Ok(missing)
+}
+
+/// Checks that the folder is a model.
+///
+/// # Errors
+/// With the files that are missing.
+pub(super) fn check(folder: &Path) -> Result<()> {
+    let missing = missing(folder)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let error = Error::preflight(format!(
+        "{} is not a model: {} {} missing",
+        folder.display(),
+        missing.join(", "),
+        if missing.len() == 1 { "is" } else { "are" }
+    ));
+    let gguf = files(folder)?
+        .into_iter()
+        .find(|file| file.ends_with(".gguf"));
+    Err(match gguf {
+        Some(file) => error.hint(format!("MODEL={}", folder.join(file).display())),
+        None => error.hint("a folder holds config.json, tokenizer.json and *.safetensors"),
+    })
+}
+
+/// The files of weights that an index names, each once, in order.
+pub(super) fn weights_of_index(index: &Path) -> Result<BTreeSet<String>> {
+    let context = || format!("failed to read {}", index.display());
+    let bytes = std::fs::read(index).or_exit(Exit::Preflight, context)?;
+    let json: serde_json::Value =
+        serde_json::from_slice(&bytes).or_exit(Exit::Preflight, context)?;
+    let files = json["weight_map"].as_object().into_iter().flatten();
+    let files: BTreeSet<String> = files
+        .filter_map(|(_, file)| file.as_str().map(str::to_owned))
+        .collect();
+    // An index comes from elsewhere: it must not name files outside of the folder.
+    if files.is_empty() || !files.iter().all(|file| is_weights(file)) {
+        return Err(Error::preflight(format!(
+            "{} does not name files of weights",
+            index.display()
+        )));
+    }
+    Ok(files)
+}
+
+/// Whether this is a file of weights at the top of a folder.
+pub(super) fn is_weights(file: &str) -> bool {
+    file.ends_with(".safetensors") && !file.contains(['/', '\\'])
+}
+
+/// Names of the files in a folder, sorted.
+pub(super) fn files(folder: &Path) -> Result<Vec<String>> {
+    let context = || format!("failed to list {}", folder.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).or_exit(Exit::Preflight, context)? {
+        let entry = entry.or_exit(Exit::Preflight, context)?;
+        files.extend(entry.file_name().into_string());
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
+        let report = || check(folder.path()).unwrap_err().report();
+        assert!(report().contains("config.json, tokenizer.json, *.safetensors are missing"));
+        write("config.json", "{}");
+        write("tokenizer.json", "{}");
+        assert!(
+            report().contains("*.safetensors is missing"),
+            "{}",
+            report()
+        );
+        write("x.gguf", "");
+        assert!(report().contains("x.gguf"), "{}", report());
+        write("model.safetensors", "");
+        check(folder.path()).unwrap();
+
+        write(
+            INDEX,
+            r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "m-1.safetensors"}}"#,
+        );
+        write("m-1.safetensors", "");
+        assert!(
+            report().contains("m-2.safetensors is missing"),
+            "{}",
+            report()
+        );
+        write("m-2.safetensors", "");
+        check(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn an_index_names_files_of_the_folder_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join(INDEX);
+        for text in ["{", "{}", r#"{"weight_map": {"a": "../m.safetensors"}}"#] {
+            std::fs::write(&index, text).unwrap();
+            assert!(weights_of_index(&index).is_err(), "{text}");
+        }
+    }
+}

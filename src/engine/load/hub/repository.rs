@@ -1,0 +1,453 @@
+//! A repository of the Hugging Face hub: what of it is in the cache, and how the rest is fetched.
+//!
+//! `hf-hub` has the cache's layout (shared with the Python libraries) and resumes a download where
+//! it broke off. It has no time-outs and looks at no digest; both are added here: each request runs
+//! in a thread that is watched and, if need be, left behind, and a file whose name in the cache is
+//! its SHA-256 (as that of each large file is) is checked against it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hf_hub::api::Progress;
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+use indicatif::ProgressBar;
+
+use super::{ModelFile, ModelFormat, ModelSource, POLL, Watch, bar, folder, interrupted};
+use crate::config::ModelConfig;
+use crate::error::{Context, Error, Exit, Result};
+use crate::hash;
+
+/// How often a download that breaks off is resumed.
+const ATTEMPTS: usize = 3;
+
+/// The hub as the settings have it.
+pub(super) struct Hub<'a> {
+    config: &'a ModelConfig,
+    cache: Cache,
+    /// How long it may take to answer.
+    patience: Duration,
+    /// How long a download may stand still.
+    stalled: Duration,
+}
+
+impl<'a> Hub<'a> {
+    pub(super) fn new(config: &'a ModelConfig, patience: Duration, stalled: Duration) -> Self {
+        Self {
+            config,
+            cache: Cache::new(config.hf_cache_dir.clone()),
+            patience,
+            stalled,
+        }
+    }
+
+    fn api(&self) -> Result<Api> {
+        // Takes the token that a login left beside the cache.
+        let mut builder = ApiBuilder::from_cache(self.cache.clone()).with_progress(false);
+        if let Some(token) = &self.config.hf_token {
+            builder = builder.with_token(Some(token.clone()));
+        }
+        if let Some(endpoint) = &self.config.hf_endpoint {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+        }
+        builder.build().or_exit(Exit::Preflight, || {
+            "failed to prepare for the hub".to_owned()
+        })
+    }
+}
+
+/// A repository at a revision.
+pub(super) struct Repository {
+    name: String,
+    revision: String,
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Repository {
+    /// The repository as it is now.
+    pub(super) fn latest(name: String) -> Self {
+        Self {
+            name,
+            revision: "main".to_owned(),
+        }
+    }
+
+    /// The repository as it was at a commit.
+    pub(super) fn at(name: &str, revision: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            revision: revision.to_owned(),
+        }
+    }
+
+    fn repo(&self) -> Repo {
+        Repo::with_revision(self.name.clone(), RepoType::Model, self.revision.clone())
+    }
+
+    /// The folder of the revision in the cache, if there is one.
+    fn snapshot(&self, hub: &Hub) -> Option<PathBuf> {
+        let cache = hub.cache.repo(self.repo());
+        // A commit is its own folder; a branch is a file that names one.
+        let folder = hub.cache.path().join(self.repo().folder_name());
+        let commit = std::fs::read_to_string(folder.join("refs").join(&self.revision))
+            .map_or_else(|_| self.revision.clone(), |commit| commit.trim().to_owned());
+        let is_name = !commit.is_empty() && !commit.contains(['/', '\\']) && commit != "..";
+        let snapshot = cache.pointer_path(&commit);
+        (is_name && snapshot.is_dir()).then_some(snapshot)
+    }
+
+    /// Where a file of it is in the cache, if it is there.
+    pub(super) fn cached_file(&self, hub: &Hub, file: &str) -> Option<PathBuf> {
+        let path = self.snapshot(hub)?.join(file);
+        path.is_file().then_some(path)
+    }
+
+    /// The model in the cache: the file that is asked for; without one, the only GGUF that is
+    /// there, or the folder if it is whole.
+    ///
+    /// # Errors
+    /// More than one GGUF file to choose from.
+    pub(super) fn find_local(&self, hub: &Hub, file: Option<&str>) -> Result<Option<ModelFile>> {
+        if let Some(file) = file {
+            let path = self.cached_file(hub, file);
+            return Ok(path.map(|path| model(path, ModelSource::Cache, ModelFormat::Gguf)));
+        }
+        let Some(snapshot) = self.snapshot(hub) else {
+            return Ok(None);
+        };
+        if let Some(gguf) = self.choose_gguf(&folder::files(&snapshot)?)? {
+            let path = snapshot.join(gguf);
+            return Ok(Some(model(path, ModelSource::Cache, ModelFormat::Gguf)));
+        }
+        let is_whole = folder::missing(&snapshot)?.is_empty();
+        Ok(is_whole.then(|| model(snapshot, ModelSource::Cache, ModelFormat::Folder)))
+    }
+
+    fn choose_gguf<'f>(&self, files: &'f [String]) -> Result<Option<&'f str>> {
+        let ggufs: Vec<&str> = files
+            .iter()
+            .map(String::as_str)
+            .filter(|file| file.ends_with(".gguf"))
+            .collect();
+        match ggufs[..] {
+            [] => Ok(None),
+            [one] => Ok(Some(one)),
+            [first, ..] => Err(Error::usage(format!(
+                "{self} holds several models: {} (MODEL)",
+                ggufs.join(", ")
+            ))
+            .hint(format!("choose one: MODEL={self}:{first}"))),
+        }
+    }
+
+    /// Fetches the model: the file that is asked for; without one, the only GGUF that the repository
+    /// has, or the files of a folder.
+    ///
+    /// # Errors
+    /// The hub has no such thing, or cannot be reached; the watcher ended it.
+    pub(super) fn fetch(
+        &self,
+        hub: &Hub,
+        file: Option<&str>,
+        watch: &mut Watch,
+    ) -> Result<ModelFile> {
+        let failed = |error: Error| match error.exit() {
+            Exit::Incomplete | Exit::Usage => error,
+            _ => error
+                .context(format!("failed to fetch the model {self}"))
+                .hint("check the name and the network, or MODEL=/path/to/file.gguf"),
+        };
+        if let Some(file) = file {
+            let path = self.fetch_file(hub, file, watch).map_err(failed)?;
+            return Ok(model(path, ModelSource::Hub, ModelFormat::Gguf));
+        }
+        let files = self.list(hub, watch).map_err(failed)?;
+        if let Some(gguf) = self.choose_gguf(&files)? {
+            let path = self.fetch_file(hub, gguf, watch).map_err(failed)?;
+            return Ok(model(path, ModelSource::Hub, ModelFormat::Gguf));
+        }
+        let path = self.fetch_folder(hub, &files, watch).map_err(failed)?;
+        Ok(model(path, ModelSource::Hub, ModelFormat::Folder))
+    }
+
+    /// Names of all files in the repository.
+    fn list(&self, hub: &Hub, watch: &mut Watch) -> Result<Vec<String>> {
+        let api = hub.api()?.repo(self.repo());
+        let started = Activity::default();
+        let info = watched(hub, &started, watch, move || api.info())?
+            .map_err(|error| self.refused(error, None))?;
+        Ok(info
+            .siblings
+            .into_iter()
+            .map(|file| file.rfilename)
+            .collect())
+    }
+
+    fn fetch_folder(&self, hub: &Hub, files: &[String], watch: &mut Watch) -> Result<PathBuf> {
+        let has = |file: &str| files.iter().any(|other| other == file);
+        let mut missing: Vec<&str> = folder::REQUIRED
+            .into_iter()
+            .filter(|file| !has(file))
+            .collect();
+        let mut weights: Vec<String> = files
+            .iter()
+            .filter(|file| folder::is_weights(file))
+            .cloned()
+            .collect();
+        if weights.is_empty() {
+            missing.push("*.safetensors");
+        }
+        if !missing.is_empty() {
+            return Err(Error::preflight(format!(
+                "it holds no model that can be read: neither a .gguf file nor {}",
+                missing.join(", ")
+            )));
+        }
+        // The index comes before the weights: with it, a folder that was broken off shows it.
+        if has(folder::INDEX) {
+            let index = self.fetch_file(hub, folder::INDEX, watch)?;
+            weights = folder::weights_of_index(&index)?.into_iter().collect();
+        } else if has("model.safetensors") {
+            weights = vec!["model.safetensors".to_owned()];
+        }
+        let optional = folder::OPTIONAL.into_iter().filter(|file| has(file));
+        for file in optional.chain(weights.iter().map(String::as_str)) {
+            self.fetch_file(hub, file, watch)?;
+        }
+        let mut path = PathBuf::new();
+        for file in folder::REQUIRED {
+            path = self.fetch_file(hub, file, watch)?;
+        }
+        path.pop();
+        folder::check(&path)?;
+        Ok(path)
+    }
+
+    /// Fetches one file, unless it is in the cache; returns its place there.
+    ///
+    /// # Errors
+    /// As [`Repository::fetch`]; a file whose digest is not the one that the hub gives.
+    pub(super) fn fetch_file(&self, hub: &Hub, file: &str, watch: &mut Watch) -> Result<PathBuf> {
+        if let Some(path) = self.cached_file(hub, file) {
+            return Ok(path);
+        }
+        (watch.say)(&format!("Fetching {file} from the hub ({self})"));
+        let api = hub.api()?;
+        let mut attempt = 1;
+        let (path, size) = loop {
+            let activity = Activity::default();
+            let bar = bar::bytes(hub.config.quiet, file, 0);
+            let progress = Shown {
+                activity: activity.clone(),
+                bar: bar.clone(),
+            };
+            let repo: ApiRepo = api.repo(self.repo());
+            let name = file.to_owned();
+            let result = watched(hub, &activity, watch, move || {
+                repo.download_with_progress(&name, progress)
+            });
+            bar.finish_and_clear();
+            match result? {
+                Ok(path) => break (path, activity.total()),
+                Err(ApiError::InvalidResume) if attempt < ATTEMPTS => self.drop_parts(hub),
+                // Broken off: the next attempt goes on where this one ended.
+                Err(ApiError::IoError(_) | ApiError::RequestError(_))
+                    if attempt < ATTEMPTS && activity.received() > 0 => {}
+                Err(error) => return Err(self.refused(error, Some(file))),
+            }
+            attempt += 1;
+        };
+        check(&path, size)?;
+        Ok(path)
+    }
+
+    /// Removes what was fetched in part: it is no part of what is there now.
+    fn drop_parts(&self, hub: &Hub) {
+        let blobs = hub
+            .cache
+            .path()
+            .join(self.repo().folder_name())
+            .join("blobs");
+        for file in folder::files(&blobs).unwrap_or_default() {
+            if file.ends_with(".part") {
+                // What cannot be removed shows in the next attempt.
+                let _ = std::fs::remove_file(blobs.join(file));
+            }
+        }
+    }
+
+    /// What the hub's refusal means. The library's error keeps the status as text only.
+    fn refused(&self, error: ApiError, file: Option<&str>) -> Error {
+        let text = error.to_string();
+        let status = |code: &str| text.contains(&format!("status: {code}"));
+        if status("404") {
+            return Error::preflight(match file {
+                Some(file) => format!("there is no {file} in {self}"),
+                None => format!("there is no repository {self}"),
+            });
+        }
+        if status("401") || status("403") {
+            return Error::preflight(format!(
+                "the hub wants a login for {self}, or there is no such repository"
+            ))
+            .hint("HF_TOKEN gives the token of an account that may read it");
+        }
+        if let ApiError::LockAcquisition(path) = &error {
+            return Error::preflight(format!(
+                "another process fetches the same file ({})",
+                path.display()
+            ))
+            .hint("wait for it to end and try again");
+        }
+        Error::preflight("the hub cannot be used").caused_by(error)
+    }
+}
+
+fn model(path: PathBuf, source: ModelSource, format: ModelFormat) -> ModelFile {
+    ModelFile {
+        path,
+        source,
+        sha256: None,
+        format,
+    }
+}
+
+/// Checks a file that was just fetched: its size, and its digest where its blob's name is one. A
+/// wrong one is removed, so that the next run does not take it.
+fn check(path: &Path, size: u64) -> Result<()> {
+    let context = || format!("failed to read {}", path.display());
+    let blob = path.canonicalize().or_exit(Exit::Preflight, context)?;
+    let length = blob.metadata().or_exit(Exit::Preflight, context)?.len();
+    let expected = blob
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("");
+    let is_digest = expected.len() == 64 && expected.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_right = length == size
+        && (!is_digest
+            || hash::sha256_file(&blob, |_| ()).or_exit(Exit::Preflight, context)? == expected);
+    if is_right {
+        return Ok(());
+    }
+    for path in [path, &blob] {
+        std::fs::remove_file(path).or_exit(Exit::Preflight, || {
+            format!("failed to remove {}", path.display())
+        })?;
+    }
+    Err(Error::preflight(format!(
+        "what came is not the file ({length} of {size} bytes, or a wrong digest)"
+    )))
+}
+
+/// What a request has come to, as its thread tells.
+#[derive(Clone, Default)]
+struct Activity(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// Bytes that came in this request.
+    received: AtomicU64,
+    /// Bytes of the whole file; 0 until the hub has told.
+    total: AtomicU64,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Activity {
+    fn received(&self) -> u64 {
+        self.0.received.load(Ordering::Relaxed)
+    }
+
+    fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
+    }
+
+    fn touch(&self) {
+        if let Ok(mut last) = self.0.last.lock() {
+            *last = Some(Instant::now());
+        }
+    }
+
+    /// When something last happened; `None` before anything has.
+    fn last(&self) -> Option<Instant> {
+        self.0.last.lock().ok().and_then(|last| *last)
+    }
+}
+
+/// Shows a download, and tells that it goes on.
+struct Shown {
+    activity: Activity,
+    bar: ProgressBar,
+}
+
+impl Progress for Shown {
+    fn init(&mut self, size: usize, _filename: &str) {
+        self.activity.0.total.store(size as u64, Ordering::Relaxed);
+        self.activity.touch();
+        // Called once more when the answer begins, with what an earlier attempt left to come.
+        self.activity.0.received.store(0, Ordering::Relaxed);
+        self.bar.set_length(size as u64);
+        self.bar.set_position(0);
+    }
+
+    fn update(&mut self, size: usize) {
+        self.activity
+            .0
+            .received
+            .fetch_add(size as u64, Ordering::Relaxed);
+        self.activity.touch();
+        self.bar.inc(size as u64);
+    }
+
+    fn finish(&mut self) {}
+}
+
+/// Runs a request in a thread of its own, which is left behind when it is interrupted or gives no
+/// sign of life: the library's requests cannot be ended. What it still does is complete a file in
+/// the hub's cache, or nothing.
+fn watched<T: Send + 'static>(
+    hub: &Hub,
+    activity: &Activity,
+    watch: &mut Watch,
+    request: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let (sender, receiver) = mpsc::channel();
+    let started = Instant::now();
+    std::thread::Builder::new()
+        .name("hub".to_owned())
+        .spawn(move || {
+            // Nobody listens any more when it was left behind.
+            let _ = sender.send(request());
+        })
+        .or_exit(Exit::Preflight, || "failed to start a thread".to_owned())?;
+    loop {
+        match receiver.recv_timeout(POLL) {
+            Ok(result) => return Ok(result),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::preflight("the request to the hub broke down"));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if (watch.cancelled)() {
+            return Err(interrupted());
+        }
+        let (since, limit) = match activity.last() {
+            None => (started, hub.patience),
+            Some(last) => (last, hub.stalled),
+        };
+        if since.elapsed() > limit {
+            return Err(Error::preflight(format!(
+                "the hub gives no answer for {} s",
+                limit.as_secs_f64()
+            )));
+        }
+    }
+}
