@@ -39,7 +39,12 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct LayoutArgs {
     /// Folder that holds templates/, fixtures/ and flows/
-    #[arg(long, env = "FLOWBENCH_ROOT", value_name = "FLOWBENCH_ROOT", default_value = ".")]
+    #[arg(
+        long,
+        env = "FLOWBENCH_ROOT",
+        value_name = "FLOWBENCH_ROOT",
+        default_value = "."
+    )]
     pub root: PathBuf,
 }
 
@@ -240,11 +245,10 @@ impl RunArgs {
     /// understood.
     pub fn resolve(self, surroundings: &Surroundings) -> Result<RunConfig> {
         if self.script.is_some() && self.mode != Mode::Scripted {
-            return Err(Error::usage(format!(
-                "SCRIPT is set, but MODE is {}",
-                self.mode.as_str()
-            ))
-            .hint("MODE=scripted plays a script; without it, unset SCRIPT"));
+            return Err(
+                Error::usage(format!("SCRIPT is set, but MODE is {}", self.mode.as_str()))
+                    .hint("MODE=scripted plays a script; without it, unset SCRIPT"),
+            );
         }
         Ok(RunConfig {
             num_flows: self.flows.num_flows,
@@ -412,7 +416,16 @@ mod tests {
 
     #[test]
     fn counts_are_whole_numbers_from_one() {
-        for bad in ["0", "-1", "abc", "1e9", "1.5", "", "1000001", "99999999999999999999"] {
+        for bad in [
+            "0",
+            "-1",
+            "abc",
+            "1e9",
+            "1.5",
+            "",
+            "1000001",
+            "99999999999999999999",
+        ] {
             assert!(parse_num_flows(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_num_flows("25"), Ok(25));

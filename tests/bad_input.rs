@@ -14,7 +14,12 @@ fn snapshot(name: &str, workspace: &Workspace, variables: &[(&str, &str)]) -> Pr
 
 #[track_caller]
 fn check(name: &str, workspace: &Workspace, printed: Printed) -> Printed {
-    assert!(printed.code > 1, "{name}: exit {}\n{}", printed.code, printed.err);
+    assert!(
+        printed.code > 1,
+        "{name}: exit {}\n{}",
+        printed.code,
+        printed.err
+    );
     assert!(!printed.err.contains("panicked"), "{name}: {}", printed.err);
     insta::assert_snapshot!(name, printed.redacted(workspace));
     printed
@@ -49,26 +54,65 @@ fn a_negative_number_as_a_flag() {
     let workspace = Workspace::new();
     let printed = run(workspace.scripted().args(["--num-flows", "-1"]));
     assert_eq!(printed.code, 2);
-    assert!(printed.err.contains("'-1' for '--num-flows <NUM_FLOWS>'"), "{}", printed.err);
+    assert!(
+        printed.err.contains("'-1' for '--num-flows <NUM_FLOWS>'"),
+        "{}",
+        printed.err
+    );
 }
 
 #[test]
 fn templates() {
     let broken = [
         ("missing_template", None, "no-such"),
-        ("bad_toml", Some(TEMPLATE.replace("name = \"chain\"", "name = chain\"")), "chain"),
-        ("unknown_key", Some(TEMPLATE.replace("max_tokens = 12", "max_token = 12")), "chain"),
-        ("wrong_type", Some(TEMPLATE.replace("max_tokens = 12", "max_tokens = \"12\"")), "chain"),
-        ("unknown_step", Some(TEMPLATE.replace("[\"planner\"]", "[\"planer\"]")), "chain"),
         (
-            "cycle",
-            Some(TEMPLATE.replace("id = \"planner\"\n", "id = \"planner\"\nneeds = [\"verifier\"]\n")),
+            "bad_toml",
+            Some(TEMPLATE.replace("name = \"chain\"", "name = chain\"")),
             "chain",
         ),
-        ("undefined_variable", Some(TEMPLATE.replace("row.task", "row.tusk")), "chain"),
-        ("unknown_reference", Some(TEMPLATE.replace("steps.planner", "steps.planner2")), "chain"),
-        ("unclosed", Some(TEMPLATE.replace("planner.text}", "planner.text")), "chain"),
-        ("other_schema", Some(TEMPLATE.replace("schema = 1", "schema = 7")), "chain"),
+        (
+            "unknown_key",
+            Some(TEMPLATE.replace("max_tokens = 12", "max_token = 12")),
+            "chain",
+        ),
+        (
+            "wrong_type",
+            Some(TEMPLATE.replace("max_tokens = 12", "max_tokens = \"12\"")),
+            "chain",
+        ),
+        (
+            "unknown_step",
+            Some(TEMPLATE.replace("[\"planner\"]", "[\"planer\"]")),
+            "chain",
+        ),
+        (
+            "cycle",
+            Some(TEMPLATE.replace(
+                "id = \"planner\"\n",
+                "id = \"planner\"\nneeds = [\"verifier\"]\n",
+            )),
+            "chain",
+        ),
+        (
+            "undefined_variable",
+            Some(TEMPLATE.replace("row.task", "row.tusk")),
+            "chain",
+        ),
+        (
+            "unknown_reference",
+            Some(TEMPLATE.replace("steps.planner", "steps.planner2")),
+            "chain",
+        ),
+        (
+            "unclosed",
+            Some(TEMPLATE.replace("planner.text}", "planner.text")),
+            "chain",
+        ),
+        (
+            "other_schema",
+            Some(TEMPLATE.replace("schema = 1", "schema = 7")),
+            "chain",
+        ),
     ];
     for (name, text, template) in broken {
         let workspace = Workspace::new();
@@ -76,7 +120,11 @@ fn templates() {
             assert_ne!(text, TEMPLATE, "{name} changes nothing");
             workspace.write("templates/chain.toml", text);
         }
-        let printed = snapshot(&format!("template_{name}"), &workspace, &[("TEMPLATE", template)]);
+        let printed = snapshot(
+            &format!("template_{name}"),
+            &workspace,
+            &[("TEMPLATE", template)],
+        );
         assert_eq!(printed.code, 2, "{name}");
         assert!(printed.err.contains("hint: "), "{name}: {}", printed.err);
         assert!(!workspace.file("results").exists(), "{name}: nothing ran");
@@ -99,7 +147,10 @@ fn fixtures_and_suites() {
     assert_eq!(snapshot("fixture_unreadable", &unreadable, &[]).code, 2);
 
     let suite = Workspace::new();
-    suite.write("templates/chain.suite.jsonl", "{\"id\": \"a\", \"task\": \"x\"}\n{\"id\": \"b\", \"task\"\n");
+    suite.write(
+        "templates/chain.suite.jsonl",
+        "{\"id\": \"a\", \"task\": \"x\"}\n{\"id\": \"b\", \"task\"\n",
+    );
     assert_eq!(snapshot("suite_broken_line", &suite, &[]).code, 2);
 
     let gone = Workspace::new();
@@ -114,14 +165,20 @@ fn scripts() {
     assert_eq!(snapshot("script_missing", &gone, &[]).code, 2);
 
     let broken = Workspace::new();
-    broken.write("templates/chain.script.jsonl", "{\"output\": \"x\"}\n{oops\n");
+    broken.write(
+        "templates/chain.script.jsonl",
+        "{\"output\": \"x\"}\n{oops\n",
+    );
     assert_eq!(snapshot("script_broken_line", &broken, &[]).code, 2);
 
     let idle = Workspace::new();
     let printed = snapshot(
         "script_without_mode",
         &idle,
-        &[("MODE", "standalone"), ("SCRIPT", "templates/chain.script.jsonl")],
+        &[
+            ("MODE", "standalone"),
+            ("SCRIPT", "templates/chain.script.jsonl"),
+        ],
     );
     assert_eq!(printed.code, 2);
 }
@@ -130,7 +187,10 @@ fn scripts() {
 fn models() {
     let workspace = Workspace::new();
     workspace.write("empty.gguf", "");
-    workspace.write("text.gguf", "this is no model, and long enough to be looked at\n".repeat(9));
+    workspace.write(
+        "text.gguf",
+        "this is no model, and long enough to be looked at\n".repeat(9),
+    );
     std::fs::create_dir(workspace.file("folder")).expect("writable");
     for (name, model) in [
         ("missing", "./no-such.gguf"),

@@ -24,11 +24,15 @@ fn expand_then_check() {
     let flow: serde_json::Value =
         serde_json::from_str(&workspace.read("flows/_expanded_00001.json")).expect("JSON");
     assert!(
-        flow["system"].as_str().is_some_and(|text| text.contains("return '${HOME} {{x}}'")),
+        flow["system"]
+            .as_str()
+            .is_some_and(|text| text.contains("return '${HOME} {{x}}'")),
         "fixture text stays as it is"
     );
 
-    let altered = workspace.read("flows/_expanded_00002.json").replace("names", "games");
+    let altered = workspace
+        .read("flows/_expanded_00002.json")
+        .replace("names", "games");
     workspace.write("flows/_expanded_00002.json", altered);
     let printed = expand(&["--num-flows", "4", "--check"]);
     assert_eq!(printed.code, 99);

@@ -25,8 +25,16 @@ fn help_texts() {
 fn version_and_mistakes() {
     let workspace = Workspace::new();
     let version = run(&mut workspace.flowbench(&["--version"]));
-    assert_eq!(version.out, format!("flowbench {}\n", env!("CARGO_PKG_VERSION")));
-    for arguments in [&[][..], &["rnu"], &["run", "--no-such-flag"], &["run", "surplus"]] {
+    assert_eq!(
+        version.out,
+        format!("flowbench {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    for arguments in [
+        &[][..],
+        &["rnu"],
+        &["run", "--no-such-flag"],
+        &["run", "surplus"],
+    ] {
         let printed = run(&mut workspace.flowbench(arguments));
         assert_eq!(printed.code, 2, "{arguments:?}");
         assert_eq!(printed.out, "");

@@ -16,10 +16,15 @@ fn model() -> Option<PathBuf> {
         let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
         Some(cache?.join("flowbench").join(file))
     };
-    let path = std::env::var_os("FLOWBENCH_TEST_MODEL").map(PathBuf::from).or_else(cache);
+    let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
+        .map(PathBuf::from)
+        .or_else(cache);
     let found = path.filter(|path| path.is_file());
     if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "the default model must be there in CI");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "the default model must be there in CI"
+        );
         eprintln!("skipped: the default model is not on this machine (flowbench model fetch)");
     }
     found
@@ -48,7 +53,11 @@ fn two_runs_give_the_same_tokens_and_load_one_engine() {
     assert_eq!(record["engine_starts"], 1);
     assert_eq!(record["engine"]["architecture"], "llama");
     assert_eq!(record["engine"]["context_length"], 8192);
-    assert!(record["totals"]["decode_tokens"].as_u64().is_some_and(|tokens| tokens > 0));
+    assert!(
+        record["totals"]["decode_tokens"]
+            .as_u64()
+            .is_some_and(|tokens| tokens > 0)
+    );
     let second = run(standalone(&workspace, &model).env("OUT", "again"));
     assert_eq!(first.hashes(), second.hashes());
 }
@@ -57,12 +66,17 @@ fn two_runs_give_the_same_tokens_and_load_one_engine() {
 fn prompts_grow_by_the_answer_and_the_next_question() {
     let Some(model) = model() else { return };
     let workspace = Workspace::new();
-    let printed = run(standalone(&workspace, &model).env("NUM_FLOWS", "1").env("IGNORE_EOS", "1"));
+    let printed = run(standalone(&workspace, &model)
+        .env("NUM_FLOWS", "1")
+        .env("IGNORE_EOS", "1"));
     assert_eq!(printed.code, 0, "{}", printed.err);
     let steps = workspace.steps();
     let prompt = |step: usize| steps[step]["prompt_tokens"].as_u64().expect("a count");
     // `append`: the former prompt, its answer of six tokens, the end of that turn and a new one.
-    assert!(prompt(1) > prompt(0) + 6 && prompt(2) > prompt(1) + 6, "{steps:?}");
+    assert!(
+        prompt(1) > prompt(0) + 6 && prompt(2) > prompt(1) + 6,
+        "{steps:?}"
+    );
     for step in &steps {
         assert_eq!(step["decode_tokens"], 6, "IGNORE_EOS fills the limit");
         assert_eq!(step["finish"], "length");
@@ -75,7 +89,9 @@ fn prompts_grow_by_the_answer_and_the_next_question() {
 fn flows_in_flight_are_batched() {
     let Some(model) = model() else { return };
     let workspace = Workspace::new();
-    let printed = run(standalone(&workspace, &model).env("NUM_FLOWS", "3").env("CONCURRENCY", "3"));
+    let printed = run(standalone(&workspace, &model)
+        .env("NUM_FLOWS", "3")
+        .env("CONCURRENCY", "3"));
     assert_eq!(printed.code, 0, "{}", printed.err);
     assert_eq!(printed.count("[TARGET]"), 9);
     assert_eq!(printed.count("[TIMING] workflow_"), 3);
@@ -89,11 +105,17 @@ fn a_prompt_longer_than_the_context_fails_its_flow() {
     let printed = run(standalone(&workspace, &model).env("NUM_FLOWS", "1"));
     assert_eq!(printed.code, 4);
     assert!(
-        printed.err.contains("leaves no room in the model's context of 8192"),
+        printed
+            .err
+            .contains("leaves no room in the model's context of 8192"),
         "{}",
         printed.err
     );
-    assert!(printed.err.contains("hint: let the template include fewer fixture files"));
+    assert!(
+        printed
+            .err
+            .contains("hint: let the template include fewer fixture files")
+    );
 }
 
 #[test]
@@ -109,7 +131,11 @@ fn a_damaged_file_is_refused() {
         let path = workspace.file(name);
         let printed = run(&mut standalone(&workspace, &path));
         assert_eq!(printed.code, 3, "{}", printed.err);
-        assert!(printed.err.contains(name) && printed.err.contains("hint: "), "{}", printed.err);
+        assert!(
+            printed.err.contains(name) && printed.err.contains("hint: "),
+            "{}",
+            printed.err
+        );
         assert!(!printed.err.contains("panicked"));
     }
 }
@@ -121,7 +147,9 @@ fn doctor_and_inspect_know_the_model() {
     let doctor = run(workspace.flowbench(&["doctor"]).env("MODEL", &model));
     assert_eq!(doctor.code, 0, "{}", doctor.out);
     assert!(doctor.out.lines().all(|line| !line.starts_with("fail")));
-    let inspect = run(workspace.flowbench(&["model", "inspect"]).env("MODEL", &model));
+    let inspect = run(workspace
+        .flowbench(&["model", "inspect"])
+        .env("MODEL", &model));
     assert_eq!(inspect.code, 0, "{}", inspect.err);
     assert!(inspect.out.contains("49152 tokens"), "{}", inspect.out);
 }

@@ -35,18 +35,28 @@ fn the_default_size_of_a_run() {
 fn the_cache_is_used_and_a_cold_start_regenerates() {
     let workspace = Workspace::new();
     let cold = run(&mut workspace.scripted());
-    assert!(cold.err.contains("[PROGRESS] Regenerating expanded flows (cache miss: no cache)"));
+    assert!(
+        cold.err
+            .contains("[PROGRESS] Regenerating expanded flows (cache miss: no cache)")
+    );
     assert!(!cold.out.contains("(cached)"));
 
     let warm = run(&mut workspace.scripted());
-    assert!(warm.err.contains("[PROGRESS] Using cached expanded flows (fixture_hash="));
+    assert!(
+        warm.err
+            .contains("[PROGRESS] Using cached expanded flows (fixture_hash=")
+    );
     assert!(warm.out.contains("(cached)"));
     assert_eq!(cold.hashes(), warm.hashes());
     assert_eq!(warm.hashes().len(), 75);
 
     std::fs::remove_file(workspace.file("flows/.expanded_cache.json")).expect("is there");
     let again = run(&mut workspace.scripted());
-    assert!(again.err.contains("Regenerating expanded flows (cache miss: no cache)"));
+    assert!(
+        again
+            .err
+            .contains("Regenerating expanded flows (cache miss: no cache)")
+    );
     assert_eq!(cold.hashes(), again.hashes());
 }
 
@@ -56,7 +66,11 @@ fn a_changed_fixture_is_noticed() {
     run(&mut workspace.scripted());
     workspace.write("fixtures/code/a.py", "changed");
     let printed = run(&mut workspace.scripted());
-    assert!(printed.err.contains("(cache miss: fixture changed)"), "{}", printed.err);
+    assert!(
+        printed.err.contains("(cache miss: fixture changed)"),
+        "{}",
+        printed.err
+    );
 }
 
 #[test]
@@ -74,13 +88,19 @@ fn outputs_are_shown_only_when_asked_for() {
     assert!(!silent.out.contains("Read the loop") && !silent.err.contains("Read the loop"));
     let shown = run(workspace.scripted().arg("--show-output"));
     assert!(shown.err.contains("Read the loop first."));
-    assert!(!shown.out.contains("Read the loop"), "results stay parsable");
+    assert!(
+        !shown.out.contains("Read the loop"),
+        "results stay parsable"
+    );
 }
 
 #[test]
 fn flags_beat_the_environment() {
     let workspace = Workspace::new();
-    let printed = run(workspace.scripted().env("NUM_FLOWS", "9").args(["--num-flows", "4"]));
+    let printed = run(workspace
+        .scripted()
+        .env("NUM_FLOWS", "9")
+        .args(["--num-flows", "4"]));
     assert_eq!(printed.count("[TIMING] workflow_"), 4);
 }
 
@@ -90,7 +110,11 @@ fn concurrency_changes_no_output() {
     let one = run(&mut workspace.scripted());
     let many = run(workspace.scripted().env("CONCURRENCY", "25"));
     let sorted = |printed: &common::Printed| {
-        let mut hashes: Vec<String> = printed.hashes().iter().map(|hash| (*hash).to_owned()).collect();
+        let mut hashes: Vec<String> = printed
+            .hashes()
+            .iter()
+            .map(|hash| (*hash).to_owned())
+            .collect();
         hashes.sort();
         hashes
     };
@@ -120,7 +144,11 @@ fn a_run_in_which_nothing_ended_well_says_so() {
     let printed = run(workspace.scripted().env("NUM_FLOWS", "5"));
     assert_eq!(printed.code, 4);
     assert!(printed.out.contains("avg_workflow_ms=null"));
-    assert!(printed.err.contains("further failures are in the record only"));
+    assert!(
+        printed
+            .err
+            .contains("further failures are in the record only")
+    );
 }
 
 #[test]
@@ -134,7 +162,11 @@ fn an_interrupted_run_keeps_what_was_measured() {
     let mut child = command
         .current_dir(workspace.path())
         .env_clear()
-        .envs([("MODE", "scripted"), ("TEMPLATE", "chain"), ("NUM_FLOWS", "100")])
+        .envs([
+            ("MODE", "scripted"),
+            ("TEMPLATE", "chain"),
+            ("NUM_FLOWS", "100"),
+        ])
         .arg("run")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -151,7 +183,10 @@ fn an_interrupted_run_keeps_what_was_measured() {
     let rest: Vec<String> = lines.map(|line| line.expect("UTF-8")).collect();
     let status = child.wait().expect("ends");
     assert_eq!(status.code(), Some(106));
-    assert!(rest.iter().any(|line| line.contains("benchmark_total_ms=") && line.contains("(incomplete: ")));
+    assert!(
+        rest.iter()
+            .any(|line| line.contains("benchmark_total_ms=") && line.contains("(incomplete: "))
+    );
 
     let record = workspace.record();
     assert_eq!(record["status"], "incomplete");
@@ -170,7 +205,11 @@ fn a_killed_run_leaves_every_step_that_had_ended() {
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_flowbench"))
         .current_dir(workspace.path())
         .env_clear()
-        .envs([("MODE", "scripted"), ("TEMPLATE", "chain"), ("NUM_FLOWS", "100")])
+        .envs([
+            ("MODE", "scripted"),
+            ("TEMPLATE", "chain"),
+            ("NUM_FLOWS", "100"),
+        ])
         .arg("run")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -204,7 +243,10 @@ fn a_closed_pipe_ends_the_run_without_a_panic() {
     let output = child.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(110));
     let err = String::from_utf8_lossy(&output.stderr);
-    assert!(err.contains("error: failed to write to standard output"), "{err}");
+    assert!(
+        err.contains("error: failed to write to standard output"),
+        "{err}"
+    );
 }
 
 #[test]
@@ -224,7 +266,10 @@ fn a_run_can_be_played_again_from_its_own_steps() {
 #[test]
 fn an_engine_for_each_workflow_is_the_slow_way() {
     let workspace = Workspace::new();
-    let printed = run(workspace.scripted().env("NUM_FLOWS", "3").arg("--engine-per-workflow"));
+    let printed = run(workspace
+        .scripted()
+        .env("NUM_FLOWS", "3")
+        .arg("--engine-per-workflow"));
     assert_eq!(printed.code, 0, "{}", printed.err);
     assert_eq!(printed.count("[TIMING] engine_init_ms="), 3);
     assert_eq!(workspace.record()["engine_starts"], 3);
@@ -236,7 +281,9 @@ fn assumed_power_gives_energy() {
     run(workspace.scripted().env("GPU_POWER", "300"));
     let totals = &workspace.record()["totals"];
     let ms = totals["benchmark_total_ms"].as_f64().expect("ended");
-    let joules = totals["energy"]["joules"].as_f64().expect("a power was given");
+    let joules = totals["energy"]["joules"]
+        .as_f64()
+        .expect("a power was given");
     assert!((joules - 300.0 * ms / 1e3).abs() < 1e-6);
 }
 
@@ -249,11 +296,16 @@ fn two_runs_at_once_do_not_disturb_each_other() {
                 let workspace = &workspace;
                 scope.spawn(move || {
                     let count = (count * 3).to_string();
-                    (count.clone(), run(workspace.scripted().env("NUM_FLOWS", count)))
+                    (
+                        count.clone(),
+                        run(workspace.scripted().env("NUM_FLOWS", count)),
+                    )
                 })
             })
             .collect();
-        runs.into_iter().map(|run| run.join().expect("no panic")).collect()
+        runs.into_iter()
+            .map(|run| run.join().expect("no panic"))
+            .collect()
     });
     for (count, printed) in results {
         assert_eq!(printed.code, 0, "{}", printed.err);

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::cli::DoctorArgs;
 use crate::config::{DeviceChoice, ModelConfig};
-use crate::engine::{self, DEFAULT_MODEL_BYTES, ModelFile};
+use crate::engine::{self, DEFAULT_MODEL, ModelFile};
 use crate::environment;
 use crate::error::{Exit, Result};
 use crate::report::Console;
@@ -77,7 +77,11 @@ impl Check {
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<4}  {:<9}  {}", self.level, self.subject, self.finding)?;
+        write!(
+            f,
+            "{:<4}  {:<9}  {}",
+            self.level, self.subject, self.finding
+        )?;
         if let Some(hint) = &self.hint {
             write!(f, "\n                 hint: {hint}")?;
         }
@@ -101,7 +105,11 @@ pub(crate) fn run(
             format!(
                 "{} ({} build)",
                 env!("CARGO_PKG_VERSION"),
-                if engine::BUILD_HAS_CUDA { "CUDA" } else { "CPU" }
+                if engine::BUILD_HAS_CUDA {
+                    "CUDA"
+                } else {
+                    "CPU"
+                }
             ),
         ),
         toolchain(tool_version("rustc", "--version").as_deref()),
@@ -114,7 +122,7 @@ pub(crate) fn run(
             engine::preflight_gpu().map_err(|error| error.chain()),
         ),
     ];
-    let found = engine::find_model(model);
+    let found = engine::find_local(model);
     checks.push(python(
         tool_version("python3", "--version").as_deref(),
         tool_version("python3", "-m pip --version").as_deref(),
@@ -122,13 +130,25 @@ pub(crate) fn run(
     ));
     checks.push(self::model(model, found));
     for (subject, folder, hint) in [
-        ("templates", layout.templates(), "run flowbench in its checkout, or name that folder with --root"),
-        ("fixtures", layout.fixtures(), "run flowbench in its checkout, or name that folder with --root"),
+        (
+            "templates",
+            layout.templates(),
+            "run flowbench in its checkout, or name that folder with --root",
+        ),
+        (
+            "fixtures",
+            layout.fixtures(),
+            "run flowbench in its checkout, or name that folder with --root",
+        ),
     ] {
         checks.push(if folder.is_dir() {
             Check::ok(subject, folder.display().to_string())
         } else {
-            Check::fail(subject, format!("{} is not a folder", folder.display()), hint)
+            Check::fail(
+                subject,
+                format!("{} is not a folder", folder.display()),
+                hint,
+            )
         });
     }
     checks.push(writable("flows", &layout.flows()));
@@ -160,7 +180,9 @@ fn toolchain(rustc: Option<&str>) -> Check {
         return Check::warn(
             "toolchain",
             "rustc cannot be run",
-            format!("this build runs without it; to build anew, install Rust {RUST_VERSION} or later"),
+            format!(
+                "this build runs without it; to build anew, install Rust {RUST_VERSION} or later"
+            ),
         );
     };
     let number = version.split_whitespace().nth(1).unwrap_or_default();
@@ -261,7 +283,10 @@ fn python(python: Option<&str>, pip: Option<&str>, model_is_here: bool) -> Check
         (None, _) => "python3 cannot be run".to_owned(),
     };
     if model_is_here {
-        Check::ok("python", format!("{missing}; not needed, the model is here"))
+        Check::ok(
+            "python",
+            format!("{missing}; not needed, the model is here"),
+        )
     } else {
         Check::warn(
             "python",
@@ -273,7 +298,7 @@ fn python(python: Option<&str>, pip: Option<&str>, model_is_here: bool) -> Check
 
 fn model(config: &ModelConfig, found: Result<Option<ModelFile>>) -> Check {
     match found {
-        Ok(Some(found)) => Check::ok("model", format!("{} ({})", found.path.display(), found.source)),
+        Ok(Some(found)) => digest(config, &found),
         Ok(None) if config.offline => Check::fail(
             "model",
             "not here, and HF_HUB_OFFLINE forbids to fetch it",
@@ -285,7 +310,7 @@ fn model(config: &ModelConfig, found: Result<Option<ModelFile>>) -> Check {
                 Some(_) => "not here yet; a run fetches it first".to_owned(),
                 None => format!(
                     "the default model is not here yet; a run fetches it first ({})",
-                    Bytes(DEFAULT_MODEL_BYTES)
+                    Bytes(DEFAULT_MODEL.bytes)
                 ),
             },
             "flowbench model fetch",
@@ -301,11 +326,38 @@ fn model(config: &ModelConfig, found: Result<Option<ModelFile>>) -> Check {
     }
 }
 
+/// A model that is here: its bytes are read once more, whatever is remembered of them.
+fn digest(config: &ModelConfig, found: &ModelFile) -> Check {
+    let place = found.path.display();
+    match engine::digest(config, found) {
+        Ok(Some(digest)) if config.model.is_none() && digest != DEFAULT_MODEL.sha256 => {
+            Check::fail(
+                "model",
+                format!("{place} is damaged: its sha256 begins with {digest:.16}"),
+                "delete the file and run flowbench model fetch",
+            )
+        }
+        Ok(Some(digest)) => Check::ok("model", format!("{place}, sha256 {digest:.16}…")),
+        Ok(None) => Check::ok("model", format!("{place}, a folder")),
+        Err(error) => Check::fail(
+            "model",
+            error.chain(),
+            "delete the file and run flowbench model fetch",
+        ),
+    }
+}
+
 /// Whether a file can be written into the folder, or into the nearest folder above it that exists.
 fn writable(subject: &'static str, folder: &Path) -> Check {
     let existing = folder
         .ancestors()
-        .map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path })
+        .map(|path| {
+            if path.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                path
+            }
+        })
         .find(|path| path.exists())
         .unwrap_or(Path::new("."));
     if let Err(error) = tempfile::tempfile_in(existing) {
@@ -321,7 +373,10 @@ fn writable(subject: &'static str, folder: &Path) -> Check {
             format!("{}: {} free", folder.display(), Bytes(free)),
             "make room on that disk, or choose a folder on another one",
         ),
-        Some(free) => Check::ok(subject, format!("{}, {} free", folder.display(), Bytes(free))),
+        Some(free) => Check::ok(
+            subject,
+            format!("{}, {} free", folder.display(), Bytes(free)),
+        ),
         None => Check::ok(subject, folder.display().to_string()),
     }
 }
@@ -335,12 +390,30 @@ mod tests {
         let nothing = || Err("no GPU is visible".to_owned());
         let level = |choice, build, driver, usable| gpu(choice, build, driver, usable).level;
         assert_eq!(level(DeviceChoice::Auto, false, None, nothing()), Level::Ok);
-        assert_eq!(level(DeviceChoice::Cuda, false, None, nothing()), Level::Fail);
-        assert_eq!(level(DeviceChoice::Cuda, false, Some("580"), nothing()), Level::Fail);
-        assert_eq!(level(DeviceChoice::Auto, false, Some("580"), nothing()), Level::Warn);
-        assert_eq!(level(DeviceChoice::Auto, true, Some("580"), nothing()), Level::Warn);
-        assert_eq!(level(DeviceChoice::Cuda, true, Some("580"), nothing()), Level::Fail);
-        assert_eq!(level(DeviceChoice::Cuda, true, Some("580"), Ok(())), Level::Ok);
+        assert_eq!(
+            level(DeviceChoice::Cuda, false, None, nothing()),
+            Level::Fail
+        );
+        assert_eq!(
+            level(DeviceChoice::Cuda, false, Some("580"), nothing()),
+            Level::Fail
+        );
+        assert_eq!(
+            level(DeviceChoice::Auto, false, Some("580"), nothing()),
+            Level::Warn
+        );
+        assert_eq!(
+            level(DeviceChoice::Auto, true, Some("580"), nothing()),
+            Level::Warn
+        );
+        assert_eq!(
+            level(DeviceChoice::Cuda, true, Some("580"), nothing()),
+            Level::Fail
+        );
+        assert_eq!(
+            level(DeviceChoice::Cuda, true, Some("580"), Ok(())),
+            Level::Ok
+        );
     }
 
     #[test]
@@ -362,7 +435,10 @@ mod tests {
     #[test]
     fn a_folder_is_checked_where_it_would_be_made() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        assert_eq!(writable("results", &folder.path().join("a/b")).level, Level::Ok);
+        assert_eq!(
+            writable("results", &folder.path().join("a/b")).level,
+            Level::Ok
+        );
         let file = folder.path().join("file");
         std::fs::write(&file, "").expect("writable");
         assert_eq!(writable("results", &file.join("a")).level, Level::Fail);

@@ -57,7 +57,10 @@ pub(crate) fn run(
 fn verdict(expansion: &Expansion, console: &mut Console) -> Result<Exit> {
     match &expansion.state {
         CacheState::Hit => {
-            console.result(&format!("{} flows are as they should be", expansion.num_flows))?;
+            console.result(&format!(
+                "{} flows are as they should be",
+                expansion.num_flows
+            ))?;
             Ok(Exit::Done)
         }
         CacheState::Miss(reason) => {

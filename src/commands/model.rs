@@ -1,9 +1,9 @@
 //! `flowbench model`: find or fetch a model, or print what its file says of itself.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::ModelConfig;
-use crate::engine;
+use crate::engine::{self, ModelFile, Watch};
 use crate::error::{Exit, Result};
 use crate::report::Console;
 
@@ -16,8 +16,7 @@ pub(crate) fn fetch(
     console: &mut Console,
     interrupted: &AtomicBool,
 ) -> Result<Exit> {
-    let model = engine::locate_model(config, interrupted)?;
-    console.progress(&format!("Model from the {}", model.source));
+    let model = locate(config, console, interrupted)?;
     console.result(&model.path.display().to_string())?;
     Ok(Exit::Done)
 }
@@ -31,9 +30,30 @@ pub(crate) fn inspect(
     console: &mut Console,
     interrupted: &AtomicBool,
 ) -> Result<Exit> {
-    let model = engine::locate_model(config, interrupted)?;
-    for (key, value) in engine::inspect_model(&model)? {
-        console.result(&format!("{key:<16}  {value}"))?;
+    let model = locate(config, console, interrupted)?;
+    let facts = engine::inspect_model(&model)?;
+    let digest = engine::digest(config, &model)?;
+    console.result(&format!("{:<14}{}", "file", model.path.display()))?;
+    if let Some(digest) = digest {
+        console.result(&format!("{:<14}{digest}", "sha256"))?;
+    }
+    for (name, value) in facts {
+        console.result(&format!("{name:<14}{value}"))?;
     }
     Ok(Exit::Done)
+}
+
+/// Finds the model or fetches it; tells what is going on, and stops on an interrupt.
+pub(super) fn locate(
+    config: &ModelConfig,
+    console: &mut Console,
+    interrupted: &AtomicBool,
+) -> Result<ModelFile> {
+    engine::locate(
+        config,
+        &mut Watch {
+            say: &mut |line| console.progress(line),
+            cancelled: &|| interrupted.load(Ordering::Relaxed),
+        },
+    )
 }

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::{Mode, RunConfig};
-use crate::engine::{
-    Engine, LocalEngine, LocalOptions, ModelFile, Script, ScriptedEngine, locate_model,
-};
+use crate::engine::{Engine, LocalEngine, LocalOptions, ModelFile, Script, ScriptedEngine};
 use crate::environment;
 use crate::error::{Error, Exit, Result};
 use crate::flow::{self, ExpandRequest, Expansion, Flow};
@@ -134,12 +132,8 @@ impl Prepared {
                     device: config.device,
                     max_sequences: config.concurrency,
                 };
-                let model = locate_model(&config.model, interrupted)?;
-                console.progress(&format!(
-                    "Model {} ({})",
-                    model.path.display(),
-                    model.source
-                ));
+                let model = super::model::locate(&config.model, console, interrupted)?;
+                console.progress(&format!("Model {}", model.path.display()));
                 Ok(Self::Local(model, options))
             }
             Mode::Scripted => {

@@ -88,6 +88,15 @@ impl LocalEngine {
         warm_up(model.as_mut())?;
 
         let spec = model.spec();
+        if tokenizer.vocabulary() > spec.vocabulary {
+            return Err(Error::preflight(format!(
+                "{}: the tokenizer knows {} tokens, the model {}",
+                file.path.display(),
+                tokenizer.vocabulary(),
+                spec.vocabulary
+            ))
+            .hint("the files of two models seem to be mixed: fetch them again"));
+        }
         let info = EngineInfo {
             kind: "local".to_owned(),
             model: loaded.name.unwrap_or_else(|| {

@@ -17,7 +17,10 @@ use crate::error::Result;
 use crate::stopwatch::Fence;
 
 pub use device::{BUILD_HAS_CUDA, DeviceInfo, driver_version, preflight_gpu, prepare_process};
-pub use load::hub::{DEFAULT_MODEL_BYTES, ModelFile, ModelSource, find_model, locate_model};
+pub use load::hub::{
+    DEFAULT_MODEL, ModelFile, ModelFormat, ModelSource, PinnedModel, Watch, digest, find_local,
+    locate,
+};
 pub use local::{LocalEngine, LocalOptions};
 pub use scripted::{Script, ScriptedEngine};
 
@@ -26,12 +29,7 @@ pub use scripted::{Script, ScriptedEngine};
 /// # Errors
 /// Exit code 3 where the file is broken.
 pub fn inspect_model(file: &ModelFile) -> Result<Vec<(&'static str, String)>> {
-    let mut facts = vec![("file", file.path.display().to_string())];
-    if let Some(digest) = &file.sha256 {
-        facts.push(("sha256", digest.clone()));
-    }
-    facts.extend(model::inspect(&file.path)?);
-    Ok(facts)
+    model::inspect(&file.path)
 }
 
 /// A source of completions. Poll-driven: no thread or runtime of its own is assumed.

@@ -1,17 +1,40 @@
 //! Flows: what a template × a fixture expands to, and the cache that keeps them.
 //!
 //! The way in is [`expand`]: it finds the template, reads the fixture, uses the cache or writes it
-//! anew, and hands out the [`Flow`]s.
+//! anew, and hands out the [`Flow`]s. [`Resolver`] then fills in, at the run, what was left open.
+//!
+//! ```text
+//! template ── manifest (TOML keys), split (${…}), graph (needs), rows (suite), includes
+//! fixture  ── folder of files, or rows
+//!    └─ render, scope ─► Flow ─► cache (digests, atomic writes), lock ─► flows/_expanded_NNNNN.json
+//! ```
 
 mod cache;
 mod expand;
+mod expression;
 mod fixture;
+mod graph;
+mod includes;
+mod lock;
+mod manifest;
+mod place;
+mod render;
+mod rows;
+mod scope;
 mod share;
+mod split;
 mod template;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use cache::{CacheState, MissReason};
+pub use expand::{ExpandRequest, Expansion, check, expand};
+pub use expression::Resolver;
+pub use fixture::FixtureSize;
+pub use lock::OnWait;
+pub use share::{PrefixShare, StepShare};
 
 /// One expanded instance of a template: a DAG of steps, in an order in which each step comes after
 /// those that it needs.
@@ -81,3 +104,16 @@ pub enum Part {
     /// steps that it names have ended.
     Expr(String),
 }
+
+impl Part {
+    /// The text, if that is what it is.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Expr(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

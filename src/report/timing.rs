@@ -65,7 +65,10 @@ pub fn totals(totals: &Totals, num_flows: usize) -> Vec<String> {
     let remark = if done == num_flows {
         String::new()
     } else if done + totals.workflows_failed == num_flows {
-        format!(" ({} of {num_flows} workflows failed)", totals.workflows_failed)
+        format!(
+            " ({} of {num_flows} workflows failed)",
+            totals.workflows_failed
+        )
     } else {
         format!(" (incomplete: {done} of {num_flows} workflows)")
     };

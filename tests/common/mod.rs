@@ -1,7 +1,8 @@
 //! What the end-to-end tests share: a folder of their own with templates, fixtures and a script,
 //! and the program started in it with nothing of the caller's environment.
 
-#![allow(dead_code)]
+// Each test file takes in what it needs of it.
+#![allow(dead_code, unreachable_pub)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,10 @@ impl Workspace {
         workspace.write("templates/chain.toml", TEMPLATE);
         workspace.write("templates/chain.suite.jsonl", SUITE);
         workspace.write("templates/chain.script.jsonl", SCRIPT);
-        workspace.write("fixtures/code/a.py", "def a():\n    return '${HOME} {{x}}'\n");
+        workspace.write(
+            "fixtures/code/a.py",
+            "def a():\n    return '${HOME} {{x}}'\n",
+        );
         workspace.write("fixtures/code/b.py", "def b():\n    pass\n");
         workspace
     }
@@ -149,14 +153,20 @@ pub fn run(command: &mut Command) -> Printed {
 impl Printed {
     /// Both streams with times, hashes and the workspace's path replaced, for snapshots.
     pub fn redacted(&self, workspace: &Workspace) -> String {
-        let text = format!("exit {}\n--- stdout\n{}--- stderr\n{}", self.code, self.out, self.err);
+        let text = format!(
+            "exit {}\n--- stdout\n{}--- stderr\n{}",
+            self.code, self.out, self.err
+        );
         let text = text.replace(&workspace.path().display().to_string(), "[ROOT]");
         redact(&text)
     }
 
     /// How many lines of stdout begin so.
     pub fn count(&self, start: &str) -> usize {
-        self.out.lines().filter(|line| line.starts_with(start)).count()
+        self.out
+            .lines()
+            .filter(|line| line.starts_with(start))
+            .count()
     }
 
     /// The `out_hash` values, in order.

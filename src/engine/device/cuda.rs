@@ -45,8 +45,9 @@ pub(super) fn open() -> Result<(Device, DeviceInfo)> {
     preflight()?;
     let device = guard(|| Device::new_cuda(0).map_err(|error| explain(&error)))
         .map_err(|reason| Error::preflight(format!("failed to open GPU 0: {reason}")).hint(HINT))?;
-    let info = describe(&device)
-        .map_err(|reason| Error::preflight(format!("failed to query GPU 0: {reason}")).hint(HINT))?;
+    let info = describe(&device).map_err(|reason| {
+        Error::preflight(format!("failed to query GPU 0: {reason}")).hint(HINT)
+    })?;
     check_architecture(info.compute_capability.as_deref(), BUILT_FOR)?;
     Ok((device, info))
 }
@@ -78,9 +79,7 @@ fn describe(device: &Device) -> std::result::Result<DeviceInfo, String> {
         name: context.name().map_err(text)?,
         compute_capability: Some(format!("{major}.{minor}")),
         // NVML is a library of the driver's own; without it the version is not known.
-        driver: Nvml::init()
-            .and_then(|nvml| nvml.sys_driver_version())
-            .ok(),
+        driver: Nvml::init().and_then(|nvml| nvml.sys_driver_version()).ok(),
         memory_bytes: Some(context.total_mem().map_err(text)? as u64),
     })
 }
@@ -131,7 +130,11 @@ mod tests {
         assert!(check_architecture(Some("9.0"), Some("90")).is_ok());
         assert!(check_architecture(Some("8.9"), None).is_ok());
         let error = check_architecture(Some("8.9"), Some("90")).expect_err("not the same");
-        assert!(error.hint_text().is_some_and(|hint| hint.contains("CUDA_COMPUTE_CAP=89")));
+        assert!(
+            error
+                .hint_text()
+                .is_some_and(|hint| hint.contains("CUDA_COMPUTE_CAP=89"))
+        );
     }
 
     #[test]

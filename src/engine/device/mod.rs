@@ -59,7 +59,7 @@ pub const BUILD_HAS_CUDA: bool = cfg!(feature = "cuda");
 ///
 /// # Errors
 /// Exit code 3 where a GPU is asked for and none can be used.
-pub fn preflight(choice: DeviceChoice) -> Result<()> {
+pub(crate) fn preflight(choice: DeviceChoice) -> Result<()> {
     match choice {
         DeviceChoice::Cuda => gpu::preflight(),
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),

@@ -26,21 +26,21 @@ use crate::error::{Error, Exit, Result};
 
 /// A model that is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ModelFile {
+pub struct ModelFile {
     /// The GGUF file, or the folder.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// Where it was found, or came from just now.
-    pub(crate) source: ModelSource,
+    pub source: ModelSource,
     /// SHA-256 of a GGUF file (64 hex digits), where it is known: it was hashed now, or before and
     /// has not changed since. [`digest`] finds it out.
-    pub(crate) sha256: Option<String>,
+    pub sha256: Option<String>,
     /// What is there.
-    pub(crate) format: ModelFormat,
+    pub format: ModelFormat,
 }
 
 /// Where a model was found, or came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ModelSource {
+pub enum ModelSource {
     /// The user named its path.
     Path,
     /// It was in flowbench's cache, or in Hugging Face's.
@@ -53,7 +53,7 @@ pub(crate) enum ModelSource {
 
 /// How a model is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ModelFormat {
+pub enum ModelFormat {
     /// One file with everything in it.
     Gguf,
     /// A folder: `config.json`, `tokenizer.json` and `*.safetensors`.
@@ -62,11 +62,11 @@ pub(crate) enum ModelFormat {
 
 /// How a fetch is watched. Bars are its own affair: they are on stderr where that is a terminal and
 /// `quiet` is off.
-pub(crate) struct Watch<'a> {
+pub struct Watch<'a> {
     /// Takes a line on what is being done.
-    pub(crate) say: &'a mut dyn FnMut(&str),
+    pub say: &'a mut dyn FnMut(&str),
     /// Asked several times a second; true ends the fetch with exit code 106.
-    pub(crate) cancelled: &'a dyn Fn() -> bool,
+    pub cancelled: &'a dyn Fn() -> bool,
 }
 
 impl Watch<'_> {
@@ -87,15 +87,15 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A model file whose bytes are pinned, and where to get it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PinnedModel {
+pub struct PinnedModel {
     /// What people call it.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Its file name, in each place.
-    pub(crate) file: &'static str,
+    pub file: &'static str,
     /// Its size.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// SHA-256 of its content (64 hex digits).
-    pub(crate) sha256: &'static str,
+    pub sha256: &'static str,
     /// Repository of the hub, and the commit that the digest was taken from.
     repository: &'static str,
     revision: &'static str,
@@ -108,7 +108,7 @@ pub(crate) struct PinnedModel {
 
 /// The model of a run that names none: SmolLM2-135M-Instruct, Apache-2.0. The package's description
 /// names the commit of the hub that its file was taken from.
-pub(crate) const DEFAULT_MODEL: PinnedModel = PinnedModel {
+pub const DEFAULT_MODEL: PinnedModel = PinnedModel {
     name: "SmolLM2-135M-Instruct Q4_1",
     file: "SmolLM2-135M-Instruct.Q4_1.gguf",
     bytes: 98_362_432,
@@ -126,7 +126,7 @@ pub(crate) const DEFAULT_MODEL: PinnedModel = PinnedModel {
 /// # Errors
 /// Exit code 2 where the name cannot be one; 3 where the model is not to be had, with what was
 /// tried and why each failed; 106 where the watcher ended the fetch.
-pub(crate) fn locate(config: &ModelConfig, watch: &mut Watch) -> Result<ModelFile> {
+pub fn locate(config: &ModelConfig, watch: &mut Watch) -> Result<ModelFile> {
     Finder::new(config).locate(watch)
 }
 
@@ -134,7 +134,7 @@ pub(crate) fn locate(config: &ModelConfig, watch: &mut Watch) -> Result<ModelFil
 ///
 /// # Errors
 /// As [`locate`].
-pub(crate) fn find_local(config: &ModelConfig) -> Result<Option<ModelFile>> {
+pub fn find_local(config: &ModelConfig) -> Result<Option<ModelFile>> {
     Finder::new(config).find_local()
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn find_local(config: &ModelConfig) -> Result<Option<ModelFile>> {
 ///
 /// # Errors
 /// The file cannot be read.
-pub(crate) fn digest(config: &ModelConfig, model: &ModelFile) -> Result<Option<String>> {
+pub fn digest(config: &ModelConfig, model: &ModelFile) -> Result<Option<String>> {
     match model.format {
         ModelFormat::Folder => Ok(None),
         ModelFormat::Gguf => {
