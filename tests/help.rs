@@ -17,7 +17,8 @@ fn help_texts() {
     ] {
         let printed = run(&mut workspace.flowbench(arguments));
         assert_eq!(printed.code, 0);
-        insta::assert_snapshot!(arguments.join(" "), printed.out);
+        let name = arguments.join("_").replace('-', "");
+        insta::assert_snapshot!(name, printed.out);
     }
 }
 
