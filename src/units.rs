@@ -81,7 +81,10 @@ mod tests {
 
     #[test]
     fn printed_forms() {
-        assert_eq!(Millis::from(Duration::from_micros(1239)).to_string(), "1.24");
+        assert_eq!(
+            Millis::from(Duration::from_micros(1239)).to_string(),
+            "1.24"
+        );
         assert_eq!(Bytes(0).to_string(), "0 B");
         assert_eq!(Bytes(1023).to_string(), "1023 B");
         assert_eq!(Bytes(98_362_432).to_string(), "93.8 MiB");
