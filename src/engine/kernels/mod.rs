@@ -22,6 +22,8 @@ mod avx512;
 mod dispatch;
 mod gguf;
 mod half;
+#[cfg(test)]
+mod measure;
 mod pack;
 mod pool;
 mod product;
