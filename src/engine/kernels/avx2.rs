@@ -165,6 +165,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 }
             })
         }
-        fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 }

@@ -82,6 +82,6 @@ impl Simd for Avx512 {
         fn dot_signed(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(acc, w, a)
         }
-        fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 }

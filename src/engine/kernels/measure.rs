@@ -37,7 +37,9 @@ fn int8_ceiling() -> f64 {
                 *sum = _mm512_dpbusd_epi32(*sum, w, w);
             }
         }
-        sums.into_iter().reduce(|a, b| _mm512_add_epi32(a, b)).unwrap()
+        sums.into_iter()
+            .reduce(|a, b| _mm512_add_epi32(a, b))
+            .unwrap()
     }
 
     if Kernels::of(Isa::Avx512).is_none() {
@@ -89,13 +91,17 @@ fn measure_products() {
     };
     let kernels = isa[0];
     let ceiling = int8_ceiling();
-    println!("{:?}; int8 from registers: {:.0} GMAC/s a thread", kernels.isa(), ceiling / 1e9);
+    println!(
+        "{:?}; int8 from registers: {:.0} GMAC/s a thread",
+        kernels.isa(),
+        ceiling / 1e9
+    );
     let buffer = vec![1u64; 16 << 20];
     for threads in [1, 2] {
         let pool = Pool::new(threads).unwrap();
         let read = read_ceiling(&pool, &buffer);
         println!("{threads} threads; read {:.1} GB/s", read / 1e9);
-        for (dtype, rows, cols, copies) in [
+        for (dtype, rows, cols, _) in [
             (GgmlDType::Q4_1, 576, 576, 30),
             (GgmlDType::Q4_1, 192, 576, 30),
             (GgmlDType::Q4_1, 1536, 576, 30),
@@ -109,26 +115,41 @@ fn measure_products() {
             if std::env::var("ONLY").is_ok_and(|only| only != format!("{dtype:?}")) {
                 continue;
             }
-            // As many matrices as the model has layers, in turn: as cold as they are there.
-            let layers: Vec<_> = (0..copies).map(|_| weights(&pool, dtype, rows, cols)).collect();
+            // As many matrices as fill 66 MB, in turn: as cold as the model's layers are.
+            let copies =
+                66_000_000usize.div_ceil(rows * cols * dtype.type_size() / dtype.block_size());
+            let layers: Vec<_> = (0..copies)
+                .map(|_| weights(&pool, dtype, rows, cols))
+                .collect();
             print!("{dtype:?} {rows:>5} × {cols:<4}");
             for tokens in [1, 8, 25, 128, 512] {
                 let values = vec![0.5; tokens * cols];
                 let mut blocks = vec![ActivationBlock::default(); tokens * cols / BLOCK];
                 kernels.quantize(&values, &mut blocks);
                 let mut output = vec![0.0; tokens * rows];
-                let input = Input { tokens, values: &values, blocks: &blocks };
-                let runs = if tokens < 100 { 30 } else { 5 };
-                let seconds = best(runs, || {
-                    for weights in &layers {
-                        let output = &mut output[..];
+                let input = Input {
+                    tokens,
+                    values: &values,
+                    blocks: &blocks,
+                };
+                let mut times = Vec::new();
+                let start = Instant::now();
+                while start.elapsed().as_millis() < 60 || times.len() < 20 {
+                    let (weights, output) = (&layers[times.len() % copies], &mut output[..]);
+                    times.push(best(1, || {
                         kernels.matmul(&pool, &mut [Product { weights, output }], input);
-                    }
-                });
-                let work = (rows * cols * tokens * copies) as f64 / seconds;
+                    }));
+                }
+                times.sort_by(f64::total_cmp);
+                let seconds = times[times.len() / 10];
+                let work = (rows * cols * tokens) as f64 / seconds;
                 if tokens == 1 {
-                    let bytes = (layers[0].bytes() * copies) as f64 / seconds;
-                    print!("  n=1 {:.1} GB/s ({:.0} %)", bytes / 1e9, 100.0 * bytes / read);
+                    let bytes = layers[0].bytes() as f64 / seconds;
+                    print!(
+                        "  n=1 {:.1} GB/s ({:.0} %)",
+                        bytes / 1e9,
+                        100.0 * bytes / read
+                    );
                 } else {
                     let share = 100.0 * work / ceiling / threads as f64;
                     print!("  n={tokens} {:.0} ({share:.0} %)", work / 1e9);
@@ -143,7 +164,10 @@ fn measure_products() {
 #[ignore = "a measurement"]
 fn measure_attention() {
     let kernels = Kernels::best();
-    let shape = KvShape { kv_heads: 3, head_size: 64 };
+    let shape = KvShape {
+        kv_heads: 3,
+        head_size: 64,
+    };
     let tokens = 512;
     let layer = KvLayer::new(shape, tokens / PAGE);
     let pages: Vec<u32> = (0..(tokens / PAGE) as u32).collect();
@@ -152,7 +176,11 @@ fn measure_attention() {
         let mut output = vec![0.0; count * 64];
         let mut state = vec![Running::default(); count];
         let queries: Vec<Query> = (0..count)
-            .map(|index| Query { at: index * 64, position: tokens - 1, state: index })
+            .map(|index| Query {
+                at: index * 64,
+                position: tokens - 1,
+                state: index,
+            })
             .collect();
         let seconds = best(200, || {
             for kv_head in 0..3 {
@@ -170,7 +198,11 @@ fn measure_attention() {
             }
         });
         let work = (3 * count * tokens * 128) as f64;
-        println!("{count} queries × 3 heads × {tokens}: {:.1} µs, {:.0} GFMA/s", seconds * 1e6, work / seconds / 1e9);
+        println!(
+            "{count} queries × 3 heads × {tokens}: {:.1} µs, {:.0} GFMA/s",
+            seconds * 1e6,
+            work / seconds / 1e9
+        );
     }
 }
 
@@ -184,24 +216,42 @@ fn measure_vectors() {
     let mut out = vec![0.0; 1536];
     let mut blocks = vec![ActivationBlock::default(); 1536 / BLOCK];
     let nanos = |seconds: f64| seconds * 1e9 / 100.0;
-    let t = best(50, || (0..100).for_each(|_| kernels.rms_norm(&x[..n], &y[..n], 1e-5, &mut out[..n])));
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.rms_norm(&x[..n], &y[..n], 1e-5, &mut out[..n]))
+    });
     println!("rms_norm 576: {:.0} ns", nanos(t));
-    let t = best(50, || (0..100).for_each(|_| kernels.quantize(&x[..n], &mut blocks[..n / 32])));
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.quantize(&x[..n], &mut blocks[..n / 32]))
+    });
     println!("quantize 576: {:.0} ns", nanos(t));
     let t = best(50, || (0..100).for_each(|_| kernels.silu_mul(&mut x, &y)));
     println!("silu_mul 1536: {:.0} ns", nanos(t));
-    let t = best(50, || (0..100).for_each(|_| kernels.add(&mut x[..n], &y[..n])));
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.add(&mut x[..n], &y[..n]))
+    });
     println!("add 576: {:.0} ns", nanos(t));
-    let t = best(50, || (0..100).for_each(|_| kernels.rope_interleaved(&mut x[..64], &y[..32], &y[..32])));
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.rope_interleaved(&mut x[..64], &y[..32], &y[..32]))
+    });
     println!("rope_interleaved 64: {:.0} ns", nanos(t));
-    let t = best(50, || (0..100).for_each(|_| kernels.rope_neox(&mut x[..64], &y[..32], &y[..32])));
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.rope_neox(&mut x[..64], &y[..32], &y[..32]))
+    });
     println!("rope_neox 64: {:.0} ns", nanos(t));
-    let shape = KvShape { kv_heads: 3, head_size: 64 };
+    let shape = KvShape {
+        kv_heads: 3,
+        head_size: 64,
+    };
     let mut layer = KvLayer::new(shape, 4);
-    let t = best(50, || (0..100).for_each(|i| kernels.write_kv(&mut layer, (i & 3, 5), &y[..192], &y[..192])));
+    let t = best(50, || {
+        (0..100).for_each(|i| kernels.write_kv(&mut layer, (i & 3, 5), &y[..192], &y[..192]))
+    });
     println!("write_kv 3 × 64: {:.0} ns", nanos(t));
     let mut logits = vec![0.5; 49152];
-    println!("softmax 49152: {:.1} µs", best(50, || kernels.softmax(&mut logits)) * 1e6);
+    println!(
+        "softmax 49152: {:.1} µs",
+        best(50, || kernels.softmax(&mut logits)) * 1e6
+    );
 }
 
 #[test]
@@ -210,27 +260,47 @@ fn measure_pool() {
     let pool = Pool::new(2).unwrap();
     let runs = 1000;
     let mut times: Vec<f64> = (0..20)
-        .map(|_| best(1, || (0..runs).for_each(|_| pool.run(2, |part| {
-            black_box(part);
-        }))) / f64::from(runs))
+        .map(|_| {
+            best(1, || {
+                (0..runs).for_each(|_| {
+                    pool.run(2, |part| {
+                        black_box(part);
+                    })
+                })
+            }) / f64::from(runs)
+        })
         .collect();
     times.sort_by(f64::total_cmp);
-    println!("empty run of 2 parts, hot: best {:.0} ns, median {:.0} ns", times[0] * 1e9, times[10] * 1e9);
+    println!(
+        "empty run of 2 parts, hot: best {:.0} ns, median {:.0} ns",
+        times[0] * 1e9,
+        times[10] * 1e9
+    );
     let pause = best(200, || {
         std::thread::sleep(std::time::Duration::from_millis(2));
         let start = Instant::now();
-        pool.run(2, |part| { black_box(part); });
+        pool.run(2, |part| {
+            black_box(part);
+        });
         black_box(start.elapsed());
     });
     black_box(pause);
     let mut cold: Vec<f64> = (0..100)
         .map(|_| {
             std::thread::sleep(std::time::Duration::from_millis(2));
-            best(1, || pool.run(2, |part| { black_box(part); }))
+            best(1, || {
+                pool.run(2, |part| {
+                    black_box(part);
+                })
+            })
         })
         .collect();
     cold.sort_by(f64::total_cmp);
-    println!("the same from sleep: best {:.1} µs, median {:.1} µs", cold[0] * 1e6, cold[50] * 1e6);
+    println!(
+        "the same from sleep: best {:.1} µs, median {:.1} µs",
+        cold[0] * 1e6,
+        cold[50] * 1e6
+    );
 }
 
 #[test]
@@ -238,12 +308,21 @@ fn measure_pool() {
 fn measure_packing() {
     for threads in [1, 2] {
         let pool = Pool::new(threads).unwrap();
-        for (dtype, rows, cols) in [(GgmlDType::Q4_1, 1536 * 100, 576), (GgmlDType::Q8_0, 49152, 576), (GgmlDType::Q4K, 1536 * 30, 512), (GgmlDType::Q6K, 1536 * 30, 512)] {
+        for (dtype, rows, cols) in [
+            (GgmlDType::Q4_1, 1536 * 100, 576),
+            (GgmlDType::Q8_0, 49152, 576),
+            (GgmlDType::Q4K, 1536 * 30, 512),
+            (GgmlDType::Q6K, 1536 * 30, 512),
+        ] {
             let bytes = vec![0x21; rows * cols / dtype.block_size() * dtype.type_size()];
             let seconds = best(3, || {
                 black_box(PackedMatrix::pack(&pool, dtype, (rows, cols), &bytes).unwrap());
             });
-            println!("{threads} threads, {dtype:?}: {:.1} ms, {:.2} GB/s", seconds * 1e3, bytes.len() as f64 / seconds / 1e9);
+            println!(
+                "{threads} threads, {dtype:?}: {:.1} ms, {:.2} GB/s",
+                seconds * 1e3,
+                bytes.len() as f64 / seconds / 1e9
+            );
         }
     }
 }

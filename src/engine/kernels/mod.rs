@@ -76,8 +76,9 @@ pub(crate) struct Attention<'a> {
 /// Activations of a token block that stay in the second-level cache beside the weights, in bytes.
 const TOKENS_BYTES: usize = 512 << 10;
 
-/// Integer multiply-adds below which a part is not worth a claim from the pool's counter (~2 µs).
-const PART_WORK: usize = 1 << 20;
+/// Multiply-adds of a part, about 10 µs: long runs of weights stream best, and a thread that loses its
+/// core leaves the others no more than this to wait for.
+const PART_WORK: usize = 4 << 20;
 
 impl Kernels {
     /// Quantises `values`, `[tokens, cols]`, into `blocks`, `[tokens, cols / 32]`.
@@ -124,7 +125,8 @@ impl Kernels {
         let threads = pool.threads();
         let wanted = (work / PART_WORK)
             .clamp(threads, threads * 8)
-            .div_ceil(token_parts);
+            .div_ceil(token_parts)
+            .next_multiple_of(threads);
         let step = groups.div_ceil(wanted).next_multiple_of(self.table.tile.1);
         // Which product each run of groups belongs to; none crosses from one to the next.
         let runs: Vec<_> = parts

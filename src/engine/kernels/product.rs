@@ -89,13 +89,17 @@ fn shares(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// The part's tiles. Groups are the outer loop: their weights come from memory once, and from the
-/// nearest cache for every further tile of tokens.
+/// nearest cache for every further tile of tokens. Meanwhile the tiles ask for the next groups'
+/// weights, a share each, so that memory is not idle while all but the first tile compute.
 #[inline(always)]
 unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
     let (most_tokens, most_groups) = S::TILE;
+    let tiles = part.tokens.len().div_ceil(most_tokens);
     for (group, groups) in shares(part.groups.len(), most_groups) {
-        for (token, tokens) in shares(part.tokens.len(), most_tokens) {
-            let at = (part.groups.start + group, part.tokens.start + token);
+        let group = part.groups.start + group;
+        for (index, (token, tokens)) in shares(part.tokens.len(), most_tokens).enumerate() {
+            let at = (group, part.tokens.start + token);
+            let ahead = Ahead::of::<S>(part, group + groups, (index, tiles));
             // SAFETY: as this function's; the tile is inside the part.
             unsafe {
                 by_shape!(
@@ -103,8 +107,61 @@ unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
                     tokens,
                     groups,
                     quantized_tile::<S, FORMAT>,
-                    (part, at)
+                    (part, at, ahead)
                 )
+            }
+        }
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// What a tile asks for on behalf of the next groups.
+#[derive(Clone, Copy)]
+struct Ahead {
+    next: GroupPointers,
+    /// Cache lines of quants for each of the tile's own blocks, from `first_line` on.
+    lines: usize,
+    first_line: usize,
+    /// Whether the scales are this tile's to ask for.
+    scales: bool,
+}
+
+impl Ahead {
+    /// The share of tile `index` of `tiles` in the groups from `after` on.
+    #[inline(always)]
+    fn of<S: Simd>(part: &Part<'_>, after: usize, (index, tiles): (usize, usize)) -> Self {
+        let weights = part.weights;
+        let rest = (part.groups.end - after).min(S::TILE.1);
+        let all = rest * weights.format.step_bytes() / LINE;
+        let lines = all.div_ceil(tiles);
+        Self {
+            next: GroupPointers::of(weights, after),
+            lines: if index * lines < all { lines } else { 0 },
+            first_line: index * lines * (weights.cols / BLOCK),
+            scales: index == 0 && rest > 0,
+        }
+    }
+
+    /// Asks for what goes with one of the tile's blocks.
+    #[inline(always)]
+    unsafe fn ask<S: Simd, const FORMAT: u8, const R: usize>(&self, block: usize) {
+        // SAFETY: as [`Simd`]'s, and what is asked for need not be valid.
+        unsafe {
+            for line in 0..self.lines {
+                let at = self.first_line + block * self.lines + line;
+                S::prefetch(self.next.quants.wrapping_add(at * LINE));
+            }
+            if self.scales && !is_super(FORMAT) {
+                let at = block * R * LANES;
+                S::prefetch(self.next.scales.wrapping_add(at).cast());
+                if has_min(FORMAT) {
+                    S::prefetch(self.next.mins.wrapping_add(at).cast());
+                }
+            }
+            if self.scales && is_super(FORMAT) {
+                S::prefetch(self.next.fine.wrapping_add(block * R * 2 * LANES));
             }
         }
     }
@@ -140,10 +197,8 @@ struct GroupPointers {
 }
 
 impl GroupPointers {
-    /// # Safety
-    /// `group` is one of the matrix's.
     #[inline(always)]
-    unsafe fn of(weights: &PackedMatrix, group: usize) -> Self {
+    fn of(weights: &PackedMatrix, group: usize) -> Self {
         let blocks = weights.cols / BLOCK;
         let coarse = if weights.format.is_super() {
             weights.cols / SUPER
@@ -151,16 +206,11 @@ impl GroupPointers {
             blocks
         } * LANES
             * group;
-        // SAFETY: the arrays are laid out so (`PackedMatrix::pack`); one that the format does not
-        // have is empty, and its pointer is not used: hence the wrapping addition.
-        let quants = unsafe {
-            weights
-                .quants
-                .as_ptr()
-                .add(group * blocks * weights.format.step_bytes())
-        };
+        // Wrapping, for an array that the format does not have is empty, and the group may be one past
+        // the last: such pointers are not read from.
+        let step = weights.format.step_bytes();
         Self {
-            quants,
+            quants: weights.quants.as_ptr().wrapping_add(group * blocks * step),
             scales: weights.scales.as_ptr().wrapping_add(coarse),
             mins: weights.mins.as_ptr().wrapping_add(coarse),
             fine: weights
@@ -176,6 +226,7 @@ impl GroupPointers {
 unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
     part: &Part<'_>,
     (group, token): (usize, usize),
+    ahead: Ahead,
 ) {
     // SAFETY: the tile is inside the weights, the input and the output (the caller's promise), and
     // each pointer stays within the rows, tokens and blocks that it names.
@@ -190,6 +241,7 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
         let mut outputs = [[S::splat(0.0); R]; T];
         for block in 0..blocks {
             let input = |t: usize| &*inputs.add(t * blocks + block);
+            ahead.ask::<S, FORMAT, R>(block);
             if FORMAT == Format::U8Half as u8 {
                 halves::<S, T, R>(&weights, inputs.add(block), blocks, block, &mut outputs);
                 continue;

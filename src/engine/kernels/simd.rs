@@ -112,7 +112,7 @@ pub(super) trait Simd: 'static {
     unsafe fn dot(acc: Self::I, w: Self::W, a: Self::A) -> Self::I;
     /// `acc + Σ (w − 128)·a`, for weights of 0..=255; with [`Simd::OFFSET_IN_SUM`], `acc + Σ w·a`.
     unsafe fn dot_signed(acc: Self::I, w: Self::W, a: Self::A) -> Self::I;
-    /// Asks for the cache line at `at`, which need not be valid.
+    /// Asks for the cache line at `at`, which need not be valid, in the nearest cache.
     unsafe fn prefetch(at: *const u8);
 
     /// `e^x`, within 1.5 units in the last place for −86.6 ≤ x ≤ 88; below, about 2.4e-38.
