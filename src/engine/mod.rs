@@ -3,6 +3,7 @@
 
 mod chat;
 mod device;
+mod kernels;
 mod load;
 mod local;
 mod model;

@@ -1,0 +1,211 @@
+//! Which processor's kernels run: [`Kernels`], a table of functions chosen once, at run time.
+
+use super::activations::{ActivationBlock, quantize};
+use super::attention::{self, Call, KvShape};
+use super::pack::Format;
+use super::product::{Part, product};
+use super::scalar::Scalar;
+use super::vector;
+
+/// The processor families that there are kernels for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isa {
+    /// Any processor.
+    Scalar,
+    /// AVX2, FMA and F16C: x86-64 since about 2013.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// The same with AVX-VNNI: Intel since Alder Lake, AMD since Zen 5.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// AVX-512 with VNNI: Intel since Ice Lake (servers), AMD since Zen 4.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// 64-bit ARM.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Isa {
+    /// Every family of this architecture, the fastest first.
+    pub(crate) const ALL: &'static [Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::AvxVnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+        Self::Scalar,
+    ];
+}
+
+/// The kernels of one family, on a processor that is able to run them.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernels {
+    isa: Isa,
+    pub(super) table: &'static Table,
+}
+
+impl Kernels {
+    /// The fastest that this processor can run.
+    pub(crate) fn best() -> Self {
+        Isa::ALL
+            .iter()
+            .find_map(|isa| Self::of(*isa))
+            .unwrap_or(Self {
+                isa: Isa::Scalar,
+                table: &scalar::TABLE,
+            })
+    }
+
+    /// A given family's, if this processor can run them.
+    pub(crate) fn of(isa: Isa) -> Option<Self> {
+        let table = match isa {
+            Isa::Scalar => Some(&scalar::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => (is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c"))
+            .then_some(&avx2::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => (is_x86_feature_detected!("avxvnni")
+                && is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c"))
+            .then_some(&avx_vnni::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => (is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c"))
+            .then_some(&avx512::TABLE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon").then_some(&neon::TABLE),
+        };
+        table.map(|table| Self { isa, table })
+    }
+
+    /// Which family they are.
+    pub(crate) fn isa(self) -> Isa {
+        self.isa
+    }
+}
+
+/// `vector`'s functions of two slices.
+type Elementwise = unsafe fn(&mut [f32], &[f32]);
+
+/// The kernels' entry points. Each is unsafe as the generic function of its name; that the processor
+/// is able was checked when the table was chosen.
+pub(super) struct Table {
+    pub(super) product: [unsafe fn(&Part<'_>); 10],
+    /// Tokens × groups of a tile, for splitting work along tiles.
+    pub(super) tile: (usize, usize),
+    pub(super) quantize: unsafe fn(&[f32], &mut [ActivationBlock]),
+    pub(super) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub(super) add: Elementwise,
+    pub(super) silu_mul: Elementwise,
+    pub(super) softmax: unsafe fn(&mut [f32]),
+    pub(super) rope_neox: unsafe fn(&mut [f32], &[f32], &[f32]),
+    pub(super) rope_interleaved: unsafe fn(&mut [f32], &[f32], &[f32]),
+    pub(super) attend: unsafe fn(&Call<'_>),
+    pub(super) finish: unsafe fn(&Call<'_>),
+    pub(super) write: unsafe fn(KvShape, *mut u16, usize, &[f32], &[f32]),
+}
+
+/// Compiles the generic kernels for one family: a module with its table.
+macro_rules! family {
+    ($(#[$attribute:meta])* $name:ident, $simd:ty, $(enable = $features:literal)?) => {
+        $(#[$attribute])*
+        mod $name {
+            use super::*;
+
+            pub(super) static TABLE: Table = Table {
+                product: [
+                    multiply::<{ Format::U4 as u8 }>,
+                    multiply::<{ Format::U4Min as u8 }>,
+                    multiply::<{ Format::U4Super as u8 }>,
+                    multiply::<{ Format::I8 as u8 }>,
+                    multiply::<{ Format::U8Min as u8 }>,
+                    multiply::<{ Format::U8Super as u8 }>,
+                    multiply::<{ Format::U8Half as u8 }>,
+                    multiply::<{ Format::F16 as u8 }>,
+                    multiply::<{ Format::Bf16 as u8 }>,
+                    multiply::<{ Format::F32 as u8 }>,
+                ],
+                tile: <$simd as super::super::simd::Simd>::TILE,
+                quantize: quantize_values,
+                rms_norm,
+                add,
+                silu_mul,
+                softmax,
+                rope_neox,
+                rope_interleaved,
+                attend,
+                finish,
+                write,
+            };
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply<const FORMAT: u8>(part: &Part<'_>) {
+                // SAFETY: as the callee's, which this function hands on to its caller.
+                unsafe { product::<$simd, FORMAT>(part) }
+            }
+
+            family!(@forward $simd, $($features)?,
+                quantize_values = quantize(values: &[f32], blocks: &mut [ActivationBlock]);
+                rms_norm = vector::rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]);
+                add = vector::add(x: &mut [f32], y: &[f32]);
+                silu_mul = vector::silu_mul(gate: &mut [f32], up: &[f32]);
+                softmax = vector::softmax(x: &mut [f32]);
+                rope_neox = vector::rope_neox(x: &mut [f32], cos: &[f32], sin: &[f32]);
+                rope_interleaved = vector::rope_interleaved(x: &mut [f32], cos: &[f32], sin: &[f32]);
+                attend = attention::attend(call: &Call<'_>);
+                finish = attention::finish(call: &Call<'_>);
+                write = attention::write(shape: KvShape, page: *mut u16, slot: usize, k: &[f32], v: &[f32]);
+            );
+        }
+    };
+    (@forward $simd:ty, , $($name:ident = $($callee:ident)::+($($arg:ident: $type:ty),*);)*) => {
+        $(
+            unsafe fn $name($($arg: $type),*) {
+                // SAFETY: as the callee's, which this function hands on to its caller.
+                unsafe { $($callee)::+::<$simd>($($arg),*) }
+            }
+        )*
+    };
+    (@forward $simd:ty, $features:literal, $($name:ident = $($callee:ident)::+($($arg:ident: $type:ty),*);)*) => {
+        $(
+            #[target_feature(enable = $features)]
+            unsafe fn $name($($arg: $type),*) {
+                // SAFETY: as the callee's, which this function hands on to its caller.
+                unsafe { $($callee)::+::<$simd>($($arg),*) }
+            }
+        )*
+    };
+}
+
+family!(scalar, Scalar,);
+family!(
+    #[cfg(target_arch = "x86_64")]
+    avx512,
+    super::super::avx512::Avx512,
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
+);
+family!(
+    #[cfg(target_arch = "x86_64")]
+    avx_vnni,
+    super::super::avx2::Avx2<true>,
+    enable = "avxvnni,avx2,fma,f16c"
+);
+family!(
+    #[cfg(target_arch = "x86_64")]
+    avx2,
+    super::super::avx2::Avx2<false>,
+    enable = "avx2,fma,f16c"
+);

@@ -1,0 +1,328 @@
+//! Speeds, by hand: `cargo test --release --lib measure -- --ignored --nocapture`.
+//!
+//! Each figure is the best of many short runs, so that a busy machine disturbs it little, and stands
+//! beside the processor's own ceiling, measured in the same breath.
+
+#![allow(clippy::print_stdout, reason = "a report for whoever runs it")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use candle_core::quantized::GgmlDType;
+
+use super::*;
+
+/// The shortest of some runs, in seconds.
+fn best(runs: usize, mut run: impl FnMut()) -> f64 {
+    (0..runs)
+        .map(|_| {
+            let start = Instant::now();
+            run();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min)
+}
+
+/// Integer multiply-adds a second from registers alone, one thread.
+#[cfg(target_arch = "x86_64")]
+fn int8_ceiling() -> f64 {
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn chains(steps: usize) -> __m512i {
+        let mut sums = [_mm512_setzero_si512(); 12];
+        let w = black_box(_mm512_set1_epi8(3));
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, w, w);
+            }
+        }
+        sums.into_iter()
+            .reduce(|a, b| _mm512_add_epi32(a, b))
+            .unwrap()
+    }
+
+    if Kernels::of(Isa::Avx512).is_none() {
+        return f64::NAN;
+    }
+    let steps = 100_000;
+    // SAFETY: the processor has AVX-512 with VNNI.
+    let seconds = best(20, || unsafe {
+        black_box(chains(black_box(steps)));
+    });
+    (steps * 12 * 64) as f64 / seconds
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn int8_ceiling() -> f64 {
+    f64::NAN
+}
+
+/// Bytes a second read from 128 MiB.
+fn read_ceiling(pool: &Pool, buffer: &[u64]) -> f64 {
+    let share = buffer.len() / 64;
+    let seconds = best(8, || {
+        pool.run(64, |part| {
+            let part = &buffer[part * share..][..share];
+            let sum = part.chunks_exact(64).fold([0u64; 64], |mut sum, chunk| {
+                for (sum, x) in sum.iter_mut().zip(chunk) {
+                    *sum ^= x;
+                }
+                sum
+            });
+            black_box(sum);
+        });
+    });
+    (64 * share * 8) as f64 / seconds
+}
+
+fn weights(pool: &Pool, dtype: GgmlDType, rows: usize, cols: usize) -> PackedMatrix {
+    let bytes = vec![0x21; rows * cols / dtype.block_size() * dtype.type_size()];
+    PackedMatrix::pack(pool, dtype, (rows, cols), &bytes).unwrap()
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_products() {
+    let isa: Vec<Kernels> = match std::env::var("ISA").as_deref() {
+        Ok("avx2") => Kernels::of(Isa::Avx2).into_iter().collect(),
+        Ok("avxvnni") => Kernels::of(Isa::AvxVnni).into_iter().collect(),
+        _ => vec![Kernels::best()],
+    };
+    let kernels = isa[0];
+    let ceiling = int8_ceiling();
+    println!(
+        "{:?}; int8 from registers: {:.0} GMAC/s a thread",
+        kernels.isa(),
+        ceiling / 1e9
+    );
+    let buffer = vec![1u64; 16 << 20];
+    for threads in [1, 2] {
+        let pool = Pool::new(threads).unwrap();
+        let read = read_ceiling(&pool, &buffer);
+        println!("{threads} threads; read {:.1} GB/s", read / 1e9);
+        for (dtype, rows, cols, _) in [
+            (GgmlDType::Q4_1, 576, 576, 30),
+            (GgmlDType::Q4_1, 192, 576, 30),
+            (GgmlDType::Q4_1, 1536, 576, 30),
+            (GgmlDType::Q4_1, 576, 1536, 30),
+            (GgmlDType::Q4_0, 1536, 576, 30),
+            (GgmlDType::Q4K, 1536, 512, 30),
+            (GgmlDType::Q6K, 1536, 512, 30),
+            (GgmlDType::Q8_0, 49152, 576, 1),
+            (GgmlDType::F16, 1536, 576, 30),
+        ] {
+            if std::env::var("ONLY").is_ok_and(|only| only != format!("{dtype:?}")) {
+                continue;
+            }
+            // As many matrices as fill 66 MB, in turn: as cold as the model's layers are.
+            let copies =
+                66_000_000usize.div_ceil(rows * cols * dtype.type_size() / dtype.block_size());
+            let layers: Vec<_> = (0..copies)
+                .map(|_| weights(&pool, dtype, rows, cols))
+                .collect();
+            print!("{dtype:?} {rows:>5} × {cols:<4}");
+            for tokens in [1, 8, 25, 128, 512] {
+                let values = vec![0.5; tokens * cols];
+                let mut blocks = vec![ActivationBlock::default(); tokens * cols / BLOCK];
+                kernels.quantize(&values, &mut blocks);
+                let mut output = vec![0.0; tokens * rows];
+                let input = Input {
+                    tokens,
+                    values: &values,
+                    blocks: &blocks,
+                };
+                let mut times = Vec::new();
+                let start = Instant::now();
+                while start.elapsed().as_millis() < 60 || times.len() < 20 {
+                    let (weights, output) = (&layers[times.len() % copies], &mut output[..]);
+                    times.push(best(1, || {
+                        kernels.matmul(&pool, &mut [Product { weights, output }], input);
+                    }));
+                }
+                times.sort_by(f64::total_cmp);
+                let seconds = times[times.len() / 10];
+                let work = (rows * cols * tokens) as f64 / seconds;
+                if tokens == 1 {
+                    let bytes = layers[0].bytes() as f64 / seconds;
+                    print!(
+                        "  n=1 {:.1} GB/s ({:.0} %)",
+                        bytes / 1e9,
+                        100.0 * bytes / read
+                    );
+                } else {
+                    let share = 100.0 * work / ceiling / threads as f64;
+                    print!("  n={tokens} {:.0} ({share:.0} %)", work / 1e9);
+                }
+            }
+            println!("  GMAC/s");
+        }
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_attention() {
+    let kernels = Kernels::best();
+    let shape = KvShape {
+        kv_heads: 3,
+        head_size: 64,
+    };
+    let tokens = 512;
+    let layer = KvLayer::new(shape, tokens / PAGE);
+    let pages: Vec<u32> = (0..(tokens / PAGE) as u32).collect();
+    for count in [3, 6, 48, 75, 768] {
+        let input = vec![0.01; count * 64];
+        let mut output = vec![0.0; count * 64];
+        let mut state = vec![Running::default(); count];
+        let queries: Vec<Query> = (0..count)
+            .map(|index| Query {
+                at: index * 64,
+                position: tokens - 1,
+                state: index,
+            })
+            .collect();
+        let seconds = best(200, || {
+            for kv_head in 0..3 {
+                state.fill(Running::default());
+                let attention = Attention {
+                    layer: &layer,
+                    kv_head,
+                    pages: &pages,
+                    positions: 0..tokens,
+                    queries: &queries,
+                    scale: 0.125,
+                    input: &input,
+                };
+                kernels.attend(&attention, &mut output, &mut state, true);
+            }
+        });
+        let work = (3 * count * tokens * 128) as f64;
+        println!(
+            "{count} queries × 3 heads × {tokens}: {:.1} µs, {:.0} GFMA/s",
+            seconds * 1e6,
+            work / seconds / 1e9
+        );
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_vectors() {
+    let kernels = Kernels::best();
+    let n = 576;
+    let mut x = vec![0.5; 1536];
+    let y = vec![0.25; 1536];
+    let mut out = vec![0.0; 1536];
+    let mut blocks = vec![ActivationBlock::default(); 1536 / BLOCK];
+    let nanos = |seconds: f64| seconds * 1e9 / 100.0;
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.rms_norm(&x[..n], &y[..n], 1e-5, &mut out[..n]))
+    });
+    println!("rms_norm 576: {:.0} ns", nanos(t));
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.quantize(&x[..n], &mut blocks[..n / 32]))
+    });
+    println!("quantize 576: {:.0} ns", nanos(t));
+    let t = best(50, || (0..100).for_each(|_| kernels.silu_mul(&mut x, &y)));
+    println!("silu_mul 1536: {:.0} ns", nanos(t));
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.add(&mut x[..n], &y[..n]))
+    });
+    println!("add 576: {:.0} ns", nanos(t));
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.rope_interleaved(&mut x[..64], &y[..32], &y[..32]))
+    });
+    println!("rope_interleaved 64: {:.0} ns", nanos(t));
+    let t = best(50, || {
+        (0..100).for_each(|_| kernels.rope_neox(&mut x[..64], &y[..32], &y[..32]))
+    });
+    println!("rope_neox 64: {:.0} ns", nanos(t));
+    let shape = KvShape {
+        kv_heads: 3,
+        head_size: 64,
+    };
+    let mut layer = KvLayer::new(shape, 4);
+    let t = best(50, || {
+        (0..100).for_each(|i| kernels.write_kv(&mut layer, (i & 3, 5), &y[..192], &y[..192]))
+    });
+    println!("write_kv 3 × 64: {:.0} ns", nanos(t));
+    let mut logits = vec![0.5; 49152];
+    println!(
+        "softmax 49152: {:.1} µs",
+        best(50, || kernels.softmax(&mut logits)) * 1e6
+    );
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_pool() {
+    let pool = Pool::new(2).unwrap();
+    let runs = 1000;
+    let mut times: Vec<f64> = (0..20)
+        .map(|_| {
+            best(1, || {
+                (0..runs).for_each(|_| {
+                    pool.run(2, |part| {
+                        black_box(part);
+                    })
+                })
+            }) / f64::from(runs)
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    println!(
+        "empty run of 2 parts, hot: best {:.0} ns, median {:.0} ns",
+        times[0] * 1e9,
+        times[10] * 1e9
+    );
+    let pause = best(200, || {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        let start = Instant::now();
+        pool.run(2, |part| {
+            black_box(part);
+        });
+        black_box(start.elapsed());
+    });
+    black_box(pause);
+    let mut cold: Vec<f64> = (0..100)
+        .map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            best(1, || {
+                pool.run(2, |part| {
+                    black_box(part);
+                })
+            })
+        })
+        .collect();
+    cold.sort_by(f64::total_cmp);
+    println!(
+        "the same from sleep: best {:.1} µs, median {:.1} µs",
+        cold[0] * 1e6,
+        cold[50] * 1e6
+    );
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_packing() {
+    for threads in [1, 2] {
+        let pool = Pool::new(threads).unwrap();
+        for (dtype, rows, cols) in [
+            (GgmlDType::Q4_1, 1536 * 100, 576),
+            (GgmlDType::Q8_0, 49152, 576),
+            (GgmlDType::Q4K, 1536 * 30, 512),
+            (GgmlDType::Q6K, 1536 * 30, 512),
+        ] {
+            let bytes = vec![0x21; rows * cols / dtype.block_size() * dtype.type_size()];
+            let seconds = best(3, || {
+                black_box(PackedMatrix::pack(&pool, dtype, (rows, cols), &bytes).unwrap());
+            });
+            println!(
+                "{threads} threads, {dtype:?}: {:.1} ms, {:.2} GB/s",
+                seconds * 1e3,
+                bytes.len() as f64 / seconds / 1e9
+            );
+        }
+    }
+}

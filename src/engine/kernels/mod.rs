@@ -1,0 +1,291 @@
+//! The arithmetic of the native CPU forward: products of quantised weights, attention over paged keys
+//! and values, and the vector operations between them.
+//!
+//! [`Kernels`] is the way in: chosen once for the processor, then safe methods on slices.
+//! [`PackedMatrix`] holds a weight matrix, [`KvLayer`] a layer's keys and values, [`Pool`] the threads.
+//!
+//! **One result.** Every output element is a fixed sequence of IEEE 754 operations, written in `product`,
+//! `vector` and `attention` over sixteen abstract lanes ([`simd::Simd`]). The size of the batch, the
+//! chunks of a prefill, the number of threads and the processor choose only which elements are computed
+//! together. So results are equal to the last bit, and the tests ask for just that.
+
+// Until the native model uses all of it.
+#![allow(dead_code)]
+
+mod activations;
+mod aligned;
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dispatch;
+mod gguf;
+mod half;
+#[cfg(test)]
+mod measure;
+mod pack;
+mod pool;
+mod product;
+mod scalar;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+use std::ops::Range;
+
+pub(crate) use activations::{ActivationBlock, BLOCK};
+pub(crate) use attention::{KvLayer, KvShape, PAGE, Query, Running, SPAN};
+pub(crate) use dispatch::{Isa, Kernels};
+pub(crate) use pack::{Format, PackError, PackedMatrix};
+pub(crate) use pool::Pool;
+pub(crate) use product::Input;
+
+use attention::Call;
+use pack::Shared;
+use product::Part;
+
+/// One of the products that share an input: `output = input · weightsᵀ`.
+pub(crate) struct Product<'a> {
+    /// `[rows, cols]`.
+    pub(crate) weights: &'a PackedMatrix,
+    /// `[tokens, rows]`.
+    pub(crate) output: &'a mut [f32],
+}
+
+/// Attention of some queries to one KV head.
+#[derive(Clone)]
+pub(crate) struct Attention<'a> {
+    /// The layer's keys and values.
+    pub(crate) layer: &'a KvLayer,
+    /// Which of its heads.
+    pub(crate) kv_head: usize,
+    /// Page `i` holds positions `16 i..16 (i + 1)`.
+    pub(crate) pages: &'a [u32],
+    /// The positions to look at: from a multiple of [`SPAN`] to a multiple of it, or to the end.
+    pub(crate) positions: Range<usize>,
+    /// The queries. They may belong to different sequences where these share the pages.
+    pub(crate) queries: &'a [Query],
+    /// Multiplies the scores: 1 / √head_size.
+    pub(crate) scale: f32,
+    /// All the queries' numbers.
+    pub(crate) input: &'a [f32],
+}
+
+/// Activations of a token block that stay in the second-level cache beside the weights, in bytes.
+const TOKENS_BYTES: usize = 512 << 10;
+
+/// Multiply-adds of a part, about 10 µs: long runs of weights stream best, and a thread that loses its
+/// core leaves the others no more than this to wait for.
+const PART_WORK: usize = 4 << 20;
+
+impl Kernels {
+    /// Quantises `values`, `[tokens, cols]`, into `blocks`, `[tokens, cols / 32]`.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    pub(crate) fn quantize(self, values: &[f32], blocks: &mut [ActivationBlock]) {
+        assert_eq!(values.len(), blocks.len() * BLOCK);
+        // SAFETY: this processor is able (`Kernels::of`); the lengths were checked.
+        unsafe { (self.table.quantize)(values, blocks) }
+    }
+
+    /// Multiplies one input by several weight matrices, in one run of the pool.
+    ///
+    /// # Panics
+    /// Where the shapes do not fit.
+    pub(crate) fn matmul(self, pool: &Pool, products: &mut [Product<'_>], input: Input<'_>) {
+        let Some(cols) = products.first().map(|product| product.weights.cols) else {
+            return;
+        };
+        if input.tokens == 0 {
+            return;
+        }
+        let mut groups = 0;
+        let parts: Vec<_> = products
+            .iter_mut()
+            .map(|product| {
+                let weights = product.weights;
+                assert_eq!(weights.cols, cols, "products of one input");
+                assert_eq!(product.output.len(), input.tokens * weights.rows);
+                if weights.format.is_dense() {
+                    assert_eq!(input.values.len(), input.tokens * cols);
+                } else {
+                    assert_eq!(input.blocks.len() * BLOCK, input.tokens * cols);
+                }
+                groups += weights.groups();
+                (weights, Shared::new(product.output))
+            })
+            .collect();
+
+        let token_bytes = cols / BLOCK * size_of::<ActivationBlock>();
+        let token_parts = (input.tokens * token_bytes).div_ceil(TOKENS_BYTES).max(1);
+        let work = groups * simd::LANES * cols * input.tokens;
+        let threads = pool.threads();
+        let wanted = (work / PART_WORK)
+            .clamp(threads, threads * 8)
+            .div_ceil(token_parts)
+            .next_multiple_of(threads);
+        let step = groups.div_ceil(wanted).next_multiple_of(self.table.tile.1);
+        // Which product each run of groups belongs to; none crosses from one to the next.
+        let runs: Vec<_> = parts
+            .iter()
+            .flat_map(|&(weights, output)| {
+                let count = weights.groups();
+                (0..count)
+                    .step_by(step)
+                    .map(move |start| (weights, output, start..(start + step).min(count)))
+            })
+            .collect();
+
+        pool.run(token_parts * runs.len(), |index| {
+            let (weights, output, groups) = runs[index % runs.len()].clone();
+            let share = |part: usize| part * input.tokens / token_parts;
+            let part = index / runs.len();
+            let part = Part {
+                weights,
+                input,
+                groups,
+                tokens: share(part)..share(part + 1),
+                output: output.get(),
+            };
+            // SAFETY: this processor is able (`Kernels::of`); the lengths were checked above; the parts
+            // are different rows or different tokens of the outputs.
+            unsafe { (self.table.product[weights.format as usize])(&part) }
+        });
+    }
+
+    /// `out = x / sqrt(mean(x²) + epsilon) · weight`, for one token or one head.
+    ///
+    /// # Panics
+    /// Where the lengths differ.
+    pub(crate) fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+        assert!(x.len() == weight.len() && x.len() == out.len());
+        // SAFETY: this processor is able; the lengths were checked.
+        unsafe { (self.table.rms_norm)(x, weight, epsilon, out) }
+    }
+
+    /// `x += y`.
+    ///
+    /// # Panics
+    /// Where the lengths differ.
+    pub(crate) fn add(self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: this processor is able; the lengths were checked.
+        unsafe { (self.table.add)(x, y) }
+    }
+
+    /// `gate = silu(gate) · up`.
+    ///
+    /// # Panics
+    /// Where the lengths differ.
+    pub(crate) fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+        assert_eq!(gate.len(), up.len());
+        // SAFETY: this processor is able; the lengths were checked.
+        unsafe { (self.table.silu_mul)(gate, up) }
+    }
+
+    /// `x = softmax(x)`.
+    pub(crate) fn softmax(self, x: &mut [f32]) {
+        if !x.is_empty() {
+            // SAFETY: this processor is able; there is an element.
+            unsafe { (self.table.softmax)(x) }
+        }
+    }
+
+    /// Rotates the pairs `(x[i], x[i + n])` of one head by `n` angles, given as cosines and sines: the
+    /// order of GPT-NeoX (Qwen, and Llama as safetensors).
+    ///
+    /// # Panics
+    /// Where there are more angles than pairs.
+    pub(crate) fn rope_neox(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
+        // SAFETY: this processor is able; the lengths were checked.
+        unsafe { (self.table.rope_neox)(x, cos, sin) }
+    }
+
+    /// Rotates the pairs `(x[2 i], x[2 i + 1])`: the order of Llama as GGUF.
+    ///
+    /// # Panics
+    /// Where there are more angles than pairs.
+    pub(crate) fn rope_interleaved(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
+        // SAFETY: this processor is able; the lengths were checked.
+        unsafe { (self.table.rope_interleaved)(x, cos, sin) }
+    }
+
+    /// Writes one token's keys and values, `[kv_heads, head_size]` each, into slot `slot` of `page`.
+    ///
+    /// # Panics
+    /// Where there is no such place, or the lengths do not fit.
+    pub(crate) fn write_kv(
+        self,
+        layer: &mut KvLayer,
+        (page, slot): (u32, usize),
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let shape = layer.shape();
+        let numbers = shape.kv_heads * shape.head_size;
+        assert!(keys.len() == numbers && values.len() == numbers && slot < PAGE);
+        let len = shape.page_len();
+        let page = &mut layer.numbers[page as usize * len..][..len];
+        // SAFETY: this processor is able; the lengths were checked; the page is borrowed for writing.
+        unsafe { (self.table.write)(shape, page.as_mut_ptr(), slot, keys, values) }
+    }
+
+    /// Attends to some positions: brings the queries' outputs and states (fresh ones:
+    /// [`Running::default`]) up to date. With `last`, divides by the sums: then the outputs are done.
+    ///
+    /// The results have the same bits however the positions are split into calls, as long as each
+    /// split is at a multiple of [`SPAN`], and whatever the company of the query.
+    ///
+    /// # Panics
+    /// Where the shapes do not fit.
+    pub(crate) fn attend(
+        self,
+        attention: &Attention<'_>,
+        output: &mut [f32],
+        state: &mut [Running],
+        last: bool,
+    ) {
+        self.check(attention, output.len(), state.len());
+        let call = Call {
+            layer: attention.layer,
+            kv_head: attention.kv_head,
+            pages: attention.pages,
+            positions: attention.positions.clone(),
+            queries: attention.queries,
+            scale: attention.scale,
+            input: attention.input,
+            output: output.as_mut_ptr(),
+            state: state.as_mut_ptr(),
+        };
+        // SAFETY: this processor is able; `check` has compared all that the call names; output and
+        // state are borrowed for writing.
+        unsafe {
+            (self.table.attend)(&call);
+            if last {
+                (self.table.finish)(&call);
+            }
+        }
+    }
+
+    /// What [`Kernels::attend`] relies on.
+    fn check(self, attention: &Attention<'_>, output: usize, state: usize) {
+        let shape = attention.layer.shape();
+        let positions = &attention.positions;
+        assert!(attention.kv_head < shape.kv_heads);
+        assert!(positions.start.is_multiple_of(SPAN));
+        let pages = positions.end.div_ceil(PAGE);
+        assert!(pages <= attention.pages.len(), "too few pages");
+        let known = attention.layer.pages;
+        let used = &attention.pages[..pages];
+        assert!(used.iter().all(|page| (*page as usize) < known));
+        for query in attention.queries {
+            let end = query.at + shape.head_size;
+            assert!(end <= attention.input.len() && end <= output && query.state < state);
+        }
+    }
+}

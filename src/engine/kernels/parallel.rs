@@ -1,0 +1,120 @@
+//! Safe ways to give the parts of a [`Pool`]'s run pieces of slices to write: rows, or stretches.
+
+use std::ops::Range;
+
+use super::pool::Pool;
+
+/// A pointer that threads may write through, each to places of its own.
+struct Shared<T>(*mut T);
+// SAFETY: the functions below give each part elements that no other part has.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// # Safety
+    /// In bounds of the slice, which lives, and nobody else has these elements.
+    unsafe fn part<'a>(&self, at: usize, len: usize) -> &'a mut [T] {
+        // SAFETY: as this function's.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+}
+
+impl Pool {
+    /// Calls `part(first row, rows of a, rows of b)` for every `step` of `rows` rows. Each matrix is
+    /// given with the width of its rows; a width of 0 stands for no matrix.
+    ///
+    /// # Panics
+    /// Where a matrix has fewer rows.
+    pub(crate) fn rows<A: Send, B: Send>(
+        &self,
+        rows: usize,
+        step: usize,
+        (a, a_width): (&mut [A], usize),
+        (b, b_width): (&mut [B], usize),
+        part: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+    ) {
+        assert!(a.len() >= rows * a_width && b.len() >= rows * b_width);
+        let step = step.max(1);
+        let (a, b) = (Shared(a.as_mut_ptr()), Shared(b.as_mut_ptr()));
+        let (a, b) = (&a, &b);
+        self.run(rows.div_ceil(step), |index| {
+            let first = index * step;
+            let count = step.min(rows - first);
+            // SAFETY: the rows `first..first + count` are this part's alone, and within bounds,
+            // which were checked above; the slices are borrowed until the run has ended.
+            let (a, b) = unsafe {
+                (
+                    a.part(first * a_width, count * a_width),
+                    b.part(first * b_width, count * b_width),
+                )
+            };
+            part(first, a, b);
+        });
+    }
+
+    /// Calls `part(index, stretch)` for every stretch of `data`.
+    ///
+    /// # Panics
+    /// Where the stretches are not in ascending order, overlap, or leave the slice.
+    pub(crate) fn stretches<T: Send>(
+        &self,
+        data: &mut [T],
+        stretches: &[Range<usize>],
+        part: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let mut end = 0;
+        for stretch in stretches {
+            assert!(end <= stretch.start && stretch.start <= stretch.end, "stretches overlap");
+            end = stretch.end;
+        }
+        assert!(end <= data.len(), "a stretch leaves the slice");
+        let data = Shared(data.as_mut_ptr());
+        let data = &data;
+        self.run(stretches.len(), |index| {
+            let stretch = stretches[index].clone();
+            // SAFETY: no stretch overlaps another or leaves the slice, as was checked above; the
+            // slice is borrowed until the run has ended.
+            part(index, unsafe { data.part(stretch.start, stretch.len()) });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_written_once() {
+        for threads in [1, 2, 3] {
+            let pool = Pool::new(threads).expect("threads");
+            for (rows, step) in [(0, 1), (1, 4), (7, 2), (64, 5), (10, 0)] {
+                let mut a = vec![0u32; rows * 3];
+                let mut b = vec![0u32; rows * 2];
+                pool.rows(rows, step, (&mut a, 3), (&mut b, 2), |first, a, b| {
+                    for (row, a) in a.chunks_exact_mut(3).enumerate() {
+                        a.fill((first + row) as u32 + 1);
+                    }
+                    b.iter_mut().for_each(|b| *b += 1);
+                });
+                assert!(a.iter().enumerate().all(|(at, a)| *a == at as u32 / 3 + 1));
+                assert!(b.iter().all(|b| *b == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn stretches_may_leave_gaps() {
+        let pool = Pool::new(2).expect("threads");
+        let mut data = [0; 10];
+        pool.stretches(&mut data, &[0..2, 2..2, 5..9], |index, stretch| {
+            stretch.fill(index + 1);
+        });
+        assert_eq!(data, [1, 1, 0, 0, 0, 3, 3, 3, 3, 0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "overlap")]
+    fn overlapping_stretches_are_refused() {
+        let pool = Pool::new(1).expect("no threads");
+        pool.stretches(&mut [0; 4], &[0..3, 2..4], |_, _| {});
+    }
+}

@@ -1,0 +1,334 @@
+//! A thread pool for work of microseconds: [`Pool::run`] hands numbered parts to threads that are
+//! already spinning, and the caller works along.
+//!
+//! Parts are claimed from a counter, so a thread that the system has put aside delays nothing but
+//! the part in its hands: a run closes when the parts are gone, not when every worker has looked.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long an idle worker watches for work before it sleeps. Longer than the work between two
+/// parallel parts of a forward pass, shorter than anything that a user would notice.
+const SPIN: Duration = Duration::from_micros(200);
+
+/// The gate's open bit; below it, the number of workers inside; above it, the run's number.
+const OPEN: u64 = 1 << 16;
+/// One further run in the gate's upper bits.
+const RUN: u64 = 1 << 17;
+
+/// A fixed set of worker threads, which live as long as it does.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// What a run asks of its threads: a closure behind a thin pair of pointers.
+#[derive(Clone, Copy)]
+struct Job {
+    call: unsafe fn(*const (), usize),
+    closure: *const (),
+    parts: usize,
+}
+
+/// On its own cache lines, so that claiming parts does not disturb those who watch the gate.
+#[repr(align(128))]
+struct Line<T>(T);
+
+struct Shared {
+    gate: Line<AtomicU64>,
+    next: Line<AtomicUsize>,
+    job: UnsafeCell<Job>,
+    /// Set while a run is on: a run inside a run (or beside it) is done by its caller alone.
+    busy: AtomicBool,
+    stop: AtomicBool,
+    sleepers: Vec<AtomicBool>,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: `job` is written only by the thread that set `busy`, while the gate is closed and nobody is
+// inside; it is read only by those inside an open gate. The closure that it points to is `Sync`.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller's included: 1 (or 0) starts none.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
+        unsafe fn nothing(_: *const (), _: usize) {}
+        let workers = threads.saturating_sub(1);
+        let shared = Arc::new(Shared {
+            gate: Line(AtomicU64::new(0)),
+            next: Line(AtomicUsize::new(0)),
+            job: UnsafeCell::new(Job {
+                call: nothing,
+                closure: std::ptr::null(),
+                parts: 0,
+            }),
+            busy: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            sleepers: (0..workers).map(|_| AtomicBool::new(false)).collect(),
+            panic: Mutex::new(None),
+        });
+        let mut pool = Self {
+            shared: Arc::clone(&shared),
+            workers: Vec::with_capacity(workers),
+        };
+        for index in 0..workers {
+            let shared = Arc::clone(&shared);
+            let builder = thread::Builder::new().name(format!("kernel-{}", index + 1));
+            // On failure `pool` is dropped, which stops those that have started.
+            pool.workers
+                .push(builder.spawn(move || shared.work(index))?);
+        }
+        Ok(pool)
+    }
+
+    /// Threads that a run uses, the caller's included.
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `part(0)`, …, `part(parts - 1)`, each once, on whichever threads are free, and returns
+    /// when all have ended. A panic in a part reaches the caller after the others have ended.
+    pub(crate) fn run<F: Fn(usize) + Sync>(&self, parts: usize, part: F) {
+        /// Calls the closure behind the pointer.
+        ///
+        /// # Safety
+        /// `closure` points to an `F` that lives.
+        unsafe fn call<F: Fn(usize)>(closure: *const (), part: usize) {
+            // SAFETY: as this function's.
+            unsafe { (*closure.cast::<F>())(part) }
+        }
+
+        let shared = &*self.shared;
+        let alone = self.workers.is_empty() || parts < 2;
+        if alone || shared.busy.swap(true, Ordering::Acquire) {
+            (0..parts).for_each(part);
+            return;
+        }
+        let job = Job {
+            call: call::<F>,
+            closure: (&raw const part).cast(),
+            parts,
+        };
+        // SAFETY: `busy` was ours to set, and the last run left the gate closed with nobody inside.
+        unsafe { *shared.job.get() = job }
+        shared.next.0.store(0, Ordering::Relaxed);
+        let closed = shared.gate.0.load(Ordering::Relaxed);
+        shared
+            .gate
+            .0
+            .store((closed + RUN) | OPEN, Ordering::Release);
+        // Either a worker that is going to sleep sees the gate open, or we see that it sleeps.
+        fence(Ordering::SeqCst);
+        for (worker, sleeps) in self.workers.iter().zip(&shared.sleepers) {
+            if sleeps.load(Ordering::Relaxed) && sleeps.swap(false, Ordering::Relaxed) {
+                worker.thread().unpark();
+            }
+        }
+
+        shared.claim(job);
+
+        shared.gate.0.fetch_and(!OPEN, Ordering::Relaxed);
+        let mut tries = 0u32;
+        while shared.gate.0.load(Ordering::Acquire) & (OPEN - 1) != 0 {
+            tries += 1;
+            // A worker that is still inside after this long has lost its core: give it ours.
+            if tries.is_multiple_of(4096) {
+                thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+        let panic = shared
+            .panic
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        shared.busy.store(false, Ordering::Release);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker's panics were caught and handed to the callers.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// A worker's life.
+    fn work(&self, index: usize) {
+        let mut last = 0;
+        loop {
+            let gate = self.wait(index, last);
+            let Some(gate) = gate else { return };
+            let inside = self.gate.0.compare_exchange_weak(
+                gate,
+                gate + 1,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            );
+            if inside.is_err() {
+                continue;
+            }
+            last = gate / RUN;
+            // SAFETY: inside an open gate nobody writes the job.
+            let job = unsafe { *self.job.get() };
+            self.claim(job);
+            self.gate.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Waits for a run other than the last one: the gate's value, or none when it is time to stop.
+    fn wait(&self, index: usize, last: u64) -> Option<u64> {
+        let mut since: Option<Instant> = None;
+        let mut tries = 0u32;
+        loop {
+            let gate = self.gate.0.load(Ordering::Relaxed);
+            if gate & OPEN != 0 && gate / RUN != last {
+                return Some(gate);
+            }
+            tries += 1;
+            if !tries.is_multiple_of(128) {
+                std::hint::spin_loop();
+                continue;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            if since.get_or_insert_with(Instant::now).elapsed() < SPIN {
+                continue;
+            }
+            let sleeps = &self.sleepers[index];
+            sleeps.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            let gate = self.gate.0.load(Ordering::Relaxed);
+            let fresh = gate & OPEN != 0 && gate / RUN != last;
+            if !fresh && !self.stop.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            sleeps.store(false, Ordering::Relaxed);
+            since = None;
+        }
+    }
+
+    /// Takes parts until there are none.
+    fn claim(&self, job: Job) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let part = self.next.0.fetch_add(1, Ordering::Relaxed);
+                if part >= job.parts {
+                    return;
+                }
+                // SAFETY: the caller of `run` keeps the closure alive until the gate is closed and
+                // nobody is inside.
+                unsafe { (job.call)(job.closure, part) }
+            }
+        }));
+        if let Err(panic) = outcome {
+            // No further part starts; the first panic is the one told.
+            self.next.0.store(job.parts, Ordering::Relaxed);
+            self.panic
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert(panic);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_runs_once() {
+        for threads in [1, 2, 4] {
+            let pool = Pool::new(threads).unwrap();
+            for parts in [0, 1, 2, 3, 7, 64] {
+                for _ in 0..200 {
+                    let counts: Vec<AtomicUsize> =
+                        (0..parts).map(|_| AtomicUsize::new(0)).collect();
+                    pool.run(parts, |part| {
+                        counts[part].fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert!(counts.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn workers_wake_after_sleeping() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..5 {
+            thread::sleep(SPIN * 20);
+            let sum = AtomicUsize::new(0);
+            pool.run(10, |part| {
+                sum.fetch_add(part, Ordering::Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 45);
+        }
+    }
+
+    #[test]
+    fn a_worker_joins_in_and_has_a_name() {
+        let pool = Pool::new(2).unwrap();
+        let met = AtomicUsize::new(0);
+        let names = Mutex::new(Vec::new());
+        pool.run(2, |_| {
+            names
+                .lock()
+                .unwrap()
+                .push(thread::current().name().unwrap_or_default().to_owned());
+            met.fetch_add(1, Ordering::SeqCst);
+            // Neither part ends before both have begun: it takes two threads.
+            while met.load(Ordering::SeqCst) < 2 {
+                thread::yield_now();
+            }
+        });
+        assert!(names.lock().unwrap().iter().any(|name| name == "kernel-1"));
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..20 {
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(8, |part| assert!(part != 5, "part five"));
+            }));
+            assert!(outcome.is_err());
+        }
+        let sum = AtomicUsize::new(0);
+        pool.run(4, |part| {
+            sum.fetch_add(part, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 6);
+    }
+
+    #[test]
+    fn a_run_inside_a_run_is_done_by_its_caller() {
+        let pool = Pool::new(2).unwrap();
+        let sum = AtomicUsize::new(0);
+        pool.run(4, |_| {
+            pool.run(4, |part| {
+                sum.fetch_add(part, Ordering::Relaxed);
+            })
+        });
+        assert_eq!(sum.into_inner(), 24);
+    }
+}

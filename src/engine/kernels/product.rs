@@ -1,0 +1,467 @@
+//! The product of packed weights with activations, over any [`Simd`].
+//!
+//! Every output is one chain of fused additions, in ascending order of columns, whatever the tile
+//! that computes it. Quantised, for each block of 32 columns:
+//!
+//! ```text
+//! output = fma(weight scale · activation scale, Σ integer products, output)
+//! output = fma(weight minimum, activation scale · Σ activation quants, output)
+//! ```
+//!
+//! and dense, for each column, `output = fma(weight, activation, output)`. So the bits do not depend
+//! on the batch, the split of the work or the processor.
+
+use std::ops::Range;
+
+use super::activations::{ActivationBlock, BLOCK};
+use super::gguf::SUPER;
+use super::pack::{Format, PackedMatrix};
+use super::simd::{LANES, Simd};
+
+/// What a product reads: `tokens` activation vectors of `cols` numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Input<'a> {
+    /// Activation vectors.
+    pub(crate) tokens: usize,
+    /// `[tokens, cols]`, for dense weights (may be empty where there are none).
+    pub(crate) values: &'a [f32],
+    /// `[tokens, cols / 32]`, for quantised weights (may be empty where there are none).
+    pub(crate) blocks: &'a [ActivationBlock],
+}
+
+/// A part of a product: some groups of rows, for some tokens.
+#[derive(Clone)]
+pub(super) struct Part<'a> {
+    pub(super) weights: &'a PackedMatrix,
+    pub(super) input: Input<'a>,
+    pub(super) groups: Range<usize>,
+    pub(super) tokens: Range<usize>,
+    /// `[tokens, rows]`, all of it; the part writes its own rows of its own tokens.
+    pub(super) output: *mut f32,
+}
+
+/// Computes a part of a product with weights of format `FORMAT` (a [`Format`] as `u8`).
+///
+/// # Safety
+/// As [`Simd`]'s; the weights have this format; the part's ranges lie within its weights, its input
+/// and its output, and nobody else writes these outputs.
+#[inline(always)]
+pub(super) unsafe fn product<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
+    // SAFETY: as this function's.
+    unsafe {
+        if FORMAT >= Format::F16 as u8 {
+            dense::<S, FORMAT>(part)
+        } else {
+            quantized::<S, FORMAT>(part)
+        }
+    }
+}
+
+/// Calls a tile function for a tile's shape: up to 6 tokens × 4 groups. Shapes beyond the limits
+/// `$tokens_max` and `$groups_max` are not generated.
+macro_rules! by_shape {
+    ($limit:expr, $tokens:expr, $groups:expr, $tile:ident::<$simd:ident, $format:ident>, $args:tt) => {
+        by_shape!(@tokens $limit, $tokens, $groups, $tile, $simd, $format, $args, 1 2 3 4 5 6)
+    };
+    (@tokens $limit:expr, $tokens:expr, $groups:expr, $tile:ident, $simd:ident, $format:ident,
+     $args:tt, $($t:literal)*) => {
+        match $tokens {
+            $($t if $t <= $limit.0 => match $groups {
+                1 => $tile::<$simd, $format, $t, 1> $args,
+                2 if $limit.1 >= 2 => $tile::<$simd, $format, $t, 2> $args,
+                3 if $limit.1 >= 3 => $tile::<$simd, $format, $t, 3> $args,
+                4 if $limit.1 >= 4 => $tile::<$simd, $format, $t, 4> $args,
+                _ => unreachable!("a tile of {} groups", $groups),
+            },)*
+            _ => unreachable!("a tile of {} tokens", $tokens),
+        }
+    };
+}
+
+/// Splits `count` into as few shares as `most` allows, and evenly: 25 by 6 is five fives.
+#[inline(always)]
+fn shares(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let parts = count.div_ceil(most);
+    (0..parts).map(move |part| {
+        let (start, end) = (part * count / parts, (part + 1) * count / parts);
+        (start, end - start)
+    })
+}
+
+/// The part's tiles. Groups are the outer loop: their weights come from memory once, and from the
+/// nearest cache for every further tile of tokens. Meanwhile the tiles ask for the next groups'
+/// weights, a share each, so that memory is not idle while all but the first tile compute.
+#[inline(always)]
+unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
+    let (most_tokens, most_groups) = S::TILE;
+    let tiles = part.tokens.len().div_ceil(most_tokens);
+    for (group, groups) in shares(part.groups.len(), most_groups) {
+        let group = part.groups.start + group;
+        for (index, (token, tokens)) in shares(part.tokens.len(), most_tokens).enumerate() {
+            let at = (group, part.tokens.start + token);
+            let ahead = Ahead::of::<S>(part, group + groups, (index, tiles));
+            // SAFETY: as this function's; the tile is inside the part.
+            unsafe {
+                by_shape!(
+                    S::TILE,
+                    tokens,
+                    groups,
+                    quantized_tile::<S, FORMAT>,
+                    (part, at, ahead)
+                )
+            }
+        }
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// What a tile asks for on behalf of the next groups.
+#[derive(Clone, Copy)]
+struct Ahead {
+    next: GroupPointers,
+    /// Cache lines of quants for each of the tile's own blocks, from `first_line` on.
+    lines: usize,
+    first_line: usize,
+    /// Whether the scales are this tile's to ask for.
+    scales: bool,
+}
+
+impl Ahead {
+    /// The share of tile `index` of `tiles` in the groups from `after` on.
+    #[inline(always)]
+    fn of<S: Simd>(part: &Part<'_>, after: usize, (index, tiles): (usize, usize)) -> Self {
+        let weights = part.weights;
+        let rest = (part.groups.end - after).min(S::TILE.1);
+        let all = rest * weights.format.step_bytes() / LINE;
+        let lines = all.div_ceil(tiles);
+        Self {
+            next: GroupPointers::of(weights, after),
+            lines: if index * lines < all { lines } else { 0 },
+            first_line: index * lines * (weights.cols / BLOCK),
+            scales: index == 0 && rest > 0,
+        }
+    }
+
+    /// Asks for what goes with one of the tile's blocks.
+    #[inline(always)]
+    unsafe fn ask<S: Simd, const FORMAT: u8, const R: usize>(&self, block: usize) {
+        // SAFETY: as [`Simd`]'s, and what is asked for need not be valid.
+        unsafe {
+            for line in 0..self.lines {
+                let at = self.first_line + block * self.lines + line;
+                S::prefetch(self.next.quants.wrapping_add(at * LINE));
+            }
+            if self.scales && !is_super(FORMAT) {
+                let at = block * R * LANES;
+                S::prefetch(self.next.scales.wrapping_add(at).cast());
+                if has_min(FORMAT) {
+                    S::prefetch(self.next.mins.wrapping_add(at).cast());
+                }
+            }
+            if self.scales && is_super(FORMAT) {
+                S::prefetch(self.next.fine.wrapping_add(block * R * 2 * LANES));
+            }
+        }
+    }
+}
+
+/// Nibbles rather than bytes.
+const fn is_nibbles(format: u8) -> bool {
+    format == Format::U4 as u8 || format == Format::U4Min as u8 || format == Format::U4Super as u8
+}
+
+/// Two-level scales.
+const fn is_super(format: u8) -> bool {
+    format == Format::U4Super as u8
+        || format == Format::U8Super as u8
+        || format == Format::U8Half as u8
+}
+
+/// A minimum per block.
+const fn has_min(format: u8) -> bool {
+    format == Format::U4Min as u8
+        || format == Format::U8Min as u8
+        || format == Format::U4Super as u8
+        || format == Format::U8Super as u8
+}
+
+/// Where a group's arrays start.
+#[derive(Clone, Copy)]
+struct GroupPointers {
+    quants: *const u8,
+    scales: *const u16,
+    mins: *const u16,
+    fine: *const u8,
+}
+
+impl GroupPointers {
+    #[inline(always)]
+    fn of(weights: &PackedMatrix, group: usize) -> Self {
+        let blocks = weights.cols / BLOCK;
+        let coarse = if weights.format.is_super() {
+            weights.cols / SUPER
+        } else {
+            blocks
+        } * LANES
+            * group;
+        // Wrapping, for an array that the format does not have is empty, and the group may be one past
+        // the last: such pointers are not read from.
+        let step = weights.format.step_bytes();
+        Self {
+            quants: weights.quants.as_ptr().wrapping_add(group * blocks * step),
+            scales: weights.scales.as_ptr().wrapping_add(coarse),
+            mins: weights.mins.as_ptr().wrapping_add(coarse),
+            fine: weights
+                .fine
+                .as_ptr()
+                .wrapping_add(group * blocks * 2 * LANES),
+        }
+    }
+}
+
+/// The outputs of `T` tokens and `R` groups of rows, from `(group, token)` on.
+#[inline(always)]
+unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
+    part: &Part<'_>,
+    (group, token): (usize, usize),
+    ahead: Ahead,
+) {
+    // SAFETY: the tile is inside the weights, the input and the output (the caller's promise), and
+    // each pointer stays within the rows, tokens and blocks that it names.
+    unsafe {
+        let blocks = part.weights.cols / BLOCK;
+        let mut weights = [GroupPointers::of(part.weights, group); R];
+        for r in 1..R {
+            weights[r] = GroupPointers::of(part.weights, group + r);
+        }
+        let inputs = part.input.blocks.as_ptr().add(token * blocks);
+
+        let mut outputs = [[S::splat(0.0); R]; T];
+        for block in 0..blocks {
+            let input = |t: usize| &*inputs.add(t * blocks + block);
+            ahead.ask::<S, FORMAT, R>(block);
+            if FORMAT == Format::U8Half as u8 {
+                halves::<S, T, R>(&weights, inputs.add(block), blocks, block, &mut outputs);
+                continue;
+            }
+
+            let mut sums = [[S::splat_i32(0); R]; T];
+            for t in 0..T {
+                let start = if FORMAT == Format::U4 as u8 {
+                    S::splat_i32(input(t).offset)
+                } else if FORMAT == Format::I8 as u8 && S::OFFSET_IN_SUM {
+                    S::splat_i32(input(t).offset << 4)
+                } else {
+                    S::splat_i32(0)
+                };
+                sums[t] = [start; R];
+            }
+            if is_nibbles(FORMAT) {
+                for quad in 0..4 {
+                    let mut pairs = [S::load_weights(weights[0].quants); R];
+                    for r in 0..R {
+                        pairs[r] = S::load_weights(weights[r].quants.add(block * 256 + quad * 64));
+                    }
+                    for high in [false, true] {
+                        let mut quants = pairs;
+                        for r in 0..R {
+                            quants[r] = if high {
+                                S::high(pairs[r])
+                            } else {
+                                S::low(pairs[r])
+                            };
+                        }
+                        for t in 0..T {
+                            let at = quad * 4 + if high { 16 } else { 0 };
+                            let a = S::quad(input(t).quants.as_ptr().add(at));
+                            for r in 0..R {
+                                sums[t][r] = S::dot(sums[t][r], quants[r], a);
+                            }
+                        }
+                    }
+                }
+            } else {
+                for quad in 0..8 {
+                    let mut quants = [S::load_weights(weights[0].quants); R];
+                    for r in 0..R {
+                        quants[r] = S::load_weights(weights[r].quants.add(block * 512 + quad * 64));
+                    }
+                    for t in 0..T {
+                        let a = S::quad(input(t).quants.as_ptr().add(quad * 4));
+                        for r in 0..R {
+                            sums[t][r] = if FORMAT == Format::I8 as u8 {
+                                S::dot_signed(sums[t][r], quants[r], a)
+                            } else {
+                                S::dot(sums[t][r], quants[r], a)
+                            };
+                        }
+                    }
+                }
+            }
+
+            for r in 0..R {
+                let (scale, min) = scale_and_min::<S, FORMAT>(&weights[r], block);
+                for t in 0..T {
+                    let scale = S::mul(scale, S::splat(input(t).scale));
+                    let mut output = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
+                    if has_min(FORMAT) {
+                        output = S::mul_add(min, S::splat(input(t).scaled_sum), output);
+                    }
+                    outputs[t][r] = output;
+                }
+            }
+        }
+        store_tile::<S, T, R>(part, (group, token), outputs);
+    }
+}
+
+/// A block's scales of sixteen rows, and their minima where the format has them.
+#[inline(always)]
+unsafe fn scale_and_min<S: Simd, const FORMAT: u8>(
+    weights: &GroupPointers,
+    block: usize,
+) -> (S::F, S::F) {
+    // SAFETY: the block is one of the group's; formats without minima do not read any.
+    unsafe {
+        let coarse = if is_super(FORMAT) {
+            block / (SUPER / BLOCK)
+        } else {
+            block
+        } * LANES;
+        let mut scale = S::load_f16(weights.scales.add(coarse));
+        let mut min = S::splat(0.0);
+        if has_min(FORMAT) {
+            min = S::load_f16(weights.mins.add(coarse));
+        }
+        if is_super(FORMAT) {
+            // Exact: 11 bits by 6.
+            let fine = weights.fine.add(block * 2 * LANES);
+            scale = S::mul(scale, S::load_u8(fine));
+            min = S::mul(min, S::load_u8(fine.add(LANES)));
+        }
+        (scale, min)
+    }
+}
+
+/// One block of [`Format::U8Half`], whose halves have scales of their own.
+#[inline(always)]
+unsafe fn halves<S: Simd, const T: usize, const R: usize>(
+    weights: &[GroupPointers; R],
+    inputs: *const ActivationBlock,
+    stride: usize,
+    block: usize,
+    outputs: &mut [[S::F; R]; T],
+) {
+    // SAFETY: as the caller's, [`quantized_tile`].
+    unsafe {
+        for half in 0..2 {
+            let mut sums = [[S::splat_i32(0); R]; T];
+            for t in 0..T {
+                let input = &*inputs.add(t * stride);
+                let high = input.offset_high;
+                let offset = if half == 1 { high } else { input.offset - high };
+                sums[t] = [S::splat_i32(offset << 2); R];
+            }
+            for quad in 0..4 {
+                let quad = half * 4 + quad;
+                let mut quants = [S::load_weights(weights[0].quants); R];
+                for r in 0..R {
+                    quants[r] = S::load_weights(weights[r].quants.add(block * 512 + quad * 64));
+                }
+                for t in 0..T {
+                    let a = S::quad((*inputs.add(t * stride)).quants.as_ptr().add(quad * 4));
+                    for r in 0..R {
+                        sums[t][r] = S::dot(sums[t][r], quants[r], a);
+                    }
+                }
+            }
+            for r in 0..R {
+                let coarse = S::load_f16(weights[r].scales.add(block / (SUPER / BLOCK) * LANES));
+                let fine = weights[r].fine.add((block * 2 + half) * LANES);
+                let scale = S::mul(coarse, S::load_i8(fine.cast()));
+                for t in 0..T {
+                    let scale = S::mul(scale, S::splat((*inputs.add(t * stride)).scale));
+                    outputs[t][r] = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
+                }
+            }
+        }
+    }
+}
+
+/// Writes a tile's outputs; of the last group only the rows that there are.
+#[inline(always)]
+unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
+    part: &Part<'_>,
+    (group, token): (usize, usize),
+    outputs: [[S::F; R]; T],
+) {
+    let rows = part.weights.rows;
+    for t in 0..T {
+        for r in 0..R {
+            let row = (group + r) * LANES;
+            // SAFETY: the tile is inside the output; a full group has 16 rows there, and of the last
+            // one only `rows - row` are copied.
+            unsafe {
+                let to = part.output.add((token + t) * rows + row);
+                if rows - row >= LANES {
+                    S::store(to, outputs[t][r]);
+                } else {
+                    let mut lanes = [0.0; LANES];
+                    S::store(lanes.as_mut_ptr(), outputs[t][r]);
+                    to.copy_from_nonoverlapping(lanes.as_ptr(), rows - row);
+                }
+            }
+        }
+    }
+}
+
+/// The part's tiles, for dense weights.
+#[inline(always)]
+unsafe fn dense<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
+    let (most_tokens, most_groups) = S::WIDE;
+    for (group, groups) in shares(part.groups.len(), most_groups) {
+        for (token, tokens) in shares(part.tokens.len(), most_tokens) {
+            let at = (part.groups.start + group, part.tokens.start + token);
+            // SAFETY: as this function's; the tile is inside the part.
+            unsafe { by_shape!(S::WIDE, tokens, groups, dense_tile::<S, FORMAT>, (part, at)) }
+        }
+    }
+}
+
+/// The outputs of `T` tokens and `R` groups of dense rows.
+#[inline(always)]
+unsafe fn dense_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
+    part: &Part<'_>,
+    (group, token): (usize, usize),
+) {
+    // SAFETY: the tile is inside the weights, the input and the output (the caller's promise).
+    unsafe {
+        let cols = part.weights.cols;
+        let step = part.weights.format.step_bytes();
+        let weights = part.weights.quants.as_ptr().add(group * cols * step);
+        let inputs = part.input.values.as_ptr().add(token * cols);
+        let mut outputs = [[S::splat(0.0); R]; T];
+        for column in 0..cols {
+            let mut row = [S::splat(0.0); R];
+            for r in 0..R {
+                let from = weights.add((r * cols + column) * step);
+                row[r] = if FORMAT == Format::F16 as u8 {
+                    S::load_f16(from.cast())
+                } else if FORMAT == Format::Bf16 as u8 {
+                    S::load_bf16(from.cast())
+                } else {
+                    S::load(from.cast())
+                };
+            }
+            for t in 0..T {
+                let a = S::splat(*inputs.add(t * cols + column));
+                for r in 0..R {
+                    outputs[t][r] = S::mul_add(row[r], a, outputs[t][r]);
+                }
+            }
+        }
+        store_tile::<S, T, R>(part, (group, token), outputs);
+    }
+}

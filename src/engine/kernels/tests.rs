@@ -1,0 +1,528 @@
+//! Every family of kernels against plain loops, bit for bit, and the repacked weights against candle.
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use super::*;
+
+/// Every type that is repacked.
+const TYPES: [GgmlDType; 11] = [
+    GgmlDType::Q4_0,
+    GgmlDType::Q4_1,
+    GgmlDType::Q5_0,
+    GgmlDType::Q5_1,
+    GgmlDType::Q8_0,
+    GgmlDType::Q4K,
+    GgmlDType::Q5K,
+    GgmlDType::Q6K,
+    GgmlDType::F16,
+    GgmlDType::BF16,
+    GgmlDType::F32,
+];
+
+/// Numbers of either sign, now and then a large one.
+fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    (0..count)
+        .map(|_| {
+            let bits = random.next_u32();
+            let unit = (bits >> 8) as f32 / (1 << 23) as f32 - 1.0;
+            if bits & 63 == 0 { unit * 30.0 } else { unit }
+        })
+        .collect()
+}
+
+/// Blocks of random bits, so that every quant and scale occurs, with tame f16 factors.
+fn random_blocks(dtype: GgmlDType, seed: u64, rows: usize, cols: usize) -> Vec<u8> {
+    if matches!(dtype, GgmlDType::F16 | GgmlDType::BF16 | GgmlDType::F32) {
+        let values = Tensor::from_vec(numbers(seed, rows * cols), (rows, cols), &Device::Cpu);
+        let tensor = QTensor::quantize(&values.unwrap(), dtype).unwrap();
+        return tensor.data().unwrap().to_vec();
+    }
+    let mut bytes = vec![0; rows * cols / dtype.block_size() * dtype.type_size()];
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.fill_bytes(&mut bytes);
+    let factors: &[usize] = match dtype {
+        GgmlDType::Q4_0 | GgmlDType::Q5_0 | GgmlDType::Q8_0 => &[0],
+        GgmlDType::Q6K => &[208],
+        _ => &[0, 2],
+    };
+    for block in bytes.chunks_exact_mut(dtype.type_size()) {
+        for &at in factors {
+            let factor = ((random.next_u32() >> 16) as f32 / 65536.0 - 0.5) * 0.1;
+            block[at..at + 2].copy_from_slice(&half::f32_to_f16(factor).to_le_bytes());
+        }
+    }
+    bytes
+}
+
+fn packed(pool: &Pool, dtype: GgmlDType, rows: usize, cols: usize, seed: u64) -> PackedMatrix {
+    let bytes = random_blocks(dtype, seed, rows, cols);
+    PackedMatrix::pack(pool, dtype, (rows, cols), &bytes).unwrap()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The quantisation of one block, in plain code.
+fn quantized(values: &[f32]) -> ActivationBlock {
+    let mut block = ActivationBlock::default();
+    let largest = values.iter().fold(0f32, |max, x| max.max(x.abs()));
+    if largest >= 1e-30 {
+        block.scale = largest / 127.0;
+        let inverse = 127.0 / largest;
+        for (quant, x) in block.quants.iter_mut().zip(values) {
+            *quant = (x * inverse).round_ties_even() as i8;
+        }
+    }
+    let sum = |quants: &[i8]| quants.iter().map(|&q| i32::from(q)).sum::<i32>();
+    block.scaled_sum = block.scale * sum(&block.quants) as f32;
+    block.offset = -8 * sum(&block.quants);
+    block.offset_high = -8 * sum(&block.quants[16..]);
+    block
+}
+
+/// One output of a product, in plain code.
+fn output(weights: &PackedMatrix, row: usize, values: &[f32]) -> f32 {
+    let mut output = 0f32;
+    if weights.format.is_dense() {
+        let mut dense = vec![0.0; weights.cols];
+        weights.row(row, &mut dense);
+        for (weight, value) in dense.iter().zip(values) {
+            output = weight.mul_add(*value, output);
+        }
+        return output;
+    }
+    for (index, values) in values.chunks(BLOCK).enumerate() {
+        let input = quantized(values);
+        let (quants, scales, min) = weights.block(row, index);
+        let dot = |columns: Range<usize>| -> f32 {
+            columns
+                .map(|k| i32::from(quants[k]) * i32::from(input.quants[k]))
+                .sum::<i32>() as f32
+        };
+        if weights.format == Format::U8Half {
+            output = dot(0..16).mul_add(scales[0] * input.scale, output);
+            output = dot(16..32).mul_add(scales[1] * input.scale, output);
+        } else {
+            output = dot(0..32).mul_add(scales[0] * input.scale, output);
+        }
+        if weights.format.has_min() {
+            output = min.mul_add(input.scaled_sum, output);
+        }
+    }
+    output
+}
+
+/// The product by some kernels, as the forward pass does it.
+fn multiply(kernels: Kernels, pool: &Pool, weights: &PackedMatrix, values: &[f32]) -> Vec<f32> {
+    let tokens = values.len() / weights.cols;
+    let mut blocks = vec![ActivationBlock::default(); values.len() / BLOCK];
+    if !weights.format.is_dense() {
+        kernels.quantize(values, &mut blocks);
+    }
+    let mut output = vec![f32::NAN; tokens * weights.rows];
+    let input = Input {
+        tokens,
+        values,
+        blocks: &blocks,
+    };
+    let output_slice = &mut output;
+    let mut products = [Product {
+        weights,
+        output: output_slice,
+    }];
+    kernels.matmul(pool, &mut products, input);
+    output
+}
+
+#[test]
+fn packed_rows_are_candles() {
+    let pool = Pool::new(2).unwrap();
+    for dtype in TYPES {
+        let (rows, cols) = (37, 512);
+        let bytes = random_blocks(dtype, 7, rows, cols);
+        let storage =
+            candle_core::quantized::QStorage::from_data(bytes.clone().into(), &Device::Cpu, dtype);
+        let tensor = QTensor::new(storage.unwrap(), (rows, cols)).unwrap();
+        let expected = tensor.dequantize(&Device::Cpu).unwrap();
+        let expected: Vec<Vec<f32>> = expected.to_vec2().unwrap();
+        let packed = PackedMatrix::pack(&pool, dtype, (rows, cols), &bytes).unwrap();
+        let mut row = vec![0.0; cols];
+        for (index, expected) in expected.iter().enumerate() {
+            packed.row(index, &mut row);
+            assert_eq!(row, *expected, "{dtype:?}, row {index}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_shape_is_refused() {
+    let pool = Pool::new(1).unwrap();
+    let pack = |dtype, shape, bytes: &[u8]| PackedMatrix::pack(&pool, dtype, shape, bytes).err();
+    assert!(matches!(
+        pack(GgmlDType::Q4_0, (1, 48), &[0; 27]),
+        Some(PackError::Columns { .. })
+    ));
+    assert!(matches!(
+        pack(GgmlDType::Q4_0, (1, 32), &[0; 17]),
+        Some(PackError::Bytes { expected: 18, .. })
+    ));
+    assert!(matches!(
+        pack(GgmlDType::Q2K, (1, 256), &[0; 84]),
+        Some(PackError::Type(_))
+    ));
+}
+
+/// The properties that hold for each family: one module of tests for each.
+macro_rules! each_family {
+    ($($(#[$attribute:meta])* $name:ident = $isa:expr;)*) => {
+        $(
+            $(#[$attribute])*
+            mod $name {
+                use super::*;
+
+                /// None where this processor is not able: then there is nothing to test.
+                fn kernels() -> Option<Kernels> {
+                    Kernels::of($isa)
+                }
+
+                #[test]
+                fn quantizes_like_plain_code() {
+                    let Some(kernels) = kernels() else { return };
+                    quantize_property(kernels);
+                }
+
+                #[test]
+                fn multiplies_like_plain_code() {
+                    let Some(kernels) = kernels() else { return };
+                    product_property(kernels);
+                }
+
+                #[test]
+                fn splits_do_not_matter() {
+                    let Some(kernels) = kernels() else { return };
+                    split_property(kernels);
+                }
+
+                #[test]
+                fn vectors_are_like_plain_code() {
+                    let Some(kernels) = kernels() else { return };
+                    vector_property(kernels);
+                }
+
+                #[test]
+                fn attends_like_plain_code() {
+                    let Some(kernels) = kernels() else { return };
+                    attention_property(kernels);
+                }
+            }
+        )*
+    };
+}
+
+each_family! {
+    scalar_family = Isa::Scalar;
+    #[cfg(target_arch = "x86_64")]
+    avx2_family = Isa::Avx2;
+    #[cfg(target_arch = "x86_64")]
+    avx_vnni_family = Isa::AvxVnni;
+    #[cfg(target_arch = "x86_64")]
+    avx512_family = Isa::Avx512;
+    #[cfg(target_arch = "aarch64")]
+    neon_family = Isa::Neon;
+}
+
+fn quantize_property(kernels: Kernels) {
+    let mut values = numbers(1, 64 * BLOCK);
+    values[..BLOCK].fill(0.0);
+    values[BLOCK..2 * BLOCK].fill(1e-38);
+    values[2 * BLOCK] = 3e38;
+    values[3 * BLOCK..4 * BLOCK].fill(-2.5);
+    let mut blocks = vec![ActivationBlock::default(); 64];
+    kernels.quantize(&values, &mut blocks);
+    for (block, values) in blocks.iter().zip(values.chunks(BLOCK)) {
+        assert_eq!(*block, quantized(values));
+    }
+}
+
+fn product_property(kernels: Kernels) {
+    let pool = Pool::new(2).unwrap();
+    for dtype in TYPES {
+        for (rows, cols) in [(1, 256), (16, 512), (70, 256), (200, 1024)] {
+            let weights = packed(&pool, dtype, rows, cols, rows as u64);
+            for tokens in [1, 2, 5, 6, 7, 13] {
+                let values = numbers(tokens as u64, tokens * cols);
+                let found = multiply(kernels, &pool, &weights, &values);
+                for (values, found) in values.chunks(cols).zip(found.chunks(rows)) {
+                    let expected: Vec<f32> =
+                        (0..rows).map(|row| output(&weights, row, values)).collect();
+                    assert_eq!(bits(found), bits(&expected), "{dtype:?} {rows} × {cols}");
+                }
+            }
+        }
+    }
+}
+
+fn split_property(kernels: Kernels) {
+    let (one, three) = (Pool::new(1).unwrap(), Pool::new(3).unwrap());
+    for dtype in [
+        GgmlDType::Q4_1,
+        GgmlDType::Q8_0,
+        GgmlDType::Q6K,
+        GgmlDType::F16,
+    ] {
+        // Long enough for several blocks of tokens, and of outputs.
+        let (rows, cols, tokens) = (300, 512, 700);
+        let weights = packed(&one, dtype, rows, cols, 3);
+        let values = numbers(9, tokens * cols);
+        let together = multiply(kernels, &three, &weights, &values);
+        for token in [0, 1, 349, 350, 699] {
+            let alone = multiply(kernels, &one, &weights, &values[token * cols..][..cols]);
+            assert_eq!(bits(&alone), bits(&together[token * rows..][..rows]));
+        }
+    }
+}
+
+/// `e^x` by the operations that `Simd::exp` names.
+fn exp(x: f32) -> f32 {
+    let x = x.clamp(-86.6, 88.0);
+    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
+    let p = 1.987_569_1e-4f32
+        .mul_add(r, 1.398_2e-3)
+        .mul_add(r, 8.333_452e-3)
+        .mul_add(r, 4.166_579_6e-2)
+        .mul_add(r, 1.666_666_5e-1)
+        .mul_add(r, 5.000_000_1e-1);
+    let y = p.mul_add(r * r, r) + 1.0;
+    f32::from_bits(y.to_bits().wrapping_add((n as i32 as u32) << 23))
+}
+
+/// A sum over sixteen running lanes, then lanes 8, 4, 2 and 1 apart.
+fn lane_sum(terms: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0f32; 16];
+    for (index, term) in terms.iter().enumerate() {
+        lanes[index % 16] = step(*term, lanes[index % 16]);
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    lanes[0]
+}
+
+#[test]
+fn exp_is_close() {
+    for step in -86_000..=88_000 {
+        let x = step as f32 / 1000.0;
+        let exact = f64::from(x).exp();
+        assert!((f64::from(exp(x)) / exact - 1.0).abs() < 1.8e-7, "e^{x}");
+    }
+}
+
+fn vector_property(kernels: Kernels) {
+    for len in [1, 15, 16, 17, 64, 576, 1000] {
+        let (x, y) = (numbers(1, len), numbers(2, len));
+        let mut found = vec![0.0; len];
+
+        kernels.rms_norm(&x, &y, 1e-5, &mut found);
+        let mean = lane_sum(&x, |x, sum| x.mul_add(x, sum)) / len as f32;
+        let scale = 1.0 / (mean + 1e-5).sqrt();
+        let expected: Vec<f32> = x.iter().zip(&y).map(|(x, w)| x * scale * w).collect();
+        assert_eq!(bits(&found), bits(&expected), "rms_norm of {len}");
+
+        found.copy_from_slice(&x);
+        kernels.add(&mut found, &y);
+        let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+        assert_eq!(bits(&found), bits(&expected), "add of {len}");
+
+        found.copy_from_slice(&x);
+        kernels.silu_mul(&mut found, &y);
+        let silu = |x: f32| x / (1.0 + exp(0.0 - x));
+        let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| silu(*x) * y).collect();
+        assert_eq!(bits(&found), bits(&expected), "silu_mul of {len}");
+
+        found.copy_from_slice(&x);
+        kernels.softmax(&mut found);
+        let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let powers: Vec<f32> = x.iter().map(|x| exp(x - max)).collect();
+        let inverse = 1.0 / lane_sum(&powers, |x, sum| x + sum);
+        let expected: Vec<f32> = powers.iter().map(|power| power * inverse).collect();
+        assert_eq!(bits(&found), bits(&expected), "softmax of {len}");
+
+        let half = len / 2;
+        let (cos, sin) = (numbers(3, half), numbers(4, half));
+        let turn = |a: f32, b: f32, i: usize| {
+            let first = (0.0 - b).mul_add(sin[i], a * cos[i]);
+            (first, a.mul_add(sin[i], b * cos[i]))
+        };
+        let (mut neox, mut interleaved) = (x.clone(), x.clone());
+        for i in 0..half {
+            (neox[i], neox[i + half]) = turn(x[i], x[i + half], i);
+            (interleaved[2 * i], interleaved[2 * i + 1]) = turn(x[2 * i], x[2 * i + 1], i);
+        }
+        found.copy_from_slice(&x);
+        kernels.rope_neox(&mut found, &cos, &sin);
+        assert_eq!(bits(&found), bits(&neox), "rope_neox of {len}");
+        found.copy_from_slice(&x);
+        kernels.rope_interleaved(&mut found, &cos, &sin);
+        assert_eq!(
+            bits(&found),
+            bits(&interleaved),
+            "rope_interleaved of {len}"
+        );
+    }
+}
+
+/// A layer with `tokens` random tokens on shuffled pages: the layer, the page table, and the keys and
+/// values as f16 keeps them, `[tokens, kv_heads, head_size]`.
+struct Context {
+    layer: KvLayer,
+    pages: Vec<u32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
+    let used = tokens.div_ceil(PAGE);
+    // Every second page, backwards.
+    let pages: Vec<u32> = (0..used as u32).rev().map(|page| 2 * page + 1).collect();
+    let mut layer = KvLayer::new(shape, 2 * used);
+    let size = shape.kv_heads * shape.head_size;
+    let (mut keys, mut values) = (numbers(11, tokens * size), numbers(12, tokens * size));
+    values[0] = 1e9;
+    for token in 0..tokens {
+        let at = token * size..(token + 1) * size;
+        let place = (pages[token / PAGE], token % PAGE);
+        kernels.write_kv(&mut layer, place, &keys[at.clone()], &values[at]);
+    }
+    for x in keys.iter_mut().chain(&mut values) {
+        *x = half::f16_to_f32(half::f32_to_f16(x.clamp(-65504.0, 65504.0)));
+    }
+    Context {
+        layer,
+        pages,
+        keys,
+        values,
+    }
+}
+
+/// One query's result, in plain code.
+fn attended(context: &Context, kv_head: usize, query: &[f32], position: usize) -> Vec<f32> {
+    let KvShape {
+        kv_heads,
+        head_size,
+    } = context.layer.shape();
+    let scale = 1.0 / (head_size as f32).sqrt();
+    let at = |token: usize| (token * kv_heads + kv_head) * head_size;
+    let (mut max, mut sum) = (f32::NEG_INFINITY, 0f32);
+    let mut output = vec![0f32; head_size];
+    for first in (0..=position).step_by(SPAN) {
+        let seen = first..(first + SPAN).min(position + 1);
+        let scores: Vec<f32> = seen
+            .clone()
+            .map(|token| {
+                let key = &context.keys[at(token)..][..head_size];
+                let dot = query
+                    .iter()
+                    .zip(key)
+                    .fold(0f32, |sum, (q, k)| q.mul_add(*k, sum));
+                dot * scale
+            })
+            .collect();
+        let larger = scores.iter().copied().fold(max, f32::max);
+        let powers: Vec<f32> = scores.iter().map(|score| exp(score - larger)).collect();
+        let decay = if max == f32::NEG_INFINITY {
+            0.0
+        } else {
+            exp(max - larger)
+        };
+        sum = sum.mul_add(decay, lane_sum(&powers, |x, sum| x + sum));
+        max = larger;
+        for (d, output) in output.iter_mut().enumerate() {
+            *output *= decay;
+            for (token, power) in seen.clone().zip(&powers) {
+                *output = power.mul_add(context.values[at(token) + d], *output);
+            }
+        }
+    }
+    output.iter().map(|x| x * (1.0 / sum) + 0.0).collect()
+}
+
+fn attention_property(kernels: Kernels) {
+    for (kv_heads, head_size) in [(3, 64), (1, 128), (2, 80), (2, 6)] {
+        let shape = KvShape {
+            kv_heads,
+            head_size,
+        };
+        let tokens = 203;
+        let context = context(kernels, shape, tokens);
+        let positions = [0, 1, 15, 16, 63, 64, 65, 100, 127, 128, 191, 192, 202];
+        let input = numbers(13, positions.len() * head_size);
+        let queries: Vec<Query> = positions
+            .iter()
+            .enumerate()
+            .map(|(index, &position)| Query {
+                at: index * head_size,
+                position,
+                state: index,
+            })
+            .collect();
+        let attention = Attention {
+            layer: &context.layer,
+            kv_head: kv_heads - 1,
+            pages: &context.pages,
+            positions: 0..tokens,
+            queries: &queries,
+            scale: 1.0 / (head_size as f32).sqrt(),
+            input: &input,
+        };
+        let fresh = || {
+            (
+                vec![f32::NAN; input.len()],
+                vec![Running::default(); queries.len()],
+            )
+        };
+
+        let (mut together, mut state) = fresh();
+        kernels.attend(&attention, &mut together, &mut state, true);
+        let (mut alone, mut state) = fresh();
+        for query in 0..queries.len() {
+            let queries = &queries[query..query + 1];
+            let one = Attention {
+                queries,
+                ..attention.clone()
+            };
+            kernels.attend(&one, &mut alone, &mut state, true);
+        }
+        let (mut in_steps, mut state) = fresh();
+        for (positions, last) in [(0..128, false), (128..192, false), (192..tokens, true)] {
+            let step = Attention {
+                positions,
+                ..attention.clone()
+            };
+            kernels.attend(&step, &mut in_steps, &mut state, last);
+        }
+        for (index, &position) in positions.iter().enumerate() {
+            let at = index * head_size..(index + 1) * head_size;
+            let expected = bits(&attended(
+                &context,
+                kv_heads - 1,
+                &input[at.clone()],
+                position,
+            ));
+            assert_eq!(
+                bits(&together[at.clone()]),
+                expected,
+                "{position} of {shape:?}"
+            );
+            assert_eq!(bits(&alone[at.clone()]), expected, "{position}, alone");
+            assert_eq!(bits(&in_steps[at]), expected, "{position}, in steps");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The forward pass between its matrix products, a vector at a time, over any [`Simd`].
+//!
+//! Vectors of any length: what does not fill sixteen lanes is done on a padded copy, so that each
+//! element (and each lane's part of a sum) sees the same operations wherever it lies.
+
+use super::simd::{LANES, Simd};
+
+/// `values[at..]`'s next sixteen, zeros where it ends.
+#[inline(always)]
+pub(super) unsafe fn load_padded<S: Simd>(values: &[f32], at: usize) -> S::F {
+    // SAFETY: as the caller's; both branches read sixteen elements that are there.
+    unsafe {
+        if values.len() - at >= LANES {
+            S::load(values.as_ptr().add(at))
+        } else {
+            let mut padded = [0.0; LANES];
+            padded[..values.len() - at].copy_from_slice(&values[at..]);
+            S::load(padded.as_ptr())
+        }
+    }
+}
+
+/// Stores the lanes of `x` that `values[at..]` has room for.
+#[inline(always)]
+pub(super) unsafe fn store_padded<S: Simd>(values: &mut [f32], at: usize, x: S::F) {
+    // SAFETY: as the caller's; both branches write sixteen elements that are there.
+    unsafe {
+        if values.len() - at >= LANES {
+            S::store(values.as_mut_ptr().add(at), x);
+        } else {
+            let mut padded = [0.0; LANES];
+            S::store(padded.as_mut_ptr(), x);
+            let rest = values.len() - at;
+            values[at..].copy_from_slice(&padded[..rest]);
+        }
+    }
+}
+
+/// `out = x / sqrt(mean(x²) + epsilon) · weight`.
+///
+/// # Safety
+/// As [`Simd`]'s; the three have one length.
+#[inline(always)]
+pub(super) unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    // SAFETY: as this function's.
+    unsafe {
+        let mut squares = S::splat(0.0);
+        for at in (0..x.len()).step_by(LANES) {
+            let x = load_padded::<S>(x, at);
+            squares = S::mul_add(x, x, squares);
+        }
+        let mean = S::reduce_add(squares) / x.len() as f32;
+        let scale = S::splat(1.0 / (mean + epsilon).sqrt());
+        for at in (0..x.len()).step_by(LANES) {
+            let scaled = S::mul(load_padded::<S>(x, at), scale);
+            let y = S::mul(scaled, load_padded::<S>(weight, at));
+            store_padded::<S>(out, at, y);
+        }
+    }
+}
+
+/// `x += y`.
+///
+/// # Safety
+/// As [`Simd`]'s; both have one length.
+#[inline(always)]
+pub(super) unsafe fn add<S: Simd>(x: &mut [f32], y: &[f32]) {
+    // SAFETY: as this function's.
+    unsafe {
+        for at in (0..y.len()).step_by(LANES) {
+            let sum = S::add(load_padded::<S>(x, at), load_padded::<S>(y, at));
+            store_padded::<S>(x, at, sum);
+        }
+    }
+}
+
+/// `gate = silu(gate) · up`, where silu(x) = x / (1 + e^−x).
+///
+/// # Safety
+/// As [`Simd`]'s; both have one length.
+#[inline(always)]
+pub(super) unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
+    // SAFETY: as this function's.
+    unsafe {
+        let one = S::splat(1.0);
+        for at in (0..up.len()).step_by(LANES) {
+            let x = load_padded::<S>(gate, at);
+            let decay = S::exp(S::sub(S::splat(0.0), x));
+            let silu = S::div(x, S::add(one, decay));
+            store_padded::<S>(gate, at, S::mul(silu, load_padded::<S>(up, at)));
+        }
+    }
+}
+
+/// `x = softmax(x)`: `e^(x − max)`, divided by their sum.
+///
+/// # Safety
+/// As [`Simd`]'s; `x` is not empty.
+#[inline(always)]
+pub(super) unsafe fn softmax<S: Simd>(x: &mut [f32]) {
+    // SAFETY: as this function's.
+    unsafe {
+        let lanes = |x: &[f32], at: usize| (x.len() - at).min(LANES);
+        let mut largest = S::splat(f32::NEG_INFINITY);
+        for at in (0..x.len()).step_by(LANES) {
+            let next = S::first(load_padded::<S>(x, at), lanes(x, at), f32::NEG_INFINITY);
+            largest = S::max(largest, next);
+        }
+        let largest = S::splat(S::reduce_max(largest));
+        let mut sum = S::splat(0.0);
+        for at in (0..x.len()).step_by(LANES) {
+            let power = S::exp(S::sub(load_padded::<S>(x, at), largest));
+            let power = S::first(power, lanes(x, at), 0.0);
+            sum = S::add(sum, power);
+            store_padded::<S>(x, at, power);
+        }
+        let inverse = S::splat(1.0 / S::reduce_add(sum));
+        for at in (0..x.len()).step_by(LANES) {
+            store_padded::<S>(x, at, S::mul(load_padded::<S>(x, at), inverse));
+        }
+    }
+}
+
+/// Turns the pairs `(x[i], x[i + half])` of a head by the angles whose cosines and sines are given
+/// (`half` each): the NEOX order of rotary embeddings. What lies past the pairs stays.
+///
+/// # Safety
+/// As [`Simd`]'s; `x` is at least `2 · cos.len()` long, and `sin` as long as `cos`.
+#[inline(always)]
+pub(super) unsafe fn rope_neox<S: Simd>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    // SAFETY: as this function's.
+    unsafe {
+        let half = cos.len();
+        let (first, rest) = x.split_at_mut(half);
+        let second = &mut rest[..half];
+        for at in (0..half).step_by(LANES) {
+            let (c, s) = (load_padded::<S>(cos, at), load_padded::<S>(sin, at));
+            let (a, b) = (load_padded::<S>(first, at), load_padded::<S>(second, at));
+            let minus_b = S::sub(S::splat(0.0), b);
+            store_padded::<S>(first, at, S::mul_add(minus_b, s, S::mul(a, c)));
+            store_padded::<S>(second, at, S::mul_add(a, s, S::mul(b, c)));
+        }
+    }
+}
+
+/// The same for the pairs `(x[2i], x[2i + 1])`: the interleaved order, which GGUF's Llama uses.
+///
+/// Plain code: the compiler makes vectors of it, and a head is a few hundred operations.
+///
+/// # Safety
+/// As [`Simd`]'s (it is compiled with the processor's features like the others).
+#[inline(always)]
+pub(super) unsafe fn rope_interleaved<S: Simd>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((pair, &c), &s) in x.chunks_exact_mut(2).zip(cos).zip(sin) {
+        let (a, b) = (pair[0], pair[1]);
+        pair[0] = (0.0 - b).mul_add(s, a * c);
+        pair[1] = a.mul_add(s, b * c);
+    }
+}

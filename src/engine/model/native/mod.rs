@@ -1,0 +1,534 @@
+//! The tuned CPU forward of the Llama family (Llama, SmolLM2, Mistral, Qwen2 with its biases, Qwen3
+//! with its head norms).
+//!
+//! All tokens of a pass stand in one `[tokens, hidden]` matrix, whatever sequences they belong to.
+//! Weights are as the file has them, repacked; activations are quantised to int8 in blocks of 32
+//! before each product with quantised weights; keys and values are f16, in pages. Every number is
+//! made by a fixed sequence of operations (see [`crate::engine::kernels`]), so that a sequence's
+//! logits have the same bits alone or in company, in one chunk or many, on one thread or several.
+
+mod attention;
+mod weights;
+
+use candle_core::Device;
+
+use super::weights::Weights;
+use super::{Chunk, Model, ModelSpec, check_chunks};
+use crate::engine::kernels::{
+    ActivationBlock, BLOCK, Input, Kernels, KvLayer, KvShape, PAGE, PackedMatrix, Pool, Product,
+};
+use crate::error::{Error, Result};
+
+use attention::Heads;
+use weights::{Layer, Linear, NativeWeights};
+
+/// Tokens below which a step between two products is not worth a hand-over to the pool.
+const FEW_TOKENS: usize = 4;
+
+/// Positions that the table of rotations has at first; it grows with the sequences.
+const FIRST_POSITIONS: usize = 1024;
+
+/// The tuned CPU forward.
+pub(crate) struct NativeModel {
+    spec: ModelSpec,
+    weight_type: String,
+    kernels: Kernels,
+    pool: Pool,
+    weights: NativeWeights,
+    rotation: Rotation,
+    /// Keys and values, a layer each.
+    kv: Vec<KvLayer>,
+    scratch: Scratch,
+}
+
+/// A pass's intermediate numbers, kept so that a pass allocates nothing.
+#[derive(Default)]
+struct Scratch {
+    /// The residual stream, `[tokens, hidden]`.
+    stream: Vec<f32>,
+    /// What the last block adds to it, likewise.
+    delta: Vec<f32>,
+    /// The normed stream, likewise.
+    normed: Vec<f32>,
+    /// The input of the next product, quantised.
+    blocks: Vec<ActivationBlock>,
+    /// `[tokens, heads · head_size]`.
+    queries: Vec<f32>,
+    /// `[tokens, kv_heads · head_size]`.
+    keys: Vec<f32>,
+    /// As the keys.
+    values: Vec<f32>,
+    /// As the queries.
+    attended: Vec<f32>,
+    /// `[tokens, intermediate]`.
+    gate: Vec<f32>,
+    /// As the gate.
+    up: Vec<f32>,
+    /// `[wanted, vocabulary]`.
+    logits: Vec<f32>,
+}
+
+/// Where a packed token stands.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    position: usize,
+    /// Page and slot of its keys and values.
+    page: u32,
+    slot: usize,
+}
+
+impl NativeModel {
+    /// Loads the weights and repacks them. `threads` counts the caller's.
+    ///
+    /// # Errors
+    /// Exit code 3 where a tensor is missing, of another shape, or of a type without a kernel.
+    pub(crate) fn load(
+        weights: &dyn Weights,
+        spec: ModelSpec,
+        weight_type: String,
+        threads: usize,
+    ) -> Result<Self> {
+        let pool = Pool::new(threads)
+            .map_err(|source| Error::preflight("failed to start threads").caused_by(source))?;
+        let weights = NativeWeights::load(weights, &spec, &pool)?;
+        let rotation = Rotation::new(&spec, weights.rope_divisors.as_deref());
+        Ok(Self {
+            kernels: Kernels::best(),
+            kv: Vec::new(),
+            scratch: Scratch::default(),
+            spec,
+            weight_type,
+            pool,
+            weights,
+            rotation,
+        })
+    }
+
+    fn heads(&self) -> Heads {
+        Heads {
+            kv_heads: self.spec.kv_heads,
+            group: self.spec.heads / self.spec.kv_heads,
+            head_size: self.spec.head_size,
+        }
+    }
+
+    fn kv_shape(&self) -> KvShape {
+        KvShape {
+            kv_heads: self.spec.kv_heads,
+            head_size: self.spec.head_size,
+        }
+    }
+}
+
+impl Model for NativeModel {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn backend(&self) -> &'static str {
+        "native"
+    }
+
+    fn weights(&self) -> String {
+        format!("{} with int8 activations", self.weight_type)
+    }
+
+    fn max_sequences(&self) -> usize {
+        usize::MAX
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.kv_shape().page_len() * size_of::<u16>() * self.spec.layers
+    }
+
+    fn set_pages(&mut self, pages: usize) -> Result<()> {
+        let shape = self.kv_shape();
+        self.kv = (0..self.spec.layers)
+            .map(|_| KvLayer::new(shape, pages))
+            .collect();
+        Ok(())
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
+        self.kv
+            .iter_mut()
+            .for_each(|layer| layer.copy_page(from, to));
+        Ok(())
+    }
+
+    fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<&[f32]> {
+        check_chunks(&self.spec, chunks)?;
+        let mut places = Vec::new();
+        let mut wanted = Vec::new();
+        for chunk in chunks {
+            places.extend((chunk.start..).take(chunk.tokens.len()).map(|position| Place {
+                position,
+                page: chunk.pages[position / PAGE],
+                slot: position % PAGE,
+            }));
+            if chunk.logits {
+                wanted.push(places.len() - 1);
+            }
+        }
+        let last = places.iter().map(|place| place.position).max();
+        self.rotation.reach(last.map_or(0, |last| last + 1));
+
+        let heads = self.heads();
+        let Self {
+            spec,
+            kernels,
+            pool,
+            weights,
+            rotation,
+            kv,
+            scratch,
+            ..
+        } = self;
+        let pass = Pass {
+            spec,
+            kernels: *kernels,
+            pool,
+            rotation,
+            heads,
+            parts: attention::cut(chunks, heads, pool.threads()),
+            places: &places,
+            chunks,
+        };
+        scratch.resize(spec, places.len());
+        let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
+        for (row, token) in scratch.stream.chunks_exact_mut(spec.hidden).zip(tokens) {
+            weights.embedding.row(*token as usize, row);
+        }
+        scratch.delta.fill(0.0);
+        for (layer, kv) in weights.layers.iter().zip(kv) {
+            pass.layer(layer, kv, scratch);
+        }
+        pass.head(
+            &weights.norm,
+            weights.head.as_ref().unwrap_or(&weights.embedding),
+            &wanted,
+            scratch,
+        );
+        Ok(&scratch.logits)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Scratch {
+    fn resize(&mut self, spec: &ModelSpec, tokens: usize) {
+        let queries = spec.heads * spec.head_size;
+        let keys = spec.kv_heads * spec.head_size;
+        self.stream.resize(tokens * spec.hidden, 0.0);
+        self.delta.resize(tokens * spec.hidden, 0.0);
+        self.normed.resize(tokens * spec.hidden, 0.0);
+        self.queries.resize(tokens * queries, 0.0);
+        self.keys.resize(tokens * keys, 0.0);
+        self.values.resize(tokens * keys, 0.0);
+        self.attended.resize(tokens * queries, 0.0);
+        self.gate.resize(tokens * spec.intermediate, 0.0);
+        self.up.resize(tokens * spec.intermediate, 0.0);
+        let widest = spec.hidden.max(queries).max(spec.intermediate);
+        let blocks = tokens * widest.div_ceil(BLOCK);
+        self.blocks.resize(blocks, ActivationBlock::default());
+    }
+}
+
+/// What the steps of a pass share.
+struct Pass<'a> {
+    spec: &'a ModelSpec,
+    kernels: Kernels,
+    pool: &'a Pool,
+    rotation: &'a Rotation,
+    heads: Heads,
+    parts: Vec<attention::Part>,
+    places: &'a [Place],
+    chunks: &'a [Chunk<'a>],
+}
+
+impl Pass<'_> {
+    /// A transformer block. On the way in, `scratch.delta` still has to be added to the stream; on
+    /// the way out it is this block's.
+    fn layer(&self, layer: &Layer, kv: &mut KvLayer, scratch: &mut Scratch) {
+        self.add_and_norm(&layer.attention_norm, scratch);
+        self.products(
+            [&layer.query, &layer.key, &layer.value],
+            [&mut scratch.queries, &mut scratch.keys, &mut scratch.values],
+            &scratch.normed,
+            &scratch.blocks,
+        );
+        self.rotate(layer, scratch);
+        self.write_kv(kv, scratch);
+        self.attend(kv, scratch);
+        self.quantise(&scratch.attended, &mut scratch.blocks);
+        self.products(
+            [&layer.output],
+            [&mut scratch.delta],
+            &scratch.attended,
+            &scratch.blocks,
+        );
+
+        self.add_and_norm(&layer.feed_forward_norm, scratch);
+        self.products(
+            [&layer.gate, &layer.up],
+            [&mut scratch.gate, &mut scratch.up],
+            &scratch.normed,
+            &scratch.blocks,
+        );
+        self.activate(scratch);
+        self.products(
+            [&layer.down],
+            [&mut scratch.delta],
+            &scratch.gate,
+            &scratch.blocks,
+        );
+    }
+
+    /// `stream += delta`, `normed = rms_norm(stream)`, and the same quantised.
+    fn add_and_norm(&self, norm: &[f32], scratch: &mut Scratch) {
+        let hidden = self.spec.hidden;
+        let epsilon = self.spec.norm_epsilon as f32;
+        let kernels = self.kernels;
+        let delta = &scratch.delta;
+        self.pool.rows(
+            self.places.len(),
+            self.step(),
+            (&mut scratch.stream, hidden),
+            (&mut scratch.normed, hidden),
+            |first, stream, normed| {
+                let delta = &delta[first * hidden..][..stream.len()];
+                kernels.add(stream, delta);
+                let rows = stream.chunks_exact(hidden);
+                for (row, normed) in rows.zip(normed.chunks_exact_mut(hidden)) {
+                    kernels.rms_norm(row, norm, epsilon, normed);
+                }
+            },
+        );
+        self.quantise(&scratch.normed, &mut scratch.blocks);
+    }
+
+    /// Biases and head norms of queries, keys and values, and the rotation of the former two.
+    fn rotate(&self, layer: &Layer, scratch: &mut Scratch) {
+        let size = self.heads.head_size;
+        let widths = (
+            self.spec.heads * size,
+            self.heads.kv_heads * size,
+        );
+        if let Some(bias) = &layer.value.bias {
+            for values in scratch.values.chunks_exact_mut(widths.1) {
+                self.kernels.add(values, bias);
+            }
+        }
+        self.pool.rows(
+            self.places.len(),
+            self.step(),
+            (&mut scratch.queries, widths.0),
+            (&mut scratch.keys, widths.1),
+            |first, queries, keys| {
+                let places = &self.places[first..];
+                let rows = queries
+                    .chunks_exact_mut(widths.0)
+                    .zip(keys.chunks_exact_mut(widths.1));
+                let mut normed = vec![0.0; size];
+                for (place, (queries, keys)) in places.iter().zip(rows) {
+                    let sides = [
+                        (queries, &layer.query.bias, &layer.query_norm),
+                        (keys, &layer.key.bias, &layer.key_norm),
+                    ];
+                    for (numbers, bias, norm) in sides {
+                        if let Some(bias) = bias {
+                            self.kernels.add(numbers, bias);
+                        }
+                        for head in numbers.chunks_exact_mut(size) {
+                            if let Some(norm) = norm {
+                                let epsilon = self.spec.norm_epsilon as f32;
+                                self.kernels.rms_norm(head, norm, epsilon, &mut normed);
+                                head.copy_from_slice(&normed);
+                            }
+                            self.rotation.turn(self.kernels, head, place.position);
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    fn write_kv(&self, kv: &mut KvLayer, scratch: &Scratch) {
+        let width = self.heads.kv_heads * self.heads.head_size;
+        let rows = scratch.keys.chunks_exact(width);
+        for (place, (keys, values)) in self
+            .places
+            .iter()
+            .zip(rows.zip(scratch.values.chunks_exact(width)))
+        {
+            self.kernels
+                .write_kv(kv, (place.page, place.slot), keys, values);
+        }
+    }
+
+    fn attend(&self, kv: &KvLayer, scratch: &mut Scratch) {
+        let queries = &scratch.queries;
+        let stretches: Vec<_> = self.parts.iter().map(|part| part.numbers.clone()).collect();
+        self.pool
+            .stretches(&mut scratch.attended, &stretches, |index, output| {
+                let part = &self.parts[index];
+                let queries = &queries[part.numbers.clone()];
+                part.run(self.kernels, kv, self.chunks, self.heads, queries, output);
+            });
+    }
+
+    /// `gate = silu(gate) · up`, and the same quantised.
+    fn activate(&self, scratch: &mut Scratch) {
+        let width = self.spec.intermediate;
+        let up = &scratch.up;
+        self.pool.rows(
+            self.places.len(),
+            self.step(),
+            (&mut scratch.gate, width),
+            (&mut [] as &mut [f32], 0),
+            |first, gate, _| {
+                let up = &up[first * width..][..gate.len()];
+                self.kernels.silu_mul(gate, up);
+            },
+        );
+        self.quantise(&scratch.gate, &mut scratch.blocks);
+    }
+
+    /// Quantises `values`, `[tokens, cols]`, for the next product. What does not come in whole
+    /// blocks is for dense weights, which take the values as they are.
+    fn quantise(&self, values: &[f32], blocks: &mut [ActivationBlock]) {
+        let tokens = self.places.len();
+        let cols = values.len() / tokens;
+        if !cols.is_multiple_of(BLOCK) {
+            return;
+        }
+        let width = cols / BLOCK;
+        self.pool.rows(
+            tokens,
+            self.step(),
+            (&mut blocks[..tokens * width], width),
+            (&mut [] as &mut [f32], 0),
+            |first, blocks, _| {
+                let values = &values[first * cols..][..blocks.len() * BLOCK];
+                self.kernels.quantize(values, blocks);
+            },
+        );
+    }
+
+    /// Products of one input, `[tokens, cols]`, with several matrices.
+    fn products<const N: usize>(
+        &self,
+        linears: [&Linear; N],
+        outputs: [&mut Vec<f32>; N],
+        values: &[f32],
+        blocks: &[ActivationBlock],
+    ) {
+        let pairs = linears.iter().zip(outputs);
+        let mut products: Vec<_> = pairs
+            .map(|(linear, output)| Product {
+                weights: &linear.matrix,
+                output,
+            })
+            .collect();
+        self.multiply(&mut products, self.places.len(), values, blocks);
+    }
+
+    fn multiply(
+        &self,
+        products: &mut [Product<'_>],
+        tokens: usize,
+        values: &[f32],
+        blocks: &[ActivationBlock],
+    ) {
+        let width = values.len() / tokens / BLOCK;
+        let input = Input {
+            tokens,
+            values,
+            blocks: &blocks[..tokens * width],
+        };
+        self.kernels.matmul(self.pool, products, input);
+    }
+
+    /// The logits of the tokens at `wanted`.
+    fn head(&self, norm: &[f32], head: &PackedMatrix, wanted: &[usize], scratch: &mut Scratch) {
+        scratch.logits.clear();
+        if wanted.is_empty() {
+            return;
+        }
+        let hidden = self.spec.hidden;
+        for (row, token) in wanted.iter().enumerate() {
+            let numbers = token * hidden..(token + 1) * hidden;
+            let stream = &mut scratch.stream[numbers.clone()];
+            self.kernels.add(stream, &scratch.delta[numbers]);
+            let normed = &mut scratch.normed[row * hidden..][..hidden];
+            self.kernels
+                .rms_norm(stream, norm, self.spec.norm_epsilon as f32, normed);
+            if hidden.is_multiple_of(BLOCK) {
+                let width = hidden / BLOCK;
+                let blocks = &mut scratch.blocks[row * width..][..width];
+                self.kernels.quantize(normed, blocks);
+            }
+        }
+        scratch
+            .logits
+            .resize(wanted.len() * self.spec.vocabulary, 0.0);
+        let mut products = [Product {
+            weights: head,
+            output: &mut scratch.logits,
+        }];
+        let values = &scratch.normed[..wanted.len() * hidden];
+        self.multiply(&mut products, wanted.len(), values, &scratch.blocks);
+    }
+
+    /// Rows of a part of a step between two products.
+    fn step(&self) -> usize {
+        self.places
+            .len()
+            .div_ceil(4 * self.pool.threads())
+            .max(FEW_TOKENS)
+    }
+}
+
+/// Cosines and sines of every position so far.
+struct Rotation {
+    /// What pair `i` of a head turns by from one position to the next, in radians.
+    frequencies: Vec<f32>,
+    /// `[positions, pairs]`.
+    cos: Vec<f32>,
+    /// Likewise.
+    sin: Vec<f32>,
+}
+
+impl Rotation {
+    fn new(spec: &ModelSpec, divisors: Option<&[f32]>) -> Self {
+        Self {
+            frequencies: super::rope::frequencies(spec, divisors),
+            cos: Vec::new(),
+            sin: Vec::new(),
+        }
+    }
+
+    /// Makes sure that the tables hold `positions` positions.
+    fn reach(&mut self, positions: usize) {
+        let have = self.cos.len() / self.frequencies.len();
+        if positions <= have {
+            return;
+        }
+        let reach = positions.next_power_of_two().max(FIRST_POSITIONS);
+        for position in have..reach {
+            for frequency in &self.frequencies {
+                let angle = position as f32 * frequency;
+                self.cos.push(angle.cos());
+                self.sin.push(angle.sin());
+            }
+        }
+    }
+
+    fn turn(&self, kernels: Kernels, head: &mut [f32], position: usize) {
+        let pairs = self.frequencies.len();
+        let row = position * pairs..(position + 1) * pairs;
+        kernels.rope_neox(head, &self.cos[row.clone()], &self.sin[row]);
+    }
+}

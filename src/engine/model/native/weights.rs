@@ -1,0 +1,197 @@
+//! The native model's weights: every matrix repacked for the processor's kernels, without loss.
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device, Tensor};
+
+use super::super::ModelSpec;
+use super::super::weights::{Matrix, Weights, required_vector, rotated_bias, rotated_matrix};
+use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
+use crate::error::{Context, Error, Exit, Result};
+
+/// A transformer block.
+pub(super) struct Layer {
+    /// `[hidden]`.
+    pub(super) attention_norm: Vec<f32>,
+    /// `[heads · head_size, hidden]`.
+    pub(super) query: Linear,
+    /// `[kv_heads · head_size, hidden]`.
+    pub(super) key: Linear,
+    /// As the key.
+    pub(super) value: Linear,
+    /// `[head_size]`, of models that norm each head of queries and keys (Qwen3).
+    pub(super) query_norm: Option<Vec<f32>>,
+    /// As the query's.
+    pub(super) key_norm: Option<Vec<f32>>,
+    /// `[hidden, heads · head_size]`.
+    pub(super) output: Linear,
+    /// `[hidden]`.
+    pub(super) feed_forward_norm: Vec<f32>,
+    /// `[intermediate, hidden]`.
+    pub(super) gate: Linear,
+    /// As the gate.
+    pub(super) up: Linear,
+    /// `[hidden, intermediate]`.
+    pub(super) down: Linear,
+}
+
+/// A matrix, and a bias where there is one.
+pub(super) struct Linear {
+    pub(super) matrix: PackedMatrix,
+    /// `[rows]`.
+    pub(super) bias: Option<Vec<f32>>,
+}
+
+/// All of a model's weights.
+pub(super) struct NativeWeights {
+    /// `[vocabulary, hidden]`.
+    pub(super) embedding: PackedMatrix,
+    /// The output head, where it is not the embedding.
+    pub(super) head: Option<PackedMatrix>,
+    pub(super) layers: Vec<Layer>,
+    /// `[hidden]`.
+    pub(super) norm: Vec<f32>,
+    /// What slows each pair of rotated dimensions down.
+    pub(super) rope_divisors: Option<Vec<f32>>,
+}
+
+impl NativeWeights {
+    /// Reads and repacks.
+    ///
+    /// # Errors
+    /// A tensor is missing, has another shape than the sizes want, or a type without a kernel.
+    pub(super) fn load(weights: &dyn Weights, spec: &ModelSpec, pool: &Pool) -> Result<Self> {
+        let loader = Loader { weights, pool };
+        let hidden = spec.hidden;
+        let queries = spec.heads * spec.head_size;
+        let keys = spec.kv_heads * spec.head_size;
+        let layers = (0..spec.layers)
+            .map(|layer| {
+                let name = |part: &str| format!("blk.{layer}.{part}");
+                Ok(Layer {
+                    attention_norm: loader.vector(&name("attn_norm.weight"), hidden)?,
+                    query: loader.rotated(&name("attn_q"), (queries, hidden), spec.heads)?,
+                    key: loader.rotated(&name("attn_k"), (keys, hidden), spec.kv_heads)?,
+                    value: loader.linear(&name("attn_v"), (keys, hidden))?,
+                    query_norm: loader.optional(&name("attn_q_norm.weight"), spec.head_size)?,
+                    key_norm: loader.optional(&name("attn_k_norm.weight"), spec.head_size)?,
+                    output: loader.linear(&name("attn_output"), (hidden, queries))?,
+                    feed_forward_norm: loader.vector(&name("ffn_norm.weight"), hidden)?,
+                    gate: loader.linear(&name("ffn_gate"), (spec.intermediate, hidden))?,
+                    up: loader.linear(&name("ffn_up"), (spec.intermediate, hidden))?,
+                    down: loader.linear(&name("ffn_down"), (hidden, spec.intermediate))?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let shape = (spec.vocabulary, hidden);
+        Ok(Self {
+            embedding: loader.matrix("token_embd", shape)?,
+            head: match weights.output_is_tied() {
+                true => None,
+                false => Some(loader.matrix("output", shape)?),
+            },
+            layers,
+            norm: loader.vector("output_norm.weight", hidden)?,
+            rope_divisors: weights.rope_divisors(spec)?,
+        })
+    }
+}
+
+struct Loader<'a> {
+    weights: &'a dyn Weights,
+    pool: &'a Pool,
+}
+
+impl Loader<'_> {
+    fn linear(&self, name: &str, shape: (usize, usize)) -> Result<Linear> {
+        Ok(Linear {
+            matrix: self.matrix(name, shape)?,
+            bias: self.optional(&format!("{name}.bias"), shape.0)?,
+        })
+    }
+
+    /// A matrix whose outputs are rotated, in the order that the rotation wants.
+    fn rotated(&self, name: &str, shape: (usize, usize), heads: usize) -> Result<Linear> {
+        let cpu = Device::Cpu;
+        let matrix = rotated_matrix(self.weights, name, shape, heads, &cpu)?;
+        let bias_name = format!("{name}.bias");
+        let bias = rotated_bias(self.weights, &bias_name, shape.0, heads, &cpu)?;
+        Ok(Linear {
+            matrix: self.pack(name, shape, &matrix)?,
+            bias: bias.map(|bias| self.numbers(&bias_name, &bias)).transpose()?,
+        })
+    }
+
+    fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<PackedMatrix> {
+        let matrix = self.weights.matrix(name, shape, &Device::Cpu)?;
+        self.pack(name, shape, &matrix)
+    }
+
+    fn pack(&self, name: &str, shape: (usize, usize), matrix: &Matrix) -> Result<PackedMatrix> {
+        let failed = || format!("failed to repack {}", self.weights.place(name));
+        let packed = match matrix {
+            Matrix::Stored(stored) => {
+                let bytes = stored.data().or_exit(Exit::Preflight, failed)?;
+                self.pack_bytes(stored.dtype(), shape, &bytes)
+            }
+            Matrix::Dense(dense) => {
+                let (dtype, bytes) = dense_bytes(dense).or_exit(Exit::Preflight, failed)?;
+                self.pack_bytes(dtype, shape, &bytes)
+            }
+        };
+        packed.map_err(|error| error.context(failed()))
+    }
+
+    fn pack_bytes(
+        &self,
+        dtype: GgmlDType,
+        (rows, cols): (usize, usize),
+        bytes: &[u8],
+    ) -> Result<PackedMatrix> {
+        // Quantised products take activations in whole blocks.
+        if !cols.is_multiple_of(BLOCK) && dtype.block_size() > 1 {
+            return Err(Error::preflight(format!(
+                "{cols} columns are no multiple of {BLOCK}"
+            )));
+        }
+        PackedMatrix::pack(self.pool, dtype, (rows, cols), bytes)
+            .map_err(|source| Error::preflight("no native kernel fits").caused_by(source))
+    }
+
+    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
+        let vector = required_vector(self.weights, name, length, &Device::Cpu)?;
+        self.numbers(name, &vector)
+    }
+
+    fn optional(&self, name: &str, length: usize) -> Result<Option<Vec<f32>>> {
+        let vector = self.weights.vector(name, length, &Device::Cpu)?;
+        vector.map(|vector| self.numbers(name, &vector)).transpose()
+    }
+
+    fn numbers(&self, name: &str, vector: &Tensor) -> Result<Vec<f32>> {
+        vector.to_vec1().or_exit(Exit::Preflight, || {
+            format!("failed to load {}", self.weights.place(name))
+        })
+    }
+}
+
+/// A dense matrix as GGUF would store it: its type, and its numbers row by row, little-endian.
+fn dense_bytes(dense: &Tensor) -> candle_core::Result<(GgmlDType, Vec<u8>)> {
+    let flat = dense.flatten_all()?;
+    Ok(match dense.dtype() {
+        DType::F16 => {
+            let numbers = flat.to_vec1::<half::f16>()?;
+            let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
+            (GgmlDType::F16, bytes.collect())
+        }
+        DType::BF16 => {
+            let numbers = flat.to_vec1::<half::bf16>()?;
+            let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
+            (GgmlDType::BF16, bytes.collect())
+        }
+        _ => {
+            let numbers = flat.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
+            (GgmlDType::F32, bytes.collect())
+        }
+    })
+}
