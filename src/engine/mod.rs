@@ -4,6 +4,7 @@
 mod chat;
 mod device;
 mod kernels;
+mod kv;
 mod load;
 mod local;
 mod model;

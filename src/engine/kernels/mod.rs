@@ -25,6 +25,7 @@ mod half;
 #[cfg(test)]
 mod measure;
 mod pack;
+mod parallel;
 mod pool;
 mod product;
 mod scalar;

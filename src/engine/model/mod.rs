@@ -3,6 +3,7 @@
 
 mod candle;
 mod generic;
+mod native;
 #[cfg(test)]
 mod testing;
 
@@ -44,9 +45,12 @@ pub(crate) enum Source {
 pub(crate) fn load(path: &Path, device: &Device) -> Result<Loaded> {
     if path.is_dir() {
         let folder = SafetensorsFolder::open(path)?;
-        let model = candle::CandleModel::from_safetensors(&folder, device)?;
+        let model: Box<dyn Model> = match device {
+            Device::Cpu => Box::new(native::NativeModel::from_safetensors(&folder)?),
+            _ => Box::new(candle::CandleModel::from_safetensors(&folder, device)?),
+        };
         return Ok(Loaded {
-            model: Box::new(model),
+            model,
             name: folder.name(),
             source: Source::Folder(path.to_owned()),
         });
@@ -59,7 +63,9 @@ pub(crate) fn load(path: &Path, device: &Device) -> Result<Loaded> {
         );
     }
     let file = GgufFile::open(path)?;
-    let model: Box<dyn Model> = if candle::supports(&file)? {
+    let model: Box<dyn Model> = if device.is_cpu() && native::supports(&file)? {
+        Box::new(native::NativeModel::from_gguf(&file)?)
+    } else if candle::supports(&file)? {
         Box::new(candle::CandleModel::from_gguf(&file, device)?)
     } else {
         Box::new(generic::GenericModel::from_gguf(&file, device)?)
@@ -191,6 +197,9 @@ pub(crate) struct Slot(pub(crate) usize);
 pub(crate) struct Chunk<'a> {
     /// The sequence.
     pub(crate) slot: Slot,
+    /// Where its keys and values lie, for models with paged memory ([`Model::page_bytes`]): token
+    /// `i` is in page `i / 16`, at `i % 16`. Others keep them by the slot.
+    pub(crate) pages: &'a [u32],
     /// The tokens to compute; at least one.
     pub(crate) tokens: &'a [u32],
     /// Position of the first of them: how many tokens of this sequence were computed before.
@@ -212,6 +221,18 @@ pub(crate) trait Model {
 
     /// How many sequences can be open at once.
     fn max_sequences(&self) -> usize;
+
+    /// Bytes of keys and values of a page of 16 tokens, for a model whose memory is paged; `None`
+    /// for one that keeps each sequence's for itself.
+    fn page_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    /// Gives a paged model room for so many pages; what they held is lost.
+    fn set_pages(&mut self, _pages: usize) {}
+
+    /// Copies a page over another one, in every layer.
+    fn copy_page(&mut self, _from: u32, _to: u32) {}
 
     /// Opens an empty sequence. Callers keep to [`Model::max_sequences`].
     fn open(&mut self) -> Result<Slot>;

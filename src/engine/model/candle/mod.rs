@@ -9,12 +9,12 @@ mod dense;
 mod kv;
 mod layer;
 mod linear;
-mod rope;
+pub(super) mod rope;
 #[cfg(test)]
 mod speed;
 #[cfg(test)]
 mod tests;
-mod weights;
+pub(super) mod weights;
 
 use std::collections::HashSet;
 

@@ -23,6 +23,22 @@ pub(super) struct Rope {
     sin: Tensor,
 }
 
+/// What each of the `head_size / 2` pairs of a head turns by from one position to the next, in
+/// radians; 0 for the pairs that are not rotated. `divisors`: see [`Rope::new`].
+pub(in crate::engine::model) fn frequencies(spec: &ModelSpec, divisors: Option<&[f32]>) -> Vec<f32> {
+    let rotated = spec.rope_dimensions;
+    (0..spec.head_size / 2)
+        .map(|pair| {
+            if pair >= rotated / 2 {
+                return 0.0;
+            }
+            let exponent = (2 * pair) as f64 / rotated as f64;
+            let divisor = divisors.map_or(1.0, |divisors| divisors[pair]);
+            f64::from(spec.rope_base).powf(-exponent) as f32 / divisor
+        })
+        .collect()
+}
+
 impl Rope {
     /// `divisors`: what slows each of the `rope_dimensions / 2` pairs down, where the model was
     /// stretched to a longer context.
@@ -32,17 +48,7 @@ impl Rope {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let rotated = spec.rope_dimensions;
-        let frequencies: Vec<f32> = (0..spec.head_size / 2)
-            .map(|pair| {
-                if pair >= rotated / 2 {
-                    return 0.0;
-                }
-                let exponent = (2 * pair) as f64 / rotated as f64;
-                let divisor = divisors.map_or(1.0, |divisors| divisors[pair]);
-                f64::from(spec.rope_base).powf(-exponent) as f32 / divisor
-            })
-            .collect();
+        let frequencies = frequencies(spec, divisors);
         let rows = FIRST_ROWS.min(spec.context_length);
         let (cos, sin) = table(&frequencies, rows, dtype, device)?;
         Ok(Self {

@@ -10,7 +10,7 @@ use crate::engine::model::ModelSpec;
 use crate::error::{Context, Error, Exit, Result};
 
 /// A matrix `[outputs, inputs]` as it is stored.
-pub(super) enum Matrix {
+pub(in crate::engine::model) enum Matrix {
     /// From a GGUF file, quantised or not.
     Stored(QTensor),
     /// From safetensors: f32, f16 or bf16.
@@ -19,7 +19,7 @@ pub(super) enum Matrix {
 
 impl Matrix {
     /// As a dense matrix of this type.
-    pub(super) fn dense(self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    pub(in crate::engine::model) fn dense(self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         match self {
             Self::Stored(matrix) => matrix.dequantize(device)?.to_dtype(dtype),
             Self::Dense(matrix) => matrix.to_dtype(dtype),
@@ -70,7 +70,7 @@ fn restore_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
 }
 
 /// A model's tensors.
-pub(super) trait Weights: Sync {
+pub(in crate::engine::model) trait Weights: Sync {
     /// The matrix of this name and shape.
     fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix>;
 
@@ -91,7 +91,7 @@ pub(super) trait Weights: Sync {
 }
 
 /// A query or key matrix, its rows in the order that [`super::rope`] wants.
-pub(super) fn rotated_matrix(
+pub(in crate::engine::model) fn rotated_matrix(
     weights: &dyn Weights,
     name: &str,
     shape: (usize, usize),
@@ -111,7 +111,7 @@ pub(super) fn rotated_matrix(
 }
 
 /// A query or key bias, likewise.
-pub(super) fn rotated_bias(
+pub(in crate::engine::model) fn rotated_bias(
     weights: &dyn Weights,
     name: &str,
     length: usize,
@@ -130,7 +130,7 @@ pub(super) fn rotated_bias(
 }
 
 /// A vector that the model cannot do without.
-pub(super) fn required_vector(
+pub(in crate::engine::model) fn required_vector(
     weights: &dyn Weights,
     name: &str,
     length: usize,

@@ -10,13 +10,15 @@
 mod attention;
 mod weights;
 
-use candle_core::Device;
-
-use super::weights::Weights;
-use super::{Chunk, Model, ModelSpec, check_chunks};
+use super::candle::rope::frequencies;
+use super::candle::weights::Weights;
+use super::{Chunk, Model, ModelSpec, Slot, check_chunk};
 use crate::engine::kernels::{
     ActivationBlock, BLOCK, Input, Kernels, KvLayer, KvShape, PAGE, PackedMatrix, Pool, Product,
 };
+use crate::engine::load::gguf::GgufFile;
+use crate::engine::load::safetensors::SafetensorsFolder;
+use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
 
 use attention::Heads;
@@ -28,6 +30,11 @@ const FEW_TOKENS: usize = 4;
 /// Positions that the table of rotations has at first; it grows with the sequences.
 const FIRST_POSITIONS: usize = 1024;
 
+/// Whether the file's model runs here.
+pub(super) fn supports(file: &GgufFile) -> Result<bool> {
+    super::candle::supports(file)
+}
+
 /// The tuned CPU forward.
 pub(crate) struct NativeModel {
     spec: ModelSpec,
@@ -38,6 +45,10 @@ pub(crate) struct NativeModel {
     rotation: Rotation,
     /// Keys and values, a layer each.
     kv: Vec<KvLayer>,
+    /// Pages of each.
+    pages: usize,
+    /// How many sequences were opened: a slot is a number, and nothing else.
+    opened: usize,
     scratch: Scratch,
 }
 
@@ -78,11 +89,25 @@ struct Place {
 }
 
 impl NativeModel {
-    /// Loads the weights and repacks them. `threads` counts the caller's.
+    /// Loads a GGUF file's model.
     ///
     /// # Errors
     /// Exit code 3 where a tensor is missing, of another shape, or of a type without a kernel.
-    pub(crate) fn load(
+    pub(super) fn from_gguf(file: &GgufFile) -> Result<Self> {
+        Self::load(file, file.spec()?, file.weight_type(), cpu_threads())
+    }
+
+    /// Loads a folder's model.
+    ///
+    /// # Errors
+    /// As [`Self::from_gguf`].
+    pub(super) fn from_safetensors(folder: &SafetensorsFolder) -> Result<Self> {
+        let stored = folder.weight_type().to_owned();
+        Self::load(folder, folder.spec()?, stored, cpu_threads())
+    }
+
+    /// Loads the weights and repacks them. `threads` counts the caller's.
+    fn load(
         weights: &dyn Weights,
         spec: ModelSpec,
         weight_type: String,
@@ -95,6 +120,8 @@ impl NativeModel {
         Ok(Self {
             kernels: Kernels::best(),
             kv: Vec::new(),
+            pages: 0,
+            opened: 0,
             scratch: Scratch::default(),
             spec,
             weight_type,
@@ -134,30 +161,47 @@ impl Model for NativeModel {
     }
 
     fn max_sequences(&self) -> usize {
-        usize::MAX
+        // What a pass holds of each is small; memory for keys and values is the caller's matter.
+        4096
     }
 
-    fn page_bytes(&self) -> usize {
-        self.kv_shape().page_len() * size_of::<u16>() * self.spec.layers
+    fn page_bytes(&self) -> Option<usize> {
+        Some(self.kv_shape().page_len() * size_of::<u16>() * self.spec.layers)
     }
 
-    fn set_pages(&mut self, pages: usize) -> Result<()> {
+    fn set_pages(&mut self, pages: usize) {
         let shape = self.kv_shape();
         self.kv = (0..self.spec.layers)
             .map(|_| KvLayer::new(shape, pages))
             .collect();
-        Ok(())
+        self.pages = pages;
     }
 
-    fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
-        self.kv
-            .iter_mut()
-            .for_each(|layer| layer.copy_page(from, to));
-        Ok(())
+    fn copy_page(&mut self, from: u32, to: u32) {
+        for layer in &mut self.kv {
+            layer.copy_page(from, to);
+        }
     }
 
-    fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<&[f32]> {
-        check_chunks(&self.spec, chunks)?;
+    fn open(&mut self) -> Result<Slot> {
+        self.opened += 1;
+        Ok(Slot(self.opened))
+    }
+
+    fn close(&mut self, _: Slot) {}
+
+    fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
+        for chunk in chunks {
+            check_chunk(chunk, chunk.start, &self.spec)?;
+            let pages = (chunk.start + chunk.tokens.len()).div_ceil(PAGE);
+            let known = chunk.pages.iter().all(|page| (*page as usize) < self.pages);
+            if pages > chunk.pages.len() || !known {
+                return Err(Error::flow("a sequence has too few pages"));
+            }
+        }
+        if chunks.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut places = Vec::new();
         let mut wanted = Vec::new();
         for chunk in chunks {
@@ -209,7 +253,8 @@ impl Model for NativeModel {
             &wanted,
             scratch,
         );
-        Ok(&scratch.logits)
+        let rows = scratch.logits.chunks_exact(spec.vocabulary);
+        Ok(rows.map(<[f32]>::to_vec).collect())
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -504,7 +549,7 @@ struct Rotation {
 impl Rotation {
     fn new(spec: &ModelSpec, divisors: Option<&[f32]>) -> Self {
         Self {
-            frequencies: super::rope::frequencies(spec, divisors),
+            frequencies: frequencies(spec, divisors),
             cos: Vec::new(),
             sin: Vec::new(),
         }

@@ -4,7 +4,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
 use super::super::ModelSpec;
-use super::super::weights::{Matrix, Weights, required_vector, rotated_bias, rotated_matrix};
+use super::super::candle::weights::{Matrix, Weights, required_vector, rotated_bias, rotated_matrix};
 use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
 use crate::error::{Context, Error, Exit, Result};
 
