@@ -3,6 +3,7 @@
 
 mod chat;
 mod device;
+mod kv;
 mod load;
 mod local;
 mod model;
