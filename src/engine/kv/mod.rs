@@ -23,6 +23,11 @@ mod cache;
 mod pool;
 mod prefix;
 
+#[cfg(test)]
+mod plain;
+#[cfg(test)]
+mod tests;
+
 pub(crate) use cache::{KvCache, KvStats, Lease, PageCopy};
 pub(crate) use pool::Page;
 pub(crate) use prefix::{PrefixIndex, RadixIndex, common_prefix};
