@@ -222,6 +222,17 @@ fn a_prompt_is_worth_waiting_for_while_another_computes_its_beginning() {
 }
 
 #[test]
+fn freed_pages_are_taken_again_in_the_order_they_were_in() {
+    let mut cache = Cache::new(8, 4, false);
+    let lease = acquire(&mut cache, &sequence(0, 20));
+    let table = lease.page_table().to_vec();
+    cache.release(lease);
+    let lease = acquire(&mut cache, &sequence(0, 20));
+    assert_eq!(lease.page_table(), table);
+    cache.release(lease);
+}
+
+#[test]
 fn after_a_restart_the_same_calls_give_the_same_pages() {
     let mut cache = cache(16);
     let mut round = || {
