@@ -3,7 +3,10 @@
 
 mod chat;
 mod device;
+<<<<<<< HEAD
 mod kernels;
+=======
+>>>>>>> kv
 mod kv;
 mod load;
 mod local;
