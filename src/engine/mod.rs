@@ -3,10 +3,7 @@
 
 mod chat;
 mod device;
-<<<<<<< HEAD
 mod kernels;
-=======
->>>>>>> kv
 mod kv;
 mod load;
 mod local;

@@ -1,10 +1,11 @@
 //! Decides what the next forward pass computes: continuous batching with chunked prefill, first
 //! come, first served.
 //!
-//! Requests wait in the order in which they came and are admitted while the model has a sequence
-//! free. A pass takes one token of every sequence that decodes, then fills up with prompt tokens of
-//! those that prefill, oldest first, to a budget: a long prompt cannot hold back the others' next
-//! tokens for longer than one chunk, and an interrupt is noticed after one chunk.
+//! Requests wait in the order in which they came and are admitted while there is a place and, as
+//! the caller finds out, memory. A pass takes one token of every sequence that decodes, then fills
+//! up with prompt tokens of those that prefill, oldest first, to a budget: a long prompt cannot
+//! hold back the others' next tokens for longer than one chunk, and an interrupt is noticed after
+//! one chunk. Where memory runs short, the sequence admitted last gives way and waits first in line.
 
 use std::collections::VecDeque;
 
@@ -64,13 +65,48 @@ impl Scheduler {
         });
     }
 
-    /// Admits what fits; returns the newly admitted, in order.
-    pub(crate) fn admit(&mut self) -> Vec<RequestId> {
-        let free = self.max_sequences - self.active.len();
-        let count = free.min(self.waiting.len());
-        let admitted: Vec<_> = self.waiting.drain(..count).collect();
-        self.active.extend(&admitted);
-        admitted.iter().map(|sequence| sequence.id).collect()
+    /// Whether one more sequence may be active.
+    pub(crate) fn has_place(&self) -> bool {
+        self.active.len() < self.max_sequences
+    }
+
+    /// Whether nothing is active.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// Those that wait, in their order.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = RequestId> {
+        self.waiting.iter().map(|sequence| sequence.id)
+    }
+
+    /// Those whose prompts are still being computed, in the order of their admission.
+    pub(crate) fn prefilling(&self) -> impl Iterator<Item = RequestId> {
+        let prefilling = |sequence: &&Sequence| sequence.known - sequence.computed > 1;
+        self.active.iter().filter(prefilling).map(|sequence| sequence.id)
+    }
+
+    /// Makes a waiting request active; `computed` of its tokens are there already.
+    pub(crate) fn admit(&mut self, id: RequestId, computed: usize) {
+        if let Some(place) = self.waiting.iter().position(|sequence| sequence.id == id)
+            && let Some(mut sequence) = self.waiting.remove(place)
+        {
+            sequence.computed = computed;
+            self.active.push(sequence);
+        }
+    }
+
+    /// The sequence that was admitted last gives way: it waits first in line, with the tokens that
+    /// it has, and nothing of it computed. `None` where fewer than two are active: one alone has
+    /// nobody to make room for.
+    pub(crate) fn preempt(&mut self) -> Option<RequestId> {
+        if self.active.len() < 2 {
+            return None;
+        }
+        let mut sequence = self.active.pop()?;
+        sequence.computed = 0;
+        self.waiting.push_front(sequence);
+        Some(sequence.id)
     }
 
     /// The next pass; empty where nothing is active. Decoding sequences come first, so that their
@@ -140,13 +176,26 @@ mod tests {
         }
     }
 
+    /// Admits what there is a place for.
+    fn fill(scheduler: &mut Scheduler) -> Vec<RequestId> {
+        let mut admitted = Vec::new();
+        while scheduler.has_place() {
+            let Some(id) = scheduler.waiting().next() else {
+                break;
+            };
+            scheduler.admit(id, 0);
+            admitted.push(id);
+        }
+        admitted
+    }
+
     #[test]
     fn prefill_is_cut_into_chunks_and_decoding_goes_on_beside_it() {
         let mut scheduler = Scheduler::new(2, 8);
         scheduler.submit(RequestId(1), 4);
         scheduler.submit(RequestId(2), 20);
         scheduler.submit(RequestId(3), 1);
-        assert_eq!(scheduler.admit(), [RequestId(1), RequestId(2)]);
+        assert_eq!(fill(&mut scheduler), [RequestId(1), RequestId(2)]);
 
         assert_eq!(
             scheduler.plan(),
@@ -164,12 +213,40 @@ mod tests {
             scheduler.computed(work);
         }
         scheduler.remove(RequestId(1));
-        assert_eq!(scheduler.admit(), [RequestId(3)]);
+        assert_eq!(fill(&mut scheduler), [RequestId(3)]);
         // A prompt of one token is work for a decode place; it comes first.
         assert_eq!(
             scheduler.plan(),
             [work(3, 0, 1, true), work(2, 11, 7, false)]
         );
+    }
+
+    #[test]
+    fn what_is_known_already_is_not_computed() {
+        let mut scheduler = Scheduler::new(2, 8);
+        scheduler.submit(RequestId(1), 20);
+        scheduler.admit(RequestId(1), 15);
+        assert_eq!(scheduler.plan(), [work(1, 15, 5, true)]);
+    }
+
+    #[test]
+    fn the_last_admitted_gives_way_and_comes_back_first() {
+        let mut scheduler = Scheduler::new(2, 64);
+        for id in 1..=3 {
+            scheduler.submit(RequestId(id), 10);
+        }
+        fill(&mut scheduler);
+        for work in scheduler.plan() {
+            scheduler.computed(work);
+        }
+        scheduler.extended(RequestId(2));
+        assert_eq!(scheduler.preempt(), Some(RequestId(2)));
+        assert_eq!(scheduler.preempt(), None, "one alone goes on");
+        let order: Vec<_> = scheduler.waiting().collect();
+        assert_eq!(order, [RequestId(2), RequestId(3)]);
+        scheduler.admit(RequestId(2), 0);
+        // Its prompt and the token that it had generated.
+        assert!(scheduler.plan().contains(&work(2, 0, 11, true)));
     }
 
     proptest! {
@@ -188,7 +265,7 @@ mod tests {
                 scheduler.submit(RequestId(index as u64), *prompt);
             }
             for _ in 0..2_000 {
-                scheduler.admit();
+                fill(&mut scheduler);
                 let plan = scheduler.plan();
                 if plan.is_empty() {
                     break;
