@@ -86,9 +86,13 @@ pub struct RunArgs {
     #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
-    /// Flows in flight
-    #[arg(long, env, value_name = "CONCURRENCY", default_value = "1", value_parser = parse_count)]
-    concurrency: usize,
+    /// Flows in flight [default: 1; in MODE=reuse all flows]
+    #[arg(long, env, value_name = "CONCURRENCY", value_parser = parse_count)]
+    concurrency: Option<usize>,
+
+    /// Memory for keys and values in MiB; one full context at least
+    #[arg(long, env, value_name = "KV_CACHE_MB", default_value = "1024", value_parser = parse_count)]
+    kv_cache_mb: usize,
 
     /// Seed of the sampling
     #[arg(long, env, value_name = "SEED", default_value = "0")]
@@ -256,7 +260,11 @@ impl RunArgs {
             template: self.flows.template,
             model: surroundings.model(self.model.model, self.quiet)?,
             device: self.device,
-            concurrency: self.concurrency,
+            concurrency: self.concurrency.unwrap_or(match self.mode {
+                Mode::Reuse => self.flows.num_flows,
+                Mode::Standalone | Mode::Scripted => 1,
+            }),
+            kv_cache_bytes: self.kv_cache_mb << 20,
             seed: self.seed,
             max_tokens: self.max_tokens,
             ignore_eos: self.ignore_eos,

@@ -12,6 +12,8 @@ use serde::Serialize;
 pub enum Mode {
     /// In-process engine, flows one after another, nothing carried from step to step.
     Standalone,
+    /// In-process engine with prefix cache and batching, all flows in flight.
+    Reuse,
     /// Recorded answers, no model.
     Scripted,
 }
@@ -21,6 +23,7 @@ impl Mode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
+            Self::Reuse => "reuse",
             Self::Scripted => "scripted",
         }
     }
@@ -107,6 +110,8 @@ pub struct RunConfig {
     pub device: DeviceChoice,
     /// Flows in flight, at least 1.
     pub concurrency: usize,
+    /// Memory for keys and values, in bytes.
+    pub kv_cache_bytes: usize,
     /// Seeds sampling.
     pub seed: u64,
     /// Most tokens a step generates; `None`: as the template says.

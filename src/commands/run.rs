@@ -31,7 +31,7 @@ pub(crate) fn run(
     console: &mut Console,
     interrupted: &AtomicBool,
 ) -> Result<Exit> {
-    if config.mode == Mode::Standalone {
+    if config.mode != Mode::Scripted {
         LocalEngine::preflight(config.device)?;
     }
     // `git` takes some milliseconds, beside which the expansion goes on.
@@ -127,10 +127,12 @@ impl Prepared {
         interrupted: &AtomicBool,
     ) -> Result<Self> {
         match config.mode {
-            Mode::Standalone => {
+            Mode::Standalone | Mode::Reuse => {
                 let options = LocalOptions {
                     device: config.device,
                     max_sequences: config.concurrency,
+                    reuse: config.mode == Mode::Reuse,
+                    kv_bytes: config.kv_cache_bytes,
                 };
                 let model = super::model::locate(&config.model, console, interrupted)?;
                 console.progress(&format!("Model {}", model.path.display()));

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::chat::ChatTemplate;
 use super::device;
+use super::kv::{KvCache, Lease, PAGE_TOKENS};
 use super::load::hub::ModelFile;
 use super::model::{self, Chunk, Model, Slot, Source};
 use super::sampler::Sampler;
-use super::scheduler::Scheduler;
+use super::scheduler::{Scheduler, Work};
 use super::tokenizer::Tokenizer;
 use super::{Completion, Engine, EngineInfo, Event, EventKind, Finish, Request, RequestId};
 use crate::config::DeviceChoice;
@@ -22,6 +23,10 @@ const TOKENS_A_PASS: usize = 512;
 /// How many engines this process has loaded: a run loads one.
 static LOADS: AtomicUsize = AtomicUsize::new(0);
 
+/// Tokens of a prompt that another one, which is being computed, will have made known, and which
+/// are then worth waiting for: a page.
+const WORTH_WAITING: usize = PAGE_TOKENS;
+
 /// How a model is loaded.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
@@ -29,6 +34,10 @@ pub struct LocalOptions {
     pub device: DeviceChoice,
     /// How many requests are computed at once, as far as the model can.
     pub max_sequences: usize,
+    /// Whether keys and values of a prefix that was computed before serve again.
+    pub reuse: bool,
+    /// Memory for keys and values in bytes, at least what one full context takes.
+    pub kv_bytes: usize,
 }
 
 /// A model in this process. Loaded before the workflow loop starts.
@@ -38,6 +47,8 @@ pub struct LocalEngine {
     tokenizer: Tokenizer,
     chat: ChatTemplate,
     scheduler: Scheduler,
+    /// Of models with paged memory.
+    kv: Option<KvCache>,
     sequences: HashMap<RequestId, Sequence>,
     next_id: u64,
 }
@@ -46,6 +57,12 @@ pub struct LocalEngine {
 struct Sequence {
     /// `None` until it is admitted.
     slot: Option<Slot>,
+    /// Its pages, of models with paged memory, while it is active.
+    lease: Option<Lease>,
+    /// Tokens of the prompt that were found known when it was first admitted.
+    reused: Option<usize>,
+    /// Tokens computed.
+    computed: usize,
     /// The prompt, then what was generated.
     tokens: Vec<u32>,
     prompt_tokens: usize,
@@ -85,6 +102,12 @@ impl LocalEngine {
             }
         };
         let mut model = loaded.model;
+        let kv = model.page_bytes().map(|page_bytes| {
+            let least = model.spec().context_length.div_ceil(PAGE_TOKENS);
+            let pages = (options.kv_bytes / page_bytes).max(least);
+            model.set_pages(pages);
+            KvCache::new(pages, PAGE_TOKENS, options.reuse)
+        });
         warm_up(model.as_mut())?;
 
         let spec = model.spec();
@@ -117,6 +140,7 @@ impl LocalEngine {
             tokenizer,
             chat,
             scheduler: Scheduler::new(places, TOKENS_A_PASS),
+            kv,
             sequences: HashMap::new(),
             next_id: 0,
             model,
@@ -162,13 +186,14 @@ impl LocalEngine {
             None => EventKind::Failed("the request is unknown".to_owned()),
             Some(sequence) => {
                 let tokens = sequence.tokens[sequence.prompt_tokens..].to_vec();
+                let reused = sequence.reused.unwrap_or(0);
                 match self.tokenizer.decode(&tokens) {
                     Ok(text) => EventKind::Finished(Completion {
                         text,
                         tokens,
                         prompt_tokens: sequence.prompt_tokens,
-                        prefill_tokens: sequence.prompt_tokens,
-                        reused_tokens: 0,
+                        prefill_tokens: sequence.prompt_tokens - reused,
+                        reused_tokens: reused,
                         finish,
                     }),
                     Err(error) => EventKind::Failed(error.chain()),
@@ -178,14 +203,99 @@ impl LocalEngine {
         Event { id, kind }
     }
 
-    /// Forgets a request and frees its sequence.
+    /// Forgets a request and frees its sequence; what was computed of it stays known.
     fn release(&mut self, id: RequestId) -> Option<Sequence> {
         self.scheduler.remove(id);
-        let sequence = self.sequences.remove(&id)?;
-        if let Some(slot) = sequence.slot {
+        let mut sequence = self.sequences.remove(&id)?;
+        self.give_back(&mut sequence);
+        Some(sequence)
+    }
+
+    /// Takes a sequence's place in the model and its memory back.
+    fn give_back(&mut self, sequence: &mut Sequence) {
+        if let Some(slot) = sequence.slot.take() {
             self.model.close(slot);
         }
-        Some(sequence)
+        if let (Some(kv), Some(lease)) = (&mut self.kv, sequence.lease.take()) {
+            kv.finish(lease, &sequence.tokens[..sequence.computed]);
+        }
+    }
+
+    /// Makes waiting requests active, in their order, as far as places and memory go.
+    fn admit(&mut self) -> Result<()> {
+        let waiting: Vec<RequestId> = self.scheduler.waiting().collect();
+        for id in waiting {
+            if !self.scheduler.has_place() {
+                break;
+            }
+            let Some(sequence) = self.sequences.get(&id) else {
+                continue;
+            };
+            let mut lease = None;
+            if let Some(kv) = &mut self.kv {
+                let prefilling = self.scheduler.prefilling();
+                let coming = kv.pending_prefix(
+                    &sequence.tokens,
+                    prefilling.filter_map(|id| Some(self.sequences.get(&id)?.tokens.as_slice())),
+                );
+                // Somebody is computing what this one needs, too.
+                if coming >= WORTH_WAITING {
+                    continue;
+                }
+                // A page for each that runs, so that none has to give way at its next token.
+                lease = kv.acquire(&sequence.tokens, self.scheduler.active());
+                // First come, first served: a shorter one must not pass by.
+                if lease.is_none() {
+                    break;
+                }
+            }
+            if let Some(copy) = lease.as_mut().and_then(Lease::take_copy) {
+                self.model.copy_page(copy.from.number(), copy.to.number());
+            }
+            let slot = self.model.open()?;
+            let computed = lease.as_ref().map_or(0, Lease::reused);
+            self.scheduler.admit(id, computed);
+            if let Some(sequence) = self.sequences.get_mut(&id) {
+                sequence.slot = Some(slot);
+                sequence.lease = lease;
+                sequence.computed = computed;
+                // At most the prompt: one that gave way finds its own tokens known, too.
+                sequence.reused.get_or_insert(computed);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next pass, with memory for every token of it. Where it does not suffice, the sequence
+    /// admitted last gives way.
+    fn plan(&mut self) -> Result<Vec<Work>> {
+        loop {
+            let plan = self.scheduler.plan();
+            let Some(kv) = &mut self.kv else {
+                return Ok(plan);
+            };
+            let fits = plan.iter().all(|work| {
+                let lease = self.sequences.get_mut(&work.id).map(|seq| &mut seq.lease);
+                let Some(Some(lease)) = lease else {
+                    return false;
+                };
+                kv.grow(lease, work.start + work.count)
+            });
+            if fits {
+                return Ok(plan);
+            }
+            let Some(id) = self.scheduler.preempt() else {
+                return Err(Error::flow(
+                    "the memory for keys and values does not hold one sequence",
+                )
+                .hint("give it more with KV_CACHE_MB"));
+            };
+            if let Some(mut sequence) = self.sequences.remove(&id) {
+                self.give_back(&mut sequence);
+                sequence.computed = 0;
+                self.sequences.insert(id, sequence);
+            }
+        }
     }
 }
 
@@ -223,6 +333,9 @@ impl Engine for LocalEngine {
             id,
             Sequence {
                 slot: None,
+                lease: None,
+                reused: None,
+                computed: 0,
                 prompt_tokens: tokens.len(),
                 tokens,
                 max_tokens: request.max_tokens.max(1),
@@ -234,21 +347,28 @@ impl Engine for LocalEngine {
     }
 
     fn poll(&mut self) -> Result<Vec<Event>> {
-        for id in self.scheduler.admit() {
-            if let Some(sequence) = self.sequences.get_mut(&id) {
-                sequence.slot = Some(self.model.open()?);
-            }
-        }
-        let plan = self.scheduler.plan();
+        self.admit()?;
+        let plan = self.plan()?;
         if plan.is_empty() {
             return Ok(Vec::new());
         }
+        // The page tables are read afresh for every pass: publishing can change them.
+        let tables: Vec<Vec<u32>> = plan
+            .iter()
+            .map(|work| {
+                let lease = self.sequences.get(&work.id)?.lease.as_ref()?;
+                Some(lease.page_table().iter().map(|page| page.number()).collect())
+            })
+            .map(Option::unwrap_or_default)
+            .collect();
         let chunks: Vec<Chunk<'_>> = plan
             .iter()
-            .filter_map(|work| {
+            .zip(&tables)
+            .filter_map(|(work, pages)| {
                 let sequence = self.sequences.get(&work.id)?;
                 Some(Chunk {
                     slot: sequence.slot?,
+                    pages,
                     tokens: &sequence.tokens[work.start..work.start + work.count],
                     start: work.start,
                     logits: work.last,
@@ -256,10 +376,20 @@ impl Engine for LocalEngine {
             })
             .collect();
         let logits = self.model.forward(&chunks)?;
-        let mut events = Vec::new();
         for work in &plan {
             self.scheduler.computed(*work);
+            let Some(sequence) = self.sequences.get_mut(&work.id) else {
+                continue;
+            };
+            sequence.computed = work.start + work.count;
+            // A part of a prompt may be what others wait for.
+            if let (Some(kv), Some(lease), true) =
+                (&mut self.kv, &mut sequence.lease, work.count > 1)
+            {
+                kv.publish(lease, &sequence.tokens[..sequence.computed]);
+            }
         }
+        let mut events = Vec::new();
         let wanted = plan.iter().filter(|work| work.last);
         for (work, logits) in wanted.zip(logits) {
             self.advance(work.id, &logits, &mut events);
@@ -277,9 +407,11 @@ impl Engine for LocalEngine {
 fn warm_up(model: &mut dyn Model) -> Result<()> {
     let slot = model.open()?;
     let tokens = [0; 16];
+    let pages = [0];
     for (start, tokens) in [(0, &tokens[..15]), (15, &tokens[15..])] {
         model.forward(&[Chunk {
             slot,
+            pages: &pages,
             tokens,
             start,
             logits: true,

@@ -70,9 +70,9 @@ impl Scheduler {
         self.active.len() < self.max_sequences
     }
 
-    /// Whether nothing is active.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.active.is_empty()
+    /// How many sequences are active.
+    pub(crate) fn active(&self) -> usize {
+        self.active.len()
     }
 
     /// Those that wait, in their order.

@@ -9,6 +9,11 @@ impl Page {
     pub(crate) fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// The same, as models take it.
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
 }
 
 /// All pages, each free or with a number of holders (leases, and the prefix index).
