@@ -1,5 +1,8 @@
 //! Which processor's kernels run: [`Kernels`], a table of functions chosen once, at run time.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
+
 use super::activations::{ActivationBlock, quantize};
 use super::attention::{self, Call, KvShape};
 use super::pack::Format;
@@ -21,6 +24,9 @@ pub(crate) enum Isa {
     /// AVX-512 with VNNI: Intel since Ice Lake (servers), AMD since Zen 4.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// 64-bit ARM with the dot product extension.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
     /// 64-bit ARM.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -35,6 +41,8 @@ impl Isa {
         Self::AvxVnni,
         #[cfg(target_arch = "x86_64")]
         Self::Avx2,
+        #[cfg(target_arch = "aarch64")]
+        Self::NeonDot,
         #[cfg(target_arch = "aarch64")]
         Self::Neon,
         Self::Scalar,
@@ -86,7 +94,11 @@ impl Kernels {
                 && is_x86_feature_detected!("f16c"))
             .then_some(&avx512::TABLE),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon").then_some(&neon::TABLE),
+            Isa::NeonDot => (is_aarch64_feature_detected!("neon")
+                && is_aarch64_feature_detected!("dotprod"))
+            .then_some(&neon_dot::TABLE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => is_aarch64_feature_detected!("neon").then_some(&neon::TABLE),
         };
         table.map(|table| Self { isa, table })
     }
@@ -208,4 +220,16 @@ family!(
     avx2,
     super::super::avx2::Avx2<false>,
     enable = "avx2,fma,f16c"
+);
+family!(
+    #[cfg(target_arch = "aarch64")]
+    neon_dot,
+    super::super::neon::Neon<true>,
+    enable = "neon,dotprod"
+);
+family!(
+    #[cfg(target_arch = "aarch64")]
+    neon,
+    super::super::neon::Neon<false>,
+    enable = "neon"
 );

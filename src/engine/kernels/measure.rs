@@ -4,6 +4,7 @@
 //! beside the processor's own ceiling, measured in the same breath.
 
 #![allow(clippy::print_stdout, reason = "a report for whoever runs it")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -81,15 +82,20 @@ fn weights(pool: &Pool, dtype: GgmlDType, rows: usize, cols: usize) -> PackedMat
     PackedMatrix::pack(pool, dtype, (rows, cols), &bytes).unwrap()
 }
 
+/// The family that `ISA` names (`avx2`), or the fastest.
+fn chosen() -> Kernels {
+    let name = std::env::var("ISA").unwrap_or_default();
+    let isa = Isa::ALL
+        .iter()
+        .find(|isa| format!("{isa:?}").eq_ignore_ascii_case(&name));
+    isa.and_then(|isa| Kernels::of(*isa))
+        .unwrap_or_else(Kernels::best)
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn measure_products() {
-    let isa: Vec<Kernels> = match std::env::var("ISA").as_deref() {
-        Ok("avx2") => Kernels::of(Isa::Avx2).into_iter().collect(),
-        Ok("avxvnni") => Kernels::of(Isa::AvxVnni).into_iter().collect(),
-        _ => vec![Kernels::best()],
-    };
-    let kernels = isa[0];
+    let kernels = chosen();
     let ceiling = int8_ceiling();
     println!(
         "{:?}; int8 from registers: {:.0} GMAC/s a thread",
@@ -122,7 +128,7 @@ fn measure_products() {
                 .map(|_| weights(&pool, dtype, rows, cols))
                 .collect();
             print!("{dtype:?} {rows:>5} × {cols:<4}");
-            for tokens in [1, 8, 25, 128, 512] {
+            for tokens in [1, 2, 4, 8, 25, 128, 512] {
                 let values = vec![0.5; tokens * cols];
                 let mut blocks = vec![ActivationBlock::default(); tokens * cols / BLOCK];
                 kernels.quantize(&values, &mut blocks);
@@ -163,7 +169,7 @@ fn measure_products() {
 #[test]
 #[ignore = "a measurement"]
 fn measure_attention() {
-    let kernels = Kernels::best();
+    let kernels = chosen();
     let shape = KvShape {
         kv_heads: 3,
         head_size: 64,
@@ -171,7 +177,7 @@ fn measure_attention() {
     let tokens = 512;
     let layer = KvLayer::new(shape, tokens / PAGE);
     let pages: Vec<u32> = (0..(tokens / PAGE) as u32).collect();
-    for count in [3, 6, 48, 75, 768] {
+    for count in [3, 6, 75] {
         let input = vec![0.01; count * 64];
         let mut output = vec![0.0; count * 64];
         let mut state = vec![Running::default(); count];
@@ -182,21 +188,24 @@ fn measure_attention() {
                 state: index,
             })
             .collect();
-        let seconds = best(200, || {
-            for kv_head in 0..3 {
-                state.fill(Running::default());
-                let attention = Attention {
-                    layer: &layer,
-                    kv_head,
-                    pages: &pages,
-                    positions: 0..tokens,
-                    queries: &queries,
-                    scale: 0.125,
-                    input: &input,
-                };
-                kernels.attend(&attention, &mut output, &mut state, true);
-            }
-        });
+        let seconds = best(
+            std::env::var("RUNS").map_or(200, |runs| runs.parse().unwrap()),
+            || {
+                for kv_head in 0..3 {
+                    state.fill(Running::default());
+                    let attention = Attention {
+                        layer: &layer,
+                        kv_head,
+                        pages: &pages,
+                        positions: 0..tokens,
+                        queries: &queries,
+                        scale: 0.125,
+                        input: &input,
+                    };
+                    kernels.attend(&attention, &mut output, &mut state, true);
+                }
+            },
+        );
         let work = (3 * count * tokens * 128) as f64;
         println!(
             "{count} queries × 3 heads × {tokens}: {:.1} µs, {:.0} GFMA/s",
@@ -209,7 +218,7 @@ fn measure_attention() {
 #[test]
 #[ignore = "a measurement"]
 fn measure_vectors() {
-    let kernels = Kernels::best();
+    let kernels = chosen();
     let n = 576;
     let mut x = vec![0.5; 1536];
     let y = vec![0.25; 1536];
@@ -254,53 +263,42 @@ fn measure_vectors() {
     );
 }
 
+/// Parts that wait for each other, so that a run ends only when a worker has come.
 #[test]
 #[ignore = "a measurement"]
 fn measure_pool() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     let pool = Pool::new(2).unwrap();
-    let runs = 1000;
-    let mut times: Vec<f64> = (0..20)
-        .map(|_| {
-            best(1, || {
-                (0..runs).for_each(|_| {
-                    pool.run(2, |part| {
-                        black_box(part);
-                    })
-                })
-            }) / f64::from(runs)
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    println!(
-        "empty run of 2 parts, hot: best {:.0} ns, median {:.0} ns",
-        times[0] * 1e9,
-        times[10] * 1e9
-    );
-    let pause = best(200, || {
-        std::thread::sleep(std::time::Duration::from_millis(2));
-        let start = Instant::now();
-        pool.run(2, |part| {
-            black_box(part);
+    let meet = || {
+        let met = AtomicUsize::new(0);
+        pool.run(2, |_| {
+            met.fetch_add(1, Ordering::Relaxed);
+            while met.load(Ordering::Relaxed) < 2 {
+                std::hint::spin_loop();
+            }
         });
-        black_box(start.elapsed());
-    });
-    black_box(pause);
-    let mut cold: Vec<f64> = (0..100)
-        .map(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(2));
-            best(1, || {
-                pool.run(2, |part| {
-                    black_box(part);
-                })
+    };
+    let report = |name: &str, pause: std::time::Duration| {
+        let mut times: Vec<f64> = (0..200)
+            .map(|_| {
+                let start = Instant::now();
+                while start.elapsed() < pause {
+                    std::hint::spin_loop();
+                }
+                best(1, meet)
             })
-        })
-        .collect();
-    cold.sort_by(f64::total_cmp);
-    println!(
-        "the same from sleep: best {:.1} µs, median {:.1} µs",
-        cold[0] * 1e6,
-        cold[50] * 1e6
-    );
+            .collect();
+        times.sort_by(f64::total_cmp);
+        println!(
+            "meeting a worker, {name}: best {:.2} µs, median {:.2} µs",
+            times[0] * 1e6,
+            times[100] * 1e6
+        );
+    };
+    report("after 5 µs", std::time::Duration::from_micros(5));
+    report("after 50 µs", std::time::Duration::from_micros(50));
+    report("asleep", std::time::Duration::from_millis(2));
 }
 
 #[test]

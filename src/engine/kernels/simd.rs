@@ -131,7 +131,7 @@ pub(super) trait Simd: 'static {
             let p = Self::mul_add(p, r, Self::splat(8.333_452e-3));
             let p = Self::mul_add(p, r, Self::splat(4.166_579_6e-2));
             let p = Self::mul_add(p, r, Self::splat(1.666_666_5e-1));
-            let p = Self::mul_add(p, r, Self::splat(5.000_000_1e-1));
+            let p = Self::mul_add(p, r, Self::splat(0.5));
             let y = Self::add(Self::mul_add(p, Self::mul(r, r), r), Self::splat(1.0));
             Self::scale2(y, n)
         }

@@ -1,5 +1,7 @@
 //! Every family of kernels against plain loops, bit for bit, and the repacked weights against candle.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -233,6 +235,8 @@ each_family! {
     #[cfg(target_arch = "x86_64")]
     avx512_family = Isa::Avx512;
     #[cfg(target_arch = "aarch64")]
+    neon_dot_family = Isa::NeonDot;
+    #[cfg(target_arch = "aarch64")]
     neon_family = Isa::Neon;
 }
 
@@ -297,7 +301,7 @@ fn exp(x: f32) -> f32 {
         .mul_add(r, 8.333_452e-3)
         .mul_add(r, 4.166_579_6e-2)
         .mul_add(r, 1.666_666_5e-1)
-        .mul_add(r, 5.000_000_1e-1);
+        .mul_add(r, 0.5);
     let y = p.mul_add(r * r, r) + 1.0;
     f32::from_bits(y.to_bits().wrapping_add((n as i32 as u32) << 23))
 }
