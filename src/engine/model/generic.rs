@@ -1,1 +1,509 @@
-//! stub
+//! candle-transformers' own models, for GGUF files of other architectures: one sequence at a time.
+//!
+//! They keep their keys and values inside, and forget them when a forward pass starts at position 0;
+//! so there is one slot, and opening it is nothing but the promise to start there. Where such a
+//! model gets something wrong, it is kept from getting there: see [`Traits`].
+
+use candle_core::{DType, Device, Tensor};
+use candle_transformers::models::{
+    quantized_gemma3, quantized_glm4, quantized_lfm2, quantized_llama, quantized_phi,
+    quantized_phi3,
+};
+
+use super::{Chunk, Model, ModelSpec, Slot, candle, check_chunk};
+use crate::engine::load::gguf::GgufFile;
+use crate::error::{Context, Error, Exit, Result};
+
+/// `general.architecture`s that run here, beside those of [`candle::ARCHITECTURES`].
+///
+/// Left out of what candle-transformers has: `qwen3moe`, whose keys and values cannot be dropped and
+/// whose experts' products exist on CUDA only, and models that expect another file's tensor names.
+const ARCHITECTURES: [&str; 6] = [
+    "llama with experts",
+    "phi2",
+    "phi3",
+    "gemma3",
+    "glm4",
+    "lfm2",
+];
+
+enum Inner {
+    Llama(quantized_llama::ModelWeights),
+    Phi2(quantized_phi::ModelWeights),
+    Phi3(quantized_phi3::ModelWeights),
+    Gemma3(quantized_gemma3::ModelWeights),
+    Glm4(quantized_glm4::ModelWeights),
+    Lfm2(quantized_lfm2::ModelWeights),
+}
+
+/// What one of candle-transformers' models can do.
+struct Traits {
+    /// Most positions that it has rotations for.
+    positions: usize,
+    /// Whether it can take several tokens after the first pass. gemma3's mask hides what was before
+    /// them, and lfm2's convolutions forget it: those get one token at a time.
+    continues: bool,
+}
+
+/// A model of candle-transformers.
+pub(super) struct GenericModel {
+    inner: Inner,
+    spec: ModelSpec,
+    device: Device,
+    weights: String,
+    continues: bool,
+    /// Tokens of the sequence, where it is open.
+    length: Option<usize>,
+    /// Whether there ever was a sequence.
+    used: bool,
+}
+
+impl GenericModel {
+    /// Loads a GGUF file's model.
+    ///
+    /// # Errors
+    /// Exit code 3: an architecture that is not supported, which lists those that are, or a file
+    /// that candle-transformers does not take.
+    pub(super) fn from_gguf(file: &GgufFile, device: &Device) -> Result<Self> {
+        let architecture = file.architecture()?;
+        if !matches!(
+            architecture,
+            "llama" | "phi2" | "phi3" | "gemma3" | "glm4" | "lfm2"
+        ) {
+            return Err(Error::preflight(format!(
+                "`{}` is a model of the architecture `{architecture}`; supported are {}, {}",
+                file.path().display(),
+                candle::ARCHITECTURES.join(", "),
+                ARCHITECTURES.join(", "),
+            ))
+            .hint("give another model with MODEL=/path/file.gguf or MODEL=owner/name:file"));
+        }
+        let mut spec = file.spec()?;
+        let traits = traits(file, &spec)?;
+        spec.context_length = spec.context_length.min(traits.positions);
+        let (content, mut reader) = file.for_candle()?;
+        let inner = match architecture {
+            "llama" => quantized_llama::ModelWeights::from_gguf(content, &mut reader, device)
+                .map(Inner::Llama),
+            "phi2" => quantized_phi::ModelWeights::from_gguf(content, &mut reader, device)
+                .map(Inner::Phi2),
+            "phi3" => quantized_phi3::ModelWeights::from_gguf(false, content, &mut reader, device)
+                .map(Inner::Phi3),
+            "gemma3" => quantized_gemma3::ModelWeights::from_gguf(content, &mut reader, device)
+                .map(Inner::Gemma3),
+            "glm4" => {
+                quantized_glm4::ModelWeights::from_gguf(content, &mut reader, device, DType::F32)
+                    .map(Inner::Glm4)
+            }
+            _ => quantized_lfm2::ModelWeights::from_gguf(content, &mut reader, device)
+                .map(Inner::Lfm2),
+        };
+        let inner = inner.or_exit(Exit::Preflight, || {
+            format!(
+                "candle cannot load `{}` as a model of the architecture `{architecture}`",
+                file.path().display()
+            )
+        })?;
+        Ok(Self {
+            inner,
+            spec,
+            device: device.clone(),
+            weights: file.weight_type(),
+            continues: traits.continues,
+            length: None,
+            used: false,
+        })
+    }
+
+    /// The logits after the last of these tokens.
+    fn pass(&mut self, tokens: &[u32], start: usize) -> candle_core::Result<Tensor> {
+        let tokens = Tensor::new(tokens, &self.device)?.unsqueeze(0)?;
+        let logits = match &mut self.inner {
+            Inner::Llama(model) => model.forward(&tokens, start),
+            Inner::Phi2(model) => model.forward(&tokens, start),
+            Inner::Phi3(model) => model.forward(&tokens, start),
+            Inner::Gemma3(model) => model.forward(&tokens, start),
+            Inner::Glm4(model) => model.forward(&tokens, start),
+            Inner::Lfm2(model) => model.forward(&tokens, start),
+        };
+        logits?.squeeze(0)?.to_dtype(DType::F32)
+    }
+
+    fn compute(&mut self, chunk: &Chunk<'_>) -> candle_core::Result<Vec<Vec<f32>>> {
+        let size = match chunk.start {
+            start if start > 0 && !self.continues => 1,
+            _ => chunk.tokens.len(),
+        };
+        let mut logits = None;
+        for (index, tokens) in chunk.tokens.chunks(size).enumerate() {
+            logits = Some(self.pass(tokens, chunk.start + index * size)?);
+        }
+        match logits {
+            Some(logits) if chunk.logits => Ok(vec![logits.to_vec1()?]),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+/// What the model can do, or why it is refused: candle-transformers would compute another one.
+fn traits(file: &GgufFile, spec: &ModelSpec) -> Result<Traits> {
+    let architecture = spec.architecture.as_str();
+    if architecture == "phi3" {
+        if file.shape("rope_factors_short.weight").is_some() {
+            return Err(file.wrong(
+                "phi3.rope.scaling",
+                "stretches the context, which is not supported",
+            ));
+        }
+        if spec.rope_base != 10_000.0 || spec.rope_dimensions != spec.head_size {
+            return Err(file.wrong(
+                "phi3.rope",
+                "is not that of Phi 3, which is the only one supported",
+            ));
+        }
+    }
+    let positions = match architecture {
+        "llama" => quantized_llama::MAX_SEQ_LEN,
+        "phi2" => quantized_phi::MAX_SEQ_LEN,
+        "gemma3" => quantized_gemma3::MAX_SEQ_LEN,
+        _ => spec.context_length,
+    };
+    // Within its window, a model with a sliding one is a model with none. Beyond it,
+    // candle-transformers slides for the first pass alone (gemma3) or never (phi3).
+    let window = match file.count("attention.sliding_window")? {
+        Some(window) if window > 0 => window,
+        _ => usize::MAX,
+    };
+    Ok(Traits {
+        positions: positions.min(window),
+        continues: !matches!(architecture, "gemma3" | "lfm2"),
+    })
+}
+
+impl Model for GenericModel {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn backend(&self) -> &'static str {
+        "generic"
+    }
+
+    fn weights(&self) -> String {
+        self.weights.clone()
+    }
+
+    fn max_sequences(&self) -> usize {
+        1
+    }
+
+    fn open(&mut self) -> Result<Slot> {
+        if self.length.is_some() {
+            return Err(Error::flow(format!(
+                "a model of the architecture `{}` runs one sequence at a time",
+                self.spec.architecture
+            )));
+        }
+        self.length = Some(0);
+        Ok(Slot(0))
+    }
+
+    fn close(&mut self, slot: Slot) {
+        if slot == Slot(0) {
+            self.length = None;
+        }
+    }
+
+    /// After a device error the sequence is lost: it has to be closed.
+    fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
+        let chunk = match chunks {
+            [] => return Ok(Vec::new()),
+            [chunk] => chunk,
+            _ => return Err(Error::flow("more than one sequence in a batch")),
+        };
+        let Some(length) = self.length.filter(|_| chunk.slot == Slot(0)) else {
+            return Err(Error::flow(format!(
+                "sequence {} is not open",
+                chunk.slot.0
+            )));
+        };
+        check_chunk(chunk, length, &self.spec)?;
+        if matches!(self.inner, Inner::Lfm2(_)) && self.used && length == 0 {
+            // Its convolutions take up where the last sequence ended unless they see two tokens.
+            if chunk.tokens.len() == 1 {
+                return Err(Error::flow("lfm2 needs a prompt of at least 2 tokens"));
+            }
+        }
+        self.used = true;
+        self.length = Some(usize::MAX);
+        let logits = self
+            .compute(chunk)
+            .or_exit(Exit::FlowFailed, || "the forward pass failed".to_owned())?;
+        self.length = Some(length + chunk.tokens.len());
+        Ok(logits)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.device
+            .synchronize()
+            .or_exit(Exit::FlowFailed, || "the device failed".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+    use std::path::{Path, PathBuf};
+
+    use candle_core::quantized::gguf_file::Value;
+    use candle_core::quantized::{GgmlDType, QTensor};
+
+    use super::*;
+    use crate::engine::model::testing::{Random, Tiny, difference, test_model, write_gguf};
+
+    const HIDDEN: usize = 64;
+    const INNER: usize = 96;
+    const VOCABULARY: usize = 200;
+    const HEADS: usize = 4;
+
+    /// A file of this architecture with random weights: 2 blocks, 4 heads of 16.
+    fn tiny(folder: &Path, architecture: &str) -> PathBuf {
+        let norm = HIDDEN;
+        let two_dimensional =
+            |name: &str, rows: usize, columns: usize| (name.to_owned(), vec![rows, columns]);
+        let one = |name: &str, length: usize| (name.to_owned(), vec![length]);
+        let mut model = vec![
+            two_dimensional("token_embd.weight", VOCABULARY, HIDDEN),
+            one("output_norm.weight", norm),
+            two_dimensional("output.weight", VOCABULARY, HIDDEN),
+        ];
+        let mut block = vec![
+            one("attn_norm.weight", norm),
+            two_dimensional("attn_output.weight", HIDDEN, HIDDEN),
+            two_dimensional("ffn_down.weight", HIDDEN, INNER),
+        ];
+        let kv = HIDDEN / 2;
+        let separate = [
+            two_dimensional("attn_q.weight", HIDDEN, HIDDEN),
+            two_dimensional("attn_k.weight", kv, HIDDEN),
+            two_dimensional("attn_v.weight", kv, HIDDEN),
+            one("ffn_norm.weight", norm),
+        ];
+        let qk_norms = [
+            one("attn_q_norm.weight", HIDDEN / HEADS),
+            one("attn_k_norm.weight", HIDDEN / HEADS),
+        ];
+        let gated = [
+            two_dimensional("ffn_gate.weight", INNER, HIDDEN),
+            two_dimensional("ffn_up.weight", INNER, HIDDEN),
+        ];
+        match architecture {
+            "phi2" => {
+                model.push(one("output_norm.bias", norm));
+                model.push(one("output.bias", VOCABULARY));
+                block.extend([
+                    one("attn_norm.bias", norm),
+                    two_dimensional("attn_qkv.weight", 3 * HIDDEN, HIDDEN),
+                    one("attn_qkv.bias", 3 * HIDDEN),
+                    one("attn_output.bias", HIDDEN),
+                    two_dimensional("ffn_up.weight", INNER, HIDDEN),
+                    one("ffn_up.bias", INNER),
+                    one("ffn_down.bias", HIDDEN),
+                ]);
+            }
+            "phi3" => block.extend([
+                two_dimensional("attn_qkv.weight", HIDDEN + 2 * kv, HIDDEN),
+                two_dimensional("ffn_up.weight", 2 * INNER, HIDDEN),
+                one("ffn_norm.weight", norm),
+            ]),
+            "gemma3" => {
+                block.extend(separate);
+                block.extend(qk_norms);
+                block.extend(gated);
+                block.push(one("post_attention_norm.weight", norm));
+                block.push(one("post_ffw_norm.weight", norm));
+            }
+            "glm4" => {
+                block.extend(separate);
+                block.push(two_dimensional("ffn_up.weight", 2 * INNER, HIDDEN));
+                block.push(one("post_attention_norm.weight", norm));
+                block.push(one("post_ffw_norm.weight", norm));
+            }
+            "lfm2" => {
+                block.extend(separate);
+                block.extend(qk_norms);
+                block.extend(gated);
+                block.extend([
+                    two_dimensional("shortconv.in_proj.weight", 3 * HIDDEN, HIDDEN),
+                    two_dimensional("shortconv.out_proj.weight", HIDDEN, HIDDEN),
+                    two_dimensional("shortconv.conv.weight", HIDDEN, 3),
+                ]);
+            }
+            // A llama with two experts.
+            _ => {
+                block.extend(separate);
+                block.push(two_dimensional("ffn_gate_inp.weight", 2, HIDDEN));
+                for expert in 0..2 {
+                    let name = |stem: &str| format!("{stem}.{expert}.weight");
+                    block.push(two_dimensional(&name("ffn_gate"), INNER, HIDDEN));
+                    block.push(two_dimensional(&name("ffn_up"), INNER, HIDDEN));
+                    block.push(two_dimensional(&name("ffn_down"), HIDDEN, INNER));
+                }
+            }
+        }
+        for layer in 0..2 {
+            for (name, shape) in &block {
+                model.push((format!("blk.{layer}.{name}"), shape.clone()));
+            }
+        }
+        let mut random = Random(9);
+        let tensors: Vec<(String, QTensor)> = model
+            .into_iter()
+            .map(|(name, shape)| {
+                let values: Vec<f32> = (0..shape.iter().product())
+                    .map(|_| 0.2 * random.next() + if name.contains("norm.w") { 1.0 } else { 0.0 })
+                    .collect();
+                let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+                (name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap())
+            })
+            .collect();
+
+        let count =
+            |key: &str, count: usize| (format!("{architecture}.{key}"), Value::U32(count as u32));
+        let number = |key: &str, number: f32| (format!("{architecture}.{key}"), Value::F32(number));
+        let mut metadata = vec![
+            (
+                "general.architecture".to_owned(),
+                Value::String(architecture.to_owned()),
+            ),
+            count("block_count", 2),
+            count("embedding_length", HIDDEN),
+            count("feed_forward_length", INNER),
+            count("attention.head_count", HEADS),
+            count("attention.key_length", HIDDEN / HEADS),
+            count("attention.value_length", HIDDEN / HEADS),
+            count("context_length", 128),
+            count("rope.dimension_count", HIDDEN / HEADS),
+            number("rope.freq_base", 10_000.0),
+            number("attention.layer_norm_rms_epsilon", 1e-5),
+            number("attention.layer_norm_epsilon", 1e-5),
+        ];
+        match architecture {
+            "phi2" => metadata.push(count("attention.head_count_kv", HEADS)),
+            "lfm2" => {
+                // The second block attends, the first one has a convolution.
+                let heads = vec![Value::U32(0), Value::U32(2)];
+                let key = format!("{architecture}.attention.head_count_kv");
+                metadata.push((key, Value::Array(heads)));
+                metadata.push(count("shortconv.l_cache", 3));
+            }
+            _ => metadata.push(count("attention.head_count_kv", 2)),
+        }
+        if architecture == "gemma3" {
+            metadata.push(count("attention.sliding_window", 100));
+        }
+        if architecture == "llama" {
+            metadata.push(count("expert_count", 2));
+            metadata.push(count("expert_used_count", 1));
+        }
+        let path = folder.join(format!("{architecture}.gguf"));
+        write_gguf(&path, &metadata, &tensors);
+        path
+    }
+
+    fn run(model: &mut dyn Model, slot: Slot, tokens: &[u32], ends: &[usize]) -> Vec<f32> {
+        let (mut start, mut last) = (0, Vec::new());
+        for &end in ends {
+            let chunk = Chunk {
+                slot,
+                tokens: &tokens[start..end],
+                start,
+                logits: true,
+            };
+            last = model.forward(&[chunk]).unwrap().remove(0);
+            start = end;
+        }
+        last
+    }
+
+    #[test]
+    fn every_architecture_takes_chunks_and_new_sequences() {
+        let folder = tempfile::tempdir().unwrap();
+        for architecture in ["llama", "phi2", "phi3", "gemma3", "glm4", "lfm2"] {
+            let path = tiny(folder.path(), architecture);
+            let mut model = super::super::load(&path, &Device::Cpu).unwrap().model;
+            assert_eq!(model.backend(), "generic");
+            assert_eq!(model.max_sequences(), 1);
+            let tokens = Random(1).tokens(60, VOCABULARY);
+            let slot = model.open().unwrap();
+            assert!(model.open().is_err());
+            let whole = run(&mut *model, slot, &tokens, &[60]);
+            assert_eq!(whole.len(), VOCABULARY);
+            model.close(slot);
+            for ends in [&[20, 21, 50, 60][..], &[2, 59, 60], &[60]] {
+                let slot = model.open().unwrap();
+                let chunked = run(&mut *model, slot, &tokens, ends);
+                let apart = difference(&chunked, &whole);
+                eprintln!("{architecture} {ends:?}: {apart:.1e}");
+                assert!(apart < 1e-5, "{architecture} {ends:?}: {apart}");
+                model.close(slot);
+            }
+            let slot = model.open().unwrap();
+            let context = model.spec().context_length;
+            assert_eq!(context, if architecture == "gemma3" { 100 } else { 128 });
+            let long = Random(2).tokens(context + 1, VOCABULARY);
+            let chunk = |tokens, start| Chunk {
+                slot,
+                tokens,
+                start,
+                logits: false,
+            };
+            assert!(model.forward(&[chunk(&long, 0)]).is_err());
+            assert!(model.forward(&[chunk(&[200], 0)]).is_err());
+            assert!(model.forward(&[chunk(&[], 0)]).is_err());
+            assert!(model.forward(&[chunk(&long[..2], 1)]).is_err());
+            assert!(model.forward(&[chunk(&long[..2], 0)]).unwrap().is_empty());
+            model.close(slot);
+            assert!(model.forward(&[chunk(&long[..2], 2)]).is_err());
+        }
+    }
+
+    #[test]
+    fn an_unknown_architecture_lists_those_that_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = tiny(folder.path(), "mamba");
+        let error = super::super::load(&path, &Device::Cpu).err().unwrap();
+        let text = error.report();
+        assert_eq!(error.exit(), Exit::Preflight);
+        for part in ["`mamba`", "llama, qwen2, qwen3", "phi3, gemma3", "hint: "] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    /// The default model runs here, too: the wrapper and the model of our own agree.
+    #[test]
+    fn the_default_model_agrees_with_the_candle_path() {
+        let Some(path) = test_model() else { return };
+        let file = GgufFile::open(&path).unwrap();
+        let mut ours = candle::CandleModel::from_gguf(&file, &Device::Cpu).unwrap();
+        let mut generic = GenericModel::from_gguf(&file, &Device::Cpu).unwrap();
+        let tokens = Random(3).tokens(12, generic.spec().vocabulary);
+        let (slot, generic_slot) = (ours.open().unwrap(), generic.open().unwrap());
+        let expected = run(&mut ours, slot, &tokens, &[11, 12]);
+        let logits = run(&mut generic, generic_slot, &tokens, &[11, 12]);
+        let apart = difference(&logits, &expected);
+        eprintln!("quantised products with 8-bit activations: {apart:.1e}");
+        // candle's quantised products round activations to 8 bits; the candle path is in f32.
+        assert!(apart < 5e-2, "{apart}");
+    }
+
+    #[test]
+    fn a_plain_llama_does_not_come_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
+        let loaded = super::super::load(&path, &Device::Cpu).unwrap();
+        assert_eq!(loaded.model.backend(), "candle");
+        assert_eq!(loaded.name.as_deref(), Some("tiny"));
+    }
+}

@@ -1,0 +1,364 @@
+//! Reads a GGUF file's header: metadata and the table of tensors.
+//!
+//! candle has such a reader. This one differs in what it does with a file that is not what it says:
+//! it names the place, it tells a file that was cut short from a wrong one, it bounds memory by the
+//! file's size, and it cannot panic (candle's divides by `general.alignment`, which may be 0). It
+//! gives candle's own [`Content`], so that candle's models can be loaded from it.
+//!
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
+
+use std::collections::HashMap;
+use std::fmt;
+
+use candle_core::Shape;
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value, VersionedMagic};
+
+/// Most elements in all metadata arrays together. A vocabulary has three arrays of at most a few
+/// hundred thousand; an element takes 32 bytes here whatever it takes in the file.
+const MAX_ARRAY_ELEMENTS: u64 = 8 << 20;
+/// Arrays of arrays are allowed by the format and used by nobody.
+const MAX_ARRAY_DEPTH: usize = 4;
+const MAX_DIMENSIONS: u32 = 4;
+const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// Why a header could not be read. Fragments: "`model.gguf` …".
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum HeaderError {
+    /// The file does not begin as a GGUF does.
+    NotGguf([u8; 4]),
+    /// A GGUF of a version (or a byte order) that is not read here.
+    Version(u32),
+    /// The file ends before its header does.
+    CutShort {
+        /// What was being read.
+        reading: String,
+        /// Bytes between the file's end and the end of what was being read.
+        missing: u64,
+    },
+    /// The header contradicts itself.
+    Corrupt(String),
+    /// A tensor of a type that candle does not have.
+    TensorType {
+        /// The tensor.
+        tensor: String,
+        /// The type.
+        name: String,
+    },
+}
+
+impl fmt::Display for HeaderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotGguf(start) => write!(
+                f,
+                "is not a GGUF file (it starts with `{}`)",
+                start.escape_ascii()
+            ),
+            Self::Version(version) if version.swap_bytes() <= 3 => {
+                f.write_str("is a big-endian GGUF file, which is not supported")
+            }
+            Self::Version(version) => {
+                write!(
+                    f,
+                    "is a GGUF file of version {version}; 2 and 3 are supported"
+                )
+            }
+            Self::CutShort { reading, missing } => write!(
+                f,
+                "is cut short or corrupt: {missing} bytes are missing to read {reading}"
+            ),
+            Self::Corrupt(why) => write!(f, "is corrupt: {why}"),
+            Self::TensorType { tensor, name } => {
+                write!(
+                    f,
+                    "has tensor `{tensor}` of type {name}, which is not supported"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for HeaderError {}
+
+/// The tensors of a file whose data ends before they do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Missing {
+    /// How many tensors are not whole.
+    pub(super) tensors: usize,
+    /// The one that reaches the furthest.
+    pub(super) last: String,
+    /// Bytes that are missing to the end of it.
+    pub(super) bytes: u64,
+}
+
+/// Parses the header that `bytes`, the whole file, begins with.
+pub(super) fn parse(bytes: &[u8]) -> Result<Content, HeaderError> {
+    let mut reader = Reader {
+        bytes,
+        position: 0,
+        array_elements: 0,
+    };
+    let magic = reader.array::<4>("the magic number")?;
+    if &magic != b"GGUF" {
+        return Err(HeaderError::NotGguf(magic));
+    }
+    let magic = match reader.u32("the version")? {
+        2 => VersionedMagic::GgufV2,
+        3 => VersionedMagic::GgufV3,
+        other => return Err(HeaderError::Version(other)),
+    };
+    let tensor_count = reader.u64("the number of tensors")?;
+    let metadata_count = reader.u64("the number of metadata keys")?;
+
+    let mut metadata = HashMap::new();
+    for index in 0..metadata_count {
+        let key = reader.string(|| format!("metadata key {index} of {metadata_count}"))?;
+        let value_type = reader.u32(&format!("the type of metadata key `{key}`"))?;
+        let value = reader.value(value_type, &key, 0)?;
+        if metadata.insert(key.clone(), value).is_some() {
+            return Err(HeaderError::Corrupt(format!(
+                "metadata key `{key}` is there twice"
+            )));
+        }
+    }
+
+    let mut tensor_infos = HashMap::new();
+    for index in 0..tensor_count {
+        let name = reader.string(|| format!("the name of tensor {index} of {tensor_count}"))?;
+        let info = reader.tensor_info(&name)?;
+        if tensor_infos.insert(name.clone(), info).is_some() {
+            return Err(HeaderError::Corrupt(format!(
+                "tensor `{name}` is there twice"
+            )));
+        }
+    }
+
+    let alignment = match metadata.get("general.alignment") {
+        None => DEFAULT_ALIGNMENT,
+        Some(Value::U32(value)) if value.is_power_of_two() => u64::from(*value),
+        Some(other) => {
+            return Err(HeaderError::Corrupt(format!(
+                "`general.alignment` is {other:?}, not a power of two"
+            )));
+        }
+    };
+    let tensor_data_offset = (reader.position as u64).next_multiple_of(alignment);
+    Ok(Content {
+        magic,
+        metadata,
+        tensor_infos,
+        tensor_data_offset,
+    })
+}
+
+/// Which tensors' data a file of `file_size` bytes does not hold.
+pub(super) fn missing_data(content: &Content, file_size: u64) -> Option<Missing> {
+    let mut missing: Option<Missing> = None;
+    let mut tensors = 0;
+    for (name, info) in &content.tensor_infos {
+        let end = content
+            .tensor_data_offset
+            .saturating_add(info.offset)
+            .saturating_add(size_in_bytes(info));
+        let Some(bytes) = end.checked_sub(file_size).filter(|&bytes| bytes > 0) else {
+            continue;
+        };
+        tensors += 1;
+        if missing.as_ref().is_none_or(|other| bytes > other.bytes) {
+            missing = Some(Missing {
+                tensors: 0,
+                last: name.clone(),
+                bytes,
+            });
+        }
+    }
+    missing.map(|missing| Missing { tensors, ..missing })
+}
+
+/// The size of a tensor's data. It cannot overflow: [`Reader::tensor_info`] has checked that the
+/// elements fit into an `i64`, and a block of 32 takes at most 4 bytes an element.
+fn size_in_bytes(info: &TensorInfo) -> u64 {
+    let blocks = (info.shape.elem_count() / info.ggml_dtype.block_size()) as u64;
+    blocks.saturating_mul(info.ggml_dtype.type_size() as u64)
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    position: usize,
+    array_elements: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn take(
+        &mut self,
+        length: u64,
+        reading: impl FnOnce() -> String,
+    ) -> Result<&'a [u8], HeaderError> {
+        let left = (self.bytes.len() - self.position) as u64;
+        if length > left {
+            return Err(HeaderError::CutShort {
+                reading: reading(),
+                missing: length - left,
+            });
+        }
+        let start = self.position;
+        // `length` is at most `left`, so it fits.
+        self.position += length as usize;
+        Ok(&self.bytes[start..self.position])
+    }
+
+    fn array<const N: usize>(&mut self, reading: &str) -> Result<[u8; N], HeaderError> {
+        let bytes = self.take(N as u64, || reading.to_owned())?;
+        let mut array = [0; N];
+        array.copy_from_slice(bytes);
+        Ok(array)
+    }
+
+    fn u32(&mut self, reading: &str) -> Result<u32, HeaderError> {
+        self.array(reading).map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self, reading: &str) -> Result<u64, HeaderError> {
+        self.array(reading).map(u64::from_le_bytes)
+    }
+
+    fn string(&mut self, reading: impl Fn() -> String) -> Result<String, HeaderError> {
+        let length = self.take(8, &reading)?;
+        let mut array = [0; 8];
+        array.copy_from_slice(length);
+        let bytes = self.take(u64::from_le_bytes(array), reading)?;
+        // Some writers end strings with a NUL, and some vocabularies hold tokens that are not UTF-8.
+        let end = bytes
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |last| last + 1);
+        Ok(String::from_utf8_lossy(&bytes[..end]).into_owned())
+    }
+
+    fn value(&mut self, value_type: u32, key: &str, depth: usize) -> Result<Value, HeaderError> {
+        Ok(match value_type {
+            0 => Value::U8(u8::from_le_bytes(self.array(key)?)),
+            1 => Value::I8(i8::from_le_bytes(self.array(key)?)),
+            2 => Value::U16(u16::from_le_bytes(self.array(key)?)),
+            3 => Value::I16(i16::from_le_bytes(self.array(key)?)),
+            4 => Value::U32(u32::from_le_bytes(self.array(key)?)),
+            5 => Value::I32(i32::from_le_bytes(self.array(key)?)),
+            6 => Value::F32(f32::from_le_bytes(self.array(key)?)),
+            7 => match self.array::<1>(key)? {
+                [0] => Value::Bool(false),
+                [1] => Value::Bool(true),
+                [other] => {
+                    return Err(HeaderError::Corrupt(format!(
+                        "metadata key `{key}` is neither true nor false but {other}"
+                    )));
+                }
+            },
+            8 => Value::String(self.string(|| format!("metadata key `{key}`"))?),
+            9 => {
+                let element_type = self.u32(key)?;
+                let length = self.u64(key)?;
+                self.array_elements = self.array_elements.saturating_add(length);
+                if self.array_elements > MAX_ARRAY_ELEMENTS || depth == MAX_ARRAY_DEPTH {
+                    return Err(HeaderError::Corrupt(format!(
+                        "the array of metadata key `{key}` is too large ({length} elements)"
+                    )));
+                }
+                // Nothing is allocated ahead: each element takes at least a byte of the file.
+                let mut values = Vec::new();
+                for _ in 0..length {
+                    values.push(self.value(element_type, key, depth + 1)?);
+                }
+                Value::Array(values)
+            }
+            10 => Value::U64(u64::from_le_bytes(self.array(key)?)),
+            11 => Value::I64(i64::from_le_bytes(self.array(key)?)),
+            12 => Value::F64(f64::from_le_bytes(self.array(key)?)),
+            other => {
+                return Err(HeaderError::Corrupt(format!(
+                    "metadata key `{key}` has the unknown type {other}"
+                )));
+            }
+        })
+    }
+
+    fn tensor_info(&mut self, name: &str) -> Result<TensorInfo, HeaderError> {
+        let corrupt = |what: String| Err(HeaderError::Corrupt(format!("tensor `{name}` {what}")));
+        let rank = self.u32(name)?;
+        if !(1..=MAX_DIMENSIONS).contains(&rank) {
+            return corrupt(format!("has {rank} dimensions"));
+        }
+        let mut dimensions = Vec::with_capacity(rank as usize);
+        let mut elements: u64 = 1;
+        for _ in 0..rank {
+            let dimension = self.u64(name)?;
+            elements = match elements.checked_mul(dimension) {
+                Some(elements) if dimension > 0 && elements <= i64::MAX as u64 => elements,
+                _ => return corrupt(format!("has a dimension of {dimension}")),
+            };
+            // No larger than `elements`, which fits into 63 bits.
+            dimensions.push(dimension as usize);
+        }
+        // GGUF begins with the dimension that is contiguous, candle ends with it.
+        dimensions.reverse();
+        let ggml_dtype =
+            ggml_dtype(self.u32(name)?).map_err(|name_of_type| HeaderError::TensorType {
+                tensor: name.to_owned(),
+                name: name_of_type,
+            })?;
+        let offset = self.u64(name)?;
+        let row = dimensions.last().copied().unwrap_or(0);
+        if !row.is_multiple_of(ggml_dtype.block_size()) {
+            return corrupt(format!(
+                "has rows of {row} elements, which {ggml_dtype:?} cannot hold"
+            ));
+        }
+        Ok(TensorInfo {
+            ggml_dtype,
+            shape: Shape::from(dimensions),
+            offset,
+        })
+    }
+}
+
+/// The tensor type with this number, or its name where candle cannot read it. Numbers as in
+/// [`ggml.h`](https://github.com/ggml-org/ggml/blob/master/include/ggml.h).
+fn ggml_dtype(number: u32) -> Result<GgmlDType, String> {
+    let unsupported = match number {
+        0 => return Ok(GgmlDType::F32),
+        1 => return Ok(GgmlDType::F16),
+        2 => return Ok(GgmlDType::Q4_0),
+        3 => return Ok(GgmlDType::Q4_1),
+        6 => return Ok(GgmlDType::Q5_0),
+        7 => return Ok(GgmlDType::Q5_1),
+        8 => return Ok(GgmlDType::Q8_0),
+        10 => return Ok(GgmlDType::Q2K),
+        11 => return Ok(GgmlDType::Q3K),
+        12 => return Ok(GgmlDType::Q4K),
+        13 => return Ok(GgmlDType::Q5K),
+        14 => return Ok(GgmlDType::Q6K),
+        30 => return Ok(GgmlDType::BF16),
+        // Intermediate forms of activations, never of weights.
+        9 => "Q8_1",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
+        29 => "IQ1_M",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        other => return Err(format!("number {other}")),
+    };
+    Err(unsupported.to_owned())
+}

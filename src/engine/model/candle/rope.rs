@@ -1,0 +1,96 @@
+//! Rotary position embedding: the cosines and sines of every position, made once.
+//!
+//! One kind of rotation serves all models: dimension `i` of a head turns with dimension
+//! `i + head_size / 2` (NEOX, the order of Hugging Face). GGUF files of the architecture `llama` hold
+//! the rows of their query and key matrices in another order, so that neighbours turn together; they
+//! are put back when they are loaded ([`super::weights`]).
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::engine::model::ModelSpec;
+
+/// Positions that a table has at first. It doubles when a sequence goes beyond.
+const FIRST_ROWS: usize = 1024;
+
+/// Cosines and sines by position.
+pub(super) struct Rope {
+    /// What dimension pair `i` turns by from one position to the next, in radians. 0 for the pairs
+    /// that are not rotated.
+    frequencies: Vec<f32>,
+    context_length: usize,
+    /// `[positions so far, head_size / 2]`, both.
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rope {
+    /// `divisors`: what slows each of the `rope_dimensions / 2` pairs down, where the model was
+    /// stretched to a longer context.
+    pub(super) fn new(
+        spec: &ModelSpec,
+        divisors: Option<&[f32]>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let rotated = spec.rope_dimensions;
+        let frequencies: Vec<f32> = (0..spec.head_size / 2)
+            .map(|pair| {
+                if pair >= rotated / 2 {
+                    return 0.0;
+                }
+                let exponent = (2 * pair) as f64 / rotated as f64;
+                let divisor = divisors.map_or(1.0, |divisors| divisors[pair]);
+                f64::from(spec.rope_base).powf(-exponent) as f32 / divisor
+            })
+            .collect();
+        let rows = FIRST_ROWS.min(spec.context_length);
+        let (cos, sin) = table(&frequencies, rows, dtype, device)?;
+        Ok(Self {
+            frequencies,
+            context_length: spec.context_length,
+            cos,
+            sin,
+        })
+    }
+
+    /// Cosines and sines for tokens at these positions: `[tokens, head_size / 2]` each.
+    pub(super) fn rows(&mut self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
+        let needed = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        let (dtype, device) = (self.cos.dtype(), self.cos.device().clone());
+        let have = self.cos.dim(0)?;
+        if needed > have {
+            let rows = needed.max(2 * have).min(self.context_length);
+            (self.cos, self.sin) = table(&self.frequencies, rows, dtype, &device)?;
+        }
+        let positions = Tensor::new(positions, &device)?;
+        Ok((
+            self.cos.index_select(&positions, 0)?,
+            self.sin.index_select(&positions, 0)?,
+        ))
+    }
+}
+
+/// The angles are computed in f32, as the models were trained with.
+fn table(
+    frequencies: &[f32],
+    rows: usize,
+    dtype: DType,
+    device: &Device,
+) -> Result<(Tensor, Tensor)> {
+    let mut cos = Vec::with_capacity(rows * frequencies.len());
+    let mut sin = Vec::with_capacity(rows * frequencies.len());
+    for position in 0..rows {
+        for frequency in frequencies {
+            let (s, c) = (position as f32 * frequency).sin_cos();
+            cos.push(c);
+            sin.push(s);
+        }
+    }
+    let shape = (rows, frequencies.len());
+    let to_device = |values: Vec<f32>| {
+        Tensor::from_vec(values, shape, &Device::Cpu)?
+            .to_dtype(dtype)?
+            .to_device(device)
+    };
+    Ok((to_device(cos)?, to_device(sin)?))
+}

@@ -1,0 +1,312 @@
+//! Where a model's weights come from: a GGUF file or a folder with safetensors, behind one trait.
+//! Tensors go by GGUF's names (`blk.0.attn_q`).
+
+use candle_core::quantized::{QStorage, QTensor};
+use candle_core::{DType, Device, Tensor};
+
+use crate::engine::load::gguf::GgufFile;
+use crate::engine::load::safetensors::SafetensorsFolder;
+use crate::engine::model::ModelSpec;
+use crate::error::{Context, Error, Exit, Result};
+
+/// A matrix `[outputs, inputs]` as it is stored.
+pub(super) enum Matrix {
+    /// From a GGUF file, quantised or not.
+    Stored(QTensor),
+    /// From safetensors: f32, f16 or bf16.
+    Dense(Tensor),
+}
+
+impl Matrix {
+    /// As a dense matrix of this type.
+    pub(super) fn dense(self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Stored(matrix) => matrix.dequantize(device)?.to_dtype(dtype),
+            Self::Dense(matrix) => matrix.to_dtype(dtype),
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Stored(matrix) => matrix.shape().dims(),
+            Self::Dense(matrix) => matrix.dims(),
+        }
+    }
+
+    /// Undoes the order that GGUF files of the architecture `llama` give the rows of query and key
+    /// matrices: within each head, pairs that turn together are neighbours there (`0, h, 1, h + 1,
+    /// …` for a head of size `2h`).
+    fn restore_rows(self, heads: usize, device: &Device) -> candle_core::Result<Self> {
+        match self {
+            Self::Dense(matrix) => Ok(Self::Dense(
+                restore_rows(&matrix, heads)?.to_device(device)?,
+            )),
+            Self::Stored(matrix) => {
+                let (rows, columns) = matrix.shape().dims2()?;
+                let data = matrix.data()?;
+                let (row_bytes, head_rows) = (data.len() / rows, rows / heads);
+                let mut bytes = Vec::with_capacity(data.len());
+                for row in 0..rows {
+                    let (head, place) = (row / head_rows, row % head_rows);
+                    let half = head_rows / 2;
+                    let from = head * head_rows + place % half * 2 + place / half;
+                    bytes.extend_from_slice(&data[from * row_bytes..(from + 1) * row_bytes]);
+                }
+                let storage = QStorage::from_data(bytes.into(), device, matrix.dtype())?;
+                Ok(Self::Stored(QTensor::new(storage, (rows, columns))?))
+            }
+        }
+    }
+}
+
+/// The same for a matrix or a bias that is dense.
+fn restore_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
+    let half = tensor.dim(0)? / heads / 2;
+    tensor
+        .reshape((heads, half, 2, tensor.elem_count() / (heads * half * 2)))?
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape(tensor.shape())
+}
+
+/// A model's tensors.
+pub(super) trait Weights: Sync {
+    /// The matrix of this name and shape.
+    fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix>;
+
+    /// The vector of this name (`blk.0.attn_q.bias`) and length in f32, if there is one.
+    fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>>;
+
+    /// Whether query and key rows stand in the order that [`Matrix::restore_rows`] undoes.
+    fn rows_are_interleaved(&self) -> bool;
+
+    /// Whether the output head is the embedding.
+    fn output_is_tied(&self) -> bool;
+
+    /// What slows each pair of rotated dimensions down: `[rope_dimensions / 2]`.
+    fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>>;
+
+    /// What the file calls the tensor of this name.
+    fn file_name(&self, name: &str) -> String;
+
+    /// How a message calls the tensor that the file gives this name: "tensor `…` of `…`".
+    fn place(&self, file_name: &str) -> String;
+}
+
+/// A query or key matrix, its rows in the order that [`super::rope`] wants.
+pub(super) fn rotated_matrix(
+    weights: &dyn Weights,
+    name: &str,
+    shape: (usize, usize),
+    heads: usize,
+    device: &Device,
+) -> Result<Matrix> {
+    if !weights.rows_are_interleaved() {
+        return weights.matrix(name, shape, device);
+    }
+    // Reordered on the host, then moved.
+    weights
+        .matrix(name, shape, &Device::Cpu)?
+        .restore_rows(heads, device)
+        .or_exit(Exit::Preflight, || {
+            format!("failed to load {}", weights.place(&weights.file_name(name)))
+        })
+}
+
+/// A query or key bias, likewise.
+pub(super) fn rotated_bias(
+    weights: &dyn Weights,
+    name: &str,
+    length: usize,
+    heads: usize,
+    device: &Device,
+) -> Result<Option<Tensor>> {
+    let bias = weights.vector(name, length, device)?;
+    match bias {
+        Some(bias) if weights.rows_are_interleaved() => restore_rows(&bias, heads)
+            .map(Some)
+            .or_exit(Exit::Preflight, || {
+                format!("failed to load {}", weights.place(&weights.file_name(name)))
+            }),
+        bias => Ok(bias),
+    }
+}
+
+/// A vector that the model cannot do without.
+pub(super) fn required_vector(
+    weights: &dyn Weights,
+    name: &str,
+    length: usize,
+    device: &Device,
+) -> Result<Tensor> {
+    weights.vector(name, length, device)?.ok_or_else(|| {
+        Error::preflight(format!(
+            "{} is missing",
+            weights.place(&weights.file_name(name))
+        ))
+    })
+}
+
+fn wrong_shape(place: String, found: &[usize], expected: &[usize]) -> Error {
+    Error::preflight(format!(
+        "{place} has the shape {found:?}, not {expected:?} as the model's sizes want"
+    ))
+}
+
+impl Weights for GgufFile {
+    fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix> {
+        let name = format!("{name}.weight");
+        let matrix = Matrix::Stored(self.tensor(&name, device)?);
+        match matrix.shape() {
+            found if found == [shape.0, shape.1] => Ok(matrix),
+            found => Err(wrong_shape(self.place(&name), found, &[shape.0, shape.1])),
+        }
+    }
+
+    fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>> {
+        match self.shape(name) {
+            None => Ok(None),
+            Some(found) if found == [length] => self
+                .tensor(name, device)?
+                .dequantize(device)
+                .map(Some)
+                .or_exit(Exit::Preflight, || {
+                    format!("failed to load {}", self.place(name))
+                }),
+            Some(found) => Err(wrong_shape(self.place(name), found, &[length])),
+        }
+    }
+
+    fn rows_are_interleaved(&self) -> bool {
+        self.architecture().is_ok_and(|name| name == "llama")
+    }
+
+    fn output_is_tied(&self) -> bool {
+        self.shape("output.weight").is_none()
+    }
+
+    fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>> {
+        let pairs = spec.rope_dimensions / 2;
+        let name = "rope_freqs.weight";
+        if let Some(divisors) = self.vector(name, pairs, &Device::Cpu)? {
+            let divisors: Vec<f32> = divisors.to_vec1().or_exit(Exit::Preflight, || {
+                format!("failed to load {}", self.place(name))
+            })?;
+            if divisors
+                .iter()
+                .any(|divisor| !divisor.is_finite() || *divisor <= 0.0)
+            {
+                return Err(Error::preflight(format!(
+                    "{} holds a divisor that is not a positive number",
+                    self.place(name)
+                )));
+            }
+            return Ok(Some(divisors));
+        }
+        let key = "rope.scaling.type";
+        match self.text(key)? {
+            None | Some("none") => Ok(None),
+            Some("linear") => match self.number("rope.scaling.factor")? {
+                Some(factor) if factor > 0.0 => Ok(Some(vec![factor as f32; pairs])),
+                _ => Err(self.lacks(&format!("{}.rope.scaling.factor", spec.architecture))),
+            },
+            Some(other) => Err(Error::preflight(format!(
+                "`{}` stretches its context by `{other}`, which is not supported",
+                self.path().display()
+            ))
+            .hint("take a model without rotary scaling, or with `linear` or Llama 3's")),
+        }
+    }
+
+    fn file_name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    fn place(&self, file_name: &str) -> String {
+        format!("tensor `{file_name}` of `{}`", self.path().display())
+    }
+}
+
+impl Weights for SafetensorsFolder {
+    fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix> {
+        let name = hub_name(&format!("{name}.weight"));
+        let Some(matrix) = self.tensor(&name, device)? else {
+            return Err(Error::preflight(format!(
+                "{} is missing",
+                self.place(&name)
+            )));
+        };
+        match matrix.dims() {
+            found if found == [shape.0, shape.1] => Ok(Matrix::Dense(matrix)),
+            found => Err(wrong_shape(self.place(&name), found, &[shape.0, shape.1])),
+        }
+    }
+
+    fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>> {
+        let name = hub_name(name);
+        let Some(vector) = self.tensor(&name, device)? else {
+            return Ok(None);
+        };
+        if vector.dims() != [length] {
+            return Err(wrong_shape(self.place(&name), vector.dims(), &[length]));
+        }
+        vector
+            .to_dtype(DType::F32)
+            .map(Some)
+            .or_exit(Exit::Preflight, || {
+                format!("failed to load {}", self.place(&name))
+            })
+    }
+
+    fn rows_are_interleaved(&self) -> bool {
+        false
+    }
+
+    fn output_is_tied(&self) -> bool {
+        SafetensorsFolder::output_is_tied(self)
+    }
+
+    fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>> {
+        SafetensorsFolder::rope_divisors(self, spec)
+    }
+
+    fn file_name(&self, name: &str) -> String {
+        hub_name(name)
+    }
+
+    fn place(&self, file_name: &str) -> String {
+        format!("tensor `{file_name}` in `{}`", self.path().display())
+    }
+}
+
+/// Hugging Face's name for a tensor of a GGUF file.
+pub(in crate::engine::model) fn hub_name(name: &str) -> String {
+    let Some((layer, rest)) = name
+        .strip_prefix("blk.")
+        .and_then(|rest| rest.split_once('.'))
+    else {
+        let (stem, kind) = name.rsplit_once('.').unwrap_or((name, "weight"));
+        return match stem {
+            "token_embd" => format!("model.embed_tokens.{kind}"),
+            "output_norm" => format!("model.norm.{kind}"),
+            "output" => format!("lm_head.{kind}"),
+            other => format!("{other}.{kind}"),
+        };
+    };
+    let (stem, kind) = rest.rsplit_once('.').unwrap_or((rest, "weight"));
+    let stem = match stem {
+        "attn_norm" => "input_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "attn_q_norm" => "self_attn.q_norm",
+        "attn_k_norm" => "self_attn.k_norm",
+        "ffn_norm" => "post_attention_layernorm",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        other => other,
+    };
+    format!("model.layers.{layer}.{stem}.{kind}")
+}

@@ -1,0 +1,290 @@
+//! What the tests of this folder share: where the real model is, and tiny models with random weights.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use crate::engine::load::gguf::GgufFile;
+
+/// The default model: where `FLOWBENCH_TEST_MODEL` says, or in flowbench's cache.
+///
+/// Without it, a test that needs it prints a note and passes, except in CI, where it fails.
+pub(crate) fn test_model() -> Option<PathBuf> {
+    let cache = || {
+        let folder = match std::env::var_os("XDG_CACHE_HOME") {
+            Some(folder) => PathBuf::from(folder),
+            None => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),
+        };
+        Some(folder.join("flowbench/smollm2-135m-instruct.q4_1.gguf"))
+    };
+    let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
+        .map(PathBuf::from)
+        .or_else(cache)?;
+    if path.is_file() {
+        return Some(path);
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "the default model is not at {}",
+        path.display()
+    );
+    eprintln!("skipped: the default model is not at {}", path.display());
+    None
+}
+
+/// Numbers that look random, from -1 to 1.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> f32 {
+        // splitmix64
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn below(&mut self, end: u32) -> u32 {
+        (((f64::from(self.next()) + 1.0) / 2.0 * f64::from(end)) as u32).min(end - 1)
+    }
+
+    pub(crate) fn tokens(&mut self, count: usize, vocabulary: usize) -> Vec<u32> {
+        (0..count).map(|_| self.below(vocabulary as u32)).collect()
+    }
+
+    fn tensor(&mut self, shape: &[usize], around: f32, spread: f32) -> Tensor {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| around + spread * self.next()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+}
+
+/// A model with random weights, under GGUF's names and with Hugging Face's order of rows.
+pub(crate) struct Tiny {
+    pub(crate) architecture: &'static str,
+    pub(crate) hidden: usize,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_size: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) vocabulary: usize,
+    pub(crate) context_length: usize,
+    pub(crate) rope_base: f32,
+    pub(crate) tensors: Vec<(String, Tensor)>,
+}
+
+pub(crate) const LAYERS: usize = 2;
+
+impl Tiny {
+    pub(crate) fn new(architecture: &'static str, tied: bool) -> Self {
+        // Sizes that the quantised types can hold: rows of multiples of 256.
+        let mut tiny = Self {
+            architecture,
+            hidden: 256,
+            heads: 4,
+            kv_heads: 2,
+            // Only qwen3 in candle-transformers knows heads whose size is not hidden / heads.
+            head_size: if architecture == "qwen3" { 128 } else { 64 },
+            intermediate: 512,
+            vocabulary: 320,
+            context_length: 2048,
+            rope_base: 10_000.0,
+            tensors: Vec::new(),
+        };
+        let mut random = Random(7);
+        let (hidden, inner) = (tiny.hidden, tiny.intermediate);
+        let (q, kv) = (tiny.heads * tiny.head_size, tiny.kv_heads * tiny.head_size);
+        let mut add = |name: String, shape: &[usize]| {
+            let (around, spread) = match shape {
+                [_] if name.ends_with("norm.weight") => (1.0, 0.2),
+                [_] => (0.0, 0.2),
+                _ => (0.0, 0.1),
+            };
+            tiny.tensors
+                .push((name, random.tensor(shape, around, spread)));
+        };
+        add("token_embd.weight".into(), &[tiny.vocabulary, hidden]);
+        add("output_norm.weight".into(), &[hidden]);
+        if !tied {
+            add("output.weight".into(), &[tiny.vocabulary, hidden]);
+        }
+        for layer in 0..LAYERS {
+            let mut add = |stem: &str, shape: &[usize]| add(format!("blk.{layer}.{stem}"), shape);
+            add("attn_norm.weight", &[hidden]);
+            add("attn_q.weight", &[q, hidden]);
+            add("attn_k.weight", &[kv, hidden]);
+            add("attn_v.weight", &[kv, hidden]);
+            add("attn_output.weight", &[hidden, q]);
+            add("ffn_norm.weight", &[hidden]);
+            add("ffn_gate.weight", &[inner, hidden]);
+            add("ffn_up.weight", &[inner, hidden]);
+            add("ffn_down.weight", &[hidden, inner]);
+            if architecture == "qwen2" {
+                add("attn_q.bias", &[q]);
+                add("attn_k.bias", &[kv]);
+                add("attn_v.bias", &[kv]);
+            }
+            if architecture == "qwen3" {
+                add("attn_q_norm.weight", &[tiny.head_size]);
+                add("attn_k_norm.weight", &[tiny.head_size]);
+            }
+        }
+        tiny
+    }
+
+    pub(crate) fn metadata(&self) -> Vec<(String, Value)> {
+        let key = |key: &str| format!("{}.{key}", self.architecture);
+        let count = |count: usize| Value::U32(count as u32);
+        vec![
+            (
+                "general.architecture".into(),
+                Value::String(self.architecture.into()),
+            ),
+            ("general.name".into(), Value::String("tiny".into())),
+            // Without it, candle-transformers' qwen3 rotates in f16.
+            ("general.dtype".into(), Value::U32(0)),
+            (key("block_count"), count(LAYERS)),
+            (key("embedding_length"), count(self.hidden)),
+            (key("feed_forward_length"), count(self.intermediate)),
+            (key("attention.head_count"), count(self.heads)),
+            (key("attention.head_count_kv"), count(self.kv_heads)),
+            (key("attention.key_length"), count(self.head_size)),
+            (key("attention.value_length"), count(self.head_size)),
+            (key("context_length"), count(self.context_length)),
+            (key("rope.dimension_count"), count(self.head_size)),
+            (key("rope.freq_base"), Value::F32(self.rope_base)),
+            (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
+        ]
+    }
+
+    /// Writes a GGUF file whose matrices are of this type, and returns its path.
+    pub(crate) fn write_gguf(&self, folder: &Path, dtype: GgmlDType) -> PathBuf {
+        let tensors: Vec<(String, QTensor)> = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let heads = match name {
+                    name if name.contains("attn_q.") => self.heads,
+                    name if name.contains("attn_k.") => self.kv_heads,
+                    _ => 1,
+                };
+                let tensor = if heads > 1 && self.architecture == "llama" {
+                    interleave_rows(tensor, heads)
+                } else {
+                    tensor.clone()
+                };
+                let dtype = if tensor.rank() == 1 {
+                    GgmlDType::F32
+                } else {
+                    dtype
+                };
+                (name.clone(), QTensor::quantize(&tensor, dtype).unwrap())
+            })
+            .collect();
+        let path = folder.join(format!("{}.{dtype:?}.gguf", self.architecture));
+        write_gguf(&path, &self.metadata(), &tensors);
+        path
+    }
+
+    /// Writes a folder with the model in safetensors.
+    pub(crate) fn write_folder(&self, folder: &Path, config: &serde_json::Value) {
+        let tensors: HashMap<String, Tensor> = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (super::candle::hub_name(name), tensor.clone()))
+            .collect();
+        candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
+        std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    }
+
+    /// A `config.json`.
+    pub(crate) fn config(&self) -> serde_json::Value {
+        serde_json::json!({
+            "model_type": self.architecture,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_size,
+            "vocab_size": self.vocabulary,
+            "max_position_embeddings": self.context_length,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": self.rope_base,
+            "hidden_act": "silu",
+            "rope_scaling": null,
+            "tie_word_embeddings": !self.tensors.iter().any(|(name, _)| name == "output.weight"),
+        })
+    }
+}
+
+/// The order that converters give the rows of Llama's query and key matrices.
+fn interleave_rows(tensor: &Tensor, heads: usize) -> Tensor {
+    let half = tensor.dim(0).unwrap() / heads / 2;
+    tensor
+        .reshape((heads, 2, half, tensor.elem_count() / (heads * half * 2)))
+        .unwrap()
+        .transpose(1, 2)
+        .unwrap()
+        .contiguous()
+        .unwrap()
+        .reshape(tensor.shape())
+        .unwrap()
+}
+
+pub(crate) fn write_gguf(path: &Path, metadata: &[(String, Value)], tensors: &[(String, QTensor)]) {
+    let metadata: Vec<(&str, &Value)> = metadata
+        .iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
+    gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+/// The same model with every tensor in f32, as a file in memory: what candle-transformers computes
+/// from it is a reference in f32, since candle takes f32 "quantised" matrices as dense ones.
+pub(crate) fn in_f32(path: &Path) -> std::io::Cursor<Vec<u8>> {
+    let file = GgufFile::open(path).unwrap();
+    let mut names: Vec<&str> = file.tensor_names().collect();
+    names.sort_unstable();
+    let tensors: Vec<QTensor> = names
+        .iter()
+        .map(|name| {
+            let tensor = file.tensor(name, &Device::Cpu).unwrap();
+            let tensor = tensor.dequantize(&Device::Cpu).unwrap();
+            QTensor::quantize(&tensor, GgmlDType::F32).unwrap()
+        })
+        .collect();
+    let mut metadata: Vec<(&str, &Value)> = file
+        .metadata()
+        .iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .collect();
+    metadata.sort_unstable_by_key(|(key, _)| *key);
+    let tensors: Vec<(&str, &QTensor)> = names.into_iter().zip(&tensors).collect();
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    gguf_file::write(&mut bytes, &metadata, &tensors).unwrap();
+    bytes.set_position(0);
+    bytes
+}
+
+/// The largest difference of two rows of logits, as a share of the largest logit.
+pub(crate) fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
+    assert_eq!(ours.len(), theirs.len());
+    assert!(ours.iter().chain(theirs).all(|logit| logit.is_finite()));
+    let largest = theirs
+        .iter()
+        .fold(0.0f32, |most, logit| most.max(logit.abs()));
+    let pairs = ours.iter().zip(theirs);
+    pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs())) / largest
+}
