@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{DeviceChoice, Layout, Mode, ModelConfig, RunConfig};
+use crate::config::{Backend, DeviceChoice, Layout, Mode, ModelConfig, RunConfig};
 use crate::error::{Error, Result};
 
 /// Most flows of a run: more would be a mistake in `NUM_FLOWS`, not a workload.
@@ -85,6 +85,10 @@ pub struct RunArgs {
     /// Where the model runs
     #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
+
+    /// Which forward pass computes the model: the fastest that knows it, or one of them
+    #[arg(long, env, value_name = "BACKEND", default_value = "auto")]
+    backend: Backend,
 
     /// Flows in flight [default: 1; in MODE=reuse all flows]
     #[arg(long, env, value_name = "CONCURRENCY", value_parser = parse_count)]
@@ -260,6 +264,7 @@ impl RunArgs {
             template: self.flows.template,
             model: surroundings.model(self.model.model, self.quiet)?,
             device: self.device,
+            backend: self.backend,
             concurrency: self.concurrency.unwrap_or(match self.mode {
                 Mode::Reuse => self.flows.num_flows,
                 Mode::Standalone | Mode::Scripted => 1,

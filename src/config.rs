@@ -41,6 +41,20 @@ pub enum DeviceChoice {
     Cpu,
 }
 
+/// Which forward pass computes the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// The fastest that knows the model on the device: native, candle, generic.
+    Auto,
+    /// The tuned CPU forward of the Llama family.
+    Native,
+    /// The device-generic forward of the Llama family on candle tensors.
+    Candle,
+    /// candle-transformers' own model, a sequence at a time.
+    Generic,
+}
+
 /// Where flowbench's own files are: `templates/`, `fixtures/` and `flows/` stand in `root`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Layout {
@@ -108,6 +122,8 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// Where it runs.
     pub device: DeviceChoice,
+    /// Which forward pass computes the model.
+    pub backend: Backend,
     /// Flows in flight, at least 1.
     pub concurrency: usize,
     /// Memory for keys and values, in bytes.

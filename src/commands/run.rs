@@ -130,6 +130,7 @@ impl Prepared {
             Mode::Standalone | Mode::Reuse => {
                 let options = LocalOptions {
                     device: config.device,
+                    backend: config.backend,
                     max_sequences: config.concurrency,
                     reuse: config.mode == Mode::Reuse,
                     kv_bytes: config.kv_cache_bytes,

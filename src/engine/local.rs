@@ -12,7 +12,7 @@ use super::sampler::Sampler;
 use super::scheduler::{Scheduler, Work};
 use super::tokenizer::Tokenizer;
 use super::{Completion, Engine, EngineInfo, Event, EventKind, Finish, Request, RequestId};
-use crate::config::DeviceChoice;
+use crate::config::{Backend, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::stopwatch::Fence;
 
@@ -32,6 +32,8 @@ const WORTH_WAITING: usize = PAGE_TOKENS;
 pub struct LocalOptions {
     /// Where it runs.
     pub device: DeviceChoice,
+    /// Which forward pass computes the model.
+    pub backend: Backend,
     /// How many requests are computed at once, as far as the model can.
     pub max_sequences: usize,
     /// Whether keys and values of a prefix that was computed before serve again.
@@ -88,7 +90,7 @@ impl LocalEngine {
     pub fn load(file: &ModelFile, options: &LocalOptions) -> Result<Self> {
         LOADS.fetch_add(1, Ordering::Relaxed);
         let (device, device_info) = device::open(options.device)?;
-        let loaded = model::load(&file.path, &device)?;
+        let loaded = model::load(&file.path, options.backend, &device)?;
         let (tokenizer, chat) = match &loaded.source {
             Source::Gguf(metadata) => {
                 let tokenizer = Tokenizer::from_gguf(metadata)?;
@@ -357,7 +359,13 @@ impl Engine for LocalEngine {
             .iter()
             .map(|work| {
                 let lease = self.sequences.get(&work.id)?.lease.as_ref()?;
-                Some(lease.page_table().iter().map(|page| page.number()).collect())
+                Some(
+                    lease
+                        .page_table()
+                        .iter()
+                        .map(|page| page.number())
+                        .collect(),
+                )
             })
             .map(Option::unwrap_or_default)
             .collect();

@@ -83,7 +83,10 @@ impl Scheduler {
     /// Those whose prompts are still being computed, in the order of their admission.
     pub(crate) fn prefilling(&self) -> impl Iterator<Item = RequestId> {
         let prefilling = |sequence: &&Sequence| sequence.known - sequence.computed > 1;
-        self.active.iter().filter(prefilling).map(|sequence| sequence.id)
+        self.active
+            .iter()
+            .filter(prefilling)
+            .map(|sequence| sequence.id)
     }
 
     /// Makes a waiting request active; `computed` of its tokens are there already.

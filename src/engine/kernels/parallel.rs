@@ -63,7 +63,10 @@ impl Pool {
     ) {
         let mut end = 0;
         for stretch in stretches {
-            assert!(end <= stretch.start && stretch.start <= stretch.end, "stretches overlap");
+            assert!(
+                end <= stretch.start && stretch.start <= stretch.end,
+                "stretches overlap"
+            );
             end = stretch.end;
         }
         assert!(end <= data.len(), "a stretch leaves the slice");

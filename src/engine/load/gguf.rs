@@ -1,6 +1,8 @@
 //! Models in one GGUF file: memory-mapped, checked, and read tensor by tensor.
 
 mod header;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fs::File;

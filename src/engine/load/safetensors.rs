@@ -387,3 +387,190 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
         format!("`{}` is not what it should be", path.display())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Backend;
+    use crate::engine::model::testing::Tiny;
+
+    fn write(config: &Value) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        Tiny::new("llama", false).write_folder(folder.path(), config);
+        folder
+    }
+
+    fn complaint(folder: &Path) -> String {
+        let error = crate::engine::model::load(folder, Backend::Auto, &Device::Cpu).err();
+        let error = error.expect("an error");
+        assert_eq!(error.exit(), Exit::Preflight, "{}", error.chain());
+        error.report()
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_config_is_said_with_its_key() {
+        let tiny = Tiny::new("llama", false);
+        assert!(
+            crate::engine::model::load(write(&tiny.config()).path(), Backend::Auto, &Device::Cpu)
+                .is_ok()
+        );
+        let cases = [
+            ("`model_type` is missing", "model_type", Value::Null),
+            (
+                "`model_type` is `bert`; from safetensors, llama, mistral",
+                "model_type",
+                json!("bert"),
+            ),
+            ("`model_type` is not a text", "model_type", json!(1)),
+            ("`hidden_size` is missing", "hidden_size", Value::Null),
+            ("`hidden_size` is -1, not a whole", "hidden_size", json!(-1)),
+            (
+                "has the shape [320, 256], not [320, 512]",
+                "hidden_size",
+                json!(512),
+            ),
+            (
+                "`num_attention_heads` is \"4\", not a whole",
+                "num_attention_heads",
+                json!("4"),
+            ),
+            ("heads of 0", "num_attention_heads", json!(0)),
+            ("do not share 3", "num_key_value_heads", json!(3)),
+            (
+                "has the shape [320, 256], not [321, 256]",
+                "vocab_size",
+                json!(321),
+            ),
+            (
+                "`model.layers.2.self_attn.q_proj.weight`",
+                "num_hidden_layers",
+                json!(3),
+            ),
+            (
+                "is not part of a llama model",
+                "num_hidden_layers",
+                json!(1),
+            ),
+            (
+                "`quantization_config` is there",
+                "quantization_config",
+                json!({"bits": 4}),
+            ),
+            ("`hidden_act` is `gelu`", "hidden_act", json!("gelu")),
+            (
+                "`rope_scaling` is of type `yarn`",
+                "rope_scaling",
+                json!({"type": "yarn"}),
+            ),
+            (
+                "`rope_scaling.factor`",
+                "rope_scaling",
+                json!({"rope_type": "linear"}),
+            ),
+            ("`rope_theta` is \"x\"", "rope_theta", json!("x")),
+            ("norm epsilon of 2", "rms_norm_eps", json!(2.0)),
+            (
+                "`partial_rotary_factor` is not 1",
+                "partial_rotary_factor",
+                json!(0.5),
+            ),
+        ];
+        for (expected, key, value) in cases {
+            let mut config = tiny.config();
+            if value.is_null() {
+                config.as_object_mut().unwrap().remove(key);
+            } else {
+                config[key] = value;
+            }
+            let report = complaint(write(&config).path());
+            assert!(report.contains(expected), "{expected}: {report}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_whole_is_refused() {
+        let tiny = Tiny::new("llama", false);
+        let folder = write(&tiny.config());
+        let weights = folder.path().join("model.safetensors");
+        let whole = fs::read(&weights).unwrap();
+        for length in [0, 4, 100, whole.len() - 1] {
+            fs::write(&weights, &whole[..length]).unwrap();
+            let report = complaint(folder.path());
+            assert!(
+                report.contains("cut short or corrupt"),
+                "{length}: {report}"
+            );
+        }
+        fs::remove_file(&weights).unwrap();
+        assert!(complaint(folder.path()).contains("neither model.safetensors nor"));
+        let index = folder.path().join("model.safetensors.index.json");
+        for name in ["absent.safetensors", "../absent", "/etc/passwd", "."] {
+            fs::write(&index, json!({ "weight_map": { "t": name } }).to_string()).unwrap();
+            let expected = format!("lists `{name}`, which is not there");
+            assert!(complaint(folder.path()).contains(&expected));
+        }
+        fs::write(&index, "{").unwrap();
+        assert!(complaint(folder.path()).contains("index.json` is not what it should be"));
+        fs::write(folder.path().join("config.json"), "[]").unwrap();
+        assert!(complaint(folder.path()).contains("config.json` is not what it should be"));
+        fs::remove_file(folder.path().join("config.json")).unwrap();
+        assert!(complaint(folder.path()).contains("config.json"));
+
+        // One of a model's files in place of its folder.
+        let folder = write(&tiny.config());
+        let report = complaint(&folder.path().join("model.safetensors"));
+        assert!(report.contains("hint: give the folder"), "{report}");
+    }
+
+    #[test]
+    fn a_tensor_that_is_missing_or_of_another_type_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tiny = Tiny::new("llama", true);
+        let mut config = tiny.config();
+        config["tie_word_embeddings"] = json!(false);
+        tiny.write_folder(folder.path(), &config);
+        assert!(complaint(folder.path()).contains("tensor `lm_head.weight` in"));
+
+        let down = tiny
+            .tensors
+            .iter_mut()
+            .find(|(name, _)| name == "blk.1.ffn_down.weight");
+        let (_, tensor) = down.unwrap();
+        *tensor = tensor.to_dtype(candle_core::DType::F64).unwrap();
+        tiny.write_folder(folder.path(), &tiny.config());
+        let report = complaint(folder.path());
+        assert!(
+            report.contains("layers.1.mlp.down_proj.weight` in"),
+            "{report}"
+        );
+        assert!(report.contains("of type F64"), "{report}");
+    }
+
+    #[test]
+    fn windows_and_newer_keys_are_understood() {
+        let mut tiny = Tiny::new("mistral", false);
+        tiny.rope_base = 1e6;
+        let mut config = tiny.config();
+        config["sliding_window"] = json!(1000);
+        let map = config.as_object_mut().unwrap();
+        map.remove("rope_theta");
+        map.remove("head_dim");
+        map.insert(
+            "rope_parameters".into(),
+            json!({"rope_theta": 1e6, "rope_type": "default"}),
+        );
+        let folder = tempfile::tempdir().unwrap();
+        tiny.write_folder(folder.path(), &config);
+        let opened = SafetensorsFolder::open(folder.path()).unwrap();
+        let spec = opened.spec().unwrap();
+        assert_eq!(spec.context_length, 1000);
+        assert_eq!(spec.rope_base, 1e6);
+        assert_eq!(spec.head_size, 64);
+        assert_eq!(opened.rope_divisors(&spec).unwrap(), None);
+        assert!(crate::engine::model::load(folder.path(), Backend::Auto, &Device::Cpu).is_ok());
+    }
+}

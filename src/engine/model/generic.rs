@@ -417,6 +417,7 @@ mod tests {
         for &end in ends {
             let chunk = Chunk {
                 slot,
+                pages: &[],
                 tokens: &tokens[start..end],
                 start,
                 logits: true,
@@ -432,7 +433,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for architecture in ["llama", "phi2", "phi3", "gemma3", "glm4", "lfm2"] {
             let path = tiny(folder.path(), architecture);
-            let mut model = super::super::load(&path, &Device::Cpu).unwrap().model;
+            let mut model =
+                super::super::load(&path, crate::config::Backend::Generic, &Device::Cpu)
+                    .unwrap()
+                    .model;
             assert_eq!(model.backend(), "generic");
             assert_eq!(model.max_sequences(), 1);
             let tokens = Random(1).tokens(60, VOCABULARY);
@@ -455,6 +459,7 @@ mod tests {
             let long = Random(2).tokens(context + 1, VOCABULARY);
             let chunk = |tokens, start| Chunk {
                 slot,
+                pages: &[],
                 tokens,
                 start,
                 logits: false,
@@ -473,7 +478,9 @@ mod tests {
     fn an_unknown_architecture_lists_those_that_are_known() {
         let folder = tempfile::tempdir().unwrap();
         let path = tiny(folder.path(), "mamba");
-        let error = super::super::load(&path, &Device::Cpu).err().unwrap();
+        let error = super::super::load(&path, crate::config::Backend::Generic, &Device::Cpu)
+            .err()
+            .unwrap();
         let text = error.report();
         assert_eq!(error.exit(), Exit::Preflight);
         for part in ["`mamba`", "llama, qwen2, qwen3", "phi3, gemma3", "hint: "] {
@@ -502,7 +509,8 @@ mod tests {
     fn a_plain_llama_does_not_come_here() {
         let folder = tempfile::tempdir().unwrap();
         let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
-        let loaded = super::super::load(&path, &Device::Cpu).unwrap();
+        let loaded =
+            super::super::load(&path, crate::config::Backend::Generic, &Device::Cpu).unwrap();
         assert_eq!(loaded.model.backend(), "candle");
         assert_eq!(loaded.name.as_deref(), Some("tiny"));
     }

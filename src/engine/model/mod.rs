@@ -5,7 +5,7 @@ mod candle;
 mod generic;
 mod native;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use candle_core::Device;
 
 use super::load::gguf::{GgufFile, Metadata};
 use super::load::safetensors::SafetensorsFolder;
+use crate::config::Backend;
 use crate::error::{Error, Result};
 
 /// A model that is ready to run, and what its tokenizer and chat template are read from.
@@ -36,24 +37,19 @@ pub(crate) enum Source {
 
 /// Loads a GGUF file, or a folder with safetensors, to the device.
 ///
-/// The Llama family runs on [`candle`] (any batch), other architectures of GGUF files on
-/// [`generic`] (one sequence at a time).
+/// The Llama family runs on [`native`] (CPU) or [`candle`] (any device), in any batch; other
+/// architectures of GGUF files on [`generic`], one sequence at a time.
 ///
 /// # Errors
 /// Exit code 3, with path and hint: nothing there, a damaged file, an architecture that is not
-/// supported, no room on the device.
-pub(crate) fn load(path: &Path, device: &Device) -> Result<Loaded> {
+/// supported, a backend that does not know it, no room on the device.
+pub(crate) fn load(path: &Path, backend: Backend, device: &Device) -> Result<Loaded> {
+    if backend == Backend::Native && !device.is_cpu() {
+        return Err(Error::preflight("BACKEND=native computes on the CPU only")
+            .hint("set DEVICE=cpu, or BACKEND=auto"));
+    }
     if path.is_dir() {
-        let folder = SafetensorsFolder::open(path)?;
-        let model: Box<dyn Model> = match device {
-            Device::Cpu => Box::new(native::NativeModel::from_safetensors(&folder)?),
-            _ => Box::new(candle::CandleModel::from_safetensors(&folder, device)?),
-        };
-        return Ok(Loaded {
-            model,
-            name: folder.name(),
-            source: Source::Folder(path.to_owned()),
-        });
+        return load_folder(&SafetensorsFolder::open(path)?, backend, device);
     }
     if path.extension().is_some_and(|end| end == "safetensors") {
         return Err(
@@ -63,12 +59,22 @@ pub(crate) fn load(path: &Path, device: &Device) -> Result<Loaded> {
         );
     }
     let file = GgufFile::open(path)?;
-    let model: Box<dyn Model> = if device.is_cpu() && native::supports(&file)? {
-        Box::new(native::NativeModel::from_gguf(&file)?)
-    } else if candle::supports(&file)? {
-        Box::new(candle::CandleModel::from_gguf(&file, device)?)
-    } else {
-        Box::new(generic::GenericModel::from_gguf(&file, device)?)
+    let is_llama_family = candle::supports(&file)?;
+    let unknown = |name: &str| {
+        let architecture = file.architecture().unwrap_or("?").to_owned();
+        Error::preflight(format!("BACKEND={name} does not know `{architecture}`"))
+            .hint("set BACKEND=auto")
+    };
+    let model: Box<dyn Model> = match backend {
+        Backend::Native if !is_llama_family => return Err(unknown("native")),
+        Backend::Candle if !is_llama_family => return Err(unknown("candle")),
+        Backend::Auto | Backend::Native if is_llama_family && device.is_cpu() => {
+            Box::new(native::NativeModel::from_gguf(&file)?)
+        }
+        Backend::Auto | Backend::Native | Backend::Candle if is_llama_family => {
+            Box::new(candle::CandleModel::from_gguf(&file, device)?)
+        }
+        _ => Box::new(generic::GenericModel::from_gguf(&file, device)?),
     };
     let metadata = file.into_metadata();
     let name = match metadata.get("general.name") {
@@ -79,6 +85,25 @@ pub(crate) fn load(path: &Path, device: &Device) -> Result<Loaded> {
         model,
         name,
         source: Source::Gguf(metadata),
+    })
+}
+
+fn load_folder(folder: &SafetensorsFolder, backend: Backend, device: &Device) -> Result<Loaded> {
+    let model: Box<dyn Model> = match backend {
+        Backend::Generic => {
+            return Err(
+                Error::preflight("BACKEND=generic reads GGUF files only").hint("set BACKEND=auto")
+            );
+        }
+        Backend::Auto | Backend::Native if device.is_cpu() => {
+            Box::new(native::NativeModel::from_safetensors(folder)?)
+        }
+        _ => Box::new(candle::CandleModel::from_safetensors(folder, device)?),
+    };
+    Ok(Loaded {
+        model,
+        name: folder.name(),
+        source: Source::Folder(folder.path().to_owned()),
     })
 }
 

@@ -129,7 +129,10 @@ impl Layer {
             vector
                 .to_dtype(format.activations())
                 .or_exit(Exit::Preflight, || {
-                    format!("failed to load {}", weights.place(&name(stem)))
+                    format!(
+                        "failed to load {}",
+                        weights.place(&weights.file_name(&name(stem)))
+                    )
                 })
         };
         let linear = |stems: &[&str], matrices: Vec<Matrix>, biases: Vec<Option<Tensor>>| {
@@ -165,7 +168,7 @@ impl Layer {
         if spec.architecture == "qwen2" && query_bias.is_none() {
             return Err(Error::preflight(format!(
                 "{} is missing",
-                weights.place(&name("attn_q.bias"))
+                weights.place(&weights.file_name(&name("attn_q.bias")))
             )));
         }
         let (output, output_bias) = plain("attn_output", spec.hidden, spec.heads * spec.head_size)?;

@@ -25,7 +25,10 @@ pub(super) struct Rope {
 
 /// What each of the `head_size / 2` pairs of a head turns by from one position to the next, in
 /// radians; 0 for the pairs that are not rotated. `divisors`: see [`Rope::new`].
-pub(in crate::engine::model) fn frequencies(spec: &ModelSpec, divisors: Option<&[f32]>) -> Vec<f32> {
+pub(in crate::engine::model) fn frequencies(
+    spec: &ModelSpec,
+    divisors: Option<&[f32]>,
+) -> Vec<f32> {
     let rotated = spec.rope_dimensions;
     (0..spec.head_size / 2)
         .map(|pair| {

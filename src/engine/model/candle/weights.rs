@@ -19,7 +19,11 @@ pub(in crate::engine::model) enum Matrix {
 
 impl Matrix {
     /// As a dense matrix of this type.
-    pub(in crate::engine::model) fn dense(self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    pub(in crate::engine::model) fn dense(
+        self,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
         match self {
             Self::Stored(matrix) => matrix.dequantize(device)?.to_dtype(dtype),
             Self::Dense(matrix) => matrix.to_dtype(dtype),
@@ -86,8 +90,11 @@ pub(in crate::engine::model) trait Weights: Sync {
     /// What slows each pair of rotated dimensions down: `[rope_dimensions / 2]`.
     fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>>;
 
-    /// How a message calls the place of this name: "tensor `…` of `…`".
-    fn place(&self, name: &str) -> String;
+    /// What the file calls the tensor of this name.
+    fn file_name(&self, name: &str) -> String;
+
+    /// How a message calls the tensor that the file gives this name: "tensor `…` of `…`".
+    fn place(&self, file_name: &str) -> String;
 }
 
 /// A query or key matrix, its rows in the order that [`super::rope`] wants.
@@ -106,7 +113,7 @@ pub(in crate::engine::model) fn rotated_matrix(
         .matrix(name, shape, &Device::Cpu)?
         .restore_rows(heads, device)
         .or_exit(Exit::Preflight, || {
-            format!("failed to load {}", weights.place(name))
+            format!("failed to load {}", weights.place(&weights.file_name(name)))
         })
 }
 
@@ -123,7 +130,7 @@ pub(in crate::engine::model) fn rotated_bias(
         Some(bias) if weights.rows_are_interleaved() => restore_rows(&bias, heads)
             .map(Some)
             .or_exit(Exit::Preflight, || {
-                format!("failed to load {}", weights.place(name))
+                format!("failed to load {}", weights.place(&weights.file_name(name)))
             }),
         bias => Ok(bias),
     }
@@ -136,9 +143,12 @@ pub(in crate::engine::model) fn required_vector(
     length: usize,
     device: &Device,
 ) -> Result<Tensor> {
-    weights
-        .vector(name, length, device)?
-        .ok_or_else(|| Error::preflight(format!("{} is missing", weights.place(name))))
+    weights.vector(name, length, device)?.ok_or_else(|| {
+        Error::preflight(format!(
+            "{} is missing",
+            weights.place(&weights.file_name(name))
+        ))
+    })
 }
 
 fn wrong_shape(place: String, found: &[usize], expected: &[usize]) -> Error {
@@ -212,15 +222,19 @@ impl Weights for GgufFile {
         }
     }
 
-    fn place(&self, name: &str) -> String {
-        format!("tensor `{name}` of `{}`", self.path().display())
+    fn file_name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    fn place(&self, file_name: &str) -> String {
+        format!("tensor `{file_name}` of `{}`", self.path().display())
     }
 }
 
 impl Weights for SafetensorsFolder {
     fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix> {
-        let name = format!("{name}.weight");
-        let Some(matrix) = self.tensor(&hub_name(&name), device)? else {
+        let name = hub_name(&format!("{name}.weight"));
+        let Some(matrix) = self.tensor(&name, device)? else {
             return Err(Error::preflight(format!(
                 "{} is missing",
                 self.place(&name)
@@ -233,17 +247,18 @@ impl Weights for SafetensorsFolder {
     }
 
     fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>> {
-        let Some(vector) = self.tensor(&hub_name(name), device)? else {
+        let name = hub_name(name);
+        let Some(vector) = self.tensor(&name, device)? else {
             return Ok(None);
         };
         if vector.dims() != [length] {
-            return Err(wrong_shape(self.place(name), vector.dims(), &[length]));
+            return Err(wrong_shape(self.place(&name), vector.dims(), &[length]));
         }
         vector
             .to_dtype(DType::F32)
             .map(Some)
             .or_exit(Exit::Preflight, || {
-                format!("failed to load {}", self.place(name))
+                format!("failed to load {}", self.place(&name))
             })
     }
 
@@ -259,8 +274,12 @@ impl Weights for SafetensorsFolder {
         SafetensorsFolder::rope_divisors(self, spec)
     }
 
-    fn place(&self, name: &str) -> String {
-        format!("tensor `{}` in `{}`", hub_name(name), self.path().display())
+    fn file_name(&self, name: &str) -> String {
+        hub_name(name)
+    }
+
+    fn place(&self, file_name: &str) -> String {
+        format!("tensor `{file_name}` in `{}`", self.path().display())
     }
 }
 

@@ -57,7 +57,10 @@ impl Heads {
 /// Cuts a pass's attention into parts, about `threads` or more.
 pub(super) fn cut(chunks: &[Chunk<'_>], heads: Heads, threads: usize) -> Vec<Part> {
     let width = heads.token_numbers();
-    let decoding = chunks.iter().filter(|chunk| chunk.tokens.len() == 1).count();
+    let decoding = chunks
+        .iter()
+        .filter(|chunk| chunk.tokens.len() == 1)
+        .count();
     // Two parts a thread even out what sequences of different lengths cost.
     let together = decoding.div_ceil(2 * threads).max(1);
     let mut parts = Vec::new();
@@ -179,15 +182,16 @@ impl Part {
                     token += 1;
                 }
             }
-            let attention = |chunk: usize, positions: Range<usize>, range: Range<usize>| Attention {
-                layer,
-                kv_head,
-                pages: chunks[chunk].pages,
-                positions,
-                queries: &work[range],
-                scale,
-                input: queries,
-            };
+            let attention =
+                |chunk: usize, positions: Range<usize>, range: Range<usize>| Attention {
+                    layer,
+                    kv_head,
+                    pages: chunks[chunk].pages,
+                    positions,
+                    queries: &work[range],
+                    scale,
+                    input: queries,
+                };
             if self.shared > 0 {
                 let chunk = self.sequences[0].chunk;
                 let all = attention(chunk, 0..self.shared, 0..work.len());

@@ -30,11 +30,6 @@ const FEW_TOKENS: usize = 4;
 /// Positions that the table of rotations has at first; it grows with the sequences.
 const FIRST_POSITIONS: usize = 1024;
 
-/// Whether the file's model runs here.
-pub(super) fn supports(file: &GgufFile) -> Result<bool> {
-    super::candle::supports(file)
-}
-
 /// The tuned CPU forward.
 pub(crate) struct NativeModel {
     spec: ModelSpec,
@@ -205,11 +200,15 @@ impl Model for NativeModel {
         let mut places = Vec::new();
         let mut wanted = Vec::new();
         for chunk in chunks {
-            places.extend((chunk.start..).take(chunk.tokens.len()).map(|position| Place {
-                position,
-                page: chunk.pages[position / PAGE],
-                slot: position % PAGE,
-            }));
+            places.extend(
+                (chunk.start..)
+                    .take(chunk.tokens.len())
+                    .map(|position| Place {
+                        position,
+                        page: chunk.pages[position / PAGE],
+                        slot: position % PAGE,
+                    }),
+            );
             if chunk.logits {
                 wanted.push(places.len() - 1);
             }
@@ -357,10 +356,7 @@ impl Pass<'_> {
     /// Biases and head norms of queries, keys and values, and the rotation of the former two.
     fn rotate(&self, layer: &Layer, scratch: &mut Scratch) {
         let size = self.heads.head_size;
-        let widths = (
-            self.spec.heads * size,
-            self.heads.kv_heads * size,
-        );
+        let widths = (self.spec.heads * size, self.heads.kv_heads * size);
         if let Some(bias) = &layer.value.bias {
             for values in scratch.values.chunks_exact_mut(widths.1) {
                 self.kernels.add(values, bias);

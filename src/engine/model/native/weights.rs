@@ -4,7 +4,9 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
 use super::super::ModelSpec;
-use super::super::candle::weights::{Matrix, Weights, required_vector, rotated_bias, rotated_matrix};
+use super::super::candle::weights::{
+    Matrix, Weights, required_vector, rotated_bias, rotated_matrix,
+};
 use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
 use crate::error::{Context, Error, Exit, Result};
 
@@ -117,7 +119,9 @@ impl Loader<'_> {
         let bias = rotated_bias(self.weights, &bias_name, shape.0, heads, &cpu)?;
         Ok(Linear {
             matrix: self.pack(name, shape, &matrix)?,
-            bias: bias.map(|bias| self.numbers(&bias_name, &bias)).transpose()?,
+            bias: bias
+                .map(|bias| self.numbers(&bias_name, &bias))
+                .transpose()?,
         })
     }
 

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod real_model;
+mod refused;
+
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
@@ -61,6 +64,7 @@ fn ours(path: &Path, format: WeightFormat) -> CandleModel {
 fn step(model: &mut CandleModel, slot: Slot, tokens: &[u32], start: usize) -> Vec<f32> {
     let chunk = Chunk {
         slot,
+        pages: &[],
         tokens,
         start,
         logits: true,
@@ -117,7 +121,8 @@ fn logits_equal_candle_transformers_for_every_weight_type() {
     }
     eprintln!("most: {most:?}");
     assert!(most.0 < 1e-4, "in f32: {}", most.0);
-    assert!(most.1 < 1e-2, "quantised: {}", most.1);
+    // A last bit that differs before activations are rounded to 8 bits is a step of them after it.
+    assert!(most.1 < 5e-2, "quantised: {}", most.1);
 }
 
 #[test]
@@ -273,6 +278,7 @@ fn a_ragged_batch_equals_each_sequence_alone() {
                 let logits = (text + pass) % 3 != 0;
                 batch.push(Chunk {
                     slot: slots[text],
+                    pages: &[],
                     tokens: &texts[text][done[text]..done[text] + count],
                     start: done[text],
                     logits,
@@ -289,7 +295,7 @@ fn a_ragged_batch_equals_each_sequence_alone() {
             }
         }
         eprintln!("{architecture}, {format:?}: {most:.1e}");
-        let bound = if format == F32 { 1e-5 } else { 1e-2 };
+        let bound = if format == F32 { 1e-5 } else { 5e-2 };
         assert!(most < bound, "{architecture}: {most}");
     }
 }
@@ -348,380 +354,4 @@ fn a_closed_slot_opens_as_new_and_its_memory_is_used_again() {
         open.push(model.open().unwrap());
     }
     assert!(model.open().is_err());
-}
-
-#[test]
-fn a_chunk_that_does_not_fit_is_an_error_and_changes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let tiny = Tiny::new("llama", true);
-    let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32), F32);
-    let tokens = Random(8).tokens(2049, tiny.vocabulary);
-    let (slot, closed) = (model.open().unwrap(), model.open().unwrap());
-    model.close(closed);
-    step(&mut model, slot, &tokens[..10], 0);
-    let chunk = |slot, tokens, start| Chunk {
-        slot,
-        tokens,
-        start,
-        logits: true,
-    };
-    let good = chunk(slot, &tokens[10..11], 10);
-    let cases: [(&str, Vec<Chunk<'_>>); 9] = [
-        ("starts at 9", vec![chunk(slot, &tokens[..1], 9)]),
-        ("starts at 11", vec![chunk(slot, &tokens[..1], 11)]),
-        ("starts at 0", vec![chunk(slot, &tokens[..1], 0)]),
-        ("empty", vec![chunk(slot, &[], 10)]),
-        ("token 320", vec![chunk(slot, &[3, 320], 10)]),
-        ("context of 2048", vec![chunk(slot, &tokens[10..], 10)]),
-        ("not open", vec![good, chunk(closed, &tokens[..1], 0)]),
-        ("not open", vec![good, chunk(Slot(99), &tokens[..1], 0)]),
-        ("twice", vec![good, good]),
-    ];
-    for (expected, batch) in cases {
-        let error = model.forward(&batch).unwrap_err();
-        assert!(error.chain().contains(expected), "{}", error.chain());
-        assert_eq!(error.exit(), Exit::FlowFailed);
-    }
-    assert_eq!(model.forward(&[]).unwrap(), Vec::<Vec<f32>>::new());
-    let mut reference = model.open().unwrap();
-    let after = step(&mut model, slot, &tokens[10..2048], 10);
-    let expected = step(&mut model, reference, &tokens[..2048], 0);
-    assert!(difference(&after, &expected) < 1e-5);
-    model.close(reference);
-    reference = model.open().unwrap();
-    step(&mut model, reference, &tokens[..1], 0);
-}
-
-#[test]
-fn a_file_that_does_not_hold_its_model_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wrong.gguf");
-    let load = |tiny: &Tiny, change: &dyn Fn(&mut Vec<(String, Value)>, &mut Tiny)| {
-        let mut tiny = Tiny {
-            tensors: tiny.tensors.clone(),
-            ..*tiny
-        };
-        let mut metadata = tiny.metadata();
-        change(&mut metadata, &mut tiny);
-        let tensors: Vec<_> = tiny
-            .tensors
-            .iter()
-            .map(|(name, tensor)| {
-                let tensor = candle_core::quantized::QTensor::quantize(tensor, GgmlDType::F32);
-                (name.clone(), tensor.unwrap())
-            })
-            .collect();
-        write(&path, &metadata, &tensors);
-        super::super::load(&path, &CPU)
-    };
-    let set = |metadata: &mut Vec<(String, Value)>, key: &str, value: Option<Value>| {
-        metadata.retain(|(other, _)| *other != format!("llama.{key}"));
-        if let Some(value) = value {
-            metadata.push((format!("llama.{key}"), value));
-        }
-    };
-    let tiny = Tiny::new("llama", true);
-    assert!(load(&tiny, &|_, _| ()).is_ok());
-    type Change<'a> = Box<dyn Fn(&mut Vec<(String, Value)>, &mut Tiny) + 'a>;
-    let key = |key: &'static str, value: Option<Value>| -> Change<'_> {
-        Box::new(move |metadata, _| set(metadata, key, value.clone()))
-    };
-    let without = |name: &'static str| -> Change<'_> {
-        Box::new(move |_, tiny| tiny.tensors.retain(|(other, _)| other != name))
-    };
-    let cases: Vec<(&str, Change<'_>)> = vec![
-        (
-            "no metadata key `llama.block_count`",
-            key("block_count", None),
-        ),
-        (
-            "`llama.block_count` is 0",
-            key("block_count", Some(Value::U32(0))),
-        ),
-        ("blk.2.attn", key("block_count", Some(Value::U32(3)))),
-        (
-            "not part of a llama model",
-            key("block_count", Some(Value::U32(1))),
-        ),
-        (
-            "not a whole number",
-            key("block_count", Some(Value::I32(-1))),
-        ),
-        (
-            "not a whole number",
-            key("block_count", Some(Value::String("2".into()))),
-        ),
-        (
-            "has the shape [320, 256]",
-            key("embedding_length", Some(Value::U32(128))),
-        ),
-        (
-            "has the shape [512, 256]",
-            key("feed_forward_length", Some(Value::U32(256))),
-        ),
-        (
-            "do not share 3",
-            key("attention.head_count_kv", Some(Value::U32(3))),
-        ),
-        (
-            "has the shape",
-            key("attention.head_count_kv", Some(Value::U32(4))),
-        ),
-        (
-            "head size of 63",
-            key("attention.key_length", Some(Value::U32(63))),
-        ),
-        (
-            "value_length",
-            key("attention.value_length", Some(Value::U32(32))),
-        ),
-        (
-            "rotated part",
-            key("rope.dimension_count", Some(Value::U32(128))),
-        ),
-        ("rotary base", key("rope.freq_base", Some(Value::F32(-1.0)))),
-        (
-            "not a number",
-            key("rope.freq_base", Some(Value::F32(f32::NAN))),
-        ),
-        (
-            "norm epsilon",
-            key("attention.layer_norm_rms_epsilon", Some(Value::F32(0.0))),
-        ),
-        (
-            "by `yarn`",
-            key("rope.scaling.type", Some(Value::String("yarn".into()))),
-        ),
-        (
-            "rope.scaling.factor",
-            key("rope.scaling.type", Some(Value::String("linear".into()))),
-        ),
-        ("tensor `token_embd.weight`", without("token_embd.weight")),
-        ("`output_norm.weight`", without("output_norm.weight")),
-        (
-            "tensor `blk.1.ffn_up.weight`",
-            without("blk.1.ffn_up.weight"),
-        ),
-        (
-            "`blk.0.attn_norm.weight`",
-            without("blk.0.attn_norm.weight"),
-        ),
-        (
-            "`blk.0.attn_sinks.weight` of",
-            Box::new(|_, tiny| {
-                let norm = tiny.tensors[1].1.clone();
-                tiny.tensors.push(("blk.0.attn_sinks.weight".into(), norm));
-            }),
-        ),
-        (
-            "only some of attn_q, attn_k, attn_v",
-            Box::new(|_, tiny| {
-                let bias = Tensor::zeros(256, DType::F32, &CPU).unwrap();
-                tiny.tensors.push(("blk.0.attn_q.bias".into(), bias));
-            }),
-        ),
-        (
-            "supported are",
-            Box::new(|metadata, _| metadata[0].1 = Value::String("mamba".into())),
-        ),
-        (
-            "general.architecture",
-            Box::new(|metadata, _| {
-                metadata.remove(0);
-            }),
-        ),
-    ];
-    for (expected, change) in cases {
-        let error = load(&tiny, &change)
-            .err()
-            .unwrap_or_else(|| panic!("{expected}"));
-        assert!(
-            error.chain().contains(expected),
-            "{expected}: {}",
-            error.chain()
-        );
-        assert_eq!(error.exit(), Exit::Preflight);
-    }
-}
-
-/// Old files have neither `rope.dimension_count` nor `attention.key_length`, and say nothing of KV
-/// heads where each head has its own.
-#[test]
-fn keys_that_may_be_missing_have_their_defaults() {
-    let folder = tempfile::tempdir().unwrap();
-    let tiny = Tiny::new("llama", true);
-    let path = tiny.write_gguf(folder.path(), GgmlDType::F32);
-    let spec = GgufFile::open(&path).unwrap().spec().unwrap();
-    let short = folder.path().join("short.gguf");
-    let optional = ["key_length", "value_length", "dimension_count", "freq_base"];
-    let metadata: Vec<_> = tiny
-        .metadata()
-        .into_iter()
-        .filter(|(key, _)| !optional.iter().any(|end| key.ends_with(end)))
-        .collect();
-    let file = GgufFile::open(&path).unwrap();
-    let tensors: Vec<_> = file
-        .tensor_names()
-        .map(|name| (name.to_owned(), file.tensor(name, &CPU).unwrap()))
-        .collect();
-    write(&short, &metadata, &tensors);
-    assert_eq!(GgufFile::open(&short).unwrap().spec().unwrap(), spec);
-    let without: Vec<_> = metadata
-        .into_iter()
-        .filter(|(key, _)| !key.ends_with("head_count_kv"))
-        .collect();
-    write(&short, &without, &tensors);
-    assert_eq!(GgufFile::open(&short).unwrap().spec().unwrap().kv_heads, 4);
-}
-
-mod real_model {
-    use tokenizers::models::bpe::{BPE, Vocab};
-    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-    use tokenizers::pre_tokenizers::digits::Digits;
-    use tokenizers::pre_tokenizers::sequence::Sequence;
-    use tokenizers::{AddedToken, Tokenizer};
-
-    use super::*;
-
-    const PROMPTS: &str = include_str!("../../../../tests/data/greedy_prompts.txt");
-    const NEW_TOKENS: usize = 32;
-    /// Most that a logit may differ, as a share of the largest one. Measured: see the test's output.
-    const LOGIT_BOUND: f32 = 1e-4;
-    /// Two logits of the reference that are closer may change places.
-    const NEAR_TIE: f32 = 1e-3;
-
-    fn tokenizer(file: &GgufFile) -> Tokenizer {
-        let texts = |key: &str| -> Vec<String> {
-            let values = file.metadata()[key].to_vec().unwrap();
-            values
-                .iter()
-                .map(|value| value.to_string().unwrap().clone())
-                .collect()
-        };
-        assert_eq!(
-            file.metadata()["tokenizer.ggml.pre"].to_string().unwrap(),
-            "smollm"
-        );
-        let tokens = texts("tokenizer.ggml.tokens");
-        let merges = texts("tokenizer.ggml.merges")
-            .iter()
-            .map(|merge| {
-                let (left, right) = merge.split_once(' ').unwrap();
-                (left.to_owned(), right.to_owned())
-            })
-            .collect();
-        let types = file.metadata()["tokenizer.ggml.token_type"]
-            .to_vec()
-            .unwrap();
-        let special: Vec<AddedToken> = tokens
-            .iter()
-            .zip(types)
-            .filter(|(_, kind)| matches!(kind, Value::I32(3)))
-            .map(|(token, _)| AddedToken::from(token.clone(), true))
-            .collect();
-        let vocab: Vocab = tokens.into_iter().zip(0..).collect();
-        let model = BPE::builder()
-            .vocab_and_merges(vocab, merges)
-            .build()
-            .unwrap();
-        let mut tokenizer = Tokenizer::new(model);
-        tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![
-            Digits::new(true).into(),
-            ByteLevel::new(false, true, true).into(),
-        ])));
-        tokenizer.add_special_tokens(special).unwrap();
-        tokenizer
-    }
-
-    fn prompts(file: &GgufFile) -> Vec<Vec<u32>> {
-        let tokenizer = tokenizer(file);
-        PROMPTS
-            .lines()
-            .map(|prompt| {
-                let text = format!(
-                    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by \
-                     Hugging Face<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n\
-                     <|im_start|>assistant\n"
-                );
-                tokenizer.encode(text, false).unwrap().get_ids().to_vec()
-            })
-            .collect()
-    }
-
-    /// The token with the highest logit, and how far the next one is.
-    fn greedy(logits: &[f32]) -> (u32, f32) {
-        let (mut best, mut second) = (0, f32::NEG_INFINITY);
-        for (token, &logit) in logits.iter().enumerate().skip(1) {
-            if logit > logits[best] {
-                second = logits[best];
-                best = token;
-            } else {
-                second = second.max(logit);
-            }
-        }
-        (best as u32, logits[best] - second)
-    }
-
-    /// 20 prompts, 32 tokens each, all in one batch here and one after another there.
-    #[test]
-    fn greedy_text_equals_candle_transformers() {
-        let Some(path) = test_model() else { return };
-        let file = GgufFile::open(&path).unwrap();
-        let prompts = prompts(&file);
-        assert_eq!(prompts.len(), 20);
-        let mut model = CandleModel::from_gguf(&file, &CPU).unwrap();
-        assert_eq!(model.weights(), "Q4_1 as f32");
-
-        let slots: Vec<Slot> = prompts.iter().map(|_| model.open().unwrap()).collect();
-        let mut texts = prompts.clone();
-        // Of each pass, the logits of all texts.
-        let mut logits: Vec<Vec<Vec<f32>>> = Vec::new();
-        for pass in 0..NEW_TOKENS {
-            let start = |text: usize| match pass {
-                0 => 0,
-                _ => prompts[text].len() + pass - 1,
-            };
-            let batch: Vec<Chunk<'_>> = slots
-                .iter()
-                .enumerate()
-                .map(|(text, &slot)| Chunk {
-                    slot,
-                    tokens: &texts[text][start(text)..],
-                    start: start(text),
-                    logits: true,
-                })
-                .collect();
-            let next = model.forward(&batch).unwrap();
-            for (text, logits) in texts.iter_mut().zip(&next) {
-                text.push(greedy(logits).0);
-            }
-            logits.push(next);
-        }
-        drop(model);
-
-        let mut reference = Reference::load("llama", &mut in_f32(&path));
-        let (mut most, mut compared, mut ties) = (0.0f32, 0, 0);
-        for (text, prompt) in prompts.iter().enumerate() {
-            let mut theirs = reference.forward(prompt, 0);
-            for pass in 0..NEW_TOKENS {
-                most = most.max(difference(&logits[pass][text], &theirs));
-                compared += 1;
-                let at = prompt.len() + pass;
-                let (token, gap) = greedy(&theirs);
-                if token != texts[text][at] {
-                    eprintln!("prompt {text}, token {pass}: a near-tie, {gap:.1e} apart");
-                    assert!(gap < NEAR_TIE, "prompt {text}, token {pass}: {gap} apart");
-                    // From here on, the two texts are about different things.
-                    ties += 1;
-                    break;
-                }
-                if pass + 1 < NEW_TOKENS {
-                    theirs = reference.forward(&[token], at);
-                }
-            }
-        }
-        eprintln!("{compared} tokens of 20 texts, {ties} near-ties; logits differ by {most:.1e}");
-        assert!(most < LOGIT_BOUND, "logits differ by {most}");
-        assert!(compared > 500);
-    }
 }
