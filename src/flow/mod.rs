@@ -1,17 +1,28 @@
 //! Flows: what a template × a fixture expands to, and the cache that keeps them.
 //!
 //! The way in is [`expand`]: it finds the template, reads the fixture, uses the cache or writes it
-//! anew, and hands out the [`Flow`]s.
+//! anew, and hands out the [`Flow`]s. [`Resolver`] then fills in, at the run, what was left open.
+//!
+//! ```text
+//! template ── manifest (TOML keys), split (${…}), graph (needs), rows (suite), includes
+//! fixture  ── folder of files, or rows
+//!    └─ render, scope ─► Flow ─► cache (digests, atomic writes), lock ─► flows/_expanded_NNNNN.json
+//! ```
 
-mod cache;
-mod expand;
-mod fixture;
-mod share;
+mod expression;
+mod graph;
+mod includes;
+mod manifest;
+mod place;
+mod rows;
+mod split;
 mod template;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use expression::Resolver;
 
 /// One expanded instance of a template: a DAG of steps, in an order in which each step comes after
 /// those that it needs.
@@ -80,4 +91,14 @@ pub enum Part {
     /// The inside of a `${ … }`: a minijinja expression over `steps.<id>.text`, resolved when the
     /// steps that it names have ended.
     Expr(String),
+}
+
+impl Part {
+    /// The text, if that is what it is.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Expr(_) => None,
+        }
+    }
 }

@@ -1,1 +1,359 @@
-//! stub
+//! Templates: found, read and checked, so that what is wrong is known before anything runs.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+
+use crate::config::Layout;
+use crate::error::{Error, Result};
+use crate::hash::PartsHasher;
+
+use super::Context;
+use super::expression::{Resolver, StepNames, Wrong};
+use super::graph::Graph;
+use super::includes::{self, Includes};
+use super::manifest::{self, FixtureKeys, StepKeys};
+use super::place::{SourceFile, below, choice, names_in, shown};
+use super::rows::{self, Row};
+use super::split::{Literal, Piece, Unclosed, split};
+
+/// A template that is right as far as can be told without rendering it.
+#[derive(Debug)]
+pub(super) struct Template {
+    pub(super) file: SourceFile,
+    pub(super) name: String,
+    pub(super) description: Option<String>,
+    pub(super) system: Option<Text>,
+    /// In an order in which each comes after those that it needs.
+    pub(super) steps: Vec<StepSource>,
+    /// The suite's file, where there is one.
+    pub(super) suite: Option<PathBuf>,
+    /// At least one.
+    pub(super) rows: Vec<Row>,
+    pub(super) fixture: Option<Spanned<FixtureKeys>>,
+    pub(super) includes: Includes,
+    /// SHA-256 over the template's file name and content, its suite, and the files it includes.
+    pub(super) hash: String,
+}
+
+/// A step as the template has it.
+#[derive(Debug)]
+pub(super) struct StepSource {
+    pub(super) id: String,
+    pub(super) needs: Vec<String>,
+    pub(super) context: Context,
+    pub(super) prompt: Text,
+    pub(super) max_tokens: usize,
+    pub(super) temperature: f32,
+    pub(super) top_p: f32,
+    pub(super) top_k: usize,
+}
+
+/// A text of the template, split at its `${ … }`.
+#[derive(Debug)]
+pub(super) struct Text {
+    pub(super) pieces: Vec<Piece>,
+    /// Where the TOML string is in the file (bytes).
+    span: Range<usize>,
+}
+
+impl Text {
+    fn new(file: &SourceFile, string: &Spanned<String>) -> Result<Self> {
+        let span = string.span();
+        if string.get_ref().trim().is_empty() {
+            return Err(file
+                .error(span.start, "the text is empty")
+                .hint("say what the model is to do"));
+        }
+        let pieces = split(string.get_ref()).map_err(|Unclosed(at)| {
+            file.error(file.in_string(&span, at), "`${` without its `}`")
+                .hint("close the expression; write `$${` for the text `${`")
+        })?;
+        Ok(Self { pieces, span })
+    }
+
+    pub(super) fn literals(&self) -> impl Iterator<Item = &Literal> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Literal(literal) => Some(literal),
+            Piece::Expr { .. } => None,
+        })
+    }
+
+    /// Where the byte `offset` of the text's source is in the file.
+    pub(super) fn in_file(&self, file: &SourceFile, offset: usize) -> usize {
+        file.in_string(&self.span, offset)
+    }
+}
+
+impl Template {
+    /// Finds, reads and checks a template: a name in `templates/`, or a path.
+    pub(super) fn load(layout: &Layout, name: &str) -> Result<Self> {
+        Self::from_file(SourceFile::read(&find(layout, name)?)?)
+    }
+
+    fn from_file(file: SourceFile) -> Result<Self> {
+        let keys = manifest::parse(&file)?;
+        check_name(&file, &keys.name, "name")?;
+        let system = keys.system.as_ref().map(|text| Text::new(&file, text));
+        let system = system.transpose()?;
+        check_system(&file, system.as_ref())?;
+        let steps = steps(&file, keys.step)?;
+
+        let folder = file.path().parent().unwrap_or(Path::new(""));
+        let folder = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        let suite = keys
+            .suite
+            .map(|name| read_suite(&file, folder, &name))
+            .transpose()?;
+        let texts = system.iter().chain(steps.iter().map(|step| &step.prompt));
+        let literals = texts.flat_map(Text::literals);
+        let includes = includes::collect(folder, literals.map(|literal| literal.text.as_str()))?;
+        let hash = hash(&file, suite.as_ref(), &includes);
+        let rows = match &suite {
+            Some(suite) => rows::suite(suite)?,
+            None => vec![Row::empty()],
+        };
+        Ok(Self {
+            name: keys.name.into_inner(),
+            description: keys.description,
+            system,
+            steps,
+            suite: suite.map(|suite| suite.path().to_owned()),
+            rows,
+            fixture: keys.fixture,
+            includes,
+            hash,
+            file,
+        })
+    }
+}
+
+/// The path of a template: a name in `templates/`, or a path.
+fn find(layout: &Layout, name: &str) -> Result<PathBuf> {
+    let templates = layout.templates();
+    let given = PathBuf::from(name);
+    let is_path = name.contains('/') || name.ends_with(".toml");
+    let candidates = if is_path {
+        let in_templates = templates.join(&given);
+        // `three_step.toml` is as clear as `three_step`.
+        if name.contains('/') {
+            vec![given]
+        } else {
+            vec![given, in_templates]
+        }
+    } else {
+        vec![templates.join(format!("{name}.toml"))]
+    };
+    if let Some(found) = candidates.iter().find(|path| path.is_file()) {
+        return Ok(found.clone());
+    }
+    let known = names_in(&templates, |path| {
+        let is_template = path
+            .extension()
+            .is_some_and(|extension| extension == "toml");
+        is_template.then(|| Some(path.file_stem()?.to_str()?.to_owned()))?
+    });
+    let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str());
+    let what = format!("templates in {}/", shown(&templates));
+    let looked_for = candidates.last().map_or(Path::new(name), PathBuf::as_path);
+    Err(Error::usage(format!(
+        "there is no template `{name}` ({})",
+        shown(looked_for)
+    ))
+    .hint(choice(stem.unwrap_or(name), &what, &known)))
+}
+
+/// Names go into records, file names and `key=value` lines.
+fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -> Result<()> {
+    let text = name.get_ref();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let first = |c: char| c.is_ascii_alphabetic() || c == '_';
+    if text.starts_with(first) && text.chars().all(allowed) && text.len() <= 64 {
+        return Ok(());
+    }
+    let what = format!("`{}` cannot be a {key}", text.escape_debug());
+    Err(file
+        .error(name.span().start, what)
+        .hint("use letters, digits, `_` and `-`, beginning with a letter or `_`, 64 at most"))
+}
+
+fn check_system(file: &SourceFile, system: Option<&Text>) -> Result<()> {
+    let Some(system) = system else { return Ok(()) };
+    for piece in &system.pieces {
+        if let Piece::Expr { offset, .. } = piece {
+            return Err(file
+                .error(
+                    system.in_file(file, *offset),
+                    "`system` may not hold a `${…}`: it is complete before the run",
+                )
+                .hint("put it into a step's prompt; write `$${` for the text `${`"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the steps one by one and together, and puts them in order.
+fn steps(file: &SourceFile, keys: Vec<StepKeys>) -> Result<Vec<StepSource>> {
+    if keys.is_empty() {
+        return Err(file
+            .error(file.text().len(), "the template has no steps")
+            .hint("add one: [[step]], id = \"answer\", prompt = \"…\""));
+    }
+    let mut seen = BTreeSet::new();
+    for step in &keys {
+        check_name(file, &step.id, "step's id")?;
+        if !seen.insert(step.id.get_ref()) {
+            let what = format!("a second step `{}`", step.id.get_ref());
+            return Err(file
+                .error(step.id.span().start, what)
+                .hint("each step has an id of its own"));
+        }
+    }
+    let ids: Vec<&str> = keys.iter().map(|step| step.id.get_ref().as_str()).collect();
+    let graph = graph(file, &keys, &ids)?;
+    let order = graph.order().map_err(|cycle| {
+        let names: Vec<&str> = cycle.iter().map(|step| ids[*step]).collect();
+        let what = format!(
+            "the steps need each other in a circle: {}",
+            names.join(" -> ")
+        );
+        file.error(keys[cycle[0]].needs.span().start, what)
+            .hint("an arrow points from a step to one that it needs: take one of them out")
+    })?;
+    if let Some(step) = graph.isolated().first() {
+        let what = format!("no step needs `{0}`, and `{0}` needs none", ids[*step]);
+        return Err(file
+            .error(keys[*step].id.span().start, what)
+            .hint("connect it through `needs`, or make it a template of its own"));
+    }
+    let resolver = Resolver::new();
+    order
+        .into_iter()
+        .map(|index| {
+            let readable: Vec<&str> = graph
+                .ancestors(index)
+                .into_iter()
+                .map(|step| ids[step])
+                .collect();
+            let steps = StepNames {
+                own: ids[index],
+                readable: &readable,
+                all: &ids,
+            };
+            step(file, &keys[index], |source| resolver.check(source, &steps))
+        })
+        .collect()
+}
+
+fn graph(file: &SourceFile, keys: &[StepKeys], ids: &[&str]) -> Result<Graph> {
+    let mut graph = Vec::with_capacity(keys.len());
+    for step in keys {
+        let mut needs = Vec::new();
+        for need in step.needs.get_ref() {
+            let Some(index) = ids.iter().position(|id| id == need.get_ref()) else {
+                let what = format!("unknown step `{}` in `needs`", need.get_ref());
+                return Err(file.error(need.span().start, what).hint(choice(
+                    need.get_ref(),
+                    "steps",
+                    ids,
+                )));
+            };
+            if needs.contains(&index) {
+                let what = format!("`{}` stands twice in `needs`", need.get_ref());
+                return Err(file.error(need.span().start, what).hint("name it once"));
+            }
+            needs.push(index);
+        }
+        graph.push(needs);
+    }
+    Ok(Graph::new(graph))
+}
+
+fn step(
+    file: &SourceFile,
+    keys: &StepKeys,
+    check: impl Fn(&str) -> Result<(), Wrong>,
+) -> Result<StepSource> {
+    let needs: Vec<String> = keys
+        .needs
+        .get_ref()
+        .iter()
+        .map(|need| need.get_ref().clone())
+        .collect();
+    if *keys.context.get_ref() == Context::Append && needs.len() != 1 {
+        let what = format!(
+            "`context = \"append\"` goes on with the one step it needs, and `{}` needs {}",
+            keys.id.get_ref(),
+            needs.len()
+        );
+        return Err(file
+            .error(keys.context.span().start, what)
+            .hint("name that step alone in `needs`, or leave `context` at \"fresh\""));
+    }
+    let prompt = Text::new(file, &keys.prompt)?;
+    for piece in &prompt.pieces {
+        if let Piece::Expr { source, offset } = piece {
+            check(source).map_err(|wrong| {
+                let at = prompt.in_file(file, offset + wrong.at);
+                file.error(at, wrong.what).hint(wrong.hint)
+            })?;
+        }
+    }
+    Ok(StepSource {
+        id: keys.id.get_ref().clone(),
+        needs,
+        context: *keys.context.get_ref(),
+        prompt,
+        max_tokens: keys.max_tokens(file)?,
+        temperature: keys.temperature(file)?,
+        top_p: keys.top_p(file)?,
+        top_k: keys.top_k(file)?,
+    })
+}
+
+fn read_suite(file: &SourceFile, folder: &Path, name: &Spanned<String>) -> Result<SourceFile> {
+    let at = name.span().start;
+    let path = below(folder, name.get_ref()).ok_or_else(|| {
+        file.error(
+            at,
+            format!(
+                "the suite `{}` leads out of the template's folder",
+                name.get_ref()
+            ),
+        )
+        .hint("a suite stands beside its template: give its name")
+    })?;
+    if !path.is_file() {
+        let known = names_in(folder, |path| {
+            let name = path.file_name()?.to_str()?;
+            name.ends_with(".jsonl").then(|| name.to_owned())
+        });
+        let what = format!("there is no suite {}", shown(&path));
+        return Err(file.error(at, what).hint(choice(
+            name.get_ref(),
+            "suites beside the template",
+            &known,
+        )));
+    }
+    SourceFile::read(&path)
+}
+
+fn hash(file: &SourceFile, suite: Option<&SourceFile>, includes: &Includes) -> String {
+    let mut hasher = PartsHasher::default();
+    // With its name: the same text under another name is another template.
+    let name = file.path().file_name().unwrap_or_default();
+    hasher.part(name.as_encoded_bytes());
+    hasher.part(file.text().as_bytes());
+    hasher.part(suite.map_or("", SourceFile::text).as_bytes());
+    for (name, include) in includes {
+        hasher.part(name.as_bytes());
+        hasher.part(include.text().as_bytes());
+    }
+    hasher.finish()
+}

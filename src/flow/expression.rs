@@ -1,0 +1,455 @@
+//! What stands in a `${ … }`: checked at the expansion, evaluated at the run.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+
+use crate::error::{Error, Result};
+
+use super::Part;
+use super::place::choice;
+
+/// Puts the answers of earlier steps into prompts.
+///
+/// An answer is data: whatever `${…}` or `{{…}}` it holds stays text.
+#[derive(Debug)]
+pub struct Resolver {
+    environment: Environment<'static>,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Resolver {
+    /// A resolver for any number of prompts.
+    pub fn new() -> Self {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        // It prints the whole context, in an order of its own.
+        environment.remove_global("debug");
+        Self { environment }
+    }
+
+    /// The message that `prompt` comes to; `answers` are the texts of the steps that have ended,
+    /// by their ids.
+    ///
+    /// # Errors
+    ///
+    /// The flow fails (exit code 100) if an expression does: it names a step that has no answer
+    /// yet, or computes something that its answer does not allow.
+    pub fn message<K, V>(&self, prompt: &[Part], answers: &BTreeMap<K, V>) -> Result<String>
+    where
+        K: Borrow<str> + Ord,
+        V: AsRef<str>,
+    {
+        let mut message = String::new();
+        let mut context = None;
+        for part in prompt {
+            match part {
+                Part::Text(text) => message.push_str(text),
+                Part::Expr(source) => {
+                    let context = context.get_or_insert_with(|| {
+                        context_of(
+                            answers
+                                .iter()
+                                .map(|(id, text)| (id.borrow(), text.as_ref())),
+                        )
+                    });
+                    let value = self.evaluate(source, context).map_err(|error| {
+                        Error::flow(format!("failed to resolve `${{{source}}}`")).caused_by(error)
+                    })?;
+                    message.push_str(&value);
+                }
+            }
+        }
+        Ok(message)
+    }
+
+    fn evaluate(&self, source: &str, context: &Value) -> Result<String, minijinja::Error> {
+        let expression = self
+            .environment
+            .compile_expression_owned(source.to_owned())?;
+        let value = expression.eval(context)?;
+        if value.is_undefined() {
+            return Err(minijinja::Error::new(
+                ErrorKind::UndefinedError,
+                "the expression has no value",
+            ));
+        }
+        Ok(value.to_string())
+    }
+
+    /// Checks an expression: its syntax, that it reads nothing but `steps.<id>.text` of a step that
+    /// it may read, and that each filter, test and method in it exists.
+    pub(super) fn check(&self, source: &str, steps: &StepNames) -> Result<(), Wrong> {
+        if source.is_empty() {
+            return Err(Wrong::new(0, "there is nothing in `${}`").hint(ESCAPE));
+        }
+        let expression = self
+            .environment
+            .compile_expression_owned(source.to_owned())
+            .map_err(|error| {
+                let at = error.range().map_or(0, |range| range.start);
+                Wrong::new(at, what(&error)).hint(ESCAPE)
+            })?;
+        let tokens = tokens(source);
+        for name in expression.undeclared_variables(false) {
+            let known = self.environment.globals().any(|(global, _)| global == name);
+            if name != "steps" && !known {
+                let at = tokens.iter().find(|token| token.text == name);
+                return Err(unknown_variable(
+                    at.map_or(0, |token| token.range.start),
+                    &name,
+                ));
+            }
+        }
+        for index in 0..tokens.len() {
+            if is_variable(&tokens, index, "steps") {
+                check_reference(&tokens[index..], steps)?;
+            }
+        }
+        // What an answer holds is not known yet, so an expression may fail on a made-up one; but
+        // a filter that does not exist will not exist then, either.
+        let sample = context_of(steps.readable.iter().map(|id| (*id, "answer")));
+        match expression.eval(&sample) {
+            Err(error) if is_unknown_name(error.kind()) => {
+                let at = error.range().map_or(0, |range| range.start);
+                Err(Wrong::new(at, what(&error)).hint(
+                    "filters, tests and methods are those of minijinja, with Python's str methods",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The steps of a template, as the expressions of one of them see them.
+pub(super) struct StepNames<'a> {
+    /// The step that the expressions are in.
+    pub(super) own: &'a str,
+    /// Those that it needs, and what they need in turn.
+    pub(super) readable: &'a [&'a str],
+    /// All of them.
+    pub(super) all: &'a [&'a str],
+}
+
+const ESCAPE: &str =
+    "`${…}` is an expression over `steps.<id>.text`; write `$${` for the text `${`";
+
+/// What is wrong with an expression, and where in it (bytes).
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) at: usize,
+    pub(super) what: String,
+    pub(super) hint: String,
+}
+
+impl Wrong {
+    fn new(at: usize, what: impl Into<String>) -> Self {
+        Self {
+            at,
+            what: what.into(),
+            hint: String::new(),
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+/// A minijinja error's text, without the name and line that it has for our nameless sources.
+pub(super) fn what(error: &minijinja::Error) -> String {
+    match error.detail() {
+        Some(detail) if error.kind() == ErrorKind::SyntaxError => format!("syntax error: {detail}"),
+        // Such a detail says the kind once more.
+        Some(detail) => detail.to_owned(),
+        None => error.kind().to_string(),
+    }
+}
+
+fn is_unknown_name(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::UnknownFilter
+            | ErrorKind::UnknownTest
+            | ErrorKind::UnknownFunction
+            | ErrorKind::UnknownMethod
+    )
+}
+
+fn context_of<'a>(answers: impl Iterator<Item = (&'a str, &'a str)>) -> Value {
+    let steps = answers.map(|(id, text)| (id, Value::from_pairs([("text", text)])));
+    Value::from_pairs([("steps", Value::from_pairs(steps))])
+}
+
+fn unknown_variable(at: usize, name: &str) -> Wrong {
+    let wrong = Wrong::new(at, format!("unknown variable `{name}`"));
+    match name {
+        "row" | "fixture" | "flow" => wrong.hint(format!(
+            "`${{…}}` is resolved at the run, `{{{{ {name}… }}}}` at the expansion: write the latter"
+        )),
+        _ => wrong.hint(ESCAPE),
+    }
+}
+
+/// Checks that `tokens`, which begin with `steps`, go on with `.id.text` or `["id"]["text"]`.
+fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
+    let at = tokens[0].range.start;
+    let Some((id, rest)) = member(&tokens[1..]) else {
+        return Err(Wrong::new(at, "`steps` has to be followed by a step's id")
+            .hint("write `steps.<id>.text`, or `steps['<id>'].text`"));
+    };
+    if !steps.all.contains(&id.name) {
+        return Err(
+            Wrong::new(id.range.start, format!("unknown step `{}`", id.name))
+                .hint(choice(id.name, "steps", steps.all)),
+        );
+    }
+    if id.name == steps.own {
+        return Err(Wrong::new(id.range.start, "the step reads its own answer")
+            .hint("a prompt can hold answers of steps that have ended before"));
+    }
+    if !steps.readable.contains(&id.name) {
+        let what = format!("the step `{}` is read, but not needed", id.name);
+        let hint = format!(
+            "add \"{}\" to the `needs` of the step `{}`",
+            id.name, steps.own
+        );
+        return Err(Wrong::new(id.range.start, what).hint(hint));
+    }
+    let hint = format!(
+        "write `steps.{}.text`: a step's answer is its `text`",
+        id.name
+    );
+    match member(rest) {
+        Some((field, _)) if field.name == "text" => Ok(()),
+        Some((field, _)) => {
+            Err(Wrong::new(field.range.start, format!("a step has no `{}`", field.name)).hint(hint))
+        }
+        None => Err(Wrong::new(at, format!("`steps.{}` is not text", id.name)).hint(hint)),
+    }
+}
+
+struct Member<'a> {
+    name: &'a str,
+    range: Range<usize>,
+}
+
+/// The member that is taken next, and the tokens after it.
+fn member<'a, 't>(tokens: &'t [Token<'a>]) -> Option<(Member<'a>, &'t [Token<'a>])> {
+    let texts: Vec<&str> = tokens.iter().take(3).map(|token| token.text).collect();
+    let (name, rest, token) = match texts[..] {
+        [".", name, ..] => (name, &tokens[2..], &tokens[1]),
+        ["[", name, "]"] if name.starts_with(['"', '\'']) => {
+            (name.trim_matches(['"', '\'']), &tokens[3..], &tokens[1])
+        }
+        _ => return None,
+    };
+    let range = token.range.clone();
+    Some((Member { name, range }, rest))
+}
+
+/// Whether the token at `index` is the variable `name`, and not a member, a filter, a test or a
+/// keyword argument of that name.
+fn is_variable(tokens: &[Token], index: usize, name: &str) -> bool {
+    let before = index.checked_sub(1).map(|before| tokens[before].text);
+    let after = tokens.get(index + 1).map(|token| token.text);
+    let twice = tokens.get(index + 2).map(|token| token.text);
+    tokens[index].text == name
+        && !matches!(before, Some("." | "|" | "is"))
+        && (after != Some("=") || twice == Some("="))
+}
+
+/// A token of an expression: a word, a quoted string, or one other character.
+struct Token<'a> {
+    text: &'a str,
+    range: Range<usize>,
+}
+
+fn tokens(source: &str) -> Vec<Token<'_>> {
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while let Some(first) = source[at..].chars().next() {
+        let rest = &source[at..];
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        let length = if first == '"' || first == '\'' {
+            string_length(rest, first)
+        } else if word(first) {
+            rest.find(|c| !word(c)).unwrap_or(rest.len())
+        } else {
+            first.len_utf8()
+        };
+        if !first.is_whitespace() {
+            tokens.push(Token {
+                text: &rest[..length],
+                range: at..at + length,
+            });
+        }
+        at += length;
+    }
+    tokens
+}
+
+/// Length of the string that `rest` begins with, its quotes included.
+fn string_length(rest: &str, quote: char) -> usize {
+    let mut characters = rest.char_indices().skip(1);
+    while let Some((at, character)) = characters.next() {
+        if character == '\\' {
+            characters.next();
+        } else if character == quote {
+            return at + 1;
+        }
+    }
+    rest.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Exit;
+    use proptest::prelude::*;
+
+    /// `ok`, or place, what and hint of the error.
+    fn check(source: &str) -> String {
+        let steps = StepNames {
+            own: "verifier",
+            readable: &["planner", "my-step"],
+            all: &["planner", "executor", "my-step", "verifier"],
+        };
+        match Resolver::new().check(source, &steps) {
+            Ok(()) => "ok".into(),
+            Err(Wrong { at, what, hint }) => format!("{at}: {what}\nhint: {hint}"),
+        }
+    }
+
+    #[test]
+    fn what_may_be_read() {
+        for source in [
+            "steps.planner.text",
+            "steps['planner'].text",
+            "steps[\"my-step\"]['text'] | upper",
+            "steps.planner.text.strip().split('\\n')[0]",
+            "steps . planner . text | default('steps.executor')",
+            "steps.planner.text | replace('a', 'b') ~ range(3) | join(',')",
+            "steps.planner.text | int + 1",
+            "steps.planner.text[:200] if 'steps' in steps.planner.text else '{}'",
+            "'constant'",
+        ] {
+            assert_eq!(check(source), "ok", "{source}");
+        }
+    }
+
+    #[test]
+    fn what_may_not() {
+        insta::assert_snapshot!(check(""), @"
+        0: there is nothing in `${}`
+        hint: `${…}` is an expression over `steps.<id>.text`; write `$${` for the text `${`
+        ");
+        insta::assert_snapshot!(check("steps.planner.text |"), @"
+        19: syntax error: unexpected end of input, expected identifier
+        hint: `${…}` is an expression over `steps.<id>.text`; write `$${` for the text `${`
+        ");
+        insta::assert_snapshot!(check("a b"), @"
+        2: syntax error: unexpected input after expression
+        hint: `${…}` is an expression over `steps.<id>.text`; write `$${` for the text `${`
+        ");
+        insta::assert_snapshot!(check("HOME"), @"
+        0: unknown variable `HOME`
+        hint: `${…}` is an expression over `steps.<id>.text`; write `$${` for the text `${`
+        ");
+        insta::assert_snapshot!(check("steps.planner.text ~ row.task"), @"
+        21: unknown variable `row`
+        hint: `${…}` is resolved at the run, `{{ row… }}` at the expansion: write the latter
+        ");
+        insta::assert_snapshot!(check("steps.plannr.text"), @"
+        6: unknown step `plannr`
+        hint: did you mean `planner`? steps: planner, executor, my-step, verifier
+        ");
+        insta::assert_snapshot!(check("1 ~ steps['executor'].text"), @r#"
+        10: the step `executor` is read, but not needed
+        hint: add "executor" to the `needs` of the step `verifier`
+        "#);
+        insta::assert_snapshot!(check("steps.verifier.text"), @"
+        6: the step reads its own answer
+        hint: a prompt can hold answers of steps that have ended before
+        ");
+        insta::assert_snapshot!(check("steps.planner.tokens"), @"
+        14: a step has no `tokens`
+        hint: write `steps.planner.text`: a step's answer is its `text`
+        ");
+        insta::assert_snapshot!(check("steps.planner"), @"
+        0: `steps.planner` is not text
+        hint: write `steps.planner.text`: a step's answer is its `text`
+        ");
+        insta::assert_snapshot!(check("steps"), @"
+        0: `steps` has to be followed by a step's id
+        hint: write `steps.<id>.text`, or `steps['<id>'].text`
+        ");
+        insta::assert_snapshot!(check("steps[steps.planner.text].text"), @"
+        0: `steps` has to be followed by a step's id
+        hint: write `steps.<id>.text`, or `steps['<id>'].text`
+        ");
+        insta::assert_snapshot!(check("steps.planner.text | uper"), @"
+        21: filter uper is unknown
+        hint: filters, tests and methods are those of minijinja, with Python's str methods
+        ");
+        insta::assert_snapshot!(check("steps.planner.text.stripp()"), @"
+        18: string has no method named stripp
+        hint: filters, tests and methods are those of minijinja, with Python's str methods
+        ");
+    }
+
+    #[test]
+    fn messages_hold_answers_as_they_are() {
+        let resolver = Resolver::new();
+        let answers = BTreeMap::from([("planner", "look for ${steps.x.text} and {{ row }}<&>\n")]);
+        let prompt = [
+            Part::Text("Carry out ${literally}: ".into()),
+            Part::Expr("steps.planner.text".into()),
+            Part::Text("!".into()),
+            Part::Expr("steps['planner'].text | length".into()),
+        ];
+        assert_eq!(
+            resolver.message(&prompt, &answers).expect("it resolves"),
+            "Carry out ${literally}: look for ${steps.x.text} and {{ row }}<&>\n!42"
+        );
+        assert_eq!(resolver.message(&[], &answers).expect("it resolves"), "");
+    }
+
+    #[test]
+    fn an_expression_that_fails_fails_the_flow() {
+        let resolver = Resolver::new();
+        let answers = BTreeMap::from([("planner", "one line")]);
+        for source in [
+            "steps.executor.text",
+            "steps.planner.text.splitlines()[7]",
+            "steps.planner.text / 2",
+        ] {
+            let error = resolver
+                .message(&[Part::Expr(source.into())], &answers)
+                .expect_err("it cannot be resolved");
+            assert_eq!(error.exit(), Exit::FlowFailed);
+            assert!(error.to_string().contains(source), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(source in r#"(steps|planner|text|[\[\].'"|(){}=~ä ]|\PC){0,24}"#) {
+            let steps = StepNames { own: "a", readable: &["planner"], all: &["planner", "a"] };
+            let wrong = Resolver::new().check(&source, &steps);
+            if let Err(wrong) = wrong {
+                prop_assert!(wrong.at <= source.len());
+            }
+        }
+    }
+}

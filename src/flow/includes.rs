@@ -1,0 +1,134 @@
+//! Files that a template's texts include (`{% include "rules.txt" %}`): found before anything is
+//! rendered, since each of them belongs to the template's hash.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::error::Result;
+
+use super::place::{SourceFile, below, unreadable};
+
+/// The files that are included, by the name that the template gives them.
+pub(super) type Includes = BTreeMap<String, SourceFile>;
+
+/// Reads what `texts` include, and what that includes in turn, from the template's folder.
+///
+/// Every string in an `include`, `import`, `from` or `extends` tag counts as a name. What does not
+/// exist, or lies outside the folder, is left out: it becomes an error if a render asks for it.
+pub(super) fn collect<'a>(
+    folder: &Path,
+    texts: impl IntoIterator<Item = &'a str>,
+) -> Result<Includes> {
+    let mut includes = Includes::new();
+    let mut names: Vec<String> = texts.into_iter().flat_map(names).collect();
+    while let Some(name) = names.pop() {
+        if includes.contains_key(&name) {
+            continue;
+        }
+        if let Some(file) = read(folder, &name)? {
+            names.extend(self::names(file.text()));
+            includes.insert(name, file);
+        }
+    }
+    Ok(includes)
+}
+
+fn read(folder: &Path, name: &str) -> Result<Option<SourceFile>> {
+    let Some(path) = below(folder, name) else {
+        return Ok(None);
+    };
+    match path.canonicalize() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(&path, error)),
+        // A link may not lead out of the folder either.
+        Ok(real)
+            if !folder
+                .canonicalize()
+                .is_ok_and(|folder| real.starts_with(folder)) =>
+        {
+            return Ok(None);
+        }
+        Ok(real) if real.is_dir() => return Ok(None),
+        Ok(_) => {}
+    }
+    SourceFile::read(&path).map(Some)
+}
+
+/// The strings in the tags that load another file.
+fn names(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for tag in text.split("{%").skip(1) {
+        let tag = tag.trim_start_matches(['-', '+']).trim_start();
+        let keyword = tag.split(|c: char| !c.is_ascii_alphabetic()).next();
+        if let Some("include" | "import" | "from" | "extends") = keyword {
+            strings(tag, &mut names);
+        }
+    }
+    names
+}
+
+/// Adds the quoted strings up to the end of the tag.
+fn strings(tag: &str, names: &mut Vec<String>) {
+    let mut rest = tag;
+    while let Some(at) = rest.find(['"', '\'', '%']) {
+        if rest[at..].starts_with("%}") {
+            return;
+        }
+        let mark = &rest[at..=at];
+        rest = &rest[at + 1..];
+        if mark != "%" {
+            let Some(end) = rest.find(mark) else { return };
+            names.push(rest[..end].to_owned());
+            rest = &rest[end + 1..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_tags_that_load_files_only() {
+        assert_eq!(names(r#"a {% include "x.txt" %} "b" {{ "c" }}"#), ["x.txt"]);
+        assert_eq!(
+            names("{%- include ['a', 'b'] ignore missing -%}"),
+            ["a", "b"]
+        );
+        assert_eq!(
+            names("{% from 'm.txt' import f %}{%+ extends \"l\" %}"),
+            ["m.txt", "l"]
+        );
+        assert_eq!(names("{% if x == 'a' %}{% included 'b' %}"), [""; 0]);
+        assert_eq!(names("{% include 'open"), [""; 0]);
+        assert_eq!(names("{% include 'ä%}' % 'b' %}"), ["ä%}", "b"]);
+    }
+
+    #[test]
+    fn files_are_read_through_files_and_stay_in_the_folder() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let folder = root.path().join("templates");
+        std::fs::create_dir_all(folder.join("sub")).expect("a folder");
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.join(name), text).expect("a file is written");
+        };
+        write("a.txt", "{% include 'sub/b.txt' %}{% include 'a.txt' %}");
+        write("sub/b.txt", "b");
+        std::fs::write(root.path().join("secret.txt"), "s").expect("a file is written");
+        std::os::unix::fs::symlink("../secret.txt", folder.join("link.txt")).expect("a link");
+
+        let text = "{% include 'a.txt' %}{% include ['../secret.txt', 'link.txt', 'sub', 'no'] %}";
+        let includes = collect(&folder, [text]).expect("all can be read");
+        assert_eq!(includes.keys().collect::<Vec<_>>(), ["a.txt", "sub/b.txt"]);
+
+        std::fs::write(folder.join("bad.txt"), b"a\xff").expect("a file is written");
+        let error = collect(&folder, ["{% include 'bad.txt' %}"]).expect_err("not UTF-8");
+        assert!(
+            error
+                .to_string()
+                .ends_with("bad.txt: not UTF-8 at byte 1 (0xff)"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! The keys of a template's TOML, with their places, and what can be said of each by itself.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::error::{Error, Result};
+
+use super::Context;
+use super::place::{SourceFile, closest};
+
+/// The template format that this program reads.
+const SCHEMA: i64 = 1;
+
+/// Tokens that a step generates at most, where it does not say.
+const DEFAULT_MAX_TOKENS: i64 = 128;
+
+/// A template's keys.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TemplateKeys {
+    #[serde(rename = "schema")]
+    _schema: i64,
+    pub(super) name: Spanned<String>,
+    pub(super) description: Option<String>,
+    pub(super) suite: Option<Spanned<String>>,
+    pub(super) fixture: Option<Spanned<FixtureKeys>>,
+    pub(super) system: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) step: Vec<StepKeys>,
+}
+
+/// What a template works on: a folder in `fixtures/`, or a file of rows there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FixtureKeys {
+    pub(super) dir: Option<Spanned<String>>,
+    pub(super) include: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) rows: Option<Spanned<String>>,
+}
+
+/// A step's keys.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StepKeys {
+    pub(super) id: Spanned<String>,
+    #[serde(default = "no_needs")]
+    pub(super) needs: Spanned<Vec<Spanned<String>>>,
+    #[serde(default = "fresh")]
+    pub(super) context: Spanned<Context>,
+    pub(super) prompt: Spanned<String>,
+    max_tokens: Option<Spanned<i64>>,
+    temperature: Option<Spanned<f32>>,
+    top_p: Option<Spanned<f32>>,
+    top_k: Option<Spanned<i64>>,
+}
+
+fn no_needs() -> Spanned<Vec<Spanned<String>>> {
+    Spanned::new(0..0, Vec::new())
+}
+
+fn fresh() -> Spanned<Context> {
+    Spanned::new(0..0, Context::Fresh)
+}
+
+impl StepKeys {
+    pub(super) fn max_tokens(&self, file: &SourceFile) -> Result<usize> {
+        whole(
+            file,
+            self.max_tokens.as_ref(),
+            "max_tokens",
+            1,
+            DEFAULT_MAX_TOKENS,
+        )
+    }
+
+    pub(super) fn top_k(&self, file: &SourceFile) -> Result<usize> {
+        whole(file, self.top_k.as_ref(), "top_k", 0, 0)
+    }
+
+    pub(super) fn temperature(&self, file: &SourceFile) -> Result<f32> {
+        let allowed = |value: f32| value.is_finite() && value >= 0.0;
+        decimal(file, self.temperature.as_ref(), "temperature", allowed, 0.0)
+    }
+
+    pub(super) fn top_p(&self, file: &SourceFile) -> Result<f32> {
+        let allowed = |value: f32| value > 0.0 && value <= 1.0;
+        decimal(file, self.top_p.as_ref(), "top_p", allowed, 1.0)
+    }
+}
+
+fn whole(
+    file: &SourceFile,
+    given: Option<&Spanned<i64>>,
+    key: &str,
+    least: i64,
+    default: i64,
+) -> Result<usize> {
+    let value = given.map_or(default, |given| *given.get_ref());
+    match usize::try_from(value) {
+        Ok(number) if value >= least => Ok(number),
+        _ => Err(out_of_range(file, given.map(Spanned::span), key, value)),
+    }
+}
+
+fn decimal(
+    file: &SourceFile,
+    given: Option<&Spanned<f32>>,
+    key: &str,
+    allowed: impl Fn(f32) -> bool,
+    default: f32,
+) -> Result<f32> {
+    let value = given.map_or(default, |given| *given.get_ref());
+    if allowed(value) {
+        Ok(value)
+    } else {
+        Err(out_of_range(file, given.map(Spanned::span), key, value))
+    }
+}
+
+fn out_of_range(
+    file: &SourceFile,
+    span: Option<std::ops::Range<usize>>,
+    key: &str,
+    value: impl std::fmt::Display,
+) -> Error {
+    file.error(
+        span.map_or(0, |span| span.start),
+        format!("`{key}` cannot be {value}"),
+    )
+    .hint(format!(
+        "`{key}` is {}",
+        expected(key).unwrap_or("something else")
+    ))
+}
+
+/// What a key of a template takes.
+fn expected(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "schema" => "the number 1: schema = 1",
+        "name" | "description" | "id" | "dir" | "rows" => "text in quotes",
+        "suite" => "the name of a file beside the template: suite = \"three_step.suite.jsonl\"",
+        "fixture" => "a table: fixture = { dir = \"helpdesk\" } or { rows = \"tickets.jsonl\" }",
+        "include" => "a list of globs: include = [\"**/*.py\", \"**/*.md\"]",
+        "system" | "prompt" => "text, in \"\"\" where it has several lines",
+        "step" => "a table for each step, headed [[step]]",
+        "needs" => "a list of steps' ids: needs = [\"planner\"]",
+        "context" => "\"fresh\" or \"append\"",
+        "max_tokens" => "a whole number of at least 1: max_tokens = 128",
+        "temperature" => "a number of at least 0, where 0 is greedy: temperature = 0.7",
+        "top_p" => "a number above 0 and at most 1: top_p = 0.95",
+        "top_k" => "a whole number, where 0 keeps every token: top_k = 40",
+        _ => return None,
+    })
+}
+
+/// Reads a template's keys.
+pub(super) fn parse(file: &SourceFile) -> Result<TemplateKeys> {
+    // First by itself: a template of another schema may have keys that this one does not.
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: Option<Spanned<i64>>,
+    }
+    let Schema { schema } = toml::from_str(file.text()).map_err(|error| describe(file, &error))?;
+    match schema {
+        None => Err(file
+            .error(0, "the key `schema` is missing")
+            .hint("begin the template with: schema = 1")),
+        Some(schema) if *schema.get_ref() != SCHEMA => Err(file
+            .error(
+                schema.span().start,
+                format!("templates of schema {} are not known", schema.get_ref()),
+            )
+            .hint("this flowbench reads schema = 1")),
+        Some(_) => toml::from_str(file.text()).map_err(|error| describe(file, &error)),
+    }
+}
+
+/// Turns a TOML error into one of ours: with its place, and with a hint that knows the keys.
+fn describe(file: &SourceFile, error: &toml::de::Error) -> Error {
+    let at = error.span().map_or(0, |span| span.start);
+    let message = error.message();
+    let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match names.split_first() {
+        Some((wrong, known)) if message.starts_with("unknown field") => {
+            let offer = closest(wrong, known)
+                .map_or(String::new(), |key| format!("did you mean `{key}`? "));
+            file.error(at, format!("unknown key `{wrong}`"))
+                .hint(format!("{offer}known keys here: {}", known.join(", ")))
+        }
+        Some((missing, _)) if message.starts_with("missing field") => {
+            let hint = expected(missing).unwrap_or("needed here");
+            file.error(at, format!("the key `{missing}` is missing"))
+                .hint(format!("`{missing}` is {hint}"))
+        }
+        Some((wrong, known)) if message.starts_with("unknown variant") => file
+            .error(at, format!("`{wrong}` is not known here"))
+            .hint(format!("it is one of: {}", known.join(", "))),
+        _ if message.starts_with("invalid type") || message.starts_with("invalid value") => {
+            let error = file.error(at, in_words(message));
+            match key_at(file.text(), at) {
+                Some((key, hint)) => error.hint(format!("`{key}` is {hint}")),
+                None => error,
+            }
+        }
+        _ if message == "duplicate key" => {
+            let key = error.span().and_then(|span| file.text().get(span));
+            file.error(
+                at,
+                format!("the key `{}` stands twice", key.unwrap_or_default()),
+            )
+            .hint("name each key once; steps are headed [[step]] each")
+        }
+        _ => file.error(at, message).hint(
+            "templates are TOML (https://toml.io): text stands in quotes, long text in \"\"\"",
+        ),
+    }
+}
+
+/// A message about a type, without the names that types have in this program.
+fn in_words(message: &str) -> String {
+    let Some((found, expected)) = message.split_once(", expected ") else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "i64" => "a whole number",
+        "f32" => "a number",
+        "a sequence" => "a list",
+        _ if expected.starts_with("struct ") => "a table",
+        other => other,
+    };
+    let found = found.replace(" map", " table");
+    format!("{found}, expected {expected}")
+}
+
+/// The key whose value begins at `at`, and what it takes.
+fn key_at(text: &str, at: usize) -> Option<(&str, &'static str)> {
+    let (before, value) = text.split_at_checked(at)?;
+    // A table where there should be a list of tables, or none: its head is the key.
+    let head = value
+        .strip_prefix('[')
+        .and_then(|head| head.split(']').next());
+    if let Some((key, hint)) = head.and_then(|key| Some((key, expected(key)?))) {
+        return Some((key, hint));
+    }
+    let line_start = before.rfind('\n').map_or(0, |line| line + 1);
+    // `key = value`, `table = { key = value`, `key = [value`: the nearest key that is known.
+    before[line_start..]
+        .rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .find_map(|word| Some((word, expected(word)?)))
+}

@@ -1,0 +1,265 @@
+//! Places in files (`path:line:column`), and the help that an error there can give.
+
+use std::fmt::Display;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context as _, Error, Exit, Result};
+
+/// A text file that was read, kept for the sake of the places in it.
+#[derive(Debug)]
+pub(super) struct SourceFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl SourceFile {
+    /// Reads a file; one that cannot be read, or is not UTF-8, is a usage error.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            text: utf8(path, read(path)?)?,
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(path: &str, text: &str) -> Self {
+        Self {
+            path: path.into(),
+            text: text.into(),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// A usage error at the byte `offset`.
+    pub(super) fn error(&self, offset: usize, what: impl Display) -> Error {
+        let (line, column) = line_and_column(&self.text, offset);
+        Error::usage(format!("{}:{line}:{column}: {what}", shown(&self.path)))
+    }
+
+    /// Where the byte `offset` of the value of the TOML string that stands at `span` is in the
+    /// file: escapes, a line-ending backslash and the first line break make the two differ.
+    pub(super) fn in_string(&self, span: &Range<usize>, offset: usize) -> usize {
+        let raw = &self.text.as_bytes()[span.clone()];
+        let basic = raw.first() == Some(&b'"');
+        let multi_line = raw.starts_with(b"\"\"\"") || raw.starts_with(b"'''");
+        let mut at = if multi_line { 3 } else { 1 };
+        if multi_line {
+            at += usize::from(raw.get(at) == Some(&b'\r'));
+            at += usize::from(raw.get(at) == Some(&b'\n'));
+        }
+        let mut value = 0;
+        while value < offset && at < raw.len() {
+            let (of_raw, of_value) = match (basic && raw[at] == b'\\', raw.get(at + 1)) {
+                (true, Some(b' ' | b'\t' | b'\r' | b'\n')) => {
+                    let blanks = raw[at + 1..].iter();
+                    (
+                        1 + blanks.take_while(|b| b.is_ascii_whitespace()).count(),
+                        0,
+                    )
+                }
+                (true, Some(b'x')) => escaped_char(raw, at, 2),
+                (true, Some(b'u')) => escaped_char(raw, at, 4),
+                (true, Some(b'U')) => escaped_char(raw, at, 8),
+                (true, _) => (2, 1),
+                (false, _) => (1, 1),
+            };
+            at += of_raw;
+            value += of_value;
+        }
+        span.start + at.min(raw.len())
+    }
+}
+
+/// Lengths, in the file and in the value, of the escape at `at` that has `digits` hex digits.
+fn escaped_char(raw: &[u8], at: usize, digits: usize) -> (usize, usize) {
+    let length = raw
+        .get(at + 2..at + 2 + digits)
+        .and_then(|hex| std::str::from_utf8(hex).ok())
+        .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+        .and_then(char::from_u32)
+        .map_or(1, char::len_utf8);
+    (2 + digits, length)
+}
+
+/// The bytes of a file of the user's; a failure is a usage error that names it.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| unreadable(path, error))
+}
+
+/// A usage error: the user's file cannot be read.
+pub(super) fn unreadable(path: &Path, error: io::Error) -> Error {
+    Error::usage(format!("{}: cannot be read", shown(path))).caused_by(error)
+}
+
+/// The text that the bytes of a file are; other encodings than UTF-8 are a usage error.
+pub(super) fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        let byte = error.as_bytes()[offset];
+        Error::usage(format!(
+            "{}: not UTF-8 at byte {offset} (0x{byte:02x})",
+            shown(path)
+        ))
+        .hint("prompts are made of text: convert the file, or leave it out")
+    })
+}
+
+/// Line and column (in characters), both from 1, of the byte `offset`.
+pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    let before = &text[..offset];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+    (line, 1 + before[line_start..].chars().count())
+}
+
+/// A path as messages show it: without the `./` that a layout of `.` puts in front.
+pub(super) fn shown(path: &Path) -> std::path::Display<'_> {
+    path.strip_prefix(".").unwrap_or(path).display()
+}
+
+/// `relative`, a path from a template, below `folder`: it must not lead out of it.
+pub(super) fn below(folder: &Path, relative: &str) -> Option<PathBuf> {
+    use std::path::Component;
+    let path = Path::new(relative);
+    let inside = !relative.is_empty()
+        && path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    inside.then(|| folder.join(path))
+}
+
+/// Sorted names of what is in a folder, as far as `keep` maps them to a name; empty if the folder
+/// cannot be listed: it only serves hints.
+pub(super) fn names_in(folder: &Path, keep: impl Fn(&Path) -> Option<String>) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| keep(&entry.ok()?.path()))
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    names
+}
+
+/// A hint that offers the nearest of the known names, and lists them all.
+pub(super) fn choice(wrong: &str, what: &str, known: &[impl AsRef<str>]) -> String {
+    let list: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+    let all = if list.is_empty() {
+        format!("there are no {what}")
+    } else {
+        format!("{what}: {}", list.join(", "))
+    };
+    match closest(wrong, &list) {
+        Some(name) => format!("did you mean `{name}`? {all}"),
+        None => all,
+    }
+}
+
+/// The known name that is nearest to the wrong one, if one is near enough to be meant.
+pub(super) fn closest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    let limit = wrong.chars().count() / 3;
+    known
+        .iter()
+        .map(|name| (distance(wrong, name), *name))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Edits (insertions, deletions, replacements of characters) that make `a` into `b`: Levenshtein.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(left != *right);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Creates a folder of ours; a failure is an output error.
+pub(super) fn create_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path)
+        .or_exit(Exit::Output, || {
+            format!("failed to create the folder {}", shown(path))
+        })
+        .map_err(|error| error.hint("make its parent writable, or remove what is in the way"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_columns_count_characters_from_one() {
+        assert_eq!(line_and_column("", 0), (1, 1));
+        assert_eq!(line_and_column("äb\ncd", 2), (1, 2));
+        assert_eq!(line_and_column("äb\ncd", 1), (1, 1), "inside a character");
+        assert_eq!(line_and_column("äb\ncd", 4), (2, 1));
+        assert_eq!(line_and_column("ab", 99), (1, 3));
+    }
+
+    #[test]
+    fn the_nearest_name_is_offered_only_if_it_is_near() {
+        assert_eq!(closest("promt", &["id", "needs", "prompt"]), Some("prompt"));
+        assert_eq!(closest("foo", &["id", "needs", "prompt"]), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "äb"), 2);
+    }
+
+    #[test]
+    fn paths_stay_below_their_folder() {
+        let folder = Path::new("fixtures");
+        assert_eq!(below(folder, "a/b"), Some("fixtures/a/b".into()));
+        for outside in ["", "..", "a/../../b", "/etc/passwd"] {
+            assert_eq!(below(folder, outside), None, "{outside}");
+        }
+    }
+
+    /// Each character of the value is found again in the file, through every kind of string.
+    #[test]
+    fn places_in_toml_strings() {
+        let strings = [
+            r#""a\tb\"c\u00e4d\U0001F600e\x41f""#,
+            "'a\\tb'",
+            "\"\"\"\nfirst\nsecond \\\n    third \\u0041z\"\"\"",
+            "\"\"\"\r\nfirst\r\nsecond\"\"\"",
+            "'''\nfirst \\\nsecond'''",
+        ];
+        for string in strings {
+            let text = format!("key = {string}\n");
+            #[derive(serde::Deserialize)]
+            struct Keyed {
+                key: toml::Spanned<String>,
+            }
+            let Keyed { key } = toml::from_str(&text).expect("the string is valid");
+            let span = key.span();
+            let file = SourceFile::of("x.toml", &text);
+            for (offset, character) in key.get_ref().char_indices() {
+                if character.is_ascii_lowercase() {
+                    let found = file.in_string(&span, offset);
+                    // The place before a continued line may be its backslash.
+                    let rest = text[found..].trim_start_matches(['\\', '\n', ' ']);
+                    assert!(rest.starts_with(character), "{string} at {offset}: {rest}");
+                }
+            }
+        }
+    }
+}

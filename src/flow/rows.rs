@@ -1,0 +1,264 @@
+//! JSON lines: a template's suite, and a fixture made of rows.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use minijinja::Value;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::error::Result;
+
+use super::place::SourceFile;
+
+/// One row of a suite: what tells a flow from the others.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    /// Its `id`, or its number (from 1) where it has none.
+    pub(super) id: String,
+    /// Its line in the suite, from 1; 0 for the one empty row of a template without a suite.
+    pub(super) line: usize,
+    /// The object, its keys in the order in which they were written.
+    pub(super) value: Value,
+}
+
+impl Row {
+    /// The one row that a template without a suite has.
+    pub(super) fn empty() -> Self {
+        Self {
+            id: "1".into(),
+            line: 0,
+            value: Value::from_pairs(Vec::<(Value, Value)>::new()),
+        }
+    }
+}
+
+/// The rows of a suite: at least one, each with an id of its own.
+pub(super) fn suite(file: &SourceFile) -> Result<Vec<Row>> {
+    let mut line_of: HashMap<String, usize> = HashMap::new();
+    let mut rows = Vec::new();
+    for Object {
+        line,
+        offset,
+        value,
+    } in objects(file)?
+    {
+        let given = value.get_attr("id").unwrap_or_default();
+        let id = match given.as_str() {
+            Some(id) if !id.trim().is_empty() => id.to_owned(),
+            None if given.is_undefined() => (rows.len() + 1).to_string(),
+            None if given.is_integer() => given.to_string(),
+            _ => {
+                return Err(file
+                    .error(offset, "the row's `id` is neither text nor a whole number")
+                    .hint("give each row an id such as \"id\": \"late-fees\", or none"));
+            }
+        };
+        if let Some(first) = line_of.insert(id.clone(), line) {
+            return Err(file
+                .error(
+                    offset,
+                    format!("the id `{id}` is that of line {first}, too"),
+                )
+                .hint("each row has an id of its own; a row without one is named by its number"));
+        }
+        rows.push(Row { id, line, value });
+    }
+    if rows.is_empty() {
+        return Err(file
+            .error(0, "the suite has no rows")
+            .hint("write one JSON object a line, or leave `suite` out of the template"));
+    }
+    Ok(rows)
+}
+
+/// A JSON object and the line that holds it.
+pub(super) struct Object {
+    pub(super) line: usize,
+    /// Where the line begins (bytes).
+    offset: usize,
+    pub(super) value: Value,
+}
+
+/// The objects of a file of JSON lines; blank lines are allowed.
+pub(super) fn objects(file: &SourceFile) -> Result<Vec<Object>> {
+    let mut objects = Vec::new();
+    let mut offset = 0;
+    for (index, line) in file.text().split_inclusive('\n').enumerate() {
+        if !line.trim().is_empty() {
+            let value = object(file, offset, line.trim_end())?;
+            objects.push(Object {
+                line: index + 1,
+                offset,
+                value,
+            });
+        }
+        offset += line.len();
+    }
+    Ok(objects)
+}
+
+fn object(file: &SourceFile, offset: usize, line: &str) -> Result<Value> {
+    let Json(value) = serde_json::from_str(line).map_err(|error| {
+        let text = error.to_string();
+        // The place in the line; ours is the place in the file.
+        let what = text.split(" at line ").next().unwrap_or(&text);
+        file.error(
+            offset + error.column().saturating_sub(1).min(line.len()),
+            format!("broken JSON: {what}"),
+        )
+        .hint("each line is one JSON object, such as {\"id\": \"late-fees\", \"task\": \"…\"}")
+    })?;
+    if value.kind() != minijinja::value::ValueKind::Map {
+        return Err(file
+            .error(
+                offset,
+                format!("the row is {}, not an object", article(&value)),
+            )
+            .hint(
+                "each line is one JSON object, such as {\"id\": \"late-fees\", \"task\": \"…\"}",
+            ));
+    }
+    Ok(value)
+}
+
+fn article(value: &Value) -> String {
+    use minijinja::value::ValueKind;
+    match value.kind() {
+        ValueKind::None => "null".into(),
+        ValueKind::Seq => "an array".into(),
+        kind => format!("a {kind}"),
+    }
+}
+
+/// A JSON value as templates see it. Read by hand since this keeps the keys in the order of the
+/// file whatever features serde_json is built with (the expanded bytes depend on it), and finds
+/// keys that stand twice.
+struct Json(Value);
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(JsonVisitor).map(Json)
+    }
+}
+
+struct JsonVisitor;
+
+impl<'de> Visitor<'de> for JsonVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::from(()))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Json(value)) = items.next_element()? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut pairs: Vec<(String, Value)> = Vec::new();
+        while let Some((key, Json(value))) = entries.next_entry::<String, Json>()? {
+            if pairs.iter().any(|(known, _)| *known == key) {
+                return Err(de::Error::custom(format_args!(
+                    "the key `{key}` stands twice"
+                )));
+            }
+            pairs.push((key, value));
+        }
+        Ok(Value::from_pairs(pairs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(text: &str) -> Result<Vec<Row>> {
+        suite(&SourceFile::of("x.suite.jsonl", text))
+    }
+
+    fn failure(text: &str) -> String {
+        rows(text).expect_err("the suite is wrong").report()
+    }
+
+    #[test]
+    fn rows_keep_their_ids_lines_and_key_order() {
+        let rows = rows(
+            "{\"id\":\"b\",\"z\":1,\"a\":[null,true,1.5,-2]}\r\n\n  {\"task\":\"t\"}\n{\"id\":7}",
+        )
+        .expect("the suite is right");
+        let seen: Vec<_> = rows.iter().map(|row| (row.id.as_str(), row.line)).collect();
+        assert_eq!(seen, [("b", 1), ("2", 3), ("7", 4)]);
+        assert_eq!(
+            rows[0].value.to_string(),
+            "{'id': 'b', 'z': 1, 'a': [None, True, 1.5, -2]}"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_placed() {
+        insta::assert_snapshot!(failure("{\"id\": 1}\n{\"id\": 2,}\n"), @r#"
+        error: x.suite.jsonl:2:10: broken JSON: trailing comma
+        hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
+        "#);
+        insta::assert_snapshot!(failure("{\"task\": \"a\""), @r#"
+        error: x.suite.jsonl:1:12: broken JSON: EOF while parsing an object
+        hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
+        "#);
+        insta::assert_snapshot!(failure("{\"a\": 1, \"a\": 2}"), @r#"
+        error: x.suite.jsonl:1:16: broken JSON: the key `a` stands twice
+        hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
+        "#);
+        insta::assert_snapshot!(failure("{} {}"), @r#"
+        error: x.suite.jsonl:1:4: broken JSON: trailing characters
+        hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
+        "#);
+        insta::assert_snapshot!(failure("{}\n[1]"), @r#"
+        error: x.suite.jsonl:2:1: the row is an array, not an object
+        hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
+        "#);
+        insta::assert_snapshot!(failure("\n \n"), @"
+        error: x.suite.jsonl:1:1: the suite has no rows
+        hint: write one JSON object a line, or leave `suite` out of the template
+        ");
+        insta::assert_snapshot!(failure("{\"id\": [1]}"), @r#"
+        error: x.suite.jsonl:1:1: the row's `id` is neither text nor a whole number
+        hint: give each row an id such as "id": "late-fees", or none
+        "#);
+        insta::assert_snapshot!(failure("{\"id\": \"a\"}\n\n{\"id\": \"a\"}"), @"
+        error: x.suite.jsonl:3:1: the id `a` is that of line 1, too
+        hint: each row has an id of its own; a row without one is named by its number
+        ");
+        insta::assert_snapshot!(failure("{}\n{\"id\": 1}"), @"
+        error: x.suite.jsonl:2:1: the id `1` is that of line 1, too
+        hint: each row has an id of its own; a row without one is named by its number
+        ");
+    }
+}
