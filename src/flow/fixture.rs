@@ -1,1 +1,347 @@
-//! stub
+//! Fixtures: the data that a template works on, a folder of text files or a file of rows.
+
+use std::path::{Path, PathBuf};
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use minijinja::Value;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use walkdir::{DirEntry, WalkDir};
+
+use crate::config::Layout;
+use crate::error::{Error, Result};
+use crate::hash::PartsHasher;
+
+use super::manifest::FixtureKeys;
+use super::place::{SourceFile, below, choice, names_in, read, shown, unreadable, utf8};
+use super::rows;
+
+/// How large a fixture is, as far as the template includes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FixtureSize {
+    /// Bytes of the included files.
+    pub bytes: u64,
+    /// Included files.
+    pub files: usize,
+}
+
+/// A fixture that was read.
+#[derive(Debug, Default)]
+pub(super) struct Fixture {
+    content: Content,
+    /// SHA-256 over the relative paths and the contents of the included files.
+    pub(super) hash: String,
+    pub(super) size: FixtureSize,
+}
+
+#[derive(Debug, Default)]
+enum Content {
+    /// The template has no fixture.
+    #[default]
+    None,
+    /// Sorted by path.
+    Files(Vec<File>),
+    Rows(Vec<Value>),
+}
+
+/// A file of a fixture.
+#[derive(Debug)]
+struct File {
+    /// Below the fixture's folder, with `/` between its parts.
+    path: String,
+    text: String,
+}
+
+impl Fixture {
+    /// Reads what the template `file` names.
+    pub(super) fn load(
+        layout: &Layout,
+        file: &SourceFile,
+        keys: Option<&Spanned<FixtureKeys>>,
+    ) -> Result<Self> {
+        let Some(place) = keys else {
+            return Ok(Self::of(Content::None, &[]));
+        };
+        let keys = place.get_ref();
+        match (&keys.dir, &keys.rows) {
+            (Some(dir), None) => {
+                let folder = find(layout, file, dir, Path::is_dir, "folder")?;
+                let files = read_folder(&folder, file, keys.include.as_ref())?;
+                if files.is_empty() {
+                    let what = format!("the folder {} has no files", shown(&folder));
+                    return Err(file
+                        .error(dir.span().start, what)
+                        .hint("hidden files and __pycache__ do not count"));
+                }
+                let parts: Vec<_> = files
+                    .iter()
+                    .map(|file| (file.path.as_str(), file.text.as_str()))
+                    .collect();
+                let measured = Self::of(Content::None, &parts);
+                Ok(Self {
+                    content: Content::Files(files),
+                    ..measured
+                })
+            }
+            (None, Some(rows)) if keys.include.is_none() => {
+                let path = find(layout, file, rows, Path::is_file, "file")?;
+                let source = SourceFile::read(&path)?;
+                let values = rows::objects(&source)?;
+                if values.is_empty() {
+                    return Err(source
+                        .error(0, "the fixture has no rows")
+                        .hint("write one JSON object a line"));
+                }
+                let values = values.into_iter().map(|object| object.value).collect();
+                Ok(Self::of(
+                    Content::Rows(values),
+                    &[(rows.get_ref(), source.text())],
+                ))
+            }
+            _ => Err(file
+                .error(
+                    place.span().start,
+                    "a fixture is either a folder (`dir`, with `include`) or a file of rows (`rows`)",
+                )
+                .hint("fixture = { dir = \"helpdesk\" } or fixture = { rows = \"tickets.jsonl\" }")),
+        }
+    }
+
+    fn of(content: Content, parts: &[(&str, &str)]) -> Self {
+        let mut hasher = PartsHasher::default();
+        hasher.part(match content {
+            Content::Rows(_) => b"rows",
+            Content::None | Content::Files(_) => b"files",
+        });
+        for (path, text) in parts {
+            hasher.part(path.as_bytes());
+            hasher.part(text.as_bytes());
+        }
+        Self {
+            content,
+            hash: hasher.finish(),
+            size: FixtureSize {
+                bytes: parts.iter().map(|(_, text)| text.len() as u64).sum(),
+                files: parts.len(),
+            },
+        }
+    }
+
+    /// What templates see: `fixture.text` and `fixture.files` of a folder, `fixture.rows` of rows.
+    pub(super) fn value(&self) -> Option<Value> {
+        match &self.content {
+            Content::None => None,
+            Content::Rows(rows) => Some(Value::from_pairs([("rows", rows.clone())])),
+            Content::Files(files) => {
+                let list: Vec<Value> = files
+                    .iter()
+                    .map(|file| {
+                        Value::from_pairs([
+                            ("path", Value::from(&file.path)),
+                            ("text", Value::from(&file.text)),
+                            ("bytes", Value::from(file.text.len())),
+                        ])
+                    })
+                    .collect();
+                Some(Value::from_pairs([
+                    ("text", Value::from(joined(files))),
+                    ("files", Value::from(list)),
+                ]))
+            }
+        }
+    }
+
+    /// The names below `fixture` that [`value`](Self::value) has.
+    pub(super) fn members(&self) -> &'static [&'static str] {
+        match self.content {
+            Content::None => &[],
+            Content::Files(_) => &["text", "files"],
+            Content::Rows(_) => &["rows"],
+        }
+    }
+}
+
+/// The files one after another, each under a head line with its path.
+fn joined(files: &[File]) -> String {
+    let mut text = String::new();
+    for file in files {
+        text.push_str(&format!("===== FILE: {} =====\n", file.path));
+        text.push_str(&file.text);
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// The path of a folder or a file in `fixtures/`.
+fn find(
+    layout: &Layout,
+    file: &SourceFile,
+    name: &Spanned<String>,
+    is_kind: impl Fn(&Path) -> bool,
+    kind: &str,
+) -> Result<PathBuf> {
+    let fixtures = layout.fixtures();
+    let at = name.span().start;
+    let path = below(&fixtures, name.get_ref()).ok_or_else(|| {
+        let what = format!(
+            "the fixture `{}` leads out of {}/",
+            name.get_ref(),
+            shown(&fixtures)
+        );
+        file.error(at, what).hint(format!(
+            "put the {kind} into {}/ and give its name",
+            shown(&fixtures)
+        ))
+    })?;
+    if is_kind(&path) {
+        return Ok(path);
+    }
+    let known = names_in(&fixtures, |path| {
+        is_kind(path).then(|| Some(path.file_name()?.to_str()?.to_owned()))?
+    });
+    let what = format!("there is no fixture {kind} {}", shown(&path));
+    let known_are = format!("{kind}s in {}/", shown(&fixtures));
+    Err(file
+        .error(at, what)
+        .hint(choice(name.get_ref(), &known_are, &known)))
+}
+
+/// Reads the included files of a folder, sorted by path (bytewise).
+///
+/// Left out by default: hidden files and folders (a leading dot, so `.git`, too), and
+/// `__pycache__`. Links are followed to files inside the folder; any other link is an error.
+fn read_folder(
+    folder: &Path,
+    template: &SourceFile,
+    include: Option<&Spanned<Vec<Spanned<String>>>>,
+) -> Result<Vec<File>> {
+    let patterns = include
+        .map(|include| Patterns::new(template, include))
+        .transpose()?;
+    let mut used = vec![false; patterns.as_ref().map_or(0, |patterns| patterns.spans.len())];
+    let mut paths = Vec::new();
+    let is_kept = |entry: &DirEntry| entry.depth() == 0 || !is_left_out(entry);
+    // Through a link at the top, but not below it.
+    let root = folder
+        .canonicalize()
+        .map_err(|error| unreadable(folder, error))?;
+    for entry in WalkDir::new(&root).into_iter().filter_entry(is_kept) {
+        let entry = entry.map_err(|error| not_walked(folder, error))?;
+        if entry.file_type().is_dir() {
+            continue;
+        }
+        let below_root = entry.path().strip_prefix(&root).unwrap_or(entry.path());
+        let shown_path = folder.join(below_root);
+        let Some(path) = below_root.to_str() else {
+            return Err(
+                Error::usage(format!("{}: its name is not UTF-8", shown(&shown_path)))
+                    .hint("rename the file: its path is part of the prompt"),
+            );
+        };
+        if let Some(patterns) = &patterns {
+            let matching = patterns.set.matches(path);
+            matching.iter().for_each(|index| used[*index] = true);
+            // A link to a folder has to be looked at all the same: what is in it could match.
+            if matching.is_empty() && !entry.path().is_dir() {
+                continue;
+            }
+        }
+        check_kind(&root, &entry, &shown_path)?;
+        paths.push(path.to_owned());
+    }
+    if let (Some(patterns), Some(unused)) = (&patterns, used.iter().position(|used| !used)) {
+        return Err(patterns.matches_nothing(template, unused, folder));
+    }
+    paths.sort_unstable();
+    let read_one = |path: String| {
+        let shown_path = folder.join(&path);
+        let text = utf8(&shown_path, read(&shown_path)?)?;
+        Ok(File { path, text })
+    };
+    paths.into_iter().map(read_one).collect()
+}
+
+fn is_left_out(entry: &DirEntry) -> bool {
+    let name = entry.file_name().as_encoded_bytes();
+    name.starts_with(b".") || name == b"__pycache__"
+}
+
+/// Lets regular files pass, and links to such inside the folder.
+fn check_kind(root: &Path, entry: &DirEntry, shown_path: &Path) -> Result<()> {
+    let error = |what: &str| Err(Error::usage(format!("{}: {what}", shown(shown_path))));
+    let hint = "replace it by a file, or leave it out with `include`";
+    if entry.file_type().is_symlink() {
+        let target = entry.path().canonicalize();
+        let target = target.map_err(|error| unreadable(shown_path, error).hint(hint))?;
+        if !target.starts_with(root) {
+            return error("a link out of the fixture").map_err(|error: Error| error.hint(hint));
+        }
+        if !target.is_file() {
+            return error("a link to what is not a file").map_err(|error: Error| error.hint(hint));
+        }
+    } else if !entry.file_type().is_file() {
+        return error("not a file").map_err(|error: Error| error.hint(hint));
+    }
+    Ok(())
+}
+
+fn not_walked(folder: &Path, error: walkdir::Error) -> Error {
+    let path = error.path().unwrap_or(folder).to_owned();
+    match error.into_io_error() {
+        Some(error) => unreadable(&path, error),
+        None => Error::usage(format!("{}: cannot be read", shown(&path))),
+    }
+}
+
+/// The globs of `include`. `*` stays within a folder, `**` does not.
+struct Patterns {
+    set: GlobSet,
+    spans: Vec<Spanned<String>>,
+    list_start: usize,
+}
+
+impl Patterns {
+    fn new(template: &SourceFile, include: &Spanned<Vec<Spanned<String>>>) -> Result<Self> {
+        if include.get_ref().is_empty() {
+            return Err(template
+                .error(include.span().start, "`include` is empty")
+                .hint("leave it out for every file, or name some: include = [\"**/*.py\"]"));
+        }
+        let mut set = GlobSetBuilder::new();
+        let invalid = |pattern: &Spanned<String>, what: String| {
+            template
+                .error(pattern.span().start, format!("bad glob `{}`: {what}", pattern.get_ref()))
+                .hint("globs are relative to the fixture's folder, as in \"**/*.py\" or \"docs/{a,b}.md\"")
+        };
+        for pattern in include.get_ref() {
+            if below(Path::new(""), pattern.get_ref()).is_none() {
+                return Err(invalid(pattern, "it leads out of the fixture".into()));
+            }
+            let glob = GlobBuilder::new(pattern.get_ref())
+                .literal_separator(true)
+                .build()
+                .map_err(|error| invalid(pattern, error.kind().to_string()))?;
+            set.add(glob);
+        }
+        let start = include.span().start;
+        let set = set.build().map_err(|error| {
+            template.error(start, format!("the globs cannot be used together: {error}"))
+        })?;
+        Ok(Self {
+            set,
+            spans: include.get_ref().clone(),
+            list_start: start,
+        })
+    }
+
+    fn matches_nothing(&self, template: &SourceFile, index: usize, folder: &Path) -> Error {
+        let pattern = self.spans.get(index);
+        let at = pattern.map_or(self.list_start, |pattern| pattern.span().start);
+        let text = pattern.map_or("", |pattern| pattern.get_ref());
+        template
+            .error(at, format!("`{text}` matches no file in {}/", shown(folder)))
+            .hint("`*` stays within a folder, `**/` goes through folders; hidden files and __pycache__ are left out")
+    }
+}

@@ -10,11 +10,14 @@
 //! ```
 
 mod expression;
+mod fixture;
 mod graph;
 mod includes;
 mod manifest;
 mod place;
+mod render;
 mod rows;
+mod scope;
 mod split;
 mod template;
 
@@ -23,6 +26,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use expression::Resolver;
+pub use fixture::FixtureSize;
 
 /// One expanded instance of a template: a DAG of steps, in an order in which each step comes after
 /// those that it needs.
