@@ -1,1 +1,251 @@
-//! stub
+//! Template × fixture → flows, through the cache.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Layout;
+use crate::error::{Error, Exit, Result};
+
+use super::Flow;
+use super::cache::{self, CacheState, Key, MissReason, Writer};
+use super::fixture::{Fixture, FixtureSize};
+use super::lock::{FolderLock, OnWait};
+use super::place::create_folder;
+use super::render::Renderer;
+use super::share::{self, PrefixShare};
+use super::template::Template;
+
+/// What is to be expanded.
+#[derive(Clone, Copy)]
+pub struct ExpandRequest<'a> {
+    /// Where templates, fixtures and flows are.
+    pub layout: &'a Layout,
+    /// A name in `templates/`, or a path.
+    pub template: &'a str,
+    /// How many flows, at least 1.
+    pub num_flows: usize,
+    /// Whether flows that are there already may be used.
+    pub use_cache: bool,
+    /// Whether the flows are wanted in memory, and not just on the disk.
+    pub load: bool,
+    /// Told while another run has the folder.
+    pub on_wait: OnWait<'a>,
+}
+
+/// An expansion that is on the disk (or, after [`check`], may be).
+#[derive(Debug)]
+pub struct Expansion {
+    /// The template's name.
+    pub template: String,
+    /// The template's file.
+    pub template_file: PathBuf,
+    /// What the template says of itself.
+    pub description: Option<String>,
+    /// How many flows there are.
+    pub num_flows: usize,
+    /// How many steps each flow has.
+    pub num_steps: usize,
+    /// How many rows the suite has; flow *i* takes row (*i* − 1) mod rows.
+    pub num_rows: usize,
+    /// SHA-256 over the template, its suite, and the files that it includes.
+    pub template_hash: String,
+    /// SHA-256 over the fixture's included files.
+    pub fixture_hash: String,
+    /// How large the fixture is, as far as it is included.
+    pub fixture: FixtureSize,
+    /// Whether the flows on the disk could be used.
+    pub state: CacheState,
+    /// The flows, if they were to be loaded; flows with the same system message share it.
+    pub flows: Vec<Flow>,
+    sources: Sources,
+}
+
+impl Expansion {
+    /// What the `[PROGRESS]` line says, without that mark.
+    pub fn progress_line(&self) -> String {
+        match &self.state {
+            CacheState::Hit => format!(
+                "Using cached expanded flows (fixture_hash={:.8}..., template_hash={:.8}...)",
+                self.fixture_hash, self.template_hash
+            ),
+            CacheState::Miss(reason) => {
+                format!("Regenerating expanded flows (cache miss: {reason})")
+            }
+        }
+    }
+
+    /// How much of the prompts is shared as a prefix; renders every flow once more.
+    ///
+    /// # Errors
+    ///
+    /// A template that does not render (only possible after [`check`]).
+    pub fn share(&self) -> Result<PrefixShare> {
+        let mut renderer = Renderer::new(&self.sources.template, &self.sources.fixture)?;
+        share::measure(&mut renderer, self.num_flows)
+    }
+}
+
+/// Expands a template into `flows/`, or finds that this has been done.
+///
+/// # Errors
+///
+/// Usage (exit code 2): the template, its suite or its fixture is wrong. Output (110): `flows/`
+/// cannot be written, though it has to be. Nothing about the cache is an error.
+pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
+    let sources = Sources::load(request)?;
+    let folder = request.layout.flows();
+    create_folder(&folder)?;
+    let _lock = FolderLock::exclusive(&folder, request.on_wait)?;
+
+    let mut loader = Loader::new(request.load);
+    let key = sources.key(request.num_flows);
+    let mut state = CacheState::Miss(MissReason::Disabled);
+    if request.use_cache {
+        let name = &sources.template.name;
+        state = cache::verify(&folder, key, |number, bytes| {
+            loader.take(name, number, bytes)
+        });
+    }
+    match state {
+        // The flows are right with or without strays beside them, in a folder that cannot be
+        // written, too.
+        CacheState::Hit => drop(cache::remove_strays(&folder, request.num_flows)),
+        CacheState::Miss(_) => {
+            loader = Loader::new(request.load);
+            let mut renderer = Renderer::new(&sources.template, &sources.fixture)?;
+            let writer = Writer::begin(&folder)?;
+            let mut files = Vec::with_capacity(request.num_flows.min(1 << 20));
+            let mut bytes = Vec::new();
+            for number in 1..=request.num_flows {
+                let flow = renderer.flow(number)?;
+                serialise(&flow, &mut bytes)?;
+                files.push(writer.flow(number, &bytes)?);
+                loader.keep(flow);
+            }
+            writer.finish(key, files)?;
+        }
+    }
+    Ok(sources.into_expansion(request, state, loader.flows))
+}
+
+/// Finds out whether the flows in `flows/` are those asked for; writes nothing, and loads none.
+///
+/// # Errors
+///
+/// Usage (exit code 2): the template, its suite or its fixture is wrong.
+pub fn check(request: &ExpandRequest) -> Result<Expansion> {
+    let sources = Sources::load(request)?;
+    let folder = request.layout.flows();
+    let _lock = FolderLock::shared(&folder, request.on_wait)?;
+    let name = &sources.template.name;
+    let mut loader = Loader::new(false);
+    let key = sources.key(request.num_flows);
+    let state = cache::verify(&folder, key, |number, bytes| {
+        loader.take(name, number, bytes)
+    });
+    Ok(sources.into_expansion(request, state, Vec::new()))
+}
+
+/// What an expansion is made from.
+#[derive(Debug)]
+struct Sources {
+    template: Template,
+    fixture: Fixture,
+}
+
+impl Sources {
+    fn load(request: &ExpandRequest) -> Result<Self> {
+        if request.num_flows == 0 {
+            return Err(Error::usage("there has to be at least one flow")
+                .hint("set NUM_FLOWS to a whole number of at least 1"));
+        }
+        let template = Template::load(request.layout, request.template)?;
+        let keys = template.fixture.as_ref();
+        let fixture = Fixture::load(request.layout, &template.file, keys)?;
+        Ok(Self { template, fixture })
+    }
+
+    fn key(&self, num_flows: usize) -> Key<'_> {
+        Key {
+            fixture_hash: &self.fixture.hash,
+            template_hash: &self.template.hash,
+            num_flows,
+        }
+    }
+
+    fn into_expansion(
+        self,
+        request: &ExpandRequest,
+        state: CacheState,
+        flows: Vec<Flow>,
+    ) -> Expansion {
+        Expansion {
+            template: self.template.name.clone(),
+            template_file: self.template.file.path().to_owned(),
+            description: self.template.description.clone(),
+            num_flows: request.num_flows,
+            num_steps: self.template.steps.len(),
+            num_rows: self.template.rows.len(),
+            template_hash: self.template.hash.clone(),
+            fixture_hash: self.fixture.hash.clone(),
+            fixture: self.fixture.size,
+            state,
+            flows,
+            sources: self,
+        }
+    }
+}
+
+/// The bytes of a flow's file: JSON, indented since people look at it.
+fn serialise(flow: &Flow, bytes: &mut Vec<u8>) -> Result<()> {
+    bytes.clear();
+    serde_json::to_writer_pretty(&mut *bytes, flow).map_err(|error| {
+        Error::new(Exit::Output, format!("failed to write flow {}", flow.flow)).caused_by(error)
+    })?;
+    bytes.push(b'\n');
+    Ok(())
+}
+
+/// Keeps flows in memory, each distinct system message once, if they are wanted there.
+struct Loader {
+    wanted: bool,
+    flows: Vec<Flow>,
+    systems: HashSet<Arc<str>>,
+}
+
+impl Loader {
+    fn new(wanted: bool) -> Self {
+        Self {
+            wanted,
+            flows: Vec::new(),
+            systems: HashSet::new(),
+        }
+    }
+
+    /// Reads a file that has its digest; `None` if it is no such flow all the same (someone made
+    /// the digests fit).
+    fn take(&mut self, template: &str, number: usize, bytes: &[u8]) -> Option<()> {
+        if self.wanted {
+            let flow: Flow = serde_json::from_slice(bytes).ok()?;
+            if flow.flow != number || flow.template != template {
+                return None;
+            }
+            self.keep(flow);
+        }
+        Some(())
+    }
+
+    fn keep(&mut self, mut flow: Flow) {
+        if !self.wanted {
+            return;
+        }
+        if let Some(system) = &mut flow.system {
+            match self.systems.get(system) {
+                Some(known) => *system = Arc::clone(known),
+                None => drop(self.systems.insert(Arc::clone(system))),
+            }
+        }
+        self.flows.push(flow);
+    }
+}

@@ -9,15 +9,19 @@
 //!    └─ render, scope ─► Flow ─► cache (digests, atomic writes), lock ─► flows/_expanded_NNNNN.json
 //! ```
 
+mod cache;
+mod expand;
 mod expression;
 mod fixture;
 mod graph;
 mod includes;
+mod lock;
 mod manifest;
 mod place;
 mod render;
 mod rows;
 mod scope;
+mod share;
 mod split;
 mod template;
 
@@ -25,8 +29,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use cache::{CacheState, MissReason};
+pub use expand::{ExpandRequest, Expansion, check, expand};
 pub use expression::Resolver;
 pub use fixture::FixtureSize;
+pub use lock::OnWait;
+pub use share::{PrefixShare, StepShare};
 
 /// One expanded instance of a template: a DAG of steps, in an order in which each step comes after
 /// those that it needs.
