@@ -114,3 +114,6 @@ impl Part {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
