@@ -13,11 +13,11 @@ const FILE: &str = ".lock";
 /// How often a lock that another run holds is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// How often the user hears that the wait goes on.
-const NOTICE: Duration = Duration::from_secs(1);
+/// How often the caller hears that the wait goes on.
+const NOTICE: Duration = Duration::from_millis(100);
 
-/// Told once a second, with the time waited so far, while another run holds the lock; an error
-/// from it ends the wait.
+/// Told ten times a second, with the time waited so far, while another run holds the lock, so that
+/// the user can be told (a wait of a second is worth a line) and can end it: by an error from here.
 pub type OnWait<'a> = &'a dyn Fn(Duration) -> Result<()>;
 
 /// Held until it is dropped.

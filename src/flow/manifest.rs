@@ -228,12 +228,20 @@ fn in_words(message: &str) -> String {
         _ if expected.starts_with("struct ") => "a table",
         other => other,
     };
+    let found = found.replace(" map", " table");
     format!("{found}, expected {expected}")
 }
 
 /// The key whose value begins at `at`, and what it takes.
 fn key_at(text: &str, at: usize) -> Option<(&str, &'static str)> {
-    let before = text.get(..at)?;
+    let (before, value) = text.split_at_checked(at)?;
+    // A table where there should be a list of tables, or none: its head is the key.
+    let head = value
+        .strip_prefix('[')
+        .and_then(|head| head.split(']').next());
+    if let Some((key, hint)) = head.and_then(|key| Some((key, expected(key)?))) {
+        return Some((key, hint));
+    }
     let line_start = before.rfind('\n').map_or(0, |line| line + 1);
     // `key = value`, `table = { key = value`, `key = [value`: the nearest key that is known.
     before[line_start..]

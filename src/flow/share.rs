@@ -52,72 +52,97 @@ pub struct StepShare {
     pub common_bytes_reordered: u64,
 }
 
-/// Renders each flow and measures it against the first one. Linear in the length of the text; keeps
-/// one number a request.
+/// Renders each flow and measures it. Linear in the length of the text.
 pub(super) fn measure(renderer: &mut Renderer, num_flows: usize) -> Result<PrefixShare> {
     let (system_constant, prompt_constants) = renderer.constant_bytes()?;
     let first = renderer.flow(1)?;
-    let first_requests = requests(&first);
-    let length = |request: &Request| request.iter().map(Piece::len).sum::<u64>();
-
-    let mut steps: Vec<StepShare> = Vec::with_capacity(first.steps.len());
-    for (index, step) in first.steps.iter().enumerate() {
-        let reordered = match parent(&first, step) {
-            Some(parent) => steps[parent].common_bytes_reordered,
-            None => (system_constant + prompt_constants[index]) as u64,
-        };
-        steps.push(StepShare {
-            id: step.id.clone(),
-            prompt_bytes: 0,
-            common_bytes: u64::MAX,
-            common_bytes_reordered: reordered,
+    let mut tally = Tally::new(&first);
+    for number in 1..=num_flows {
+        tally.add(&renderer.flow(number)?);
+    }
+    let mut reordered: Vec<u64> = Vec::with_capacity(first.steps.len());
+    for (step, prompt_constant) in first.steps.iter().zip(prompt_constants) {
+        reordered.push(match parent(&first, step) {
+            Some(parent) => reordered[parent],
+            None => (system_constant + prompt_constant) as u64,
         });
     }
-    let mut all_steps_bytes = u64::MAX;
-    // What each request has in common with an earlier one of its flow, flow after flow.
-    let mut own = Vec::with_capacity(num_flows * steps.len());
-    for number in 1..=num_flows {
-        let flow = renderer.flow(number)?;
-        let requests = requests(&flow);
-        for (index, request) in requests.iter().enumerate() {
-            let step = &mut steps[index];
-            step.prompt_bytes += length(request);
-            let common = common(request, &first_requests[index], Holes::Differ);
-            step.common_bytes = step.common_bytes.min(common);
-            let common = self::common(request, &first_requests[0], Holes::Differ);
-            all_steps_bytes = all_steps_bytes.min(common);
-            let earlier = requests[..index].iter();
-            own.push(
-                earlier
-                    .map(|earlier| self::common(request, earlier, Holes::Same))
-                    .max()
-                    .unwrap_or(0),
-            );
+    Ok(tally.finish(&reordered))
+}
+
+/// What was seen of the flows so far: per step a few numbers, and one number a request.
+struct Tally<'a> {
+    first: &'a Flow,
+    first_requests: Vec<Request<'a>>,
+    flows: usize,
+    prompt_bytes: Vec<u64>,
+    common_bytes: Vec<u64>,
+    all_steps_bytes: u64,
+    /// What each request has in common with an earlier one of its flow, flow after flow.
+    own_bytes: Vec<u64>,
+}
+
+impl<'a> Tally<'a> {
+    fn new(first: &'a Flow) -> Self {
+        Self {
+            first,
+            first_requests: requests(first),
+            flows: 0,
+            prompt_bytes: vec![0; first.steps.len()],
+            // Of no flows at all; each one can only make it less.
+            common_bytes: vec![u64::MAX; first.steps.len()],
+            all_steps_bytes: u64::MAX,
+            own_bytes: Vec::new(),
         }
     }
-    for step in &mut steps {
-        // The order as written may do better, where parts that differ begin alike.
-        step.common_bytes_reordered = step.common_bytes_reordered.max(step.common_bytes);
+
+    fn add(&mut self, flow: &Flow) {
+        let requests = requests(flow);
+        for (index, request) in requests.iter().enumerate() {
+            self.prompt_bytes[index] += request.iter().map(Piece::len).sum::<u64>();
+            let with_first = common(request, &self.first_requests[index], Holes::Differ);
+            self.common_bytes[index] = self.common_bytes[index].min(with_first);
+            let with_any = common(request, &self.first_requests[0], Holes::Differ);
+            self.all_steps_bytes = self.all_steps_bytes.min(with_any);
+            let earlier = requests[..index].iter();
+            let with_earlier = earlier.map(|earlier| common(request, earlier, Holes::Same));
+            self.own_bytes.push(with_earlier.max().unwrap_or(0));
+        }
+        self.flows += 1;
     }
-    let reusable = |common: &dyn Fn(&StepShare) -> u64| -> u64 {
-        let of_request = |(index, own): (usize, &u64)| {
-            let of_step = if index < steps.len() {
-                0
-            } else {
-                common(&steps[index % steps.len()])
-            };
-            of_step.max(*own)
-        };
-        own.iter().enumerate().map(of_request).sum()
-    };
-    Ok(PrefixShare {
-        flows: num_flows,
-        prompt_bytes: steps.iter().map(|step| step.prompt_bytes).sum(),
-        all_steps_bytes,
-        reusable_bytes: reusable(&|step| step.common_bytes),
-        reusable_bytes_reordered: reusable(&|step| step.common_bytes_reordered),
-        steps,
-    })
+
+    /// `reordered`: what each step's flows could have in common, in bytes.
+    fn finish(self, reordered: &[u64]) -> PrefixShare {
+        let steps: Vec<StepShare> = (0..self.first.steps.len())
+            .map(|index| StepShare {
+                id: self.first.steps[index].id.clone(),
+                prompt_bytes: self.prompt_bytes[index],
+                common_bytes: self.common_bytes[index],
+                // The order as written may do better, where parts that differ begin alike.
+                common_bytes_reordered: self.common_bytes[index].max(reordered[index]),
+            })
+            .collect();
+        PrefixShare {
+            flows: self.flows,
+            prompt_bytes: self.prompt_bytes.iter().sum(),
+            all_steps_bytes: self.all_steps_bytes,
+            reusable_bytes: self.reusable(&steps, |step| step.common_bytes),
+            reusable_bytes_reordered: self.reusable(&steps, |step| step.common_bytes_reordered),
+            steps,
+        }
+    }
+
+    fn reusable(&self, steps: &[StepShare], common: impl Fn(&StepShare) -> u64) -> u64 {
+        let mut bytes = 0;
+        for (flow, own) in self.own_bytes.chunks(steps.len()).enumerate() {
+            for (step, own) in steps.iter().zip(own) {
+                // The first flow comes before there is anything to share with another.
+                let with_flows = if flow == 0 { 0 } else { common(step) };
+                bytes += with_flows.max(*own);
+            }
+        }
+        bytes
+    }
 }
 
 /// A request's text, and what stands between.

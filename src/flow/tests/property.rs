@@ -75,7 +75,7 @@ fn expanded(number: usize) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// The cache is used if and only if nothing that counts has changed, and whatever has, the
     /// folder then holds what a fresh expansion does.
@@ -116,7 +116,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Whatever rows and fixtures hold is data, and comes out as it went in.
     #[test]

@@ -196,7 +196,8 @@ fn types_and_ranges() {
     "#);
     insta::assert_snapshot!(of_steps("[step]\nid = \"a\"\nprompt = \"p\"\n"), @"
     exit code 2
-    error: templates/t.toml:4:1: invalid type: map, expected a list
+    error: templates/t.toml:4:1: invalid type: table, expected a list
+    hint: `step` is a table for each step, headed [[step]]
     ");
     insta::assert_snapshot!(replaced("schema = 1", "schema = \"1\""), @r#"
     exit code 2
