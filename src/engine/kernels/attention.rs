@@ -100,18 +100,19 @@ pub(crate) struct Query {
 
 /// The running softmax of a query between calls.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
 pub(crate) struct Running {
+    /// The sum of `e^(score − max)` so far, lane by lane: added up once, at the end.
+    pub(crate) sums: [f32; LANES],
     /// The largest score so far.
     pub(crate) max: f32,
-    /// The sum of `e^(score − max)` so far.
-    pub(crate) sum: f32,
 }
 
 impl Default for Running {
     fn default() -> Self {
         Self {
+            sums: [0.0; LANES],
             max: f32::NEG_INFINITY,
-            sum: 0.0,
         }
     }
 }
@@ -246,7 +247,7 @@ unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
 }
 
 /// Turns a block's scores into `e^(score − max)`, zero beyond the `seen` first ones, and brings the
-/// query's running maximum, sum and output up to date.
+/// query's running maximum, sums and output up to date.
 #[inline(always)]
 unsafe fn soften<S: Simd>(call: &Call<'_>, query: &Query, seen: usize, scores: &mut [f32; SPAN]) {
     // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
@@ -256,42 +257,51 @@ unsafe fn soften<S: Simd>(call: &Call<'_>, query: &Query, seen: usize, scores: &
             return;
         }
         let running = &mut *call.state.add(query.state);
-        let mut largest = S::splat(f32::NEG_INFINITY);
-        let mut block = [largest; SPAN_PAGES];
+        let mut block = [S::splat(f32::NEG_INFINITY); SPAN_PAGES];
         for v in 0..SPAN_PAGES {
-            let score = S::mul(
-                S::load(scores.as_ptr().add(v * LANES)),
-                S::splat(call.scale),
-            );
-            block[v] = S::first(score, seen.saturating_sub(v * LANES), f32::NEG_INFINITY);
+            block[v] = S::load(scores.as_ptr().add(v * LANES));
+        }
+        if seen < SPAN {
+            for v in 0..SPAN_PAGES {
+                let inside = seen.saturating_sub(v * LANES);
+                block[v] = S::first(block[v], inside, f32::NEG_INFINITY);
+            }
+        }
+        let mut largest = block[0];
+        for v in 1..SPAN_PAGES {
             largest = S::max(largest, block[v]);
         }
-        let max = running.max.max(S::reduce_max(largest));
-        let mut sum = S::splat(0.0);
+        // Rounding keeps the order: the largest product is the product of the largest.
+        let max = running.max.max(S::reduce_max(largest) * call.scale);
+        let (scale, minus_max) = (S::splat(call.scale), S::splat(-max));
+        let mut sums = S::splat(0.0);
         for v in 0..SPAN_PAGES {
-            let power = S::exp(S::sub(block[v], S::splat(max)));
-            let power = S::first(power, seen.saturating_sub(v * LANES), 0.0);
-            sum = S::add(sum, power);
+            let mut power = S::exp(S::mul_add(block[v], scale, minus_max));
+            if seen < SPAN {
+                power = S::first(power, seen.saturating_sub(v * LANES), 0.0);
+            }
+            sums = S::add(sums, power);
             S::store(scores.as_mut_ptr().add(v * LANES), power);
         }
-        let sum = S::reduce_add(sum);
-        let output = call.output.add(query.at);
-        if running.max == f32::NEG_INFINITY {
-            *running = Running { max, sum };
-            output.write_bytes(0, call.layer.shape.head_size);
-        } else if max > running.max {
-            let mut lanes = [0.0; LANES];
-            S::store(lanes.as_mut_ptr(), S::exp(S::splat(running.max - max)));
-            let decay = lanes[0];
-            running.sum = running.sum.mul_add(decay, sum);
-            running.max = max;
-            for d in 0..call.layer.shape.head_size {
-                *output.add(d) *= decay;
+        if max > running.max {
+            let output = call.output.add(query.at);
+            let size = call.layer.shape.head_size;
+            if running.max == f32::NEG_INFINITY {
+                output.write_bytes(0, size);
+            } else {
+                let decay = S::exp(S::splat(running.max - max));
+                sums = S::mul_add(S::load(running.sums.as_ptr()), decay, sums);
+                for d in (0..size).step_by(LANES) {
+                    let decayed = S::mul(load_within::<S>(output, d, size), decay);
+                    store_within::<S>(output, d, size, decayed);
+                }
             }
+            running.max = max;
         } else {
             // The decay would be e^0, which is exactly 1.
-            running.sum += sum;
+            sums = S::add(S::load(running.sums.as_ptr()), sums);
         }
+        S::store(running.sums.as_mut_ptr(), sums);
     }
 }
 
@@ -396,7 +406,8 @@ pub(super) unsafe fn finish<S: Simd>(call: &Call<'_>) {
     for query in call.queries {
         // SAFETY: as this function's.
         unsafe {
-            let inverse = S::splat(1.0 / (*call.state.add(query.state)).sum);
+            let sums = S::load((*call.state.add(query.state)).sums.as_ptr());
+            let inverse = S::splat(1.0 / S::reduce_add(sums));
             let output = call.output.add(query.at);
             for d in (0..size).step_by(LANES) {
                 let x = S::mul(load_within::<S>(output, d, size), inverse);

@@ -424,7 +424,7 @@ fn attended(context: &Context, kv_head: usize, query: &[f32], position: usize) -
     } = context.layer.shape();
     let scale = 1.0 / (head_size as f32).sqrt();
     let at = |token: usize| (token * kv_heads + kv_head) * head_size;
-    let (mut max, mut sum) = (f32::NEG_INFINITY, 0f32);
+    let (mut max, mut sums) = (f32::NEG_INFINITY, [0f32; 16]);
     let mut output = vec![0f32; head_size];
     for first in (0..=position).step_by(SPAN) {
         let seen = first..(first + SPAN).min(position + 1);
@@ -432,21 +432,28 @@ fn attended(context: &Context, kv_head: usize, query: &[f32], position: usize) -
             .clone()
             .map(|token| {
                 let key = &context.keys[at(token)..][..head_size];
-                let dot = query
-                    .iter()
-                    .zip(key)
-                    .fold(0f32, |sum, (q, k)| q.mul_add(*k, sum));
-                dot * scale
+                let pairs = query.iter().zip(key);
+                pairs.fold(0f32, |sum, (q, k)| q.mul_add(*k, sum))
             })
             .collect();
-        let larger = scores.iter().copied().fold(max, f32::max);
-        let powers: Vec<f32> = scores.iter().map(|score| exp(score - larger)).collect();
+        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let larger = max.max(largest * scale);
+        let powers: Vec<f32> = scores
+            .iter()
+            .map(|score| exp(score.mul_add(scale, -larger)))
+            .collect();
         let decay = if max == f32::NEG_INFINITY {
             0.0
         } else {
             exp(max - larger)
         };
-        sum = sum.mul_add(decay, lane_sum(&powers, |x, sum| x + sum));
+        let mut block = [0f32; 16];
+        for (token, power) in powers.iter().enumerate() {
+            block[token % 16] += power;
+        }
+        for (sum, block) in sums.iter_mut().zip(block) {
+            *sum = sum.mul_add(decay, block);
+        }
         max = larger;
         for (d, output) in output.iter_mut().enumerate() {
             *output *= decay;
@@ -455,6 +462,7 @@ fn attended(context: &Context, kv_head: usize, query: &[f32], position: usize) -
             }
         }
     }
+    let sum = lane_sum(&sums, |x, sum| x + sum);
     output.iter().map(|x| x * (1.0 / sum) + 0.0).collect()
 }
 
