@@ -405,7 +405,7 @@ mod tests {
     }
 
     fn complaint(folder: &Path) -> String {
-        let error = crate::engine::model::load(folder, Backend::Auto, &Device::Cpu).err();
+        let error = crate::engine::model::load(folder, Backend::Candle, &Device::Cpu).err();
         let error = error.expect("an error");
         assert_eq!(error.exit(), Exit::Preflight, "{}", error.chain());
         error.report()

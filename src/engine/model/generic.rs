@@ -509,9 +509,8 @@ mod tests {
     fn a_plain_llama_does_not_come_here() {
         let folder = tempfile::tempdir().unwrap();
         let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
-        let loaded =
-            super::super::load(&path, crate::config::Backend::Generic, &Device::Cpu).unwrap();
-        assert_eq!(loaded.model.backend(), "candle");
+        let loaded = super::super::load(&path, crate::config::Backend::Auto, &Device::Cpu).unwrap();
+        assert_eq!(loaded.model.backend(), "native");
         assert_eq!(loaded.name.as_deref(), Some("tiny"));
     }
 }

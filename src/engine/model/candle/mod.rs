@@ -47,6 +47,33 @@ pub(super) fn supports(file: &GgufFile) -> Result<bool> {
         && file.count("expert_count")?.unwrap_or(0) == 0)
 }
 
+/// The sizes of a GGUF file's model of the Llama family, once it is sure that the file holds such a
+/// model and nothing else.
+///
+/// # Errors
+/// Exit code 3: sizes that do not fit, or tensors that no such model has.
+pub(super) fn checked_spec(file: &GgufFile) -> Result<ModelSpec> {
+    let spec = file.spec()?;
+    if spec.rope_dimensions != spec.head_size && spec.architecture != "llama" {
+        return Err(file.wrong(
+            &format!("{}.rope.dimension_count", spec.architecture),
+            &format!(
+                "is {}, not the head size {}, which is not supported",
+                spec.rope_dimensions, spec.head_size
+            ),
+        ));
+    }
+    let value_length = file.count("attention.value_length")?;
+    if value_length.is_some_and(|length| length != spec.head_size) {
+        return Err(file.wrong(
+            &format!("{}.attention.value_length", spec.architecture),
+            "is not the key length, which is not supported",
+        ));
+    }
+    check_names(file, &spec, file.tensor_names())?;
+    Ok(spec)
+}
+
 /// A Llama-family model on one device.
 pub(super) struct CandleModel {
     spec: ModelSpec,
@@ -80,28 +107,11 @@ impl CandleModel {
         format: WeightFormat,
         device: &Device,
     ) -> Result<Self> {
-        let spec = file.spec()?;
-        if spec.rope_dimensions != spec.head_size && spec.architecture != "llama" {
-            return Err(file.wrong(
-                &format!("{}.rope.dimension_count", spec.architecture),
-                &format!(
-                    "is {}, not the head size {}, which is not supported",
-                    spec.rope_dimensions, spec.head_size
-                ),
-            ));
-        }
-        let value_length = file.count("attention.value_length")?;
-        if value_length.is_some_and(|length| length != spec.head_size) {
-            return Err(file.wrong(
-                &format!("{}.attention.value_length", spec.architecture),
-                "is not the key length, which is not supported",
-            ));
-        }
+        let spec = checked_spec(file)?;
         let weights = match format {
             WeightFormat::Dense(dtype) => format!("{} as {}", file.weight_type(), dtype.as_str()),
             WeightFormat::Quantized => file.weight_type(),
         };
-        check_names(file, &spec, file.tensor_names())?;
         Self::load(file, spec, weights, format, device)
     }
 

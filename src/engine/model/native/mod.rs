@@ -10,6 +10,7 @@
 mod attention;
 mod weights;
 
+use super::candle::checked_spec;
 use super::candle::rope::frequencies;
 use super::candle::weights::Weights;
 use super::{Chunk, Model, ModelSpec, Slot, check_chunk};
@@ -89,7 +90,8 @@ impl NativeModel {
     /// # Errors
     /// Exit code 3 where a tensor is missing, of another shape, or of a type without a kernel.
     pub(super) fn from_gguf(file: &GgufFile) -> Result<Self> {
-        Self::load(file, file.spec()?, file.weight_type(), cpu_threads())
+        let spec = checked_spec(file)?;
+        Self::load(file, spec, file.weight_type(), cpu_threads())
     }
 
     /// Loads a folder's model.

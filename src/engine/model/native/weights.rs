@@ -36,6 +36,29 @@ pub(super) struct Layer {
     pub(super) down: Linear,
 }
 
+impl Layer {
+    /// What an architecture cannot do without: a file that lacks it holds another model.
+    fn check(&self, architecture: &str, index: usize) -> Result<()> {
+        let biases = [&self.query, &self.key, &self.value].map(|linear| linear.bias.is_some());
+        if biases[0] != biases[1] || biases[0] != biases[2] {
+            return Err(Error::preflight(format!(
+                "only some of attn_q, attn_k, attn_v in block {index} have a bias"
+            )));
+        }
+        if architecture == "qwen2" && !biases[0] {
+            return Err(Error::preflight(format!(
+                "tensor `blk.{index}.attn_q.bias` is missing"
+            )));
+        }
+        if architecture == "qwen3" && (self.query_norm.is_none() || self.key_norm.is_none()) {
+            return Err(Error::preflight(format!(
+                "tensor `blk.{index}.attn_q_norm.weight` or `attn_k_norm.weight` is missing"
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// A matrix, and a bias where there is one.
 pub(super) struct Linear {
     pub(super) matrix: PackedMatrix,
@@ -67,9 +90,9 @@ impl NativeWeights {
         let queries = spec.heads * spec.head_size;
         let keys = spec.kv_heads * spec.head_size;
         let layers = (0..spec.layers)
-            .map(|layer| {
-                let name = |part: &str| format!("blk.{layer}.{part}");
-                Ok(Layer {
+            .map(|index| {
+                let name = |part: &str| format!("blk.{index}.{part}");
+                let layer = Layer {
                     attention_norm: loader.vector(&name("attn_norm.weight"), hidden)?,
                     query: loader.rotated(&name("attn_q"), (queries, hidden), spec.heads)?,
                     key: loader.rotated(&name("attn_k"), (keys, hidden), spec.kv_heads)?,
@@ -81,7 +104,9 @@ impl NativeWeights {
                     gate: loader.linear(&name("ffn_gate"), (spec.intermediate, hidden))?,
                     up: loader.linear(&name("ffn_up"), (spec.intermediate, hidden))?,
                     down: loader.linear(&name("ffn_down"), (hidden, spec.intermediate))?,
-                })
+                };
+                layer.check(&spec.architecture, index)?;
+                Ok(layer)
             })
             .collect::<Result<_>>()?;
         let shape = (spec.vocabulary, hidden);
