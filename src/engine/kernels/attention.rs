@@ -189,8 +189,14 @@ unsafe fn tile<S: Simd, const Q: usize, const V: usize>(call: &Call<'_>, queries
         // SAFETY: as [`attend`]'s; only pages below `first + most` are read.
         unsafe {
             self::scores::<S, Q, V>(call, queries, first, most, &mut scores);
+            // All maxima before all powers: each is a chain of operations that wait for one another,
+            // and chains side by side hide that.
+            let mut largest = [f32::NEG_INFINITY; Q];
             for q in 0..Q {
-                soften::<S>(call, &queries[q], seen[q], &mut scores[q]);
+                largest[q] = largest_score::<S>(&mut scores[q], seen[q]);
+            }
+            for q in 0..Q {
+                soften::<S>(call, &queries[q], seen[q], largest[q], &mut scores[q]);
             }
             accumulate::<S, Q, V>(call, queries, first, most, &scores);
         }
@@ -246,10 +252,42 @@ unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
     }
 }
 
+/// The largest of a block's first `seen` scores; the others become −∞.
+#[inline(always)]
+unsafe fn largest_score<S: Simd>(scores: &mut [f32; SPAN], seen: usize) -> f32 {
+    // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
+    unsafe {
+        let mut block = [S::splat(f32::NEG_INFINITY); SPAN_PAGES];
+        for v in 0..SPAN_PAGES {
+            let score = scores.as_mut_ptr().add(v * LANES);
+            block[v] = S::load(score);
+            if seen < SPAN {
+                let inside = seen.saturating_sub(v * LANES);
+                block[v] = S::first(block[v], inside, f32::NEG_INFINITY);
+                S::store(score, block[v]);
+            }
+        }
+        let mut step = SPAN_PAGES / 2;
+        while step > 0 {
+            for v in 0..step {
+                block[v] = S::max(block[v], block[v + step]);
+            }
+            step /= 2;
+        }
+        S::reduce_max(block[0])
+    }
+}
+
 /// Turns a block's scores into `e^(score − max)`, zero beyond the `seen` first ones, and brings the
 /// query's running maximum, sums and output up to date.
 #[inline(always)]
-unsafe fn soften<S: Simd>(call: &Call<'_>, query: &Query, seen: usize, scores: &mut [f32; SPAN]) {
+unsafe fn soften<S: Simd>(
+    call: &Call<'_>,
+    query: &Query,
+    seen: usize,
+    largest: f32,
+    scores: &mut [f32; SPAN],
+) {
     // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
     unsafe {
         if seen == 0 {
@@ -257,22 +295,12 @@ unsafe fn soften<S: Simd>(call: &Call<'_>, query: &Query, seen: usize, scores: &
             return;
         }
         let running = &mut *call.state.add(query.state);
-        let mut block = [S::splat(f32::NEG_INFINITY); SPAN_PAGES];
+        let mut block = [S::splat(0.0); SPAN_PAGES];
         for v in 0..SPAN_PAGES {
             block[v] = S::load(scores.as_ptr().add(v * LANES));
         }
-        if seen < SPAN {
-            for v in 0..SPAN_PAGES {
-                let inside = seen.saturating_sub(v * LANES);
-                block[v] = S::first(block[v], inside, f32::NEG_INFINITY);
-            }
-        }
-        let mut largest = block[0];
-        for v in 1..SPAN_PAGES {
-            largest = S::max(largest, block[v]);
-        }
         // Rounding keeps the order: the largest product is the product of the largest.
-        let max = running.max.max(S::reduce_max(largest) * call.scale);
+        let max = running.max.max(largest * call.scale);
         let (scale, minus_max) = (S::splat(call.scale), S::splat(-max));
         let mut sums = S::splat(0.0);
         for v in 0..SPAN_PAGES {
