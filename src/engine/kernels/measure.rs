@@ -142,8 +142,9 @@ fn measure_products() {
                 let start = Instant::now();
                 while start.elapsed().as_millis() < 60 || times.len() < 20 {
                     let (weights, output) = (&layers[times.len() % copies], &mut output[..]);
+                    let next = Some(&layers[(times.len() + 1) % copies]);
                     times.push(best(1, || {
-                        kernels.matmul(&pool, &mut [Product { weights, output }], input);
+                        kernels.matmul(&pool, &mut [Product { weights, output }], input, next);
                     }));
                 }
                 times.sort_by(f64::total_cmp);

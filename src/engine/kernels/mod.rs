@@ -95,11 +95,18 @@ impl Kernels {
         unsafe { (self.table.quantize)(values, blocks) }
     }
 
-    /// Multiplies one input by several weight matrices, in one run of the pool.
+    /// Multiplies one input by several weight matrices, in one run of the pool. `next` is the matrix
+    /// that comes after them, if that is known: its first weights are asked for in advance.
     ///
     /// # Panics
     /// Where the shapes do not fit.
-    pub(crate) fn matmul(self, pool: &Pool, products: &mut [Product<'_>], input: Input<'_>) {
+    pub(crate) fn matmul(
+        self,
+        pool: &Pool,
+        products: &mut [Product<'_>],
+        input: Input<'_>,
+        next: Option<&PackedMatrix>,
+    ) {
         let Some(cols) = products.first().map(|product| product.weights.cols) else {
             return;
         };
@@ -127,11 +134,21 @@ impl Kernels {
         let token_parts = (input.tokens * token_bytes).div_ceil(TOKENS_BYTES).max(1);
         let work = groups * simd::LANES * cols * input.tokens;
         let threads = pool.threads();
-        let wanted = (work / PART_WORK)
-            .clamp(threads, threads * 8)
-            .div_ceil(token_parts)
-            .next_multiple_of(threads);
-        let step = groups.div_ceil(wanted).next_multiple_of(self.table.tile.1);
+        let step_of = |groups: usize, work: usize| {
+            let wanted = (work / PART_WORK)
+                .clamp(threads, threads * 8)
+                .div_ceil(token_parts)
+                .next_multiple_of(threads);
+            groups.div_ceil(wanted).next_multiple_of(self.table.tile.1)
+        };
+        let step = step_of(groups, work);
+        // The last parts are likely to be followed, on their threads, by the first ones of the next.
+        let next = next.filter(|next| !next.format.is_dense()).map(|next| {
+            (
+                next,
+                step_of(next.groups(), next.rows * next.cols * input.tokens),
+            )
+        });
         // Which product each run of groups belongs to; none crosses from one to the next.
         let runs: Vec<_> = parts
             .iter()
@@ -143,7 +160,8 @@ impl Kernels {
             })
             .collect();
 
-        pool.run(token_parts * runs.len(), |index| {
+        let count = token_parts * runs.len();
+        pool.run(count, |index| {
             let (weights, output, groups) = runs[index % runs.len()].clone();
             let share = |part: usize| part * input.tokens / token_parts;
             let part = index / runs.len();
@@ -151,6 +169,10 @@ impl Kernels {
                 weights,
                 input,
                 groups,
+                next: next.and_then(|(next, step)| {
+                    let group = (index + threads).checked_sub(count)? * step;
+                    (group < next.groups()).then_some((next, group))
+                }),
                 tokens: share(part)..share(part + 1),
                 output: output.get(),
             };
