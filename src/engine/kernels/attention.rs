@@ -446,39 +446,47 @@ pub(super) unsafe fn finish<S: Simd>(call: &Call<'_>) {
     }
 }
 
-/// Writes a token's keys and values (`[kv_heads, head_size]` each) into slot `slot` of a page, as f16
-/// (to nearest even; what f16 cannot hold is cut to ±65504, for an infinity would spoil every later
-/// result).
+/// Tokens to write to a layer, `[tokens, kv_heads, head_size]` each.
+pub(super) struct Writing<'a> {
+    pub(super) shape: KvShape,
+    pub(super) pages: *mut u16,
+    /// Page and slot of each token.
+    pub(super) places: &'a [(u32, usize)],
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+}
+
+/// Writes one head's keys, or its values, of all tokens, as f16 (to nearest even; what f16 cannot hold
+/// is cut to ±65504, for an infinity would spoil every later result).
 ///
 /// # Safety
-/// As [`Simd`]'s; `page` is good for `shape.page_len()` numbers, and nobody else uses this slot.
+/// As [`Simd`]'s; all places are in the layer's pages, there are as many keys and values as they take,
+/// and nobody else uses this head's keys (or values).
 #[inline(always)]
-pub(super) unsafe fn write<S: Simd>(
-    shape: KvShape,
-    page: *mut u16,
-    slot: usize,
-    keys: &[f32],
-    values: &[f32],
-) {
+pub(super) unsafe fn write<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) {
+    let shape = writing.shape;
     let size = shape.head_size;
-    for head in 0..shape.kv_heads {
+    for (token, &(page, slot)) in writing.places.iter().enumerate() {
         for d in (0..size).step_by(LANES) {
             // SAFETY: as this function's; a head's vectors are cut at its end.
             unsafe {
+                let from = if values { writing.values } else { writing.keys };
+                let from = from.as_ptr().add((token * shape.kv_heads + head) * size);
                 let mut half = [0u16; LANES];
-                let take = LANES.min(size - d);
+                let x = within_f16::<S>(load_within::<S>(from, d, size));
+                S::store_f16(half.as_mut_ptr(), x);
+                let half = &half[..LANES.min(size - d)];
 
-                let key = load_within::<S>(keys.as_ptr().add(head * size), d, size);
-                S::store_f16(half.as_mut_ptr(), within_f16::<S>(key));
-                let to = page.add(shape.keys_at(head) + slot);
-                for (lane, half) in half.iter().enumerate().take(take) {
-                    *to.add((d + lane) * PAGE) = *half;
+                let page = writing.pages.add(page as usize * shape.page_len());
+                if values {
+                    let to = page.add(shape.values_at(head) + slot * shape.value_stride() + d);
+                    to.copy_from_nonoverlapping(half.as_ptr(), half.len());
+                } else {
+                    let to = page.add(shape.keys_at(head) + d * PAGE + slot);
+                    for (lane, half) in half.iter().enumerate() {
+                        *to.add(lane * PAGE) = *half;
+                    }
                 }
-
-                let value = load_within::<S>(values.as_ptr().add(head * size), d, size);
-                S::store_f16(half.as_mut_ptr(), within_f16::<S>(value));
-                let to = page.add(shape.values_at(head) + slot * shape.value_stride() + d);
-                to.copy_from_nonoverlapping(half.as_ptr(), take);
             }
         }
     }

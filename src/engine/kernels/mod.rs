@@ -46,7 +46,7 @@ pub(crate) use pack::{Format, PackError, PackedMatrix};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
 
-use attention::Call;
+use attention::{Call, Writing};
 use pack::Shared;
 use product::Part;
 
@@ -83,6 +83,9 @@ const TOKENS_BYTES: usize = 512 << 10;
 /// Multiply-adds of a part, about 10 µs: long runs of weights stream best, and a thread that loses its
 /// core leaves the others no more than this to wait for.
 const PART_WORK: usize = 4 << 20;
+
+/// Numbers to write to a layer from which on threads share them: about a microsecond's.
+const WRITE_WORK: usize = 2048;
 
 impl Kernels {
     /// Quantises `values`, `[tokens, cols]`, into `blocks`, `[tokens, cols / 32]`.
@@ -241,24 +244,47 @@ impl Kernels {
         unsafe { (self.table.rope_interleaved)(x, cos, sin) }
     }
 
-    /// Writes one token's keys and values, `[kv_heads, head_size]` each, into slot `slot` of `page`.
+    /// Writes tokens' keys and values, `[tokens, kv_heads, head_size]` each, each token to its page
+    /// and slot.
     ///
     /// # Panics
     /// Where there is no such place, or the lengths do not fit.
     pub(crate) fn write_kv(
         self,
+        pool: &Pool,
         layer: &mut KvLayer,
-        (page, slot): (u32, usize),
+        places: &[(u32, usize)],
         keys: &[f32],
         values: &[f32],
     ) {
         let shape = layer.shape();
-        let numbers = shape.kv_heads * shape.head_size;
-        assert!(keys.len() == numbers && values.len() == numbers && slot < PAGE);
-        let len = shape.page_len();
-        let page = &mut layer.numbers[page as usize * len..][..len];
-        // SAFETY: this processor is able; the lengths were checked; the page is borrowed for writing.
-        unsafe { (self.table.write)(shape, page.as_mut_ptr(), slot, keys, values) }
+        let numbers = places.len() * shape.kv_heads * shape.head_size;
+        assert!(keys.len() == numbers && values.len() == numbers);
+        let pages = layer.pages;
+        assert!(
+            places
+                .iter()
+                .all(|&(page, slot)| (page as usize) < pages && slot < PAGE)
+        );
+        let pages = Shared::new(&mut layer.numbers);
+        let write = |part: usize| {
+            let writing = Writing {
+                shape,
+                pages: pages.get(),
+                places,
+                keys,
+                values,
+            };
+            // SAFETY: this processor is able; places and lengths were checked; the layer is borrowed
+            // for writing, and each part has the keys or the values of a head for itself.
+            unsafe { (self.table.write)(&writing, part / 2, part % 2 == 1) }
+        };
+        let parts = 2 * shape.kv_heads;
+        if numbers < WRITE_WORK {
+            (0..parts).for_each(write);
+        } else {
+            pool.run(parts, write);
+        }
     }
 
     /// Attends to some positions: brings the queries' outputs and states (fresh ones:
