@@ -336,7 +336,9 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
             let input = |t: usize| &*inputs.add(t * blocks + block);
             ahead.ask::<S, FORMAT>(block);
             if FORMAT == Format::U8Half as u8 {
-                halves::<S, T, R>(&weights, inputs.add(block), blocks, block, &mut outputs);
+                let inputs = inputs.add(block);
+                half_block::<S, 0, T, R>(&weights, inputs, blocks, block, &mut outputs);
+                half_block::<S, 1, T, R>(&weights, inputs, blocks, block, &mut outputs);
                 continue;
             }
 
@@ -438,9 +440,9 @@ unsafe fn scale_and_min<S: Simd, const FORMAT: u8>(
     }
 }
 
-/// One block of [`Format::U8Half`], whose halves have scales of their own.
+/// Half a block of [`Format::U8Half`], which has scales of its own.
 #[inline(always)]
-unsafe fn halves<S: Simd, const T: usize, const R: usize>(
+unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>(
     weights: &[GroupPointers; R],
     inputs: *const ActivationBlock,
     stride: usize,
@@ -449,35 +451,32 @@ unsafe fn halves<S: Simd, const T: usize, const R: usize>(
 ) {
     // SAFETY: as the caller's, [`quantized_tile`].
     unsafe {
-        for half in 0..2 {
-            let mut sums = [[S::splat_i32(0); R]; T];
-            for t in 0..T {
-                let input = &*inputs.add(t * stride);
-                let high = input.offset_high;
-                let offset = if half == 1 { high } else { input.offset - high };
-                sums[t] = [S::splat_i32(offset << 2); R];
-            }
-            for quad in 0..4 {
-                let quad = half * 4 + quad;
-                let mut quants = [S::load_weights(weights[0].quants); R];
-                for r in 0..R {
-                    quants[r] = S::load_weights(weights[r].quants.add(block * 512 + quad * 64));
-                }
-                for t in 0..T {
-                    let a = S::quad((*inputs.add(t * stride)).quants.as_ptr().add(quad * 4));
-                    for r in 0..R {
-                        sums[t][r] = S::dot(sums[t][r], quants[r], a);
-                    }
-                }
-            }
+        let mut sums = [[S::splat_i32(0); R]; T];
+        for t in 0..T {
+            let input = &*inputs.add(t * stride);
+            let high = input.offset_high;
+            let offset = if HALF == 1 { high } else { input.offset - high };
+            sums[t] = [S::splat_i32(offset << 2); R];
+        }
+        for quad in HALF * 4..HALF * 4 + 4 {
+            let mut quants = [S::load_weights(weights[0].quants); R];
             for r in 0..R {
-                let coarse = S::load_f16(weights[r].scales.add(block / (SUPER / BLOCK) * LANES));
-                let fine = weights[r].fine.add((block * 2 + half) * LANES);
-                let scale = S::mul(coarse, S::load_i8(fine.cast()));
-                for t in 0..T {
-                    let scale = S::mul(scale, S::splat((*inputs.add(t * stride)).scale));
-                    outputs[t][r] = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
+                quants[r] = S::load_weights(weights[r].quants.add(block * 512 + quad * 64));
+            }
+            for t in 0..T {
+                let a = S::quad((*inputs.add(t * stride)).quants.as_ptr().add(quad * 4));
+                for r in 0..R {
+                    sums[t][r] = S::dot(sums[t][r], quants[r], a);
                 }
+            }
+        }
+        for r in 0..R {
+            let coarse = S::load_f16(weights[r].scales.add(block / (SUPER / BLOCK) * LANES));
+            let fine = weights[r].fine.add((block * 2 + HALF) * LANES);
+            let scale = S::mul(coarse, S::load_i8(fine.cast()));
+            for t in 0..T {
+                let scale = S::mul(scale, S::splat((*inputs.add(t * stride)).scale));
+                outputs[t][r] = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
             }
         }
     }
