@@ -189,8 +189,14 @@ unsafe fn tile<S: Simd, const Q: usize, const V: usize>(call: &Call<'_>, queries
         // SAFETY: as [`attend`]'s; only pages below `first + most` are read.
         unsafe {
             self::scores::<S, Q, V>(call, queries, first, most, &mut scores);
+            // All maxima before all powers: each is a chain of operations that wait for one another,
+            // and chains side by side hide that.
+            let mut largest = [f32::NEG_INFINITY; Q];
             for q in 0..Q {
-                soften::<S>(call, &queries[q], seen[q], &mut scores[q]);
+                largest[q] = largest_score::<S>(&mut scores[q], seen[q]);
+            }
+            for q in 0..Q {
+                soften::<S>(call, &queries[q], seen[q], largest[q], &mut scores[q]);
             }
             accumulate::<S, Q, V>(call, queries, first, most, &scores);
         }
@@ -246,10 +252,42 @@ unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
     }
 }
 
+/// The largest of a block's first `seen` scores; the others become −∞.
+#[inline(always)]
+unsafe fn largest_score<S: Simd>(scores: &mut [f32; SPAN], seen: usize) -> f32 {
+    // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
+    unsafe {
+        let mut block = [S::splat(f32::NEG_INFINITY); SPAN_PAGES];
+        for v in 0..SPAN_PAGES {
+            let score = scores.as_mut_ptr().add(v * LANES);
+            block[v] = S::load(score);
+            if seen < SPAN {
+                let inside = seen.saturating_sub(v * LANES);
+                block[v] = S::first(block[v], inside, f32::NEG_INFINITY);
+                S::store(score, block[v]);
+            }
+        }
+        let mut step = SPAN_PAGES / 2;
+        while step > 0 {
+            for v in 0..step {
+                block[v] = S::max(block[v], block[v + step]);
+            }
+            step /= 2;
+        }
+        S::reduce_max(block[0])
+    }
+}
+
 /// Turns a block's scores into `e^(score − max)`, zero beyond the `seen` first ones, and brings the
 /// query's running maximum, sums and output up to date.
 #[inline(always)]
-unsafe fn soften<S: Simd>(call: &Call<'_>, query: &Query, seen: usize, scores: &mut [f32; SPAN]) {
+unsafe fn soften<S: Simd>(
+    call: &Call<'_>,
+    query: &Query,
+    seen: usize,
+    largest: f32,
+    scores: &mut [f32; SPAN],
+) {
     // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
     unsafe {
         if seen == 0 {
@@ -257,22 +295,12 @@ unsafe fn soften<S: Simd>(call: &Call<'_>, query: &Query, seen: usize, scores: &
             return;
         }
         let running = &mut *call.state.add(query.state);
-        let mut block = [S::splat(f32::NEG_INFINITY); SPAN_PAGES];
+        let mut block = [S::splat(0.0); SPAN_PAGES];
         for v in 0..SPAN_PAGES {
             block[v] = S::load(scores.as_ptr().add(v * LANES));
         }
-        if seen < SPAN {
-            for v in 0..SPAN_PAGES {
-                let inside = seen.saturating_sub(v * LANES);
-                block[v] = S::first(block[v], inside, f32::NEG_INFINITY);
-            }
-        }
-        let mut largest = block[0];
-        for v in 1..SPAN_PAGES {
-            largest = S::max(largest, block[v]);
-        }
         // Rounding keeps the order: the largest product is the product of the largest.
-        let max = running.max.max(S::reduce_max(largest) * call.scale);
+        let max = running.max.max(largest * call.scale);
         let (scale, minus_max) = (S::splat(call.scale), S::splat(-max));
         let mut sums = S::splat(0.0);
         for v in 0..SPAN_PAGES {
@@ -418,39 +446,47 @@ pub(super) unsafe fn finish<S: Simd>(call: &Call<'_>) {
     }
 }
 
-/// Writes a token's keys and values (`[kv_heads, head_size]` each) into slot `slot` of a page, as f16
-/// (to nearest even; what f16 cannot hold is cut to ±65504, for an infinity would spoil every later
-/// result).
+/// Tokens to write to a layer, `[tokens, kv_heads, head_size]` each.
+pub(super) struct Writing<'a> {
+    pub(super) shape: KvShape,
+    pub(super) pages: *mut u16,
+    /// Page and slot of each token.
+    pub(super) places: &'a [(u32, usize)],
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+}
+
+/// Writes one head's keys, or its values, of all tokens, as f16 (to nearest even; what f16 cannot hold
+/// is cut to ±65504, for an infinity would spoil every later result).
 ///
 /// # Safety
-/// As [`Simd`]'s; `page` is good for `shape.page_len()` numbers, and nobody else uses this slot.
+/// As [`Simd`]'s; all places are in the layer's pages, there are as many keys and values as they take,
+/// and nobody else uses this head's keys (or values).
 #[inline(always)]
-pub(super) unsafe fn write<S: Simd>(
-    shape: KvShape,
-    page: *mut u16,
-    slot: usize,
-    keys: &[f32],
-    values: &[f32],
-) {
+pub(super) unsafe fn write<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) {
+    let shape = writing.shape;
     let size = shape.head_size;
-    for head in 0..shape.kv_heads {
+    for (token, &(page, slot)) in writing.places.iter().enumerate() {
         for d in (0..size).step_by(LANES) {
             // SAFETY: as this function's; a head's vectors are cut at its end.
             unsafe {
+                let from = if values { writing.values } else { writing.keys };
+                let from = from.as_ptr().add((token * shape.kv_heads + head) * size);
                 let mut half = [0u16; LANES];
-                let take = LANES.min(size - d);
+                let x = within_f16::<S>(load_within::<S>(from, d, size));
+                S::store_f16(half.as_mut_ptr(), x);
+                let half = &half[..LANES.min(size - d)];
 
-                let key = load_within::<S>(keys.as_ptr().add(head * size), d, size);
-                S::store_f16(half.as_mut_ptr(), within_f16::<S>(key));
-                let to = page.add(shape.keys_at(head) + slot);
-                for (lane, half) in half.iter().enumerate().take(take) {
-                    *to.add((d + lane) * PAGE) = *half;
+                let page = writing.pages.add(page as usize * shape.page_len());
+                if values {
+                    let to = page.add(shape.values_at(head) + slot * shape.value_stride() + d);
+                    to.copy_from_nonoverlapping(half.as_ptr(), half.len());
+                } else {
+                    let to = page.add(shape.keys_at(head) + d * PAGE + slot);
+                    for (lane, half) in half.iter().enumerate() {
+                        *to.add(lane * PAGE) = *half;
+                    }
                 }
-
-                let value = load_within::<S>(values.as_ptr().add(head * size), d, size);
-                S::store_f16(half.as_mut_ptr(), within_f16::<S>(value));
-                let to = page.add(shape.values_at(head) + slot * shape.value_stride() + d);
-                to.copy_from_nonoverlapping(half.as_ptr(), take);
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::arch::is_aarch64_feature_detected;
 
 use super::activations::{ActivationBlock, quantize};
-use super::attention::{self, Call, KvShape};
+use super::attention::{self, Call, Writing};
 use super::pack::Format;
 use super::product::{Part, product};
 use super::scalar::Scalar;
@@ -127,7 +127,7 @@ pub(super) struct Table {
     pub(super) rope_interleaved: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) attend: unsafe fn(&Call<'_>),
     pub(super) finish: unsafe fn(&Call<'_>),
-    pub(super) write: unsafe fn(KvShape, *mut u16, usize, &[f32], &[f32]),
+    pub(super) write: unsafe fn(&Writing<'_>, usize, bool),
 }
 
 /// Compiles the generic kernels for one family: a module with its table.
@@ -179,7 +179,7 @@ macro_rules! family {
                 rope_interleaved = vector::rope_interleaved(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 attend = attention::attend(call: &Call<'_>);
                 finish = attention::finish(call: &Call<'_>);
-                write = attention::write(shape: KvShape, page: *mut u16, slot: usize, k: &[f32], v: &[f32]);
+                write = attention::write(writing: &Writing<'_>, head: usize, values: bool);
             );
         }
     };

@@ -142,8 +142,9 @@ fn measure_products() {
                 let start = Instant::now();
                 while start.elapsed().as_millis() < 60 || times.len() < 20 {
                     let (weights, output) = (&layers[times.len() % copies], &mut output[..]);
+                    let next = Some(&layers[(times.len() + 1) % copies]);
                     times.push(best(1, || {
-                        kernels.matmul(&pool, &mut [Product { weights, output }], input);
+                        kernels.matmul(&pool, &mut [Product { weights, output }], input, next);
                     }));
                 }
                 times.sort_by(f64::total_cmp);
@@ -251,11 +252,22 @@ fn measure_vectors() {
         kv_heads: 3,
         head_size: 64,
     };
-    let mut layer = KvLayer::new(shape, 4);
-    let t = best(50, || {
-        (0..100).for_each(|i| kernels.write_kv(&mut layer, (i & 3, 5), &y[..192], &y[..192]))
-    });
-    println!("write_kv 3 × 64: {:.0} ns", nanos(t));
+    let mut layer = KvLayer::new(shape, 32);
+    let places: Vec<_> = (0..512)
+        .map(|token| (token / 16, token as usize % 16))
+        .collect();
+    let kv = vec![0.25; 512 * 192];
+    for threads in [1, 2] {
+        let pool = Pool::new(threads).unwrap();
+        for tokens in [1, 25, 512] {
+            let (places, kv) = (&places[..tokens], &kv[..tokens * 192]);
+            let t = best(500, || kernels.write_kv(&pool, &mut layer, places, kv, kv));
+            println!(
+                "write_kv {tokens} × 3 × 64, {threads} threads: {:.2} µs",
+                t * 1e6
+            );
+        }
+    }
     let mut logits = vec![0.5; 49152];
     println!(
         "softmax 49152: {:.1} µs",

@@ -47,7 +47,7 @@ pub(crate) use pack::{Format, PackError, PackedMatrix};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
 
-use attention::Call;
+use attention::{Call, Writing};
 use pack::Shared;
 use product::Part;
 
@@ -85,6 +85,9 @@ const TOKENS_BYTES: usize = 512 << 10;
 /// core leaves the others no more than this to wait for.
 const PART_WORK: usize = 4 << 20;
 
+/// Numbers to write to a layer from which on threads share them: about a microsecond's.
+const WRITE_WORK: usize = 2048;
+
 impl Kernels {
     /// Quantises `values`, `[tokens, cols]`, into `blocks`, `[tokens, cols / 32]`.
     ///
@@ -96,11 +99,18 @@ impl Kernels {
         unsafe { (self.table.quantize)(values, blocks) }
     }
 
-    /// Multiplies one input by several weight matrices, in one run of the pool.
+    /// Multiplies one input by several weight matrices, in one run of the pool. `next` is the matrix
+    /// that comes after them, if that is known: its first weights are asked for in advance.
     ///
     /// # Panics
     /// Where the shapes do not fit.
-    pub(crate) fn matmul(self, pool: &Pool, products: &mut [Product<'_>], input: Input<'_>) {
+    pub(crate) fn matmul(
+        self,
+        pool: &Pool,
+        products: &mut [Product<'_>],
+        input: Input<'_>,
+        next: Option<&PackedMatrix>,
+    ) {
         let Some(cols) = products.first().map(|product| product.weights.cols) else {
             return;
         };
@@ -128,11 +138,21 @@ impl Kernels {
         let token_parts = (input.tokens * token_bytes).div_ceil(TOKENS_BYTES).max(1);
         let work = groups * simd::LANES * cols * input.tokens;
         let threads = pool.threads();
-        let wanted = (work / PART_WORK)
-            .clamp(threads, threads * 8)
-            .div_ceil(token_parts)
-            .next_multiple_of(threads);
-        let step = groups.div_ceil(wanted).next_multiple_of(self.table.tile.1);
+        let step_of = |groups: usize, work: usize| {
+            let wanted = (work / PART_WORK)
+                .clamp(threads, threads * 8)
+                .div_ceil(token_parts)
+                .next_multiple_of(threads);
+            groups.div_ceil(wanted).next_multiple_of(self.table.tile.1)
+        };
+        let step = step_of(groups, work);
+        // The last parts are likely to be followed, on their threads, by the first ones of the next.
+        let next = next.filter(|next| !next.format.is_dense()).map(|next| {
+            (
+                next,
+                step_of(next.groups(), next.rows * next.cols * input.tokens),
+            )
+        });
         // Which product each run of groups belongs to; none crosses from one to the next.
         let runs: Vec<_> = parts
             .iter()
@@ -144,7 +164,8 @@ impl Kernels {
             })
             .collect();
 
-        pool.run(token_parts * runs.len(), |index| {
+        let count = token_parts * runs.len();
+        pool.run(count, |index| {
             let (weights, output, groups) = runs[index % runs.len()].clone();
             let share = |part: usize| part * input.tokens / token_parts;
             let part = index / runs.len();
@@ -152,6 +173,10 @@ impl Kernels {
                 weights,
                 input,
                 groups,
+                next: next.and_then(|(next, step)| {
+                    let group = (index + threads).checked_sub(count)? * step;
+                    (group < next.groups()).then_some((next, group))
+                }),
                 tokens: share(part)..share(part + 1),
                 output: output.get(),
             };
@@ -220,24 +245,47 @@ impl Kernels {
         unsafe { (self.table.rope_interleaved)(x, cos, sin) }
     }
 
-    /// Writes one token's keys and values, `[kv_heads, head_size]` each, into slot `slot` of `page`.
+    /// Writes tokens' keys and values, `[tokens, kv_heads, head_size]` each, each token to its page
+    /// and slot.
     ///
     /// # Panics
     /// Where there is no such place, or the lengths do not fit.
     pub(crate) fn write_kv(
         self,
+        pool: &Pool,
         layer: &mut KvLayer,
-        (page, slot): (u32, usize),
+        places: &[(u32, usize)],
         keys: &[f32],
         values: &[f32],
     ) {
         let shape = layer.shape();
-        let numbers = shape.kv_heads * shape.head_size;
-        assert!(keys.len() == numbers && values.len() == numbers && slot < PAGE);
-        let len = shape.page_len();
-        let page = &mut layer.numbers[page as usize * len..][..len];
-        // SAFETY: this processor is able; the lengths were checked; the page is borrowed for writing.
-        unsafe { (self.table.write)(shape, page.as_mut_ptr(), slot, keys, values) }
+        let numbers = places.len() * shape.kv_heads * shape.head_size;
+        assert!(keys.len() == numbers && values.len() == numbers);
+        let pages = layer.pages;
+        assert!(
+            places
+                .iter()
+                .all(|&(page, slot)| (page as usize) < pages && slot < PAGE)
+        );
+        let pages = Shared::new(&mut layer.numbers);
+        let write = |part: usize| {
+            let writing = Writing {
+                shape,
+                pages: pages.get(),
+                places,
+                keys,
+                values,
+            };
+            // SAFETY: this processor is able; places and lengths were checked; the layer is borrowed
+            // for writing, and each part has the keys or the values of a head for itself.
+            unsafe { (self.table.write)(&writing, part / 2, part % 2 == 1) }
+        };
+        let parts = 2 * shape.kv_heads;
+        if numbers < WRITE_WORK {
+            (0..parts).for_each(write);
+        } else {
+            pool.run(parts, write);
+        }
     }
 
     /// Attends to some positions: brings the queries' outputs and states (fresh ones:

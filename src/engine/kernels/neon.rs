@@ -1,5 +1,7 @@
 //! The primitives on 64-bit ARM: four registers each. With the dot product extension (ARMv8.4, and
 //! most cores before it) the integer products take one instruction, without it five.
+//!
+//! Tested under `qemu-aarch64` (bits, not speed): never yet run on a real one.
 
 use std::arch::aarch64::*;
 use std::arch::asm;

@@ -35,6 +35,8 @@ pub(super) struct Part<'a> {
     pub(super) weights: &'a PackedMatrix,
     pub(super) input: Input<'a>,
     pub(super) groups: Range<usize>,
+    /// Weights that this thread will probably multiply next, and the group that it will start with.
+    pub(super) next: Option<(&'a PackedMatrix, usize)>,
     pub(super) tokens: Range<usize>,
     /// `[tokens, rows]`, all of it; the part writes its own rows of its own tokens.
     pub(super) output: *mut f32,
@@ -105,7 +107,7 @@ unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
             let ahead = if part.tokens.len() <= ALONE {
                 Ahead::along(part, group)
             } else {
-                Ahead::of::<S>(part, group + groups, (index, tiles))
+                Ahead::share::<S>(part, group + groups, (index, tiles))
             };
             // SAFETY: as this function's; the tile is inside the part.
             unsafe {
@@ -131,70 +133,115 @@ const DISTANCE: usize = 24;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// What a tile asks for on behalf of the next groups.
+/// A stretch of weights to ask for: so much for each block of the tile that asks.
 #[derive(Clone, Copy)]
-struct Ahead {
-    next: GroupPointers,
-    /// Cache lines of quants for each of the tile's own blocks, from `first_line` on.
+struct Stretch {
+    from: GroupPointers,
+    /// Cache lines of quants for each block, from `first_line` on.
     lines: usize,
     first_line: usize,
-    /// Whether the scales are this tile's to ask for.
-    scales: bool,
+    /// How many groups' scales for each block (0: none).
+    scales: usize,
 }
 
-impl Ahead {
-    /// The share of tile `index` of `tiles` in the groups from `after` on.
-    #[inline(always)]
-    fn of<S: Simd>(part: &Part<'_>, after: usize, (index, tiles): (usize, usize)) -> Self {
-        let weights = part.weights;
-        let rest = (part.groups.end - after).min(S::TILE.1);
-        let all = rest * weights.format.step_bytes() / LINE;
-        let lines = all.div_ceil(tiles);
-        Self {
-            next: GroupPointers::of(weights, after),
-            lines: if index * lines < all { lines } else { 0 },
-            first_line: index * lines * (weights.cols / BLOCK),
-            scales: index == 0 && rest > 0,
-        }
-    }
-
-    /// For a tile of one group, alone with its weights: the same stream, [`DISTANCE`] blocks further.
-    #[inline(always)]
-    fn along(part: &Part<'_>, group: usize) -> Self {
-        let mut next = GroupPointers::of(part.weights, group);
-        let step = part.weights.format.step_bytes();
-        next.quants = next.quants.wrapping_add(DISTANCE * step);
-        if !part.weights.format.is_super() {
-            next.scales = next.scales.wrapping_add(DISTANCE * LANES);
-            next.mins = next.mins.wrapping_add(DISTANCE * LANES);
-        }
-        next.fine = next.fine.wrapping_add(DISTANCE * 2 * LANES);
-        Self {
-            next,
-            lines: step / LINE,
-            first_line: 0,
-            scales: true,
-        }
-    }
-
+impl Stretch {
     /// Asks for what goes with one of the tile's blocks.
     #[inline(always)]
-    unsafe fn ask<S: Simd, const FORMAT: u8, const R: usize>(&self, block: usize) {
+    unsafe fn ask<S: Simd, const FORMAT: u8>(&self, block: usize) {
         // SAFETY: as [`Simd`]'s, and what is asked for need not be valid.
         unsafe {
             for line in 0..self.lines {
                 let at = self.first_line + block * self.lines + line;
-                S::prefetch(self.next.quants.wrapping_add(at * LINE));
+                S::prefetch(self.from.quants.wrapping_add(at * LINE));
             }
-            if self.scales && !is_super(FORMAT) {
-                let at = block * R * LANES;
-                S::prefetch(self.next.scales.wrapping_add(at).cast());
+            if self.scales == 0 {
+                return;
+            }
+            let at = block * self.scales * LANES;
+            if is_super(FORMAT) {
+                S::prefetch(self.from.fine.wrapping_add(at * 2));
+            } else {
+                S::prefetch(self.from.scales.wrapping_add(at).cast());
                 if has_min(FORMAT) {
-                    S::prefetch(self.next.mins.wrapping_add(at).cast());
+                    S::prefetch(self.from.mins.wrapping_add(at).cast());
                 }
             }
-            if self.scales && is_super(FORMAT) {
-                S::prefetch(self.next.fine.wrapping_add(block * R * 2 * LANES));
+        }
+    }
+}
+
+/// What a tile asks for on behalf of those after it: with each block before `switch` some of `now`,
+/// and from there on some of `later`.
+#[derive(Clone, Copy)]
+struct Ahead {
+    now: Stretch,
+    switch: usize,
+    later: Stretch,
+}
+
+impl Ahead {
+    /// For tile `index` of `tiles`: its share of the groups from `after` on, or of the next matrix's.
+    #[inline(always)]
+    fn share<S: Simd>(part: &Part<'_>, after: usize, (index, tiles): (usize, usize)) -> Self {
+        let blocks = part.weights.cols / BLOCK;
+        let (weights, group, end) = match part.next {
+            Some((next, group)) if after == part.groups.end => (next, group, next.groups()),
+            _ => (part.weights, after, part.groups.end),
+        };
+        let groups = (end - group).min(S::TILE.1);
+        let all = groups * (weights.cols / BLOCK) * weights.format.step_bytes() / LINE;
+        let lines = all.div_ceil(tiles * blocks.max(1));
+        let first_line = index * lines * blocks;
+        let same = weights.format == part.weights.format;
+        let now = Stretch {
+            from: GroupPointers::of(weights, group),
+            lines: if first_line < all { lines } else { 0 },
+            first_line,
+            scales: if index == 0 && same { groups } else { 0 },
+        };
+        Self {
+            now,
+            switch: blocks,
+            later: now,
+        }
+    }
+
+    /// For a tile of one group, alone with its weights: the same stream, [`DISTANCE`] blocks further;
+    /// past the part's end, the start of the next matrix.
+    #[inline(always)]
+    fn along(part: &Part<'_>, group: usize) -> Self {
+        let format = part.weights.format;
+        let left = (part.groups.end - group) * (part.weights.cols / BLOCK);
+        let now = Stretch {
+            from: GroupPointers::of(part.weights, group).skip(format, DISTANCE),
+            lines: format.step_bytes() / LINE,
+            first_line: 0,
+            scales: 1,
+        };
+        let switch = left.saturating_sub(DISTANCE);
+        let later = match part.next {
+            Some((next, group)) if next.format == format => Stretch {
+                from: GroupPointers::of(next, group).skip(format, switch + DISTANCE - left),
+                ..now
+            },
+            _ => Stretch {
+                lines: 0,
+                scales: 0,
+                ..now
+            },
+        };
+        Self { now, switch, later }
+    }
+
+    /// Asks for what goes with one of the tile's blocks.
+    #[inline(always)]
+    unsafe fn ask<S: Simd, const FORMAT: u8>(&self, block: usize) {
+        // SAFETY: as this function's.
+        unsafe {
+            if block < self.switch {
+                self.now.ask::<S, FORMAT>(block);
+            } else {
+                self.later.ask::<S, FORMAT>(block - self.switch);
             }
         }
     }
@@ -252,6 +299,19 @@ impl GroupPointers {
                 .wrapping_add(group * blocks * 2 * LANES),
         }
     }
+
+    /// The same, `blocks` blocks further: nearly so for the coarse scales of two-level formats, of
+    /// which there is one for eight blocks.
+    #[inline(always)]
+    fn skip(self, format: Format, blocks: usize) -> Self {
+        let coarse = if format.is_super() { 0 } else { blocks * LANES };
+        Self {
+            quants: self.quants.wrapping_add(blocks * format.step_bytes()),
+            scales: self.scales.wrapping_add(coarse),
+            mins: self.mins.wrapping_add(coarse),
+            fine: self.fine.wrapping_add(blocks * 2 * LANES),
+        }
+    }
 }
 
 /// The outputs of `T` tokens and `R` groups of rows, from `(group, token)` on.
@@ -274,9 +334,11 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
         let mut outputs = [[S::splat(0.0); R]; T];
         for block in 0..blocks {
             let input = |t: usize| &*inputs.add(t * blocks + block);
-            ahead.ask::<S, FORMAT, R>(block);
+            ahead.ask::<S, FORMAT>(block);
             if FORMAT == Format::U8Half as u8 {
-                halves::<S, T, R>(&weights, inputs.add(block), blocks, block, &mut outputs);
+                let inputs = inputs.add(block);
+                half_block::<S, 0, T, R>(&weights, inputs, blocks, block, &mut outputs);
+                half_block::<S, 1, T, R>(&weights, inputs, blocks, block, &mut outputs);
                 continue;
             }
 
@@ -378,9 +440,9 @@ unsafe fn scale_and_min<S: Simd, const FORMAT: u8>(
     }
 }
 
-/// One block of [`Format::U8Half`], whose halves have scales of their own.
+/// Half a block of [`Format::U8Half`], which has scales of its own.
 #[inline(always)]
-unsafe fn halves<S: Simd, const T: usize, const R: usize>(
+unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>(
     weights: &[GroupPointers; R],
     inputs: *const ActivationBlock,
     stride: usize,
@@ -389,35 +451,32 @@ unsafe fn halves<S: Simd, const T: usize, const R: usize>(
 ) {
     // SAFETY: as the caller's, [`quantized_tile`].
     unsafe {
-        for half in 0..2 {
-            let mut sums = [[S::splat_i32(0); R]; T];
-            for t in 0..T {
-                let input = &*inputs.add(t * stride);
-                let high = input.offset_high;
-                let offset = if half == 1 { high } else { input.offset - high };
-                sums[t] = [S::splat_i32(offset << 2); R];
-            }
-            for quad in 0..4 {
-                let quad = half * 4 + quad;
-                let mut quants = [S::load_weights(weights[0].quants); R];
-                for r in 0..R {
-                    quants[r] = S::load_weights(weights[r].quants.add(block * 512 + quad * 64));
-                }
-                for t in 0..T {
-                    let a = S::quad((*inputs.add(t * stride)).quants.as_ptr().add(quad * 4));
-                    for r in 0..R {
-                        sums[t][r] = S::dot(sums[t][r], quants[r], a);
-                    }
-                }
-            }
+        let mut sums = [[S::splat_i32(0); R]; T];
+        for t in 0..T {
+            let input = &*inputs.add(t * stride);
+            let high = input.offset_high;
+            let offset = if HALF == 1 { high } else { input.offset - high };
+            sums[t] = [S::splat_i32(offset << 2); R];
+        }
+        for quad in HALF * 4..HALF * 4 + 4 {
+            let mut quants = [S::load_weights(weights[0].quants); R];
             for r in 0..R {
-                let coarse = S::load_f16(weights[r].scales.add(block / (SUPER / BLOCK) * LANES));
-                let fine = weights[r].fine.add((block * 2 + half) * LANES);
-                let scale = S::mul(coarse, S::load_i8(fine.cast()));
-                for t in 0..T {
-                    let scale = S::mul(scale, S::splat((*inputs.add(t * stride)).scale));
-                    outputs[t][r] = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
+                quants[r] = S::load_weights(weights[r].quants.add(block * 512 + quad * 64));
+            }
+            for t in 0..T {
+                let a = S::quad((*inputs.add(t * stride)).quants.as_ptr().add(quad * 4));
+                for r in 0..R {
+                    sums[t][r] = S::dot(sums[t][r], quants[r], a);
                 }
+            }
+        }
+        for r in 0..R {
+            let coarse = S::load_f16(weights[r].scales.add(block / (SUPER / BLOCK) * LANES));
+            let fine = weights[r].fine.add((block * 2 + HALF) * LANES);
+            let scale = S::mul(coarse, S::load_i8(fine.cast()));
+            for t in 0..T {
+                let scale = S::mul(scale, S::splat((*inputs.add(t * stride)).scale));
+                outputs[t][r] = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
             }
         }
     }

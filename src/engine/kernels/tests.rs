@@ -137,7 +137,7 @@ fn multiply(kernels: Kernels, pool: &Pool, weights: &PackedMatrix, values: &[f32
         weights,
         output: output_slice,
     }];
-    kernels.matmul(pool, &mut products, input);
+    kernels.matmul(pool, &mut products, input, Some(weights));
     output
 }
 
@@ -400,10 +400,17 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
     let size = shape.kv_heads * shape.head_size;
     let (mut keys, mut values) = (numbers(11, tokens * size), numbers(12, tokens * size));
     values[0] = 1e9;
-    for token in 0..tokens {
-        let at = token * size..(token + 1) * size;
-        let place = (pages[token / PAGE], token % PAGE);
-        kernels.write_kv(&mut layer, place, &keys[at.clone()], &values[at]);
+    let places: Vec<_> = (0..tokens)
+        .map(|token| (pages[token / PAGE], token % PAGE))
+        .collect();
+    let pool = Pool::new(2).unwrap();
+    // Some in one go, others one by one.
+    let (first, rest) = places.split_at(tokens / 2);
+    let at = first.len() * size;
+    kernels.write_kv(&pool, &mut layer, first, &keys[..at], &values[..at]);
+    for (place, at) in rest.iter().zip((at..).step_by(size)) {
+        let (key, value) = (&keys[at..at + size], &values[at..at + size]);
+        kernels.write_kv(&pool, &mut layer, &[*place], key, value);
     }
     for x in keys.iter_mut().chain(&mut values) {
         *x = half::f16_to_f32(half::f32_to_f16(x.clamp(-65504.0, 65504.0)));
