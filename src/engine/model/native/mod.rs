@@ -75,15 +75,6 @@ struct Scratch {
     logits: Vec<f32>,
 }
 
-/// Where a packed token stands.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    position: usize,
-    /// Page and slot of its keys and values.
-    page: u32,
-    slot: usize,
-}
-
 impl NativeModel {
     /// Loads a GGUF file's model.
     ///
@@ -199,23 +190,19 @@ impl Model for NativeModel {
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
+        let mut positions = Vec::new();
         let mut places = Vec::new();
         let mut wanted = Vec::new();
         for chunk in chunks {
-            places.extend(
-                (chunk.start..)
-                    .take(chunk.tokens.len())
-                    .map(|position| Place {
-                        position,
-                        page: chunk.pages[position / PAGE],
-                        slot: position % PAGE,
-                    }),
-            );
+            for position in (chunk.start..).take(chunk.tokens.len()) {
+                positions.push(position);
+                places.push((chunk.pages[position / PAGE], position % PAGE));
+            }
             if chunk.logits {
-                wanted.push(places.len() - 1);
+                wanted.push(positions.len() - 1);
             }
         }
-        let last = places.iter().map(|place| place.position).max();
+        let last = positions.iter().max();
         self.rotation.reach(last.map_or(0, |last| last + 1));
 
         let heads = self.heads();
@@ -236,24 +223,23 @@ impl Model for NativeModel {
             rotation,
             heads,
             parts: attention::cut(chunks, heads, pool.threads()),
+            positions: &positions,
             places: &places,
             chunks,
         };
-        scratch.resize(spec, places.len());
+        scratch.resize(spec, positions.len());
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
         for (row, token) in scratch.stream.chunks_exact_mut(spec.hidden).zip(tokens) {
             weights.embedding.row(*token as usize, row);
         }
         scratch.delta.fill(0.0);
-        for (layer, kv) in weights.layers.iter().zip(kv) {
-            pass.layer(layer, kv, scratch);
+        let head = weights.head.as_ref().unwrap_or(&weights.embedding);
+        let following = weights.layers.iter().skip(1).map(|next| &next.query.matrix);
+        let following = following.chain(std::iter::once(head));
+        for ((layer, kv), next) in weights.layers.iter().zip(kv).zip(following) {
+            pass.layer(layer, kv, next, scratch);
         }
-        pass.head(
-            &weights.norm,
-            weights.head.as_ref().unwrap_or(&weights.embedding),
-            &wanted,
-            scratch,
-        );
+        pass.head(&weights.norm, head, &wanted, scratch);
         let rows = scratch.logits.chunks_exact(spec.vocabulary);
         Ok(rows.map(<[f32]>::to_vec).collect())
     }
@@ -290,23 +276,29 @@ struct Pass<'a> {
     rotation: &'a Rotation,
     heads: Heads,
     parts: Vec<attention::Part>,
-    places: &'a [Place],
+    /// Position of each packed token.
+    positions: &'a [usize],
+    /// Page and slot of its keys and values.
+    places: &'a [(u32, usize)],
     chunks: &'a [Chunk<'a>],
 }
 
 impl Pass<'_> {
     /// A transformer block. On the way in, `scratch.delta` still has to be added to the stream; on
-    /// the way out it is this block's.
-    fn layer(&self, layer: &Layer, kv: &mut KvLayer, scratch: &mut Scratch) {
+    /// the way out it is this block's. `next` is the matrix that is multiplied after it.
+    fn layer(&self, layer: &Layer, kv: &mut KvLayer, next: &PackedMatrix, scratch: &mut Scratch) {
         self.add_and_norm(&layer.attention_norm, scratch);
         self.products(
             [&layer.query, &layer.key, &layer.value],
             [&mut scratch.queries, &mut scratch.keys, &mut scratch.values],
             &scratch.normed,
             &scratch.blocks,
+            &layer.output.matrix,
         );
         self.rotate(layer, scratch);
-        self.write_kv(kv, scratch);
+        let Scratch { keys, values, .. } = &*scratch;
+        self.kernels
+            .write_kv(self.pool, kv, self.places, keys, values);
         self.attend(kv, scratch);
         self.quantise(&scratch.attended, &mut scratch.blocks);
         self.products(
@@ -314,6 +306,7 @@ impl Pass<'_> {
             [&mut scratch.delta],
             &scratch.attended,
             &scratch.blocks,
+            &layer.gate.matrix,
         );
 
         self.add_and_norm(&layer.feed_forward_norm, scratch);
@@ -322,6 +315,7 @@ impl Pass<'_> {
             [&mut scratch.gate, &mut scratch.up],
             &scratch.normed,
             &scratch.blocks,
+            &layer.down.matrix,
         );
         self.activate(scratch);
         self.products(
@@ -329,6 +323,7 @@ impl Pass<'_> {
             [&mut scratch.delta],
             &scratch.gate,
             &scratch.blocks,
+            next,
         );
     }
 
@@ -339,7 +334,7 @@ impl Pass<'_> {
         let kernels = self.kernels;
         let delta = &scratch.delta;
         self.pool.rows(
-            self.places.len(),
+            self.positions.len(),
             self.step(),
             (&mut scratch.stream, hidden),
             (&mut scratch.normed, hidden),
@@ -365,17 +360,17 @@ impl Pass<'_> {
             }
         }
         self.pool.rows(
-            self.places.len(),
+            self.positions.len(),
             self.step(),
             (&mut scratch.queries, widths.0),
             (&mut scratch.keys, widths.1),
             |first, queries, keys| {
-                let places = &self.places[first..];
+                let positions = &self.positions[first..];
                 let rows = queries
                     .chunks_exact_mut(widths.0)
                     .zip(keys.chunks_exact_mut(widths.1));
                 let mut normed = vec![0.0; size];
-                for (place, (queries, keys)) in places.iter().zip(rows) {
+                for (position, (queries, keys)) in positions.iter().zip(rows) {
                     let sides = [
                         (queries, &layer.query.bias, &layer.query_norm),
                         (keys, &layer.key.bias, &layer.key_norm),
@@ -390,25 +385,12 @@ impl Pass<'_> {
                                 self.kernels.rms_norm(head, norm, epsilon, &mut normed);
                                 head.copy_from_slice(&normed);
                             }
-                            self.rotation.turn(self.kernels, head, place.position);
+                            self.rotation.turn(self.kernels, head, *position);
                         }
                     }
                 }
             },
         );
-    }
-
-    fn write_kv(&self, kv: &mut KvLayer, scratch: &Scratch) {
-        let width = self.heads.kv_heads * self.heads.head_size;
-        let rows = scratch.keys.chunks_exact(width);
-        for (place, (keys, values)) in self
-            .places
-            .iter()
-            .zip(rows.zip(scratch.values.chunks_exact(width)))
-        {
-            self.kernels
-                .write_kv(kv, (place.page, place.slot), keys, values);
-        }
     }
 
     fn attend(&self, kv: &KvLayer, scratch: &mut Scratch) {
@@ -427,7 +409,7 @@ impl Pass<'_> {
         let width = self.spec.intermediate;
         let up = &scratch.up;
         self.pool.rows(
-            self.places.len(),
+            self.positions.len(),
             self.step(),
             (&mut scratch.gate, width),
             (&mut [] as &mut [f32], 0),
@@ -442,7 +424,7 @@ impl Pass<'_> {
     /// Quantises `values`, `[tokens, cols]`, for the next product. What does not come in whole
     /// blocks is for dense weights, which take the values as they are.
     fn quantise(&self, values: &[f32], blocks: &mut [ActivationBlock]) {
-        let tokens = self.places.len();
+        let tokens = self.positions.len();
         let cols = values.len() / tokens;
         if !cols.is_multiple_of(BLOCK) {
             return;
@@ -460,13 +442,14 @@ impl Pass<'_> {
         );
     }
 
-    /// Products of one input, `[tokens, cols]`, with several matrices.
+    /// Products of one input, `[tokens, cols]`, with several matrices; `next` is the one after them.
     fn products<const N: usize>(
         &self,
         linears: [&Linear; N],
         outputs: [&mut Vec<f32>; N],
         values: &[f32],
         blocks: &[ActivationBlock],
+        next: &PackedMatrix,
     ) {
         let pairs = linears.iter().zip(outputs);
         let mut products: Vec<_> = pairs
@@ -475,7 +458,8 @@ impl Pass<'_> {
                 output,
             })
             .collect();
-        self.multiply(&mut products, self.places.len(), values, blocks);
+        let tokens = self.positions.len();
+        self.multiply(&mut products, tokens, values, blocks, Some(next));
     }
 
     fn multiply(
@@ -484,6 +468,7 @@ impl Pass<'_> {
         tokens: usize,
         values: &[f32],
         blocks: &[ActivationBlock],
+        next: Option<&PackedMatrix>,
     ) {
         let width = values.len() / tokens / BLOCK;
         let input = Input {
@@ -491,7 +476,7 @@ impl Pass<'_> {
             values,
             blocks: &blocks[..tokens * width],
         };
-        self.kernels.matmul(self.pool, products, input);
+        self.kernels.matmul(self.pool, products, input, next);
     }
 
     /// The logits of the tokens at `wanted`.
@@ -522,12 +507,12 @@ impl Pass<'_> {
             output: &mut scratch.logits,
         }];
         let values = &scratch.normed[..wanted.len() * hidden];
-        self.multiply(&mut products, wanted.len(), values, &scratch.blocks);
+        self.multiply(&mut products, wanted.len(), values, &scratch.blocks, None);
     }
 
     /// Rows of a part of a step between two products.
     fn step(&self) -> usize {
-        self.places
+        self.positions
             .len()
             .div_ceil(4 * self.pool.threads())
             .max(FEW_TOKENS)
