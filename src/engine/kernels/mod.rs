@@ -9,10 +9,13 @@
 //! chunks of a prefill, the number of threads and the processor choose only which elements are computed
 //! together. So results are equal to the last bit, and the tests ask for just that.
 
-// Until the native model uses all of it.
-#![allow(dead_code, unused_imports)]
 // Tiles are loops over small constants, which become registers; iterators would hide that.
 #![allow(clippy::needless_range_loop)]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the inverse operations and other layouts serve tests and what comes next"
+)]
 
 mod activations;
 mod aligned;

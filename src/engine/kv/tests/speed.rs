@@ -40,7 +40,6 @@ fn measure(cache: &mut KvCache<RadixIndex>, numbers: impl Iterator<Item = u32>) 
 
 #[test]
 #[ignore = "a measurement"]
-#[expect(clippy::print_stderr, reason = "it is run to be read")]
 fn a_thousand_prompts_of_a_thousand_tokens() {
     // 45 pages of its own for each (19 of 63 are shared but for a part of one).
     let pages = 46 * SEQUENCES as usize + 100;

@@ -145,7 +145,11 @@ impl Model for NativeModel {
     }
 
     fn weights(&self) -> String {
-        format!("{} with int8 activations", self.weight_type)
+        let isa = self.kernels.isa();
+        format!(
+            "{} with int8 activations, {isa:?} kernels",
+            self.weight_type
+        )
     }
 
     fn max_sequences(&self) -> usize {
