@@ -1,6 +1,8 @@
 //! The whole program on the real default model, where its file is there: `FLOWBENCH_TEST_MODEL`,
 //! or the user's cache. `bash run.sh test` makes sure that it is.
 
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
 mod common;
 
 use std::path::PathBuf;

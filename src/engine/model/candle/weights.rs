@@ -10,6 +10,8 @@ use crate::engine::model::ModelSpec;
 use crate::error::{Context, Error, Exit, Result};
 
 /// A matrix `[outputs, inputs]` as it is stored.
+// With CUDA one variant is the larger by far; there are only ever a few of them at a time.
+#[allow(clippy::large_enum_variant)]
 pub(in crate::engine::model) enum Matrix {
     /// From a GGUF file, quantised or not.
     Stored(QTensor),
