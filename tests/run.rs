@@ -158,20 +158,8 @@ fn an_interrupted_run_keeps_what_was_measured() {
         "templates/chain.script.jsonl",
         "{\"output\": \"a b\", \"ttft_ms\": 5, \"latency_ms\": 10}\n",
     );
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_flowbench"));
-    let mut child = command
-        .current_dir(workspace.path())
-        .env_clear()
-        .envs([
-            ("MODE", "scripted"),
-            ("TEMPLATE", "chain"),
-            ("NUM_FLOWS", "100"),
-        ])
-        .arg("run")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
+    let mut command = workspace.child(&[("NUM_FLOWS", "100")]);
+    let mut child = command.spawn().expect("starts");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut seen = 0;
     while seen < 4 {
@@ -202,19 +190,8 @@ fn a_killed_run_leaves_every_step_that_had_ended() {
         "templates/chain.script.jsonl",
         "{\"output\": \"a b\", \"latency_ms\": 5}\n",
     );
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_flowbench"))
-        .current_dir(workspace.path())
-        .env_clear()
-        .envs([
-            ("MODE", "scripted"),
-            ("TEMPLATE", "chain"),
-            ("NUM_FLOWS", "100"),
-        ])
-        .arg("run")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starts");
+    let mut command = workspace.child(&[("NUM_FLOWS", "100")]);
+    let mut child = command.stderr(Stdio::null()).spawn().expect("starts");
     let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let printed = lines
         .map(|line| line.expect("UTF-8"))
@@ -230,15 +207,7 @@ fn a_killed_run_leaves_every_step_that_had_ended() {
 #[test]
 fn a_closed_pipe_ends_the_run_without_a_panic() {
     let workspace = Workspace::new();
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_flowbench"))
-        .current_dir(workspace.path())
-        .env_clear()
-        .envs([("MODE", "scripted"), ("TEMPLATE", "chain")])
-        .arg("run")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
+    let mut child = workspace.child(&[]).spawn().expect("starts");
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(110));

@@ -109,6 +109,20 @@ impl Workspace {
         command
     }
 
+    /// The same as [`Self::scripted`], to be started and watched while it runs.
+    pub fn child(&self, variables: &[(&str, &str)]) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_flowbench"));
+        command
+            .current_dir(self.path())
+            .env_clear()
+            .envs([("MODE", "scripted"), ("TEMPLATE", "chain")])
+            .envs(variables.iter().copied())
+            .arg("run")
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        command
+    }
+
     /// The one run's folder.
     pub fn run_folder(&self) -> PathBuf {
         let mut runs: Vec<_> = fs::read_dir(self.file("results"))

@@ -1,0 +1,292 @@
+//! The runner on scripted engines.
+
+use super::*;
+use crate::engine::{Event, Script, ScriptedEngine};
+use crate::flow::{Context, Part, Step};
+use proptest::prelude::*;
+
+/// Flow 1 with these steps, each with a prompt of its own and the needs given.
+pub(crate) fn flow_of(steps: &[(&str, &[&str])]) -> Flow {
+    Flow {
+        template: "test".to_owned(),
+        flow: 1,
+        row: "row".to_owned(),
+        system: None,
+        steps: steps
+            .iter()
+            .map(|(id, needs)| Step {
+                id: (*id).to_owned(),
+                needs: needs.iter().map(|need| (*need).to_owned()).collect(),
+                context: Context::Fresh,
+                prompt: vec![Part::Text(format!("prompt of {id}"))],
+                max_tokens: 8,
+                temperature: 0.0,
+                top_p: 1.0,
+                top_k: 0,
+            })
+            .collect(),
+    }
+}
+
+fn flows(count: usize, steps: &[(&str, &[&str])]) -> Vec<Flow> {
+    (1..=count)
+        .map(|flow| Flow {
+            flow,
+            ..flow_of(steps)
+        })
+        .collect()
+}
+
+#[derive(Default)]
+struct Seen {
+    steps: Vec<StepRecord>,
+    workflows: Vec<WorkflowRecord>,
+    /// Raises the interrupt after so many steps.
+    stop_after: Option<usize>,
+    interrupted: AtomicBool,
+}
+
+struct Collect<'a>(
+    &'a mut Vec<StepRecord>,
+    &'a mut Vec<WorkflowRecord>,
+    Option<usize>,
+    &'a AtomicBool,
+);
+
+impl Observer for Collect<'_> {
+    fn step_ended(&mut self, step: &StepRecord) -> Result<()> {
+        self.0.push(step.clone());
+        if Some(self.0.len()) == self.2 {
+            self.3.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn workflow_ended(&mut self, workflow: &WorkflowRecord, _: Option<&Error>) -> Result<()> {
+        self.1.push(workflow.clone());
+        Ok(())
+    }
+}
+
+impl Seen {
+    fn run(&mut self, engine: &mut dyn Engine, flows: &[Flow], concurrency: usize) -> Outcome {
+        let options = RunnerOptions {
+            concurrency,
+            ..RunnerOptions::default()
+        };
+        let origin = Moment::now(engine).expect("a script cannot break");
+        let mut collect = Collect(
+            &mut self.steps,
+            &mut self.workflows,
+            self.stop_after,
+            &self.interrupted,
+        );
+        run(
+            engine,
+            flows,
+            &options,
+            origin,
+            &self.interrupted,
+            &mut collect,
+        )
+        .expect("a script cannot break")
+    }
+
+    fn order(&self) -> Vec<(usize, &str)> {
+        self.steps
+            .iter()
+            .map(|step| (step.flow, step.step.as_str()))
+            .collect()
+    }
+}
+
+fn scripted(script: &str) -> ScriptedEngine {
+    ScriptedEngine::new(Script::parse(script, "script").expect("valid"), true)
+}
+
+const CHAIN: &[(&str, &[&str])] = &[("plan", &[]), ("do", &["plan"]), ("check", &["do"])];
+
+#[test]
+fn one_at_a_time_runs_flows_and_steps_in_their_order() {
+    let mut seen = Seen::default();
+    let mut engine = scripted(r#"{"output": "one two"}"#);
+    assert_eq!(seen.run(&mut engine, &flows(2, CHAIN), 1), Outcome::Ended);
+    assert_eq!(
+        seen.order(),
+        [
+            (1, "plan"),
+            (1, "do"),
+            (1, "check"),
+            (2, "plan"),
+            (2, "do"),
+            (2, "check")
+        ]
+    );
+    assert_eq!(seen.workflows.len(), 2);
+    assert!(
+        seen.workflows
+            .iter()
+            .all(|flow| flow.error.is_none() && flow.steps_done == 3)
+    );
+    let step = &seen.steps[0];
+    assert_eq!((step.decode_tokens, step.prompt_tokens), (2, 3));
+    assert!(step.ttft_ms.is_some() && step.tpot_ms.is_some());
+}
+
+#[test]
+fn the_device_is_synchronised_before_each_reading() {
+    let mut seen = Seen::default();
+    let mut engine = scripted(r#"{"output": "one"}"#);
+    seen.run(&mut engine, &flows(2, CHAIN), 1);
+    // The origin, one start a flow, one submission and one poll with events a step; the
+    // readings are the only callers, so that a reading without its fence would show here.
+    assert_eq!(engine.synchronizations(), 1 + 2 + 6 + 6);
+}
+
+#[test]
+fn times_are_those_of_the_script() {
+    let mut seen = Seen::default();
+    let mut engine = scripted(r#"{"output": "a b c", "ttft_ms": 10, "latency_ms": 20}"#);
+    seen.run(&mut engine, &flows(1, &[("only", &[])]), 1);
+    let step = &seen.steps[0];
+    let ttft = step.ttft_ms.expect("a first token").0;
+    assert!(ttft >= 10.0, "{ttft}");
+    assert!(step.latency_ms.0 >= 20.0 && step.latency_ms.0 > ttft);
+    let tpot = step.tpot_ms.expect("three tokens").0;
+    assert!((tpot - (step.latency_ms.0 - ttft) / 2.0).abs() < 1e-9);
+    assert!(seen.workflows[0].workflow_ms >= step.latency_ms);
+}
+
+#[test]
+fn metrics_that_need_tokens_are_absent_without_them() {
+    let mut seen = Seen::default();
+    let mut engine = scripted(r#"{"output": ""}"#);
+    seen.run(&mut engine, &flows(1, &[("only", &[])]), 1);
+    assert_eq!(seen.steps[0].decode_tokens, 0);
+    assert_eq!((seen.steps[0].ttft_ms, seen.steps[0].tpot_ms), (None, None));
+}
+
+#[test]
+fn a_failed_step_ends_its_own_flow_only() {
+    let mut seen = Seen::default();
+    let mut engine = scripted(
+        r#"{"output": "fine"}
+{"flow": 2, "step": "do", "fail": "the model is tired"}"#,
+    );
+    assert_eq!(seen.run(&mut engine, &flows(3, CHAIN), 1), Outcome::Ended);
+    assert_eq!(seen.steps.len(), 7);
+    let errors: Vec<_> = seen
+        .workflows
+        .iter()
+        .map(|flow| flow.error.as_deref())
+        .collect();
+    assert_eq!(
+        errors,
+        [None, Some("flow 2, step do: the model is tired"), None]
+    );
+    assert_eq!(seen.workflows[1].steps_done, 1);
+}
+
+#[test]
+fn a_refused_request_fails_its_flow_and_cancels_its_siblings() {
+    let mut seen = Seen::default();
+    let mut engine = scripted(
+        r#"{"step": "a", "output": "fine"}
+{"step": "c", "output": "slow", "latency_ms": 5}"#,
+    );
+    let fork: &[(&str, &[&str])] = &[("a", &[]), ("c", &["a"]), ("b", &["a"])];
+    assert_eq!(seen.run(&mut engine, &flows(1, fork), 1), Outcome::Ended);
+    let error = seen.workflows[0].error.as_deref().expect("no answer for b");
+    assert!(error.contains("step b"), "{error}");
+    assert_eq!(seen.order(), [(1, "a")]);
+}
+
+#[test]
+fn an_interrupt_keeps_what_was_measured() {
+    let mut seen = Seen {
+        stop_after: Some(4),
+        ..Seen::default()
+    };
+    let mut engine = scripted(r#"{"output": "one"}"#);
+    assert_eq!(
+        seen.run(&mut engine, &flows(5, CHAIN), 1),
+        Outcome::Interrupted
+    );
+    assert_eq!(seen.steps.len(), 4);
+    assert_eq!(seen.workflows.len(), 1);
+    assert!(
+        engine.poll().expect("works").is_empty(),
+        "requests are given up"
+    );
+}
+
+#[test]
+fn an_engine_that_breaks_ends_the_run() {
+    struct Broken(ScriptedEngine);
+    impl crate::stopwatch::Fence for Broken {
+        fn synchronize(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+    impl Engine for Broken {
+        fn info(&self) -> &crate::engine::EngineInfo {
+            self.0.info()
+        }
+        fn submit(&mut self, request: crate::engine::Request) -> Result<RequestId> {
+            self.0.submit(request)
+        }
+        fn poll(&mut self) -> Result<Vec<Event>> {
+            Err(Error::flow("device lost"))
+        }
+        fn cancel(&mut self, _: RequestId) {}
+    }
+    let mut engine = Broken(scripted(r#"{"output": "x"}"#));
+    let origin = Moment::now(&engine).expect("no fence");
+    let (mut steps, mut workflows, stop) = (Vec::new(), Vec::new(), AtomicBool::new(false));
+    let result = run(
+        &mut engine,
+        &flows(2, CHAIN),
+        &RunnerOptions::default(),
+        origin,
+        &stop,
+        &mut Collect(&mut steps, &mut workflows, None, &stop),
+    );
+    assert_eq!(result.expect_err("broken").to_string(), "device lost");
+}
+
+proptest! {
+    /// Whatever runs beside them, steps come after those they need and every step ends once.
+    #[test]
+    fn concurrency_changes_no_result(
+        count in 1usize..8,
+        concurrency in 1usize..10,
+        edges in prop::collection::vec(any::<bool>(), 10),
+    ) {
+        let names = ["a", "b", "c", "d", "e"];
+        let mut needs: Vec<Vec<&str>> = vec![Vec::new(); 5];
+        let mut bit = edges.iter();
+        for (to, needs) in needs.iter_mut().enumerate() {
+            for from in &names[..to] {
+                if *bit.next().expect("ten pairs") {
+                    needs.push(from);
+                }
+            }
+        }
+        let steps: Vec<(&str, &[&str])> =
+            names.iter().zip(&needs).map(|(name, needs)| (*name, needs.as_slice())).collect();
+        let all = flows(count, &steps);
+        let mut engine = scripted(r#"{"output": "x y"}"#);
+        let mut seen = Seen::default();
+        prop_assert_eq!(seen.run(&mut engine, &all, concurrency), Outcome::Ended);
+        prop_assert_eq!(seen.steps.len(), 5 * count);
+        let order = seen.order();
+        for flow in 1..=count {
+            let place = |name: &str| order.iter().position(|at| *at == (flow, name));
+            for (name, needs) in &steps {
+                for need in *needs {
+                    prop_assert!(place(need) < place(name));
+                }
+            }
+        }
+    }
+}
