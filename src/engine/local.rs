@@ -1,5 +1,8 @@
 //! The engine in this process: model, tokenizer and chat template, scheduler and sampler.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

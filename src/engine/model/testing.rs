@@ -11,6 +11,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use crate::engine::load::gguf::GgufFile;
+use crate::engine::load::hub::DEFAULT_MODEL;
 
 /// The default model: where `FLOWBENCH_TEST_MODEL` says, or in flowbench's cache.
 ///
@@ -21,7 +22,7 @@ pub(crate) fn test_model() -> Option<PathBuf> {
             Some(folder) => PathBuf::from(folder),
             None => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),
         };
-        Some(folder.join("flowbench/smollm2-135m-instruct.q4_1.gguf"))
+        Some(folder.join("flowbench").join(DEFAULT_MODEL.file))
     };
     let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
         .map(PathBuf::from)
@@ -73,6 +74,8 @@ pub(crate) struct Tiny {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_size: usize,
+    /// Leading dimensions of a head that are rotated.
+    pub(crate) rope_dimensions: usize,
     pub(crate) intermediate: usize,
     pub(crate) vocabulary: usize,
     pub(crate) context_length: usize,
@@ -84,20 +87,32 @@ pub(crate) const LAYERS: usize = 2;
 
 impl Tiny {
     pub(crate) fn new(architecture: &'static str, tied: bool) -> Self {
+        // Only qwen3 in candle-transformers knows heads whose size is not hidden / heads.
+        let head_size = if architecture == "qwen3" { 128 } else { 64 };
         // Sizes that the quantised types can hold: rows of multiples of 256.
-        let mut tiny = Self {
+        let sizes = Self {
             architecture,
             hidden: 256,
             heads: 4,
             kv_heads: 2,
-            // Only qwen3 in candle-transformers knows heads whose size is not hidden / heads.
-            head_size: if architecture == "qwen3" { 128 } else { 64 },
+            head_size,
+            rope_dimensions: head_size,
             intermediate: 512,
             vocabulary: 320,
             context_length: 2048,
             rope_base: 10_000.0,
             tensors: Vec::new(),
         };
+        sizes.filled(tied)
+    }
+
+    /// The same sizes with all tensors made anew.
+    pub(crate) fn filled(self, tied: bool) -> Self {
+        let mut tiny = Self {
+            tensors: Vec::new(),
+            ..self
+        };
+        let architecture = tiny.architecture;
         let mut random = Random(7);
         let (hidden, inner) = (tiny.hidden, tiny.intermediate);
         let (q, kv) = (tiny.heads * tiny.head_size, tiny.kv_heads * tiny.head_size);
@@ -158,7 +173,7 @@ impl Tiny {
             (key("attention.key_length"), count(self.head_size)),
             (key("attention.value_length"), count(self.head_size)),
             (key("context_length"), count(self.context_length)),
-            (key("rope.dimension_count"), count(self.head_size)),
+            (key("rope.dimension_count"), count(self.rope_dimensions)),
             (key("rope.freq_base"), Value::F32(self.rope_base)),
             (key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
         ]

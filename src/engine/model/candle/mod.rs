@@ -306,7 +306,7 @@ impl Model for CandleModel {
 
 /// Refuses a file with tensors that this forward pass knows nothing of: it would compute another
 /// model than the file holds.
-fn check_names<'a>(
+pub(super) fn check_names<'a>(
     weights: &dyn Weights,
     spec: &ModelSpec,
     names: impl Iterator<Item = &'a str>,

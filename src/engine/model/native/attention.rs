@@ -151,6 +151,22 @@ fn shared_positions(chunks: &[Chunk<'_>]) -> usize {
 }
 
 impl Part {
+    /// The part's queries that look at this KV head, sequence by sequence, in place of `work`.
+    fn queries(&self, kv_head: usize, heads: Heads, work: &mut Vec<Query>) {
+        work.clear();
+        let first = (kv_head - self.first_kv_head) * heads.group * heads.head_size;
+        let positions = self.sequences.iter().flat_map(|seq| seq.positions.clone());
+        for (token, position) in positions.enumerate() {
+            for head in 0..heads.group {
+                work.push(Query {
+                    at: token * self.token_numbers + first + head * heads.head_size,
+                    position,
+                    state: work.len(),
+                });
+            }
+        }
+    }
+
     /// Computes the part: `queries` and `output` are its stretches.
     pub(super) fn run(
         &self,
@@ -166,22 +182,8 @@ impl Part {
         let mut state = vec![Running::default(); tokens * heads.group];
         let mut work = Vec::with_capacity(tokens * heads.group);
         for kv_head in self.kv_heads.clone() {
-            work.clear();
             state.fill(Running::default());
-            let first = (kv_head - self.first_kv_head) * heads.group * heads.head_size;
-            let mut token = 0;
-            for sequence in &self.sequences {
-                for position in sequence.positions.clone() {
-                    for head in 0..heads.group {
-                        work.push(Query {
-                            at: token * self.token_numbers + first + head * heads.head_size,
-                            position,
-                            state: work.len(),
-                        });
-                    }
-                    token += 1;
-                }
-            }
+            self.queries(kv_head, heads, &mut work);
             let attention =
                 |chunk: usize, positions: Range<usize>, range: Range<usize>| Attention {
                     layer,
@@ -209,5 +211,132 @@ impl Part {
                 at += count;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::model::Slot;
+    use proptest::prelude::*;
+
+    /// A chunk's start and number of tokens, and how many of its first pages are those that all
+    /// chunks can share.
+    fn batches() -> impl Strategy<Value = Vec<(usize, usize, usize)>> {
+        let chunk = (
+            0usize..400,
+            prop_oneof![Just(1usize), 1usize..70],
+            0usize..26,
+        );
+        prop::collection::vec(chunk, 1..30)
+    }
+
+    proptest! {
+        #[test]
+        fn parts_cover_each_query_once(
+            batch in batches(),
+            kv_heads in 1usize..5,
+            group in 1usize..4,
+            threads in 1usize..9,
+        ) {
+            let heads = Heads { kv_heads, group, head_size: 8 };
+            let tables: Vec<Vec<u32>> = batch
+                .iter()
+                .zip(1u32..)
+                .map(|(&(start, count, common), chunk)| {
+                    let pages = (start + count).div_ceil(PAGE);
+                    let own = |page| if page < common { 0 } else { 1000 * chunk };
+                    (0..pages).map(|page| page as u32 + own(page)).collect()
+                })
+                .collect();
+            let tokens = vec![0; 70];
+            let chunks: Vec<Chunk<'_>> = batch
+                .iter()
+                .zip(&tables)
+                .enumerate()
+                .map(|(slot, (&(start, count, _), pages))| Chunk {
+                    slot: Slot(slot),
+                    pages,
+                    tokens: &tokens[..count],
+                    start,
+                    logits: true,
+                })
+                .collect();
+            // Whose query each head of each packed token is.
+            let owners: Vec<(usize, usize)> = batch
+                .iter()
+                .enumerate()
+                .flat_map(|(chunk, &(start, count, _))| {
+                    (start..start + count).map(move |position| (chunk, position))
+                })
+                .collect();
+            let width = heads.token_numbers();
+            let mut covered = vec![0; owners.len() * kv_heads * group];
+            let mut end = 0;
+            let mut work = Vec::new();
+            for part in cut(&chunks, heads, threads) {
+                prop_assert!(end <= part.numbers.start, "stretches overlap");
+                end = part.numbers.end;
+                prop_assert!(end <= owners.len() * width);
+                prop_assert!(part.shared.is_multiple_of(SPAN));
+                let first = &tables[part.sequences[0].chunk];
+                for sequence in &part.sequences {
+                    // The last token of each is left, so that its own call has something to do.
+                    prop_assert!(part.shared <= sequence.positions.start);
+                    let pages = part.shared / PAGE;
+                    prop_assert_eq!(&first[..pages], &tables[sequence.chunk][..pages]);
+                }
+                let of_queries: Vec<(usize, usize)> = part
+                    .sequences
+                    .iter()
+                    .flat_map(|seq| seq.positions.clone().map(|position| (seq.chunk, position)))
+                    .collect();
+                for kv_head in part.kv_heads.clone() {
+                    part.queries(kv_head, heads, &mut work);
+                    prop_assert_eq!(work.len(), of_queries.len() * group);
+                    for (index, query) in work.iter().enumerate() {
+                        prop_assert!(query.at + heads.head_size <= part.numbers.len());
+                        let number = part.numbers.start + query.at;
+                        let owner = owners[number / width];
+                        prop_assert_eq!(owner, of_queries[index / group]);
+                        prop_assert_eq!(query.position, owner.1);
+                        prop_assert_eq!(query.state, index);
+                        let head = number % width / heads.head_size;
+                        prop_assert_eq!(head / group, kv_head);
+                        covered[number / heads.head_size] += 1;
+                    }
+                }
+            }
+            prop_assert!(covered.iter().all(|times| *times == 1), "{:?}", covered);
+        }
+    }
+
+    #[test]
+    fn decoding_sequences_on_one_prefix_look_at_it_together() {
+        let heads = Heads {
+            kv_heads: 2,
+            group: 3,
+            head_size: 8,
+        };
+        let tables: Vec<Vec<u32>> = (0..8)
+            .map(|own| (0..19).chain([100 + own]).collect())
+            .collect();
+        let chunks: Vec<Chunk<'_>> = tables
+            .iter()
+            .map(|pages| Chunk {
+                slot: Slot(0),
+                pages,
+                tokens: &[0],
+                start: 19 * PAGE + 3,
+                logits: true,
+            })
+            .collect();
+        let parts = cut(&chunks, heads, 2);
+        assert_eq!(parts.len(), 4);
+        // 304 positions are in shared pages; blocks of 64 end at 256.
+        assert!(parts.iter().all(|part| part.shared == 256));
+        assert!(parts.iter().all(|part| part.sequences.len() == 2));
+        // One alone is cut by heads.
+        assert_eq!(cut(&chunks[..1], heads, 2).len(), 2);
     }
 }

@@ -8,11 +8,13 @@
 //! logits have the same bits alone or in company, in one chunk or many, on one thread or several.
 
 mod attention;
+#[cfg(test)]
+mod tests;
 mod weights;
 
-use super::candle::checked_spec;
 use super::candle::rope::frequencies;
 use super::candle::weights::Weights;
+use super::candle::{check_names, checked_spec};
 use super::{Chunk, Model, ModelSpec, Slot, check_chunk};
 use crate::engine::kernels::{
     ActivationBlock, BLOCK, Input, Kernels, KvLayer, KvShape, PAGE, PackedMatrix, Pool, Product,
@@ -91,7 +93,9 @@ impl NativeModel {
     /// As [`Self::from_gguf`].
     pub(super) fn from_safetensors(folder: &SafetensorsFolder) -> Result<Self> {
         let stored = folder.weight_type().to_owned();
-        Self::load(folder, folder.spec()?, stored, cpu_threads())
+        let spec = folder.spec()?;
+        check_names(folder, &spec, folder.tensor_names())?;
+        Self::load(folder, spec, stored, cpu_threads())
     }
 
     /// Loads the weights and repacks them. `threads` counts the caller's.
@@ -145,9 +149,13 @@ impl Model for NativeModel {
     }
 
     fn weights(&self) -> String {
+        let activations = match self.weights.is_quantised() {
+            true => "int8",
+            false => "f32",
+        };
         let isa = self.kernels.isa();
         format!(
-            "{} with int8 activations, {isa:?} kernels",
+            "{} with {activations} activations, {isa:?} kernels",
             self.weight_type
         )
     }
@@ -354,15 +362,10 @@ impl Pass<'_> {
         self.quantise(&scratch.normed, &mut scratch.blocks);
     }
 
-    /// Biases and head norms of queries, keys and values, and the rotation of the former two.
+    /// Head norms of queries and keys, and their rotation.
     fn rotate(&self, layer: &Layer, scratch: &mut Scratch) {
         let size = self.heads.head_size;
         let widths = (self.spec.heads * size, self.heads.kv_heads * size);
-        if let Some(bias) = &layer.value.bias {
-            for values in scratch.values.chunks_exact_mut(widths.1) {
-                self.kernels.add(values, bias);
-            }
-        }
         self.pool.rows(
             self.positions.len(),
             self.step(),
@@ -375,14 +378,8 @@ impl Pass<'_> {
                     .zip(keys.chunks_exact_mut(widths.1));
                 let mut normed = vec![0.0; size];
                 for (position, (queries, keys)) in positions.iter().zip(rows) {
-                    let sides = [
-                        (queries, &layer.query.bias, &layer.query_norm),
-                        (keys, &layer.key.bias, &layer.key_norm),
-                    ];
-                    for (numbers, bias, norm) in sides {
-                        if let Some(bias) = bias {
-                            self.kernels.add(numbers, bias);
-                        }
+                    let sides = [(queries, &layer.query_norm), (keys, &layer.key_norm)];
+                    for (numbers, norm) in sides {
                         for head in numbers.chunks_exact_mut(size) {
                             if let Some(norm) = norm {
                                 let epsilon = self.spec.norm_epsilon as f32;
@@ -446,7 +443,8 @@ impl Pass<'_> {
         );
     }
 
-    /// Products of one input, `[tokens, cols]`, with several matrices; `next` is the one after them.
+    /// Products of one input, `[tokens, cols]`, with several matrices, and their biases; `next` is the
+    /// matrix after them.
     fn products<const N: usize>(
         &self,
         linears: [&Linear; N],
@@ -464,6 +462,25 @@ impl Pass<'_> {
             .collect();
         let tokens = self.positions.len();
         self.multiply(&mut products, tokens, values, blocks, Some(next));
+        for (linear, product) in linears.iter().zip(products) {
+            if let Some(bias) = &linear.bias {
+                self.add_bias(bias, product.output);
+            }
+        }
+    }
+
+    fn add_bias(&self, bias: &[f32], output: &mut [f32]) {
+        self.pool.rows(
+            self.positions.len(),
+            self.step(),
+            (output, bias.len()),
+            (&mut [] as &mut [f32], 0),
+            |_, output, _| {
+                for row in output.chunks_exact_mut(bias.len()) {
+                    self.kernels.add(row, bias);
+                }
+            },
+        );
     }
 
     fn multiply(

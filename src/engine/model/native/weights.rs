@@ -37,6 +37,18 @@ pub(super) struct Layer {
 }
 
 impl Layer {
+    fn linears(&self) -> [&Linear; 7] {
+        [
+            &self.query,
+            &self.key,
+            &self.value,
+            &self.output,
+            &self.gate,
+            &self.up,
+            &self.down,
+        ]
+    }
+
     /// What an architecture cannot do without: a file that lacks it holds another model.
     fn check(&self, architecture: &str, index: usize) -> Result<()> {
         let biases = [&self.query, &self.key, &self.value].map(|linear| linear.bias.is_some());
@@ -120,6 +132,15 @@ impl NativeWeights {
             norm: loader.vector("output_norm.weight", hidden)?,
             rope_divisors: weights.rope_divisors(spec)?,
         })
+    }
+
+    /// Whether any product takes activations in int8.
+    pub(super) fn is_quantised(&self) -> bool {
+        let matrices = self.layers.iter().flat_map(Layer::linears);
+        let matrices = matrices.map(|linear| &linear.matrix);
+        matrices
+            .chain([self.head.as_ref().unwrap_or(&self.embedding)])
+            .any(|matrix| !matrix.format().is_dense())
     }
 }
 

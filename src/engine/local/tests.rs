@@ -1,0 +1,308 @@
+//! The local engine on the default model: the same tokens in any company, and counts that add up.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::engine::kv::common_prefix;
+use crate::engine::load::hub::{ModelFormat, ModelSource};
+use crate::engine::model::testing::test_model;
+use crate::engine::{Message, Origin, Role, Sampling};
+
+/// Pages of a memory that is not short.
+const ROOMY: usize = 256;
+
+fn load() -> Option<LocalEngine> {
+    let file = ModelFile {
+        path: test_model()?,
+        source: ModelSource::Path,
+        sha256: None,
+        format: ModelFormat::Gguf,
+    };
+    let options = LocalOptions {
+        device: DeviceChoice::Cpu,
+        backend: Backend::Native,
+        max_sequences: 8,
+        reuse: true,
+        kv_bytes: 0,
+    };
+    Some(LocalEngine::load(&file, &options).unwrap())
+}
+
+/// An engine as if loaded anew, with this many pages: fewer than a full context takes.
+fn restart(engine: &mut LocalEngine, reuse: bool, pages: usize) {
+    assert!(engine.sequences.is_empty());
+    engine.model.set_pages(pages);
+    engine.kv = Some(KvCache::new(pages, PAGE_TOKENS, reuse));
+    engine.scheduler = Scheduler::new(8, TOKENS_A_PASS);
+}
+
+fn message(role: Role, content: &str) -> Message {
+    Message {
+        role,
+        content: content.to_owned(),
+    }
+}
+
+fn request(messages: Vec<Message>, max_tokens: usize, sampling: Sampling) -> Request {
+    Request {
+        origin: Origin::default(),
+        messages,
+        max_tokens,
+        ignore_eos: true,
+        sampling,
+    }
+}
+
+const SYSTEM: &str = "You answer questions about a help desk. Be brief, and say so when you do not \
+                      know. Tickets have a priority from one to four.";
+
+fn ask(question: &str, max_tokens: usize) -> Request {
+    let messages = vec![message(Role::System, SYSTEM), message(Role::User, question)];
+    request(messages, max_tokens, Sampling::default())
+}
+
+/// Eight requests whose questions begin differently; two of them are sampled.
+fn requests() -> Vec<Request> {
+    let questions = [
+        "What is a ticket?",
+        "How long may an answer take when its priority is one, and how long when it is four?",
+        "Who closes it?",
+        "Name three reasons to escalate a ticket to the second line, the most common one first.",
+        "Again: what is a ticket?",
+        "Please write a haiku.",
+        "7 tickets are open and 4 are closed. How many were there?",
+        "Is this a question?",
+    ];
+    questions
+        .iter()
+        .zip(0..)
+        .map(|(question, seed)| {
+            let mut request = ask(question, 30);
+            if seed % 4 == 3 {
+                request.sampling.temperature = 0.8;
+                request.sampling.seed = seed;
+            }
+            request
+        })
+        .collect()
+}
+
+/// What came of some requests, and how often a sequence gave way.
+struct Outcome {
+    completions: Vec<Completion>,
+    gave_way: usize,
+}
+
+/// Runs these at once.
+fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
+    let ids: Vec<RequestId> = requests
+        .iter()
+        .map(|request| engine.submit(request.clone()).unwrap())
+        .collect();
+    let mut streamed: BTreeMap<RequestId, Vec<u32>> = BTreeMap::new();
+    let mut ended = BTreeMap::new();
+    let mut gave_way = 0;
+    while ended.len() < ids.len() {
+        let waiting = |engine: &LocalEngine| -> Vec<RequestId> {
+            let admitted_before = |id: &RequestId| engine.sequences[id].reused.is_some();
+            engine.scheduler.waiting().filter(admitted_before).collect()
+        };
+        let before = waiting(engine);
+        let events = engine.poll().unwrap();
+        let now = waiting(engine);
+        gave_way += now.iter().filter(|id| !before.contains(id)).count();
+        for Event { id, kind } in events {
+            match kind {
+                EventKind::Token(token) => streamed.entry(id).or_default().push(token),
+                EventKind::Finished(completion) => {
+                    assert!(ended.insert(id, completion).is_none());
+                }
+                EventKind::Failed(reason) => panic!("{reason}"),
+            }
+        }
+    }
+    for (id, completion) in &ended {
+        assert_eq!(completion.tokens, streamed[id]);
+        let parts = completion.prefill_tokens + completion.reused_tokens;
+        assert_eq!(parts, completion.prompt_tokens);
+        assert!(completion.prefill_tokens > 0);
+    }
+    check_idle(engine);
+    Outcome {
+        completions: ids.iter().map(|id| ended.remove(id).unwrap()).collect(),
+        gave_way,
+    }
+}
+
+/// No request holds memory.
+fn check_idle(engine: &LocalEngine) {
+    assert!(engine.sequences.is_empty());
+    assert_eq!(engine.scheduler.active(), 0);
+    let stats = engine.kv.as_ref().unwrap().stats();
+    assert_eq!(stats.leased, 0);
+    assert_eq!(stats.free + stats.cached, stats.capacity);
+}
+
+fn prompt(engine: &LocalEngine, request: &Request) -> Vec<u32> {
+    let text = engine.chat.render(&request.messages).unwrap();
+    engine.tokenizer.encode(&text, false).unwrap()
+}
+
+#[test]
+fn tokens_do_not_depend_on_company_reuse_or_memory() {
+    let Some(mut engine) = load() else { return };
+    let requests = requests();
+    restart(&mut engine, false, ROOMY);
+    let alone: Vec<Completion> = requests
+        .iter()
+        .flat_map(|request| run(&mut engine, std::slice::from_ref(request)).completions)
+        .collect();
+    assert!(alone.iter().all(|completion| completion.reused_tokens == 0));
+    assert!(alone.iter().all(|completion| completion.tokens.len() == 30));
+
+    for reuse in [false, true] {
+        let mut gave_way = 0;
+        for pages in [ROOMY, 13, 11] {
+            restart(&mut engine, reuse, pages);
+            // With reuse, the second time everything is known, as far as it was not evicted.
+            let rounds = if reuse { 2 } else { 1 };
+            for round in 0..rounds {
+                let outcome = run(&mut engine, &requests);
+                for (together, alone) in outcome.completions.iter().zip(&alone) {
+                    assert_eq!(together.tokens, alone.tokens, "{reuse} {pages} {round}");
+                    assert_eq!(together.text, alone.text);
+                    assert_eq!(together.prompt_tokens, alone.prompt_tokens);
+                    assert!(reuse || together.reused_tokens == 0);
+                }
+                if pages != ROOMY {
+                    gave_way += outcome.gave_way;
+                    continue;
+                }
+                assert_eq!(outcome.gave_way, 0);
+                let mut completions = outcome.completions.iter();
+                assert!(round == 0 || completions.all(|one| one.prefill_tokens == 1));
+            }
+        }
+        assert!(gave_way > 0, "memory was not short");
+    }
+}
+
+#[test]
+fn what_is_reused_is_exactly_what_prompts_have_in_common() {
+    let Some(mut engine) = load() else { return };
+    restart(&mut engine, true, ROOMY);
+    let first = ask("What is a ticket?", 5);
+    let first_prompt = prompt(&engine, &first);
+    let answer = run(&mut engine, std::slice::from_ref(&first))
+        .completions
+        .remove(0);
+    assert_eq!(answer.reused_tokens, 0);
+    assert_eq!(answer.prompt_tokens, first_prompt.len());
+    // The last token that was generated was never computed.
+    let mut known = first_prompt.clone();
+    known.extend(&answer.tokens[..answer.tokens.len() - 1]);
+
+    // The same once more: all but the token whose logits are wanted.
+    let again = run(&mut engine, std::slice::from_ref(&first))
+        .completions
+        .remove(0);
+    assert_eq!(again.reused_tokens, first_prompt.len() - 1);
+    assert_eq!(again.tokens, answer.tokens);
+
+    // Another question, and the conversation's next turn.
+    let other = ask("How many priorities are there?", 5);
+    let mut turn = first.clone();
+    turn.messages.push(message(Role::Assistant, &answer.text));
+    turn.messages.push(message(Role::User, "And then?"));
+    for request in [other, turn] {
+        let tokens = prompt(&engine, &request);
+        let common = common_prefix(&known, &tokens).min(tokens.len() - 1);
+        assert!(common > PAGE_TOKENS && !common.is_multiple_of(PAGE_TOKENS));
+        let completion = run(&mut engine, std::slice::from_ref(&request))
+            .completions
+            .remove(0);
+        assert_eq!(completion.reused_tokens, common);
+        assert_eq!(completion.prefill_tokens, tokens.len() - common);
+    }
+}
+
+#[test]
+fn requests_that_come_together_compute_their_common_prefix_once() {
+    let Some(mut engine) = load() else { return };
+    restart(&mut engine, true, ROOMY);
+    let requests = requests();
+    let prompts: Vec<Vec<u32>> = requests
+        .iter()
+        .map(|request| prompt(&engine, request))
+        .collect();
+    let outcome = run(&mut engine, &requests);
+    assert_eq!(outcome.gave_way, 0);
+    for (index, completion) in outcome.completions.iter().enumerate() {
+        let expected = match index {
+            0 => 0,
+            _ => common_prefix(&prompts[0], &prompts[index]),
+        };
+        assert_eq!(completion.reused_tokens, expected, "request {index}");
+    }
+}
+
+#[test]
+fn a_cancelled_request_frees_its_memory_wherever_it_stands() {
+    let Some(mut engine) = load() else { return };
+    for (reuse, pages) in [(false, ROOMY), (true, ROOMY), (true, 12)] {
+        restart(&mut engine, reuse, pages);
+        let requests = requests();
+        let expected = run(&mut engine, &requests[1..2]).completions.remove(0);
+        for polls in [0, 1, 2, 7] {
+            let ids: Vec<RequestId> = requests
+                .iter()
+                .map(|request| engine.submit(request.clone()).unwrap())
+                .collect();
+            for _ in 0..polls {
+                engine.poll().unwrap();
+            }
+            for id in &ids {
+                engine.cancel(*id);
+                engine.cancel(*id);
+            }
+            assert_eq!(engine.poll().unwrap(), []);
+            check_idle(&engine);
+            let again = run(&mut engine, &requests[1..2]).completions.remove(0);
+            assert_eq!(again.tokens, expected.tokens, "{reuse} {pages} {polls}");
+        }
+    }
+}
+
+#[test]
+fn one_sequence_that_outgrows_the_memory_is_an_error() {
+    let Some(mut engine) = load() else { return };
+    restart(&mut engine, true, 5);
+    let long = ask("What is a ticket?", 60);
+    let pages = prompt(&engine, &long).len().div_ceil(PAGE_TOKENS);
+    assert!(pages <= 5, "{pages}");
+    let id = engine.submit(long).unwrap();
+    let error = loop {
+        match engine.poll() {
+            Ok(events) => assert!(!events.is_empty()),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        error.chain().contains("does not hold one"),
+        "{}",
+        error.chain()
+    );
+    engine.cancel(id);
+    check_idle(&engine);
+}
+
+#[test]
+fn memory_holds_a_full_context_at_least() {
+    let Some(engine) = load() else { return };
+    let stats = engine.kv.as_ref().unwrap().stats();
+    let context = engine.info().context_length;
+    assert_eq!(stats.capacity, context.div_ceil(PAGE_TOKENS));
+    assert_eq!(stats.leased, 0);
+}

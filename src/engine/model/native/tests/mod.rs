@@ -1,0 +1,282 @@
+//! The native forward against the candle path, and against itself in other company.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod company;
+mod real_model;
+
+use std::path::Path;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device, Tensor};
+
+use super::*;
+use crate::engine::model::candle::{ARCHITECTURES, CandleModel, WeightFormat};
+use crate::engine::model::testing::{Random, Tiny, difference};
+use crate::error::Exit;
+
+const CPU: Device = Device::Cpu;
+
+/// Most that a logit may differ from the candle path's in f32, as a share of the largest one, where
+/// the weights are dense: keys and values are f16 here. Measured: 8.1e-4 at most.
+const DENSE_BOUND: f32 = 1.5e-3;
+
+/// The same where activations are int8. These models' weights are noise, which no sum averages out.
+/// Measured: 3.5e-2 at most.
+const QUANTISED_BOUND: f32 = 6e-2;
+
+const DENSE: [GgmlDType; 3] = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
+const QUANTISED: [GgmlDType; 8] = [
+    GgmlDType::Q4_0,
+    GgmlDType::Q4_1,
+    GgmlDType::Q5_0,
+    GgmlDType::Q5_1,
+    GgmlDType::Q8_0,
+    GgmlDType::Q4K,
+    GgmlDType::Q5K,
+    GgmlDType::Q6K,
+];
+
+/// A file's model with room for `pages` pages.
+fn native(path: &Path, threads: usize, pages: usize) -> NativeModel {
+    let file = GgufFile::open(path).unwrap();
+    let spec = checked_spec(&file).unwrap();
+    let mut model = NativeModel::load(&file, spec, file.weight_type(), threads).unwrap();
+    model.set_pages(pages);
+    model
+}
+
+/// The candle path in f32, on the same file.
+fn reference(path: &Path) -> CandleModel {
+    let file = GgufFile::open(path).unwrap();
+    CandleModel::from_gguf_as(&file, WeightFormat::Dense(DType::F32), &CPU).unwrap()
+}
+
+/// The logits after `tokens`, the next of a sequence that is not in a batch with others.
+fn step(
+    model: &mut dyn Model,
+    slot: Slot,
+    pages: &[u32],
+    tokens: &[u32],
+    start: usize,
+) -> Vec<f32> {
+    let chunk = Chunk {
+        slot,
+        pages,
+        tokens,
+        start,
+        logits: true,
+    };
+    model.forward(&[chunk]).unwrap().remove(0)
+}
+
+/// The largest difference over a prompt of 150 tokens and 4 single ones.
+fn compare(ours: &mut NativeModel, theirs: &mut CandleModel) -> f32 {
+    let tokens = Random(1).tokens(154, ours.spec.vocabulary);
+    let pages: Vec<u32> = (0..10).rev().collect();
+    ours.set_pages(10);
+    let (slot, their_slot) = (ours.open().unwrap(), theirs.open().unwrap());
+    let mut most = 0.0f32;
+    for (start, end) in [(0, 150), (150, 151), (151, 152), (152, 153), (153, 154)] {
+        let part = &tokens[start..end];
+        let logits = step(ours, slot, &pages, part, start);
+        let expected = step(theirs, their_slot, &[], part, start);
+        most = most.max(difference(&logits, &expected));
+    }
+    theirs.close(their_slot);
+    most
+}
+
+#[test]
+fn logits_are_those_of_the_candle_path_for_every_weight_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut most = (0.0f32, 0.0f32);
+    for (offset, architecture) in ARCHITECTURES.into_iter().enumerate() {
+        for (index, dtype) in DENSE.into_iter().chain(QUANTISED).enumerate() {
+            let tiny = Tiny::new(architecture, (index + offset) % 2 == 0);
+            let path = tiny.write_gguf(folder.path(), dtype);
+            let mut ours = native(&path, 1 + index % 2, 10);
+            let apart = compare(&mut ours, &mut reference(&path));
+            eprintln!("{architecture} {dtype:?}: {apart:.1e}");
+            if DENSE.contains(&dtype) {
+                assert_eq!(ours.weights(), format!("{dtype:?} with f32 activations"));
+                most.0 = most.0.max(apart);
+            } else {
+                assert!(ours.weights().ends_with(" with int8 activations"));
+                most.1 = most.1.max(apart);
+            }
+        }
+    }
+    eprintln!("most: dense {:.1e}, quantised {:.1e}", most.0, most.1);
+    assert!(most.0 < DENSE_BOUND, "dense: {}", most.0);
+    assert!(most.1 < QUANTISED_BOUND, "quantised: {}", most.1);
+}
+
+#[test]
+fn unusual_sizes_partial_rotation_and_every_bias_are_right() {
+    let folder = tempfile::tempdir().unwrap();
+    // Rows of no whole blocks, heads of no whole vectors.
+    let odd = Tiny {
+        hidden: 40,
+        heads: 6,
+        kv_heads: 2,
+        head_size: 12,
+        rope_dimensions: 12,
+        intermediate: 72,
+        vocabulary: 77,
+        ..Tiny::new("qwen3", false)
+    };
+    let partial = Tiny {
+        rope_dimensions: 24,
+        ..Tiny::new("llama", true)
+    };
+    let long = Tiny {
+        rope_base: 1_000_000.0,
+        ..Tiny::new("qwen2", false)
+    };
+    let mut biased = Tiny::new("llama", true).filled(true);
+    let mut random = Random(11);
+    for (stem, length) in [
+        ("attn_q", 256),
+        ("attn_k", 128),
+        ("attn_v", 128),
+        ("attn_output", 256),
+        ("ffn_gate", 512),
+        ("ffn_up", 512),
+        ("ffn_down", 256),
+    ] {
+        for layer in 0..2 {
+            let bias: Vec<f32> = (0..length).map(|_| random.next() / 4.0).collect();
+            let bias = Tensor::new(bias, &CPU).unwrap();
+            biased
+                .tensors
+                .push((format!("blk.{layer}.{stem}.bias"), bias));
+        }
+    }
+    let cases = [
+        ("odd", odd.filled(false), GgmlDType::F32),
+        ("partial", partial.filled(true), GgmlDType::F16),
+        ("partial", partial_of_quantised(), GgmlDType::Q8_0),
+        ("base", long.filled(false), GgmlDType::BF16),
+        ("biased", biased, GgmlDType::F32),
+    ];
+    for (what, tiny, dtype) in cases {
+        let path = tiny.write_gguf(folder.path(), dtype);
+        let apart = compare(&mut native(&path, 2, 10), &mut reference(&path));
+        eprintln!("{what} {dtype:?}: {apart:.1e}");
+        let bound = match DENSE.contains(&dtype) {
+            true => DENSE_BOUND,
+            false => QUANTISED_BOUND,
+        };
+        assert!(apart < bound, "{what}: {apart}");
+    }
+}
+
+fn partial_of_quantised() -> Tiny {
+    Tiny {
+        rope_dimensions: 32,
+        ..Tiny::new("llama", false)
+    }
+    .filled(false)
+}
+
+#[test]
+fn safetensors_give_the_logits_of_the_candle_path() {
+    let stretched = serde_json::json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 256,
+    });
+    let cases = [
+        ("llama", DType::F32, serde_json::Value::Null),
+        ("llama", DType::BF16, stretched),
+        ("qwen2", DType::F16, serde_json::Value::Null),
+        ("qwen3", DType::BF16, serde_json::Value::Null),
+    ];
+    for (architecture, dtype, scaling) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tiny = Tiny::new(architecture, architecture != "llama");
+        for (_, tensor) in &mut tiny.tensors {
+            *tensor = tensor.to_dtype(dtype).unwrap();
+        }
+        let mut config = tiny.config();
+        config["rope_scaling"] = scaling;
+        tiny.write_folder(folder.path(), &config);
+        let source = SafetensorsFolder::open(folder.path()).unwrap();
+        let mut ours = NativeModel::from_safetensors(&source).unwrap();
+        let mut theirs = CandleModel::from_safetensors(&source, &CPU).unwrap();
+        let apart = compare(&mut ours, &mut theirs);
+        eprintln!("{architecture} {dtype:?}: {apart:.1e}");
+        assert!(apart < DENSE_BOUND, "{architecture}: {apart}");
+    }
+}
+
+#[test]
+fn a_folder_with_a_tensor_of_another_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tiny = Tiny::new("llama", true);
+    let sinks = Tensor::new(&[0f32; 4], &CPU).unwrap();
+    tiny.tensors.push(("blk.0.attn_sinks.weight".into(), sinks));
+    tiny.write_folder(folder.path(), &tiny.config());
+    let source = SafetensorsFolder::open(folder.path()).unwrap();
+    let error = NativeModel::from_safetensors(&source)
+        .map(|_| ())
+        .unwrap_err();
+    assert!(error.chain().contains("attn_sinks"), "{}", error.chain());
+    assert_eq!(error.exit(), Exit::Preflight);
+}
+
+#[test]
+fn types_without_a_kernel_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q2K);
+    let error = NativeModel::from_gguf(&GgufFile::open(&path).unwrap())
+        .map(|_| ())
+        .unwrap_err();
+    assert!(error.chain().contains("Q2K"), "{}", error.chain());
+    assert_eq!(error.exit(), Exit::Preflight);
+}
+
+#[test]
+fn a_chunk_that_does_not_fit_is_an_error_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = Tiny::new("llama", true);
+    let mut model = native(&tiny.write_gguf(folder.path(), GgmlDType::Q4_1), 1, 130);
+    let tokens = Random(8).tokens(2049, tiny.vocabulary);
+    let table: Vec<u32> = (0..129).collect();
+    let slot = model.open().unwrap();
+    step(&mut model, slot, &table, &tokens[..10], 0);
+    let before = step(&mut model, slot, &table, &tokens[10..11], 10);
+    let chunk = |pages, tokens, start| Chunk {
+        slot,
+        pages,
+        tokens,
+        start,
+        logits: true,
+    };
+    let good = chunk(&table[..1], &tokens[..11], 0);
+    let cases: [(&str, Chunk<'_>); 6] = [
+        ("too few pages", chunk(&[], &tokens[10..11], 10)),
+        ("too few pages", chunk(&table[..1], &tokens[10..17], 10)),
+        ("too few pages", chunk(&[130], &tokens[10..11], 10)),
+        ("token 320", chunk(&table, &[3, 320], 10)),
+        ("context of 2048", chunk(&table, &tokens[10..], 10)),
+        ("empty", chunk(&table, &[], 10)),
+    ];
+    for (expected, bad) in cases {
+        // What comes before a bad chunk is not computed either.
+        let other = [good, bad];
+        for batch in [&other[1..], &other] {
+            let error = model.forward(batch).unwrap_err();
+            assert!(error.chain().contains(expected), "{}", error.chain());
+            assert_eq!(error.exit(), Exit::FlowFailed);
+        }
+    }
+    assert_eq!(model.forward(&[]).unwrap(), Vec::<Vec<f32>>::new());
+    assert_eq!(
+        step(&mut model, slot, &table, &tokens[10..11], 10),
+        before,
+        "a refused batch changed something"
+    );
+    // The last position of the context.
+    step(&mut model, slot, &table, &tokens[11..2048], 11);
+}
