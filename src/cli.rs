@@ -90,9 +90,13 @@ pub struct RunArgs {
     #[arg(long, env, value_name = "BACKEND", default_value = "auto")]
     backend: Backend,
 
-    /// Flows in flight [default: 1; in MODE=reuse all flows]
+    /// Flows in flight [default: 1; in MODE=reuse, and in the reuse rounds of MODE=both, all flows]
     #[arg(long, env, value_name = "CONCURRENCY", value_parser = parse_count)]
     concurrency: Option<usize>,
+
+    /// Rounds of each mode in MODE=both; a median is told from 3 on
+    #[arg(long, env, value_name = "ROUNDS", default_value = "3", value_parser = parse_count)]
+    rounds: usize,
 
     /// Memory for keys and values in MiB; one full context at least
     #[arg(long, env, value_name = "KV_CACHE_MB", default_value = "1024", value_parser = parse_count)]
@@ -252,10 +256,17 @@ impl RunArgs {
     /// Exit code 2 for settings that contradict one another or a variable that cannot be
     /// understood.
     pub fn resolve(self, surroundings: &Surroundings) -> Result<RunConfig> {
-        if self.script.is_some() && self.mode != Mode::Scripted {
+        if self.script.is_some() && !matches!(self.mode, Mode::Scripted | Mode::Both) {
             return Err(
                 Error::usage(format!("SCRIPT is set, but MODE is {}", self.mode.as_str()))
                     .hint("MODE=scripted plays a script; without it, unset SCRIPT"),
+            );
+        }
+        if self.engine_per_workflow && self.mode == Mode::Both {
+            return Err(
+                Error::usage("--engine-per-workflow is set, but MODE is both").hint(
+                    "MODE=both compares two modes on one engine; give MODE=standalone with it",
+                ),
             );
         }
         Ok(RunConfig {
@@ -266,9 +277,10 @@ impl RunArgs {
             device: self.device,
             backend: self.backend,
             concurrency: self.concurrency.unwrap_or(match self.mode {
-                Mode::Reuse => self.flows.num_flows,
+                Mode::Reuse | Mode::Both => self.flows.num_flows,
                 Mode::Standalone | Mode::Scripted => 1,
             }),
+            rounds: self.rounds,
             kv_cache_bytes: self.kv_cache_mb << 20,
             seed: self.seed,
             max_tokens: self.max_tokens,

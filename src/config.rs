@@ -14,6 +14,8 @@ pub enum Mode {
     Standalone,
     /// In-process engine with prefix cache and batching, all flows in flight.
     Reuse,
+    /// `standalone` and `reuse` in interleaved rounds on one engine, then a table of the two.
+    Both,
     /// Recorded answers, no model.
     Scripted,
 }
@@ -24,6 +26,7 @@ impl Mode {
         match self {
             Self::Standalone => "standalone",
             Self::Reuse => "reuse",
+            Self::Both => "both",
             Self::Scripted => "scripted",
         }
     }
@@ -124,8 +127,10 @@ pub struct RunConfig {
     pub device: DeviceChoice,
     /// Which forward pass computes the model.
     pub backend: Backend,
-    /// Flows in flight, at least 1.
+    /// Flows in flight, at least 1; in `both` those of its `reuse` rounds.
     pub concurrency: usize,
+    /// Rounds of each mode in `both`, at least 1.
+    pub rounds: usize,
     /// Memory for keys and values, in bytes.
     pub kv_cache_bytes: usize,
     /// Seeds sampling.
@@ -134,7 +139,8 @@ pub struct RunConfig {
     pub max_tokens: Option<usize>,
     /// Generate to `max_tokens`, past any end-of-sequence token.
     pub ignore_eos: bool,
-    /// Recorded answers for `scripted`; `None`: those beside the template.
+    /// Recorded answers for `scripted`, or for `both` in place of a model; `None`: in `scripted`
+    /// those beside the template.
     pub script: Option<PathBuf>,
     /// Whether `scripted` waits for the recorded latencies.
     pub script_latency: bool,
@@ -152,6 +158,11 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
+    /// Whether recorded answers stand in for a model.
+    pub fn is_scripted(&self) -> bool {
+        self.mode == Mode::Scripted || (self.mode == Mode::Both && self.script.is_some())
+    }
+
     /// The settings as the record keeps them.
     pub fn to_settings(&self) -> BTreeMap<String, serde_json::Value> {
         match serde_json::to_value(self) {

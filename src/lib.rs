@@ -14,6 +14,7 @@ pub mod flow;
 pub mod hash;
 pub mod record;
 pub mod report;
+pub mod statistics;
 pub mod stopwatch;
 pub mod units;
 pub mod workflow;

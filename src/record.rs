@@ -40,6 +40,9 @@ pub struct RunRecord {
     pub workflows: Vec<WorkflowRecord>,
     /// Sums over all workflows.
     pub totals: Totals,
+    /// Of `MODE=both` only: its rounds, and what they say of the two modes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
 }
 
 /// How far a run came.
@@ -50,7 +53,7 @@ pub enum Status {
     Running,
     /// Every flow ended well.
     Complete,
-    /// Every flow ended, some of them badly.
+    /// Every flow ended, some of them badly, or the two modes of `both` gave different outputs.
     Failed,
     /// It was stopped (Ctrl-C, an engine error, an output that could not be written).
     Incomplete,
@@ -97,6 +100,12 @@ pub struct WorkflowRecord {
     pub steps: usize,
     /// Why it failed.
     pub error: Option<String>,
+    /// Of `MODE=both` only: the round, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<usize>,
+    /// Of `MODE=both` only: the round's mode, `standalone` or `reuse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// A line of `steps.jsonl`: one finished step.
@@ -132,6 +141,12 @@ pub struct StepRecord {
     pub out_hash: String,
     /// The generated text.
     pub output: String,
+    /// Of `MODE=both` only: the round, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<usize>,
+    /// Of `MODE=both` only: the round's mode, `standalone` or `reuse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
 }
 
 /// Sums over the workflows.
@@ -153,7 +168,8 @@ pub struct Totals {
     pub decode_tokens: usize,
     /// Engine init and every workflow; without the expansion. `null` while the run goes on.
     pub benchmark_total_ms: Option<Millis>,
-    /// Mean over the workflows that ended well; `null` with none.
+    /// Mean over the workflows that ended well; `null` with none, and in `MODE=both`, where
+    /// [`Comparison`] has a mean of each mode.
     pub avg_workflow_ms: Option<Millis>,
     /// Energy, where a power was assumed (`GPU_POWER`) or could be measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,6 +185,112 @@ pub struct Energy {
     pub watts: f64,
     /// Joules: watts × `benchmark_total_ms` / 1000.
     pub joules: f64,
+}
+
+/// `MODE=both`: rounds of the two modes, and what they say.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The rounds in the order in which they ran, the one that was broken off included.
+    pub rounds: Vec<RoundRecord>,
+    /// One entry a quantity, in the order of the table; complete rounds only.
+    pub metrics: Vec<Metric>,
+    /// Probability that the range of the rounds covers the true median, whatever its
+    /// distribution, 1 − 2^(1 − n) with the fewer rounds of the two modes; `null` below 3 rounds.
+    pub range_coverage: Option<f64>,
+    /// Whether the rounds generated the same tokens.
+    pub outputs: OutputComparison,
+}
+
+/// A round: all flows once, in one mode, beginning with an empty prefix cache.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct RoundRecord {
+    /// Number of the round, from 1; there is one a mode.
+    pub round: usize,
+    /// `standalone` or `reuse`.
+    pub mode: String,
+    /// Whether every flow ended well; no other round is compared.
+    pub complete: bool,
+    /// Start of its first workflow to the device being idle after its last; the cache is emptied
+    /// before.
+    pub total_ms: Millis,
+    /// Workflows that ended well.
+    pub workflows_done: usize,
+    /// Mean over the workflows that ended well; `null` with none.
+    pub mean_workflow_ms: Option<Millis>,
+    /// Prompt tokens that were computed.
+    pub prefill_tokens: usize,
+    /// Prompt tokens taken from the prefix cache.
+    pub reused_tokens: usize,
+    /// Generated tokens.
+    pub decode_tokens: usize,
+    /// `decode_tokens` a second of `total_ms`.
+    pub decode_tokens_per_s: f64,
+    /// `prefill_tokens` + `decode_tokens`, which went through the model, a second of `total_ms`.
+    pub processed_tokens_per_s: f64,
+    /// Joules: the assumed watts × `total_ms` / 1000; `null` without `GPU_POWER`.
+    pub energy_joules: Option<f64>,
+}
+
+/// A quantity of the rounds, in both modes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// The field of [`RoundRecord`], whose name ends in its unit.
+    pub name: String,
+    /// Its values in the `standalone` rounds.
+    pub standalone: Sample,
+    /// Its values in the `reuse` rounds.
+    pub reuse: Sample,
+    /// `reuse` / `standalone`, one value for each number of which both rounds are complete; none
+    /// where `standalone` is 0.
+    pub ratio: Sample,
+}
+
+/// A few values, and no more about them than their number supports.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Sample {
+    /// The values in the order of the rounds' numbers.
+    pub values: Vec<f64>,
+    /// Their median; `null` below 3 values.
+    pub median: Option<f64>,
+    /// The smallest; `null` below 3 values.
+    pub min: Option<f64>,
+    /// The largest; `null` below 3 values.
+    pub max: Option<f64>,
+}
+
+/// Whether all rounds of both modes generated the same tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OutputComparison {
+    /// Steps (of all flows) that ended in rounds of both modes.
+    pub compared: usize,
+    /// Steps whose `out_hash` is not the same in every round.
+    pub differing: usize,
+    /// The first of them, by flow and then by order of the steps.
+    pub first: Option<OutputDifference>,
+}
+
+/// A step that generated different tokens in two rounds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputDifference {
+    /// Number of the flow, from 1.
+    pub flow: usize,
+    /// The step's id.
+    pub step: String,
+    /// What it generated first.
+    pub one: OutputOf,
+    /// What it generated later, and differently.
+    pub other: OutputOf,
+}
+
+/// What a step generated in a round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputOf {
+    /// `standalone` or `reuse`.
+    pub mode: String,
+    /// Number of the round, from 1.
+    pub round: usize,
+    /// As in [`StepRecord`].
+    pub out_hash: String,
 }
 
 /// Where a run ran.

@@ -1,8 +1,10 @@
 //! The subcommands, one file each. They join the layers below and hold no mechanism of their own.
 
+mod both;
 mod doctor;
 mod expand;
 mod model;
+mod recorder;
 mod run;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,21 +6,16 @@ use std::sync::atomic::AtomicBool;
 use crate::config::{Mode, RunConfig};
 use crate::engine::{Engine, LocalEngine, LocalOptions, ModelFile, Script, ScriptedEngine};
 use crate::environment;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::flow::{self, ExpandRequest, Expansion, Flow};
-use crate::record::{
-    Energy, ExpansionRecord, RECORD_SCHEMA, RunRecord, Status, StepRecord, Totals, WorkflowRecord,
-};
+use crate::record::{ExpansionRecord, RECORD_SCHEMA, RunRecord, Status, Totals};
+use crate::report::Console;
 use crate::report::folder::RunFolder;
-use crate::report::{Console, timing};
 use crate::stopwatch::{Moment, NoFence};
-use crate::units::Millis;
-use crate::workflow::{self, Observer, Outcome, RunnerOptions};
+use crate::workflow::Outcome;
 
 use super::expand::WaitNotice;
-
-/// How many failed workflows are explained on the terminal; the record explains all.
-const EXPLAINED_FAILURES: usize = 3;
+use super::recorder::Recorder;
 
 /// Runs the job. Returns the exit code of a run that came to its end, in order or interrupted.
 ///
@@ -31,7 +26,7 @@ pub(crate) fn run(
     console: &mut Console,
     interrupted: &AtomicBool,
 ) -> Result<Exit> {
-    if config.mode != Mode::Scripted {
+    if !config.is_scripted() {
         LocalEngine::preflight(config.device)?;
     }
     // `git` takes some milliseconds, beside which the expansion goes on.
@@ -45,6 +40,7 @@ pub(crate) fn run(
         config,
         folder,
         failures: 0,
+        rounds: None,
         record: RunRecord {
             schema: RECORD_SCHEMA,
             run_id,
@@ -59,6 +55,7 @@ pub(crate) fn run(
             engine_starts: 0,
             workflows: Vec::new(),
             totals: Totals::default(),
+            comparison: None,
         },
     };
     let flows = &expansion.flows;
@@ -74,12 +71,18 @@ pub(crate) fn run(
     recorder.folder.save(&recorder.record)?;
 
     let origin = Moment::now(&NoFence)?;
-    let result = if config.engine_per_workflow {
-        recorder.run_with_an_engine_each(&prepared, flows, origin, interrupted)
+    let (result, num_workflows) = if config.mode == Mode::Both {
+        let workflows = 2 * config.rounds * flows.len();
+        let result = recorder.run_rounds(&prepared, flows, origin, interrupted);
+        (result, workflows)
+    } else if config.engine_per_workflow {
+        let result = recorder.run_with_an_engine_each(&prepared, flows, origin, interrupted);
+        (result, flows.len())
     } else {
-        recorder.run_with_one_engine(&prepared, flows, origin, interrupted)
+        let result = recorder.run_with_one_engine(&prepared, flows, origin, interrupted);
+        (result, flows.len())
     };
-    recorder.close(result, flows.len())
+    recorder.close(result, num_workflows)
 }
 
 /// Expands the flows and prints what came of it.
@@ -113,7 +116,7 @@ fn run_name(mode: Mode) -> String {
 }
 
 /// All that an engine is started from: found, fetched and read before the clock runs.
-enum Prepared {
+pub(super) enum Prepared {
     Local(ModelFile, LocalOptions),
     Scripted(Script, bool),
 }
@@ -126,27 +129,24 @@ impl Prepared {
         console: &mut Console,
         interrupted: &AtomicBool,
     ) -> Result<Self> {
-        match config.mode {
-            Mode::Standalone | Mode::Reuse => {
-                let options = LocalOptions {
-                    device: config.device,
-                    backend: config.backend,
-                    max_sequences: config.concurrency,
-                    reuse: config.mode == Mode::Reuse,
-                    kv_bytes: config.kv_cache_bytes,
-                };
-                let model = super::model::locate(&config.model, console, interrupted)?;
-                console.progress(&format!("Model {}", model.path.display()));
-                Ok(Self::Local(model, options))
-            }
-            Mode::Scripted => {
-                let path = config.script.clone().unwrap_or(script);
-                Ok(Self::Scripted(Script::read(&path)?, config.script_latency))
-            }
+        if config.is_scripted() {
+            let path = config.script.clone().unwrap_or(script);
+            return Ok(Self::Scripted(Script::read(&path)?, config.script_latency));
         }
+        let options = LocalOptions {
+            device: config.device,
+            backend: config.backend,
+            max_sequences: config.concurrency,
+            // In `both`, each round says anew.
+            reuse: config.mode == Mode::Reuse,
+            kv_bytes: config.kv_cache_bytes,
+        };
+        let model = super::model::locate(&config.model, console, interrupted)?;
+        console.progress(&format!("Model {}", model.path.display()));
+        Ok(Self::Local(model, options))
     }
 
-    fn start(&self) -> Result<Box<dyn Engine>> {
+    pub(super) fn start(&self) -> Result<Box<dyn Engine>> {
         match self {
             Self::Local(model, options) => Ok(Box::new(LocalEngine::load(model, options)?)),
             Self::Scripted(script, timed) => {
@@ -154,15 +154,6 @@ impl Prepared {
             }
         }
     }
-}
-
-/// Prints and keeps what is measured, as soon as it is.
-struct Recorder<'a> {
-    console: &'a mut Console,
-    config: &'a RunConfig,
-    folder: RunFolder,
-    failures: usize,
-    record: RunRecord,
 }
 
 impl Recorder<'_> {
@@ -174,7 +165,13 @@ impl Recorder<'_> {
         interrupted: &AtomicBool,
     ) -> Result<Outcome> {
         let mut engine = self.start_engine(prepared, origin)?;
-        self.run_flows(engine.as_mut(), flows, origin, interrupted)
+        self.run_flows(
+            engine.as_mut(),
+            flows,
+            self.config.concurrency,
+            origin,
+            interrupted,
+        )
     }
 
     /// The slow way, for comparison: each workflow expands the flows anew and starts an engine.
@@ -197,161 +194,17 @@ impl Recorder<'_> {
             let start = Moment::now(&NoFence)?;
             let mut engine = self.start_engine(prepared, start)?;
             let flows = std::slice::from_ref(flow);
-            if self.run_flows(engine.as_mut(), flows, origin, interrupted)? == Outcome::Interrupted
+            if self.run_flows(
+                engine.as_mut(),
+                flows,
+                self.config.concurrency,
+                origin,
+                interrupted,
+            )? == Outcome::Interrupted
             {
                 return Ok(Outcome::Interrupted);
             }
         }
         Ok(Outcome::Ended)
-    }
-
-    /// Starts an engine; the time since `start`, until its device is idle, is its init.
-    fn start_engine(&mut self, prepared: &Prepared, start: Moment) -> Result<Box<dyn Engine>> {
-        let engine = prepared
-            .start()
-            .map_err(|error| error.context("failed to start the engine"))?;
-        let init = Moment::now(engine.as_ref())?.since(start);
-        self.console.result(&timing::engine_init(init))?;
-        self.record.engine = serde_json::to_value(engine.info()).unwrap_or_default();
-        self.record.engine_starts = match prepared {
-            // Counted where models are loaded: a load that nobody asked for would show here.
-            Prepared::Local(..) => LocalEngine::loads(),
-            Prepared::Scripted(..) => self.record.engine_starts + 1,
-        };
-        let before = self.record.engine_init_ms.unwrap_or_default();
-        self.record.engine_init_ms = Some(before + init);
-        Ok(engine)
-    }
-
-    fn run_flows(
-        &mut self,
-        engine: &mut dyn Engine,
-        flows: &[Flow],
-        origin: Moment,
-        interrupted: &AtomicBool,
-    ) -> Result<Outcome> {
-        let options = RunnerOptions {
-            concurrency: self.config.concurrency,
-            max_tokens: self.config.max_tokens,
-            ignore_eos: self.config.ignore_eos,
-            seed: self.config.seed,
-        };
-        let outcome = workflow::run(engine, flows, &options, origin, interrupted, self);
-        // The total is taken however the flows ended, as far as the device still answers.
-        if let Ok(end) = Moment::now(engine) {
-            self.record.totals.benchmark_total_ms = Some(end.since(origin));
-        }
-        outcome
-    }
-
-    /// Prints the totals, saves the record and decides on the exit code.
-    fn close(mut self, result: Result<Outcome>, num_flows: usize) -> Result<Exit> {
-        let totals = &mut self.record.totals;
-        let done: Vec<Millis> = (self.record.workflows.iter())
-            .filter(|workflow| workflow.error.is_none())
-            .map(|workflow| workflow.workflow_ms)
-            .collect();
-        totals.avg_workflow_ms = (!done.is_empty())
-            .then(|| Millis(done.iter().copied().sum::<Millis>().0 / done.len() as f64));
-        if let (Some(watts), Some(total)) = (self.config.gpu_power, totals.benchmark_total_ms) {
-            totals.energy = Some(Energy {
-                source: "assumed".to_owned(),
-                watts,
-                joules: watts * total.seconds(),
-            });
-        }
-        self.record.workflows.sort_by_key(|workflow| workflow.flow);
-
-        let failed = totals.workflows_failed;
-        let steps_done = totals.steps_done;
-        let (status, error) = match result {
-            Ok(Outcome::Ended) if failed == 0 => (Status::Complete, None),
-            Ok(Outcome::Ended) => {
-                let exit = if steps_done == 0 {
-                    Exit::NothingRan
-                } else {
-                    Exit::FlowFailed
-                };
-                let message = format!("{failed} of {num_flows} workflows failed");
-                (Status::Failed, Some(Error::new(exit, message)))
-            }
-            Ok(Outcome::Interrupted) => {
-                let message = format!("interrupted after {} of {num_flows} workflows", done.len());
-                (
-                    Status::Incomplete,
-                    Some(Error::new(Exit::Incomplete, message)),
-                )
-            }
-            // No engine, no measurement: the folder would only be in the way.
-            Err(error) if self.record.engine_starts == 0 => {
-                self.folder.discard();
-                return Err(error);
-            }
-            Err(error) => (Status::Incomplete, Some(error)),
-        };
-        self.record.status = status;
-        self.record.error = error.as_ref().map(Error::chain);
-
-        // Saved before it is printed: a closed pipe must not cost the record.
-        let saved = self.folder.save(&self.record);
-        let folder = self.folder.path().display().to_string();
-        if self.record.totals.benchmark_total_ms.is_some() {
-            for line in timing::totals(&self.record.totals, num_flows) {
-                self.console.result(&line)?;
-            }
-        }
-        saved?;
-        match error {
-            None => {
-                self.console.progress(&format!("Results in {folder}"));
-                Ok(Exit::Done)
-            }
-            Some(error) => Err(error.hint(format!("what was measured is in {folder}"))),
-        }
-    }
-
-    /// Prompts and answers on stderr, for those who ask for them.
-    fn show(&mut self, step: &StepRecord) {
-        if self.config.show_output {
-            let text = format!(
-                "--- flow {} step {} ({})\n{}",
-                step.flow, step.step, step.finish, step.output
-            );
-            self.console.warning(&text);
-        }
-    }
-}
-
-impl Observer for Recorder<'_> {
-    fn step_ended(&mut self, step: &StepRecord) -> Result<()> {
-        let totals = &mut self.record.totals;
-        totals.steps_done += 1;
-        totals.prompt_tokens += step.prompt_tokens;
-        totals.prefill_tokens += step.prefill_tokens;
-        totals.reused_tokens += step.reused_tokens;
-        totals.decode_tokens += step.decode_tokens;
-        // Kept before it is shown: what is on the screen is always in the file.
-        self.folder.add_step(step)?;
-        self.console.result(&timing::target(step))?;
-        self.show(step);
-        self.folder.save_now_and_then(&self.record)
-    }
-
-    fn workflow_ended(&mut self, workflow: &WorkflowRecord, error: Option<&Error>) -> Result<()> {
-        match error {
-            None => self.record.totals.workflows_done += 1,
-            Some(error) => {
-                self.record.totals.workflows_failed += 1;
-                self.failures += 1;
-                if self.failures <= EXPLAINED_FAILURES {
-                    self.console.warning(&error.report());
-                } else if self.failures == EXPLAINED_FAILURES + 1 {
-                    self.console
-                        .warning("further failures are in the record only");
-                }
-            }
-        }
-        self.record.workflows.push(workflow.clone());
-        self.console.result(&timing::workflow(workflow))
     }
 }

@@ -14,7 +14,9 @@ use super::model::{self, Chunk, Model, Slot, Source};
 use super::sampler::Sampler;
 use super::scheduler::{Scheduler, Work};
 use super::tokenizer::Tokenizer;
-use super::{Completion, Engine, EngineInfo, Event, EventKind, Finish, Request, RequestId};
+use super::{
+    Completion, Engine, EngineInfo, Event, EventKind, Finish, Request, RequestId, restart_refused,
+};
 use crate::config::{Backend, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::stopwatch::Fence;
@@ -410,6 +412,16 @@ impl Engine for LocalEngine {
 
     fn cancel(&mut self, id: RequestId) {
         self.release(id);
+    }
+
+    fn restart(&mut self, reuse: bool) -> Result<()> {
+        if !self.sequences.is_empty() {
+            return Err(restart_refused(self.sequences.len()));
+        }
+        if let Some(kv) = &mut self.kv {
+            kv.restart(reuse);
+        }
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ mod tokenizer;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::stopwatch::Fence;
 
 pub use device::{BUILD_HAS_CUDA, DeviceInfo, driver_version, preflight_gpu, prepare_process};
@@ -58,6 +58,20 @@ pub trait Engine: Fence {
 
     /// Gives up a request that has not ended; later polls do not mention it.
     fn cancel(&mut self, id: RequestId);
+
+    /// Empties the prefix cache, and turns it on (`reuse`) or off, where the engine has one: what
+    /// comes next is measured as on an engine that was just loaded.
+    ///
+    /// # Errors
+    /// While requests are in flight.
+    fn restart(&mut self, reuse: bool) -> Result<()>;
+}
+
+/// Why an engine does not restart.
+fn restart_refused(in_flight: usize) -> Error {
+    Error::flow(format!(
+        "the engine cannot restart: {in_flight} requests are in flight"
+    ))
 }
 
 /// Names a request within one engine; given out in ascending order.

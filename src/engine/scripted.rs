@@ -26,7 +26,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::device::DeviceInfo;
-use super::{Completion, Engine, EngineInfo, Event, EventKind, Finish, Origin, Request, RequestId};
+use super::{
+    Completion, Engine, EngineInfo, Event, EventKind, Finish, Origin, Request, RequestId,
+    restart_refused,
+};
 use crate::error::{Error, Result};
 use crate::stopwatch::{Fence, Pace};
 
@@ -312,6 +315,15 @@ impl Engine for ScriptedEngine {
 
     fn cancel(&mut self, id: RequestId) {
         self.active.retain(|playing| playing.id != id);
+    }
+
+    /// There is no cache to empty.
+    fn restart(&mut self, _reuse: bool) -> Result<()> {
+        if self.active.is_empty() {
+            Ok(())
+        } else {
+            Err(restart_refused(self.active.len()))
+        }
     }
 }
 

@@ -1,7 +1,9 @@
-//! What people and programs are shown: the lines on the terminal ([`timing`]) and the run's folder
+//! What people and programs are shown: the lines on the terminal ([`timing`]), the table
+//! of `MODE=both` ([`table`]) and the run's folder
 //! ([`folder`]). Reporters read records and compute nothing.
 
 pub mod folder;
+pub mod table;
 pub mod timing;
 
 use std::io::Write;

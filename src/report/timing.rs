@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::record::{ExpansionRecord, StepRecord, Totals, WorkflowRecord};
+use crate::record::{ExpansionRecord, RoundRecord, StepRecord, Totals, WorkflowRecord};
 use crate::units::Millis;
 
 /// `[INPUT] fixture_bytes=… fixture_files=…`
@@ -55,6 +55,23 @@ pub fn workflow(workflow: &WorkflowRecord) -> String {
     format!(
         "[TIMING] workflow_{}_ms={}{failed}",
         workflow.flow, workflow.workflow_ms
+    )
+}
+
+/// `[ROUND] round=… mode=… total_ms=… mean_workflow_ms=… prefill_tokens=… reused_tokens=…
+/// decode_tokens=…`, with `(incomplete)` behind a round that is not compared.
+pub fn round(round: &RoundRecord) -> String {
+    let remark = if round.complete { "" } else { " (incomplete)" };
+    format!(
+        "[ROUND] round={} mode={} total_ms={} mean_workflow_ms={} prefill_tokens={} \
+         reused_tokens={} decode_tokens={}{remark}",
+        round.round,
+        round.mode,
+        round.total_ms,
+        OrNull(round.mean_workflow_ms),
+        round.prefill_tokens,
+        round.reused_tokens,
+        round.decode_tokens
     )
 }
 
@@ -127,6 +144,8 @@ mod tests {
             finish: "stop".to_owned(),
             out_hash: "00112233aabbccdd".to_owned(),
             output: "never printed".to_owned(),
+            round: None,
+            mode: None,
         };
         insta::assert_snapshot!(target(&step), @"[TARGET] flow=3 step=planner latency_ms=12.35 ttft_ms=1.50 prompt_tokens=10 prefill_tokens=8 reused_tokens=2 decode_tokens=4 out_hash=00112233aabbccdd");
         step.ttft_ms = None;
@@ -140,6 +159,8 @@ mod tests {
             steps_done: 3,
             steps: 3,
             error: None,
+            round: None,
+            mode: None,
         };
         assert_eq!(workflow(&flow), "[TIMING] workflow_3_ms=99.00");
         flow.error = Some("broke".to_owned());

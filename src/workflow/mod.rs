@@ -266,6 +266,8 @@ impl<'a> Runner<'a> {
             .to_owned(),
             out_hash: token_hash(&completion.tokens),
             output: completion.text.clone(),
+            round: None,
+            mode: None,
         };
         let mut messages = request.messages;
         messages.push(Message {
@@ -315,6 +317,8 @@ impl<'a> Runner<'a> {
             steps_done: running.steps_done,
             steps: running.flow.steps.len(),
             error: error.as_ref().map(Error::chain),
+            round: None,
+            mode: None,
         };
         self.observer.workflow_ended(&record, error.as_ref())
     }

@@ -239,6 +239,9 @@ fn an_engine_that_breaks_ends_the_run() {
             Err(Error::flow("device lost"))
         }
         fn cancel(&mut self, _: RequestId) {}
+        fn restart(&mut self, _: bool) -> Result<()> {
+            Ok(())
+        }
     }
     let mut engine = Broken(scripted(r#"{"output": "x"}"#));
     let origin = Moment::now(&engine).expect("no fence");
