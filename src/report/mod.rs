@@ -1,6 +1,7 @@
-//! What people and programs are shown: the lines on the terminal ([`timing`]) and the run's folder
-//! ([`folder`]). Reporters read records and compute nothing.
+//! What people and programs are shown: the lines on the terminal ([`timing`]), the run's folder
+//! ([`folder`]), and the engine's figures ([`bench`]). Reporters read records and compute nothing.
 
+pub mod bench;
 pub mod folder;
 pub mod timing;
 

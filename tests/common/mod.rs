@@ -133,6 +133,28 @@ impl Workspace {
     }
 }
 
+/// The default model's file, from `FLOWBENCH_TEST_MODEL` or the user's cache; `None` (with a note) where it is not on this machine. In CI it must be.
+pub fn model() -> Option<PathBuf> {
+    let file = "SmolLM2-135M-Instruct.Q4_1.gguf";
+    let cache = || {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+        Some(cache?.join("flowbench").join(file))
+    };
+    let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
+        .map(PathBuf::from)
+        .or_else(cache);
+    let found = path.filter(|path| path.is_file());
+    if found.is_none() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "the default model must be there in CI"
+        );
+        eprintln!("skipped: the default model is not on this machine (flowbench model fetch)");
+    }
+    found
+}
+
 /// What a finished command printed.
 pub struct Printed {
     pub code: i32,

@@ -13,7 +13,7 @@ mod weights;
 use super::candle::checked_spec;
 use super::candle::rope::frequencies;
 use super::candle::weights::Weights;
-use super::{Chunk, Model, ModelSpec, Slot, check_chunk};
+use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk};
 use crate::engine::kernels::{
     ActivationBlock, BLOCK, Input, Kernels, KvLayer, KvShape, PAGE, PackedMatrix, Pool, Product,
 };
@@ -155,6 +155,10 @@ impl Model for NativeModel {
 
     fn weights(&self) -> String {
         format!("{} with int8 activations", self.weight_type)
+    }
+
+    fn weight_bytes(&self) -> Option<WeightBytes> {
+        Some(self.weights.bytes())
     }
 
     fn max_sequences(&self) -> usize {

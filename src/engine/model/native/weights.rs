@@ -3,10 +3,10 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
-use super::super::ModelSpec;
 use super::super::candle::weights::{
     Matrix, Weights, required_vector, rotated_bias, rotated_matrix,
 };
+use super::super::{ModelSpec, WeightBytes};
 use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
 use crate::error::{Context, Error, Exit, Result};
 
@@ -120,6 +120,28 @@ impl NativeWeights {
             norm: loader.vector("output_norm.weight", hidden)?,
             rope_divisors: weights.rope_divisors(spec)?,
         })
+    }
+
+    /// What a pass reads of them; the vectors are too small to count.
+    pub(super) fn bytes(&self) -> WeightBytes {
+        let of = |layer: &Layer| {
+            [
+                &layer.query,
+                &layer.key,
+                &layer.value,
+                &layer.output,
+                &layer.gate,
+                &layer.up,
+                &layer.down,
+            ]
+            .map(|linear| linear.matrix.bytes())
+            .iter()
+            .sum::<usize>()
+        };
+        WeightBytes {
+            layers: self.layers.iter().map(of).sum(),
+            head: self.head.as_ref().unwrap_or(&self.embedding).bytes(),
+        }
     }
 }
 
