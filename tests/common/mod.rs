@@ -2,7 +2,7 @@
 //! and the program started in it with nothing of the caller's environment.
 
 // Each test file takes in what it needs of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::print_stderr)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
