@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::record::bench::Test;
+
 /// How the flows are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -56,6 +58,38 @@ pub enum Backend {
     Candle,
     /// candle-transformers' own model, a sequence at a time.
     Generic,
+}
+
+/// What the figures of `bench-engine` are printed as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchFormat {
+    /// A table in Markdown, with the environment above it.
+    Md,
+    /// All that was measured, each repetition's time included.
+    Json,
+    /// An object a test, each with the environment in it, on a line of its own.
+    Jsonl,
+    /// The same fields as comma-separated values, with a line of names.
+    Csv,
+}
+
+/// Everything that `flowbench bench-engine` needs to know.
+#[derive(Debug, Clone)]
+pub struct BenchConfig {
+    /// Where the model is looked for.
+    pub model: ModelConfig,
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Which forward pass computes the model.
+    pub backend: Backend,
+    /// Memory for keys and values, in bytes.
+    pub kv_cache_bytes: usize,
+    /// What is measured; at least one test.
+    pub tests: Vec<Test>,
+    /// How often each, at least 1.
+    pub repetitions: usize,
+    /// What the figures are printed as.
+    pub format: BenchFormat,
 }
 
 /// Where flowbench's own files are: `templates/`, `fixtures/` and `flows/` stand in `root`.

@@ -74,6 +74,12 @@ pub fn memory_bytes() -> u64 {
     bytes
 }
 
+/// Processes that want to run, the mean of the last minute; `None` where it cannot be told.
+pub fn load_average() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
 /// Bytes that an unprivileged user can still write on the file system of `path`.
 pub fn free_disk_bytes(path: &Path) -> Option<u64> {
     let status = rustix::fs::statvfs(path).ok()?;

@@ -1,6 +1,8 @@
 //! What a run leaves behind: plain structs, `results/<run-id>/run.json` and `steps.jsonl`.
 //! Reporters read them and compute nothing again. Every field says its unit.
 
+pub mod bench;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

@@ -14,6 +14,7 @@ fn help_texts() {
         &["doctor", "--help"],
         &["model", "--help"],
         &["model", "fetch", "--help"],
+        &["bench-engine", "--help"],
     ] {
         let printed = run(&mut workspace.flowbench(arguments));
         assert_eq!(printed.code, 0);

@@ -5,32 +5,8 @@
 
 mod common;
 
-use std::path::PathBuf;
-
 use assert_cmd::Command;
-use common::{Workspace, run};
-
-/// The model's file; `None` (with a note) where it is not on this machine. In CI it must be.
-fn model() -> Option<PathBuf> {
-    let file = "SmolLM2-135M-Instruct.Q4_1.gguf";
-    let cache = || {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-        Some(cache?.join("flowbench").join(file))
-    };
-    let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
-        .map(PathBuf::from)
-        .or_else(cache);
-    let found = path.filter(|path| path.is_file());
-    if found.is_none() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "the default model must be there in CI"
-        );
-        eprintln!("skipped: the default model is not on this machine (flowbench model fetch)");
-    }
-    found
-}
+use common::{Workspace, model, run};
 
 fn standalone(workspace: &Workspace, model: &std::path::Path) -> Command {
     let mut command = workspace.flowbench(&["run"]);

@@ -1,5 +1,6 @@
 //! The subcommands, one file each. They join the layers below and hold no mechanism of their own.
 
+mod bench_engine;
 mod both;
 mod doctor;
 mod expand;
@@ -44,6 +45,11 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
                 model::inspect(&config, &mut console, interrupts()?)
             }
         },
+        Command::BenchEngine(arguments) => {
+            let config = arguments.resolve(surroundings)?;
+            let mut console = Console::terminal(config.model.quiet);
+            bench_engine::run(&config, &mut console, interrupts()?)
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::stopwatch::Fence;
 
 /// Most tokens of a forward pass: large enough for the matrix product to be at its best, small
 /// enough that an interrupt or another flow's next token waits for a second at most.
-const TOKENS_A_PASS: usize = 512;
+pub(super) const TOKENS_A_PASS: usize = 512;
 
 /// How many engines this process has loaded: a run loads one.
 static LOADS: AtomicUsize = AtomicUsize::new(0);
@@ -157,6 +157,11 @@ impl LocalEngine {
     /// How many engines this process has loaded.
     pub fn loads() -> usize {
         LOADS.load(Ordering::Relaxed)
+    }
+
+    /// The model alone, and what it is: for measuring it without a scheduler.
+    pub(super) fn into_model(self) -> (EngineInfo, Box<dyn Model>) {
+        (self.info, self.model)
     }
 
     /// Takes the next token of a sequence into account; returns what there is to tell of it.

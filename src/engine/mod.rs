@@ -1,6 +1,7 @@
 //! Sources of completions. [`Engine`] is the seam that the whole program runs on: `local` (a model
 //! in this process) and `scripted` (recorded answers, no model) stand behind it.
 
+mod bench;
 mod chat;
 mod device;
 mod kernels;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::stopwatch::Fence;
 
+pub use bench::{BenchModel, measure_ceilings};
 pub use device::{BUILD_HAS_CUDA, DeviceInfo, driver_version, preflight_gpu, prepare_process};
 pub use load::hub::{
     DEFAULT_MODEL, ModelFile, ModelFormat, ModelSource, PinnedModel, Watch, digest, find_local,

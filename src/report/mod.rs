@@ -1,7 +1,8 @@
-//! What people and programs are shown: the lines on the terminal ([`timing`]), the table
-//! of `MODE=both` ([`table`]) and the run's folder
-//! ([`folder`]). Reporters read records and compute nothing.
+//! What people and programs are shown: the lines on the terminal ([`timing`]), the table of
+//! `MODE=both` ([`table`]), the engine's figures ([`bench`]) and the run's folder ([`folder`]).
+//! Reporters read records and compute nothing.
 
+pub mod bench;
 pub mod folder;
 pub mod table;
 pub mod timing;

@@ -2,7 +2,7 @@
 //! and the program started in it with nothing of the caller's environment.
 
 // Each test file takes in what it needs of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::print_stderr)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -145,6 +145,28 @@ impl Workspace {
             .map(|line| serde_json::from_str(line).expect("JSON"))
             .collect()
     }
+}
+
+/// The default model's file, from `FLOWBENCH_TEST_MODEL` or the user's cache; `None` (with a note) where it is not on this machine. In CI it must be.
+pub fn model() -> Option<PathBuf> {
+    let file = "SmolLM2-135M-Instruct.Q4_1.gguf";
+    let cache = || {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+        Some(cache?.join("flowbench").join(file))
+    };
+    let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
+        .map(PathBuf::from)
+        .or_else(cache);
+    let found = path.filter(|path| path.is_file());
+    if found.is_none() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "the default model must be there in CI"
+        );
+        eprintln!("skipped: the default model is not on this machine (flowbench model fetch)");
+    }
+    found
 }
 
 /// What a finished command printed.

@@ -5,6 +5,7 @@ use std::arch::is_aarch64_feature_detected;
 
 use super::activations::{ActivationBlock, quantize};
 use super::attention::{self, Call, Writing};
+use super::ceiling;
 use super::pack::Format;
 use super::product::{Part, product};
 use super::scalar::Scalar;
@@ -128,6 +129,8 @@ pub(super) struct Table {
     pub(super) attend: unsafe fn(&Call<'_>),
     pub(super) finish: unsafe fn(&Call<'_>),
     pub(super) write: unsafe fn(&Writing<'_>, usize, bool),
+    pub(super) read_all: unsafe fn(&[f32]),
+    pub(super) multiply_add_all: unsafe fn(usize),
 }
 
 /// Compiles the generic kernels for one family: a module with its table.
@@ -161,6 +164,8 @@ macro_rules! family {
                 attend,
                 finish,
                 write,
+                read_all,
+                multiply_add_all,
             };
 
             $(#[target_feature(enable = $features)])?
@@ -180,6 +185,8 @@ macro_rules! family {
                 attend = attention::attend(call: &Call<'_>);
                 finish = attention::finish(call: &Call<'_>);
                 write = attention::write(writing: &Writing<'_>, head: usize, values: bool);
+                read_all = ceiling::read_all(values: &[f32]);
+                multiply_add_all = ceiling::multiply_add_all(steps: usize);
             );
         }
     };

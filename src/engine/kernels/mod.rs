@@ -24,6 +24,7 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod ceiling;
 mod dispatch;
 mod gguf;
 mod half;
@@ -45,6 +46,7 @@ use std::ops::Range;
 
 pub(crate) use activations::{ActivationBlock, BLOCK};
 pub(crate) use attention::{KvLayer, KvShape, PAGE, Query, Running, SPAN};
+pub(crate) use ceiling::measure as measure_ceilings;
 pub(crate) use dispatch::{Isa, Kernels};
 pub(crate) use pack::{Format, PackError, PackedMatrix};
 pub(crate) use pool::Pool;

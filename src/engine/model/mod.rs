@@ -233,6 +233,15 @@ pub(crate) struct Chunk<'a> {
     pub(crate) logits: bool,
 }
 
+/// Bytes of matrices, as the products read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WeightBytes {
+    /// Of all blocks: what every pass reads.
+    pub(crate) layers: usize,
+    /// Of the output head: what a pass that gives logits reads besides.
+    pub(crate) head: usize,
+}
+
 /// A model that computes logits, and keeps the keys and values of the sequences it has seen.
 pub(crate) trait Model {
     /// The model's sizes.
@@ -243,6 +252,11 @@ pub(crate) trait Model {
 
     /// Weights and arithmetic, for the record: `Q4_1 as f32`.
     fn weights(&self) -> String;
+
+    /// Bytes of weights that a pass streams, of models that know.
+    fn weight_bytes(&self) -> Option<WeightBytes> {
+        None
+    }
 
     /// How many sequences can be open at once.
     fn max_sequences(&self) -> usize;

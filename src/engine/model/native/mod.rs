@@ -15,7 +15,7 @@ mod weights;
 use super::candle::rope::frequencies;
 use super::candle::weights::Weights;
 use super::candle::{check_names, checked_spec};
-use super::{Chunk, Model, ModelSpec, Slot, check_chunk};
+use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk};
 use crate::engine::kernels::{
     ActivationBlock, BLOCK, Input, Kernels, KvLayer, KvShape, PAGE, PackedMatrix, Pool, Product,
 };
@@ -158,6 +158,10 @@ impl Model for NativeModel {
             "{} with {activations} activations, {isa:?} kernels",
             self.weight_type
         )
+    }
+
+    fn weight_bytes(&self) -> Option<WeightBytes> {
+        Some(self.weights.bytes())
     }
 
     fn max_sequences(&self) -> usize {

@@ -3,10 +3,10 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
-use super::super::ModelSpec;
 use super::super::candle::weights::{
     Matrix, Weights, required_vector, rotated_bias, rotated_matrix,
 };
+use super::super::{ModelSpec, WeightBytes};
 use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
 use crate::error::{Context, Error, Exit, Result};
 
@@ -141,6 +141,15 @@ impl NativeWeights {
         matrices
             .chain([self.head.as_ref().unwrap_or(&self.embedding)])
             .any(|matrix| !matrix.format().is_dense())
+    }
+
+    /// What a pass reads of them; the vectors are too small to count.
+    pub(super) fn bytes(&self) -> WeightBytes {
+        let linears = self.layers.iter().flat_map(Layer::linears);
+        WeightBytes {
+            layers: linears.map(|linear| linear.matrix.bytes()).sum(),
+            head: self.head.as_ref().unwrap_or(&self.embedding).bytes(),
+        }
     }
 }
 

@@ -1,0 +1,133 @@
+//! `flowbench bench-engine`: how fast the engine computes prompts and generates, and how far that is
+//! from what the machine can do.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::config::BenchConfig;
+use crate::engine::{self, BenchModel, Engine, LocalEngine, LocalOptions};
+use crate::environment;
+use crate::error::{Error, Exit, Result};
+use crate::record::bench::{BENCH_SCHEMA, BenchRecord, Ceilings, TestRecord};
+use crate::report::{Console, bench};
+use crate::stopwatch::{Moment, NoFence};
+use crate::units::Millis;
+
+/// Loads the engine, measures, and prints the figures. Interrupted, it prints what there is.
+///
+/// # Errors
+/// Exit code 2 for tests that do not fit, 3 where the model cannot be had, 106 where it was
+/// interrupted before there was a figure.
+pub(crate) fn run(
+    config: &BenchConfig,
+    console: &mut Console,
+    interrupted: &AtomicBool,
+) -> Result<Exit> {
+    LocalEngine::preflight(config.device)?;
+    let started_at = jiff::Timestamp::now().to_string();
+    let load_average = environment::load_average();
+    let file = super::model::locate(&config.model, console, interrupted)?;
+    let options = LocalOptions {
+        device: config.device,
+        backend: config.backend,
+        max_sequences: config
+            .tests
+            .iter()
+            .map(|test| test.batch)
+            .max()
+            .unwrap_or(1),
+        reuse: false,
+        kv_bytes: config.kv_cache_bytes,
+    };
+
+    let start = Moment::now(&NoFence)?;
+    let engine = LocalEngine::load(&file, &options)
+        .map_err(|error| error.context("failed to load the engine"))?;
+    let engine_init_ms = Moment::now(&engine)?.since(start);
+    let on_cpu = engine.info().device.kind == "cpu";
+    let mut model = BenchModel::new(engine, &config.tests, config.kv_cache_bytes)?;
+
+    let before = if on_cpu {
+        console.progress("Measuring what the processor can do at most");
+        Some(engine::measure_ceilings()?)
+    } else {
+        None
+    };
+    let samples = measure(config, &mut model, console, interrupted)?;
+    let ceilings = before.map(ceilings_with_another).transpose()?;
+
+    let info = model.info();
+    let tests: Vec<TestRecord> = config
+        .tests
+        .iter()
+        .zip(samples)
+        .filter_map(|(test, samples)| {
+            TestRecord::new(*test, model.work(test), samples, ceilings.as_ref())
+        })
+        .collect();
+    let complete = tests.len() == config.tests.len()
+        && tests
+            .iter()
+            .all(|test| test.samples_ms.len() == config.repetitions);
+    if tests.is_empty() {
+        return Err(Error::new(
+            Exit::Incomplete,
+            "interrupted before anything was measured",
+        ));
+    }
+    let record = BenchRecord {
+        schema: BENCH_SCHEMA,
+        started_at,
+        complete,
+        environment: environment::capture(Path::new(".")),
+        load_average,
+        model: info.model.clone(),
+        model_sha256: info.model_sha256.clone(),
+        weights: info.weights.clone(),
+        backend: info.backend.clone(),
+        device: info.device.kind.clone(),
+        device_name: info.device.name.clone(),
+        engine_init_ms,
+        ceilings,
+        tests,
+    };
+    console.result(bench::text(&record, config.format)?.trim_end())?;
+    Ok(if complete {
+        Exit::Done
+    } else {
+        Exit::Incomplete
+    })
+}
+
+/// The times of each test's repetitions. The tests take turns, so that a machine that drifts does so
+/// for all of them.
+fn measure(
+    config: &BenchConfig,
+    model: &mut BenchModel,
+    console: &mut Console,
+    interrupted: &AtomicBool,
+) -> Result<Vec<Vec<Millis>>> {
+    let mut samples = vec![Vec::with_capacity(config.repetitions); config.tests.len()];
+    for round in 0..=config.repetitions {
+        console.progress(&match round {
+            0 => "Warming up".to_owned(),
+            _ => format!("Round {round} of {}", config.repetitions),
+        });
+        for (index, test) in config.tests.iter().enumerate() {
+            if interrupted.load(Ordering::Relaxed) {
+                return Ok(samples);
+            }
+            if round == 0 {
+                model.warm_up(test)?;
+            } else {
+                samples[index].push(model.run(test)?);
+            }
+        }
+    }
+    Ok(samples)
+}
+
+/// The higher of the ceilings before the tests and now: another process may have disturbed either.
+fn ceilings_with_another(before: Ceilings) -> Result<Ceilings> {
+    Ok(before.or_higher(&engine::measure_ceilings()?))
+}

@@ -1,0 +1,407 @@
+//! Times a model's forward passes on made-up tokens, without scheduler, sampler or tokenizer: what
+//! `flowbench bench-engine` is made of.
+
+use super::EngineInfo;
+use super::kernels;
+use super::kv::PAGE_TOKENS;
+use super::local::{LocalEngine, TOKENS_A_PASS};
+use super::model::{Chunk, Model, ModelSpec, Slot};
+use crate::environment::cpu_threads;
+use crate::error::{Error, Result};
+use crate::record::bench::{Ceilings, Phase, Test, Work};
+use crate::stopwatch::{Fence, Moment};
+use crate::units::{Bytes, Millis};
+
+/// Steps of a decode that nobody times: what a first pass has to set up is set up by then.
+const WARM_UP_STEPS: usize = 4;
+
+/// What this machine's processor can do at most.
+///
+/// # Errors
+/// Exit code 3 where the system gives no threads.
+pub fn measure_ceilings() -> Result<Ceilings> {
+    kernels::measure_ceilings(cpu_threads())
+}
+
+/// A model, ready for tests.
+pub struct BenchModel {
+    info: EngineInfo,
+    model: Box<dyn Model>,
+    /// Of a model with paged memory.
+    pages: Option<Pages>,
+    /// Tokens that every sequence is made of.
+    tokens: Vec<u32>,
+}
+
+/// Which pages a sequence has: those of decodes stand one after another, and a prompt's after them,
+/// so that it leaves their contexts alone.
+#[derive(Debug, Clone, Copy)]
+struct Pages {
+    /// Of a sequence that decodes.
+    each: usize,
+    /// How many such sequences there are.
+    batch: usize,
+    /// Of the prompt.
+    prompt: usize,
+}
+
+impl Pages {
+    fn new(tests: &[Test]) -> Self {
+        let longest = |phase| {
+            let of = tests.iter().filter(|test| test.phase == phase);
+            of.map(|test| pages_of(test.length())).max().unwrap_or(0)
+        };
+        Self {
+            each: longest(Phase::Decode),
+            batch: tests.iter().map(|test| test.batch).max().unwrap_or(0),
+            prompt: longest(Phase::Prefill),
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.each * self.batch + self.prompt
+    }
+
+    fn of(&self, phase: Phase, sequence: usize) -> Vec<u32> {
+        let (first, count) = match phase {
+            Phase::Decode => (sequence * self.each, self.each),
+            Phase::Prefill => (self.batch * self.each, self.prompt),
+        };
+        (first..first + count).map(|page| page as u32).collect()
+    }
+}
+
+/// Pages that so many tokens take.
+fn pages_of(tokens: usize) -> usize {
+    tokens.div_ceil(PAGE_TOKENS)
+}
+
+impl Fence for BenchModel {
+    fn synchronize(&self) -> Result<()> {
+        self.model.synchronize()
+    }
+}
+
+impl BenchModel {
+    /// Takes a loaded engine's model, and makes room and contexts for the tests. `kv_bytes` is the
+    /// memory for keys and values that an engine would have, one full context at least.
+    ///
+    /// # Errors
+    /// Exit code 2 for a test that does not fit the context, the model or that memory.
+    pub fn new(engine: LocalEngine, tests: &[Test], kv_bytes: usize) -> Result<Self> {
+        let (info, mut model) = engine.into_model();
+        check(model.as_ref(), tests, kv_bytes)?;
+        let longest = tests.iter().map(Test::length).max().unwrap_or(1);
+        let pages = model.page_bytes().map(|_| Pages::new(tests));
+        if let Some(pages) = pages {
+            model.set_pages(pages.count());
+        }
+        let tokens = made_up(longest, model.spec().vocabulary);
+        let mut bench = Self {
+            info,
+            model,
+            pages,
+            tokens,
+        };
+        if let Some(pages) = pages {
+            bench.fill_contexts(pages, tests)?;
+        }
+        Ok(bench)
+    }
+
+    /// What the engine is.
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// What one repetition of a test has to do at the least.
+    pub fn work(&self, test: &Test) -> Work {
+        let model = self.model.as_ref();
+        let passes = passes(test);
+        let kv_token = model.page_bytes().map(|bytes| bytes / PAGE_TOKENS);
+        let bytes = model.weight_bytes().zip(kv_token).map(|(weights, kv)| {
+            let of = |pass: &Pass| {
+                let head = if pass.logits { weights.head } else { 0 };
+                let sequence = kv * (pass.start + pass.count) + kv * pass.count;
+                weights.layers + head + sequence * test.batch
+            };
+            passes.iter().map(of).sum::<usize>() as u64
+        });
+        // Other architectures have other products: experts, for one.
+        let known = model.backend() != "generic";
+        let macs = known.then(|| {
+            let of = |pass: &Pass| pass_macs(model.spec(), pass) * test.batch as u64;
+            passes.iter().map(of).sum()
+        });
+        Work { bytes, macs }
+    }
+
+    /// Runs a test once, some steps of it at least, before anything is timed.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn warm_up(&mut self, test: &Test) -> Result<()> {
+        let tokens = match test.phase {
+            Phase::Prefill => test.tokens,
+            Phase::Decode => test.tokens.min(WARM_UP_STEPS),
+        };
+        self.run(&Test { tokens, ..*test }).map(drop)
+    }
+
+    /// Runs a test once: the time from the device being idle to it being idle again. Contexts are
+    /// there before the clock runs.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn run(&mut self, test: &Test) -> Result<Millis> {
+        let slots: Vec<Slot> = (0..test.batch)
+            .map(|_| self.model.open())
+            .collect::<Result<_>>()?;
+        let tables: Vec<Vec<u32>> = (0..test.batch)
+            .map(|sequence| match &self.pages {
+                None => Vec::new(),
+                Some(pages) => pages.of(test.phase, sequence),
+            })
+            .collect();
+        let time = self.time(test, &slots, &tables);
+        for slot in slots {
+            self.model.close(slot);
+        }
+        time
+    }
+
+    fn time(&mut self, test: &Test, slots: &[Slot], tables: &[Vec<u32>]) -> Result<Millis> {
+        // Memory that is kept by the slot starts empty.
+        if self.pages.is_none() && test.context > 0 {
+            for slot in slots {
+                self.prefill(*slot, &[], test.context)?;
+            }
+        }
+        let passes = passes(test);
+        let start = Moment::now(self)?;
+        for pass in &passes {
+            let tokens = &self.tokens[pass.start..pass.start + pass.count];
+            let chunks: Vec<Chunk<'_>> = slots
+                .iter()
+                .zip(tables)
+                .map(|(&slot, pages)| Chunk {
+                    slot,
+                    pages,
+                    tokens,
+                    start: pass.start,
+                    logits: pass.logits,
+                })
+                .collect();
+            self.model.forward(&chunks)?;
+        }
+        Ok(Moment::now(self)?.since(start))
+    }
+
+    /// Gives every sequence of a paged model its context: computed once, then copied, since all have
+    /// the same tokens. Each has its own memory, as sequences that share nothing have.
+    fn fill_contexts(&mut self, pages: Pages, tests: &[Test]) -> Result<()> {
+        let context = tests.iter().map(|test| test.context).max().unwrap_or(0);
+        if context == 0 {
+            return Ok(());
+        }
+        let slot = self.model.open()?;
+        let first = pages.of(Phase::Decode, 0);
+        self.prefill(slot, &first, context)?;
+        self.model.close(slot);
+        let used = &first[..pages_of(context)];
+        for sequence in 1..pages.batch {
+            for (from, to) in used.iter().zip(pages.of(Phase::Decode, sequence)) {
+                self.model.copy_page(*from, to);
+            }
+        }
+        self.model.synchronize()
+    }
+
+    fn prefill(&mut self, slot: Slot, pages: &[u32], count: usize) -> Result<()> {
+        for (index, tokens) in self.tokens[..count].chunks(TOKENS_A_PASS).enumerate() {
+            self.model.forward(&[Chunk {
+                slot,
+                pages,
+                tokens,
+                start: index * TOKENS_A_PASS,
+                logits: false,
+            }])?;
+        }
+        Ok(())
+    }
+}
+
+/// Tokens that each sequence computes in a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pass {
+    start: usize,
+    count: usize,
+    logits: bool,
+}
+
+/// The passes of a test, as the scheduler would cut them.
+fn passes(test: &Test) -> Vec<Pass> {
+    let most = match test.phase {
+        Phase::Prefill => TOKENS_A_PASS,
+        Phase::Decode => 1,
+    };
+    let end = test.length();
+    (test.context..end)
+        .step_by(most)
+        .map(|start| {
+            let count = most.min(end - start);
+            Pass {
+                start,
+                count,
+                logits: test.phase == Phase::Decode || start + count == end,
+            }
+        })
+        .collect()
+}
+
+/// Multiply-adds of one sequence's part of a pass: the blocks' products, causal attention (queries ·
+/// keys and scores · values), and the output head for the last token.
+fn pass_macs(spec: &ModelSpec, pass: &Pass) -> u64 {
+    let queries = spec.heads * spec.head_size;
+    let keys = spec.kv_heads * spec.head_size;
+    let products = 2 * spec.hidden * (queries + keys) + 3 * spec.hidden * spec.intermediate;
+    let (start, end) = (pass.start, pass.start + pass.count);
+    let seen = (end * (end + 1) - start * (start + 1)) / 2;
+    let layer = (pass.count * products + 2 * queries * seen) as u64;
+    let head = if pass.logits {
+        spec.vocabulary * spec.hidden
+    } else {
+        0
+    };
+    spec.layers as u64 * layer + head as u64
+}
+
+/// What does not fit is the user's to change.
+fn check(model: &dyn Model, tests: &[Test], kv_bytes: usize) -> Result<()> {
+    let limit = model.spec().context_length;
+    for test in tests {
+        if test.length() > limit {
+            let (what, flags) = match test.phase {
+                Phase::Prefill => (format!("a prompt of {} tokens", test.tokens), "-p"),
+                Phase::Decode => (
+                    format!("{} tokens after a context of {}", test.tokens, test.context),
+                    "-n or -c",
+                ),
+            };
+            return Err(Error::usage(format!(
+                "{what} does not fit the model's context of {limit} tokens"
+            ))
+            .hint(format!("give a smaller {flags}")));
+        }
+        let most = model.max_sequences();
+        if test.batch > most {
+            return Err(Error::usage(format!(
+                "a batch of {} sequences is more than the {} backend computes at once ({most})",
+                test.batch,
+                model.backend()
+            ))
+            .hint(format!("give -b up to {most}, or another BACKEND")));
+        }
+        let Some(page_bytes) = model.page_bytes() else {
+            continue;
+        };
+        // As the engine counts: at least one full context.
+        let room = kv_bytes.max(pages_of(limit) * page_bytes);
+        let needed = test.batch * pages_of(test.length()) * page_bytes;
+        if needed > room {
+            return Err(Error::usage(format!(
+                "{} sequences of {} tokens take {} for keys and values, and there are {}",
+                test.batch,
+                test.length(),
+                Bytes(needed as u64),
+                Bytes(room as u64)
+            ))
+            .hint("give more with KV_CACHE_MB, or a smaller -b, -c or -n"));
+        }
+    }
+    Ok(())
+}
+
+/// Tokens that look random: the same ones in every call.
+fn made_up(count: usize, vocabulary: usize) -> Vec<u32> {
+    let mut state = 0x5eed_u64;
+    (0..count)
+        .map(|_| {
+            // Knuth's MMIX generator; its upper bits are the good ones.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % vocabulary as u64) as u32
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn test(phase: Phase, tokens: usize, batch: usize, context: usize) -> Test {
+        Test {
+            phase,
+            tokens,
+            batch,
+            context,
+        }
+    }
+
+    #[test]
+    fn passes_are_those_of_the_scheduler() {
+        let of = |test| -> Vec<_> {
+            let passes = passes(&test);
+            let facts = passes.iter();
+            facts.map(|p| (p.start, p.count, p.logits)).collect()
+        };
+        let long = of(test(Phase::Prefill, 1100, 1, 0));
+        assert_eq!(long, [(0, 512, false), (512, 512, false), (1024, 76, true)]);
+        let decode = of(test(Phase::Decode, 2, 8, 400));
+        assert_eq!(decode, [(400, 1, true), (401, 1, true)]);
+    }
+
+    #[test]
+    fn multiply_adds_are_those_of_the_default_model() {
+        let spec = ModelSpec {
+            architecture: "llama".to_owned(),
+            layers: 30,
+            hidden: 576,
+            intermediate: 1536,
+            heads: 9,
+            kv_heads: 3,
+            head_size: 64,
+            vocabulary: 49152,
+            context_length: 8192,
+            norm_epsilon: 1e-5,
+            rope_base: 1e5,
+            rope_dimensions: 64,
+        };
+        let pass = |start, count, logits| Pass {
+            start,
+            count,
+            logits,
+        };
+        let attention = |seen: u64| 30 * 2 * 576 * seen;
+        assert_eq!(
+            pass_macs(&spec, &pass(0, 1, false)),
+            106_168_320 + attention(1)
+        );
+        assert_eq!(
+            pass_macs(&spec, &pass(499, 1, true)),
+            106_168_320 + 28_311_552 + attention(500)
+        );
+        // A prompt in two passes is as much work as in one.
+        let parts =
+            pass_macs(&spec, &pass(0, 300, false)) + pass_macs(&spec, &pass(300, 212, true));
+        assert_eq!(pass_macs(&spec, &pass(0, 512, true)), parts);
+    }
+
+    #[test]
+    fn made_up_tokens_are_in_the_vocabulary() {
+        let tokens = made_up(1000, 320);
+        assert!(tokens.iter().all(|token| *token < 320));
+        assert_ne!(tokens[..10], tokens[10..20]);
+    }
+}

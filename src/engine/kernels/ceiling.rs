@@ -1,0 +1,160 @@
+//! What this machine can do at most: bytes read from memory and integer multiply-adds, with the very
+//! instructions that the kernels use. `flowbench bench-engine` puts its figures beside them.
+
+use std::hint::black_box;
+
+use super::aligned::Aligned;
+use super::dispatch::Kernels;
+use super::pool::Pool;
+use super::simd::{LANES, Simd};
+use crate::error::{Error, Result};
+use crate::record::bench::Ceilings;
+use crate::stopwatch::{Moment, NoFence};
+
+/// Bytes that are read: beyond every cache, so that all come from memory.
+const READ_BYTES: usize = 256 << 20;
+
+/// Parts of that buffer, so that a thread which loses its core delays little.
+const READ_PARTS: usize = 64;
+
+/// Readings of the buffer, and runs of the integer loop; the best one counts, since a ceiling is what
+/// the machine does when nothing disturbs it.
+const READ_ROUNDS: usize = 20;
+const INTEGER_ROUNDS: usize = 100;
+
+/// An integer run is at least so long: many times what the hand-over to the threads takes.
+const INTEGER_MILLIS: f64 = 1.0;
+
+/// Independent sums of the integer loop, at most: enough to hide the latency of an instruction.
+const CHAINS: usize = 12;
+
+/// Independent sums of the reading loop.
+const STREAMS: usize = 4;
+
+/// Measures for about half a second on `threads` threads.
+///
+/// # Errors
+/// Exit code 3 where the system gives no thread.
+pub(crate) fn measure(threads: usize) -> Result<Ceilings> {
+    let pool = Pool::new(threads)
+        .map_err(|source| Error::preflight("failed to start threads").caused_by(source))?;
+    let kernels = Kernels::best();
+    Ok(Ceilings {
+        threads: pool.threads(),
+        instructions: format!("{:?}", kernels.isa()).to_lowercase(),
+        read_gb_s: read(kernels, &pool)?,
+        int8_gmac_s: integers(kernels, &pool)?,
+    })
+}
+
+/// GB/s read from memory by all threads.
+fn read(kernels: Kernels, pool: &Pool) -> Result<f64> {
+    let mut buffer = Aligned::<f32>::zeroed(READ_BYTES / size_of::<f32>());
+    let share = buffer.len() / READ_PARTS;
+    // A page that was never written is no memory yet.
+    pool.rows(
+        READ_PARTS,
+        1,
+        (&mut buffer, share),
+        (&mut [] as &mut [f32], 0),
+        |_, part, _| part.fill(1.0),
+    );
+    let seconds = best(READ_ROUNDS, || {
+        pool.run(READ_PARTS, |part| {
+            let part = &buffer[part * share..][..share];
+            // SAFETY: this processor is able (`Kernels::best`).
+            unsafe { (kernels.table.read_all)(part) }
+        });
+    })?;
+    Ok(READ_BYTES as f64 / seconds / 1e9)
+}
+
+/// 10⁹ integer multiply-adds a second in registers, by all threads.
+fn integers(kernels: Kernels, pool: &Pool) -> Result<f64> {
+    let threads = pool.threads();
+    let run = |steps: usize| {
+        pool.run(threads, |_| {
+            // SAFETY: this processor is able (`Kernels::best`).
+            unsafe { (kernels.table.multiply_add_all)(steps) }
+        });
+    };
+    let mut steps = 1000;
+    while best(3, || run(steps))? * 1e3 < INTEGER_MILLIS {
+        steps *= 2;
+    }
+    let seconds = best(INTEGER_ROUNDS, || run(steps))?;
+    // Four bytes of each lane, for every sum.
+    let work = threads * steps * chains(kernels.table.tile) * LANES * 4;
+    Ok(work as f64 / seconds / 1e9)
+}
+
+/// The shortest of some runs, in seconds.
+fn best(rounds: usize, mut run: impl FnMut()) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..rounds {
+        let start = Moment::now(&NoFence)?;
+        run();
+        best = best.min(Moment::now(&NoFence)?.since(start).seconds());
+    }
+    Ok(best)
+}
+
+/// As many sums as a product's tile has, which are as many as the registers hold.
+const fn chains(tile: (usize, usize)) -> usize {
+    let sums = tile.0 * tile.1;
+    if sums < CHAINS { sums } else { CHAINS }
+}
+
+/// Reads all values; what it adds them up to is nobody's concern.
+///
+/// # Safety
+/// As [`Simd`]'s.
+#[inline(always)]
+pub(super) unsafe fn read_all<S: Simd>(values: &[f32]) {
+    // SAFETY: a chunk has the elements of `STREAMS` vectors; the rest as this function's.
+    unsafe {
+        let mut sums = [S::splat(0.0); STREAMS];
+        for chunk in values.chunks_exact(STREAMS * LANES) {
+            for (stream, sum) in sums.iter_mut().enumerate() {
+                *sum = S::add(*sum, S::load(chunk.as_ptr().add(stream * LANES)));
+            }
+        }
+        black_box(sums);
+    }
+}
+
+/// `steps` times a multiply-add of 64 bytes into each of the sums.
+///
+/// # Safety
+/// As [`Simd`]'s.
+#[inline(always)]
+pub(super) unsafe fn multiply_add_all<S: Simd>(steps: usize) {
+    let weights = [1u8; 4 * LANES];
+    let quad = [1i8; 4];
+    // SAFETY: the arrays have the bytes that are loaded; the rest as this function's.
+    unsafe {
+        let mut sums = [S::splat_i32(0); CHAINS];
+        for _ in 0..steps {
+            // Loaded anew, or a clever compiler would multiply once and add it up.
+            let w = S::load_weights(black_box(weights.as_ptr()));
+            let a = S::quad(black_box(quad.as_ptr()));
+            for sum in &mut sums[..const { chains(S::TILE) }] {
+                *sum = S::dot(*sum, w, a);
+            }
+        }
+        black_box(sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ceiling_is_a_speed() {
+        let ceilings = measure(1).expect("one thread");
+        assert_eq!(ceilings.threads, 1);
+        assert!(ceilings.read_gb_s.is_finite() && ceilings.read_gb_s > 0.01);
+        assert!(ceilings.int8_gmac_s.is_finite() && ceilings.int8_gmac_s > 0.01);
+    }
+}
