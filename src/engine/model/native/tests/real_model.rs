@@ -16,8 +16,7 @@ const NEW_TOKENS: usize = 24;
 const NEAR_TIE: f32 = 0.5;
 /// Tokens of a hundred that may be chosen at such a near-tie. Measured: 2.7 (13 of 480).
 const NEAR_TIES: usize = 5;
-/// Most that the perplexities may differ, as a share. Measured: 3.1e-3 (57.52 and 57.34), which is
-/// what int8 activations cost.
+/// Most that the perplexities may differ, as a share. Measured: 3.1e-3 (57.52 and 57.34).
 const PERPLEXITY_BOUND: f64 = 5e-3;
 
 /// Both models, opened for `sequences` sequences of up to 256 tokens.
@@ -178,7 +177,7 @@ fn perplexity_is_that_of_the_candle_path() {
 
 /// What int8 activations cost in candle's own products, to compare with.
 #[test]
-#[ignore = "candle's Q4_1 product is a scalar loop: half a minute"]
+#[ignore = "candle's Q4_1 product is a scalar loop: minutes"]
 fn perplexity_of_the_candle_path_with_int8_activations() {
     let Some(path) = test_model() else { return };
     let file = GgufFile::open(&path).unwrap();
