@@ -600,10 +600,10 @@ mod tests {
             let names = ["a", "b", "c", "d", "e"];
             let mut needs: Vec<Vec<&str>> = vec![Vec::new(); 5];
             let mut bit = edges.iter();
-            for to in 1..5 {
-                for from in 0..to {
+            for (to, needs) in needs.iter_mut().enumerate().skip(1) {
+                for name in &names[..to] {
                     if *bit.next().expect("ten pairs") {
-                        needs[to].push(names[from]);
+                        needs.push(name);
                     }
                 }
             }
