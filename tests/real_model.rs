@@ -9,6 +9,7 @@ use assert_cmd::Command;
 use common::{Workspace, run};
 
 /// The model's file; `None` (with a note) where it is not on this machine. In CI it must be.
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 fn model() -> Option<PathBuf> {
     let file = "SmolLM2-135M-Instruct.Q4_1.gguf";
     let cache = || {
