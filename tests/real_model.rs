@@ -1,8 +1,6 @@
 //! The whole program on the real default model, where its file is there: `FLOWBENCH_TEST_MODEL`,
 //! or the user's cache. `bash run.sh test` makes sure that it is.
 
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
-
 mod common;
 
 use assert_cmd::Command;
@@ -130,4 +128,51 @@ fn doctor_and_inspect_know_the_model() {
         .env("MODEL", &model));
     assert_eq!(inspect.code, 0, "{}", inspect.err);
     assert!(inspect.out.contains("49152 tokens"), "{}", inspect.out);
+}
+
+#[test]
+fn reuse_changes_what_is_computed_and_no_output() {
+    let Some(model) = model() else { return };
+    let workspace = Workspace::new();
+    let printed = run(standalone(&workspace, &model)
+        .env("MODE", "both")
+        .env("NUM_FLOWS", "3")
+        .env("ROUNDS", "2"));
+    assert_eq!(printed.code, 0, "{}{}", printed.out, printed.err);
+    assert_eq!(printed.count("[ROUND]"), 4);
+    let record = workspace.record();
+    assert_eq!(record["engine_starts"], 1);
+    let comparison = &record["comparison"];
+    assert_eq!(comparison["outputs"]["compared"], 9);
+    assert_eq!(comparison["outputs"]["differing"], 0);
+    let count = |round: &serde_json::Value, key: &str| round[key].as_u64().expect("a count");
+    let rounds = comparison["rounds"].as_array().expect("rounds");
+    let prompt = |round| count(round, "prefill_tokens") + count(round, "reused_tokens");
+    let reused = |mode: &str| -> Vec<u64> {
+        let rounds = rounds.iter().filter(|round| round["mode"] == mode);
+        rounds.map(|round| count(round, "reused_tokens")).collect()
+    };
+    assert_eq!(reused("standalone"), [0, 0]);
+    let [first, second] = reused("reuse")[..] else {
+        panic!("two rounds: {rounds:?}");
+    };
+    // The cache starts empty each time: the second round finds as much as the first.
+    assert!(first > 0 && first == second, "{first}, {second}");
+    assert!(
+        rounds
+            .iter()
+            .all(|round| prompt(round) == prompt(&rounds[0]))
+    );
+    // Each step finds at least the step before it, up to its answer.
+    let steps = workspace.steps();
+    for flow in 1..=3 {
+        let of_flow: Vec<_> = steps
+            .iter()
+            .filter(|step| step["mode"] == "reuse" && step["round"] == 1 && step["flow"] == flow)
+            .collect();
+        for pair in of_flow.windows(2) {
+            let known = count(pair[0], "prompt_tokens");
+            assert!(count(pair[1], "reused_tokens") >= known, "{pair:?}");
+        }
+    }
 }

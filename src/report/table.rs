@@ -146,7 +146,17 @@ mod tests {
                 ..OutputComparison::default()
             },
         };
-        insta::assert_snapshot!(comparison(&table).join("\n"));
+        assert_eq!(
+            comparison(&table),
+            [
+                "",
+                "per round                        standalone                      reuse     reuse/standalone",
+                "reused_tokens                             0                      38204                    -",
+                "total_ms       20011.50 [19800.25–21000.00]  4002.50 [3990.00–4100.12]  0.200 [0.190–0.207]",
+                "median of 3 rounds [min–max]; a range covers the true median with probability 75.0 %",
+                "outputs: equal in 75 steps",
+            ]
+        );
     }
 
     #[test]
@@ -166,6 +176,15 @@ mod tests {
                 first: None,
             },
         };
-        insta::assert_snapshot!(comparison(&table).join("\n"));
+        assert_eq!(
+            comparison(&table),
+            [
+                "",
+                "per round      standalone         reuse  reuse/standalone",
+                "total_ms   100.00, 110.00  50.00, 44.00      0.500, 0.400",
+                "values of 2 rounds; a median takes 3",
+                "outputs: different in 2 of 6 steps",
+            ]
+        );
     }
 }
