@@ -99,10 +99,13 @@ fn logits_are_those_of_the_candle_path_for_every_weight_type() {
             let apart = compare(&mut ours, &mut reference(&path));
             eprintln!("{architecture} {dtype:?}: {apart:.1e}");
             if DENSE.contains(&dtype) {
-                assert_eq!(ours.weights(), format!("{dtype:?} with f32 activations"));
+                assert!(
+                    ours.weights()
+                        .starts_with(&format!("{dtype:?} with f32 activations"))
+                );
                 most.0 = most.0.max(apart);
             } else {
-                assert!(ours.weights().ends_with(" with int8 activations"));
+                assert!(ours.weights().contains(" with int8 activations, "));
                 most.1 = most.1.max(apart);
             }
         }
