@@ -44,17 +44,17 @@ fi
 # Set before the process starts: CUDA reads it once.
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
 
-[[ ${QUIET-0} == 1 ]] || printf '[PROGRESS] Building (%s)\n' "$build" >&2
+[[ ${QUIET-0} == 1 ]] || printf '[PROGRESS] Building (%s); the first time takes some minutes\n' "$build" >&2
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # On a terminal the compiler's own progress is worth seeing; in a log only its errors are.
 if [[ -t 2 && ${QUIET-0} != 1 ]]; then
     cargo build --release --locked --target-dir "$target" ${features[@]+"${features[@]}"} ||
-        fail 'the build failed' 'the errors are above; `bash run.sh doctor` needs a build, `cargo --version` should say 1.89 or later'
+        fail 'the build failed' 'the errors are above; it needs Rust 1.89 or later and a C compiler as its linker'
 else
     cargo build --release --locked --target-dir "$target" ${features[@]+"${features[@]}"} >"$log" 2>&1 || {
         cat "$log" >&2
-        fail 'the build failed' 'the errors are above; without a network, `cargo fetch` must have run before'
+        fail 'the build failed' 'the errors are above; it needs Rust 1.89 or later, and the crates (cargo fetch) where there is no network'
     }
 fi
 rm -f "$log"
