@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -105,6 +106,9 @@ impl RunFolder {
             let mut temporary = tempfile::Builder::new()
                 .prefix(".run")
                 .suffix(".tmp")
+                // Temporary files are private by default; a record is to be read by others, as far
+                // as the umask lets them.
+                .permissions(fs::Permissions::from_mode(0o666))
                 .tempfile_in(&self.path)?;
             let mut text = serde_json::to_vec_pretty(run)?;
             text.push(b'\n');
