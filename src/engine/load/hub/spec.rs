@@ -138,8 +138,8 @@ mod tests {
     fn what_looks_like_a_path_and_is_none_says_so() {
         for model in [
             "/no/x.gguf",
-            "./x",
-            "../x",
+            "./no-such-model",
+            "../no-such-model",
             "~/x.gguf",
             "x.gguf",
             "a/b/c",
