@@ -68,7 +68,7 @@ pub struct FlowArgs {
 /// Which model, and where it is looked for.
 #[derive(Debug, Clone, Args)]
 pub struct ModelChoice {
-    /// A .gguf file, a folder with safetensors, or a hub repository owner/name[:file]; without it,
+    /// A .gguf file, a folder with safetensors, or a hub repository (owner/name or owner/name:file); without it,
     /// SmolLM2-135M-Instruct Q4_1, which is fetched once
     #[arg(long, env, value_name = "MODEL")]
     pub model: Option<String>,
@@ -120,7 +120,7 @@ pub struct RunArgs {
     ignore_eos: bool,
 
     /// Recorded answers for MODE=scripted: JSON Lines, or the steps.jsonl of an earlier run; without
-    /// it, the file <template>.script.jsonl beside the template
+    /// it, the file TEMPLATE.script.jsonl beside the template
     #[arg(long, env, value_name = "SCRIPT")]
     script: Option<PathBuf>,
 

@@ -1,6 +1,6 @@
 //! Flows: what a template × a fixture expands to, and the cache that keeps them.
 //!
-//! The way in is [`expand`]: it finds the template, reads the fixture, uses the cache or writes it
+//! The way in is [`expand()`]: it finds the template, reads the fixture, uses the cache or writes it
 //! anew, and hands out the [`Flow`]s. [`Resolver`] then fills in, at the run, what was left open.
 //!
 //! ```text

@@ -1,5 +1,5 @@
 //! What people and programs are shown: the lines on the terminal ([`timing`]), the table of
-//! `MODE=both` ([`table`]), the engine's figures ([`bench`]) and the run's folder ([`folder`]).
+//! `MODE=both` ([`table`]), the engine's figures ([`mod@bench`]) and the run's folder ([`folder`]).
 //! Reporters read records and compute nothing.
 
 pub mod bench;
