@@ -25,6 +25,9 @@ use crate::stopwatch::Fence;
 /// enough that an interrupt or another flow's next token waits for a second at most.
 pub(super) const TOKENS_A_PASS: usize = 512;
 
+// Page tables are made in the one and read in the other.
+const _: () = assert!(PAGE_TOKENS == super::kernels::PAGE);
+
 /// How many engines this process has loaded: a run loads one.
 static LOADS: AtomicUsize = AtomicUsize::new(0);
 
