@@ -41,6 +41,11 @@ impl KvShape {
         self.head_size.next_multiple_of(LANES)
     }
 
+    /// Numbers of a head's keys and values in a block of [`SPAN`] tokens.
+    pub(super) fn widened_len(self) -> usize {
+        SPAN * (self.head_size + self.value_stride())
+    }
+
     /// Where a head's keys start in a page.
     fn keys_at(self, kv_head: usize) -> usize {
         kv_head * PAGE * self.head_size
@@ -119,6 +124,7 @@ impl Default for Running {
 
 /// One call: some queries against one KV head over some positions of one page table. The queries may
 /// belong to different sequences as long as these share the pages of the positions.
+#[derive(Clone)]
 pub(super) struct Call<'a> {
     pub(super) layer: &'a KvLayer,
     pub(super) kv_head: usize,
@@ -127,113 +133,273 @@ pub(super) struct Call<'a> {
     /// From a multiple of [`SPAN`] to a multiple of it (or to the end).
     pub(super) positions: std::ops::Range<usize>,
     pub(super) queries: &'a [Query],
+    /// Pages of this layer and head that will probably be looked at next.
+    pub(super) next: &'a [u32],
     /// Multiplies the scores: 1 / √head_size.
     pub(super) scale: f32,
     pub(super) input: &'a [f32],
     /// Where the outputs build up, unnormalised until [`finish`].
     pub(super) output: *mut f32,
     pub(super) state: *mut Running,
+    /// Room for a block's keys and values as f32: [`KvShape::widened_len`] numbers.
+    pub(super) widened: *mut f32,
+}
+
+impl Call<'_> {
+    /// Where the head's keys and values in a page start.
+    #[inline(always)]
+    unsafe fn page(&self, page: u32) -> (*const u16, *const u16) {
+        let shape = self.layer.shape;
+        // SAFETY: the page is one of the layer's (the caller's promise).
+        unsafe {
+            let page = self
+                .layer
+                .numbers
+                .as_ptr()
+                .add(page as usize * shape.page_len());
+            (
+                page.add(shape.keys_at(self.kv_head)),
+                page.add(shape.values_at(self.kv_head)),
+            )
+        }
+    }
+}
+
+/// A block of positions: where the head's keys and values lie, page by page, and those of the block
+/// after it, to be asked for meanwhile. Pointers to f16, or to f32 where the block was widened.
+struct Block {
+    first: usize,
+    /// How many positions some query sees.
+    most: usize,
+    keys: [*const u16; SPAN_PAGES],
+    values: [*const u16; SPAN_PAGES],
+    next: [(*const u16, *const u16); SPAN_PAGES],
+    /// How many pages of `next` there are.
+    coming: usize,
+}
+
+impl Block {
+    /// The block of `call` from position `first` on, of which `most` positions are seen.
+    #[inline(always)]
+    unsafe fn new(call: &Call<'_>, first: usize, most: usize) -> Self {
+        let pages = &call.pages[first / PAGE..(first + most).div_ceil(PAGE)];
+        let end = call.positions.end.div_ceil(PAGE);
+        let after = (first / PAGE + SPAN_PAGES).min(end);
+        let next = match &call.pages[after..end] {
+            [] => call.next,
+            further => further,
+        };
+        let coming = next.len().min(SPAN_PAGES);
+        // SAFETY: as [`attend`]'s: all these pages are the layer's.
+        unsafe {
+            let start = call.page(pages[0]);
+            let mut block = Self {
+                first,
+                most,
+                keys: [start.0; SPAN_PAGES],
+                values: [start.1; SPAN_PAGES],
+                next: [start; SPAN_PAGES],
+                coming,
+            };
+            for place in 0..SPAN_PAGES {
+                // Past the last page the same one again: its scores are not used.
+                let page = call.page(pages[place.min(pages.len() - 1)]);
+                (block.keys[place], block.values[place]) = page;
+                if place < coming {
+                    block.next[place] = call.page(next[place]);
+                }
+            }
+            block
+        }
+    }
+
+    /// How many pages some query sees.
+    fn pages(&self) -> usize {
+        self.most.div_ceil(PAGE)
+    }
+
+    /// Asks for the line of the next block's keys that stands where column `d` of a page is.
+    #[inline(always)]
+    unsafe fn ask_keys<S: Simd>(&self, page: usize, d: usize) {
+        // A line of 64 bytes holds two columns.
+        if d.is_multiple_of(2) && page < self.coming {
+            // SAFETY: a prefetch.
+            unsafe { S::prefetch(self.next[page].0.wrapping_add(d * PAGE).cast()) }
+        }
+    }
+
+    /// Asks for the next block's values of one slot of a page: `stride` numbers.
+    #[inline(always)]
+    unsafe fn ask_values<S: Simd>(&self, page: usize, slot: usize, stride: usize) {
+        if page < self.coming {
+            let row = self.next[page].1.wrapping_add(slot * stride);
+            for at in (0..stride).step_by(2 * LANES) {
+                // SAFETY: a prefetch.
+                unsafe { S::prefetch(row.wrapping_add(at).cast()) }
+            }
+        }
+    }
+
+    /// Copies the block's keys and values to `to` as f32, which is exact, and lets the pointers point
+    /// there: for several tiles of queries that would each convert them.
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(&mut self, shape: KvShape, to: *mut f32) {
+        let (keys, values) = (PAGE * shape.head_size, PAGE * shape.value_stride());
+        // SAFETY: as [`attend`]'s: `to` has room for a block.
+        unsafe {
+            for page in 0..self.pages() {
+                let to_keys = to.add(page * (keys + values));
+                let to_values = to_keys.add(keys);
+                for d in 0..shape.head_size {
+                    self.ask_keys::<S>(page, d);
+                    let at = d * PAGE;
+                    S::store(to_keys.add(at), S::load_f16(self.keys[page].add(at)));
+                }
+                for slot in 0..PAGE {
+                    self.ask_values::<S>(page, slot, shape.value_stride());
+                    for at in (0..shape.value_stride()).step_by(LANES) {
+                        let at = slot * shape.value_stride() + at;
+                        S::store(to_values.add(at), S::load_f16(self.values[page].add(at)));
+                    }
+                }
+                (self.keys[page], self.values[page]) = (to_keys.cast(), to_values.cast());
+            }
+            for page in self.pages()..SPAN_PAGES {
+                (self.keys[page], self.values[page]) = (self.keys[0], self.values[0]);
+            }
+        }
+    }
 }
 
 /// Runs a call.
 ///
 /// # Safety
 /// As [`Simd`]'s; pages, queries and states lie within the layer, the input, the output and the state;
-/// `pages` covers `positions`; nobody else uses these outputs and states.
+/// `pages` covers `positions`; there is room for a widened block; nobody else uses these outputs,
+/// states and that room.
 #[inline(always)]
 pub(super) unsafe fn attend<S: Simd>(call: &Call<'_>) {
-    let (most, vectors) = S::WIDE;
+    let (most_queries, vectors) = S::WIDE;
+    let tiles = call.queries.len().div_ceil(most_queries);
+    let end = call.positions.end;
+    let last = call.queries.iter().map(|query| query.position + 1).max();
+    let last = last.unwrap_or(0).min(end);
+    let mut first = call.positions.start;
+    while first < last {
+        // SAFETY: as this function's.
+        unsafe {
+            let mut block = Block::new(call, first, (last - first).min(SPAN));
+            if tiles < WORTH_WIDENING {
+                run_tiles::<S, false>(call, &block, vectors >= 4);
+            } else {
+                block.widen::<S>(call.layer.shape, call.widened);
+                run_tiles::<S, true>(call, &block, vectors >= 4);
+            }
+        }
+        first += SPAN;
+    }
+}
+
+/// Tiles of queries from which on a block is converted to f32 once for all of them.
+const WORTH_WIDENING: usize = 2;
+
+/// All queries' tiles over one block.
+#[inline(always)]
+unsafe fn run_tiles<S: Simd, const WIDENED: bool>(call: &Call<'_>, block: &Block, wide: bool) {
     let mut start = 0;
     while start < call.queries.len() {
-        let parts = (call.queries.len() - start).div_ceil(most);
+        let parts = (call.queries.len() - start).div_ceil(S::WIDE.0);
         let count = (call.queries.len() - start).div_ceil(parts);
         let queries = &call.queries[start..start + count];
         start += count;
-        // SAFETY: as this function's.
+        // SAFETY: as [`attend`]'s.
         unsafe {
-            match (count, vectors >= 4) {
-                (1, true) => tile::<S, 1, 4>(call, queries),
-                (2, true) => tile::<S, 2, 4>(call, queries),
-                (3, true) => tile::<S, 3, 4>(call, queries),
-                (4, true) => tile::<S, 4, 4>(call, queries),
-                (5, true) => tile::<S, 5, 4>(call, queries),
-                (6, true) => tile::<S, 6, 4>(call, queries),
-                (1, false) => tile::<S, 1, 1>(call, queries),
-                (2, false) => tile::<S, 2, 1>(call, queries),
-                (3, false) => tile::<S, 3, 1>(call, queries),
-                (4, false) => tile::<S, 4, 1>(call, queries),
+            match (count, wide) {
+                (1, true) => tile::<S, 1, 4, WIDENED>(call, queries, block),
+                (2, true) => tile::<S, 2, 4, WIDENED>(call, queries, block),
+                (3, true) => tile::<S, 3, 4, WIDENED>(call, queries, block),
+                (4, true) => tile::<S, 4, 4, WIDENED>(call, queries, block),
+                (5, true) => tile::<S, 5, 4, WIDENED>(call, queries, block),
+                (6, true) => tile::<S, 6, 4, WIDENED>(call, queries, block),
+                (1, false) => tile::<S, 1, 1, WIDENED>(call, queries, block),
+                (2, false) => tile::<S, 2, 1, WIDENED>(call, queries, block),
+                (3, false) => tile::<S, 3, 1, WIDENED>(call, queries, block),
+                (4, false) => tile::<S, 4, 1, WIDENED>(call, queries, block),
                 _ => unreachable!("a tile of {count} queries"),
             }
         }
     }
 }
 
-/// `Q` queries over all blocks, `V` vectors of keys or values at a time.
+/// `Q` queries over a block, `V` vectors of keys or values at a time.
 #[inline(always)]
-unsafe fn tile<S: Simd, const Q: usize, const V: usize>(call: &Call<'_>, queries: &[Query]) {
-    let end = call.positions.end;
-    let mut first = call.positions.start;
-    while first < end {
-        // How many positions of the block each query sees.
-        let mut seen = [0; Q];
-        let mut most = 0;
+unsafe fn tile<S: Simd, const Q: usize, const V: usize, const WIDENED: bool>(
+    call: &Call<'_>,
+    queries: &[Query],
+    block: &Block,
+) {
+    // How many positions of the block each query sees.
+    let mut seen = [0; Q];
+    let mut most = 0;
+    for q in 0..Q {
+        let limit = call.positions.end.min(queries[q].position + 1);
+        seen[q] = limit.saturating_sub(block.first).min(SPAN);
+        most = most.max(seen[q]);
+    }
+    if most == 0 {
+        return;
+    }
+    let mut scores = [[0.0f32; SPAN]; Q];
+    // SAFETY: as [`attend`]'s; only pages below `first + most` are read.
+    unsafe {
+        self::scores::<S, Q, V, WIDENED>(call, queries, block, most, &mut scores);
+        // All maxima before all powers: each is a chain of operations that wait for one another,
+        // and chains side by side hide that.
+        let mut largest = [f32::NEG_INFINITY; Q];
         for q in 0..Q {
-            let limit = end.min(queries[q].position + 1);
-            seen[q] = limit.saturating_sub(first).min(SPAN);
-            most = most.max(seen[q]);
+            largest[q] = largest_score::<S>(&mut scores[q], seen[q]);
         }
-        if most == 0 {
-            return;
+        for q in 0..Q {
+            soften::<S>(call, &queries[q], seen[q], largest[q], &mut scores[q]);
         }
-        let mut scores = [[0.0f32; SPAN]; Q];
-        // SAFETY: as [`attend`]'s; only pages below `first + most` are read.
-        unsafe {
-            self::scores::<S, Q, V>(call, queries, first, most, &mut scores);
-            // All maxima before all powers: each is a chain of operations that wait for one another,
-            // and chains side by side hide that.
-            let mut largest = [f32::NEG_INFINITY; Q];
-            for q in 0..Q {
-                largest[q] = largest_score::<S>(&mut scores[q], seen[q]);
-            }
-            for q in 0..Q {
-                soften::<S>(call, &queries[q], seen[q], largest[q], &mut scores[q]);
-            }
-            accumulate::<S, Q, V>(call, queries, first, most, &scores);
+        accumulate::<S, Q, V, WIDENED>(call, queries, block, most, &scores);
+    }
+}
+
+/// Sixteen keys or values, `at` numbers from the start: f16, or f32 where they were widened.
+#[inline(always)]
+unsafe fn load_kv<S: Simd, const WIDENED: bool>(from: *const u16, at: usize) -> S::F {
+    // SAFETY: as the caller's.
+    unsafe {
+        if WIDENED {
+            S::load(from.cast::<f32>().add(at))
+        } else {
+            S::load_f16(from.add(at))
         }
-        first += SPAN;
     }
 }
 
 /// `scores[q][j] = Σ query · key`, for the pages that hold the block's first `most` positions.
 #[inline(always)]
-unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
+unsafe fn scores<S: Simd, const Q: usize, const V: usize, const WIDENED: bool>(
     call: &Call<'_>,
     queries: &[Query],
-    first: usize,
+    block: &Block,
     most: usize,
     scores: &mut [[f32; SPAN]; Q],
 ) {
     let shape = call.layer.shape;
-    let used = most.div_ceil(PAGE);
-    let mut page = 0;
     // SAFETY: as [`attend`]'s.
     unsafe {
-        while page < used {
-            let mut keys = [call.layer.numbers.as_ptr(); V];
-            for v in 0..V {
-                // Past the last page the same one again: its scores are not used.
-                let index = call.pages[first / PAGE + (page + v).min(used - 1)] as usize;
-                keys[v] = call
-                    .layer
-                    .numbers
-                    .as_ptr()
-                    .add(index * shape.page_len() + shape.keys_at(call.kv_head));
-            }
+        for page in (0..most.div_ceil(PAGE)).step_by(V) {
             let mut sums = [[S::splat(0.0); V]; Q];
             for d in 0..shape.head_size {
                 let mut key = [S::splat(0.0); V];
                 for v in 0..V {
-                    key[v] = S::load_f16(keys[v].add(d * PAGE));
+                    key[v] = load_kv::<S, WIDENED>(block.keys[page + v], d * PAGE);
+                    if !WIDENED {
+                        block.ask_keys::<S>(page + v, d);
+                    }
                 }
                 for q in 0..Q {
                     let query = S::splat(*call.input.as_ptr().add(queries[q].at + d));
@@ -247,7 +413,6 @@ unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
                     S::store(scores[q].as_mut_ptr().add((page + v) * PAGE), sums[q][v]);
                 }
             }
-            page += V;
         }
     }
 }
@@ -335,10 +500,10 @@ unsafe fn soften<S: Simd>(
 
 /// `output[q] += Σ scores[q][j] · value[j]`, for the block's first `most` positions.
 #[inline(always)]
-unsafe fn accumulate<S: Simd, const Q: usize, const V: usize>(
+unsafe fn accumulate<S: Simd, const Q: usize, const V: usize, const WIDENED: bool>(
     call: &Call<'_>,
     queries: &[Query],
-    first: usize,
+    block: &Block,
     most: usize,
     scores: &[[f32; SPAN]; Q],
 ) {
@@ -358,18 +523,16 @@ unsafe fn accumulate<S: Simd, const Q: usize, const V: usize>(
                 }
             }
             for page in 0..most.div_ceil(PAGE) {
-                let index = call.pages[first / PAGE + page] as usize;
-                let values = call
-                    .layer
-                    .numbers
-                    .as_ptr()
-                    .add(index * shape.page_len() + shape.values_at(call.kv_head) + d);
+                let values = block.values[page];
                 for slot in 0..PAGE.min(most - page * PAGE) {
+                    if !WIDENED && d == 0 {
+                        block.ask_values::<S>(page, slot, stride);
+                    }
                     let mut value = [S::splat(0.0); V];
                     for v in 0..V {
                         // A vector past the head's end stands in for itself: it is not stored.
                         let at = if d + v * LANES < size { v * LANES } else { 0 };
-                        value[v] = S::load_f16(values.add(slot * stride + at));
+                        value[v] = load_kv::<S, WIDENED>(values, slot * stride + d + at);
                     }
                     for q in 0..Q {
                         let score = S::splat(scores[q][page * PAGE + slot]);

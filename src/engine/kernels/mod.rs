@@ -34,6 +34,7 @@ mod measure;
 mod neon;
 mod pack;
 mod parallel;
+mod plan;
 mod pool;
 mod product;
 mod scalar;
@@ -49,9 +50,11 @@ pub(crate) use attention::{KvLayer, KvShape, PAGE, Query, Running, SPAN};
 pub(crate) use ceiling::measure as measure_ceilings;
 pub(crate) use dispatch::{Isa, Kernels};
 pub(crate) use pack::{Format, PackError, PackedMatrix};
+pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
 
+use aligned::Aligned;
 use attention::{Call, Writing};
 use pack::Shared;
 use product::Part;
@@ -309,16 +312,19 @@ impl Kernels {
         last: bool,
     ) {
         self.check(attention, output.len(), state.len());
+        let mut widened = Aligned::zeroed(attention.layer.shape().widened_len());
         let call = Call {
             layer: attention.layer,
             kv_head: attention.kv_head,
             pages: attention.pages,
             positions: attention.positions.clone(),
             queries: attention.queries,
+            next: &[],
             scale: attention.scale,
             input: attention.input,
             output: output.as_mut_ptr(),
             state: state.as_mut_ptr(),
+            widened: widened.as_mut_ptr(),
         };
         // SAFETY: this processor is able; `check` has compared all that the call names; output and
         // state are borrowed for writing.

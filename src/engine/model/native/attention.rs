@@ -7,37 +7,15 @@
 //! the same bits: the positions are visited in the same order, in blocks that meet at multiples of
 //! [`SPAN`].
 
-use std::ops::Range;
-
 use super::super::Chunk;
-use crate::engine::kernels::{Attention, Kernels, KvLayer, PAGE, Query, Running, SPAN};
+use crate::engine::kernels::{AttentionPart, AttentionPlan, KvShape, Look, PAGE, Query, SPAN};
 
 /// Tokens of a prompt whose queries are one part.
 const PROMPT_BLOCK: usize = 16;
 
-/// One part of a layer's attention.
-#[derive(Debug)]
-pub(super) struct Part {
-    /// The part's numbers in the queries and in the output, both `[tokens, heads · head_size]`:
-    /// a stretch of its own.
-    pub(super) numbers: Range<usize>,
-    kv_heads: Range<usize>,
-    /// First KV head whose queries stand in the stretch.
-    first_kv_head: usize,
-    sequences: Vec<Sequence>,
-    /// Positions from the start whose pages all the sequences share; a multiple of [`SPAN`].
-    shared: usize,
-    /// Numbers of one token in the stretch.
-    token_numbers: usize,
-}
-
-#[derive(Debug)]
-struct Sequence {
-    /// Index of its chunk, for its page table.
-    chunk: usize,
-    /// Positions of its queries.
-    positions: Range<usize>,
-}
+/// Parts a thread that a batch of decoding sequences is cut into, at the least: what one part costs
+/// more than another is then a small share of the whole.
+const PARTS_A_THREAD: usize = 6;
 
 /// The head counts that the cutting needs.
 #[derive(Debug, Clone, Copy)]
@@ -52,81 +30,114 @@ impl Heads {
     fn token_numbers(self) -> usize {
         self.kv_heads * self.group * self.head_size
     }
+
+    /// The queries of some packed tokens, given with their positions, that look at a KV head.
+    fn queries(self, tokens: impl Iterator<Item = (usize, usize)>, kv_head: usize) -> Vec<Query> {
+        let first = kv_head * self.group * self.head_size;
+        let heads = tokens.flat_map(|(token, position)| {
+            let at = token * self.token_numbers() + first;
+            (0..self.group).map(move |head| (at + head * self.head_size, position))
+        });
+        heads
+            .enumerate()
+            .map(|(state, (at, position))| Query {
+                at,
+                position,
+                state,
+            })
+            .collect()
+    }
 }
 
-/// Cuts a pass's attention into parts, about `threads` or more.
-pub(super) fn cut(chunks: &[Chunk<'_>], heads: Heads, threads: usize) -> Vec<Part> {
-    let width = heads.token_numbers();
+/// Cuts a pass's attention into parts. The queries and the outputs are `[tokens, heads · head_size]`.
+pub(super) fn cut<'a>(chunks: &[Chunk<'a>], heads: Heads, threads: usize) -> AttentionPlan<'a> {
     let decoding = chunks
         .iter()
         .filter(|chunk| chunk.tokens.len() == 1)
         .count();
-    // Two parts a thread even out what sequences of different lengths cost.
-    let together = decoding.div_ceil(2 * threads).max(1);
+    let groups = (PARTS_A_THREAD * threads).div_ceil(heads.kv_heads);
+    let together = decoding.div_ceil(groups).max(1);
     let mut parts = Vec::new();
     let mut token = 0;
-    let mut index = 0;
-    while index < chunks.len() {
-        let chunk = &chunks[index];
+    let mut rest = chunks;
+    while let [chunk, ..] = rest {
         let count = chunk.tokens.len();
         if count > 1 {
-            for start in (0..count).step_by(PROMPT_BLOCK) {
-                let end = (start + PROMPT_BLOCK).min(count);
-                parts.push(Part {
-                    numbers: (token + start) * width..(token + end) * width,
-                    kv_heads: 0..heads.kv_heads,
-                    first_kv_head: 0,
-                    sequences: vec![Sequence {
-                        chunk: index,
-                        positions: chunk.start + start..chunk.start + end,
-                    }],
-                    shared: 0,
-                    token_numbers: width,
-                });
-            }
+            prompt_parts(chunk, token, heads, &mut parts);
             token += count;
-            index += 1;
+            rest = &rest[1..];
             continue;
         }
-        let run = chunks[index..]
+        let run = rest
             .iter()
             .take(together)
             .take_while(|chunk| chunk.tokens.len() == 1)
             .count();
-        let sequences = || {
-            (index..index + run).map(|chunk| Sequence {
-                chunk,
-                positions: chunks[chunk].start..chunks[chunk].start + 1,
-            })
-        };
-        if decoding < threads {
-            // One part a KV head: its queries' numbers stand together in a token.
-            let stretch = heads.group * heads.head_size;
-            for kv_head in 0..heads.kv_heads {
-                let start = token * width + kv_head * stretch;
-                parts.push(Part {
-                    numbers: start..start + stretch,
-                    kv_heads: kv_head..kv_head + 1,
-                    first_kv_head: kv_head,
-                    sequences: sequences().collect(),
-                    shared: 0,
-                    token_numbers: stretch,
-                });
-            }
-        } else {
-            parts.push(Part {
-                numbers: token * width..(token + run) * width,
-                kv_heads: 0..heads.kv_heads,
-                first_kv_head: 0,
-                shared: shared_positions(&chunks[index..index + run]),
-                sequences: sequences().collect(),
-                token_numbers: width,
+        let (sequences, others) = rest.split_at(run);
+        decode_parts(sequences, token, heads, &mut parts);
+        token += run;
+        rest = others;
+    }
+    let shape = KvShape {
+        kv_heads: heads.kv_heads,
+        head_size: heads.head_size,
+    };
+    AttentionPlan::new(shape, parts)
+}
+
+/// The parts of a prompt's chunk whose first token is `token` of the pass.
+fn prompt_parts<'a>(
+    chunk: &Chunk<'a>,
+    token: usize,
+    heads: Heads,
+    parts: &mut Vec<AttentionPart<'a>>,
+) {
+    let count = chunk.tokens.len();
+    for start in (0..count).step_by(PROMPT_BLOCK) {
+        let block = start..(start + PROMPT_BLOCK).min(count);
+        for kv_head in 0..heads.kv_heads {
+            let tokens = block.clone().map(|at| (token + at, chunk.start + at));
+            let queries = heads.queries(tokens, kv_head);
+            parts.push(AttentionPart {
+                kv_head,
+                looks: vec![Look {
+                    pages: chunk.pages,
+                    positions: 0..chunk.start + block.end,
+                    queries: 0..queries.len(),
+                }],
+                queries,
             });
         }
-        token += run;
-        index += run;
     }
-    parts
+}
+
+/// The parts of sequences with one token each, the first of which is `token` of the pass.
+fn decode_parts<'a>(
+    sequences: &[Chunk<'a>],
+    token: usize,
+    heads: Heads,
+    parts: &mut Vec<AttentionPart<'a>>,
+) {
+    let shared = shared_positions(sequences);
+    for kv_head in 0..heads.kv_heads {
+        let tokens = (token..).zip(sequences.iter().map(|chunk| chunk.start));
+        let queries = heads.queries(tokens, kv_head);
+        let common = sequences.first().filter(|_| shared > 0).map(|first| Look {
+            pages: first.pages,
+            positions: 0..shared,
+            queries: 0..queries.len(),
+        });
+        let own = sequences.iter().enumerate().map(|(index, chunk)| Look {
+            pages: chunk.pages,
+            positions: shared..chunk.start + 1,
+            queries: index * heads.group..(index + 1) * heads.group,
+        });
+        parts.push(AttentionPart {
+            kv_head,
+            looks: common.into_iter().chain(own).collect(),
+            queries,
+        });
+    }
 }
 
 /// Positions from the start that lie in the same pages for all these sequences, and before the
@@ -150,70 +161,6 @@ fn shared_positions(chunks: &[Chunk<'_>]) -> usize {
     pages * PAGE / SPAN * SPAN
 }
 
-impl Part {
-    /// The part's queries that look at this KV head, sequence by sequence, in place of `work`.
-    fn queries(&self, kv_head: usize, heads: Heads, work: &mut Vec<Query>) {
-        work.clear();
-        let first = (kv_head - self.first_kv_head) * heads.group * heads.head_size;
-        let positions = self.sequences.iter().flat_map(|seq| seq.positions.clone());
-        for (token, position) in positions.enumerate() {
-            for head in 0..heads.group {
-                work.push(Query {
-                    at: token * self.token_numbers + first + head * heads.head_size,
-                    position,
-                    state: work.len(),
-                });
-            }
-        }
-    }
-
-    /// Computes the part: `queries` and `output` are its stretches.
-    pub(super) fn run(
-        &self,
-        kernels: Kernels,
-        layer: &KvLayer,
-        chunks: &[Chunk<'_>],
-        heads: Heads,
-        queries: &[f32],
-        output: &mut [f32],
-    ) {
-        let tokens: usize = self.sequences.iter().map(|seq| seq.positions.len()).sum();
-        let scale = 1.0 / (heads.head_size as f32).sqrt();
-        let mut state = vec![Running::default(); tokens * heads.group];
-        let mut work = Vec::with_capacity(tokens * heads.group);
-        for kv_head in self.kv_heads.clone() {
-            state.fill(Running::default());
-            self.queries(kv_head, heads, &mut work);
-            let attention =
-                |chunk: usize, positions: Range<usize>, range: Range<usize>| Attention {
-                    layer,
-                    kv_head,
-                    pages: chunks[chunk].pages,
-                    positions,
-                    queries: &work[range],
-                    scale,
-                    input: queries,
-                };
-            if self.shared > 0 {
-                let chunk = self.sequences[0].chunk;
-                let all = attention(chunk, 0..self.shared, 0..work.len());
-                kernels.attend(&all, output, &mut state, false);
-            }
-            let mut at = 0;
-            for sequence in &self.sequences {
-                let count = sequence.positions.len() * heads.group;
-                let own = attention(
-                    sequence.chunk,
-                    self.shared..sequence.positions.end,
-                    at..at + count,
-                );
-                kernels.attend(&own, output, &mut state, true);
-                at += count;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,8 +179,10 @@ mod tests {
     }
 
     proptest! {
+        /// Each query of each token looks once at each position up to its own, in ascending order, in
+        /// the pages of its sequence.
         #[test]
-        fn parts_cover_each_query_once(
+        fn every_query_sees_each_position_once(
             batch in batches(),
             kv_heads in 1usize..5,
             group in 1usize..4,
@@ -271,43 +220,30 @@ mod tests {
                 })
                 .collect();
             let width = heads.token_numbers();
-            let mut covered = vec![0; owners.len() * kv_heads * group];
-            let mut end = 0;
-            let mut work = Vec::new();
-            for part in cut(&chunks, heads, threads) {
-                prop_assert!(end <= part.numbers.start, "stretches overlap");
-                end = part.numbers.end;
-                prop_assert!(end <= owners.len() * width);
-                prop_assert!(part.shared.is_multiple_of(SPAN));
-                let first = &tables[part.sequences[0].chunk];
-                for sequence in &part.sequences {
-                    // The last token of each is left, so that its own call has something to do.
-                    prop_assert!(part.shared <= sequence.positions.start);
-                    let pages = part.shared / PAGE;
-                    prop_assert_eq!(&first[..pages], &tables[sequence.chunk][..pages]);
+            let mut reached = vec![0; owners.len() * kv_heads * group];
+            for part in cut(&chunks, heads, threads).parts() {
+                for query in &part.queries {
+                    let (_, position) = owners[query.at / width];
+                    prop_assert_eq!(query.position, position);
+                    let head = query.at % width / heads.head_size;
+                    prop_assert_eq!(head / group, part.kv_head);
                 }
-                let of_queries: Vec<(usize, usize)> = part
-                    .sequences
-                    .iter()
-                    .flat_map(|seq| seq.positions.clone().map(|position| (seq.chunk, position)))
-                    .collect();
-                for kv_head in part.kv_heads.clone() {
-                    part.queries(kv_head, heads, &mut work);
-                    prop_assert_eq!(work.len(), of_queries.len() * group);
-                    for (index, query) in work.iter().enumerate() {
-                        prop_assert!(query.at + heads.head_size <= part.numbers.len());
-                        let number = part.numbers.start + query.at;
-                        let owner = owners[number / width];
-                        prop_assert_eq!(owner, of_queries[index / group]);
-                        prop_assert_eq!(query.position, owner.1);
-                        prop_assert_eq!(query.state, index);
-                        let head = number % width / heads.head_size;
-                        prop_assert_eq!(head / group, kv_head);
-                        covered[number / heads.head_size] += 1;
+                for look in &part.looks {
+                    prop_assert!(look.positions.start.is_multiple_of(SPAN));
+                    for query in &part.queries[look.queries.clone()] {
+                        let (chunk, position) = owners[query.at / width];
+                        let reached = &mut reached[query.at / heads.head_size];
+                        prop_assert_eq!(*reached, look.positions.start);
+                        prop_assert!(*reached <= position);
+                        *reached = look.positions.end.min(position + 1);
+                        let pages = look.positions.start / PAGE..reached.div_ceil(PAGE);
+                        prop_assert_eq!(&look.pages[pages.clone()], &tables[chunk][pages]);
                     }
                 }
             }
-            prop_assert!(covered.iter().all(|times| *times == 1), "{:?}", covered);
+            for (index, reached) in reached.iter().enumerate() {
+                prop_assert_eq!(*reached, owners[index / (kv_heads * group)].1 + 1);
+            }
         }
     }
 
@@ -318,7 +254,7 @@ mod tests {
             group: 3,
             head_size: 8,
         };
-        let tables: Vec<Vec<u32>> = (0..8)
+        let tables: Vec<Vec<u32>> = (0..24)
             .map(|own| (0..19).chain([100 + own]).collect())
             .collect();
         let chunks: Vec<Chunk<'_>> = tables
@@ -331,12 +267,15 @@ mod tests {
                 logits: true,
             })
             .collect();
-        let parts = cut(&chunks, heads, 2);
-        assert_eq!(parts.len(), 4);
+        let plan = cut(&chunks, heads, 2);
+        assert_eq!(plan.parts().len(), 12);
         // 304 positions are in shared pages; blocks of 64 end at 256.
-        assert!(parts.iter().all(|part| part.shared == 256));
-        assert!(parts.iter().all(|part| part.sequences.len() == 2));
+        for part in plan.parts() {
+            assert_eq!(part.looks.len(), 5);
+            assert_eq!(part.looks[0].positions, 0..256);
+            assert_eq!(part.looks[0].queries.len(), 12);
+        }
         // One alone is cut by heads.
-        assert_eq!(cut(&chunks[..1], heads, 2).len(), 2);
+        assert_eq!(cut(&chunks[..1], heads, 2).parts().len(), 2);
     }
 }

@@ -17,7 +17,8 @@ use super::candle::weights::Weights;
 use super::candle::{check_names, checked_spec};
 use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk};
 use crate::engine::kernels::{
-    ActivationBlock, BLOCK, Input, Kernels, KvLayer, KvShape, PAGE, PackedMatrix, Pool, Product,
+    ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvShape, PAGE, PackedMatrix,
+    Pool, Product,
 };
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -238,10 +239,9 @@ impl Model for NativeModel {
             pool,
             rotation,
             heads,
-            parts: attention::cut(chunks, heads, pool.threads()),
+            attention: attention::cut(chunks, heads, pool.threads()),
             positions: &positions,
             places: &places,
-            chunks,
         };
         scratch.resize(spec, positions.len());
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
@@ -291,12 +291,11 @@ struct Pass<'a> {
     pool: &'a Pool,
     rotation: &'a Rotation,
     heads: Heads,
-    parts: Vec<attention::Part>,
+    attention: AttentionPlan<'a>,
     /// Position of each packed token.
     positions: &'a [usize],
     /// Page and slot of its keys and values.
     places: &'a [(u32, usize)],
-    chunks: &'a [Chunk<'a>],
 }
 
 impl Pass<'_> {
@@ -399,14 +398,15 @@ impl Pass<'_> {
     }
 
     fn attend(&self, kv: &KvLayer, scratch: &mut Scratch) {
-        let queries = &scratch.queries;
-        let stretches: Vec<_> = self.parts.iter().map(|part| part.numbers.clone()).collect();
-        self.pool
-            .stretches(&mut scratch.attended, &stretches, |index, output| {
-                let part = &self.parts[index];
-                let queries = &queries[part.numbers.clone()];
-                part.run(self.kernels, kv, self.chunks, self.heads, queries, output);
-            });
+        let scale = 1.0 / (self.heads.head_size as f32).sqrt();
+        self.kernels.attend_all(
+            self.pool,
+            kv,
+            &self.attention,
+            scale,
+            &scratch.queries,
+            &mut scratch.attended,
+        );
     }
 
     /// `gate = silu(gate) · up`, and the same quantised.

@@ -1,0 +1,247 @@
+//! A pass's attention, cut into parts that threads take: the same plan serves every layer.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::ops::Range;
+
+use super::aligned::Aligned;
+use super::attention::{Call, KvLayer, KvShape, PAGE, Query, Running, SPAN};
+use super::pack::Shared;
+use super::{Kernels, Pool};
+
+/// Queries of one KV head, and what they look at. Their [`Query::state`] is their place among the
+/// part's queries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AttentionPart<'a> {
+    /// The head of keys and values.
+    pub(crate) kv_head: usize,
+    /// The queries.
+    pub(crate) queries: Vec<Query>,
+    /// What is looked at, in this order: for each query ascending positions.
+    pub(crate) looks: Vec<Look<'a>>,
+}
+
+/// Some of a part's queries look at some positions of one page table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Look<'a> {
+    /// Page `i` holds positions `16 i..16 (i + 1)`.
+    pub(crate) pages: &'a [u32],
+    /// From a multiple of [`SPAN`] to a multiple of it, or to the end.
+    pub(crate) positions: Range<usize>,
+    /// Which of the part's queries.
+    pub(crate) queries: Range<usize>,
+}
+
+/// The attention of all layers of a pass. Its parts write places of their own.
+pub(crate) struct AttentionPlan<'a> {
+    shape: KvShape,
+    parts: Vec<AttentionPart<'a>>,
+    /// How many numbers the queries and the outputs must have.
+    numbers: usize,
+    /// How many pages a layer must have.
+    pages: usize,
+}
+
+/// What a thread needs for a part.
+struct Room {
+    widened: Aligned<f32>,
+    /// How many numbers that holds.
+    len: usize,
+    states: Vec<Running>,
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::new(Room {
+        widened: Aligned::zeroed(0),
+        len: 0,
+        states: Vec::new(),
+    });
+}
+
+impl Room {
+    /// Calls `work` with room for a widened block and for so many states.
+    fn with<R>(shape: KvShape, states: usize, work: impl FnOnce(&mut Self) -> R) -> R {
+        ROOM.with_borrow_mut(|room| {
+            if room.len < shape.widened_len() {
+                room.len = shape.widened_len();
+                room.widened = Aligned::zeroed(room.len);
+            }
+            room.states.clear();
+            room.states.resize(states, Running::default());
+            work(room)
+        })
+    }
+}
+
+impl<'a> AttentionPlan<'a> {
+    /// A plan of these parts. The costliest are taken first, so that the threads end together.
+    ///
+    /// # Panics
+    /// Where two queries have the same place, places are not multiples of the head size, or a look
+    /// leaves its page table or its part.
+    pub(crate) fn new(shape: KvShape, mut parts: Vec<AttentionPart<'a>>) -> Self {
+        let mut places = HashSet::new();
+        let (mut numbers, mut pages) = (0, 0);
+        for part in &parts {
+            assert!(part.kv_head < shape.kv_heads, "no such head");
+            for (index, query) in part.queries.iter().enumerate() {
+                assert!(query.at.is_multiple_of(shape.head_size) && query.state == index);
+                assert!(places.insert(query.at), "two queries have one place");
+                numbers = numbers.max(query.at + shape.head_size);
+            }
+            for look in &part.looks {
+                let used = look.positions.end.div_ceil(PAGE);
+                assert!(look.positions.start.is_multiple_of(SPAN));
+                assert!(used <= look.pages.len(), "too few pages");
+                assert!(look.queries.end <= part.queries.len());
+                let highest = look.pages[..used].iter().max();
+                pages = pages.max(highest.map_or(0, |page| *page as usize + 1));
+            }
+        }
+        parts.sort_by_cached_key(|part| std::cmp::Reverse(part.cost()));
+        Self {
+            shape,
+            parts,
+            numbers,
+            pages,
+        }
+    }
+
+    /// The parts, in the order in which they are taken.
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> &[AttentionPart<'a>] {
+        &self.parts
+    }
+}
+
+impl Look<'_> {
+    /// The pages that hold its positions.
+    fn looked_at(&self) -> &[u32] {
+        &self.pages[self.positions.start / PAGE..self.positions.end.div_ceil(PAGE)]
+    }
+}
+
+impl AttentionPart<'_> {
+    /// Positions × queries, all in all.
+    fn cost(&self) -> usize {
+        let of = |look: &Look<'_>| look.positions.len() * look.queries.len();
+        self.looks.iter().map(of).sum()
+    }
+}
+
+impl Kernels {
+    /// Attends for every query of the plan in one layer: `input` holds the queries' numbers, `output`
+    /// takes those of the results, both at [`Query::at`]. `scale` multiplies the scores:
+    /// 1 / √head_size.
+    ///
+    /// The results have the same bits however a plan cuts the same queries and positions.
+    ///
+    /// # Panics
+    /// Where the layer, the input or the output is not what the plan was made for.
+    pub(crate) fn attend_all(
+        self,
+        pool: &Pool,
+        layer: &KvLayer,
+        plan: &AttentionPlan<'_>,
+        scale: f32,
+        input: &[f32],
+        output: &mut [f32],
+    ) {
+        assert!(layer.shape() == plan.shape && plan.pages <= layer.pages);
+        assert!(plan.numbers <= input.len() && plan.numbers <= output.len());
+        let output = Shared::new(output);
+        pool.run(plan.parts.len(), |index| {
+            let part = &plan.parts[index];
+            Room::with(plan.shape, part.queries.len(), |room| {
+                let all = Call {
+                    layer,
+                    kv_head: part.kv_head,
+                    pages: &[],
+                    positions: 0..0,
+                    queries: &part.queries,
+                    next: &[],
+                    scale,
+                    input,
+                    output: output.get(),
+                    state: room.states.as_mut_ptr(),
+                    widened: room.widened.as_mut_ptr(),
+                };
+                for (index, look) in part.looks.iter().enumerate() {
+                    let next = part.looks.get(index + 1);
+                    let call = Call {
+                        pages: look.pages,
+                        positions: look.positions.clone(),
+                        queries: &part.queries[look.queries.clone()],
+                        next: next.map_or(&[], Look::looked_at),
+                        ..all.clone()
+                    };
+                    // SAFETY: this processor is able (`Kernels::of`). Pages, queries, states and
+                    // positions were checked when the plan was made, and against this layer, input
+                    // and output above; no other part has these places, and the room is the thread's.
+                    unsafe { (self.table.attend)(&call) }
+                }
+                // SAFETY: likewise.
+                unsafe { (self.table.finish)(&all) }
+            });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: KvShape = KvShape {
+        kv_heads: 1,
+        head_size: 8,
+    };
+
+    fn part<'a>(places: &[usize], positions: Range<usize>, pages: &'a [u32]) -> AttentionPart<'a> {
+        let query = |(state, &at)| Query {
+            at,
+            position: 3,
+            state,
+        };
+        AttentionPart {
+            kv_head: 0,
+            queries: places.iter().enumerate().map(query).collect(),
+            looks: vec![Look {
+                pages,
+                positions,
+                queries: 0..places.len(),
+            }],
+        }
+    }
+
+    #[test]
+    fn the_costliest_part_comes_first() {
+        let parts = vec![part(&[0], 0..4, &[0]), part(&[8, 16], 0..4, &[0])];
+        let plan = AttentionPlan::new(SHAPE, parts);
+        let counts: Vec<usize> = plan.parts().iter().map(|part| part.queries.len()).collect();
+        assert_eq!(counts, [2, 1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "two queries have one place")]
+    fn parts_that_share_a_place_are_refused() {
+        AttentionPlan::new(
+            SHAPE,
+            vec![part(&[0], 0..4, &[0]), part(&[8, 0], 0..4, &[0])],
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "too few pages")]
+    fn positions_without_pages_are_refused() {
+        AttentionPlan::new(SHAPE, vec![part(&[0], 0..17, &[0])]);
+    }
+
+    #[test]
+    #[should_panic(expected = "plan.pages <= layer.pages")]
+    fn a_layer_with_fewer_pages_is_refused() {
+        let plan = AttentionPlan::new(SHAPE, vec![part(&[0], 0..4, &[7])]);
+        let pool = Pool::new(1).expect("no threads");
+        let layer = KvLayer::new(SHAPE, 7);
+        Kernels::best().attend_all(&pool, &layer, &plan, 1.0, &[0.0; 8], &mut [0.0; 8]);
+    }
+}
