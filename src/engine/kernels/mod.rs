@@ -37,6 +37,7 @@ mod parallel;
 mod plan;
 mod pool;
 mod product;
+mod room;
 mod scalar;
 mod simd;
 #[cfg(test)]
@@ -54,7 +55,6 @@ pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
 
-use aligned::Aligned;
 use attention::{Call, Writing};
 use pack::Shared;
 use product::Part;
@@ -312,8 +312,8 @@ impl Kernels {
         last: bool,
     ) {
         self.check(attention, output.len(), state.len());
-        let mut widened = Aligned::zeroed(attention.layer.shape().widened_len());
-        let call = Call {
+        let (output_at, state_at) = (output.as_mut_ptr(), state.as_mut_ptr());
+        let call = |widened| Call {
             layer: attention.layer,
             kv_head: attention.kv_head,
             pages: attention.pages,
@@ -322,18 +322,21 @@ impl Kernels {
             next: &[],
             scale: attention.scale,
             input: attention.input,
-            output: output.as_mut_ptr(),
-            state: state.as_mut_ptr(),
-            widened: widened.as_mut_ptr(),
+            output: output_at,
+            state: state_at,
+            widened,
         };
-        // SAFETY: this processor is able; `check` has compared all that the call names; output and
-        // state are borrowed for writing.
-        unsafe {
-            (self.table.attend)(&call);
-            if last {
-                (self.table.finish)(&call);
+        room::with(attention.layer.shape().widened_len(), |widened| {
+            let call = call(widened);
+            // SAFETY: this processor is able; `check` has compared all that the call names; output
+            // and state are borrowed for writing, and the room is the thread's own.
+            unsafe {
+                (self.table.attend)(&call);
+                if last {
+                    (self.table.finish)(&call);
+                }
             }
-        }
+        });
     }
 
     /// What [`Kernels::attend`] relies on.

@@ -4,10 +4,9 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::aligned::Aligned;
 use super::attention::{Call, KvLayer, KvShape, PAGE, Query, Running, SPAN};
 use super::pack::Shared;
-use super::{Kernels, Pool};
+use super::{Kernels, Pool, room};
 
 /// Queries of one KV head, and what they look at. Their [`Query::state`] is their place among the
 /// part's queries.
@@ -42,35 +41,20 @@ pub(crate) struct AttentionPlan<'a> {
     pages: usize,
 }
 
-/// What a thread needs for a part.
-struct Room {
-    widened: Aligned<f32>,
-    /// How many numbers that holds.
-    len: usize,
-    states: Vec<Running>,
-}
-
 thread_local! {
-    static ROOM: RefCell<Room> = RefCell::new(Room {
-        widened: Aligned::zeroed(0),
-        len: 0,
-        states: Vec::new(),
-    });
+    /// The running softmaxes of the part that a thread has in hand.
+    static STATES: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Room {
-    /// Calls `work` with room for a widened block and for so many states.
-    fn with<R>(shape: KvShape, states: usize, work: impl FnOnce(&mut Self) -> R) -> R {
-        ROOM.with_borrow_mut(|room| {
-            if room.len < shape.widened_len() {
-                room.len = shape.widened_len();
-                room.widened = Aligned::zeroed(room.len);
-            }
-            room.states.clear();
-            room.states.resize(states, Running::default());
-            work(room)
-        })
-    }
+/// Calls `work` with so many fresh states, and room for a widened block.
+fn with_room(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *mut f32)) {
+    STATES.with_borrow_mut(|kept| {
+        kept.clear();
+        kept.resize(states, Running::default());
+        room::with(shape.widened_len(), |widened| {
+            work(kept.as_mut_ptr(), widened)
+        });
+    });
 }
 
 impl<'a> AttentionPlan<'a> {
@@ -152,7 +136,7 @@ impl Kernels {
         let output = Shared::new(output);
         pool.run(plan.parts.len(), |index| {
             let part = &plan.parts[index];
-            Room::with(plan.shape, part.queries.len(), |room| {
+            with_room(plan.shape, part.queries.len(), |state, widened| {
                 let all = Call {
                     layer,
                     kv_head: part.kv_head,
@@ -163,8 +147,8 @@ impl Kernels {
                     scale,
                     input,
                     output: output.get(),
-                    state: room.states.as_mut_ptr(),
-                    widened: room.widened.as_mut_ptr(),
+                    state,
+                    widened,
                 };
                 for (index, look) in part.looks.iter().enumerate() {
                     let next = part.looks.get(index + 1);

@@ -1,0 +1,44 @@
+//! Memory that each thread keeps for what it computes on the way, so that a part allocates nothing.
+
+use std::cell::RefCell;
+
+use super::aligned::Aligned;
+
+/// A buffer and how many numbers it holds.
+struct Room {
+    numbers: Aligned<f32>,
+    len: usize,
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::new(Room {
+        numbers: Aligned::zeroed(0),
+        len: 0,
+    });
+}
+
+/// Calls `work` with the thread's room, from a 64-byte boundary on: at least `len` numbers, which hold
+/// anything. Not to be called inside `work`.
+pub(super) fn with<R>(len: usize, work: impl FnOnce(*mut f32) -> R) -> R {
+    ROOM.with_borrow_mut(|room| {
+        if room.len < len {
+            room.numbers = Aligned::zeroed(len);
+            room.len = len;
+        }
+        work(room.numbers.as_mut_ptr())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_room_grows_and_stays() {
+        let first = super::with(16, |room| room.addr());
+        assert!(first.is_multiple_of(64));
+        assert_eq!(super::with(8, |room| room.addr()), first);
+        super::with(1 << 16, |room| {
+            // SAFETY: the room holds that many numbers.
+            unsafe { room.add((1 << 16) - 1).write(1.0) }
+        });
+    }
+}
