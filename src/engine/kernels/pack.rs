@@ -196,6 +196,20 @@ impl PackedMatrix {
         (rows, cols): (usize, usize),
         bytes: &[u8],
     ) -> Result<Self, PackError> {
+        Self::pack_rows(pool, dtype, (rows, cols), bytes, |row| row)
+    }
+
+    /// The same, with row `from(row)` of the tensor in the place of each row.
+    ///
+    /// # Errors
+    /// As [`Self::pack`].
+    pub(crate) fn pack_rows(
+        pool: &Pool,
+        dtype: GgmlDType,
+        (rows, cols): (usize, usize),
+        bytes: &[u8],
+        from: impl Fn(usize) -> usize + Sync,
+    ) -> Result<Self, PackError> {
         let format = Format::of(dtype).ok_or(PackError::Type(dtype))?;
         let (block_bytes, block) = block_shape(dtype);
         if !cols.is_multiple_of(block) {
@@ -261,7 +275,7 @@ impl PackedMatrix {
             };
             let first = index * LANES;
             for lane in 0..LANES.min(rows - first) {
-                let row = &bytes[(first + lane) * row_bytes..][..row_bytes];
+                let row = &bytes[from(first + lane) * row_bytes..][..row_bytes];
                 pack_row(dtype, row, lane, &mut group);
             }
         });

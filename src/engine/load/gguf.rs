@@ -10,8 +10,8 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
 use memmap2::Mmap;
 
 use self::header::HeaderError;
@@ -153,6 +153,39 @@ impl GgufFile {
                     self.path.display()
                 )
             })
+    }
+
+    /// A tensor as it is stored: its type, its shape (outermost dimension first), and its bytes in the
+    /// mapped file. `None` where there is none of that name.
+    pub(crate) fn stored(&self, name: &str) -> Option<(GgmlDType, &[usize], &[u8])> {
+        let info = self.content.tensor_infos.get(name)?;
+        let elements = info.shape.elem_count();
+        let length = elements / info.ggml_dtype.block_size() * info.ggml_dtype.type_size();
+        let start = usize::try_from(self.content.tensor_data_offset + info.offset).ok()?;
+        let bytes = self.map.get(start..start.checked_add(length)?)?;
+        Some((info.ggml_dtype, info.shape.dims(), bytes))
+    }
+
+    /// Says that a tensor's bytes will not be read again, so that they need not stay in this process's
+    /// memory; if they are, they come from the file again.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        #[cfg(target_os = "linux")]
+        if let Some(start) = bytes
+            .as_ptr()
+            .addr()
+            .checked_sub(self.map.as_ptr().addr())
+            .filter(|start| start + bytes.len() <= self.map.len())
+        {
+            // SAFETY: the map is of a file and read-only: what is given up is read from the file
+            // again, with the same bytes.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    start,
+                    bytes.len(),
+                )
+            };
+        }
     }
 
     /// A whole number of the architecture's metadata (`llama.block_count` for `block_count`).

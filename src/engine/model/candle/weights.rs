@@ -1,7 +1,7 @@
 //! Where a model's weights come from: a GGUF file or a folder with safetensors, behind one trait.
 //! Tensors go by GGUF's names (`blk.0.attn_q`).
 
-use candle_core::quantized::{QStorage, QTensor};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 
 use crate::engine::load::gguf::GgufFile;
@@ -53,9 +53,7 @@ impl Matrix {
                 let (row_bytes, head_rows) = (data.len() / rows, rows / heads);
                 let mut bytes = Vec::with_capacity(data.len());
                 for row in 0..rows {
-                    let (head, place) = (row / head_rows, row % head_rows);
-                    let half = head_rows / 2;
-                    let from = head * head_rows + place % half * 2 + place / half;
+                    let from = stored_row(row, head_rows);
                     bytes.extend_from_slice(&data[from * row_bytes..(from + 1) * row_bytes]);
                 }
                 let storage = QStorage::from_data(bytes.into(), device, matrix.dtype())?;
@@ -63,6 +61,13 @@ impl Matrix {
             }
         }
     }
+}
+
+/// Where [`Matrix::restore_rows`] takes row `row` from, with heads of `head_rows` rows.
+pub(in crate::engine::model) fn stored_row(row: usize, head_rows: usize) -> usize {
+    let (head, place) = (row / head_rows, row % head_rows);
+    let half = head_rows / 2;
+    head * head_rows + place % half * 2 + place / half
 }
 
 /// The same for a matrix or a bias that is dense.
@@ -79,6 +84,17 @@ fn restore_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
 pub(in crate::engine::model) trait Weights: Sync {
     /// The matrix of this name and shape.
     fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix>;
+
+    /// Calls `read` with the matrix of this name and shape as it is stored, if that can be had without
+    /// a copy: its type and its bytes, row by row.
+    fn read_stored(
+        &self,
+        _name: &str,
+        _shape: (usize, usize),
+        _read: &mut dyn FnMut(GgmlDType, &[u8]),
+    ) -> Result<bool> {
+        Ok(false)
+    }
 
     /// The vector of this name (`blk.0.attn_q.bias`) and length in f32, if there is one.
     fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>>;
@@ -167,6 +183,24 @@ impl Weights for GgufFile {
             found if found == [shape.0, shape.1] => Ok(matrix),
             found => Err(wrong_shape(self.place(&name), found, &[shape.0, shape.1])),
         }
+    }
+
+    fn read_stored(
+        &self,
+        name: &str,
+        (rows, columns): (usize, usize),
+        read: &mut dyn FnMut(GgmlDType, &[u8]),
+    ) -> Result<bool> {
+        let name = format!("{name}.weight");
+        let Some((dtype, shape, bytes)) = self.stored(&name) else {
+            return Ok(false);
+        };
+        if shape != [rows, columns] {
+            return Err(wrong_shape(self.place(&name), shape, &[rows, columns]));
+        }
+        read(dtype, bytes);
+        self.release(bytes);
+        Ok(true)
     }
 
     fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>> {

@@ -4,7 +4,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
 use super::super::candle::weights::{
-    Matrix, Weights, required_vector, rotated_bias, rotated_matrix,
+    Matrix, Weights, required_vector, rotated_bias, rotated_matrix, stored_row,
 };
 use super::super::{ModelSpec, WeightBytes};
 use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
@@ -169,11 +169,21 @@ impl Loader<'_> {
     /// A matrix whose outputs are rotated, in the order that the rotation wants.
     fn rotated(&self, name: &str, shape: (usize, usize), heads: usize) -> Result<Linear> {
         let cpu = Device::Cpu;
-        let matrix = rotated_matrix(self.weights, name, shape, heads, &cpu)?;
+        let head_rows = match self.weights.rows_are_interleaved() {
+            true => shape.0 / heads,
+            false => 0,
+        };
+        let matrix = match self.pack_stored(name, shape, head_rows)? {
+            Some(packed) => packed,
+            None => {
+                let matrix = rotated_matrix(self.weights, name, shape, heads, &cpu)?;
+                self.pack(name, shape, &matrix)?
+            }
+        };
         let bias_name = format!("{name}.bias");
         let bias = rotated_bias(self.weights, &bias_name, shape.0, heads, &cpu)?;
         Ok(Linear {
-            matrix: self.pack(name, shape, &matrix)?,
+            matrix,
             bias: bias
                 .map(|bias| self.numbers(&bias_name, &bias))
                 .transpose()?,
@@ -181,8 +191,28 @@ impl Loader<'_> {
     }
 
     fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<PackedMatrix> {
+        if let Some(packed) = self.pack_stored(name, shape, 0)? {
+            return Ok(packed);
+        }
         let matrix = self.weights.matrix(name, shape, &Device::Cpu)?;
         self.pack(name, shape, &matrix)
+    }
+
+    /// Packs straight from the file, where it is mapped: `None` where it is not. With `head_rows`, the
+    /// rows of each head are restored to the order that the rotation wants.
+    fn pack_stored(
+        &self,
+        name: &str,
+        shape: (usize, usize),
+        head_rows: usize,
+    ) -> Result<Option<PackedMatrix>> {
+        let mut packed = None;
+        self.weights.read_stored(name, shape, &mut |dtype, bytes| {
+            packed = Some(self.pack_bytes(dtype, shape, bytes, head_rows));
+        })?;
+        packed.transpose().map_err(|error| {
+            error.context(format!("failed to repack {}", self.weights.place(name)))
+        })
     }
 
     fn pack(&self, name: &str, shape: (usize, usize), matrix: &Matrix) -> Result<PackedMatrix> {
@@ -190,11 +220,11 @@ impl Loader<'_> {
         let packed = match matrix {
             Matrix::Stored(stored) => {
                 let bytes = stored.data().or_exit(Exit::Preflight, failed)?;
-                self.pack_bytes(stored.dtype(), shape, &bytes)
+                self.pack_bytes(stored.dtype(), shape, &bytes, 0)
             }
             Matrix::Dense(dense) => {
                 let (dtype, bytes) = dense_bytes(dense).or_exit(Exit::Preflight, failed)?;
-                self.pack_bytes(dtype, shape, &bytes)
+                self.pack_bytes(dtype, shape, &bytes, 0)
             }
         };
         packed.map_err(|error| error.context(failed()))
@@ -205,6 +235,7 @@ impl Loader<'_> {
         dtype: GgmlDType,
         (rows, cols): (usize, usize),
         bytes: &[u8],
+        head_rows: usize,
     ) -> Result<PackedMatrix> {
         // Quantised products take activations in whole blocks.
         if !cols.is_multiple_of(BLOCK) && dtype.block_size() > 1 {
@@ -212,7 +243,11 @@ impl Loader<'_> {
                 "{cols} columns are no multiple of {BLOCK}"
             )));
         }
-        PackedMatrix::pack(self.pool, dtype, (rows, cols), bytes)
+        let from = |row| match head_rows {
+            0 => row,
+            _ => stored_row(row, head_rows),
+        };
+        PackedMatrix::pack_rows(self.pool, dtype, (rows, cols), bytes, from)
             .map_err(|source| Error::preflight("no native kernel fits").caused_by(source))
     }
 
