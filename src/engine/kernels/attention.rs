@@ -57,37 +57,91 @@ impl KvShape {
     }
 }
 
-/// The keys and values of one layer: a number of pages, all zeros at first.
-pub(crate) struct KvLayer {
+/// The keys and values of all layers: a number of pages, all zeros at first. A page's layers stand one
+/// after another, `[pages, layers, page_len]`: what a sequence uses lies together, so that it takes
+/// few pages of the system's, and large ones.
+pub(crate) struct KvMemory {
     pub(super) shape: KvShape,
+    layers: usize,
     pub(super) pages: usize,
     pub(super) numbers: Aligned<u16>,
 }
 
-impl KvLayer {
+impl KvMemory {
     /// Room for `pages` pages. Pages that are never written cost no memory.
-    pub(crate) fn new(shape: KvShape, pages: usize) -> Self {
+    pub(crate) fn new(shape: KvShape, layers: usize, pages: usize) -> Self {
         Self {
             shape,
+            layers,
             pages,
-            numbers: Aligned::zeroed(pages * shape.page_len()),
+            numbers: Aligned::zeroed(pages * layers * shape.page_len()),
         }
     }
 
-    /// The shape.
+    /// The shape of a layer.
     pub(crate) fn shape(&self) -> KvShape {
         self.shape
     }
 
-    /// Copies a page over another one: a fork whose last page is not full.
+    /// How many pages there are.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Numbers from one page to the next.
+    pub(super) fn stride(&self) -> usize {
+        self.layers * self.shape.page_len()
+    }
+
+    /// Where a layer's first page starts.
+    ///
+    /// # Panics
+    /// Where there is no such layer.
+    pub(super) fn layer_at(&self, layer: usize) -> usize {
+        assert!(layer < self.layers, "layer {layer} of {}", self.layers);
+        layer * self.shape.page_len()
+    }
+
+    /// A layer's keys and values.
+    ///
+    /// # Panics
+    /// Where there is no such layer.
+    pub(crate) fn layer(&self, layer: usize) -> KvLayer<'_> {
+        KvLayer {
+            at: self.layer_at(layer),
+            memory: self,
+        }
+    }
+
+    /// Copies a page over another one, in every layer: a fork whose last page is not full.
     ///
     /// # Panics
     /// Where there are no such pages.
     pub(crate) fn copy_page(&mut self, from: u32, to: u32) {
-        let len = self.shape.page_len();
+        let len = self.stride();
         let from = from as usize * len;
         self.numbers
             .copy_within(from..from + len, to as usize * len);
+    }
+}
+
+/// The keys and values of one layer, to be read.
+#[derive(Clone, Copy)]
+pub(crate) struct KvLayer<'a> {
+    memory: &'a KvMemory,
+    /// Where its first page starts.
+    at: usize,
+}
+
+impl KvLayer<'_> {
+    /// The shape.
+    pub(crate) fn shape(self) -> KvShape {
+        self.memory.shape
+    }
+
+    /// How many pages there are.
+    pub(super) fn pages(self) -> usize {
+        self.memory.pages
     }
 }
 
@@ -126,7 +180,7 @@ impl Default for Running {
 /// belong to different sequences as long as these share the pages of the positions.
 #[derive(Clone)]
 pub(super) struct Call<'a> {
-    pub(super) layer: &'a KvLayer,
+    pub(super) layer: KvLayer<'a>,
     pub(super) kv_head: usize,
     /// Page `i` holds positions `16 i..16 (i + 1)`.
     pub(super) pages: &'a [u32],
@@ -149,14 +203,12 @@ impl Call<'_> {
     /// Where the head's keys and values in a page start.
     #[inline(always)]
     unsafe fn page(&self, page: u32) -> (*const u16, *const u16) {
-        let shape = self.layer.shape;
+        let KvLayer { memory, at } = self.layer;
+        let shape = memory.shape;
         // SAFETY: the page is one of the layer's (the caller's promise).
         unsafe {
-            let page = self
-                .layer
-                .numbers
-                .as_ptr()
-                .add(page as usize * shape.page_len());
+            let page = page as usize * memory.stride() + at;
+            let page = memory.numbers.as_ptr().add(page);
             (
                 page.add(shape.keys_at(self.kv_head)),
                 page.add(shape.values_at(self.kv_head)),
@@ -292,7 +344,7 @@ pub(super) unsafe fn attend<S: Simd>(call: &Call<'_>) {
             if tiles < WORTH_WIDENING {
                 run_tiles::<S, false>(call, &block, vectors >= 4);
             } else {
-                block.widen::<S>(call.layer.shape, call.widened);
+                block.widen::<S>(call.layer.shape(), call.widened);
                 run_tiles::<S, true>(call, &block, vectors >= 4);
             }
         }
@@ -388,7 +440,7 @@ unsafe fn scores<S: Simd, const Q: usize, const V: usize, const WIDENED: bool>(
     most: usize,
     scores: &mut [[f32; SPAN]; Q],
 ) {
-    let shape = call.layer.shape;
+    let shape = call.layer.shape();
     // SAFETY: as [`attend`]'s.
     unsafe {
         for page in (0..most.div_ceil(PAGE)).step_by(V) {
@@ -478,7 +530,7 @@ unsafe fn soften<S: Simd>(
         }
         if max > running.max {
             let output = call.output.add(query.at);
-            let size = call.layer.shape.head_size;
+            let size = call.layer.shape().head_size;
             if running.max == f32::NEG_INFINITY {
                 output.write_bytes(0, size);
             } else {
@@ -507,7 +559,7 @@ unsafe fn accumulate<S: Simd, const Q: usize, const V: usize, const WIDENED: boo
     most: usize,
     scores: &[[f32; SPAN]; Q],
 ) {
-    let shape = call.layer.shape;
+    let shape = call.layer.shape();
     let size = shape.head_size;
     let stride = shape.value_stride();
     // SAFETY: as [`attend`]'s; values are padded to whole vectors, outputs are not, so that the last
@@ -593,7 +645,7 @@ unsafe fn store_within<S: Simd>(to: *mut f32, at: usize, size: usize, x: S::F) {
 /// As [`attend`]'s.
 #[inline(always)]
 pub(super) unsafe fn finish<S: Simd>(call: &Call<'_>) {
-    let size = call.layer.shape.head_size;
+    let size = call.layer.shape().head_size;
     for query in call.queries {
         // SAFETY: as this function's.
         unsafe {
@@ -612,7 +664,10 @@ pub(super) unsafe fn finish<S: Simd>(call: &Call<'_>) {
 /// Tokens to write to a layer, `[tokens, kv_heads, head_size]` each.
 pub(super) struct Writing<'a> {
     pub(super) shape: KvShape,
+    /// The layer's first page.
     pub(super) pages: *mut u16,
+    /// Numbers from one page to the next.
+    pub(super) stride: usize,
     /// Page and slot of each token.
     pub(super) places: &'a [(u32, usize)],
     pub(super) keys: &'a [f32],
@@ -640,7 +695,7 @@ pub(super) unsafe fn write<S: Simd>(writing: &Writing<'_>, head: usize, values: 
                 S::store_f16(half.as_mut_ptr(), x);
                 let half = &half[..LANES.min(size - d)];
 
-                let page = writing.pages.add(page as usize * shape.page_len());
+                let page = writing.pages.add(page as usize * writing.stride);
                 if values {
                     let to = page.add(shape.values_at(head) + slot * shape.value_stride() + d);
                     to.copy_from_nonoverlapping(half.as_ptr(), half.len());

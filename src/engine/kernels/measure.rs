@@ -176,7 +176,7 @@ fn measure_attention() {
         head_size: 64,
     };
     let tokens = 512;
-    let layer = KvLayer::new(shape, tokens / PAGE);
+    let memory = KvMemory::new(shape, 1, tokens / PAGE);
     let pages: Vec<u32> = (0..(tokens / PAGE) as u32).collect();
     for count in [3, 6, 75] {
         let input = vec![0.01; count * 64];
@@ -195,7 +195,7 @@ fn measure_attention() {
                 for kv_head in 0..3 {
                     state.fill(Running::default());
                     let attention = Attention {
-                        layer: &layer,
+                        layer: memory.layer(0),
                         kv_head,
                         pages: &pages,
                         positions: 0..tokens,
@@ -252,7 +252,7 @@ fn measure_vectors() {
         kv_heads: 3,
         head_size: 64,
     };
-    let mut layer = KvLayer::new(shape, 32);
+    let mut memory = KvMemory::new(shape, 1, 32);
     let places: Vec<_> = (0..512)
         .map(|token| (token / 16, token as usize % 16))
         .collect();
@@ -261,7 +261,9 @@ fn measure_vectors() {
         let pool = Pool::new(threads).unwrap();
         for tokens in [1, 25, 512] {
             let (places, kv) = (&places[..tokens], &kv[..tokens * 192]);
-            let t = best(500, || kernels.write_kv(&pool, &mut layer, places, kv, kv));
+            let t = best(500, || {
+                kernels.write_kv(&pool, &mut memory, 0, places, kv, kv)
+            });
             println!(
                 "write_kv {tokens} × 3 × 64, {threads} threads: {:.2} µs",
                 t * 1e6

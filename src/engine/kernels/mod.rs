@@ -2,7 +2,7 @@
 //! and values, and the vector operations between them.
 //!
 //! [`Kernels`] is the way in: chosen once for the processor, then safe methods on slices.
-//! [`PackedMatrix`] holds a weight matrix, [`KvLayer`] a layer's keys and values, [`Pool`] the threads.
+//! [`PackedMatrix`] holds a weight matrix, [`KvMemory`] the keys and values, [`Pool`] the threads.
 //!
 //! **One result.** Every output element is a fixed sequence of IEEE 754 operations, written in `product`,
 //! `vector` and `attention` over sixteen abstract lanes ([`simd::Simd`]). The size of the batch, the
@@ -47,7 +47,7 @@ mod vector;
 use std::ops::Range;
 
 pub(crate) use activations::{ActivationBlock, BLOCK};
-pub(crate) use attention::{KvLayer, KvShape, PAGE, Query, Running, SPAN};
+pub(crate) use attention::{KvLayer, KvMemory, KvShape, PAGE, Query, Running, SPAN};
 pub(crate) use ceiling::measure as measure_ceilings;
 pub(crate) use dispatch::{Isa, Kernels};
 pub(crate) use pack::{Format, PackError, PackedMatrix};
@@ -71,7 +71,7 @@ pub(crate) struct Product<'a> {
 #[derive(Clone)]
 pub(crate) struct Attention<'a> {
     /// The layer's keys and values.
-    pub(crate) layer: &'a KvLayer,
+    pub(crate) layer: KvLayer<'a>,
     /// Which of its heads.
     pub(crate) kv_head: usize,
     /// Page `i` holds positions `16 i..16 (i + 1)`.
@@ -253,39 +253,43 @@ impl Kernels {
         unsafe { (self.table.rope_interleaved)(x, cos, sin) }
     }
 
-    /// Writes tokens' keys and values, `[tokens, kv_heads, head_size]` each, each token to its page
-    /// and slot.
+    /// Writes tokens' keys and values in one layer, `[tokens, kv_heads, head_size]` each, each token to
+    /// its page and slot.
     ///
     /// # Panics
     /// Where there is no such place, or the lengths do not fit.
     pub(crate) fn write_kv(
         self,
         pool: &Pool,
-        layer: &mut KvLayer,
+        memory: &mut KvMemory,
+        layer: usize,
         places: &[(u32, usize)],
         keys: &[f32],
         values: &[f32],
     ) {
-        let shape = layer.shape();
+        let shape = memory.shape;
         let numbers = places.len() * shape.kv_heads * shape.head_size;
         assert!(keys.len() == numbers && values.len() == numbers);
-        let pages = layer.pages;
+        let pages = memory.pages;
         assert!(
             places
                 .iter()
                 .all(|&(page, slot)| (page as usize) < pages && slot < PAGE)
         );
-        let pages = Shared::new(&mut layer.numbers);
+        let stride = memory.stride();
+        let at = memory.layer_at(layer);
+        let pages = Shared::new(&mut memory.numbers[at..]);
         let write = |part: usize| {
             let writing = Writing {
                 shape,
                 pages: pages.get(),
+                stride,
                 places,
                 keys,
                 values,
             };
-            // SAFETY: this processor is able; places and lengths were checked; the layer is borrowed
-            // for writing, and each part has the keys or the values of a head for itself.
+            // SAFETY: this processor is able; places and lengths were checked; the memory is
+            // borrowed for writing, and each part has the keys or the values of a head for itself.
             unsafe { (self.table.write)(&writing, part / 2, part % 2 == 1) }
         };
         let parts = 2 * shape.kv_heads;
@@ -347,7 +351,7 @@ impl Kernels {
         assert!(positions.start.is_multiple_of(SPAN));
         let pages = positions.end.div_ceil(PAGE);
         assert!(pages <= attention.pages.len(), "too few pages");
-        let known = attention.layer.pages;
+        let known = attention.layer.pages();
         let used = &attention.pages[..pages];
         assert!(used.iter().all(|page| (*page as usize) < known));
         for query in attention.queries {

@@ -125,13 +125,13 @@ impl Kernels {
     pub(crate) fn attend_all(
         self,
         pool: &Pool,
-        layer: &KvLayer,
+        layer: KvLayer<'_>,
         plan: &AttentionPlan<'_>,
         scale: f32,
         input: &[f32],
         output: &mut [f32],
     ) {
-        assert!(layer.shape() == plan.shape && plan.pages <= layer.pages);
+        assert!(layer.shape() == plan.shape && plan.pages <= layer.pages());
         assert!(plan.numbers <= input.len() && plan.numbers <= output.len());
         let output = Shared::new(output);
         pool.run(plan.parts.len(), |index| {
@@ -174,6 +174,7 @@ impl Kernels {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::kernels::KvMemory;
 
     const SHAPE: KvShape = KvShape {
         kv_heads: 1,
@@ -221,11 +222,11 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "plan.pages <= layer.pages")]
+    #[should_panic(expected = "plan.pages <= layer.pages()")]
     fn a_layer_with_fewer_pages_is_refused() {
         let plan = AttentionPlan::new(SHAPE, vec![part(&[0], 0..4, &[7])]);
         let pool = Pool::new(1).expect("no threads");
-        let layer = KvLayer::new(SHAPE, 7);
-        Kernels::best().attend_all(&pool, &layer, &plan, 1.0, &[0.0; 8], &mut [0.0; 8]);
+        let memory = KvMemory::new(SHAPE, 1, 7);
+        Kernels::best().attend_all(&pool, memory.layer(0), &plan, 1.0, &[0.0; 8], &mut [0.0; 8]);
     }
 }

@@ -386,7 +386,7 @@ fn vector_property(kernels: Kernels) {
 /// A layer with `tokens` random tokens on shuffled pages: the layer, the page table, and the keys and
 /// values as f16 keeps them, `[tokens, kv_heads, head_size]`.
 struct Context {
-    layer: KvLayer,
+    memory: KvMemory,
     pages: Vec<u32>,
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -396,7 +396,7 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
     let used = tokens.div_ceil(PAGE);
     // Every second page, backwards.
     let pages: Vec<u32> = (0..used as u32).rev().map(|page| 2 * page + 1).collect();
-    let mut layer = KvLayer::new(shape, 2 * used);
+    let mut memory = KvMemory::new(shape, 2, 2 * used);
     let size = shape.kv_heads * shape.head_size;
     let (mut keys, mut values) = (numbers(11, tokens * size), numbers(12, tokens * size));
     values[0] = 1e9;
@@ -407,16 +407,16 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
     // Some in one go, others one by one.
     let (first, rest) = places.split_at(tokens / 2);
     let at = first.len() * size;
-    kernels.write_kv(&pool, &mut layer, first, &keys[..at], &values[..at]);
+    kernels.write_kv(&pool, &mut memory, 1, first, &keys[..at], &values[..at]);
     for (place, at) in rest.iter().zip((at..).step_by(size)) {
         let (key, value) = (&keys[at..at + size], &values[at..at + size]);
-        kernels.write_kv(&pool, &mut layer, &[*place], key, value);
+        kernels.write_kv(&pool, &mut memory, 1, &[*place], key, value);
     }
     for x in keys.iter_mut().chain(&mut values) {
         *x = half::f16_to_f32(half::f32_to_f16(x.clamp(-65504.0, 65504.0)));
     }
     Context {
-        layer,
+        memory,
         pages,
         keys,
         values,
@@ -428,7 +428,7 @@ fn attended(context: &Context, kv_head: usize, query: &[f32], position: usize) -
     let KvShape {
         kv_heads,
         head_size,
-    } = context.layer.shape();
+    } = context.memory.shape();
     let scale = 1.0 / (head_size as f32).sqrt();
     let at = |token: usize| (token * kv_heads + kv_head) * head_size;
     let (mut max, mut sums) = (f32::NEG_INFINITY, [0f32; 16]);
@@ -493,7 +493,7 @@ fn attention_property(kernels: Kernels) {
             })
             .collect();
         let attention = Attention {
-            layer: &context.layer,
+            layer: context.memory.layer(1),
             kv_head: kv_heads - 1,
             pages: &context.pages,
             positions: 0..tokens,

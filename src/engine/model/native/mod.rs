@@ -17,8 +17,8 @@ use super::candle::weights::Weights;
 use super::candle::{check_names, checked_spec};
 use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk};
 use crate::engine::kernels::{
-    ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvShape, PAGE, PackedMatrix,
-    Pool, Product,
+    ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvMemory, KvShape, PAGE,
+    PackedMatrix, Pool, Product,
 };
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -42,10 +42,8 @@ pub(crate) struct NativeModel {
     pool: Pool,
     weights: NativeWeights,
     rotation: Rotation,
-    /// Keys and values, a layer each.
-    kv: Vec<KvLayer>,
-    /// Pages of each.
-    pages: usize,
+    /// Keys and values.
+    kv: KvMemory,
     /// How many sequences were opened: a slot is a number, and nothing else.
     opened: usize,
     scratch: Scratch,
@@ -110,10 +108,13 @@ impl NativeModel {
             .map_err(|source| Error::preflight("failed to start threads").caused_by(source))?;
         let weights = NativeWeights::load(weights, &spec, &pool)?;
         let rotation = Rotation::new(&spec, weights.rope_divisors.as_deref());
+        let kv_shape = KvShape {
+            kv_heads: spec.kv_heads,
+            head_size: spec.head_size,
+        };
         Ok(Self {
             kernels: Kernels::best(),
-            kv: Vec::new(),
-            pages: 0,
+            kv: KvMemory::new(kv_shape, spec.layers, 0),
             opened: 0,
             scratch: Scratch::default(),
             spec,
@@ -128,13 +129,6 @@ impl NativeModel {
         Heads {
             kv_heads: self.spec.kv_heads,
             group: self.spec.heads / self.spec.kv_heads,
-            head_size: self.spec.head_size,
-        }
-    }
-
-    fn kv_shape(&self) -> KvShape {
-        KvShape {
-            kv_heads: self.spec.kv_heads,
             head_size: self.spec.head_size,
         }
     }
@@ -171,21 +165,16 @@ impl Model for NativeModel {
     }
 
     fn page_bytes(&self) -> Option<usize> {
-        Some(self.kv_shape().page_len() * size_of::<u16>() * self.spec.layers)
+        Some(self.kv.shape().page_len() * size_of::<u16>() * self.spec.layers)
     }
 
     fn set_pages(&mut self, pages: usize) {
-        let shape = self.kv_shape();
-        self.kv = (0..self.spec.layers)
-            .map(|_| KvLayer::new(shape, pages))
-            .collect();
-        self.pages = pages;
+        let shape = self.kv.shape();
+        self.kv = KvMemory::new(shape, self.spec.layers, pages);
     }
 
     fn copy_page(&mut self, from: u32, to: u32) {
-        for layer in &mut self.kv {
-            layer.copy_page(from, to);
-        }
+        self.kv.copy_page(from, to);
     }
 
     fn open(&mut self) -> Result<Slot> {
@@ -199,7 +188,10 @@ impl Model for NativeModel {
         for chunk in chunks {
             check_chunk(chunk, chunk.start, &self.spec)?;
             let pages = (chunk.start + chunk.tokens.len()).div_ceil(PAGE);
-            let known = chunk.pages.iter().all(|page| (*page as usize) < self.pages);
+            let known = chunk
+                .pages
+                .iter()
+                .all(|page| (*page as usize) < self.kv.pages());
             if pages > chunk.pages.len() || !known {
                 return Err(Error::flow("a sequence has too few pages"));
             }
@@ -252,8 +244,8 @@ impl Model for NativeModel {
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
         let following = weights.layers.iter().skip(1).map(|next| &next.query.matrix);
         let following = following.chain(std::iter::once(head));
-        for ((layer, kv), next) in weights.layers.iter().zip(kv).zip(following) {
-            pass.layer(layer, kv, next, scratch);
+        for ((index, layer), next) in weights.layers.iter().enumerate().zip(following) {
+            pass.layer(layer, (kv, index), next, scratch);
         }
         pass.head(&weights.norm, head, &wanted, scratch);
         let rows = scratch.logits.chunks_exact(spec.vocabulary);
@@ -301,7 +293,13 @@ struct Pass<'a> {
 impl Pass<'_> {
     /// A transformer block. On the way in, `scratch.delta` still has to be added to the stream; on
     /// the way out it is this block's. `next` is the matrix that is multiplied after it.
-    fn layer(&self, layer: &Layer, kv: &mut KvLayer, next: &PackedMatrix, scratch: &mut Scratch) {
+    fn layer(
+        &self,
+        layer: &Layer,
+        (kv, index): (&mut KvMemory, usize),
+        next: &PackedMatrix,
+        scratch: &mut Scratch,
+    ) {
         self.add_and_norm(&layer.attention_norm, scratch);
         self.products(
             [&layer.query, &layer.key, &layer.value],
@@ -313,8 +311,8 @@ impl Pass<'_> {
         self.rotate(layer, scratch);
         let Scratch { keys, values, .. } = &*scratch;
         self.kernels
-            .write_kv(self.pool, kv, self.places, keys, values);
-        self.attend(kv, scratch);
+            .write_kv(self.pool, kv, index, self.places, keys, values);
+        self.attend(kv.layer(index), scratch);
         self.quantise(&scratch.attended, &mut scratch.blocks);
         self.products(
             [&layer.output],
@@ -397,7 +395,7 @@ impl Pass<'_> {
         );
     }
 
-    fn attend(&self, kv: &KvLayer, scratch: &mut Scratch) {
+    fn attend(&self, kv: KvLayer<'_>, scratch: &mut Scratch) {
         let scale = 1.0 / (self.heads.head_size as f32).sqrt();
         self.kernels.attend_all(
             self.pool,
