@@ -11,11 +11,6 @@
 
 // Tiles are loops over small constants, which become registers; iterators would hide that.
 #![allow(clippy::needless_range_loop)]
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the inverse operations and other layouts serve tests and what comes next"
-)]
 
 mod activations;
 mod aligned;
@@ -49,14 +44,18 @@ use std::ops::Range;
 pub(crate) use activations::{ActivationBlock, BLOCK};
 pub(crate) use attention::{KvLayer, KvShape, PAGE, Query, Running, SPAN};
 pub(crate) use ceiling::measure as measure_ceilings;
-pub(crate) use dispatch::{Isa, Kernels};
-pub(crate) use pack::{Format, PackError, PackedMatrix};
+pub(crate) use dispatch::Kernels;
+pub(crate) use pack::PackedMatrix;
 pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
 
 use attention::{Call, Writing};
+#[cfg(test)]
+use dispatch::Isa;
 use pack::Shared;
+#[cfg(test)]
+use pack::{Format, PackError};
 use product::Part;
 
 /// One of the products that share an input: `output = input · weightsᵀ`.
@@ -224,16 +223,9 @@ impl Kernels {
         unsafe { (self.table.silu_mul)(gate, up) }
     }
 
-    /// `x = softmax(x)`.
-    pub(crate) fn softmax(self, x: &mut [f32]) {
-        if !x.is_empty() {
-            // SAFETY: this processor is able; there is an element.
-            unsafe { (self.table.softmax)(x) }
-        }
-    }
-
     /// Rotates the pairs `(x[i], x[i + n])` of one head by `n` angles, given as cosines and sines: the
-    /// order of GPT-NeoX (Qwen, and Llama as safetensors).
+    /// order of GPT-NeoX (Qwen, and Llama as safetensors). Rows in the other order are moved when they
+    /// are loaded.
     ///
     /// # Panics
     /// Where there are more angles than pairs.
@@ -241,16 +233,6 @@ impl Kernels {
         assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
         // SAFETY: this processor is able; the lengths were checked.
         unsafe { (self.table.rope_neox)(x, cos, sin) }
-    }
-
-    /// Rotates the pairs `(x[2 i], x[2 i + 1])`: the order of Llama as GGUF.
-    ///
-    /// # Panics
-    /// Where there are more angles than pairs.
-    pub(crate) fn rope_interleaved(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
-        assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
-        // SAFETY: this processor is able; the lengths were checked.
-        unsafe { (self.table.rope_interleaved)(x, cos, sin) }
     }
 
     /// Writes tokens' keys and values, `[tokens, kv_heads, head_size]` each, each token to its page

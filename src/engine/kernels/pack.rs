@@ -268,16 +268,6 @@ impl PackedMatrix {
         Ok(packed)
     }
 
-    /// Outputs.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Inputs.
-    pub(crate) fn cols(&self) -> usize {
-        self.cols
-    }
-
     /// How the weights are stored.
     pub(crate) fn format(&self) -> Format {
         self.format
