@@ -29,7 +29,7 @@ mod tests;
 pub(crate) use cache::{KvCache, Lease};
 
 #[cfg(test)]
-pub(crate) use prefix::common_prefix;
+pub(crate) use prefix::{common_prefix, distinct_prefixes};
 #[cfg(test)]
 use {
     cache::{KvStats, PageCopy},

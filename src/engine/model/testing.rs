@@ -39,6 +39,11 @@ pub(crate) fn test_model() -> Option<PathBuf> {
     None
 }
 
+/// A file's model on the native path, with so many threads.
+pub(crate) fn native(path: &Path, threads: usize) -> Box<dyn super::Model> {
+    Box::new(super::native::tests::native(path, threads, 0))
+}
+
 /// Numbers that look random, from -1 to 1.
 pub(crate) struct Random(pub(crate) u64);
 

@@ -40,7 +40,7 @@ const QUANTISED: [GgmlDType; 8] = [
 ];
 
 /// A file's model with room for `pages` pages.
-fn native(path: &Path, threads: usize, pages: usize) -> NativeModel {
+pub(in crate::engine::model) fn native(path: &Path, threads: usize, pages: usize) -> NativeModel {
     let file = GgufFile::open(path).unwrap();
     let spec = checked_spec(&file).unwrap();
     let mut model = NativeModel::load(&file, spec, file.weight_type(), threads).unwrap();
@@ -100,11 +100,11 @@ enum Shape {
 /// of its own, a long base of the rotation.
 fn mistral() -> Tiny {
     Tiny {
-        heads: 8,
-        kv_heads: 2,
+        heads: 4,
+        kv_heads: 1,
         head_size: 128,
         rope_dimensions: 128,
-        hidden: 1024,
+        hidden: 512,
         rope_base: 1_000_000.0,
         ..Tiny::new("llama", false)
     }
