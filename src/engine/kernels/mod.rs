@@ -39,10 +39,11 @@ mod simd;
 mod tests;
 mod vector;
 
+#[cfg(test)]
 use std::ops::Range;
 
 pub(crate) use activations::{ActivationBlock, BLOCK};
-pub(crate) use attention::{KvLayer, KvShape, PAGE, Query, Running, SPAN};
+pub(crate) use attention::{KvLayer, KvShape, PAGE, Query, SPAN};
 pub(crate) use ceiling::measure as measure_ceilings;
 pub(crate) use dispatch::Kernels;
 pub(crate) use pack::PackedMatrix;
@@ -50,7 +51,9 @@ pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
 
-use attention::{Call, Writing};
+use attention::Writing;
+#[cfg(test)]
+use attention::{Call, Running};
 #[cfg(test)]
 use dispatch::Isa;
 use pack::Shared;
@@ -66,7 +69,9 @@ pub(crate) struct Product<'a> {
     pub(crate) output: &'a mut [f32],
 }
 
-/// Attention of some queries to one KV head.
+/// Attention of some queries to one KV head, one call at a time: what the properties of the kernels
+/// are tested by. A forward pass cuts its attention by an [`AttentionPlan`].
+#[cfg(test)]
 #[derive(Clone)]
 pub(crate) struct Attention<'a> {
     /// The layer's keys and values.
@@ -286,6 +291,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the shapes do not fit.
+    #[cfg(test)]
     pub(crate) fn attend(
         self,
         attention: &Attention<'_>,
@@ -322,6 +328,7 @@ impl Kernels {
     }
 
     /// What [`Kernels::attend`] relies on.
+    #[cfg(test)]
     fn check(self, attention: &Attention<'_>, output: usize, state: usize) {
         let shape = attention.layer.shape();
         let positions = &attention.positions;

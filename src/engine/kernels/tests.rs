@@ -521,7 +521,11 @@ fn attention_property(kernels: Kernels) {
             kernels.attend(&one, &mut alone, &mut state, true);
         }
         let (mut in_steps, mut state) = fresh();
-        let steps = [(0..first, false), (first..second, false), (second..tokens, true)];
+        let steps = [
+            (0..first, false),
+            (first..second, false),
+            (second..tokens, true),
+        ];
         for (positions, last) in steps {
             let step = Attention {
                 positions,

@@ -120,7 +120,9 @@ pub(crate) fn distinct_prefixes(sequences: &[Vec<u32>]) -> usize {
     let mut sorted: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     sorted.sort_unstable();
     let all: usize = sorted.iter().map(|tokens| tokens.len()).sum();
-    let known = sorted.windows(2).map(|pair| common_prefix(pair[0], pair[1]));
+    let known = sorted
+        .windows(2)
+        .map(|pair| common_prefix(pair[0], pair[1]));
     all - known.sum::<usize>()
 }
 
