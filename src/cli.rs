@@ -257,12 +257,13 @@ impl ModelFileArgs {
 /// `flowbench bench-engine`.
 #[derive(Debug, Clone, Args)]
 pub struct BenchEngineArgs {
+    // `--n-prompt`, `--n-gen`, `-d` and `--n-depth` are what llama-bench calls the same.
     /// Lengths of prompts, in tokens; 0 for none
-    #[arg(short, long, env = "BENCH_PROMPT_TOKENS", value_name = "LIST", default_value = "512", value_delimiter = ',', value_parser = parse_length)]
+    #[arg(short, long, alias = "n-prompt", env = "BENCH_PROMPT_TOKENS", value_name = "LIST", default_value = "512", value_delimiter = ',', value_parser = parse_length)]
     prompt_tokens: Vec<usize>,
 
     /// How many tokens are generated; 0 for none
-    #[arg(short = 'n', long, env = "BENCH_GEN_TOKENS", value_name = "LIST", default_value = "128", value_delimiter = ',', value_parser = parse_length)]
+    #[arg(short = 'n', long, alias = "n-gen", env = "BENCH_GEN_TOKENS", value_name = "LIST", default_value = "128", value_delimiter = ',', value_parser = parse_length)]
     gen_tokens: Vec<usize>,
 
     /// Sequences that generate at once
@@ -270,7 +271,7 @@ pub struct BenchEngineArgs {
     batch: Vec<usize>,
 
     /// Tokens that each sequence has before it generates, of its own
-    #[arg(short, long, env = "BENCH_CONTEXT", value_name = "TOKENS", default_value = "400", value_parser = parse_length)]
+    #[arg(short, long, short_alias = 'd', alias = "n-depth", env = "BENCH_CONTEXT", value_name = "TOKENS", default_value = "400", value_parser = parse_length)]
     context: usize,
 
     /// How often each test is repeated; the tests take turns

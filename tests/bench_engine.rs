@@ -143,6 +143,8 @@ fn what_does_not_fit_is_refused_with_a_hint() {
     for (arguments, problem) in [
         (&["-p", "9000"][..], "a prompt of 9000 tokens does not fit"),
         (&["-c", "8100"], "128 tokens after a context of 8100"),
+        // As llama-bench calls it.
+        (&["-d", "8100"], "128 tokens after a context of 8100"),
         (
             &["-b", "100", "--kv-cache-mb", "1"],
             "take 1.1 GiB for keys and values",

@@ -11,19 +11,30 @@ use crate::error::{Error, Result};
 use crate::record::bench::Ceilings;
 use crate::stopwatch::{Moment, NoFence};
 
-/// Bytes that are read: beyond every cache, so that all come from memory.
+/// Bytes that are read in turn: beyond every cache, so that all come from memory.
 const READ_BYTES: usize = 256 << 20;
 
-/// Parts of that buffer, so that a thread which loses its core delays little.
+/// Stretches of that buffer, a run each: about a millisecond. A run that short often ends before
+/// another process is given one of its cores, even on a busy machine.
+const READ_STRETCHES: usize = 8;
+
+/// Parts of a stretch, so that a thread which loses its core delays little.
 const READ_PARTS: usize = 64;
 
-/// Readings of the buffer, and runs of the integer loop; the best one counts, since a ceiling is what
-/// the machine does when nothing disturbs it.
-const READ_ROUNDS: usize = 20;
-const INTEGER_ROUNDS: usize = 100;
+/// An integer run takes about so long: many times what the hand-over to the threads takes, and short
+/// for the same reason.
+const INTEGER_SECONDS: f64 = 0.5e-3;
 
-/// An integer run is at least so long: many times what the hand-over to the threads takes.
-const INTEGER_MILLIS: f64 = 1.0;
+/// A ceiling is what the machine does when nothing disturbs it: the best run counts. There are at
+/// least so many, and further ones until [`AGREEING`] have come within [`NEARLY`] of the best, so that
+/// it is no accident, or until [`LONGEST`] (in seconds) is over.
+const RUNS: usize = 100;
+const AGREEING: usize = 5;
+const NEARLY: f64 = 1.005;
+const LONGEST: f64 = 1.5;
+
+/// The same while the length of an integer run is being found.
+const TRIAL: f64 = 5e-3;
 
 /// Independent sums of the integer loop, at most: enough to hide the latency of an instruction.
 const CHAINS: usize = 12;
@@ -31,7 +42,8 @@ const CHAINS: usize = 12;
 /// Independent sums of the reading loop.
 const STREAMS: usize = 4;
 
-/// Measures for about half a second on `threads` threads.
+/// Measures on `threads` threads: for a quarter of a second on a quiet machine, for some seconds on a
+/// busy one.
 ///
 /// # Errors
 /// Exit code 3 where the system gives no thread.
@@ -50,53 +62,75 @@ pub(crate) fn measure(threads: usize) -> Result<Ceilings> {
 /// GB/s read from memory by all threads.
 fn read(kernels: Kernels, pool: &Pool) -> Result<f64> {
     let mut buffer = Aligned::<f32>::zeroed(READ_BYTES / size_of::<f32>());
-    let share = buffer.len() / READ_PARTS;
+    let share = buffer.len() / READ_STRETCHES / READ_PARTS;
     // A page that was never written is no memory yet.
     pool.rows(
-        READ_PARTS,
+        READ_STRETCHES * READ_PARTS,
         1,
         (&mut buffer, share),
         (&mut [] as &mut [f32], 0),
         |_, part, _| part.fill(1.0),
     );
-    let seconds = best(READ_ROUNDS, || {
+    let mut stretch = 0;
+    let seconds = best(LONGEST, || {
+        let first = stretch * READ_PARTS;
         pool.run(READ_PARTS, |part| {
-            let part = &buffer[part * share..][..share];
+            let part = &buffer[(first + part) * share..][..share];
             // SAFETY: this processor is able (`Kernels::best`).
             unsafe { (kernels.table.read_all)(part) }
         });
+        stretch = (stretch + 1) % READ_STRETCHES;
     })?;
-    Ok(READ_BYTES as f64 / seconds / 1e9)
+    Ok((READ_BYTES / READ_STRETCHES) as f64 / seconds / 1e9)
 }
 
 /// 10⁹ integer multiply-adds a second in registers, by all threads.
 fn integers(kernels: Kernels, pool: &Pool) -> Result<f64> {
     let threads = pool.threads();
-    let run = |steps: usize| {
-        pool.run(threads, |_| {
-            // SAFETY: this processor is able (`Kernels::best`).
-            unsafe { (kernels.table.multiply_add_all)(steps) }
-        });
-    };
-    let mut steps = 1000;
-    while best(3, || run(steps))? * 1e3 < INTEGER_MILLIS {
-        steps *= 2;
+    let (mut steps, mut longest) = (1000, TRIAL);
+    loop {
+        let seconds = best(longest, || {
+            pool.run(threads, |_| {
+                // SAFETY: this processor is able (`Kernels::best`).
+                unsafe { (kernels.table.multiply_add_all)(steps) }
+            });
+        })?;
+        // Judged by the best run, in the end as well: a disturbed one seems long with too few steps.
+        if seconds < INTEGER_SECONDS / 2.0 {
+            let missing = INTEGER_SECONDS / seconds.max(1e-7);
+            steps = (steps as f64 * missing).ceil() as usize;
+        } else if longest < LONGEST {
+            longest = LONGEST;
+        } else {
+            // Four bytes of each lane, for every sum.
+            let work = threads * steps * chains(kernels.table.tile) * LANES * 4;
+            return Ok(work as f64 / seconds / 1e9);
+        }
     }
-    let seconds = best(INTEGER_ROUNDS, || run(steps))?;
-    // Four bytes of each lane, for every sum.
-    let work = threads * steps * chains(kernels.table.tile) * LANES * 4;
-    Ok(work as f64 / seconds / 1e9)
 }
 
-/// The shortest of some runs, in seconds.
-fn best(rounds: usize, mut run: impl FnMut()) -> Result<f64> {
-    let mut best = f64::INFINITY;
-    for _ in 0..rounds {
-        let start = Moment::now(&NoFence)?;
+/// The shortest of the runs, which take `longest` seconds at most, in seconds.
+fn best(longest: f64, mut run: impl FnMut()) -> Result<f64> {
+    let mut shortest = [f64::INFINITY; AGREEING];
+    let start = Moment::now(&NoFence)?;
+    let mut now = start;
+    let mut runs = 0;
+    loop {
         run();
-        best = best.min(Moment::now(&NoFence)?.since(start).seconds());
+        let before = std::mem::replace(&mut now, Moment::now(&NoFence)?);
+        let seconds = now.since(before).seconds();
+        // In ascending order; the last one is the longest of those that count.
+        let place = shortest.partition_point(|shorter| *shorter <= seconds);
+        if place < AGREEING {
+            shortest[place..].rotate_right(1);
+            shortest[place] = seconds;
+        }
+        runs += 1;
+        let agree = shortest[AGREEING - 1] <= shortest[0] * NEARLY;
+        if runs >= RUNS && agree || now.since(start).seconds() > longest {
+            return Ok(shortest[0]);
+        }
     }
-    Ok(best)
 }
 
 /// As many sums as a product's tile has, which are as many as the registers hold.

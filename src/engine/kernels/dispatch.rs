@@ -123,9 +123,7 @@ pub(super) struct Table {
     pub(super) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub(super) add: Elementwise,
     pub(super) silu_mul: Elementwise,
-    pub(super) softmax: unsafe fn(&mut [f32]),
     pub(super) rope_neox: unsafe fn(&mut [f32], &[f32], &[f32]),
-    pub(super) rope_interleaved: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) attend: unsafe fn(&Call<'_>),
     pub(super) finish: unsafe fn(&Call<'_>),
     pub(super) write: unsafe fn(&Writing<'_>, usize, bool),
@@ -158,9 +156,7 @@ macro_rules! family {
                 rms_norm,
                 add,
                 silu_mul,
-                softmax,
                 rope_neox,
-                rope_interleaved,
                 attend,
                 finish,
                 write,
@@ -179,9 +175,7 @@ macro_rules! family {
                 rms_norm = vector::rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]);
                 add = vector::add(x: &mut [f32], y: &[f32]);
                 silu_mul = vector::silu_mul(gate: &mut [f32], up: &[f32]);
-                softmax = vector::softmax(x: &mut [f32]);
                 rope_neox = vector::rope_neox(x: &mut [f32], cos: &[f32], sin: &[f32]);
-                rope_interleaved = vector::rope_interleaved(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 attend = attention::attend(call: &Call<'_>);
                 finish = attention::finish(call: &Call<'_>);
                 write = attention::write(writing: &Writing<'_>, head: usize, values: bool);

@@ -241,10 +241,6 @@ fn measure_vectors() {
     });
     println!("add 576: {:.0} ns", nanos(t));
     let t = best(50, || {
-        (0..100).for_each(|_| kernels.rope_interleaved(&mut x[..64], &y[..32], &y[..32]))
-    });
-    println!("rope_interleaved 64: {:.0} ns", nanos(t));
-    let t = best(50, || {
         (0..100).for_each(|_| kernels.rope_neox(&mut x[..64], &y[..32], &y[..32]))
     });
     println!("rope_neox 64: {:.0} ns", nanos(t));
@@ -270,11 +266,6 @@ fn measure_vectors() {
             );
         }
     }
-    let mut logits = vec![0.5; 49152];
-    println!(
-        "softmax 49152: {:.1} µs",
-        best(50, || kernels.softmax(&mut logits)) * 1e6
-    );
 }
 
 /// Parts that wait for each other, so that a run ends only when a worker has come.

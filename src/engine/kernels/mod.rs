@@ -11,11 +11,6 @@
 
 // Tiles are loops over small constants, which become registers; iterators would hide that.
 #![allow(clippy::needless_range_loop)]
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the inverse operations and other layouts serve tests and what comes next"
-)]
 
 mod activations;
 mod aligned;
@@ -44,19 +39,26 @@ mod simd;
 mod tests;
 mod vector;
 
+#[cfg(test)]
 use std::ops::Range;
 
 pub(crate) use activations::{ActivationBlock, BLOCK};
-pub(crate) use attention::{KvLayer, KvMemory, KvShape, PAGE, Query, Running, SPAN};
+pub(crate) use attention::{KvLayer, KvMemory, KvShape, PAGE, Query, SPAN};
 pub(crate) use ceiling::measure as measure_ceilings;
-pub(crate) use dispatch::{Isa, Kernels};
-pub(crate) use pack::{Format, PackError, PackedMatrix};
+pub(crate) use dispatch::Kernels;
+pub(crate) use pack::PackedMatrix;
 pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
 
-use attention::{Call, Writing};
+use attention::Writing;
+#[cfg(test)]
+use attention::{Call, Running};
+#[cfg(test)]
+use dispatch::Isa;
 use pack::Shared;
+#[cfg(test)]
+use pack::{Format, PackError};
 use product::Part;
 
 /// One of the products that share an input: `output = input · weightsᵀ`.
@@ -67,7 +69,9 @@ pub(crate) struct Product<'a> {
     pub(crate) output: &'a mut [f32],
 }
 
-/// Attention of some queries to one KV head.
+/// Attention of some queries to one KV head, one call at a time: what the properties of the kernels
+/// are tested by. A forward pass cuts its attention by an [`AttentionPlan`].
+#[cfg(test)]
 #[derive(Clone)]
 pub(crate) struct Attention<'a> {
     /// The layer's keys and values.
@@ -224,16 +228,9 @@ impl Kernels {
         unsafe { (self.table.silu_mul)(gate, up) }
     }
 
-    /// `x = softmax(x)`.
-    pub(crate) fn softmax(self, x: &mut [f32]) {
-        if !x.is_empty() {
-            // SAFETY: this processor is able; there is an element.
-            unsafe { (self.table.softmax)(x) }
-        }
-    }
-
     /// Rotates the pairs `(x[i], x[i + n])` of one head by `n` angles, given as cosines and sines: the
-    /// order of GPT-NeoX (Qwen, and Llama as safetensors).
+    /// order of GPT-NeoX (Qwen, and Llama as safetensors). Rows in the other order are moved when they
+    /// are loaded.
     ///
     /// # Panics
     /// Where there are more angles than pairs.
@@ -241,16 +238,6 @@ impl Kernels {
         assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
         // SAFETY: this processor is able; the lengths were checked.
         unsafe { (self.table.rope_neox)(x, cos, sin) }
-    }
-
-    /// Rotates the pairs `(x[2 i], x[2 i + 1])`: the order of Llama as GGUF.
-    ///
-    /// # Panics
-    /// Where there are more angles than pairs.
-    pub(crate) fn rope_interleaved(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
-        assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
-        // SAFETY: this processor is able; the lengths were checked.
-        unsafe { (self.table.rope_interleaved)(x, cos, sin) }
     }
 
     /// Writes tokens' keys and values in one layer, `[tokens, kv_heads, head_size]` each, each token to
@@ -308,6 +295,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the shapes do not fit.
+    #[cfg(test)]
     pub(crate) fn attend(
         self,
         attention: &Attention<'_>,
@@ -344,6 +332,7 @@ impl Kernels {
     }
 
     /// What [`Kernels::attend`] relies on.
+    #[cfg(test)]
     fn check(self, attention: &Attention<'_>, output: usize, state: usize) {
         let shape = attention.layer.shape();
         let positions = &attention.positions;

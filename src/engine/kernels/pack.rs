@@ -186,23 +186,11 @@ struct Group<'a> {
 }
 
 impl PackedMatrix {
-    /// Repacks `bytes`, the blocks of a GGUF tensor `[rows, cols]` in row order.
+    /// Repacks `bytes`, the blocks of a GGUF tensor `[rows, cols]`, with its row `from(row)` in the place
+    /// of each row.
     ///
     /// # Errors
     /// For a type without a kernel, or a shape that the bytes do not fill.
-    pub(crate) fn pack(
-        pool: &Pool,
-        dtype: GgmlDType,
-        (rows, cols): (usize, usize),
-        bytes: &[u8],
-    ) -> Result<Self, PackError> {
-        Self::pack_rows(pool, dtype, (rows, cols), bytes, |row| row)
-    }
-
-    /// The same, with row `from(row)` of the tensor in the place of each row.
-    ///
-    /// # Errors
-    /// As [`Self::pack`].
     pub(crate) fn pack_rows(
         pool: &Pool,
         dtype: GgmlDType,
@@ -280,16 +268,6 @@ impl PackedMatrix {
             }
         });
         Ok(packed)
-    }
-
-    /// Outputs.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Inputs.
-    pub(crate) fn cols(&self) -> usize {
-        self.cols
     }
 
     /// How the weights are stored.

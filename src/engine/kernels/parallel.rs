@@ -1,7 +1,5 @@
 //! Safe ways to give the parts of a [`Pool`]'s run pieces of slices to write: rows, or stretches.
 
-use std::ops::Range;
-
 use super::pool::Pool;
 
 /// A pointer that threads may write through, each to places of its own.
@@ -50,35 +48,6 @@ impl Pool {
             part(first, a, b);
         });
     }
-
-    /// Calls `part(index, stretch)` for every stretch of `data`.
-    ///
-    /// # Panics
-    /// Where the stretches are not in ascending order, overlap, or leave the slice.
-    pub(crate) fn stretches<T: Send>(
-        &self,
-        data: &mut [T],
-        stretches: &[Range<usize>],
-        part: impl Fn(usize, &mut [T]) + Sync,
-    ) {
-        let mut end = 0;
-        for stretch in stretches {
-            assert!(
-                end <= stretch.start && stretch.start <= stretch.end,
-                "stretches overlap"
-            );
-            end = stretch.end;
-        }
-        assert!(end <= data.len(), "a stretch leaves the slice");
-        let data = Shared(data.as_mut_ptr());
-        let data = &data;
-        self.run(stretches.len(), |index| {
-            let stretch = stretches[index].clone();
-            // SAFETY: no stretch overlaps another or leaves the slice, as was checked above; the
-            // slice is borrowed until the run has ended.
-            part(index, unsafe { data.part(stretch.start, stretch.len()) });
-        });
-    }
 }
 
 #[cfg(test)]
@@ -102,22 +71,5 @@ mod tests {
                 assert!(b.iter().all(|b| *b == 1));
             }
         }
-    }
-
-    #[test]
-    fn stretches_may_leave_gaps() {
-        let pool = Pool::new(2).expect("threads");
-        let mut data = [0; 10];
-        pool.stretches(&mut data, &[0..2, 2..2, 5..9], |index, stretch| {
-            stretch.fill(index + 1);
-        });
-        assert_eq!(data, [1, 1, 0, 0, 0, 3, 3, 3, 3, 0]);
-    }
-
-    #[test]
-    #[should_panic(expected = "overlap")]
-    fn overlapping_stretches_are_refused() {
-        let pool = Pool::new(1).expect("no threads");
-        pool.stretches(&mut [0; 4], &[0..3, 2..4], |_, _| {});
     }
 }

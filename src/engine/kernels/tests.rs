@@ -254,11 +254,19 @@ fn quantize_property(kernels: Kernels) {
 }
 
 fn product_property(kernels: Kernels) {
-    let pool = Pool::new(2).unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(17);
+    let mut below = |end: usize| (random.next_u32() as usize) % end;
     for dtype in TYPES {
-        for (rows, cols) in [(1, 256), (16, 512), (70, 256), (200, 1024)] {
+        // Whole superblocks; whole blocks (576: the default model's width); with dense weights any
+        // number. Then some at random.
+        let mut shapes = vec![(1, 256), (16, 512), (70, 256), (200, 1024)];
+        shapes.extend([(33, 576), (48, 96), (19, 37), (3, 1)]);
+        shapes.extend((0..6).map(|_| (1 + below(90), dtype.block_size() * (1 + below(9)))));
+        shapes.retain(|(_, cols)| cols.is_multiple_of(dtype.block_size()));
+        for (rows, cols) in shapes {
+            let pool = Pool::new(1 + below(3)).unwrap();
             let weights = packed(&pool, dtype, rows, cols, rows as u64);
-            for tokens in [1, 2, 5, 6, 7, 13] {
+            for tokens in [1, 2, 5, 6, 7, 13, 1 + below(40)] {
                 let values = numbers(tokens as u64, tokens * cols);
                 let found = multiply(kernels, &pool, &weights, &values);
                 for (values, found) in values.chunks(cols).zip(found.chunks(rows)) {
@@ -273,12 +281,7 @@ fn product_property(kernels: Kernels) {
 
 fn split_property(kernels: Kernels) {
     let (one, three) = (Pool::new(1).unwrap(), Pool::new(3).unwrap());
-    for dtype in [
-        GgmlDType::Q4_1,
-        GgmlDType::Q8_0,
-        GgmlDType::Q6K,
-        GgmlDType::F16,
-    ] {
+    for dtype in TYPES {
         // Long enough for several blocks of tokens, and of outputs.
         let (rows, cols, tokens) = (300, 512, 700);
         let weights = packed(&one, dtype, rows, cols, 3);
@@ -351,35 +354,19 @@ fn vector_property(kernels: Kernels) {
         let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| silu(*x) * y).collect();
         assert_eq!(bits(&found), bits(&expected), "silu_mul of {len}");
 
-        found.copy_from_slice(&x);
-        kernels.softmax(&mut found);
-        let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let powers: Vec<f32> = x.iter().map(|x| exp(x - max)).collect();
-        let inverse = 1.0 / lane_sum(&powers, |x, sum| x + sum);
-        let expected: Vec<f32> = powers.iter().map(|power| power * inverse).collect();
-        assert_eq!(bits(&found), bits(&expected), "softmax of {len}");
-
         let half = len / 2;
         let (cos, sin) = (numbers(3, half), numbers(4, half));
         let turn = |a: f32, b: f32, i: usize| {
             let first = (0.0 - b).mul_add(sin[i], a * cos[i]);
             (first, a.mul_add(sin[i], b * cos[i]))
         };
-        let (mut neox, mut interleaved) = (x.clone(), x.clone());
+        let mut neox = x.clone();
         for i in 0..half {
             (neox[i], neox[i + half]) = turn(x[i], x[i + half], i);
-            (interleaved[2 * i], interleaved[2 * i + 1]) = turn(x[2 * i], x[2 * i + 1], i);
         }
         found.copy_from_slice(&x);
         kernels.rope_neox(&mut found, &cos, &sin);
         assert_eq!(bits(&found), bits(&neox), "rope_neox of {len}");
-        found.copy_from_slice(&x);
-        kernels.rope_interleaved(&mut found, &cos, &sin);
-        assert_eq!(
-            bits(&found),
-            bits(&interleaved),
-            "rope_interleaved of {len}"
-        );
     }
 }
 
@@ -474,14 +461,28 @@ fn attended(context: &Context, kv_head: usize, query: &[f32], position: usize) -
 }
 
 fn attention_property(kernels: Kernels) {
-    for (kv_heads, head_size) in [(3, 64), (1, 128), (2, 80), (2, 6)] {
+    let mut random = ChaCha8Rng::seed_from_u64(23);
+    let mut below = |end: usize| (random.next_u32() as usize) % end;
+    let mut cases: Vec<(usize, usize, usize, Vec<usize>)> =
+        [(3, 64), (1, 128), (2, 80), (2, 6), (1, 256)]
+            .map(|(kv_heads, head_size)| {
+                let positions = vec![0, 1, 15, 16, 63, 64, 65, 100, 127, 128, 191, 192, 202];
+                (kv_heads, head_size, 203, positions)
+            })
+            .into();
+    for _ in 0..20 {
+        let tokens = 1 + below(400);
+        let positions = (0..1 + below(30)).map(|_| below(tokens)).collect();
+        cases.push((1 + below(4), 2 * (1 + below(70)), tokens, positions));
+    }
+    for (kv_heads, head_size, tokens, positions) in cases {
         let shape = KvShape {
             kv_heads,
             head_size,
         };
-        let tokens = 203;
         let context = context(kernels, shape, tokens);
-        let positions = [0, 1, 15, 16, 63, 64, 65, 100, 127, 128, 191, 192, 202];
+        let splits = [below(4), below(4)].map(|blocks| (blocks * SPAN).min(tokens / SPAN * SPAN));
+        let (first, second) = (splits[0].min(splits[1]), splits[0].max(splits[1]));
         let input = numbers(13, positions.len() * head_size);
         let queries: Vec<Query> = positions
             .iter()
@@ -520,7 +521,12 @@ fn attention_property(kernels: Kernels) {
             kernels.attend(&one, &mut alone, &mut state, true);
         }
         let (mut in_steps, mut state) = fresh();
-        for (positions, last) in [(0..128, false), (128..192, false), (192..tokens, true)] {
+        let steps = [
+            (0..first, false),
+            (first..second, false),
+            (second..tokens, true),
+        ];
+        for (positions, last) in steps {
             let step = Attention {
                 positions,
                 ..attention.clone()

@@ -92,35 +92,6 @@ pub(super) unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// `x = softmax(x)`: `e^(x − max)`, divided by their sum.
-///
-/// # Safety
-/// As [`Simd`]'s; `x` is not empty.
-#[inline(always)]
-pub(super) unsafe fn softmax<S: Simd>(x: &mut [f32]) {
-    // SAFETY: as this function's.
-    unsafe {
-        let lanes = |x: &[f32], at: usize| (x.len() - at).min(LANES);
-        let mut largest = S::splat(f32::NEG_INFINITY);
-        for at in (0..x.len()).step_by(LANES) {
-            let next = S::first(load_padded::<S>(x, at), lanes(x, at), f32::NEG_INFINITY);
-            largest = S::max(largest, next);
-        }
-        let largest = S::splat(S::reduce_max(largest));
-        let mut sum = S::splat(0.0);
-        for at in (0..x.len()).step_by(LANES) {
-            let power = S::exp(S::sub(load_padded::<S>(x, at), largest));
-            let power = S::first(power, lanes(x, at), 0.0);
-            sum = S::add(sum, power);
-            store_padded::<S>(x, at, power);
-        }
-        let inverse = S::splat(1.0 / S::reduce_add(sum));
-        for at in (0..x.len()).step_by(LANES) {
-            store_padded::<S>(x, at, S::mul(load_padded::<S>(x, at), inverse));
-        }
-    }
-}
-
 /// Turns the pairs `(x[i], x[i + half])` of a head by the angles whose cosines and sines are given
 /// (`half` each): the NEOX order of rotary embeddings. What lies past the pairs stays.
 ///
@@ -140,20 +111,5 @@ pub(super) unsafe fn rope_neox<S: Simd>(x: &mut [f32], cos: &[f32], sin: &[f32])
             store_padded::<S>(first, at, S::mul_add(minus_b, s, S::mul(a, c)));
             store_padded::<S>(second, at, S::mul_add(a, s, S::mul(b, c)));
         }
-    }
-}
-
-/// The same for the pairs `(x[2i], x[2i + 1])`: the interleaved order, which GGUF's Llama uses.
-///
-/// Plain code: the compiler makes vectors of it, and a head is a few hundred operations.
-///
-/// # Safety
-/// As [`Simd`]'s (it is compiled with the processor's features like the others).
-#[inline(always)]
-pub(super) unsafe fn rope_interleaved<S: Simd>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
-    for ((pair, &c), &s) in x.chunks_exact_mut(2).zip(cos).zip(sin) {
-        let (a, b) = (pair[0], pair[1]);
-        pair[0] = (0.0 - b).mul_add(s, a * c);
-        pair[1] = a.mul_add(s, b * c);
     }
 }

@@ -256,6 +256,7 @@ impl<I: PrefixIndex> KvCache<I> {
     /// or a part from its start: full pages are shared, and a page that is not full is copied
     /// ([`Lease::take_copy`]). Unlike with [`Self::acquire`], no token is left to compute.
     /// `None`, and nothing has changed, where memory does not suffice now.
+    #[allow(dead_code, reason = "several samples of one prompt come next")]
     pub(crate) fn fork(&mut self, lease: &mut Lease, computed: &[u32]) -> Option<Lease> {
         let full = computed.len() / self.page_tokens;
         let tokens = computed.len() % self.page_tokens;

@@ -113,6 +113,19 @@ pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
+/// How many different prefixes these sequences have: the tokens that are computed where none is
+/// computed twice.
+#[cfg(test)]
+pub(crate) fn distinct_prefixes(sequences: &[Vec<u32>]) -> usize {
+    let mut sorted: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    sorted.sort_unstable();
+    let all: usize = sorted.iter().map(|tokens| tokens.len()).sum();
+    let known = sorted
+        .windows(2)
+        .map(|pair| common_prefix(pair[0], pair[1]));
+    all - known.sum::<usize>()
+}
+
 impl RadixIndex {
     fn tokens(&self, page: Page) -> &[u32] {
         let start = page.index() * self.page_tokens;

@@ -39,6 +39,11 @@ pub(crate) fn test_model() -> Option<PathBuf> {
     None
 }
 
+/// A file's model on the native path, with so many threads.
+pub(crate) fn native(path: &Path, threads: usize) -> Box<dyn super::Model> {
+    Box::new(super::native::tests::native(path, threads, 0))
+}
+
 /// Numbers that look random, from -1 to 1.
 pub(crate) struct Random(pub(crate) u64);
 
@@ -181,8 +186,14 @@ impl Tiny {
 
     /// Writes a GGUF file whose matrices are of this type, and returns its path.
     pub(crate) fn write_gguf(&self, folder: &Path, dtype: GgmlDType) -> PathBuf {
-        let tensors: Vec<(String, QTensor)> = self
-            .tensors
+        let path = folder.join(format!("{}.{dtype:?}.gguf", self.architecture));
+        write_gguf(&path, &self.metadata(), &self.stored(|_| dtype));
+        path
+    }
+
+    /// The tensors as a GGUF file has them, matrices of the type that `types` says for their names.
+    pub(crate) fn stored(&self, types: impl Fn(&str) -> GgmlDType) -> Vec<(String, QTensor)> {
+        self.tensors
             .iter()
             .map(|(name, tensor)| {
                 let heads = match name {
@@ -195,17 +206,13 @@ impl Tiny {
                 } else {
                     tensor.clone()
                 };
-                let dtype = if tensor.rank() == 1 {
-                    GgmlDType::F32
-                } else {
-                    dtype
+                let dtype = match tensor.rank() {
+                    1 => GgmlDType::F32,
+                    _ => types(name),
                 };
                 (name.clone(), QTensor::quantize(&tensor, dtype).unwrap())
             })
-            .collect();
-        let path = folder.join(format!("{}.{dtype:?}.gguf", self.architecture));
-        write_gguf(&path, &self.metadata(), &tensors);
-        path
+            .collect()
     }
 
     /// Writes a folder with the model in safetensors.

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 use super::world::Memory;
-use crate::engine::kv::{KvCache, Lease, PAGE_TOKENS, RadixIndex};
+use crate::engine::kv::{KvCache, Lease, PAGE_TOKENS, RadixIndex, distinct_prefixes};
 
 const FLOWS: usize = 25;
 const STEPS: usize = 3;
@@ -47,6 +47,8 @@ struct Outcome {
     reused: [[usize; STEPS]; FLOWS],
     gave_way: usize,
     evictions: u64,
+    /// Of every step, the tokens that had to be computed: all but the last one.
+    computed: Vec<Vec<u32>>,
 }
 
 impl Outcome {
@@ -73,6 +75,7 @@ fn run(pages: usize, in_flight: usize, reuse: bool) -> Outcome {
         reused: [[0; STEPS]; FLOWS],
         gave_way: 0,
         evictions: 0,
+        computed: Vec::new(),
     };
     while !(waiting.is_empty() && running.is_empty()) {
         // Admission, then one prefill pass for all that came in.
@@ -120,7 +123,9 @@ fn run(pages: usize, in_flight: usize, reuse: bool) -> Outcome {
             if job.tokens.len() == job.prompt + GENERATED {
                 let (job, lease) = running.remove(place);
                 memory.verify(lease.page_table(), &job.tokens[..job.tokens.len() - 1]);
-                cache.finish(lease, &job.tokens[..job.tokens.len() - 1]);
+                let computed = &job.tokens[..job.tokens.len() - 1];
+                outcome.computed.push(computed.to_vec());
+                cache.finish(lease, computed);
                 if job.step + 1 < STEPS {
                     waiting.push_back(Job::new(job.flow, job.step + 1, job.tokens));
                 } else {
@@ -163,6 +168,10 @@ fn assert_ideal(outcome: &Outcome) {
             assert_eq!(*reused, ideal(flow, step), "flow {flow}, step {step}");
         }
     }
+    // Nothing was computed twice, as the tokens themselves say.
+    let decoded = FLOWS * STEPS * (GENERATED - 1);
+    let distinct = distinct_prefixes(&outcome.computed);
+    assert_eq!(outcome.prefilled() + decoded, distinct);
     // 380 for the first flow's first step, 80 for the others', 81 for each later step.
     assert_eq!(outcome.prefilled(), 380 + 24 * 80 + 50 * 81);
 }

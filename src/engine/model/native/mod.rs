@@ -9,7 +9,7 @@
 
 mod attention;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod weights;
 
 use super::candle::rope::frequencies;

@@ -9,7 +9,7 @@ use tokenizers::{AddedToken, Tokenizer};
 use super::*;
 
 const PROMPTS: &str = include_str!("../../../../../tests/data/greedy_prompts.txt");
-const NEW_TOKENS: usize = 32;
+const NEW_TOKENS: usize = 16;
 /// Most that a logit may differ, as a share of the largest one. Measured: see the test's output.
 const LOGIT_BOUND: f32 = 1e-4;
 /// Two logits of the reference that are closer may change places.
@@ -87,13 +87,13 @@ fn greedy(logits: &[f32]) -> (u32, f32) {
     (best as u32, logits[best] - second)
 }
 
-/// 20 prompts, 32 tokens each, all in one batch here and one after another there.
+/// 50 prompts, 16 tokens each, all in one batch here and one after another there.
 #[test]
 fn greedy_text_equals_candle_transformers() {
     let Some(path) = test_model() else { return };
     let file = GgufFile::open(&path).unwrap();
     let prompts = prompts(&file);
-    assert_eq!(prompts.len(), 20);
+    assert_eq!(prompts.len(), 50);
     let mut model = CandleModel::from_gguf(&file, &CPU).unwrap();
     assert_eq!(model.weights(), "Q4_1 as f32");
 
@@ -146,7 +146,7 @@ fn greedy_text_equals_candle_transformers() {
             }
         }
     }
-    eprintln!("{compared} tokens of 20 texts, {ties} near-ties; logits differ by {most:.1e}");
+    eprintln!("{compared} tokens of 50 texts, {ties} near-ties; logits differ by {most:.1e}");
     assert!(most < LOGIT_BOUND, "logits differ by {most}");
-    assert!(compared > 500);
+    assert!(compared > 700);
 }

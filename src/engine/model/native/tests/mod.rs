@@ -3,16 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod company;
+mod perplexity;
 mod real_model;
 
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
 
 use super::*;
 use crate::engine::model::candle::{ARCHITECTURES, CandleModel, WeightFormat};
-use crate::engine::model::testing::{Random, Tiny, difference};
+use crate::engine::model::testing::{Random, Tiny, difference, write_gguf};
 use crate::error::Exit;
 
 const CPU: Device = Device::Cpu;
@@ -38,7 +40,7 @@ const QUANTISED: [GgmlDType; 8] = [
 ];
 
 /// A file's model with room for `pages` pages.
-fn native(path: &Path, threads: usize, pages: usize) -> NativeModel {
+pub(in crate::engine::model) fn native(path: &Path, threads: usize, pages: usize) -> NativeModel {
     let file = GgufFile::open(path).unwrap();
     let spec = checked_spec(&file).unwrap();
     let mut model = NativeModel::load(&file, spec, file.weight_type(), threads).unwrap();
@@ -87,13 +89,40 @@ fn compare(ours: &mut NativeModel, theirs: &mut CandleModel) -> f32 {
     most
 }
 
+/// A tiny model's architecture and sizes.
+#[derive(Clone, Copy)]
+enum Shape {
+    Plain(&'static str),
+    Mistral,
+}
+
+/// A model as Mistral's are: `llama` in a GGUF file, four query heads to a KV head of size 128, a head
+/// of its own, a long base of the rotation.
+fn mistral() -> Tiny {
+    Tiny {
+        heads: 4,
+        kv_heads: 1,
+        head_size: 128,
+        rope_dimensions: 128,
+        hidden: 512,
+        rope_base: 1_000_000.0,
+        ..Tiny::new("llama", false)
+    }
+    .filled(false)
+}
+
 #[test]
 fn logits_are_those_of_the_candle_path_for_every_weight_type() {
     let folder = tempfile::tempdir().unwrap();
     let mut most = (0.0f32, 0.0f32);
-    for (offset, architecture) in ARCHITECTURES.into_iter().enumerate() {
+    let shapes = ARCHITECTURES.map(Shape::Plain).into_iter();
+    for (offset, shape) in shapes.chain([Shape::Mistral]).enumerate() {
         for (index, dtype) in DENSE.into_iter().chain(QUANTISED).enumerate() {
-            let tiny = Tiny::new(architecture, (index + offset) % 2 == 0);
+            let tied = (index + offset) % 2 == 0;
+            let (architecture, tiny) = match shape {
+                Shape::Plain(architecture) => (architecture, Tiny::new(architecture, tied)),
+                Shape::Mistral => ("mistral", mistral()),
+            };
             let path = tiny.write_gguf(folder.path(), dtype);
             let mut ours = native(&path, 1 + index % 2, 10);
             let apart = compare(&mut ours, &mut reference(&path));
@@ -175,6 +204,28 @@ fn unusual_sizes_partial_rotation_and_every_bias_are_right() {
     }
 }
 
+/// Files that call themselves `Q4_K_M` and the like have several types.
+#[test]
+fn types_mix_within_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for (architecture, tied) in [("llama", true), ("qwen2", false), ("qwen3", true)] {
+        let tiny = Tiny::new(architecture, tied);
+        let path = folder.path().join(format!("{architecture}.gguf"));
+        let types = |name: &str| match name {
+            name if name.contains("attn_v") || name.contains("ffn_down") => GgmlDType::Q6K,
+            name if name.contains("attn_k") => GgmlDType::Q8_0,
+            name if name.contains("ffn_up") => GgmlDType::Q5_1,
+            name if name.contains("attn_output") => GgmlDType::F16,
+            name if name.contains("embd") => GgmlDType::Q5K,
+            _ => GgmlDType::Q4K,
+        };
+        write_gguf(&path, &tiny.metadata(), &tiny.stored(types));
+        let apart = compare(&mut native(&path, 2, 10), &mut reference(&path));
+        eprintln!("{architecture}: {apart:.1e}");
+        assert!(apart < QUANTISED_BOUND, "{architecture}: {apart}");
+    }
+}
+
 fn partial_of_quantised() -> Tiny {
     Tiny {
         rope_dimensions: 32,
@@ -189,15 +240,21 @@ fn safetensors_give_the_logits_of_the_candle_path() {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 256,
     });
-    let cases = [
-        ("llama", DType::F32, serde_json::Value::Null),
-        ("llama", DType::BF16, stretched),
-        ("qwen2", DType::F16, serde_json::Value::Null),
-        ("qwen3", DType::BF16, serde_json::Value::Null),
-    ];
+    let stored = [DType::F32, DType::F16, DType::BF16];
+    let cases = ["llama", "mistral", "qwen2", "qwen3"]
+        .into_iter()
+        .flat_map(|architecture| stored.map(|dtype| (architecture, dtype, Value::Null)))
+        .chain([("llama", DType::BF16, stretched)]);
     for (architecture, dtype, scaling) in cases {
         let folder = tempfile::tempdir().unwrap();
-        let mut tiny = Tiny::new(architecture, architecture != "llama");
+        let mut tiny = match architecture {
+            // Its rows are in the order of all safetensors.
+            "mistral" => Tiny {
+                architecture,
+                ..mistral()
+            },
+            _ => Tiny::new(architecture, architecture != "llama"),
+        };
         for (_, tensor) in &mut tiny.tensors {
             *tensor = tensor.to_dtype(dtype).unwrap();
         }
