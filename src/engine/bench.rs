@@ -94,7 +94,7 @@ impl BenchModel {
         let longest = tests.iter().map(Test::length).max().unwrap_or(1);
         let pages = model.page_bytes().map(|_| Pages::new(tests));
         if let Some(pages) = pages {
-            model.set_pages(pages.count());
+            model.set_pages(pages.count())?;
         }
         let tokens = made_up(longest, model.spec().vocabulary);
         let mut bench = Self {
@@ -211,7 +211,7 @@ impl BenchModel {
         let used = &first[..pages_of(context)];
         for sequence in 1..pages.batch {
             for (from, to) in used.iter().zip(pages.of(Phase::Decode, sequence)) {
-                self.model.copy_page(*from, to);
+                self.model.copy_page(*from, to)?;
             }
         }
         self.model.synchronize()

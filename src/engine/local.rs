@@ -112,12 +112,15 @@ impl LocalEngine {
             }
         };
         let mut model = loaded.model;
-        let kv = model.page_bytes().map(|page_bytes| {
-            let least = model.spec().context_length.div_ceil(PAGE_TOKENS);
-            let pages = (options.kv_bytes / page_bytes).max(least);
-            model.set_pages(pages);
-            KvCache::new(pages, PAGE_TOKENS, options.reuse)
-        });
+        let kv = match model.page_bytes() {
+            None => None,
+            Some(page_bytes) => {
+                let least = model.spec().context_length.div_ceil(PAGE_TOKENS);
+                let pages = (options.kv_bytes / page_bytes).max(least);
+                model.set_pages(pages)?;
+                Some(KvCache::new(pages, PAGE_TOKENS, options.reuse))
+            }
+        };
         warm_up(model.as_mut())?;
 
         let spec = model.spec();
@@ -265,7 +268,7 @@ impl LocalEngine {
                 }
             }
             if let Some(copy) = lease.as_mut().and_then(Lease::take_copy) {
-                self.model.copy_page(copy.from.number(), copy.to.number());
+                self.model.copy_page(copy.from.number(), copy.to.number())?;
             }
             let slot = self.model.open()?;
             let computed = lease.as_ref().map_or(0, Lease::reused);

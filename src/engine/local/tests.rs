@@ -42,7 +42,7 @@ fn load_file(path: &Path) -> LocalEngine {
 /// An engine as if loaded anew, with this many pages: fewer than a full context takes.
 fn restart(engine: &mut LocalEngine, reuse: bool, pages: usize) {
     assert!(engine.sequences.is_empty());
-    engine.model.set_pages(pages);
+    engine.model.set_pages(pages).unwrap();
     engine.kv = Some(KvCache::new(pages, PAGE_TOKENS, reuse));
     engine.scheduler = Scheduler::new(8, TOKENS_A_PASS);
 }

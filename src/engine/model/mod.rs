@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::kv::PAGE_TOKENS;
 use super::load::gguf::{GgufFile, Metadata};
 use super::load::safetensors::SafetensorsFolder;
 use crate::config::Backend;
@@ -268,10 +269,20 @@ pub(crate) trait Model {
     }
 
     /// Gives a paged model room for so many pages; what they held is lost.
-    fn set_pages(&mut self, _pages: usize) {}
+    ///
+    /// # Errors
+    /// Exit code 3: no room on the device. There are no pages then.
+    fn set_pages(&mut self, _pages: usize) -> Result<()> {
+        Ok(())
+    }
 
     /// Copies a page over another one, in every layer.
-    fn copy_page(&mut self, _from: u32, _to: u32) {}
+    ///
+    /// # Errors
+    /// Exit code 100: a device error.
+    fn copy_page(&mut self, _from: u32, _to: u32) -> Result<()> {
+        Ok(())
+    }
 
     /// Opens an empty sequence. Callers keep to [`Model::max_sequences`].
     fn open(&mut self) -> Result<Slot>;
@@ -323,6 +334,23 @@ fn check_chunk(chunk: &Chunk<'_>, length: usize, spec: &ModelSpec) -> Result<()>
             "has the token {token}, beyond the vocabulary of {}",
             spec.vocabulary
         ));
+    }
+    Ok(())
+}
+
+/// Whether a chunk of a model with paged memory comes with the pages it needs. `pages`: how many
+/// the model has.
+///
+/// # Errors
+/// Exit code 100.
+fn check_pages(chunk: &Chunk<'_>, pages: usize) -> Result<()> {
+    let needed = (chunk.start + chunk.tokens.len()).div_ceil(PAGE_TOKENS);
+    let known = chunk.pages.iter().all(|page| (*page as usize) < pages);
+    if needed > chunk.pages.len() || !known {
+        return Err(Error::flow(format!(
+            "sequence {} has too few pages",
+            chunk.slot.0
+        )));
     }
     Ok(())
 }

@@ -30,8 +30,9 @@ pub(super) fn product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.matmul(&w.t()?)
 }
 
+/// Instructions that this CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kernel {
+pub(super) enum Kernel {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -40,7 +41,7 @@ enum Kernel {
 
 impl Kernel {
     #[cfg(target_arch = "x86_64")]
-    fn of_this_cpu() -> Option<Self> {
+    pub(super) fn of_this_cpu() -> Option<Self> {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
             Some(Self::Avx512)
         } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -51,8 +52,41 @@ impl Kernel {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn of_this_cpu() -> Option<Self> {
+    pub(super) fn of_this_cpu() -> Option<Self> {
         None
+    }
+
+    /// `y = x · wᵀ` for few rows, on this thread. `x`: `[rows, inputs]`; `w`: `[outputs, inputs]`; a
+    /// row of `y` has `outputs` values and begins every `stride` ones.
+    ///
+    /// # Panics
+    /// Where `x`, `w` or `y` are of other sizes, or rows of `y` overlap.
+    pub(super) fn rows(
+        self,
+        x: &[f32],
+        w: &[f32],
+        (rows, inputs, outputs): (usize, usize, usize),
+        y: &mut [f32],
+        stride: usize,
+    ) {
+        rows_on_this_thread(self, x, w, (rows, inputs, outputs), y, stride);
+    }
+
+    /// `y[row] += Σ weights[row, i] · values[i]`, one after another. Rows of `weights` begin every
+    /// `stride` values; `values`: `[count, width]`; `y`: `[rows, width]`.
+    ///
+    /// # Panics
+    /// Where they are of other sizes.
+    pub(super) fn add_weighted(
+        self,
+        weights: &[f32],
+        stride: usize,
+        values: &[f32],
+        (rows, count, width): (usize, usize, usize),
+        y: &mut [f32],
+    ) {
+        assert!(values.len() == count * width && y.len() == rows * width);
+        add_weighted(self, weights, stride, values, width, y);
     }
 }
 
@@ -93,8 +127,25 @@ fn multiply(kernel: Kernel, _: &[f32], _: &[f32], _: (usize, usize, usize)) -> V
     match kernel {}
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+fn rows_on_this_thread(
+    kernel: Kernel,
+    _: &[f32],
+    _: &[f32],
+    _: (usize, usize, usize),
+    _: &mut [f32],
+    _: usize,
+) {
+    match kernel {}
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn add_weighted(kernel: Kernel, _: &[f32], _: usize, _: &[f32], _: usize, _: &mut [f32]) {
+    match kernel {}
+}
+
 #[cfg(target_arch = "x86_64")]
-use x86::multiply;
+use x86::{add_weighted, multiply, rows_on_this_thread};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -146,6 +197,112 @@ mod x86 {
                 }
             });
         y
+    }
+
+    /// See [`Kernel::rows`].
+    pub(super) fn rows_on_this_thread(
+        kernel: Kernel,
+        x: &[f32],
+        w: &[f32],
+        (rows, inputs, outputs): (usize, usize, usize),
+        y: &mut [f32],
+        stride: usize,
+    ) {
+        assert!(x.len() == rows * inputs && w.len() == outputs * inputs);
+        assert!(rows == 0 || (stride >= outputs && y.len() >= (rows - 1) * stride + outputs));
+        let (sizes, y) = ((rows, inputs, outputs), y.as_mut_ptr());
+        // SAFETY: by the assertions `x` and `w` hold their rows, and `outputs` values can be written
+        // at `y` and at every `stride` after it. Whoever has a kernel has the CPU for it.
+        unsafe {
+            match kernel {
+                Kernel::Avx512 => rows_avx512(x, w, sizes, y, stride),
+                Kernel::Avx2 => rows_avx2(x, w, sizes, y, stride),
+            }
+        }
+    }
+
+    /// See [`Kernel::add_weighted`].
+    pub(super) fn add_weighted(
+        kernel: Kernel,
+        weights: &[f32],
+        stride: usize,
+        values: &[f32],
+        width: usize,
+        y: &mut [f32],
+    ) {
+        // SAFETY: whoever has a kernel has the CPU for it.
+        unsafe {
+            match kernel {
+                Kernel::Avx512 => add_weighted_avx512(weights, stride, values, width, y),
+                Kernel::Avx2 => add_weighted_avx2(weights, stride, values, width, y),
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
+    fn add_weighted_avx512(
+        weights: &[f32],
+        stride: usize,
+        values: &[f32],
+        width: usize,
+        y: &mut [f32],
+    ) {
+        add_all_weighted(weights, stride, values, width, y);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn add_weighted_avx2(
+        weights: &[f32],
+        stride: usize,
+        values: &[f32],
+        width: usize,
+        y: &mut [f32],
+    ) {
+        add_all_weighted(weights, stride, values, width, y);
+    }
+
+    /// Compiled for each instruction set by being inlined there.
+    #[inline(always)]
+    fn add_all_weighted(
+        weights: &[f32],
+        stride: usize,
+        values: &[f32],
+        width: usize,
+        y: &mut [f32],
+    ) {
+        for (row, y) in y.chunks_exact_mut(width).enumerate() {
+            let weights = &weights[row * stride..][..values.len() / width];
+            let mut column = 0;
+            while column < width {
+                column += match width - column {
+                    64.. => add_columns::<64>(weights, values, width, column, y),
+                    16.. => add_columns::<16>(weights, values, width, column, y),
+                    _ => add_columns::<1>(weights, values, width, column, y),
+                };
+            }
+        }
+    }
+
+    /// `COLUMNS` columns of a row, whose sums stay in registers. Returns how many they are.
+    #[inline(always)]
+    fn add_columns<const COLUMNS: usize>(
+        weights: &[f32],
+        values: &[f32],
+        width: usize,
+        column: usize,
+        y: &mut [f32],
+    ) -> usize {
+        let y = &mut y[column..][..COLUMNS];
+        let mut sums = [0.0f32; COLUMNS];
+        sums.copy_from_slice(y);
+        for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
+            let values = &values[column..][..COLUMNS];
+            for lane in 0..COLUMNS {
+                sums[lane] = values[lane].mul_add(*weight, sums[lane]);
+            }
+        }
+        y.copy_from_slice(&sums);
+        COLUMNS
     }
 
     /// Makes the two functions of an instruction set: `$tile`, up to 4 × 4 dot products, and

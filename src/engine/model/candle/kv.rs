@@ -1,144 +1,131 @@
-//! Keys and values of every open sequence, on the device.
+//! Keys and values on the device, in pages of 16 tokens that sequences share.
+//!
+//! A layer's are one tensor, which is written in place and never copied: `[2 · kv_heads, pages · 16,
+//! head_size]`, a strip for each key head and then for each value head. So a page of a head is one
+//! block, the pages of a table are gathered by one `index_select` along the second dimension, and
+//! what comes of it is laid out as the attention products want it.
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::engine::model::{ModelSpec, Slot};
+use super::pass::{Pages, Places, Writes};
+use crate::engine::kv::PAGE_TOKENS;
+use crate::engine::model::ModelSpec;
 
-/// Tokens that a sequence has room for at first. The room doubles when it is full.
-const FIRST_CAPACITY: usize = 256;
-
-/// The keys and values of all sequences. A closed sequence's memory goes to the next one opened.
-pub(super) struct KvCache {
+/// All pages of all layers.
+pub(super) struct KvPages {
     layers: usize,
     kv_heads: usize,
     head_size: usize,
-    context_length: usize,
     dtype: DType,
     device: Device,
-    sequences: Vec<Sequence>,
-    /// Closed sequences; the last closed is taken first.
-    free: Vec<usize>,
+    pages: usize,
+    /// `[2 · kv_heads, pages · 16, head_size]` each.
+    pools: Vec<Tensor>,
 }
 
-struct Sequence {
-    open: bool,
-    /// Tokens computed.
-    length: usize,
-    /// Tokens that there is room for.
-    capacity: usize,
-    /// Keys and values of each layer: `[kv_heads, capacity, head_size]`, so that a head's are one
-    /// block for the attention products.
-    layers: Vec<(Tensor, Tensor)>,
-}
-
-impl KvCache {
+impl KvPages {
+    /// No pages yet.
     pub(super) fn new(spec: &ModelSpec, dtype: DType, device: &Device) -> Self {
         Self {
             layers: spec.layers,
             kv_heads: spec.kv_heads,
             head_size: spec.head_size,
-            context_length: spec.context_length,
             dtype,
             device: device.clone(),
-            sequences: Vec::new(),
-            free: Vec::new(),
+            pages: 0,
+            pools: Vec::new(),
         }
     }
 
-    /// How many sequences are open.
-    pub(super) fn open_count(&self) -> usize {
-        self.sequences.len() - self.free.len()
+    /// Bytes of a page in all layers.
+    pub(super) fn page_bytes(&self) -> usize {
+        2 * self.kv_heads * PAGE_TOKENS * self.head_size * self.dtype.size_in_bytes() * self.layers
     }
 
-    /// Opens an empty sequence.
-    pub(super) fn open(&mut self) -> Slot {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.sequences.push(Sequence {
-                open: false,
-                length: 0,
-                capacity: 0,
-                layers: Vec::new(),
-            });
-            self.sequences.len() - 1
-        });
-        let sequence = &mut self.sequences[index];
-        sequence.open = true;
-        sequence.length = 0;
-        Slot(index)
+    /// How many pages there are.
+    pub(super) fn pages(&self) -> usize {
+        self.pages
     }
 
-    /// Forgets a sequence; one that is not open is let be.
-    pub(super) fn close(&mut self, slot: Slot) {
-        if let Some(sequence) = self.sequences.get_mut(slot.0).filter(|found| found.open) {
-            sequence.open = false;
-            self.free.push(slot.0);
-        }
-    }
-
-    /// How many tokens of the sequence were computed; `None` where it is not open.
-    pub(super) fn length(&self, slot: Slot) -> Option<usize> {
-        let sequence = self.sequences.get(slot.0)?;
-        sequence.open.then_some(sequence.length)
-    }
-
-    /// Makes room for `length` tokens, at most the context.
-    pub(super) fn reserve(&mut self, slot: Slot, length: usize) -> Result<()> {
-        let sequence = &mut self.sequences[slot.0];
-        if length <= sequence.capacity {
-            return Ok(());
-        }
-        let capacity = length
-            .max(2 * sequence.capacity)
-            .max(FIRST_CAPACITY)
-            .min(self.context_length);
-        let empty = || {
-            Tensor::zeros(
-                (self.kv_heads, capacity, self.head_size),
-                self.dtype,
-                &self.device,
-            )
-        };
-        if sequence.layers.is_empty() {
-            let layers: Result<Vec<_>> =
-                (0..self.layers).map(|_| Ok((empty()?, empty()?))).collect();
-            sequence.layers = layers?;
-        } else {
-            // One tensor at a time, so that there are never two copies of the whole sequence.
-            for (keys, values) in &mut sequence.layers {
-                for tensor in [keys, values] {
-                    let larger = empty()?;
-                    larger.slice_set(tensor, 1, 0)?;
-                    *tensor = larger;
-                }
-            }
-        }
-        sequence.capacity = capacity;
+    /// Makes room for so many pages, in place of those that were there.
+    pub(super) fn resize(&mut self, pages: usize) -> Result<()> {
+        // First the old ones go, so that there is never memory for both.
+        self.pages = 0;
+        self.pools.clear();
+        let shape = (2 * self.kv_heads, pages * PAGE_TOKENS, self.head_size);
+        // Zeros rather than whatever was there: padding multiplies what nobody wrote with 0, and 0
+        // times NaN is NaN.
+        self.pools = (0..self.layers)
+            .map(|_| Tensor::zeros(shape, self.dtype, &self.device))
+            .collect::<Result<_>>()?;
+        self.pages = pages;
         Ok(())
     }
 
-    /// Writes the keys and values of tokens from position `start` on (`[kv_heads, tokens,
-    /// head_size]`, contiguous), and returns those of all tokens up to and with them
-    /// (`[kv_heads, start + tokens, head_size]`, views).
-    pub(super) fn extend(
-        &self,
-        slot: Slot,
-        layer: usize,
-        start: usize,
-        keys: &Tensor,
-        values: &Tensor,
-    ) -> Result<(Tensor, Tensor)> {
-        let (all_keys, all_values) = &self.sequences[slot.0].layers[layer];
-        all_keys.slice_set(keys, 1, start)?;
-        all_values.slice_set(values, 1, start)?;
-        let length = start + keys.dim(1)?;
-        Ok((
-            all_keys.narrow(1, 0, length)?,
-            all_values.narrow(1, 0, length)?,
-        ))
+    /// Copies a page over another one, in every layer.
+    pub(super) fn copy(&self, from: u32, to: u32) -> Result<()> {
+        for layer in 0..self.layers {
+            let from = from as usize * PAGE_TOKENS;
+            let page = self.pools[layer].narrow(1, from, PAGE_TOKENS)?;
+            // A copy of its own: a tensor cannot be set from its own memory.
+            let page = page.force_contiguous()?;
+            self.pools[layer].slice_set(&page, 1, to as usize * PAGE_TOKENS)?;
+        }
+        Ok(())
     }
 
-    /// Says that the sequence has `length` tokens now.
-    pub(super) fn advance(&mut self, slot: Slot, length: usize) {
-        self.sequences[slot.0].length = length;
+    /// A layer's pool: `[2 · kv_heads, pages · 16, head_size]`.
+    pub(super) fn pool(&self, layer: usize) -> &Tensor {
+        &self.pools[layer]
+    }
+
+    /// Writes a pass's keys and values, `[2 · kv_heads, tokens, head_size]`, contiguous.
+    pub(super) fn write(&self, layer: usize, rows: &Tensor, writes: &Writes) -> Result<()> {
+        let (strips, width) = (2 * self.kv_heads, self.head_size);
+        let pool = &self.pools[layer];
+        if let Some(Places { rows: from, places }) = &writes.whole {
+            // Page by page, since a GPU's scatter goes through the pieces of a strip one by one.
+            let rows = select(rows, from.as_ref())?;
+            let pages = (strips, places.dim(1)?, PAGE_TOKENS * width);
+            let pool = pool.reshape((strips, self.pages, PAGE_TOKENS * width))?;
+            pool.scatter_set(places, &rows.reshape(pages)?, 1)?;
+        }
+        if let Some(Places { rows: from, places }) = &writes.single {
+            pool.scatter_set(places, &select(rows, from.as_ref())?, 1)?;
+        }
+        Ok(())
+    }
+
+    /// Keys and values of the pages of some sequences, each padded to the same number of pages:
+    /// `[kv_heads · sequences, pages · 16, head_size]` both.
+    pub(super) fn read(
+        &self,
+        layer: usize,
+        sequences: usize,
+        pages: &Pages,
+    ) -> Result<(Tensor, Tensor)> {
+        let (kv_heads, width) = (self.kv_heads, self.head_size);
+        let pool = &self.pools[layer];
+        let read = match pages {
+            Pages::Row { first, count } => {
+                pool.narrow(1, first * PAGE_TOKENS, count * PAGE_TOKENS)?
+            }
+            Pages::Table(table) => {
+                let tokens = table.dim(0)? / sequences * PAGE_TOKENS;
+                pool.reshape((2 * kv_heads, self.pages, PAGE_TOKENS * width))?
+                    .index_select(table, 1)?
+                    .reshape((2 * kv_heads * sequences, tokens, width))?
+            }
+        };
+        let half = kv_heads * sequences;
+        Ok((read.narrow(0, 0, half)?, read.narrow(0, half, half)?))
+    }
+}
+
+/// Some rows (dimension 1) of a tensor; all of them where none are named.
+fn select(rows: &Tensor, wanted: Option<&Tensor>) -> Result<Tensor> {
+    match wanted {
+        Some(wanted) => rows.index_select(wanted, 1),
+        None => Ok(rows.clone()),
     }
 }

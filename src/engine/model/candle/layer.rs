@@ -1,14 +1,16 @@
 //! One transformer block over a packed batch: all sequences' tokens are rows of one matrix, so that
-//! each weight is read once; attention alone is done sequence by sequence.
+//! each weight is read once; attention alone knows whose token is whose ([`super::attention`]).
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
+use candle_core::{Device, Tensor};
+use candle_nn::ops::{rms_norm, silu};
 use candle_nn::rotary_emb::rope_thd;
 
-use super::kv::KvCache;
+use super::attention;
+use super::kv::KvPages;
 use super::linear::{Linear, WeightFormat};
+use super::pass::Pass;
 use super::weights::{Matrix, Weights, required_vector, rotated_bias, rotated_matrix};
-use crate::engine::model::{ModelSpec, Slot};
+use crate::engine::model::ModelSpec;
 use crate::error::{Context, Error, Exit, Result};
 
 /// The weights of a block.
@@ -28,89 +30,6 @@ pub(super) struct Layer {
     gate_up: Linear,
     /// `[hidden, intermediate]`
     down: Linear,
-}
-
-/// What all blocks of a pass share.
-pub(super) struct Pass<'a> {
-    pub(super) spec: &'a ModelSpec,
-    /// `[tokens, head_size / 2]`
-    pub(super) cos: Tensor,
-    /// `[tokens, head_size / 2]`
-    pub(super) sin: Tensor,
-    pub(super) spans: Vec<Span>,
-}
-
-/// One sequence's part of a batch.
-pub(super) struct Span {
-    pub(super) slot: Slot,
-    /// Its first row of the batch.
-    pub(super) row: usize,
-    /// Its tokens, which are consecutive rows.
-    pub(super) tokens: usize,
-    /// Position of the first of them.
-    pub(super) start: usize,
-    /// Its queries in blocks; a block looks only as far back as its last query may.
-    pub(super) blocks: Vec<QueryBlock>,
-}
-
-/// Some consecutive queries of a sequence.
-pub(super) struct QueryBlock {
-    /// The first, counted from the span's.
-    first: usize,
-    queries: usize,
-    /// `[queries, keys]`, 0 where a query may look and -∞ where not; none for a single query, which
-    /// may look at all keys.
-    mask: Option<Tensor>,
-}
-
-impl Span {
-    /// `block`: most queries that attend at once.
-    pub(super) fn new(
-        slot: Slot,
-        row: usize,
-        tokens: usize,
-        start: usize,
-        block: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Self> {
-        let blocks = (0..tokens).step_by(block).map(|first| {
-            let queries = block.min(tokens - first);
-            let mask = match queries {
-                1 => None,
-                _ => Some(causal_mask(queries, start + first, dtype, device)?),
-            };
-            Ok(QueryBlock {
-                first,
-                queries,
-                mask,
-            })
-        });
-        Ok(Self {
-            slot,
-            row,
-            tokens,
-            start,
-            blocks: blocks.collect::<candle_core::Result<_>>()?,
-        })
-    }
-}
-
-/// `[queries, position + queries]` for queries from this position on.
-fn causal_mask(
-    queries: usize,
-    position: usize,
-    dtype: DType,
-    device: &Device,
-) -> candle_core::Result<Tensor> {
-    let keys = position + queries;
-    let mut mask = vec![0.0f32; queries * keys];
-    for (query, row) in mask.chunks_exact_mut(keys).enumerate() {
-        row[position + query + 1..].fill(f32::NEG_INFINITY);
-    }
-    Tensor::from_vec(mask, (queries, keys), &Device::Cpu)?
-        .to_dtype(dtype)?
-        .to_device(device)
 }
 
 impl Layer {
@@ -208,11 +127,11 @@ impl Layer {
         &self,
         x: &Tensor,
         pass: &Pass<'_>,
-        cache: &KvCache,
+        kv: &KvPages,
     ) -> candle_core::Result<Tensor> {
         let epsilon = pass.spec.norm_epsilon as f32;
         let normed = rms_norm(x, &self.attention_norm, epsilon)?;
-        let x = (x + self.attention(&normed, pass, cache)?)?;
+        let x = (x + self.attention(&normed, pass, kv)?)?;
         let normed = rms_norm(&x, &self.feed_forward_norm, epsilon)?;
         let gate_up = self.gate_up.forward(&normed)?;
         let gate = gate_up.narrow(1, 0, pass.spec.intermediate)?;
@@ -221,12 +140,7 @@ impl Layer {
         x + self.down.forward(&inner)?
     }
 
-    fn attention(
-        &self,
-        x: &Tensor,
-        pass: &Pass<'_>,
-        cache: &KvCache,
-    ) -> candle_core::Result<Tensor> {
+    fn attention(&self, x: &Tensor, pass: &Pass<'_>, kv: &KvPages) -> candle_core::Result<Tensor> {
         let spec = pass.spec;
         let (heads, kv_heads, head_size) = (spec.heads, spec.kv_heads, spec.head_size);
         let tokens = x.dim(0)?;
@@ -252,68 +166,11 @@ impl Layer {
             .narrow(1, (heads + kv_heads) * head_size, kv_heads * head_size)?
             .reshape((tokens, kv_heads, head_size))?;
 
-        let mut outputs = Vec::with_capacity(pass.spans.len());
-        for span in &pass.spans {
-            let by_head = |tensor: &Tensor| {
-                tensor
-                    .narrow(0, span.row, span.tokens)?
-                    .transpose(0, 1)?
-                    .contiguous()
-            };
-            let (all_keys, all_values) = cache.extend(
-                span.slot,
-                self.index,
-                span.start,
-                &by_head(&keys)?,
-                &by_head(&values)?,
-            )?;
-            for block in &span.blocks {
-                let queries = queries.narrow(0, span.row + block.first, block.queries)?;
-                let length = span.start + block.first + block.queries;
-                outputs.push(attend(
-                    &queries,
-                    &all_keys.narrow(1, 0, length)?,
-                    &all_values.narrow(1, 0, length)?,
-                    block.mask.as_ref(),
-                )?);
-            }
-        }
-        let attended = match outputs.as_slice() {
-            [one] => one.clone(),
-            several => Tensor::cat(several, 0)?,
-        };
+        // One beside the other, as the pool has them.
+        let by_head = [keys.transpose(0, 1)?, values.transpose(0, 1)?];
+        let rows = Tensor::cat(&by_head, 0)?.contiguous()?;
+        kv.write(self.index, &rows, &pass.writes)?;
+        let attended = attention::attend(&queries, kv, self.index, pass)?;
         self.output.forward(&attended)
     }
-}
-
-/// Attention of some queries of one sequence. Queries that share a KV head are rows of one product,
-/// so that keys and values are never repeated.
-///
-/// `queries`: `[queries, heads, head_size]`, scaled; `keys`, `values`: `[kv_heads, length,
-/// head_size]`. Returns `[queries, heads · head_size]`.
-fn attend(
-    queries: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
-    mask: Option<&Tensor>,
-) -> candle_core::Result<Tensor> {
-    let (count, heads, head_size) = queries.dims3()?;
-    let (kv_heads, length, _) = keys.dims3()?;
-    let rows = heads * count / kv_heads;
-    let queries = queries
-        .transpose(0, 1)?
-        .contiguous()?
-        .reshape((kv_heads, rows, head_size))?;
-    let mut scores = queries.matmul(&keys.t()?)?;
-    if let Some(mask) = mask {
-        scores = scores
-            .reshape((heads, count, length))?
-            .broadcast_add(mask)?
-            .reshape((kv_heads, rows, length))?;
-    }
-    softmax_last_dim(&scores)?
-        .matmul(values)?
-        .reshape((heads, count, head_size))?
-        .transpose(0, 1)?
-        .reshape((count, heads * head_size))
 }

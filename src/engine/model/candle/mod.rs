@@ -3,12 +3,23 @@
 //!
 //! A batch is ragged: each chunk has its own length and position. All tokens are rows of one matrix
 //! `[tokens, hidden]`, so that each weight is read once a pass, whatever the number of sequences.
-//! Nothing waits for the device between the first layer and the logits.
+//! Keys and values are in pages that sequences share; a pass is planned in numbers ([`plan`]), which
+//! go to the device in one piece ([`pass`]), and nothing waits for the device between the first layer
+//! and the logits.
+//!
+//! What a sequence's logits owe to their company: on a CPU with AVX2, attention has the same bits in
+//! any, and so has a pass of up to 64 tokens as a whole. In a larger one the products are those of
+//! the `gemm` crate, and on a GPU all are cuBLAS's or candle's, which choose an order of additions by
+//! the sizes, so that last bits can differ; so they can between a prompt in one chunk and in several.
 
+mod attention;
 mod dense;
 mod kv;
 mod layer;
 mod linear;
+mod pagewise;
+mod pass;
+mod plan;
 pub(super) mod rope;
 #[cfg(test)]
 mod tests;
@@ -20,15 +31,18 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::rms_norm;
 use rayon::prelude::*;
 
-use self::kv::KvCache;
-use self::layer::{Layer, Pass, Span};
+use self::kv::KvPages;
+use self::layer::Layer;
 use self::linear::{Embedding, Linear};
+use self::pass::Pass;
+use self::plan::{Plan, Policy};
 use self::rope::Rope;
 use self::weights::{Weights, required_vector};
-use super::{Chunk, Model, ModelSpec, Slot};
+use super::{Chunk, Model, ModelSpec, Slot, check_chunk, check_pages};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
+use crate::units::Bytes;
 
 pub(crate) use self::linear::WeightFormat;
 #[cfg(test)]
@@ -36,10 +50,6 @@ pub(super) use self::weights::hub_name;
 
 /// `general.architecture`s that run here. Mistral's files call themselves `llama`.
 pub(super) const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
-const MAX_SEQUENCES: usize = 256;
-/// Most queries of a sequence that attend at once on a CPU: their scores stay in the cache, and
-/// what is behind a query is not computed. On a GPU one product is better.
-const CPU_QUERY_BLOCK: usize = 128;
 
 /// Whether the file's model runs here: of the Llama family, without experts.
 pub(super) fn supports(file: &GgufFile) -> Result<bool> {
@@ -88,7 +98,10 @@ pub(super) struct CandleModel {
     /// `[vocabulary, hidden]`
     head: Linear,
     rope: Rope,
-    cache: KvCache,
+    kv: KvPages,
+    policy: Policy,
+    /// How many sequences were opened: a slot is a number, and nothing else.
+    opened: usize,
 }
 
 impl CandleModel {
@@ -171,7 +184,12 @@ impl CandleModel {
             norm,
             head,
             rope,
-            cache: KvCache::new(&spec, format.activations(), device),
+            kv: KvPages::new(&spec, format.activations(), device),
+            policy: match device {
+                Device::Cpu => Policy::cpu(format.activations() == DType::F32),
+                _ => Policy::gpu(),
+            },
+            opened: 0,
             spec,
         })
     }
@@ -180,68 +198,36 @@ impl CandleModel {
     fn check(&self, chunks: &[Chunk<'_>]) -> Result<()> {
         let mut seen = HashSet::new();
         for chunk in chunks {
-            let fail = |what: String| {
-                Err(Error::new(
-                    Exit::FlowFailed,
-                    format!("sequence {} {what}", chunk.slot.0),
-                ))
-            };
-            let Some(length) = self.cache.length(chunk.slot) else {
-                return fail("is not open".to_owned());
-            };
+            check_chunk(chunk, chunk.start, &self.spec)?;
+            check_pages(chunk, self.kv.pages())?;
             if !seen.insert(chunk.slot) {
-                return fail("is in the batch twice".to_owned());
+                return Err(Error::flow(format!(
+                    "sequence {} is in the batch twice",
+                    chunk.slot.0
+                )));
             }
-            super::check_chunk(chunk, length, &self.spec)?;
         }
         Ok(())
     }
 
     fn compute(&mut self, chunks: &[Chunk<'_>]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let dtype = self.format.activations();
-        let block = match self.device {
-            Device::Cpu => CPU_QUERY_BLOCK,
-            _ => usize::MAX,
-        };
-        let mut tokens = Vec::new();
-        let mut positions = Vec::new();
-        let mut wanted = Vec::new();
-        let mut spans = Vec::with_capacity(chunks.len());
-        for chunk in chunks {
-            let (row, count) = (tokens.len(), chunk.tokens.len());
-            self.cache.reserve(chunk.slot, chunk.start + count)?;
-            spans.push(Span::new(
-                chunk.slot,
-                row,
-                count,
-                chunk.start,
-                block,
-                dtype,
-                &self.device,
-            )?);
-            tokens.extend_from_slice(chunk.tokens);
-            positions.extend((chunk.start..chunk.start + count).map(|position| position as u32));
-            if chunk.logits {
-                wanted.push((row + count - 1) as u32);
-            }
-        }
-        let (cos, sin) = self.rope.rows(&positions)?;
-        let pass = Pass {
-            spec: &self.spec,
-            cos,
-            sin,
-            spans,
-        };
-        let tokens = Tensor::new(tokens, &self.device)?;
-        let mut x = self.embedding.lookup(&tokens)?;
+        let plan = Plan::new(chunks, &self.spec, self.policy);
+        let (pass, ends) = Pass::new(
+            plan,
+            &self.spec,
+            self.policy,
+            &mut self.rope,
+            self.format.activations(),
+            &self.device,
+        )?;
+        let mut x = self.embedding.lookup(&ends.tokens)?;
         for layer in &self.layers {
-            x = layer.forward(&x, &pass, &self.cache)?;
+            x = layer.forward(&x, &pass, &self.kv)?;
         }
-        if wanted.is_empty() {
+        let Some(wanted) = &ends.wanted else {
             return Ok(Vec::new());
-        }
-        let wanted = Tensor::new(wanted, &self.device)?;
-        let x = x.index_select(&wanted, 0)?;
+        };
+        let x = x.index_select(wanted, 0)?;
         let x = rms_norm(&x, &self.norm, self.spec.norm_epsilon as f32)?;
         self.head.forward(&x)?.to_dtype(DType::F32)?.to_vec2()
     }
@@ -261,21 +247,37 @@ impl Model for CandleModel {
     }
 
     fn max_sequences(&self) -> usize {
-        MAX_SEQUENCES
+        // As the native path: memory for keys and values is the caller's matter.
+        4096
+    }
+
+    fn page_bytes(&self) -> Option<usize> {
+        Some(self.kv.page_bytes())
+    }
+
+    fn set_pages(&mut self, pages: usize) -> Result<()> {
+        self.kv.resize(pages).map_err(|source| {
+            let bytes = Bytes((pages * self.kv.page_bytes()) as u64);
+            Error::preflight(format!(
+                "the device has no {bytes} for the keys and values of {pages} pages"
+            ))
+            .caused_by(source)
+            .hint("set a smaller KV_CACHE_MB; one full context of the model is the least")
+        })
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
+        self.kv
+            .copy(from, to)
+            .or_exit(Exit::FlowFailed, || "failed to copy a page".to_owned())
     }
 
     fn open(&mut self) -> Result<Slot> {
-        if self.cache.open_count() >= MAX_SEQUENCES {
-            return Err(Error::flow(format!(
-                "{MAX_SEQUENCES} sequences are open already"
-            )));
-        }
-        Ok(self.cache.open())
+        self.opened += 1;
+        Ok(Slot(self.opened))
     }
 
-    fn close(&mut self, slot: Slot) {
-        self.cache.close(slot);
-    }
+    fn close(&mut self, _: Slot) {}
 
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
         if chunks.is_empty() {
@@ -289,12 +291,7 @@ impl Model for CandleModel {
         } else {
             self.compute(chunks)
         };
-        let logits = logits.or_exit(Exit::FlowFailed, || "the forward pass failed".to_owned())?;
-        for chunk in chunks {
-            self.cache
-                .advance(chunk.slot, chunk.start + chunk.tokens.len());
-        }
-        Ok(logits)
+        logits.or_exit(Exit::FlowFailed, || "the forward pass failed".to_owned())
     }
 
     fn synchronize(&self) -> Result<()> {

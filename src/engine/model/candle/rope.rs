@@ -62,19 +62,19 @@ impl Rope {
         })
     }
 
-    /// Cosines and sines for tokens at these positions: `[tokens, head_size / 2]` each.
-    pub(super) fn rows(&mut self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
+    /// Cosines and sines for tokens at these positions: `[tokens, head_size / 2]` each. `sent`: the
+    /// same positions on the device.
+    pub(super) fn rows(&mut self, sent: &Tensor, positions: &[u32]) -> Result<(Tensor, Tensor)> {
         let needed = positions.iter().max().map_or(0, |&last| last as usize + 1);
-        let (dtype, device) = (self.cos.dtype(), self.cos.device().clone());
         let have = self.cos.dim(0)?;
         if needed > have {
             let rows = needed.max(2 * have).min(self.context_length);
+            let (dtype, device) = (self.cos.dtype(), self.cos.device().clone());
             (self.cos, self.sin) = table(&self.frequencies, rows, dtype, &device)?;
         }
-        let positions = Tensor::new(positions, &device)?;
         Ok((
-            self.cos.index_select(&positions, 0)?,
-            self.sin.index_select(&positions, 0)?,
+            self.cos.index_select(sent, 0)?,
+            self.sin.index_select(sent, 0)?,
         ))
     }
 }

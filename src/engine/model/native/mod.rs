@@ -15,7 +15,7 @@ mod weights;
 use super::candle::rope::frequencies;
 use super::candle::weights::Weights;
 use super::candle::{check_names, checked_spec};
-use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk};
+use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages};
 use crate::engine::kernels::{
     ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvMemory, KvShape, PAGE,
     PackedMatrix, Pool, Product,
@@ -168,13 +168,15 @@ impl Model for NativeModel {
         Some(self.kv.shape().page_len() * size_of::<u16>() * self.spec.layers)
     }
 
-    fn set_pages(&mut self, pages: usize) {
+    fn set_pages(&mut self, pages: usize) -> Result<()> {
         let shape = self.kv.shape();
         self.kv = KvMemory::new(shape, self.spec.layers, pages);
+        Ok(())
     }
 
-    fn copy_page(&mut self, from: u32, to: u32) {
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
         self.kv.copy_page(from, to);
+        Ok(())
     }
 
     fn open(&mut self) -> Result<Slot> {
@@ -187,14 +189,7 @@ impl Model for NativeModel {
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
         for chunk in chunks {
             check_chunk(chunk, chunk.start, &self.spec)?;
-            let pages = (chunk.start + chunk.tokens.len()).div_ceil(PAGE);
-            let known = chunk
-                .pages
-                .iter()
-                .all(|page| (*page as usize) < self.kv.pages());
-            if pages > chunk.pages.len() || !known {
-                return Err(Error::flow("a sequence has too few pages"));
-            }
+            check_pages(chunk, self.kv.pages())?;
         }
         if chunks.is_empty() {
             return Ok(Vec::new());

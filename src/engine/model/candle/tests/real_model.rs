@@ -96,6 +96,11 @@ fn greedy_text_equals_candle_transformers() {
     assert_eq!(prompts.len(), 50);
     let mut model = CandleModel::from_gguf(&file, &CPU).unwrap();
     assert_eq!(model.weights(), "Q4_1 as f32");
+    const PAGES_EACH: u32 = 16;
+    model.set_pages(20 * PAGES_EACH as usize).unwrap();
+    let tables: Vec<Vec<u32>> = (0..20)
+        .map(|text| (text * PAGES_EACH..(text + 1) * PAGES_EACH).collect())
+        .collect();
 
     let slots: Vec<Slot> = prompts.iter().map(|_| model.open().unwrap()).collect();
     let mut texts = prompts.clone();
@@ -111,7 +116,7 @@ fn greedy_text_equals_candle_transformers() {
             .enumerate()
             .map(|(text, &slot)| Chunk {
                 slot,
-                pages: &[],
+                pages: &tables[text],
                 tokens: &texts[text][start(text)..],
                 start: start(text),
                 logits: true,

@@ -8,26 +8,27 @@ fn a_chunk_that_does_not_fit_is_an_error_and_changes_nothing() {
     let tiny = Tiny::new("llama", true);
     let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32), F32);
     let tokens = Random(8).tokens(2049, tiny.vocabulary);
-    let (slot, closed) = (model.open().unwrap(), model.open().unwrap());
-    model.close(closed);
+    let (slot, other) = (model.open().unwrap(), model.open().unwrap());
+    let own = table(slot);
     step(&mut model, slot, &tokens[..10], 0);
-    let chunk = |slot, tokens, start| Chunk {
+    let chunk = |pages, tokens, start| Chunk {
         slot,
-        pages: &[],
+        pages,
         tokens,
         start,
         logits: true,
     };
-    let good = chunk(slot, &tokens[10..11], 10);
-    let cases: [(&str, Vec<Chunk<'_>>); 9] = [
-        ("starts at 9", vec![chunk(slot, &tokens[..1], 9)]),
-        ("starts at 11", vec![chunk(slot, &tokens[..1], 11)]),
-        ("starts at 0", vec![chunk(slot, &tokens[..1], 0)]),
-        ("empty", vec![chunk(slot, &[], 10)]),
-        ("token 320", vec![chunk(slot, &[3, 320], 10)]),
-        ("context of 2048", vec![chunk(slot, &tokens[10..], 10)]),
-        ("not open", vec![good, chunk(closed, &tokens[..1], 0)]),
-        ("not open", vec![good, chunk(Slot(99), &tokens[..1], 0)]),
+    let good = Chunk {
+        slot: other,
+        ..chunk(&own, &tokens[..1], 10)
+    };
+    let cases: [(&str, Vec<Chunk<'_>>); 7] = [
+        ("too few pages", vec![good, chunk(&[], &tokens[..1], 10)]),
+        ("too few", vec![good, chunk(&own[..1], &tokens[..7], 10)]),
+        ("too few", vec![good, chunk(&[1024], &tokens[..1], 10)]),
+        ("empty", vec![good, chunk(&own, &[], 10)]),
+        ("token 320", vec![good, chunk(&own, &[3, 320], 10)]),
+        ("context of 2048", vec![chunk(&own, &tokens[10..], 10)]),
         ("twice", vec![good, good]),
     ];
     for (expected, batch) in cases {
@@ -36,13 +37,29 @@ fn a_chunk_that_does_not_fit_is_an_error_and_changes_nothing() {
         assert_eq!(error.exit(), Exit::FlowFailed);
     }
     assert_eq!(model.forward(&[]).unwrap(), Vec::<Vec<f32>>::new());
-    let mut reference = model.open().unwrap();
+    // The last position of the context.
     let after = step(&mut model, slot, &tokens[10..2048], 10);
-    let expected = step(&mut model, reference, &tokens[..2048], 0);
+    let expected = step(&mut model, other, &tokens[..2048], 0);
     assert!(difference(&after, &expected) < 1e-5);
-    model.close(reference);
-    reference = model.open().unwrap();
-    step(&mut model, reference, &tokens[..1], 0);
+}
+
+#[test]
+fn without_pages_nothing_is_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = Tiny::new("llama", true);
+    let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32), F32);
+    let slot = model.open().unwrap();
+    let chunk = Chunk {
+        slot,
+        pages: &[0],
+        tokens: &[1],
+        start: 0,
+        logits: true,
+    };
+    model.set_pages(0).unwrap();
+    assert!(model.forward(&[chunk]).is_err());
+    model.set_pages(1).unwrap();
+    assert!(model.forward(&[chunk]).is_ok());
 }
 
 #[test]

@@ -71,7 +71,9 @@ fn run_mix(model: &mut NativeModel, seed: u64, check: &mut dyn FnMut(&[u32], &[f
             let mut pages = members[from].pages[..common / PAGE].to_vec();
             if !common.is_multiple_of(PAGE) {
                 let copy = page(&mut random);
-                model.copy_page(members[from].pages[common / PAGE], copy);
+                model
+                    .copy_page(members[from].pages[common / PAGE], copy)
+                    .unwrap();
                 pages.push(copy);
             }
             members[index].pages = pages;

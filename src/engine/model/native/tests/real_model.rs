@@ -23,7 +23,7 @@ struct Pair {
 impl Pair {
     fn open(path: &Path, sequences: usize) -> Self {
         const PAGES_EACH: u32 = 16;
-        let mut theirs = reference(path);
+        let mut theirs = reference(path, sequences * PAGES_EACH as usize);
         let slots = (0..sequences).map(|_| theirs.open().unwrap()).collect();
         let tables = (0..sequences as u32)
             .map(|sequence| (sequence * PAGES_EACH..(sequence + 1) * PAGES_EACH).collect())

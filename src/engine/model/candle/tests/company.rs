@@ -1,0 +1,279 @@
+//! A sequence in company: batches of any mix, pages that are shared, copied and given to others.
+
+use super::*;
+
+/// Pages of each model: enough for all sequences of a mix.
+const PAGES: usize = 160;
+
+/// Most that a logit may differ from the sequence's alone, as a share of the largest one. Measured:
+/// see the test's output.
+const COMPANY_BOUND: f32 = 1e-5;
+
+/// A sequence of a mix.
+struct Member {
+    tokens: Vec<u32>,
+    /// Another member and how many first tokens are taken from it, once it has computed them.
+    from: Option<(usize, usize)>,
+    pages: Vec<u32>,
+    computed: usize,
+}
+
+/// Sequences of 1 to about 250 tokens, some with a prefix in common.
+fn members(random: &mut Random, vocabulary: usize) -> Vec<Member> {
+    let base = random.tokens(200, vocabulary);
+    let mut prefixes: Vec<usize> = Vec::new();
+    let mut members = Vec::new();
+    for index in 0..3 + random.below(6) as usize {
+        let prefix = match random.below(3) {
+            0 => 0,
+            1 => random.below(200) as usize,
+            _ => 150,
+        };
+        let mut tokens = base[..prefix].to_vec();
+        let own = 1 + random.below(50) as usize;
+        tokens.extend(random.tokens(own, vocabulary));
+        let from = (index > 0 && random.below(4) > 0).then(|| {
+            let from = random.below(index as u32) as usize;
+            (from, prefix.min(prefixes[from]).min(tokens.len() - 1))
+        });
+        prefixes.push(prefix);
+        members.push(Member {
+            tokens,
+            from: from.filter(|(_, common)| *common > 0),
+            pages: Vec::new(),
+            computed: 0,
+        });
+    }
+    members
+}
+
+/// What is told of a row: its sequence's tokens, the chunks in which they came, and the logits.
+type Check<'a> = dyn FnMut(&[u32], &[usize], &[f32]) + 'a;
+
+/// Runs a mix in passes of up to `most` tokens, in pages in any order; tells `check` each wanted row
+/// of logits.
+fn run_mix(model: &mut CandleModel, seed: u64, most: usize, check: &mut Check<'_>) {
+    let mut random = Random(seed);
+    let mut members = members(&mut random, model.spec.vocabulary);
+    // The chunks in which each one's tokens came.
+    let mut cuts: Vec<Vec<usize>> = members.iter().map(|_| Vec::new()).collect();
+    let mut free: Vec<u32> = (0..PAGES as u32).collect();
+    let mut page = |random: &mut Random| {
+        let at = random.below(free.len() as u32) as usize;
+        free.swap_remove(at)
+    };
+    while members
+        .iter()
+        .any(|member| member.computed < member.tokens.len())
+    {
+        for index in 0..members.len() {
+            let Some((from, common)) = members[index].from else {
+                continue;
+            };
+            if members[index].computed > 0 || members[from].computed < common {
+                continue;
+            }
+            // Whole pages are shared, the one that is not whole is copied.
+            let mut pages = members[from].pages[..common / PAGE_TOKENS].to_vec();
+            if !common.is_multiple_of(PAGE_TOKENS) {
+                let copy = page(&mut random);
+                let original = members[from].pages[common / PAGE_TOKENS];
+                model.copy_page(original, copy).unwrap();
+                pages.push(copy);
+            }
+            members[index].pages = pages;
+            members[index].computed = common;
+            let mut done = 0;
+            for cut in cuts[from].clone() {
+                let part = cut.min(common - done);
+                done += part;
+                cuts[index].push(part);
+            }
+            cuts[index].retain(|part| *part > 0);
+        }
+        let mut room = most;
+        let mut batch: Vec<(usize, usize, bool)> = Vec::new();
+        for (index, member) in members.iter_mut().enumerate() {
+            let left = (member.tokens.len() - member.computed).min(room);
+            let waits = member.from.is_some() && member.computed == 0;
+            if left == 0 || waits || random.below(4) == 0 {
+                continue;
+            }
+            let count = match random.below(3) {
+                0 => 1,
+                1 => 1 + random.below(left as u32) as usize,
+                _ => left,
+            };
+            room -= count;
+            let end = member.computed + count;
+            while member.pages.len() < end.div_ceil(PAGE_TOKENS) {
+                member.pages.push(page(&mut random));
+            }
+            let logits = end == member.tokens.len() || random.below(2) == 0;
+            let at = random.below(batch.len() as u32 + 1) as usize;
+            batch.insert(at, (index, count, logits));
+        }
+        let chunks: Vec<Chunk<'_>> = batch
+            .iter()
+            .map(|&(index, count, logits)| {
+                let member = &members[index];
+                Chunk {
+                    slot: Slot(index),
+                    pages: &member.pages,
+                    tokens: &member.tokens[member.computed..member.computed + count],
+                    start: member.computed,
+                    logits,
+                }
+            })
+            .collect();
+        let mut rows = model.forward(&chunks).unwrap().into_iter();
+        for &(index, count, logits) in &batch {
+            members[index].computed += count;
+            cuts[index].push(count);
+            if logits {
+                let tokens = &members[index].tokens[..members[index].computed];
+                check(tokens, &cuts[index], &rows.next().unwrap());
+            }
+        }
+        assert!(rows.next().is_none());
+    }
+}
+
+fn model(path: &Path, format: WeightFormat, policy: Policy) -> CandleModel {
+    let mut model = ours(path, format);
+    model.set_pages(PAGES).unwrap();
+    model.policy = policy;
+    model
+}
+
+/// The logits after the last of these chunks of one sequence, alone, in pages in their order.
+fn alone(model: &mut CandleModel, tokens: &[u32], cuts: &[usize]) -> Vec<f32> {
+    let pages: Vec<u32> = (0..PAGES as u32).collect();
+    let (mut start, mut last) = (0, Vec::new());
+    for count in cuts {
+        let chunk = Chunk {
+            slot: Slot(0),
+            pages: &pages,
+            tokens: &tokens[start..start + count],
+            start,
+            logits: true,
+        };
+        last = model.forward(&[chunk]).unwrap().remove(0);
+        start += count;
+    }
+    assert_eq!(start, tokens.len());
+    last
+}
+
+/// The same sequence at once, alone: by the way of a GPU and by that of a CPU.
+#[test]
+fn any_mix_of_chunks_pages_and_forks_gives_each_sequence_its_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    for (architecture, format, bound) in [
+        ("llama", F32, COMPANY_BOUND),
+        ("qwen3", F32, COMPANY_BOUND),
+        // A last bit that differs before activations are rounded to 8 bits is a step after it.
+        ("qwen2", WeightFormat::Quantized, 5e-2),
+    ] {
+        let path = Tiny::new(architecture, true).write_gguf(folder.path(), GgmlDType::Q8_0);
+        let mut reference = model(&path, format, Policy::cpu(true));
+        for (name, policy) in [
+            ("cpu", Policy::cpu(true)),
+            ("cpu without AVX2", Policy::cpu(false)),
+            ("gpu", Policy::gpu()),
+        ] {
+            let mut mixed = model(&path, format, policy);
+            let (mut most, mut rows) = (0.0f32, 0);
+            for mix in 0..6 {
+                run_mix(&mut mixed, 1000 + mix, 512, &mut |tokens, _, row| {
+                    let expected = alone(&mut reference, tokens, &[tokens.len()]);
+                    most = most.max(difference(row, &expected));
+                    rows += 1;
+                });
+            }
+            eprintln!("{architecture}, {format:?}, {name}: {rows} rows, {most:.1e}");
+            assert!(most < bound, "{architecture}, {name}: {most}");
+        }
+    }
+}
+
+/// On a CPU with AVX2, passes of up to 64 tokens leave no trace of who else was in them: the same
+/// chunks alone have the same bits, whichever pages they are in.
+#[test]
+fn in_passes_of_few_tokens_logits_have_the_same_bits_in_any_company_and_pages() {
+    if Policy::cpu(true).pagewise.is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for architecture in ARCHITECTURES {
+        let path = Tiny::new(architecture, true).write_gguf(folder.path(), GgmlDType::Q4_1);
+        let mut reference = model(&path, F32, Policy::cpu(true));
+        let mut mixed = model(&path, F32, Policy::cpu(true));
+        for mix in 0..6 {
+            run_mix(&mut mixed, 2000 + mix, 64, &mut |tokens, cuts, row| {
+                let expected = alone(&mut reference, tokens, cuts);
+                let apart = difference(row, &expected);
+                let same = row
+                    .iter()
+                    .zip(&expected)
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{architecture}, mix {mix}, {cuts:?}: {apart}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_copied_page_is_one_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
+    for policy in [Policy::cpu(true), Policy::gpu()] {
+        let mut model = model(&path, F32, policy);
+        let tokens = Random(9).tokens(40, model.spec.vocabulary);
+        let mut forward = |pages: &[u32], tokens: &[u32], start| {
+            let chunk = Chunk {
+                slot: Slot(1),
+                pages,
+                tokens,
+                start,
+                logits: true,
+            };
+            model.forward(&[chunk]).unwrap().remove(0)
+        };
+        forward(&[7, 3], &tokens[..20], 0);
+        let expected = forward(&[7, 3], &tokens[20..21], 20);
+        // The fork writes something else after the same 20 tokens, the first one goes on.
+        model.copy_page(3, 9).unwrap();
+        let mut forward = |pages: &[u32], tokens: &[u32], start| {
+            let chunk = Chunk {
+                slot: Slot(1),
+                pages,
+                tokens,
+                start,
+                logits: true,
+            };
+            model.forward(&[chunk]).unwrap().remove(0)
+        };
+        assert_eq!(forward(&[7, 9], &tokens[20..21], 20), expected);
+        forward(&[7, 9], &tokens[30..40], 20);
+        let first = forward(&[7, 3, 1], &tokens[21..40], 21);
+        forward(&[0, 2, 4], &tokens[..20], 0);
+        forward(&[0, 2, 4], &tokens[20..21], 20);
+        let alone = forward(&[0, 2, 4], &tokens[21..40], 21);
+        assert!(difference(&first, &alone) < 1e-6);
+    }
+}
+
+/// Only pages stand between sequences: in the same pages, the next one sees nothing of the last.
+#[test]
+fn pages_that_held_something_else_are_as_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Tiny::new("qwen2", true).write_gguf(folder.path(), GgmlDType::F32);
+    for policy in [Policy::cpu(true), Policy::cpu(false), Policy::gpu()] {
+        let mut model = model(&path, F32, policy);
+        let tokens = Random(6).tokens(300, model.spec.vocabulary);
+        let fresh = alone(&mut model, &tokens[..21], &[20, 1]);
+        alone(&mut model, &tokens[..300], &[300]);
+        assert_eq!(alone(&mut model, &tokens[..21], &[20, 1]), fresh);
+    }
+}
