@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod candle;
 mod flows;
 mod stable;
 mod witness;
@@ -9,10 +10,13 @@ mod witness;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use candle_core::Device;
+use candle_core::quantized::GgmlDType;
+
 use super::*;
 use crate::engine::kv::common_prefix;
 use crate::engine::load::hub::{ModelFormat, ModelSource};
-use crate::engine::model::testing::test_model;
+use crate::engine::model::testing::{Tiny, test_model};
 use crate::engine::{Message, Origin, Role, Sampling};
 
 /// Pages of a memory that is not short.
@@ -23,6 +27,10 @@ fn load() -> Option<LocalEngine> {
 }
 
 fn load_file(path: &Path) -> LocalEngine {
+    load_with(path, Backend::Native)
+}
+
+fn load_with(path: &Path, backend: Backend) -> LocalEngine {
     let file = ModelFile {
         path: path.to_owned(),
         source: ModelSource::Path,
@@ -31,12 +39,34 @@ fn load_file(path: &Path) -> LocalEngine {
     };
     let options = LocalOptions {
         device: DeviceChoice::Cpu,
-        backend: Backend::Native,
+        backend,
         max_sequences: 8,
         reuse: true,
         kv_bytes: 0,
     };
     LocalEngine::load(&file, &options).unwrap()
+}
+
+/// The native path with the default model, and the candle path with a tiny one of noise, which has
+/// the default model's tokenizer.
+fn for_each_engine(check: fn(LocalEngine)) {
+    let (Some(native), Some(mut candle)) = (load(), load()) else {
+        return;
+    };
+    check(native);
+    let folder = tempfile::tempdir().unwrap();
+    candle.model = tiny_model(folder.path(), Backend::Candle);
+    candle.info.context_length = candle.model.spec().context_length;
+    check(candle);
+}
+
+fn tiny_model(folder: &Path, backend: Backend) -> Box<dyn Model> {
+    let tiny = Tiny {
+        vocabulary: 49_152,
+        ..Tiny::new("llama", true)
+    };
+    let path = tiny.filled(true).write_gguf(folder, GgmlDType::F32);
+    model::load(&path, backend, &Device::Cpu).unwrap().model
 }
 
 /// An engine as if loaded anew, with this many pages: fewer than a full context takes.
@@ -163,7 +193,10 @@ fn prompt(engine: &LocalEngine, request: &Request) -> Vec<u32> {
 
 #[test]
 fn tokens_do_not_depend_on_company_reuse_or_memory() {
-    let Some(mut engine) = load() else { return };
+    for_each_engine(same_tokens_in_any_company);
+}
+
+fn same_tokens_in_any_company(mut engine: LocalEngine) {
     let requests = requests();
     restart(&mut engine, false, ROOMY);
     let alone: Vec<Completion> = requests
@@ -202,7 +235,10 @@ fn tokens_do_not_depend_on_company_reuse_or_memory() {
 
 #[test]
 fn what_is_reused_is_exactly_what_prompts_have_in_common() {
-    let Some(mut engine) = load() else { return };
+    for_each_engine(reuses_what_prompts_have_in_common);
+}
+
+fn reuses_what_prompts_have_in_common(mut engine: LocalEngine) {
     restart(&mut engine, true, ROOMY);
     let first = ask("What is a ticket?", 5);
     let first_prompt = prompt(&engine, &first);
@@ -241,7 +277,10 @@ fn what_is_reused_is_exactly_what_prompts_have_in_common() {
 
 #[test]
 fn requests_that_come_together_compute_their_common_prefix_once() {
-    let Some(mut engine) = load() else { return };
+    for_each_engine(computes_a_common_prefix_once);
+}
+
+fn computes_a_common_prefix_once(mut engine: LocalEngine) {
     restart(&mut engine, true, ROOMY);
     let requests = requests();
     let prompts: Vec<Vec<u32>> = requests
@@ -261,7 +300,10 @@ fn requests_that_come_together_compute_their_common_prefix_once() {
 
 #[test]
 fn a_cancelled_request_frees_its_memory_wherever_it_stands() {
-    let Some(mut engine) = load() else { return };
+    for_each_engine(cancelling_frees_memory);
+}
+
+fn cancelling_frees_memory(mut engine: LocalEngine) {
     for (reuse, pages) in [(false, ROOMY), (true, ROOMY), (true, 12)] {
         restart(&mut engine, reuse, pages);
         let requests = requests();
@@ -288,7 +330,10 @@ fn a_cancelled_request_frees_its_memory_wherever_it_stands() {
 
 #[test]
 fn one_sequence_that_outgrows_the_memory_is_an_error() {
-    let Some(mut engine) = load() else { return };
+    for_each_engine(outgrowing_the_memory_is_an_error);
+}
+
+fn outgrowing_the_memory_is_an_error(mut engine: LocalEngine) {
     restart(&mut engine, true, 5);
     let long = ask("What is a ticket?", 60);
     let pages = prompt(&engine, &long).len().div_ceil(PAGE_TOKENS);
