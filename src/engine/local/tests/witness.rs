@@ -67,15 +67,15 @@ impl Model for Witness {
         self.inner.page_bytes()
     }
 
-    fn set_pages(&mut self, pages: usize) {
+    fn set_pages(&mut self, pages: usize) -> Result<()> {
         // No token has this number.
         self.memory = vec![[u32::MAX; PAGE_TOKENS]; pages];
-        self.inner.set_pages(pages);
+        self.inner.set_pages(pages)
     }
 
-    fn copy_page(&mut self, from: u32, to: u32) {
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
         self.memory[to as usize] = self.memory[from as usize];
-        self.inner.copy_page(from, to);
+        self.inner.copy_page(from, to)
     }
 
     fn open(&mut self) -> Result<Slot> {

@@ -71,23 +71,6 @@ impl Kernel {
     ) {
         rows_on_this_thread(self, x, w, (rows, inputs, outputs), y, stride);
     }
-
-    /// `y[row] += Σ weights[row, i] · values[i]`, one after another. Rows of `weights` begin every
-    /// `stride` values; `values`: `[count, width]`; `y`: `[rows, width]`.
-    ///
-    /// # Panics
-    /// Where they are of other sizes.
-    pub(super) fn add_weighted(
-        self,
-        weights: &[f32],
-        stride: usize,
-        values: &[f32],
-        (rows, count, width): (usize, usize, usize),
-        y: &mut [f32],
-    ) {
-        assert!(values.len() == count * width && y.len() == rows * width);
-        add_weighted(self, weights, stride, values, width, y);
-    }
 }
 
 struct DenseProduct {
@@ -139,13 +122,8 @@ fn rows_on_this_thread(
     match kernel {}
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn add_weighted(kernel: Kernel, _: &[f32], _: usize, _: &[f32], _: usize, _: &mut [f32]) {
-    match kernel {}
-}
-
 #[cfg(target_arch = "x86_64")]
-use x86::{add_weighted, multiply, rows_on_this_thread};
+use x86::{multiply, rows_on_this_thread};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -219,90 +197,6 @@ mod x86 {
                 Kernel::Avx2 => rows_avx2(x, w, sizes, y, stride),
             }
         }
-    }
-
-    /// See [`Kernel::add_weighted`].
-    pub(super) fn add_weighted(
-        kernel: Kernel,
-        weights: &[f32],
-        stride: usize,
-        values: &[f32],
-        width: usize,
-        y: &mut [f32],
-    ) {
-        // SAFETY: whoever has a kernel has the CPU for it.
-        unsafe {
-            match kernel {
-                Kernel::Avx512 => add_weighted_avx512(weights, stride, values, width, y),
-                Kernel::Avx2 => add_weighted_avx2(weights, stride, values, width, y),
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
-    fn add_weighted_avx512(
-        weights: &[f32],
-        stride: usize,
-        values: &[f32],
-        width: usize,
-        y: &mut [f32],
-    ) {
-        add_all_weighted(weights, stride, values, width, y);
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    fn add_weighted_avx2(
-        weights: &[f32],
-        stride: usize,
-        values: &[f32],
-        width: usize,
-        y: &mut [f32],
-    ) {
-        add_all_weighted(weights, stride, values, width, y);
-    }
-
-    /// Compiled for each instruction set by being inlined there.
-    #[inline(always)]
-    fn add_all_weighted(
-        weights: &[f32],
-        stride: usize,
-        values: &[f32],
-        width: usize,
-        y: &mut [f32],
-    ) {
-        for (row, y) in y.chunks_exact_mut(width).enumerate() {
-            let weights = &weights[row * stride..][..values.len() / width];
-            let mut column = 0;
-            while column < width {
-                column += match width - column {
-                    64.. => add_columns::<64>(weights, values, width, column, y),
-                    16.. => add_columns::<16>(weights, values, width, column, y),
-                    _ => add_columns::<1>(weights, values, width, column, y),
-                };
-            }
-        }
-    }
-
-    /// `COLUMNS` columns of a row, whose sums stay in registers. Returns how many they are.
-    #[inline(always)]
-    fn add_columns<const COLUMNS: usize>(
-        weights: &[f32],
-        values: &[f32],
-        width: usize,
-        column: usize,
-        y: &mut [f32],
-    ) -> usize {
-        let y = &mut y[column..][..COLUMNS];
-        let mut sums = [0.0f32; COLUMNS];
-        sums.copy_from_slice(y);
-        for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
-            let values = &values[column..][..COLUMNS];
-            for lane in 0..COLUMNS {
-                sums[lane] = values[lane].mul_add(*weight, sums[lane]);
-            }
-        }
-        y.copy_from_slice(&sums);
-        COLUMNS
     }
 
     /// Makes the two functions of an instruction set: `$tile`, up to 4 × 4 dot products, and
@@ -498,14 +392,14 @@ mod x86 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use candle_core::Device;
 
     use super::*;
 
-    fn kernels() -> Vec<Kernel> {
+    pub(in super::super) fn kernels() -> Vec<Kernel> {
         match Kernel::of_this_cpu() {
             #[cfg(target_arch = "x86_64")]
             Some(Kernel::Avx512) => vec![Kernel::Avx512, Kernel::Avx2],
@@ -513,7 +407,7 @@ mod tests {
         }
     }
 
-    fn values(count: usize, seed: u32) -> Vec<f32> {
+    pub(in super::super) fn values(count: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -23,6 +23,7 @@ mod plan;
 pub(super) mod rope;
 #[cfg(test)]
 mod tests;
+mod weighted;
 pub(super) mod weights;
 
 use std::collections::HashSet;

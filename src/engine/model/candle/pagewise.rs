@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::dense::Kernel;
 use super::plan::Single;
+use super::weighted::add_weighted;
 use crate::engine::kv::PAGE_TOKENS;
 
 /// Single tokens of several sequences.
@@ -105,12 +106,12 @@ impl Head<'_> {
         }
         for (first, page, tokens) in pages(token) {
             let values = &self.values[page * self.head_size..][..tokens * self.head_size];
-            let weights = &scores[first..];
-            self.kernel.add_weighted(
-                weights,
+            add_weighted(
+                self.kernel,
+                &scores[first..],
                 token.length,
                 values,
-                (count, tokens, self.head_size),
+                self.head_size,
                 output,
             );
         }

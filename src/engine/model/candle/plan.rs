@@ -311,7 +311,7 @@ mod tests {
     }
 
     /// Chunks of these starts and lengths; each sequence's pages are its own.
-    fn plan(parts: &[(usize, usize)], policy: Policy) -> (Plan, Vec<Vec<u32>>) {
+    fn planned(parts: &[(usize, usize)], policy: Policy) -> (Plan, Vec<Vec<u32>>) {
         let mut next = 0;
         let tables: Vec<Vec<u32>> = parts
             .iter()
@@ -346,12 +346,12 @@ mod tests {
     #[test]
     fn tokens_of_about_the_same_context_share_a_product_and_a_long_prompt_has_its_own() {
         let decodes = [(300, 1), (310, 1), (400, 1), (305, 1)];
-        let (plan, _) = super::tests::plan(&decodes, Policy::gpu());
+        let (plan, _) = planned(&decodes, Policy::gpu());
         assert_eq!(shapes(&plan), [(4, 1, 26)]);
         assert!(plan.is_in_order());
 
         let mixed = [(300, 1), (0, 500), (310, 1), (9000, 1), (40, 20), (60, 15)];
-        let (plan, _) = super::tests::plan(&mixed, Policy::gpu());
+        let (plan, _) = planned(&mixed, Policy::gpu());
         let mut all = shapes(&plan);
         all.sort_unstable();
         assert_eq!(all, [(1, 1, 563), (1, 500, 32), (2, 1, 20), (2, 20, 5)]);
@@ -360,7 +360,7 @@ mod tests {
         // On a CPU, each for itself.
         let mut policy = Policy::cpu(true);
         policy.pagewise = None;
-        let (plan, _) = super::tests::plan(&mixed, policy);
+        let (plan, _) = planned(&mixed, policy);
         assert_eq!(plan.groups.len(), 6);
         assert!(plan.is_in_order());
         assert_eq!(plan.groups[1].blocks.len(), 4);
@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_product_too_large_for_a_device_is_cut() {
-        let (plan, _) = plan(&[(1 << 20, 512)], Policy::gpu());
+        let (plan, _) = planned(&[(1 << 20, 512)], Policy::gpu());
         let blocks = &plan.groups[0].blocks;
         assert!(blocks.len() > 1);
         assert!(
@@ -384,7 +384,7 @@ mod tests {
                 .all(|block| 4 * block.queries.len() * block.keys <= MOST_SCORES)
         );
         let many = vec![(1 << 16, 1); 16];
-        let (plan, _) = super::tests::plan(&many, Policy::gpu());
+        let (plan, _) = planned(&many, Policy::gpu());
         assert!(plan.groups.len() > 1);
         let gathered = |group: &Group| group.table.len() * PAGE_TOKENS;
         assert!(
@@ -410,7 +410,7 @@ mod tests {
                         (random.below(500) as usize, count as usize)
                     })
                     .collect();
-                let (plan, tables) = plan(&parts, policy);
+                let (plan, tables) = planned(&parts, policy);
                 let owners: Vec<usize> = (0..parts.len())
                     .flat_map(|index| std::iter::repeat_n(index, parts[index].1))
                     .collect();

@@ -97,8 +97,8 @@ fn greedy_text_equals_candle_transformers() {
     let mut model = CandleModel::from_gguf(&file, &CPU).unwrap();
     assert_eq!(model.weights(), "Q4_1 as f32");
     const PAGES_EACH: u32 = 16;
-    model.set_pages(20 * PAGES_EACH as usize).unwrap();
-    let tables: Vec<Vec<u32>> = (0..20)
+    model.set_pages(50 * PAGES_EACH as usize).unwrap();
+    let tables: Vec<Vec<u32>> = (0..50)
         .map(|text| (text * PAGES_EACH..(text + 1) * PAGES_EACH).collect())
         .collect();
 

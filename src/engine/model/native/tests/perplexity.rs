@@ -33,7 +33,7 @@ type Show<'a> = &'a mut dyn FnMut(usize, usize, &[f32]);
 /// of its own, and all have the window's pages. That they are those of a prefill is seen at the end.
 fn native_rows(model: &mut NativeModel, windows: &[Vec<u32>], show: Show<'_>) {
     let pages: Vec<u32> = (0..(WINDOW / PAGE) as u32).collect();
-    model.set_pages(pages.len());
+    model.set_pages(pages.len()).unwrap();
     let slot = model.open().unwrap();
     for (index, window) in windows.iter().enumerate() {
         let known = &window[..WINDOW - 1];
@@ -58,14 +58,21 @@ fn native_rows(model: &mut NativeModel, windows: &[Vec<u32>], show: Show<'_>) {
 /// The same by the candle path, which gives logits after the last token only: all windows go on
 /// together, a token at a time.
 fn reference_rows(model: &mut CandleModel, windows: &[Vec<u32>], show: Show<'_>) {
-    let slots: Vec<Slot> = windows.iter().map(|_| model.open().unwrap()).collect();
+    let each = WINDOW.div_ceil(PAGE) as u32;
+    model.set_pages(windows.len() * each as usize).unwrap();
+    let places: Vec<(Slot, Vec<u32>)> = (0..windows.len() as u32)
+        .map(|index| {
+            let pages = index * each..(index + 1) * each;
+            (model.open().unwrap(), pages.collect())
+        })
+        .collect();
     for at in 0..WINDOW - 1 {
         let batch: Vec<Chunk<'_>> = windows
             .iter()
-            .zip(&slots)
-            .map(|(window, slot)| Chunk {
+            .zip(&places)
+            .map(|(window, (slot, pages))| Chunk {
                 slot: *slot,
-                pages: &[],
+                pages,
                 tokens: &window[at..=at],
                 start: at,
                 logits: true,
@@ -143,7 +150,7 @@ fn perplexity_agrees_with_the_candle_paths_to_three_digits() {
     native_rows(&mut native(&path, 2, 0), &windows, &mut |index, at, row| {
         ours[index][at] = loss(&windows[index], at, row);
     });
-    reference_rows(&mut reference(&path), &windows, &mut |index, at, row| {
+    reference_rows(&mut reference(&path, 0), &windows, &mut |index, at, row| {
         theirs[index][at] = loss(&windows[index], at, row);
     });
     let comparison = compare_losses(ours.as_flattened(), theirs.as_flattened());
@@ -215,7 +222,7 @@ fn what_int8_activations_cost_in_each_product() {
     let windows = windows(&path);
     let mut logits = vec![vec![Vec::new(); WINDOW - 1]; windows.len()];
     let mut theirs = vec![[0.0; WINDOW - 1]; windows.len()];
-    reference_rows(&mut reference(&path), &windows, &mut |index, at, row| {
+    reference_rows(&mut reference(&path, 0), &windows, &mut |index, at, row| {
         theirs[index][at] = loss(&windows[index], at, row);
         logits[index][at] = row.to_vec();
     });
