@@ -155,7 +155,7 @@ impl Plan {
             });
         }
         let mut output = plan.pagewise.len();
-        for group in grouped(&members, policy) {
+        for group in grouped(&members, spec.heads, policy) {
             let group = Group::new(&group, spec, policy);
             for (place, row) in group.rows.iter().enumerate().rev() {
                 // Backwards, so that the first of a repeated row counts.
@@ -198,7 +198,11 @@ impl Plan {
 
 /// Which sequences attend together. Those of a group are in the batch's order, and at most a third
 /// of a group's queries and of its pages is padding.
-fn grouped<'a, 'b>(members: &'b [Member<'a>], policy: Policy) -> Vec<Vec<&'b Member<'a>>> {
+fn grouped<'a, 'b>(
+    members: &'b [Member<'a>],
+    heads: usize,
+    policy: Policy,
+) -> Vec<Vec<&'b Member<'a>>> {
     if !policy.together {
         return members.iter().map(|member| vec![member]).collect();
     }
@@ -215,6 +219,7 @@ fn grouped<'a, 'b>(members: &'b [Member<'a>], policy: Policy) -> Vec<Vec<&'b Mem
             if 2 * count * group[0].queries <= 3 * (queries + member.queries)
                 && 2 * count * widest <= 3 * (pages + own)
                 && count * widest * PAGE_TOKENS <= MOST_GATHERED
+                && heads * count * group[0].queries * widest * PAGE_TOKENS <= MOST_SCORES
             {
                 group.push(member);
                 (most, queries, pages) = (widest, queries + member.queries, pages + own);
@@ -392,6 +397,11 @@ mod tests {
                 .iter()
                 .all(|group| gathered(group) <= MOST_GATHERED)
         );
+        let prompts = vec![(1 << 14, 300); 8];
+        let (plan, _) = planned(&prompts, Policy::gpu());
+        assert!(plan.groups.len() > 1);
+        let scores = |group: &Group| 4 * group.rows.len() * group.pages * PAGE_TOKENS;
+        assert!(plan.groups.iter().all(|group| scores(group) <= MOST_SCORES));
     }
 
     /// Every token is written once, to its place, and has its attention once, with its own pages.
