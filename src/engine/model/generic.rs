@@ -417,7 +417,8 @@ mod tests {
         for &end in ends {
             let chunk = Chunk {
                 slot,
-                pages: &[],
+                // Of the candle path, which these are compared with.
+                pages: &[0],
                 tokens: &tokens[start..end],
                 start,
                 logits: true,
@@ -494,6 +495,7 @@ mod tests {
         let Some(path) = test_model() else { return };
         let file = GgufFile::open(&path).unwrap();
         let mut ours = candle::CandleModel::from_gguf(&file, &Device::Cpu).unwrap();
+        ours.set_pages(1).unwrap();
         let mut generic = GenericModel::from_gguf(&file, &Device::Cpu).unwrap();
         let tokens = Random(3).tokens(12, generic.spec().vocabulary);
         let (slot, generic_slot) = (ours.open().unwrap(), generic.open().unwrap());
