@@ -107,6 +107,11 @@ pub struct RunArgs {
     #[arg(long, env, value_name = "KV_CACHE_MB", default_value = "1024", value_parser = parse_count)]
     kv_cache_mb: usize,
 
+    /// 1: a sequence that decodes alone guesses its next tokens and checks them in one pass; the
+    /// tokens are the same
+    #[arg(long, env, value_name = "SPECULATE", default_value = "1", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    speculate: bool,
+
     /// Seed of the sampling
     #[arg(long, env, value_name = "SEED", default_value = "0")]
     seed: u64,
@@ -381,6 +386,7 @@ impl RunArgs {
             }),
             rounds: self.rounds,
             kv_cache_bytes: self.kv_cache_mb << 20,
+            speculate: self.speculate,
             seed: self.seed,
             max_tokens: self.max_tokens,
             ignore_eos: self.ignore_eos,

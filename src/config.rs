@@ -167,6 +167,8 @@ pub struct RunConfig {
     pub rounds: usize,
     /// Memory for keys and values, in bytes.
     pub kv_cache_bytes: usize,
+    /// Whether a sequence that decodes alone guesses its next tokens and checks them in one pass.
+    pub speculate: bool,
     /// Seeds sampling.
     pub seed: u64,
     /// Most tokens a step generates; `None`: as the template says.

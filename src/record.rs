@@ -137,6 +137,12 @@ pub struct StepRecord {
     pub reused_tokens: usize,
     /// Tokens generated, the end-of-sequence token left out.
     pub decode_tokens: usize,
+    /// Tokens guessed ahead and checked in one pass, where a sequence decodes alone.
+    #[serde(default)]
+    pub drafted_tokens: usize,
+    /// Those of them that were right: passes saved.
+    #[serde(default)]
+    pub accepted_tokens: usize,
     /// `stop` (the model ended its turn) or `length`.
     pub finish: String,
     /// First 16 hex digits of SHA-256 of the generated token ids (little-endian u32).
@@ -168,6 +174,12 @@ pub struct Totals {
     pub reused_tokens: usize,
     /// Generated tokens.
     pub decode_tokens: usize,
+    /// Tokens guessed ahead and checked in one pass.
+    #[serde(default)]
+    pub drafted_tokens: usize,
+    /// Those of them that were right.
+    #[serde(default)]
+    pub accepted_tokens: usize,
     /// Engine init and every workflow; without the expansion. `null` while the run goes on.
     pub benchmark_total_ms: Option<Millis>,
     /// Mean over the workflows that ended well; `null` with none, and in `MODE=both`, where

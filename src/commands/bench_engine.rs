@@ -38,6 +38,7 @@ pub(crate) fn run(
             .unwrap_or(1),
         reuse: false,
         kv_bytes: config.kv_cache_bytes,
+        speculate: false,
     };
 
     let start = Moment::now(&NoFence)?;

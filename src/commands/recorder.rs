@@ -182,6 +182,8 @@ impl Observer for Recorder<'_> {
         totals.prompt_tokens += step.prompt_tokens;
         totals.prefill_tokens += step.prefill_tokens;
         totals.reused_tokens += step.reused_tokens;
+        totals.drafted_tokens += step.drafted_tokens;
+        totals.accepted_tokens += step.accepted_tokens;
         totals.decode_tokens += step.decode_tokens;
         // Kept before it is shown: what is on the screen is always in the file.
         self.folder.add_step(step)?;

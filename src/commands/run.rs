@@ -140,6 +140,7 @@ impl Prepared {
             // In `both`, each round says anew.
             reuse: config.mode == Mode::Reuse,
             kv_bytes: config.kv_cache_bytes,
+            speculate: config.speculate,
         };
         let model = super::model::locate(&config.model, console, interrupted)?;
         console.progress(&format!("Model {}", model.path.display()));

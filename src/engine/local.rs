@@ -1,5 +1,6 @@
 //! The engine in this process: model, tokenizer and chat template, scheduler and sampler.
 
+mod speculate;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,8 @@ use super::{
 use crate::config::{Backend, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::stopwatch::Fence;
+
+use speculate::Drafts;
 
 /// Most tokens of a forward pass: large enough for the matrix product to be at its best, small
 /// enough that an interrupt or another flow's next token waits for a second at most.
@@ -48,6 +51,9 @@ pub struct LocalOptions {
     pub reuse: bool,
     /// Memory for keys and values in bytes, at least what one full context takes.
     pub kv_bytes: usize,
+    /// Whether a sequence that decodes alone guesses its next tokens and has the guesses checked in one
+    /// pass. The tokens are the same.
+    pub speculate: bool,
 }
 
 /// A model in this process. Loaded before the workflow loop starts.
@@ -61,6 +67,7 @@ pub struct LocalEngine {
     kv: Option<KvCache>,
     sequences: HashMap<RequestId, Sequence>,
     next_id: u64,
+    speculate: bool,
 }
 
 /// A request and its sequence.
@@ -79,6 +86,7 @@ struct Sequence {
     max_tokens: usize,
     ignore_eos: bool,
     sampler: Sampler,
+    drafts: Drafts,
 }
 
 impl LocalEngine {
@@ -156,6 +164,7 @@ impl LocalEngine {
             kv,
             sequences: HashMap::new(),
             next_id: 0,
+            speculate: options.speculate && model.checks_guesses(),
             model,
         })
     }
@@ -170,20 +179,92 @@ impl LocalEngine {
         (self.info, self.model)
     }
 
-    /// Takes the next token of a sequence into account; returns what there is to tell of it.
-    fn advance(&mut self, id: RequestId, logits: &[f32], events: &mut Vec<Event>) {
-        let Some(sequence) = self.sequences.get_mut(&id) else {
-            return;
+    /// What the only sequence of a pass, which decodes, will probably say next. `None` where it does not
+    /// decode alone, or nothing is guessed.
+    fn guess(&mut self, plan: &[Work]) -> Option<(Work, Vec<u32>)> {
+        let &[work] = plan else {
+            return None;
         };
+        if !self.speculate || work.count > 1 {
+            return None;
+        }
+        let sequence = self.sequences.get_mut(&work.id)?;
+        // The pass gives one token more than was guessed right.
+        let known = sequence.tokens.len();
+        let ends = (sequence.prompt_tokens + sequence.max_tokens).min(self.info.context_length);
+        let most = ends.saturating_sub(known + 1);
+        let guess = sequence.drafts.guess(&sequence.tokens, most);
+        let reach = work.start + 1 + guess.len();
+        let fits = match (&mut self.kv, &mut sequence.lease) {
+            (Some(kv), Some(lease)) => kv.grow(lease, reach),
+            _ => false,
+        };
+        (fits && !guess.is_empty()).then_some((work, guess))
+    }
+
+    /// A pass over a sequence's last token and a guess of those after it, each in a row of its own: as
+    /// many further tokens as the guess was right for, and one more. A position beyond these is computed
+    /// again before it is read.
+    fn check_guess(&mut self, work: Work, guess: &[u32]) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        let Some(sequence) = self.sequences.get(&work.id) else {
+            return Ok(events);
+        };
+        let (Some(slot), Some(lease)) = (sequence.slot, &sequence.lease) else {
+            return Ok(events);
+        };
+        let pages: Vec<u32> = lease
+            .page_table()
+            .iter()
+            .map(|page| page.number())
+            .collect();
+        let line = [&sequence.tokens[work.start..], guess].concat();
+        let chunks: Vec<Chunk<'_>> = (0..line.len())
+            .map(|row| Chunk {
+                slot,
+                pages: &pages,
+                tokens: &line[row..=row],
+                start: work.start + row,
+                logits: true,
+            })
+            .collect();
+        let rows = self.model.forward(&chunks)?;
+        if let Some(sequence) = self.sequences.get_mut(&work.id) {
+            sequence.drafts.drafted += guess.len();
+        }
+        let mut right = 0;
+        for (row, logits) in rows.iter().enumerate() {
+            let start = work.start + row;
+            self.scheduler.computed(Work { start, ..work });
+            if let Some(sequence) = self.sequences.get_mut(&work.id) {
+                sequence.computed = start + 1;
+                sequence.drafts.accepted += usize::from(row > 0);
+            }
+            let token = self.advance(work.id, logits, &mut events);
+            if token.is_none() || token != guess.get(row).copied() {
+                break;
+            }
+            right = row + 1;
+        }
+        if let Some(sequence) = self.sequences.get_mut(&work.id) {
+            sequence.drafts.adapt(guess.len(), right);
+        }
+        Ok(events)
+    }
+
+    /// Takes the next token of a sequence into account and tells of it. Returns it if the sequence goes
+    /// on.
+    fn advance(&mut self, id: RequestId, logits: &[f32], events: &mut Vec<Event>) -> Option<u32> {
+        let sequence = self.sequences.get_mut(&id)?;
         let Some(token) = sequence.sampler.next(logits) else {
             self.release(id);
             let kind = EventKind::Failed("the model's logits are not numbers".to_owned());
             events.push(Event { id, kind });
-            return;
+            return None;
         };
         if self.tokenizer.is_end(token) && !sequence.ignore_eos {
             events.push(self.finish(id, Finish::Stop));
-            return;
+            return None;
         }
         sequence.tokens.push(token);
         let generated = sequence.tokens.len() - sequence.prompt_tokens;
@@ -194,9 +275,10 @@ impl LocalEngine {
         });
         if full || generated >= sequence.max_tokens {
             events.push(self.finish(id, Finish::Length));
-        } else {
-            self.scheduler.extended(id);
+            return None;
         }
+        self.scheduler.extended(id);
+        Some(token)
     }
 
     fn finish(&mut self, id: RequestId, finish: Finish) -> Event {
@@ -212,6 +294,8 @@ impl LocalEngine {
                         prompt_tokens: sequence.prompt_tokens,
                         prefill_tokens: sequence.prompt_tokens - reused,
                         reused_tokens: reused,
+                        drafted_tokens: sequence.drafts.drafted,
+                        accepted_tokens: sequence.drafts.accepted,
                         finish,
                     }),
                     Err(error) => EventKind::Failed(error.chain()),
@@ -359,6 +443,7 @@ impl Engine for LocalEngine {
                 max_tokens: request.max_tokens.max(1),
                 ignore_eos: request.ignore_eos,
                 sampler: Sampler::new(request.sampling),
+                drafts: Drafts::default(),
             },
         );
         Ok(id)
@@ -369,6 +454,9 @@ impl Engine for LocalEngine {
         let plan = self.plan()?;
         if plan.is_empty() {
             return Ok(Vec::new());
+        }
+        if let Some((work, guess)) = self.guess(&plan) {
+            return self.check_guess(work, &guess);
         }
         // The page tables are read afresh for every pass: publishing can change them.
         let tables: Vec<Vec<u32>> = plan

@@ -196,6 +196,10 @@ pub struct Completion {
     pub prefill_tokens: usize,
     /// Those of them that were taken from the prefix cache.
     pub reused_tokens: usize,
+    /// Tokens that were guessed ahead and checked; the generated ones are the same with and without.
+    pub drafted_tokens: usize,
+    /// Those of them that were right: passes saved.
+    pub accepted_tokens: usize,
     /// Why it ended.
     pub finish: Finish,
 }

@@ -305,6 +305,8 @@ impl Engine for ScriptedEngine {
                 prompt_tokens: playing.prompt_tokens,
                 prefill_tokens: playing.prompt_tokens,
                 reused_tokens: 0,
+                drafted_tokens: 0,
+                accepted_tokens: 0,
                 finish: playing.finish,
             });
             events.push(Event { id, kind });

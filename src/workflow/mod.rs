@@ -258,6 +258,8 @@ impl<'a> Runner<'a> {
             prompt_tokens: completion.prompt_tokens,
             prefill_tokens: completion.prefill_tokens,
             reused_tokens: completion.reused_tokens,
+            drafted_tokens: completion.drafted_tokens,
+            accepted_tokens: completion.accepted_tokens,
             decode_tokens: count,
             finish: match completion.finish {
                 Finish::Stop => "stop",

@@ -259,6 +259,12 @@ pub(crate) trait Model {
         None
     }
 
+    /// Whether one pass can hold consecutive tokens of a sequence as chunks of their own, each with its
+    /// logits: what checking a guess takes.
+    fn checks_guesses(&self) -> bool {
+        false
+    }
+
     /// How many sequences can be open at once.
     fn max_sequences(&self) -> usize;
 

@@ -159,6 +159,10 @@ impl Model for NativeModel {
         Some(self.weights.bytes())
     }
 
+    fn checks_guesses(&self) -> bool {
+        true
+    }
+
     fn max_sequences(&self) -> usize {
         // What a pass holds of each is small; memory for keys and values is the caller's matter.
         4096
