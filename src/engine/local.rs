@@ -1,5 +1,6 @@
 //! The engine in this process: model, tokenizer and chat template, scheduler and sampler.
 
+mod fork;
 mod speculate;
 #[cfg(test)]
 mod tests;
@@ -87,6 +88,10 @@ struct Sequence {
     ignore_eos: bool,
     sampler: Sampler,
     drafts: Drafts,
+    /// The sample of the same prompt that computes it, while this one waits for that.
+    forks_from: Option<RequestId>,
+    /// Whether others wait for this one's prompt.
+    has_forks: bool,
 }
 
 impl LocalEngine {
@@ -177,6 +182,59 @@ impl LocalEngine {
     /// The model alone, and what it is: for measuring it without a scheduler.
     pub(super) fn into_model(self) -> (EngineInfo, Box<dyn Model>) {
         (self.info, self.model)
+    }
+
+    /// A request's prompt in tokens.
+    fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
+        let text = self.chat.render(&request.messages)?;
+        // The template writes the special tokens itself.
+        let tokens = self.tokenizer.encode(&text, false)?;
+        let context = self.info.context_length;
+        if tokens.is_empty() {
+            return Err(Error::flow("the prompt has no tokens")
+                .hint("give the step a prompt, or the template a system message"));
+        }
+        if tokens.len() >= context {
+            return Err(Error::flow(format!(
+                "the prompt of {} tokens leaves no room in the model's context of {context}",
+                tokens.len()
+            ))
+            .hint("let the template include fewer fixture files, or take a model with a longer context"));
+        }
+        Ok(tokens)
+    }
+
+    /// Queues a request with this prompt; `forks_from` is the sample that computes it.
+    fn queue(
+        &mut self,
+        request: &Request,
+        tokens: Vec<u32>,
+        forks_from: Option<RequestId>,
+    ) -> RequestId {
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.scheduler.submit(id, tokens.len());
+        self.sequences.insert(
+            id,
+            Sequence {
+                slot: None,
+                lease: None,
+                reused: None,
+                computed: 0,
+                prompt_tokens: tokens.len(),
+                tokens,
+                max_tokens: request.max_tokens.max(1),
+                ignore_eos: request.ignore_eos,
+                sampler: Sampler::new(request.sampling),
+                drafts: Drafts::default(),
+                forks_from,
+                has_forks: false,
+            },
+        );
+        if let Some(first) = forks_from.and_then(|first| self.sequences.get_mut(&first)) {
+            first.has_forks = true;
+        }
+        id
     }
 
     /// What the only sequence of a pass, which decodes, will probably say next. `None` where it does not
@@ -330,6 +388,9 @@ impl LocalEngine {
             if !self.scheduler.has_place() {
                 break;
             }
+            if self.waits_for_its_fork(id) {
+                continue;
+            }
             let Some(sequence) = self.sequences.get(&id) else {
                 continue;
             };
@@ -413,40 +474,21 @@ impl Engine for LocalEngine {
     }
 
     fn submit(&mut self, request: Request) -> Result<RequestId> {
-        let text = self.chat.render(&request.messages)?;
-        // The template writes the special tokens itself.
-        let tokens = self.tokenizer.encode(&text, false)?;
-        let context = self.info.context_length;
-        if tokens.is_empty() {
-            return Err(Error::flow("the prompt has no tokens")
-                .hint("give the step a prompt, or the template a system message"));
+        let tokens = self.prompt(&request)?;
+        Ok(self.queue(&request, tokens, None))
+    }
+
+    fn submit_samples(&mut self, request: Request, seeds: &[u64]) -> Result<Vec<RequestId>> {
+        let tokens = self.prompt(&request)?;
+        let mut ids: Vec<RequestId> = Vec::with_capacity(seeds.len());
+        for &seed in seeds {
+            let mut request = request.clone();
+            request.sampling.seed = seed;
+            // Without pages to share, each computes the prompt for itself.
+            let first = ids.first().copied().filter(|_| self.kv.is_some());
+            ids.push(self.queue(&request, tokens.clone(), first));
         }
-        if tokens.len() >= context {
-            return Err(Error::flow(format!(
-                "the prompt of {} tokens leaves no room in the model's context of {context}",
-                tokens.len()
-            ))
-            .hint("let the template include fewer fixture files, or take a model with a longer context"));
-        }
-        let id = RequestId(self.next_id);
-        self.next_id += 1;
-        self.scheduler.submit(id, tokens.len());
-        self.sequences.insert(
-            id,
-            Sequence {
-                slot: None,
-                lease: None,
-                reused: None,
-                computed: 0,
-                prompt_tokens: tokens.len(),
-                tokens,
-                max_tokens: request.max_tokens.max(1),
-                ignore_eos: request.ignore_eos,
-                sampler: Sampler::new(request.sampling),
-                drafts: Drafts::default(),
-            },
-        );
-        Ok(id)
+        Ok(ids)
     }
 
     fn poll(&mut self) -> Result<Vec<Event>> {
@@ -504,6 +546,7 @@ impl Engine for LocalEngine {
         let mut events = Vec::new();
         let wanted = plan.iter().filter(|work| work.last);
         for (work, logits) in wanted.zip(logits) {
+            self.fork_samples(work.id, &logits, &mut events)?;
             self.advance(work.id, &logits, &mut events);
         }
         Ok(events)

@@ -50,6 +50,28 @@ pub trait Engine: Fence {
     /// context, a chat template that refuses the conversation.
     fn submit(&mut self, request: Request) -> Result<RequestId>;
 
+    /// Queues several samples of one request, each with a seed of its own in place of the request's. An
+    /// engine that can computes the prompt once: then only the first has prefilled tokens, and the
+    /// others reuse them all.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; then none is queued.
+    fn submit_samples(&mut self, request: Request, seeds: &[u64]) -> Result<Vec<RequestId>> {
+        let mut ids = Vec::with_capacity(seeds.len());
+        for &seed in seeds {
+            let mut sample = request.clone();
+            sample.sampling.seed = seed;
+            match self.submit(sample) {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    ids.into_iter().for_each(|id| self.cancel(id));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(ids)
+    }
+
     /// One forward pass over the active batch (or one wait for an answer), and what came of it.
     /// With nothing to do it returns no events.
     ///

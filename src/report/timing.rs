@@ -140,6 +140,8 @@ mod tests {
             prompt_tokens: 10,
             prefill_tokens: 8,
             reused_tokens: 2,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             decode_tokens: 4,
             finish: "stop".to_owned(),
             out_hash: "00112233aabbccdd".to_owned(),

@@ -4,6 +4,7 @@
 
 mod candle;
 mod flows;
+mod samples;
 mod stable;
 mod witness;
 
@@ -43,6 +44,7 @@ fn load_with(path: &Path, backend: Backend) -> LocalEngine {
         max_sequences: 8,
         reuse: true,
         kv_bytes: 0,
+        speculate: false,
     };
     LocalEngine::load(&file, &options).unwrap()
 }
