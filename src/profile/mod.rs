@@ -19,7 +19,5 @@ mod table;
 mod tree;
 
 pub use names::Span;
-pub use recorder::{
-    Activity, Guard, Pass, PassGuard, Scope, enable, is_on, pass, snapshot, span,
-};
+pub use recorder::{Activity, Guard, Pass, PassGuard, Scope, enable, is_on, pass, snapshot, span};
 pub use table::text;

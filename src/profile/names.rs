@@ -96,8 +96,10 @@ spans! {
     Wait = "wait", Detail;
     /// Token ids to rows of the embedding.
     Embedding = "embedding", Detail;
-    /// Root mean square norms, the residual additions and the quantisation beside them.
+    /// Root mean square norms, and the residual additions before them.
     Norm = "norm", Detail;
+    /// Rows to int8 blocks, for the next product.
+    Quantise = "quantise", Detail;
     /// Products with weight matrices.
     Linear = "linear", Detail;
     /// Rotation of queries and keys by their positions.

@@ -194,7 +194,7 @@ pub struct Pass {
     pub sequences: usize,
     /// Prompt tokens in it.
     pub prefill_tokens: usize,
-    /// Tokens in it that were generated before.
+    /// Tokens in it that were generated before, and guesses that it checks.
     pub decode_tokens: usize,
 }
 

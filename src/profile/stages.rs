@@ -156,7 +156,10 @@ mod tests {
         sweep.close(Span::Decode, 170);
         sweep.advance(175);
         let prefill = sweep.share(Span::Prefill);
-        assert_eq!((prefill.union, prefill.exposed, prefill.split), (51, 20, 36));
+        assert_eq!(
+            (prefill.union, prefill.exposed, prefill.split),
+            (51, 20, 36)
+        );
         let decode = sweep.share(Span::Decode);
         assert_eq!((decode.union, decode.exposed, decode.split), (40, 9, 24));
         assert_eq!((sweep.idle(), sweep.wall()), (15, 75));
