@@ -8,7 +8,8 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{
-    Backend, BenchConfig, BenchFormat, DeviceChoice, Layout, Mode, ModelConfig, RunConfig,
+    Backend, BenchConfig, BenchFormat, DeviceChoice, Layout, Mode, ModelConfig, ProfileConfig,
+    RunConfig,
 };
 use crate::error::{Error, Result};
 use crate::record::bench::{Phase, Test};
@@ -145,6 +146,9 @@ pub struct RunArgs {
     #[arg(long, env, value_name = "OUT", default_value = "results")]
     out: PathBuf,
 
+    #[command(flatten)]
+    profile: ProfileArgs,
+
     /// Print prompts and generated text to stderr
     #[arg(long)]
     show_output: bool,
@@ -156,6 +160,32 @@ pub struct RunArgs {
 
     #[command(flatten)]
     layout: LayoutArgs,
+}
+
+/// What is measured of the program itself.
+#[derive(Debug, Clone, Args)]
+struct ProfileArgs {
+    /// 1: measure where the time goes, and keep the table as profile.log in the run's folder
+    #[arg(long, env, value_name = "PROFILE", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    profile: bool,
+
+    /// Folder that gets a copy of the table, under --profile-name; turns the profile on
+    #[arg(long, env, value_name = "PROFILE_DIR")]
+    profile_dir: Option<PathBuf>,
+
+    /// Name of that copy, without .log [default: the run's own name]
+    #[arg(long, env, value_name = "PROFILE_NAME", requires = "profile_dir", value_parser = parse_file_name)]
+    profile_name: Option<String>,
+}
+
+impl ProfileArgs {
+    fn resolve(self) -> ProfileConfig {
+        ProfileConfig {
+            profile: self.profile || self.profile_dir.is_some(),
+            profile_dir: self.profile_dir,
+            profile_name: self.profile_name,
+        }
+    }
 }
 
 /// `flowbench expand`.
@@ -394,6 +424,7 @@ impl RunArgs {
             script_latency: self.script_latency,
             show_output: self.show_output,
             gpu_power: self.gpu_power,
+            profile: self.profile.resolve(),
             out: self.out,
             layout: Layout {
                 root: self.layout.root,
@@ -482,6 +513,14 @@ fn parse_length(text: &str) -> Result<usize, String> {
     }
 }
 
+fn parse_file_name(text: &str) -> Result<String, String> {
+    let path = std::path::Path::new(text);
+    match path.file_name() {
+        Some(name) if name == path.as_os_str() => Ok(text.to_owned()),
+        _ => Err("expected the name of a file, without a folder".to_owned()),
+    }
+}
+
 fn parse_watts(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(watts) if watts.is_finite() && watts > 0.0 => Ok(watts),
@@ -559,6 +598,14 @@ mod tests {
             assert!(parse_count(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_count("25"), Ok(25));
+    }
+
+    #[test]
+    fn a_file_name_has_no_folder() {
+        for bad in ["", ".", "..", "a/b", "/a", "a/"] {
+            assert!(parse_file_name(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_file_name("baseline.2"), Ok("baseline.2".to_owned()));
     }
 
     #[test]

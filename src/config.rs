@@ -145,6 +145,17 @@ pub struct ModelConfig {
     pub quiet: bool,
 }
 
+/// What is measured of the program itself, and where it is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ProfileConfig {
+    /// Measure where the time goes.
+    pub profile: bool,
+    /// Folder that gets a copy of the table.
+    pub profile_dir: Option<PathBuf>,
+    /// The copy's name, without `.log`; `None`: the run's.
+    pub profile_name: Option<String>,
+}
+
 /// Everything that `flowbench run` needs to know.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunConfig {
@@ -184,6 +195,9 @@ pub struct RunConfig {
     pub show_output: bool,
     /// Watts to assume for energy.
     pub gpu_power: Option<f64>,
+    /// What is measured of the program itself.
+    #[serde(flatten)]
+    pub profile: ProfileConfig,
     /// Folder that holds the runs.
     pub out: PathBuf,
     /// Where templates, fixtures and flows are.

@@ -12,6 +12,7 @@ pub mod environment;
 pub mod error;
 pub mod flow;
 pub mod hash;
+pub mod profile;
 pub mod record;
 pub mod report;
 pub mod statistics;

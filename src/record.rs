@@ -2,6 +2,7 @@
 //! Reporters read them and compute nothing again. Every field says its unit.
 
 pub mod bench;
+pub mod profile;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +46,9 @@ pub struct RunRecord {
     /// Of `MODE=both` only: its rounds, and what they say of the two modes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
+    /// With `--profile` only: where the time went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<profile::Profile>,
 }
 
 /// How far a run came.

@@ -46,7 +46,7 @@ impl Recorder<'_> {
                 let record = rounds.end(end.since(start), flows.len(), self.config.gpu_power);
                 self.record.comparison = Some(rounds.comparison());
                 // Kept before it is shown.
-                self.folder.save(&self.record)?;
+                self.save()?;
                 self.console.result(&timing::round(&record))?;
             }
             if outcome? == Outcome::Interrupted {

@@ -5,6 +5,7 @@ mod both;
 mod doctor;
 mod expand;
 mod model;
+mod profile;
 mod recorder;
 mod run;
 
@@ -59,7 +60,9 @@ fn interrupts() -> Result<&'static AtomicBool> {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            // The user has asked twice: something hangs that does not look at the flag.
+            // The user has asked twice: something hangs that does not look at the flag. What it
+            // is may stand in the profile.
+            let _ = profile::write_pending();
             #[allow(clippy::exit)]
             std::process::exit(Exit::Incomplete as i32);
         }

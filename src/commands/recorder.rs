@@ -6,6 +6,7 @@ use crate::config::{Mode, RunConfig};
 use crate::engine::{Engine, LocalEngine};
 use crate::error::{Error, Exit, Result};
 use crate::flow::Flow;
+use crate::profile::{self, Span};
 use crate::record::{Energy, RunRecord, Status, StepRecord, WorkflowRecord};
 use crate::report::folder::RunFolder;
 use crate::report::{Console, table, timing};
@@ -14,6 +15,7 @@ use crate::units::Millis;
 use crate::workflow::{self, Observer, Outcome, RunnerOptions};
 
 use super::both::Rounds;
+use super::profile::PendingProfile;
 use super::run::Prepared;
 
 /// How many failed workflows are explained on the terminal; the record explains all.
@@ -29,6 +31,7 @@ pub(super) struct Recorder<'a> {
     /// Of `MODE=both` only.
     pub(super) rounds: Option<Rounds>,
     pub(super) record: RunRecord,
+    pub(super) pending: PendingProfile,
 }
 
 impl Recorder<'_> {
@@ -38,10 +41,12 @@ impl Recorder<'_> {
         prepared: &Prepared,
         start: Moment,
     ) -> Result<Box<dyn Engine>> {
+        let span = profile::span(Span::EngineInit);
         let engine = prepared
             .start()
             .map_err(|error| error.context("failed to start the engine"))?;
         let init = Moment::now(engine.as_ref())?.since(start);
+        drop(span);
         self.console.result(&timing::engine_init(init))?;
         self.record.engine = serde_json::to_value(engine.info()).unwrap_or_default();
         self.record.engine_starts = match prepared {
@@ -123,7 +128,7 @@ impl Recorder<'_> {
             }
             // No engine, no measurement: the folder would only be in the way.
             (Err(error), _) if self.record.engine_starts == 0 => {
-                self.folder.discard();
+                self.discard();
                 return Err(error);
             }
             (Err(error), _) => (Status::Incomplete, Some(error)),
@@ -132,7 +137,9 @@ impl Recorder<'_> {
         self.record.error = error.as_ref().map(Error::chain);
 
         // Saved before it is printed: a closed pipe must not cost the record.
-        let saved = self.folder.save(&self.record);
+        self.record.profile = profile::snapshot();
+        let saved = (self.folder.save(&self.record))
+            .and_then(|()| self.pending.write(self.record.profile.as_ref()));
         let folder = self.folder.path().display().to_string();
         if self.record.totals.benchmark_total_ms.is_some() {
             for line in timing::totals(&self.record.totals, num_workflows) {
@@ -154,6 +161,18 @@ impl Recorder<'_> {
         }
     }
 
+    /// Keeps the record as it is now.
+    pub(super) fn save(&mut self) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
+        self.folder.save(&self.record)
+    }
+
+    /// Removes the run's folder: nothing was measured.
+    pub(super) fn discard(self) {
+        self.pending.forget();
+        self.folder.discard();
+    }
+
     /// Whether steps and workflows get lines: of many rounds, only the first of each mode does.
     fn is_shown(&self) -> bool {
         self.rounds.as_ref().is_none_or(Rounds::is_first)
@@ -173,6 +192,7 @@ impl Recorder<'_> {
 
 impl Observer for Recorder<'_> {
     fn step_ended(&mut self, step: &StepRecord) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
         let step = &match &mut self.rounds {
             None => step.clone(),
             Some(rounds) => rounds.step(step),
@@ -195,6 +215,7 @@ impl Observer for Recorder<'_> {
     }
 
     fn workflow_ended(&mut self, workflow: &WorkflowRecord, error: Option<&Error>) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
         let workflow = match &mut self.rounds {
             None => workflow.clone(),
             Some(rounds) => rounds.workflow(workflow),

@@ -8,6 +8,7 @@ use crate::engine::{Engine, LocalEngine, LocalOptions, ModelFile, Script, Script
 use crate::environment;
 use crate::error::{Exit, Result};
 use crate::flow::{self, ExpandRequest, Expansion, Flow};
+use crate::profile::{self, Span};
 use crate::record::{ExpansionRecord, RECORD_SCHEMA, RunRecord, Status, Totals};
 use crate::report::Console;
 use crate::report::folder::RunFolder;
@@ -15,6 +16,7 @@ use crate::stopwatch::{Moment, NoFence};
 use crate::workflow::Outcome;
 
 use super::expand::WaitNotice;
+use super::profile::PendingProfile;
 use super::recorder::Recorder;
 
 /// Runs the job. Returns the exit code of a run that came to its end, in order or interrupted.
@@ -26,6 +28,10 @@ pub(crate) fn run(
     console: &mut Console,
     interrupted: &AtomicBool,
 ) -> Result<Exit> {
+    if config.profile.profile {
+        profile::enable();
+    }
+    let _span = profile::span(Span::Run);
     if !config.is_scripted() {
         LocalEngine::preflight(config.device)?;
     }
@@ -35,6 +41,11 @@ pub(crate) fn run(
 
     let (expansion, expansion_record) = expand(config, console, interrupted)?;
     let (folder, run_id) = RunFolder::create(&config.out, &run_name(config.mode))?;
+    let pending = PendingProfile::new(&config.profile, folder.path(), &run_id);
+    let environment = {
+        let _span = profile::span(Span::Environment);
+        environment.join().unwrap_or_default()
+    };
     let mut recorder = Recorder {
         console,
         config,
@@ -48,7 +59,7 @@ pub(crate) fn run(
             status: Status::Running,
             error: None,
             settings: config.to_settings(),
-            environment: environment.join().unwrap_or_default(),
+            environment,
             expansion: expansion_record,
             engine: serde_json::Value::Null,
             engine_init_ms: None,
@@ -56,7 +67,9 @@ pub(crate) fn run(
             workflows: Vec::new(),
             totals: Totals::default(),
             comparison: None,
+            profile: None,
         },
+        pending,
     };
     let flows = &expansion.flows;
     let script = expansion.template_file.with_extension("script.jsonl");
@@ -64,11 +77,11 @@ pub(crate) fn run(
         Ok(prepared) => prepared,
         // Nothing was measured: the folder would only be in the way.
         Err(error) => {
-            recorder.folder.discard();
+            recorder.discard();
             return Err(error);
         }
     };
-    recorder.folder.save(&recorder.record)?;
+    recorder.save()?;
 
     let origin = Moment::now(&NoFence)?;
     let (result, num_workflows) = if config.mode == Mode::Both {
@@ -91,6 +104,7 @@ fn expand(
     console: &mut Console,
     interrupted: &AtomicBool,
 ) -> Result<(Expansion, ExpansionRecord)> {
+    let _span = profile::span(Span::FlowExpansion);
     let start = Moment::now(&NoFence)?;
     let expansion = {
         let wait = WaitNotice::new(console, interrupted);
@@ -129,6 +143,7 @@ impl Prepared {
         console: &mut Console,
         interrupted: &AtomicBool,
     ) -> Result<Self> {
+        let _span = profile::span(Span::LocateModel);
         if config.is_scripted() {
             let path = config.script.clone().unwrap_or(script);
             return Ok(Self::Scripted(Script::read(&path)?, config.script_latency));
@@ -184,6 +199,7 @@ impl Recorder<'_> {
         interrupted: &AtomicBool,
     ) -> Result<Outcome> {
         for flow in flows {
+            let expansion = profile::span(Span::FlowExpansion);
             flow::expand(&ExpandRequest {
                 layout: &self.config.layout,
                 template: &self.config.template,
@@ -192,6 +208,7 @@ impl Recorder<'_> {
                 load: false,
                 on_wait: &|_| Ok(()),
             })?;
+            drop(expansion);
             let start = Moment::now(&NoFence)?;
             let mut engine = self.start_engine(prepared, start)?;
             let flows = std::slice::from_ref(flow);

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::config::{Backend, DeviceChoice};
 use crate::error::{Error, Result};
+use crate::profile::{self, Activity, Pass, Span};
 use crate::stopwatch::Fence;
 
 use speculate::Drafts;
@@ -92,6 +93,8 @@ struct Sequence {
     forks_from: Option<RequestId>,
     /// Whether others wait for this one's prompt.
     has_forks: bool,
+    /// Waiting, prefill, decoding.
+    phase: Activity,
 }
 
 impl LocalEngine {
@@ -186,9 +189,13 @@ impl LocalEngine {
 
     /// A request's prompt in tokens.
     fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
+        let rendering = profile::span(Span::PromptRendering);
         let text = self.chat.render(&request.messages)?;
+        drop(rendering);
+        let tokenising = profile::span(Span::Tokenise);
         // The template writes the special tokens itself.
         let tokens = self.tokenizer.encode(&text, false)?;
+        drop(tokenising);
         let context = self.info.context_length;
         if tokens.is_empty() {
             return Err(Error::flow("the prompt has no tokens")
@@ -229,6 +236,7 @@ impl LocalEngine {
                 drafts: Drafts::default(),
                 forks_from,
                 has_forks: false,
+                phase: Activity::in_scope(Span::QueueWait),
             },
         );
         if let Some(first) = forks_from.and_then(|first| self.sequences.get_mut(&first)) {
@@ -286,7 +294,13 @@ impl LocalEngine {
                 logits: true,
             })
             .collect();
+        let pass = profile::pass(Span::Forward, || Pass {
+            sequences: 1,
+            prefill_tokens: 0,
+            decode_tokens: line.len(),
+        });
         let rows = self.model.forward(&chunks)?;
+        drop(pass);
         if let Some(sequence) = self.sequences.get_mut(&work.id) {
             sequence.drafts.drafted += guess.len();
         }
@@ -314,7 +328,10 @@ impl LocalEngine {
     /// on.
     fn advance(&mut self, id: RequestId, logits: &[f32], events: &mut Vec<Event>) -> Option<u32> {
         let sequence = self.sequences.get_mut(&id)?;
-        let Some(token) = sequence.sampler.next(logits) else {
+        let sampling = profile::span(Span::Sample);
+        let token = sequence.sampler.next(logits);
+        drop(sampling);
+        let Some(token) = token else {
             self.release(id);
             let kind = EventKind::Failed("the model's logits are not numbers".to_owned());
             events.push(Event { id, kind });
@@ -326,6 +343,9 @@ impl LocalEngine {
         }
         sequence.tokens.push(token);
         let generated = sequence.tokens.len() - sequence.prompt_tokens;
+        if generated == 1 {
+            sequence.phase.next(Span::Decode);
+        }
         let full = sequence.tokens.len() >= self.info.context_length;
         events.push(Event {
             id,
@@ -339,12 +359,28 @@ impl LocalEngine {
         Some(token)
     }
 
+    /// What the pass computes. Tokens of the prompt are prefill, and so are those that a sequence
+    /// had generated before it gave way.
+    fn pass(&self, plan: &[Work]) -> Pass {
+        let is_decode = |work: &&Work| {
+            let sequence = self.sequences.get(&work.id);
+            work.count == 1 && sequence.is_some_and(|seq| work.start >= seq.prompt_tokens)
+        };
+        let decode_tokens = plan.iter().filter(is_decode).count();
+        Pass {
+            sequences: plan.len(),
+            prefill_tokens: plan.iter().map(|work| work.count).sum::<usize>() - decode_tokens,
+            decode_tokens,
+        }
+    }
+
     fn finish(&mut self, id: RequestId, finish: Finish) -> Event {
         let kind = match self.release(id) {
             None => EventKind::Failed("the request is unknown".to_owned()),
             Some(sequence) => {
                 let tokens = sequence.tokens[sequence.prompt_tokens..].to_vec();
                 let reused = sequence.reused.unwrap_or(0);
+                let _span = profile::span(Span::Detokenise);
                 match self.tokenizer.decode(&tokens) {
                     Ok(text) => EventKind::Finished(Completion {
                         text,
@@ -424,6 +460,10 @@ impl LocalEngine {
                 sequence.computed = computed;
                 // At most the prompt: one that gave way finds its own tokens known, too.
                 sequence.reused.get_or_insert(computed);
+                sequence.phase.next(match sequence.tokens.len() {
+                    known if known > sequence.prompt_tokens => Span::Decode,
+                    _ => Span::Prefill,
+                });
             }
         }
         Ok(())
@@ -456,6 +496,7 @@ impl LocalEngine {
             if let Some(mut sequence) = self.sequences.remove(&id) {
                 self.give_back(&mut sequence);
                 sequence.computed = 0;
+                sequence.phase.next(Span::QueueWait);
                 self.sequences.insert(id, sequence);
             }
         }
@@ -464,6 +505,7 @@ impl LocalEngine {
 
 impl Fence for LocalEngine {
     fn synchronize(&self) -> Result<()> {
+        let _span = profile::span(Span::Synchronise);
         self.model.synchronize()
     }
 }
@@ -492,12 +534,14 @@ impl Engine for LocalEngine {
     }
 
     fn poll(&mut self) -> Result<Vec<Event>> {
+        let scheduling = profile::span(Span::Schedule);
         self.admit()?;
         let plan = self.plan()?;
         if plan.is_empty() {
             return Ok(Vec::new());
         }
         if let Some((work, guess)) = self.guess(&plan) {
+            drop(scheduling);
             return self.check_guess(work, &guess);
         }
         // The page tables are read afresh for every pass: publishing can change them.
@@ -529,7 +573,11 @@ impl Engine for LocalEngine {
                 })
             })
             .collect();
+        drop(scheduling);
+        let pass = profile::pass(Span::Forward, || self.pass(&plan));
         let logits = self.model.forward(&chunks)?;
+        drop(pass);
+        let scheduling = profile::span(Span::Schedule);
         for work in &plan {
             self.scheduler.computed(*work);
             let Some(sequence) = self.sequences.get_mut(&work.id) else {
@@ -543,6 +591,7 @@ impl Engine for LocalEngine {
                 kv.publish(lease, &sequence.tokens[..sequence.computed]);
             }
         }
+        drop(scheduling);
         let mut events = Vec::new();
         let wanted = plan.iter().filter(|work| work.last);
         for (work, logits) in wanted.zip(logits) {

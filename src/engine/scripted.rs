@@ -31,6 +31,7 @@ use super::{
     restart_refused,
 };
 use crate::error::{Error, Result};
+use crate::profile::{self, Activity, Pass, Span};
 use crate::stopwatch::{Fence, Pace};
 
 /// The answers of a script.
@@ -155,6 +156,7 @@ struct Playing {
     fail: Option<String>,
     ttft: Duration,
     latency: Duration,
+    phase: Activity,
 }
 
 impl Playing {
@@ -199,6 +201,18 @@ impl ScriptedEngine {
             next_id: 0,
             active: Vec::new(),
             synchronizations: Cell::new(0),
+        }
+    }
+
+    /// Whom the engine waits for: those without a token yet are in their prefill.
+    fn pass(&self) -> Pass {
+        let begun = |playing: &&Playing| playing.given > 0;
+        let decoding = self.active.iter().filter(begun).count();
+        let prefilling = self.active.iter().filter(|playing| playing.given == 0);
+        Pass {
+            sequences: self.active.len(),
+            prefill_tokens: prefilling.map(|playing| playing.prompt_tokens.max(1)).sum(),
+            decode_tokens: decoding,
         }
     }
 
@@ -260,6 +274,7 @@ impl Engine for ScriptedEngine {
             fail: answer.fail.clone(),
             ttft: span(answer.ttft_ms).min(latency),
             latency,
+            phase: Activity::in_scope(Span::Prefill),
         });
         Ok(id)
     }
@@ -276,7 +291,10 @@ impl Engine for ScriptedEngine {
             .min();
         match wait {
             None => return Ok(Vec::new()),
-            Some(wait) if !wait.is_zero() => std::thread::sleep(wait),
+            Some(wait) if !wait.is_zero() => {
+                let _pass = profile::pass(Span::Wait, || self.pass());
+                std::thread::sleep(wait);
+            }
             Some(_) => {}
         }
         let mut events = Vec::new();
@@ -294,6 +312,9 @@ impl Engine for ScriptedEngine {
             while playing.given < playing.pieces.len() && elapsed >= playing.due(playing.given) {
                 let kind = EventKind::Token(token_id(&playing.pieces[playing.given]));
                 events.push(Event { id, kind });
+                if playing.given == 0 {
+                    playing.phase.next(Span::Decode);
+                }
                 playing.given += 1;
             }
             if playing.given < playing.pieces.len() || elapsed < playing.latency {

@@ -10,6 +10,7 @@ use crate::engine::{Completion, Engine, EventKind, Finish, Message, RequestId, R
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::hash::token_hash;
+use crate::profile::{self, Activity, Span};
 use crate::record::{RECORD_SCHEMA, StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
 use crate::units::Millis;
@@ -126,6 +127,7 @@ struct Running<'a> {
     /// For each step, what it left behind.
     ended: Vec<Option<Ended>>,
     steps_done: usize,
+    activity: Activity,
 }
 
 /// A request that has not ended.
@@ -135,6 +137,7 @@ struct InFlight {
     submitted: Moment,
     first_token: Option<Moment>,
     messages: Vec<Message>,
+    _activity: Activity,
 }
 
 impl<'a> Runner<'a> {
@@ -148,6 +151,7 @@ impl<'a> Runner<'a> {
             started,
             ended: vec![None; flow.steps.len()],
             steps_done: 0,
+            activity: Activity::root(Span::Flow),
         };
         self.running.insert(flow.flow, running);
         self.submit(flow.flow, &roots)
@@ -160,6 +164,9 @@ impl<'a> Runner<'a> {
             let Some(running) = self.running.get(&flow) else {
                 return Ok(());
             };
+            let activity = running.activity.child(Span::Step);
+            let scope = activity.enter();
+            let rendering = profile::span(Span::PromptRendering);
             let request = self.requests.build(
                 running.flow,
                 step,
@@ -167,10 +174,12 @@ impl<'a> Runner<'a> {
                 &running.ended,
                 self.options,
             );
+            drop(rendering);
             let submission = request.and_then(|request| {
                 let messages = request.messages.clone();
                 self.engine.submit(request).map(|id| (id, messages))
             });
+            drop(scope);
             let (id, messages) = match submission {
                 Ok(submission) => submission,
                 Err(error) => {
@@ -189,6 +198,7 @@ impl<'a> Runner<'a> {
                     submitted,
                     first_token: None,
                     messages,
+                    _activity: activity,
                 },
             );
         }

@@ -158,7 +158,7 @@ fn guesses_change_no_token_and_save_passes() {
                 assert!(speculate || one.drafted_tokens == 0);
             }
             if speculate {
-                assert!(completions[0].accepted_tokens > 20, "{completions:?}");
+                assert!(completions[0].accepted_tokens > 5, "{completions:?}");
             }
             seen.push(
                 completions

@@ -24,6 +24,7 @@ use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
+use crate::profile::{self, Span};
 
 use attention::Heads;
 use weights::{Layer, Linear, NativeWeights};
@@ -236,9 +237,11 @@ impl Model for NativeModel {
         };
         scratch.resize(spec, positions.len());
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
+        let embedding = profile::span(Span::Embedding);
         for (row, token) in scratch.stream.chunks_exact_mut(spec.hidden).zip(tokens) {
             weights.embedding.row(*token as usize, row);
         }
+        drop(embedding);
         scratch.delta.fill(0.0);
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
         let following = weights.layers.iter().skip(1).map(|next| &next.query.matrix);
@@ -309,8 +312,10 @@ impl Pass<'_> {
         );
         self.rotate(layer, scratch);
         let Scratch { keys, values, .. } = &*scratch;
+        let writing = profile::span(Span::KvWrite);
         self.kernels
             .write_kv(self.pool, kv, index, self.places, keys, values);
+        drop(writing);
         self.attend(kv.layer(index), scratch);
         self.quantise(&scratch.attended, &mut scratch.blocks);
         self.products(
@@ -341,6 +346,7 @@ impl Pass<'_> {
 
     /// `stream += delta`, `normed = rms_norm(stream)`, and the same quantised.
     fn add_and_norm(&self, norm: &[f32], scratch: &mut Scratch) {
+        let _span = profile::span(Span::Norm);
         let hidden = self.spec.hidden;
         let epsilon = self.spec.norm_epsilon as f32;
         let kernels = self.kernels;
@@ -364,6 +370,7 @@ impl Pass<'_> {
 
     /// Head norms of queries and keys, and their rotation.
     fn rotate(&self, layer: &Layer, scratch: &mut Scratch) {
+        let _span = profile::span(Span::Rope);
         let size = self.heads.head_size;
         let widths = (self.spec.heads * size, self.heads.kv_heads * size);
         self.pool.rows(
@@ -395,6 +402,7 @@ impl Pass<'_> {
     }
 
     fn attend(&self, kv: KvLayer<'_>, scratch: &mut Scratch) {
+        let _span = profile::span(Span::Attention);
         let scale = 1.0 / (self.heads.head_size as f32).sqrt();
         self.kernels.attend_all(
             self.pool,
@@ -408,6 +416,7 @@ impl Pass<'_> {
 
     /// `gate = silu(gate) · up`, and the same quantised.
     fn activate(&self, scratch: &mut Scratch) {
+        let _span = profile::span(Span::Activation);
         let width = self.spec.intermediate;
         let up = &scratch.up;
         self.pool.rows(
@@ -426,6 +435,7 @@ impl Pass<'_> {
     /// Quantises `values`, `[tokens, cols]`, for the next product. What does not come in whole
     /// blocks is for dense weights, which take the values as they are.
     fn quantise(&self, values: &[f32], blocks: &mut [ActivationBlock]) {
+        let _span = profile::span(Span::Quantise);
         let tokens = self.positions.len();
         let cols = values.len() / tokens;
         if !cols.is_multiple_of(BLOCK) {
@@ -454,6 +464,7 @@ impl Pass<'_> {
         blocks: &[ActivationBlock],
         next: &PackedMatrix,
     ) {
+        let _span = profile::span(Span::Linear);
         let pairs = linears.iter().zip(outputs);
         let mut products: Vec<_> = pairs
             .map(|(linear, output)| Product {
@@ -503,6 +514,7 @@ impl Pass<'_> {
 
     /// The logits of the tokens at `wanted`.
     fn head(&self, norm: &[f32], head: &PackedMatrix, wanted: &[usize], scratch: &mut Scratch) {
+        let _span = profile::span(Span::Head);
         scratch.logits.clear();
         if wanted.is_empty() {
             return;

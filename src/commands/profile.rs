@@ -1,0 +1,85 @@
+//! The profile's files: `profile.log` in the run's folder, and the copy that the user asked for.
+//! They are written when the run ends, and also where it does not come to its end: in a panic, and
+//! at the second Ctrl-C.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::config::ProfileConfig;
+use crate::error::{Error, Result};
+use crate::profile;
+use crate::record::profile::Profile;
+
+/// Where the table is still to be written: here, so that the signal handler finds it, too.
+static PENDING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A profile that is not written yet. Dropped, it is written as far as that can be done.
+#[derive(Debug)]
+pub(super) struct PendingProfile(());
+
+impl PendingProfile {
+    /// The profile of the run of this folder and name.
+    pub(super) fn new(config: &ProfileConfig, folder: &Path, run_id: &str) -> Self {
+        let mut files = Vec::new();
+        if config.profile {
+            files.push(folder.join("profile.log"));
+        }
+        if let Some(folder) = &config.profile_dir {
+            let name = config.profile_name.as_deref().unwrap_or(run_id);
+            files.push(folder.join(format!("{name}.log")));
+        }
+        *PENDING.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        Self(())
+    }
+
+    /// Writes the profile as it is in the run's record.
+    ///
+    /// # Errors
+    /// Exit code 110 where a file cannot be written; the others are.
+    pub(super) fn write(&self, profile: Option<&Profile>) -> Result<()> {
+        profile.map_or(Ok(()), |profile| write(take_pending(), profile))
+    }
+
+    /// Nothing is to be written: there is no run.
+    pub(super) fn forget(self) {
+        take_pending();
+    }
+}
+
+impl Drop for PendingProfile {
+    fn drop(&mut self) {
+        // Whoever could be told has an error of its own to tell.
+        let _ = write_pending();
+    }
+}
+
+/// Writes the profile as it is now, unless it was written.
+pub(super) fn write_pending() -> Result<()> {
+    let files = take_pending();
+    match profile::snapshot() {
+        Some(profile) if !files.is_empty() => write(files, &profile),
+        _ => Ok(()),
+    }
+}
+
+fn take_pending() -> Vec<PathBuf> {
+    std::mem::take(&mut *PENDING.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn write(files: Vec<PathBuf>, profile: &Profile) -> Result<()> {
+    let text = profile::text(profile);
+    let mut result = Ok(());
+    for file in files {
+        let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
+        let written = folder
+            .and_then(|()| fs::write(&file, &text))
+            .map_err(|source| {
+                Error::output(format!("failed to write {}", file.display()))
+                    .hint("let PROFILE_DIR (--profile-dir) and OUT (--out) name folders that can be written")
+                    .caused_by(source)
+            });
+        result = result.and(written);
+    }
+    result
+}

@@ -1,0 +1,424 @@
+//! The recorder of this process: its clock, each thread's stack, and what the threads share.
+
+use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use quanta::Clock;
+
+use super::names::{Kind, Span};
+use super::span::{Ended, Rows, Stack, Sums, Table};
+use super::stages::Sweep;
+use super::tree::Tree;
+use crate::record::profile::{Profile, ProfileRow, StageShare};
+
+/// Whether anything is recorded: all that a span looks at while the profile is off.
+static ON: AtomicBool = AtomicBool::new(false);
+
+/// The processor's own counter, calibrated once; it is read without a fence.
+static CLOCK: OnceLock<Clock> = OnceLock::new();
+
+/// What the threads share. It is locked where a stage or an activity begins and ends, not for the
+/// many small spans inside a forward pass.
+static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
+
+struct Shared {
+    sweep: Sweep,
+    tree: Tree,
+    /// The sums of the threads that run.
+    threads: Vec<Arc<Rows>>,
+    /// Those of the threads that have ended.
+    retired: Table,
+}
+
+thread_local! {
+    static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
+    /// The activity that others on this thread are begun in; 0 is none.
+    static SCOPE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A thread's part of the recorder.
+struct Local {
+    clock: Clock,
+    stack: Stack,
+}
+
+/// Turns the profile on, for the rest of the process. Calibrating the clock takes some
+/// milliseconds.
+pub fn enable() {
+    let clock = CLOCK.get_or_init(Clock::new);
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.get_or_insert_with(|| Shared {
+        sweep: Sweep::new(clock.raw()),
+        tree: Tree::new(),
+        threads: Vec::new(),
+        retired: Table::new(),
+    });
+    ON.store(true, Ordering::Release);
+}
+
+/// Whether the profile is on.
+#[inline]
+pub fn is_on() -> bool {
+    ON.load(Ordering::Relaxed)
+}
+
+fn clock() -> &'static Clock {
+    CLOCK.get_or_init(Clock::new)
+}
+
+/// Does `work` on what the threads share, if the profile is on.
+fn with_shared<T>(work: impl FnOnce(&mut Shared) -> T) -> Option<T> {
+    let mut shared: MutexGuard<'_, Option<Shared>> =
+        SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.as_mut().map(work)
+}
+
+impl Local {
+    fn new() -> Self {
+        let stack = Stack::new();
+        with_shared(|shared| shared.threads.push(Arc::clone(stack.rows())));
+        Self {
+            clock: clock().clone(),
+            stack,
+        }
+    }
+}
+
+impl Drop for Local {
+    /// The thread ends: its sums are kept, its memory is not.
+    fn drop(&mut self) {
+        let rows = self.stack.rows();
+        with_shared(|shared| {
+            shared.retired.merge(&rows.read());
+            shared.threads.retain(|other| !Arc::ptr_eq(other, rows));
+        });
+    }
+}
+
+/// Does `work` on this thread's part; `None` where the thread is about to end.
+#[inline]
+fn with_local<T>(work: impl FnOnce(&mut Local) -> T) -> Option<T> {
+    LOCAL
+        .try_with(|local| work(local.borrow_mut().get_or_insert_with(Local::new)))
+        .ok()
+}
+
+/// Opens a span of this thread's code; it ends when the guard is dropped, in a panic, too.
+///
+/// ```
+/// use flowbench::profile::{self, Span};
+///
+/// fn tokenise(text: &str) -> usize {
+///     let _span = profile::span(Span::Tokenise);
+///     text.split_whitespace().count()
+/// }
+/// # assert_eq!(tokenise("two words"), 2);
+/// ```
+#[inline]
+pub fn span(span: Span) -> Guard {
+    Guard {
+        depth: if is_on() { Guard::open(span) } else { 0 },
+        thread: PhantomData,
+    }
+}
+
+/// A span that is open on this thread.
+#[derive(Debug)]
+#[must_use = "the span ends when this is dropped"]
+pub struct Guard {
+    /// Depth of the thread's stack with this span on it; 0 is no span.
+    depth: usize,
+    /// It belongs to its thread's stack, and does not leave the thread.
+    thread: PhantomData<*const ()>,
+}
+
+impl Guard {
+    fn open(span: Span) -> usize {
+        with_local(|local| {
+            let now = local.clock.raw();
+            let outer = local.stack.open(span, now);
+            if span.kind() == Kind::Work {
+                with_shared(|shared| {
+                    shared.sweep.count(span);
+                    if let Some(outer) = outer {
+                        shared.sweep.close(outer, now);
+                    }
+                    shared.sweep.open(span, now);
+                });
+            }
+            local.stack.depth()
+        })
+        .unwrap_or(0)
+    }
+
+    fn close(depth: usize) {
+        with_local(|local| {
+            let now = local.clock.raw();
+            // More than one only where guards were dropped out of order.
+            while local.stack.depth() >= depth {
+                let Some(ended) = local.stack.close(now) else {
+                    return;
+                };
+                if ended.span.kind() == Kind::Work {
+                    with_shared(|shared| shared.stage_ended(ended, now));
+                }
+            }
+        });
+    }
+}
+
+impl Drop for Guard {
+    #[inline]
+    fn drop(&mut self) {
+        if self.depth > 0 {
+            Self::close(self.depth);
+        }
+    }
+}
+
+impl Shared {
+    fn stage_ended(&mut self, ended: Ended, now: u64) {
+        self.sweep.close(ended.span, now);
+        if let Some(outer) = ended.outer_stage {
+            self.sweep.open(outer, now);
+        }
+    }
+}
+
+/// What a pass computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// Sequences in it.
+    pub sequences: usize,
+    /// Prompt tokens in it.
+    pub prefill_tokens: usize,
+    /// Tokens in it that were generated before, and guesses that it checks.
+    pub decode_tokens: usize,
+}
+
+/// Opens a pass ([`Span::Forward`] or [`Span::Wait`]): a span, while which the stages `prefill` and
+/// `decode` are at work, as far as `of` has such tokens.
+pub fn pass(span: Span, of: impl FnOnce() -> Pass) -> PassGuard {
+    if !is_on() {
+        return PassGuard {
+            of: Pass::default(),
+            _guard: self::span(span),
+        };
+    }
+    let guard = PassGuard {
+        of: of(),
+        _guard: self::span(span),
+    };
+    with_shared(|shared| {
+        let now = clock().raw();
+        for stage in guard.stages() {
+            shared.sweep.open(stage, now);
+        }
+    });
+    guard
+}
+
+/// A pass that goes on.
+#[derive(Debug)]
+#[must_use = "the pass ends when this is dropped"]
+pub struct PassGuard {
+    of: Pass,
+    _guard: Guard,
+}
+
+impl PassGuard {
+    fn stages(&self) -> impl Iterator<Item = Span> + use<> {
+        let prefill = (self.of.prefill_tokens > 0).then_some(Span::Prefill);
+        let decode = (self.of.decode_tokens > 0).then_some(Span::Decode);
+        prefill.into_iter().chain(decode)
+    }
+}
+
+impl Drop for PassGuard {
+    fn drop(&mut self) {
+        if self.of == Pass::default() {
+            return;
+        }
+        with_shared(|shared| {
+            let now = clock().raw();
+            for stage in self.stages() {
+                shared.sweep.close(stage, now);
+            }
+        });
+    }
+}
+
+/// A span that is no scope of a thread: it ends when this is dropped, wherever that is.
+#[derive(Debug, Default)]
+#[must_use = "the activity ends when this is dropped"]
+pub struct Activity {
+    /// Its number in the tree; 0 is none.
+    id: u64,
+    /// A stage that is open as long as the activity goes on.
+    stage: Option<Span>,
+}
+
+impl Activity {
+    /// Begins an activity that nothing else contains.
+    pub fn root(span: Span) -> Self {
+        Self::begin(span, 0)
+    }
+
+    /// Begins an activity within this one.
+    pub fn child(&self, span: Span) -> Self {
+        Self::begin(span, self.id)
+    }
+
+    /// Begins an activity within the one whose [`Scope`] this thread is in, if it is in one.
+    pub fn in_scope(span: Span) -> Self {
+        Self::begin(span, SCOPE.get())
+    }
+
+    /// Makes this the activity that [`Activity::in_scope`] finds on this thread.
+    pub fn enter(&self) -> Scope {
+        Scope {
+            outer: SCOPE.replace(self.id),
+            thread: PhantomData,
+        }
+    }
+
+    /// Ends this and begins the next one in the same place, without a gap.
+    pub fn next(&mut self, span: Span) {
+        if self.id == 0 {
+            return;
+        }
+        let next = with_shared(|shared| {
+            let now = clock().raw();
+            let parent = shared.end(self.id, self.stage, now);
+            shared.begin(span, parent.unwrap_or(0), now)
+        });
+        if let Some((id, stage)) = next {
+            self.id = id;
+            self.stage = stage;
+        }
+    }
+
+    fn begin(span: Span, parent: u64) -> Self {
+        if !is_on() {
+            return Self::default();
+        }
+        with_shared(|shared| {
+            // Read with the lock held: the readings are in the order of the changes.
+            let (id, stage) = shared.begin(span, parent, clock().raw());
+            Self { id, stage }
+        })
+        .unwrap_or_default()
+    }
+}
+
+impl Shared {
+    fn begin(&mut self, span: Span, parent: u64, now: u64) -> (u64, Option<Span>) {
+        if span.is_stage() {
+            self.sweep.count(span);
+        }
+        let stage = matches!(span.kind(), Kind::Work | Kind::Wait).then_some(span);
+        if let Some(stage) = stage {
+            self.sweep.open(stage, now);
+        }
+        let parent = (parent != 0).then_some(parent);
+        (self.tree.open(span, parent, now), stage)
+    }
+
+    /// Ends an activity and returns its parent.
+    fn end(&mut self, id: u64, stage: Option<Span>, now: u64) -> Option<u64> {
+        if let Some(stage) = stage {
+            self.sweep.close(stage, now);
+        }
+        self.tree.close(id, now)?.parent
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        if self.id != 0 {
+            with_shared(|shared| shared.end(self.id, self.stage, clock().raw()));
+        }
+    }
+}
+
+/// While this lives, an activity is the place of others that this thread begins.
+#[derive(Debug)]
+#[must_use = "the scope ends when this is dropped"]
+pub struct Scope {
+    outer: u64,
+    thread: PhantomData<*const ()>,
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        SCOPE.set(self.outer);
+    }
+}
+
+/// All that was measured so far; `None` while the profile is off. The calling thread's open spans
+/// count as if they ended now; those of others, and open activities, count when they have ended.
+pub fn snapshot() -> Option<Profile> {
+    if !is_on() {
+        return None;
+    }
+    let own = with_local(|local| {
+        let now = local.clock.raw();
+        local.stack.open_sums(now)
+    });
+    with_shared(|shared| {
+        let mut table = shared.retired;
+        for rows in &shared.threads {
+            table.merge(&rows.read());
+        }
+        table.merge(shared.tree.table());
+        if let Some(own) = &own {
+            table.merge(own);
+        }
+        shared.sweep.advance(clock().raw());
+        profile(&table, &shared.sweep)
+    })
+}
+
+fn profile(table: &Table, sweep: &Sweep) -> Profile {
+    let seconds = |ticks: u64| clock().delta_as_nanos(0, ticks) as f64 / 1e9;
+    let sums = Span::ALL.iter().zip(&table.0);
+    let mut rows: Vec<ProfileRow> = sums
+        .filter(|(_, sums)| sums.ncall > 0)
+        .map(|(span, sums)| row(*span, sums, seconds))
+        .collect();
+    rows.sort_by(|a, b| b.ttot_s.total_cmp(&a.ttot_s).then(a.name.cmp(&b.name)));
+    let stages = Span::ALL.iter().filter(|span| span.is_stage());
+    let mut stages: Vec<StageShare> = stages
+        .map(|stage| (stage, sweep.share(*stage)))
+        .filter(|(_, share)| share.calls > 0)
+        .map(|(stage, share)| StageShare {
+            name: stage.name().to_owned(),
+            calls: share.calls,
+            union_s: seconds(share.union),
+            exposed_s: seconds(share.exposed),
+            split_s: seconds(share.split),
+        })
+        .collect();
+    stages.sort_by(|a, b| b.split_s.total_cmp(&a.split_s).then(a.name.cmp(&b.name)));
+    Profile {
+        wall_s: seconds(sweep.wall()),
+        rows,
+        stages,
+        idle_s: seconds(sweep.idle()),
+        spans_dropped: 0,
+    }
+}
+
+fn row(span: Span, sums: &Sums, seconds: impl Fn(u64) -> f64) -> ProfileRow {
+    let ttot_s = seconds(sums.ttot);
+    ProfileRow {
+        name: span.name().to_owned(),
+        ncall: sums.ncall,
+        nprim: sums.nprim,
+        tsub_s: seconds(sums.tsub),
+        ttot_s,
+        tavg_s: ttot_s / sums.ncall as f64,
+    }
+}
