@@ -31,6 +31,8 @@ pub struct BenchModel {
     pages: Option<Pages>,
     /// Tokens that every sequence is made of.
     tokens: Vec<u32>,
+    /// The last pass's, as an engine keeps them.
+    logits: Vec<f32>,
 }
 
 /// Which pages a sequence has: those of decodes stand one after another, and a prompt's after them,
@@ -102,6 +104,7 @@ impl BenchModel {
             model,
             pages,
             tokens,
+            logits: Vec::new(),
         };
         if let Some(pages) = pages {
             bench.fill_contexts(pages, tests)?;
@@ -192,7 +195,7 @@ impl BenchModel {
                     logits: pass.logits,
                 })
                 .collect();
-            self.model.forward(&chunks)?;
+            self.model.forward_into(&chunks, &mut self.logits)?;
         }
         Ok(Moment::now(self)?.since(start))
     }

@@ -70,6 +70,8 @@ pub struct LocalEngine {
     sequences: HashMap<RequestId, Sequence>,
     next_id: u64,
     speculate: bool,
+    /// The last pass's, kept for its memory.
+    logits: Vec<f32>,
 }
 
 /// A request and its sequence.
@@ -173,6 +175,7 @@ impl LocalEngine {
             sequences: HashMap::new(),
             next_id: 0,
             speculate: options.speculate && model.checks_guesses(),
+            logits: Vec::new(),
             model,
         })
     }
@@ -299,13 +302,15 @@ impl LocalEngine {
             prefill_tokens: 0,
             decode_tokens: line.len(),
         });
-        let rows = self.model.forward(&chunks)?;
+        let mut logits = std::mem::take(&mut self.logits);
+        self.model.forward_into(&chunks, &mut logits)?;
+        let rows = logits.chunks_exact(self.model.spec().vocabulary);
         drop(pass);
         if let Some(sequence) = self.sequences.get_mut(&work.id) {
             sequence.drafts.drafted += guess.len();
         }
         let mut right = 0;
-        for (row, logits) in rows.iter().enumerate() {
+        for (row, logits) in rows.enumerate() {
             let start = work.start + row;
             self.scheduler.computed(Work { start, ..work });
             if let Some(sequence) = self.sequences.get_mut(&work.id) {
@@ -321,6 +326,7 @@ impl LocalEngine {
         if let Some(sequence) = self.sequences.get_mut(&work.id) {
             sequence.drafts.adapt(guess.len(), right);
         }
+        self.logits = logits;
         Ok(events)
     }
 
@@ -575,7 +581,8 @@ impl Engine for LocalEngine {
             .collect();
         drop(scheduling);
         let pass = profile::pass(Span::Forward, || self.pass(&plan));
-        let logits = self.model.forward(&chunks)?;
+        let mut logits = std::mem::take(&mut self.logits);
+        self.model.forward_into(&chunks, &mut logits)?;
         drop(pass);
         let scheduling = profile::span(Span::Schedule);
         for work in &plan {
@@ -594,10 +601,12 @@ impl Engine for LocalEngine {
         drop(scheduling);
         let mut events = Vec::new();
         let wanted = plan.iter().filter(|work| work.last);
-        for (work, logits) in wanted.zip(logits) {
-            self.fork_samples(work.id, &logits, &mut events)?;
-            self.advance(work.id, &logits, &mut events);
+        let rows = logits.chunks_exact(self.model.spec().vocabulary);
+        for (work, logits) in wanted.zip(rows) {
+            self.fork_samples(work.id, logits, &mut events)?;
+            self.advance(work.id, logits, &mut events);
         }
+        self.logits = logits;
         Ok(events)
     }
 

@@ -69,7 +69,8 @@ fn read(kernels: Kernels, pool: &Pool) -> Result<f64> {
         1,
         (&mut buffer, share),
         (&mut [] as &mut [f32], 0),
-        |_, part, _| part.fill(1.0),
+        (&mut [] as &mut [f32], 0),
+        |_, part, _, _| part.fill(1.0),
     );
     let mut stretch = 0;
     let seconds = best(LONGEST, || {

@@ -305,6 +305,18 @@ pub(crate) trait Model {
     /// before anything is computed), or a device error (out of memory).
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>>;
 
+    /// The same, with the rows one after another in `logits`, `[wanted, vocabulary]`, in place of what it
+    /// held: a buffer that is kept costs no fresh memory for each pass.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn forward_into(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<()> {
+        let rows = self.forward(chunks)?;
+        logits.clear();
+        rows.iter().for_each(|row| logits.extend(row));
+        Ok(())
+    }
+
     /// Returns when the device has finished all that was queued.
     fn synchronize(&self) -> Result<()>;
 }

@@ -73,8 +73,6 @@ struct Scratch {
     gate: Vec<f32>,
     /// As the gate.
     up: Vec<f32>,
-    /// `[wanted, vocabulary]`.
-    logits: Vec<f32>,
 }
 
 impl NativeModel {
@@ -192,12 +190,20 @@ impl Model for NativeModel {
     fn close(&mut self, _: Slot) {}
 
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
+        let mut logits = Vec::new();
+        self.forward_into(chunks, &mut logits)?;
+        let rows = logits.chunks_exact(self.spec.vocabulary);
+        Ok(rows.map(<[f32]>::to_vec).collect())
+    }
+
+    fn forward_into(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<()> {
         for chunk in chunks {
             check_chunk(chunk, chunk.start, &self.spec)?;
             check_pages(chunk, self.kv.pages())?;
         }
         if chunks.is_empty() {
-            return Ok(Vec::new());
+            logits.clear();
+            return Ok(());
         }
         let mut positions = Vec::new();
         let mut places = Vec::new();
@@ -249,9 +255,8 @@ impl Model for NativeModel {
         for ((index, layer), next) in weights.layers.iter().enumerate().zip(following) {
             pass.layer(layer, (kv, index), next, scratch);
         }
-        pass.head(&weights.norm, head, &wanted, scratch);
-        let rows = scratch.logits.chunks_exact(spec.vocabulary);
-        Ok(rows.map(<[f32]>::to_vec).collect())
+        pass.head(&weights.norm, head, &wanted, scratch, logits);
+        Ok(())
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -356,16 +361,19 @@ impl Pass<'_> {
             self.step(),
             (&mut scratch.stream, hidden),
             (&mut scratch.normed, hidden),
-            |first, stream, normed| {
+            (&mut scratch.blocks, block_width(hidden)),
+            |first, stream, normed, blocks| {
                 let delta = &delta[first * hidden..][..stream.len()];
                 kernels.add(stream, delta);
                 let rows = stream.chunks_exact(hidden);
                 for (row, normed) in rows.zip(normed.chunks_exact_mut(hidden)) {
                     kernels.rms_norm(row, norm, epsilon, normed);
                 }
+                if !blocks.is_empty() {
+                    kernels.quantize(normed, blocks);
+                }
             },
         );
-        self.quantise(&scratch.normed, &mut scratch.blocks);
     }
 
     /// Head norms of queries and keys, and their rotation.
@@ -378,7 +386,8 @@ impl Pass<'_> {
             self.step(),
             (&mut scratch.queries, widths.0),
             (&mut scratch.keys, widths.1),
-            |first, queries, keys| {
+            none(),
+            |first, queries, keys, _| {
                 let positions = &self.positions[first..];
                 let rows = queries
                     .chunks_exact_mut(widths.0)
@@ -423,31 +432,34 @@ impl Pass<'_> {
             self.positions.len(),
             self.step(),
             (&mut scratch.gate, width),
-            (&mut [] as &mut [f32], 0),
-            |first, gate, _| {
+            none(),
+            (&mut scratch.blocks, block_width(width)),
+            |first, gate, _, blocks| {
                 let up = &up[first * width..][..gate.len()];
                 self.kernels.silu_mul(gate, up);
+                if !blocks.is_empty() {
+                    self.kernels.quantize(gate, blocks);
+                }
             },
         );
-        self.quantise(&scratch.gate, &mut scratch.blocks);
     }
 
-    /// Quantises `values`, `[tokens, cols]`, for the next product. What does not come in whole
-    /// blocks is for dense weights, which take the values as they are.
+    /// Quantises `values`, `[tokens, cols]`, for the next product.
     fn quantise(&self, values: &[f32], blocks: &mut [ActivationBlock]) {
         let _span = profile::span(Span::Quantise);
         let tokens = self.positions.len();
         let cols = values.len() / tokens;
-        if !cols.is_multiple_of(BLOCK) {
+        let width = block_width(cols);
+        if width == 0 {
             return;
         }
-        let width = cols / BLOCK;
         self.pool.rows(
             tokens,
             self.step(),
-            (&mut blocks[..tokens * width], width),
-            (&mut [] as &mut [f32], 0),
-            |first, blocks, _| {
+            (blocks, width),
+            none(),
+            none(),
+            |first, blocks, _, _| {
                 let values = &values[first * cols..][..blocks.len() * BLOCK];
                 self.kernels.quantize(values, blocks);
             },
@@ -486,8 +498,9 @@ impl Pass<'_> {
             self.positions.len(),
             self.step(),
             (output, bias.len()),
-            (&mut [] as &mut [f32], 0),
-            |_, output, _| {
+            none(),
+            none(),
+            |_, output, _, _| {
                 for row in output.chunks_exact_mut(bias.len()) {
                     self.kernels.add(row, bias);
                 }
@@ -513,9 +526,17 @@ impl Pass<'_> {
     }
 
     /// The logits of the tokens at `wanted`.
-    fn head(&self, norm: &[f32], head: &PackedMatrix, wanted: &[usize], scratch: &mut Scratch) {
+    fn head(
+        &self,
+        norm: &[f32],
+        head: &PackedMatrix,
+        wanted: &[usize],
+        scratch: &mut Scratch,
+        logits: &mut Vec<f32>,
+    ) {
         let _span = profile::span(Span::Head);
-        scratch.logits.clear();
+        // Every number is written below: what a kept buffer holds need not be cleared.
+        logits.resize(wanted.len() * self.spec.vocabulary, 0.0);
         if wanted.is_empty() {
             return;
         }
@@ -533,12 +554,9 @@ impl Pass<'_> {
                 self.kernels.quantize(normed, blocks);
             }
         }
-        scratch
-            .logits
-            .resize(wanted.len() * self.spec.vocabulary, 0.0);
         let mut products = [Product {
             weights: head,
-            output: &mut scratch.logits,
+            output: logits,
         }];
         let values = &scratch.normed[..wanted.len() * hidden];
         self.multiply(&mut products, wanted.len(), values, &scratch.blocks, None);
@@ -551,6 +569,20 @@ impl Pass<'_> {
             .div_ceil(4 * self.pool.threads())
             .max(FEW_TOKENS)
     }
+}
+
+/// Blocks of a token of `cols` numbers. What does not come in whole blocks is for dense weights, which
+/// take the numbers as they are: 0.
+fn block_width(cols: usize) -> usize {
+    match cols.is_multiple_of(BLOCK) {
+        true => cols / BLOCK,
+        false => 0,
+    }
+}
+
+/// No matrix, for [`Pool::rows`].
+fn none() -> (&'static mut [f32], usize) {
+    (&mut [], 0)
 }
 
 /// Cosines and sines of every position so far.
