@@ -32,7 +32,15 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benches/peers/run.sh", description=__doc__)
     parser.add_argument("--only", default=",".join(TASKS), help="of " + ",".join(TASKS))
     parser.add_argument("--peers", default=",".join(SCRIPTS), help="of " + ",".join(SCRIPTS))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds that the results are to have of each task"
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=float("inf"),
+        help="seconds after which nothing new is begun: another call with the same --results goes on",
+    )
     parser.add_argument("--quick", action="store_true", help="one round of a tenth of the work")
     parser.add_argument("--flows", type=int, default=25, help="flows of `reuse`")
     parser.add_argument(
@@ -70,30 +78,42 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def call(command: list, stdin: str = "") -> tuple[str, int]:
-    """Runs a process to its end: its stdout, and its peak resident bytes."""
+def busy_seconds() -> float:
+    """Processor time that all processes together have used, and what the host took away."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def call(command: list, stdin: str = "") -> tuple[str, dict]:
+    """Runs a process to its end: its stdout, and what it used: its peak of resident bytes, and
+    the share of the machine's processors that others had meanwhile."""
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as said, (
         tempfile.TemporaryFile("w+")
     ) as complained:
         given.write(stdin)
         given.seek(0)
+        busy, begin = busy_seconds(), time.monotonic()
         process = subprocess.Popen(
             list(map(str, command)), stdin=given, stdout=said, stderr=complained
         )
         _, status, usage = os.wait4(process.pid, 0)
+        wall, busy = time.monotonic() - begin, busy_seconds() - busy
+        others = max(0.0, busy - usage.ru_utime - usage.ru_stime) / wall / (os.cpu_count() or 1)
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         complained.seek(0)
         if process.returncode != 0:
             last = complained.read().strip().splitlines()[-3:] or ["no message"]
             raise Failed(f"{Path(command[0]).name} exits {process.returncode}: {' / '.join(last)}")
-        return said.read(), usage.ru_maxrss * 1024
+        used = {"peak_bytes": usage.ru_maxrss * 1024, "others_cpu": round(others, 3)}
+        return said.read(), used
 
 
 def peer(name: str, task: dict) -> dict:
     """Runs a peer's task in a process of its own."""
-    said, peak = call([sys.executable, HERE / SCRIPTS[name]], json.dumps(task))
-    return {**json.loads(said.splitlines()[-1]), "peak_bytes": peak}
+    said, used = call([sys.executable, HERE / SCRIPTS[name]], json.dumps(task))
+    return {**json.loads(said.splitlines()[-1]), **used}
 
 
 def sha256(path: Path) -> str:
@@ -130,12 +150,14 @@ class Comparison:
                 "flowbench's SHA-256": sha256(options.flowbench)[:16],
                 "processor": f"{processor()}, {options.threads} threads for each program",
             },
+            # [flow][step], as flowbench counts them.
+            "prompt_tokens": [],
             "measurements": [],
         }
+        self.deadline = time.monotonic() + options.budget
         if self.path.exists():
             self.go_on()
         self.find_peers()
-        self.plan: Plan | None = None
 
     def go_on(self) -> None:
         """Takes up the file's rounds; refuses those of another binary or model."""
@@ -145,7 +167,8 @@ class Comparison:
                 f"{self.path} holds rounds of another program, model or machine\n"
                 "hint: name another file with --results"
             )
-        self.results["measurements"] = known["measurements"]
+        for key in ("measurements", "prompt_tokens"):
+            self.results[key] = known[key]
 
     def find_peers(self) -> None:
         about = self.flowbench.version()
@@ -159,27 +182,34 @@ class Comparison:
                 print(f"[PEERS] left out: {name}: {why}", file=sys.stderr)
 
     def run(self) -> None:
-        for task in self.options.only:
-            for _ in range(self.options.rounds):
-                self.round(task)
+        for number in range(1, self.options.rounds + 1):
+            for task in self.options.only:
+                self.round(task, number)
 
-    def round(self, task: str) -> None:
+    def round(self, task: str, number: int) -> None:
         """One round of a task: every program and setting once, in turned order every other time."""
         if task == "decode":
             for batch in (1, 8, 25):
-                self.turns(f"decode-{batch}", self.decode_turns(batch))
+                self.turns(number, f"decode-{batch}", self.decode_turns(batch))
         elif task == "prefill":
-            self.turns(task, self.prefill_turns())
+            self.turns(number, task, self.prefill_turns())
         elif task == "load":
-            self.turns(task, self.load_turns())
+            self.turns(number, task, self.load_turns())
         else:
-            self.turns(task, self.workload_turns(task))
+            self.turns(number, task, self.workload_turns(task))
 
-    def turns(self, task: str, turns: list[tuple]) -> None:
-        done = [one["round"] for one in self.results["measurements"] if one["task"] == task]
-        number = max(done, default=0) + 1
-        present = [turn for turn in turns if turn[0] in self.results["programs"]]
+    def turns(self, number: int, task: str, turns: list[tuple]) -> None:
+        """What is still to be measured of a task's round."""
+        measured = report.rounds_of(self.results["measurements"], task)
+        present = [
+            turn
+            for turn in turns
+            if turn[0] in self.results["programs"]
+            and number not in measured.get((turn[0], turn[1]), {})
+        ]
         for program, setting, run in present if number % 2 else reversed(present):
+            if time.monotonic() > self.deadline:
+                return
             begin = time.monotonic()
             try:
                 found = run()
@@ -205,7 +235,6 @@ class Comparison:
                     "setting": setting,
                     "round": number,
                     "value": value,
-                    "load_average": os.getloadavg()[0],
                     **found,
                 }
             )
@@ -213,7 +242,7 @@ class Comparison:
             unit = report.TASKS[task][1]
             print(
                 f"[PEERS] round={number} task={task} program={program} setting={setting!r} "
-                f"value={report.number(value)} {unit} (process {time.monotonic() - begin:.1f} s)",
+                f"value={report.number(value)} {unit} others_cpu={found['others_cpu']:.0%} (process {time.monotonic() - begin:.1f} s)",
                 file=sys.stderr,
                 flush=True,
             )
@@ -339,10 +368,9 @@ class Comparison:
 
     def counted(self, flows: int) -> Plan:
         """The first flows of the workload, with the tokens of flowbench's prompts."""
-        if self.plan is None or len(self.plan.fresh) < flows:
-            plan = Plan.load().take(flows)
-            self.plan = with_counts(plan, self.flowbench.workload(flows, "reuse")["counts"])
-        return self.plan.take(flows)
+        if len(self.results["prompt_tokens"]) < flows:
+            self.results["prompt_tokens"] = self.flowbench.workload(flows, "reuse")["counts"]
+        return with_counts(Plan.load().take(flows), self.results["prompt_tokens"][:flows])
 
     def checked(self, plan: Plan, program: str, found: dict) -> dict:
         """Refuses a run that did other work than the plan says, or tokenised it differently."""

@@ -16,7 +16,7 @@ class Flowbench:
     def __init__(self, program: Path, model: Path, call) -> None:
         self.program = program
         self.model = model
-        # Runs a command: (arguments) -> (stdout, peak bytes).
+        # Runs a command: (arguments) -> (stdout, what it used).
         self.call = call
 
     def version(self) -> dict:
@@ -28,7 +28,7 @@ class Flowbench:
     def bench(self, task: dict) -> dict:
         """`prefill` or `decode` by `bench-engine`, whose contexts, too, are a sequence's own."""
         is_prefill = task["task"] == "prefill"
-        text, peak = self.call(
+        text, used = self.call(
             [
                 self.program,
                 "bench-engine",
@@ -46,7 +46,7 @@ class Flowbench:
             "samples_s": [sample / 1000 for sample in test["samples_ms"]],
             "tokens": test["tokens"] * test["batch"],
             "load_s": record["engine_init_ms"] / 1000,
-            "peak_bytes": peak,
+            **used,
         }
 
     def workload(self, flows: int, mode: str, kv_cache_mb: int | None = None) -> dict:
@@ -56,7 +56,7 @@ class Flowbench:
             for name in ("templates", "fixtures", "flows"):
                 (root / name).mkdir()
             memory = ["--kv-cache-mb", kv_cache_mb] if kv_cache_mb else []
-            _, peak = self.call(
+            _, used = self.call(
                 [
                     self.program,
                     "run",
@@ -81,7 +81,7 @@ class Flowbench:
             "prefill_tokens": totals["prefill_tokens"],
             "generated_tokens": totals["decode_tokens"],
             "counts": prompt_counts(steps, flows),
-            "peak_bytes": peak,
+            **used,
         }
 
 

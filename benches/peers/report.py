@@ -5,6 +5,8 @@ from __future__ import annotations
 from statistics import median
 
 OURS = "flowbench"
+# A measurement during which others had more than this share of the processors does not count.
+MOST_OTHERS = 0.1
 
 # Task, the title of its row, the unit of its values.
 TASKS = {
@@ -28,11 +30,17 @@ TARGETS = {
 }
 
 
+def quiet(measurement: dict) -> bool:
+    """Whether the program had the machine to itself."""
+    return measurement["others_cpu"] <= MOST_OTHERS
+
+
 def rounds_of(measurements: list[dict], task: str) -> dict[tuple[str, str], dict[int, float]]:
-    """(program, setting) -> round -> value, in the order in which they first ran."""
+    """(program, setting) -> round -> value, in the order in which they first ran; without those
+    that other processes disturbed."""
     values: dict[tuple[str, str], dict[int, float]] = {}
     for one in measurements:
-        if one["task"] == task:
+        if one["task"] == task and quiet(one):
             key = one["program"], one["setting"]
             values.setdefault(key, {})[one["round"]] = one["value"]
     return values
@@ -90,15 +98,16 @@ def number(value: float) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown whose columns line up in a terminal, too; the first column is text."""
+    """Markdown whose columns line up in a terminal, too; the first two columns are text."""
     widths = [max(map(len, column)) for column in zip(head, *rows)]
+
     def line(cells: list[str]) -> str:
-        first, *others = [
-            cell.ljust(width) if index == 0 else cell.rjust(width)
+        return "| " + " | ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(cells, widths))
-        ]
-        return "| " + " | ".join([first, *others]) + " |"
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        ) + " |"
+
+    rule = ["-" * width if index < 2 else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     return "\n".join([line(head), line(rule), *map(line, rows)])
 
 
@@ -108,6 +117,12 @@ def markdown(results: dict) -> str:
     lines = [f"- {program}: {about}" for program, about in results["programs"].items()]
     lines += [f"- left out: {program}: {why}" for program, why in results["missing"].items()]
     lines += [f"- {key}: {value}" for key, value in results["environment"].items()]
+    disturbed = sum(not quiet(one) for one in measurements)
+    if disturbed:
+        lines.append(
+            f"- {disturbed} of {len(measurements)} measurements left out: others had more than "
+            f"{MOST_OTHERS:.0%} of the processors meanwhile"
+        )
     lines += ["", "How many times as fast flowbench is (against the best setting of each peer):", ""]
     rows = []
     for one in comparisons(measurements):
@@ -134,7 +149,8 @@ def markdown(results: dict) -> str:
             of = [
                 one
                 for one in measurements
-                if (one["task"], one["program"], one["setting"]) == (task, program, setting)
+                if quiet(one)
+                and (one["task"], one["program"], one["setting"]) == (task, program, setting)
             ]
             peaks = [one["peak_bytes"] for one in of if one.get("peak_bytes")]
             prefill = of[-1].get("prefill_tokens")
