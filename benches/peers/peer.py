@@ -1,0 +1,64 @@
+"""What the peers' processes share."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from workload import Plan, Tokens
+
+
+def made_up(count: int, vocabulary: int) -> list[int]:
+    """Token ids without meaning, the same in every run; a quarter of the vocabulary is left out
+    at its low end, where special tokens stand."""
+    state, tokens = 1, []
+    for _ in range(count):
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        tokens.append(vocabulary // 4 + (state >> 33) % (vocabulary - vocabulary // 4))
+    return tokens
+
+
+class Run:
+    """Counts and times a workload; the clock runs from when it is made."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.prompt = self.prefill = self.generate = 0
+        self.begin = time.perf_counter()
+
+    def step(self, prompt: int, prefilled: int, generated: int) -> None:
+        self.prompt += prompt
+        self.prefill += prefilled
+        self.generate += generated
+
+    def prefilled(self, count: int) -> None:
+        self.prefill += count
+
+    def generated(self, count: int) -> None:
+        self.generate += count
+
+    def result(self, tokens: Tokens) -> dict:
+        return {
+            "seconds": time.perf_counter() - self.begin,
+            "prompt_tokens": self.prompt,
+            "prefill_tokens": self.prefill,
+            "generated_tokens": self.generate,
+            "ids": tokens.digest(),
+        }
+
+
+def serve(task: dict, tasks: dict[str, Callable[[dict], dict]]) -> None:
+    """Does one task and prints what came of it: the last line of stdout."""
+    # Whatever a library writes to stdout goes to stderr.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    result = tasks[task["task"]](task)
+    with os.fdopen(out, "w") as stdout:
+        stdout.write(json.dumps(result) + "\n")
+    # Without the libraries' own tear-down, which takes time and measures nothing.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
