@@ -25,16 +25,12 @@ const READ_PARTS: usize = 64;
 /// for the same reason.
 const INTEGER_SECONDS: f64 = 0.5e-3;
 
-/// A ceiling is what the machine does when nothing disturbs it: the best run counts. There are at
-/// least so many, and further ones until [`AGREEING`] have come within [`NEARLY`] of the best, so that
-/// it is no accident, or until [`LONGEST`] (in seconds) is over.
-const RUNS: usize = 100;
-const AGREEING: usize = 5;
-const NEARLY: f64 = 1.005;
-const LONGEST: f64 = 1.5;
+/// A ceiling is what the machine does when nothing disturbs it: the best of all the runs in so many
+/// seconds counts. (That several runs agree would be no reason to stop: a disturbance can be steady.)
+const SECONDS: f64 = 0.6;
 
 /// The same while the length of an integer run is being found.
-const TRIAL: f64 = 5e-3;
+const TRIAL_SECONDS: f64 = 5e-3;
 
 /// Independent sums of the integer loop, at most: enough to hide the latency of an instruction.
 const CHAINS: usize = 12;
@@ -42,8 +38,7 @@ const CHAINS: usize = 12;
 /// Independent sums of the reading loop.
 const STREAMS: usize = 4;
 
-/// Measures on `threads` threads: for a quarter of a second on a quiet machine, for some seconds on a
-/// busy one.
+/// Measures on `threads` threads, for a bit more than a second.
 ///
 /// # Errors
 /// Exit code 3 where the system gives no thread.
@@ -73,7 +68,7 @@ fn read(kernels: Kernels, pool: &Pool) -> Result<f64> {
         |_, part, _, _| part.fill(1.0),
     );
     let mut stretch = 0;
-    let seconds = best(LONGEST, || {
+    let seconds = best(SECONDS, || {
         let first = stretch * READ_PARTS;
         pool.run(READ_PARTS, |part| {
             let part = &buffer[(first + part) * share..][..share];
@@ -88,9 +83,9 @@ fn read(kernels: Kernels, pool: &Pool) -> Result<f64> {
 /// 10⁹ integer multiply-adds a second in registers, by all threads.
 fn integers(kernels: Kernels, pool: &Pool) -> Result<f64> {
     let threads = pool.threads();
-    let (mut steps, mut longest) = (1000, TRIAL);
+    let (mut steps, mut within) = (1000, TRIAL_SECONDS);
     loop {
-        let seconds = best(longest, || {
+        let seconds = best(within, || {
             pool.run(threads, |_| {
                 // SAFETY: this processor is able (`Kernels::best`).
                 unsafe { (kernels.table.multiply_add_all)(steps) }
@@ -100,8 +95,8 @@ fn integers(kernels: Kernels, pool: &Pool) -> Result<f64> {
         if seconds < INTEGER_SECONDS / 2.0 {
             let missing = INTEGER_SECONDS / seconds.max(1e-7);
             steps = (steps as f64 * missing).ceil() as usize;
-        } else if longest < LONGEST {
-            longest = LONGEST;
+        } else if within < SECONDS {
+            within = SECONDS;
         } else {
             // Four bytes of each lane, for every sum.
             let work = threads * steps * chains(kernels.table.tile) * LANES * 4;
@@ -110,26 +105,17 @@ fn integers(kernels: Kernels, pool: &Pool) -> Result<f64> {
     }
 }
 
-/// The shortest of the runs, which take `longest` seconds at most, in seconds.
-fn best(longest: f64, mut run: impl FnMut()) -> Result<f64> {
-    let mut shortest = [f64::INFINITY; AGREEING];
+/// The shortest of the runs that begin within so many seconds, in seconds.
+fn best(within: f64, mut run: impl FnMut()) -> Result<f64> {
     let start = Moment::now(&NoFence)?;
-    let mut now = start;
-    let mut runs = 0;
+    let (mut shortest, mut before) = (f64::INFINITY, start);
     loop {
         run();
-        let before = std::mem::replace(&mut now, Moment::now(&NoFence)?);
-        let seconds = now.since(before).seconds();
-        // In ascending order; the last one is the longest of those that count.
-        let place = shortest.partition_point(|shorter| *shorter <= seconds);
-        if place < AGREEING {
-            shortest[place..].rotate_right(1);
-            shortest[place] = seconds;
-        }
-        runs += 1;
-        let agree = shortest[AGREEING - 1] <= shortest[0] * NEARLY;
-        if runs >= RUNS && agree || now.since(start).seconds() > longest {
-            return Ok(shortest[0]);
+        let now = Moment::now(&NoFence)?;
+        shortest = shortest.min(now.since(before).seconds());
+        before = now;
+        if now.since(start).seconds() > within {
+            return Ok(shortest);
         }
     }
 }
