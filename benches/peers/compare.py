@@ -15,6 +15,7 @@ from pathlib import Path
 
 import report
 from flowbench_peer import Flowbench, with_counts
+from peer import busy_seconds
 from workload import Plan, Unequal
 
 HERE = Path(__file__).parent
@@ -78,13 +79,6 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def busy_seconds() -> float:
-    """Processor time that all processes together have used, and what the host took away."""
-    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields)
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
 def call(command: list, stdin: str = "") -> tuple[str, dict]:
     """Runs a process to its end: its stdout, and what it used: its peak of resident bytes, and
     the share of the machine's processors that others had meanwhile."""
@@ -99,6 +93,7 @@ def call(command: list, stdin: str = "") -> tuple[str, dict]:
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall, busy = time.monotonic() - begin, busy_seconds() - busy
+        # All of the process, its start included: a peer knows what happened while it measured.
         others = max(0.0, busy - usage.ru_utime - usage.ru_stime) / wall / (os.cpu_count() or 1)
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
@@ -113,7 +108,7 @@ def call(command: list, stdin: str = "") -> tuple[str, dict]:
 def peer(name: str, task: dict) -> dict:
     """Runs a peer's task in a process of its own."""
     said, used = call([sys.executable, HERE / SCRIPTS[name]], json.dumps(task))
-    return {**json.loads(said.splitlines()[-1]), **used}
+    return {**used, **json.loads(said.splitlines()[-1])}
 
 
 def sha256(path: Path) -> str:

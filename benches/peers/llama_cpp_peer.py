@@ -6,11 +6,10 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
-import time
 
 import numpy as np
 
-from peer import Run, made_up, serve
+from peer import Run, Watch, made_up, serve
 from workload import Plan, Tokens
 
 try:
@@ -37,7 +36,7 @@ class Engine:
         self._silence = lib.llama_log_callback(lambda *_: None)
         lib.llama_log_set(self._silence, ctypes.c_void_p(0))
         lib.llama_backend_init()
-        begin = time.perf_counter()
+        watch = Watch()
         self.model = lib.llama_model_load_from_file(
             model.encode(), lib.llama_model_default_params()
         )
@@ -56,7 +55,7 @@ class Engine:
         self.context = lib.llama_init_from_model(self.model, params)
         if not self.context:
             sys.exit("llama.cpp cannot make a context")
-        self.load_seconds = time.perf_counter() - begin
+        self.load_seconds = watch.stop(counts=False)
         self.vocabulary = lib.llama_model_get_vocab(self.model)
         self.size = lib.llama_vocab_n_tokens(self.vocabulary)
         self.memory = lib.llama_get_memory(self.context)
@@ -115,10 +114,10 @@ def prefill(task: dict) -> dict:
     samples = []
     for _ in range(task["repetitions"] + 1):
         engine.clear()
-        begin = time.perf_counter()
+        watch = Watch()
         engine.prefill(tokens, 0, 0)
         lib.llama_synchronize(engine.context)
-        samples.append(time.perf_counter() - begin)
+        samples.append(watch.stop())
     return {"samples_s": samples[1:], "tokens": count}
 
 
@@ -133,12 +132,12 @@ def decode(task: dict) -> dict:
         lib.llama_memory_seq_cp(engine.memory, 0, sequence, -1, -1)
 
     def steps(number: int) -> float:
-        begin = time.perf_counter()
+        watch = Watch()
         for position in range(start, start + number):
             token = tokens[position]
             engine.decode([(token, position, sequence, True) for sequence in range(batch)])
         lib.llama_synchronize(engine.context)
-        seconds = time.perf_counter() - begin
+        seconds = watch.stop()
         for sequence in range(batch):
             lib.llama_memory_seq_rm(engine.memory, sequence, start, -1)
         return seconds
@@ -149,10 +148,12 @@ def decode(task: dict) -> dict:
 
 
 def load(task: dict) -> dict:
+    watch = Watch()
     engine = Engine(task["model"], task["threads"], task["flash"])
-    begin = time.perf_counter()
+    watch.stop()
+    watch = Watch()
     engine.prefill([engine.encode("a")[0]], 0, 0)
-    warm_up = time.perf_counter() - begin
+    warm_up = watch.stop()
     return {"load_s": engine.load_seconds, "warm_up_s": warm_up}
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 
 import numpy as np
 
-from peer import Run, made_up, serve
+from peer import Run, Watch, made_up, serve
 from workload import Plan, Tokens
 
 try:
@@ -27,7 +26,7 @@ class Engine:
     def __init__(
         self, task: dict, cache: bool = False, sequences: int = 1, cache_gib: int = 1
     ) -> None:
-        begin = time.perf_counter()
+        watch = Watch()
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size = cache_gib
         scheduler.enable_prefix_caching = cache
@@ -39,7 +38,7 @@ class Engine:
             "CPU",
             {"INFERENCE_NUM_THREADS": task["threads"]},
         )
-        self.load_seconds = time.perf_counter() - begin
+        self.load_seconds = watch.stop(counts=False)
         self.tokenizer = self.pipeline.get_tokenizer()
         self.number = 0
 
@@ -77,9 +76,9 @@ def prefill(task: dict) -> dict:
     tokens = made_up(count, VOCABULARY_AT_LEAST)
     samples = []
     for _ in range(task["repetitions"] + 1):
-        begin = time.perf_counter()
+        watch = Watch()
         engine.finish([engine.submit(tokens, 1)])
-        samples.append(time.perf_counter() - begin)
+        samples.append(watch.stop())
     return {"samples_s": samples[1:], "tokens": count}
 
 
@@ -100,10 +99,10 @@ def decode(task: dict) -> dict:
             engine.pipeline.step()
             read(requests, there)
         before = sum(there)
-        begin = time.perf_counter()
+        watch = Watch()
         while not any(ended(request) for request in requests):
             engine.pipeline.step()
-        seconds = time.perf_counter() - begin
+        seconds = watch.stop()
         read(requests, there)
         samples.append((seconds, sum(there) - before))
         engine.finish([])
@@ -123,10 +122,12 @@ def read(requests: list, there: list[int]) -> None:
 
 
 def load(task: dict) -> dict:
+    watch = Watch()
     engine = Engine(task)
-    begin = time.perf_counter()
+    watch.stop()
+    watch = Watch()
     engine.finish([engine.submit(engine.encode("a"), 1)])
-    return {"load_s": engine.load_seconds, "warm_up_s": time.perf_counter() - begin}
+    return {"load_s": engine.load_seconds, "warm_up_s": watch.stop()}
 
 
 def workload(task: dict) -> dict:

@@ -6,7 +6,7 @@ from statistics import median
 
 OURS = "flowbench"
 # A measurement during which others had more than this share of the processors does not count.
-MOST_OTHERS = 0.1
+MOST_OTHERS = 0.2
 
 # Task, the title of its row, the unit of its values.
 TASKS = {

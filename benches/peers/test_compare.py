@@ -100,7 +100,7 @@ class Tables(unittest.TestCase):
 - llama.cpp: llama.cpp 2
 - left out: OpenVINO: cannot be loaded
 - model: tiny.gguf
-- 1 of 7 measurements left out: others had more than 10% of the processors meanwhile
+- 1 of 7 measurements left out: others had more than 20% of the processors meanwhile
 
 How many times as fast flowbench is (against the best setting of each peer):
 
