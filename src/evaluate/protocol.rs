@@ -44,7 +44,7 @@ pub(super) enum Event {
         loaded: BTreeMap<String, String>,
     },
     /// The child exists; its pidfd comes with the frame.
-    Started { id: u64, pid: u32 },
+    Started { id: u64 },
     /// The child could not be made.
     Failed { id: u64, message: String },
     /// The child has been waited for. `status` is as `wait4(2)` gives it.

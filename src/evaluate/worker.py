@@ -182,7 +182,7 @@ def start(control, request, result, sandbox, children, poller):
     pidfd = os.pidfd_open(pid)
     children[pidfd] = (pid, request["id"])
     poller.register(pidfd, select.POLLIN)
-    send(control, {"event": "started", "id": request["id"], "pid": pid}, [pidfd])
+    send(control, {"event": "started", "id": request["id"]}, [pidfd])
 
 
 def ended(control, pidfd, children, poller):
