@@ -91,9 +91,10 @@ impl Running {
         match (over, self.begun) {
             (true, _) => return true,
             (false, Some(_)) => self.kill(Killed::Deadline),
-            (false, None) => self.kill(Killed::StartUp),
+            (false, None) if self.pidfd.is_some() => self.kill(Killed::StartUp),
+            (false, None) => return true,
         }
-        self.pidfd.is_none()
+        false
     }
 
     /// The process is gone, though not yet waited for.
