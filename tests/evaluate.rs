@@ -29,14 +29,19 @@ fn pool_of(parallel: usize) -> Pool {
 }
 
 fn number(returned: &Value) -> Result<f64, String> {
-    returned.as_f64().ok_or_else(|| format!("{returned} is no number"))
+    returned
+        .as_f64()
+        .ok_or_else(|| format!("{returned} is no number"))
 }
 
 /// A program whose `solve` has this body.
 fn program(body: &str) -> Request {
     let lines = body.lines().map(|line| format!("    {line}\n"));
     Request {
-        code: format!("import os, sys\ndef solve():\n{}", lines.collect::<String>()),
+        code: format!(
+            "import os, sys\ndef solve():\n{}",
+            lines.collect::<String>()
+        ),
         entry_points: vec!["solve".to_owned()],
         seed: 1,
         deadline: Duration::from_secs(20),
@@ -99,7 +104,12 @@ fn ordinary_programs_are_told_apart() {
     };
     expect(&[
         ("returns", program("return 2.5"), Outcome::Ok, ""),
-        ("prints", program("print('x' * 100000)\nreturn 1"), Outcome::Ok, ""),
+        (
+            "prints",
+            program("print('x' * 100000)\nreturn 1"),
+            Outcome::Ok,
+            "",
+        ),
         (
             "threads",
             program(
@@ -109,18 +119,73 @@ fn ordinary_programs_are_told_apart() {
             Outcome::Ok,
             "",
         ),
-        ("imports late", program("import decimal, csv, uuid\nreturn 1"), Outcome::Ok, ""),
-        ("returns text", program("return 'x'"), Outcome::Invalid, "no number"),
-        ("raises", program("x = {}\nreturn x['key']"), Outcome::RuntimeError, "KeyError: 'key' (line 4)"),
-        ("no entry point", no_entry, Outcome::RuntimeError, "defines none of solve"),
+        (
+            "imports late",
+            program("import decimal, csv, uuid\nreturn 1"),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "returns text",
+            program("return 'x'"),
+            Outcome::Invalid,
+            "no number",
+        ),
+        (
+            "raises",
+            program("x = {}\nreturn x['key']"),
+            Outcome::RuntimeError,
+            "KeyError: 'key' (line 4)",
+        ),
+        (
+            "no entry point",
+            no_entry,
+            Outcome::RuntimeError,
+            "defines none of solve",
+        ),
         ("no Python", no_python, Outcome::RuntimeError, "SyntaxError"),
-        ("leaves", program("sys.exit(0)"), Outcome::RuntimeError, "SystemExit"),
-        ("leaves at once", program("os._exit(3)"), Outcome::Crashed, "exit status: 3"),
-        ("recurses", program("def f(): return f()\nreturn f()"), Outcome::RuntimeError, "RecursionError"),
-        ("NaN", program("return float('nan')"), Outcome::BadOutput, "ValueError"),
-        ("no data", program("return object()"), Outcome::BadOutput, "no plain data"),
-        ("not JSON", program("os.write(3, b'}')\nos._exit(0)"), Outcome::BadOutput, "no JSON"),
-        ("memory error", program("raise MemoryError"), Outcome::Oom, ""),
+        (
+            "leaves",
+            program("sys.exit(0)"),
+            Outcome::RuntimeError,
+            "SystemExit",
+        ),
+        (
+            "leaves at once",
+            program("os._exit(3)"),
+            Outcome::Crashed,
+            "exit status: 3",
+        ),
+        (
+            "recurses",
+            program("def f(): return f()\nreturn f()"),
+            Outcome::RuntimeError,
+            "RecursionError",
+        ),
+        (
+            "NaN",
+            program("return float('nan')"),
+            Outcome::BadOutput,
+            "ValueError",
+        ),
+        (
+            "no data",
+            program("return object()"),
+            Outcome::BadOutput,
+            "no plain data",
+        ),
+        (
+            "not JSON",
+            program("os.write(3, b'}')\nos._exit(0)"),
+            Outcome::BadOutput,
+            "no JSON",
+        ),
+        (
+            "memory error",
+            program("raise MemoryError"),
+            Outcome::Oom,
+            "",
+        ),
     ]);
 }
 
@@ -141,40 +206,158 @@ fn hostile_programs_come_to_nothing() {
     expect(&[
         ("fork", program("return os.fork()"), denied, "SIGSYS"),
         ("fork, raw", call(libc_number::FORK, "0"), denied, "SIGSYS"),
-        ("exec", program("os.execv('/bin/true', ['true'])"), denied, "SIGSYS"),
+        (
+            "exec",
+            program("os.execv('/bin/true', ['true'])"),
+            denied,
+            "SIGSYS",
+        ),
         ("system", program("return os.system('true')"), denied, ""),
-        ("subprocess", program("import subprocess\nsubprocess.run(['true'])"), denied, ""),
-        ("socket", program("import socket\nsocket.socket()"), denied, "SIGSYS"),
-        ("passwd", program("return len(open('/etc/passwd').read())"), denied, "/etc/passwd"),
-        ("proc", program("return len(open('/proc/self/environ').read())"), denied, "PermissionError"),
-        ("listing", program("return len(os.listdir('/root' if os.getuid() == 0 else '/'))"), denied, "PermissionError"),
+        (
+            "subprocess",
+            program("import subprocess\nsubprocess.run(['true'])"),
+            denied,
+            "",
+        ),
+        (
+            "socket",
+            program("import socket\nsocket.socket()"),
+            denied,
+            "SIGSYS",
+        ),
+        (
+            "passwd",
+            program("return len(open('/etc/passwd').read())"),
+            denied,
+            "/etc/passwd",
+        ),
+        (
+            "proc",
+            program("return len(open('/proc/self/environ').read())"),
+            denied,
+            "PermissionError",
+        ),
+        (
+            "listing",
+            program("return len(os.listdir('/root' if os.getuid() == 0 else '/'))"),
+            denied,
+            "PermissionError",
+        ),
         ("write", program(&write), denied, "PermissionError"),
         ("symlink", program(&link), denied, "OSError"),
         ("unlink", program("os.unlink('/tmp/x')"), denied, "OSError"),
-        ("chmod", program("os.chmod('/tmp', 0o777)"), denied, "OSError"),
-        ("signal the parent", program("os.kill(os.getppid(), 9)"), denied, "SIGSYS"),
+        (
+            "chmod",
+            program("os.chmod('/tmp', 0o777)"),
+            denied,
+            "OSError",
+        ),
+        (
+            "signal the parent",
+            program("os.kill(os.getppid(), 9)"),
+            denied,
+            "SIGSYS",
+        ),
         ("signal all", program("os.kill(-1, 9)"), denied, "SIGSYS"),
-        ("have others signalled", program("import fcntl\nfcntl.fcntl(3, fcntl.F_SETOWN, os.getppid())"), denied, "OSError"),
-        ("a device", program("open('/dev/null')"), denied, "PermissionError"),
-        ("a terminal", program("open('/dev/tty', 'r+b')"), denied, "PermissionError"),
-        ("ptrace", call(libc_number::PTRACE, "0, 0, 0, 0"), denied, "SIGSYS"),
-        ("mount", call(libc_number::MOUNT, "0, 0, 0, 0, 0"), denied, "SIGSYS"),
-        ("outlive the parent", call(libc_number::PRCTL, "1, 0, 0, 0, 0"), Outcome::Ok, ""),
-        ("3 GiB", program("return len(bytearray(3 << 30))"), Outcome::Oom, "MemoryError"),
-        ("segfault", program("import ctypes\nreturn ctypes.string_at(0)[0]"), Outcome::Crashed, "signal: 11"),
-        ("loop", within(300, "while True: pass"), Outcome::Timeout, "0.3 s"),
-        ("sleep", within(300, "import time\ntime.sleep(1000)"), Outcome::Timeout, "0.3 s"),
-        ("catches all", within(300, "while True:\n    try:\n        while True: pass\n    except BaseException: pass"), Outcome::Timeout, ""),
-        ("flood by return", program("return 'x' * 100_000_000"), Outcome::BadOutput, "1048576 bytes"),
-        ("flood by pipe", program("while True: os.write(3, b'x' * 65536)"), Outcome::BadOutput, "1048576 bytes"),
-        ("flood by print", within(300, "while True: print('x' * 65536)"), Outcome::Timeout, ""),
+        (
+            "have others signalled",
+            program("import fcntl\nfcntl.fcntl(3, fcntl.F_SETOWN, os.getppid())"),
+            denied,
+            "OSError",
+        ),
+        (
+            "a device",
+            program("open('/dev/null')"),
+            denied,
+            "PermissionError",
+        ),
+        (
+            "a terminal",
+            program("open('/dev/tty', 'r+b')"),
+            denied,
+            "PermissionError",
+        ),
+        (
+            "ptrace",
+            call(libc_number::PTRACE, "0, 0, 0, 0"),
+            denied,
+            "SIGSYS",
+        ),
+        (
+            "mount",
+            call(libc_number::MOUNT, "0, 0, 0, 0, 0"),
+            denied,
+            "SIGSYS",
+        ),
+        (
+            "outlive the parent",
+            call(libc_number::PRCTL, "1, 0, 0, 0, 0"),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "3 GiB",
+            program("return len(bytearray(3 << 30))"),
+            Outcome::Oom,
+            "MemoryError",
+        ),
+        (
+            "segfault",
+            program("import ctypes\nreturn ctypes.string_at(0)[0]"),
+            Outcome::Crashed,
+            "signal: 11",
+        ),
+        (
+            "loop",
+            within(300, "while True: pass"),
+            Outcome::Timeout,
+            "0.3 s",
+        ),
+        (
+            "sleep",
+            within(300, "import time\ntime.sleep(1000)"),
+            Outcome::Timeout,
+            "0.3 s",
+        ),
+        (
+            "catches all",
+            within(
+                300,
+                "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+            ),
+            Outcome::Timeout,
+            "",
+        ),
+        (
+            "flood by return",
+            program("return 'x' * 100_000_000"),
+            Outcome::BadOutput,
+            "1048576 bytes",
+        ),
+        (
+            "flood by pipe",
+            program("while True: os.write(3, b'x' * 65536)"),
+            Outcome::BadOutput,
+            "1048576 bytes",
+        ),
+        (
+            "flood by print",
+            within(300, "while True: print('x' * 65536)"),
+            Outcome::Timeout,
+            "",
+        ),
         (
             "a million open files",
             program("files = [open(os.__file__) for _ in range(1_000_000)]\nreturn len(files)"),
             Outcome::RuntimeError,
             "Too many open files",
         ),
-        ("a million pipes", program("return len([os.pipe() for _ in range(1_000_000)])"), denied, "OSError"),
+        (
+            "a million pipes",
+            program("return len([os.pipe() for _ in range(1_000_000)])"),
+            denied,
+            "OSError",
+        ),
         (
             "descriptors of the zygote",
             program(
@@ -253,7 +436,10 @@ fn packings_are_scored_here() {
     assert!((score - 26.0 / 12.0).abs() < 1e-9, "{good:?}");
     let too_large = evaluate(&mut pool, packing(&body.replace("1 / 12", "1 / 11")));
     assert_eq!(too_large.outcome, Outcome::Invalid);
-    assert!(too_large.detail.contains("circle 0 leaves the unit square"), "{too_large:?}");
+    assert!(
+        too_large.detail.contains("circle 0 leaves the unit square"),
+        "{too_large:?}"
+    );
 }
 
 #[test]
@@ -306,9 +492,9 @@ fn an_evaluation_whose_zygote_dies_twice_is_nobodys_fault() {
         kill(zygote);
         if zygote == pool.zygote_pid() {
             wait_until("another zygote", || {
-                let new = children_of(us).into_iter().find(|pid| {
-                    !before.contains(pid) && children_of(*pid).len() == 1
-                });
+                let new = children_of(us)
+                    .into_iter()
+                    .find(|pid| !before.contains(pid) && children_of(*pid).len() == 1);
                 new.is_some_and(|pid| {
                     zygote = pid;
                     true
@@ -434,6 +620,72 @@ fn what_is_no_python_is_told() {
     };
     let chain = Pool::start(settings).unwrap_err().chain();
     assert!(chain.contains("it ended at once"), "{chain}");
+}
+
+/// One part of an evaluation's time.
+type Part = fn(&Finished) -> Duration;
+
+/// The figures of docs/evaluator.md. Python is `FLOWBENCH_EVALUATE_PYTHON`, or `python3`.
+#[test]
+#[ignore = "measures; run alone, in release, with --ignored --nocapture"]
+fn what_an_evaluation_costs() {
+    let python = std::env::var_os("FLOWBENCH_EVALUATE_PYTHON");
+    let settings = Settings {
+        parallel: 1,
+        python: python.unwrap_or_else(|| "python3".into()).into(),
+        ..Settings::default()
+    };
+    let from = Instant::now();
+    let mut pool = Pool::start(settings).unwrap();
+    println!(
+        "\npool started in {:?}: {:?}",
+        from.elapsed(),
+        pool.python()
+    );
+    let circles = "centers = [((i % 6 + 0.5) / 6, (i // 6 + 0.5) / 6) for i in range(26)]\n\
+                   return centers, [1 / 12] * 26, 1.0";
+    let packing = Request {
+        score: packing::score,
+        ..program(circles)
+    };
+    let mut cases = vec![("trivial", program("return 1")), ("packing", packing)];
+    if pool.python().loaded.contains_key("numpy") {
+        let body = "import numpy as np\na = np.random.rand(200, 200)\n\
+                    return float(np.linalg.norm(a @ a))";
+        cases.push(("numpy", program(body)));
+    }
+    for (name, request) in cases {
+        let all: Vec<Finished> = (0..200)
+            .map(|_| evaluate(&mut pool, request.clone()))
+            .collect();
+        assert!(all.iter().all(|finished| finished.outcome == Outcome::Ok));
+        println!("{name}, 200 times, p50 / p95 / max in ms");
+        let parts: [(&str, Part); 5] = [
+            ("start_up", |finished| finished.times.start_up),
+            ("run", |finished| finished.times.run),
+            ("stop", |finished| finished.times.stop),
+            ("validate", |finished| finished.times.validate),
+            ("overhead", |finished| finished.times.overhead()),
+        ];
+        for (part, of) in parts {
+            println!("  {part:9} {}", percentiles(all.iter().map(of)));
+        }
+    }
+    let killed: Vec<Finished> = (0..100)
+        .map(|_| evaluate(&mut pool, within(20, "while True: pass")))
+        .collect();
+    let after = killed.iter().map(|finished| finished.killed_after.unwrap());
+    println!(
+        "gone after the deadline, 100 times\n  {}",
+        percentiles(after)
+    );
+}
+
+fn percentiles(durations: impl Iterator<Item = Duration>) -> String {
+    let mut all: Vec<f64> = durations.map(|it| it.as_secs_f64() * 1e3).collect();
+    all.sort_by(f64::total_cmp);
+    let at = |share: f64| all[((all.len() - 1) as f64 * share).round() as usize];
+    format!("{:7.3} {:7.3} {:7.3}", at(0.5), at(0.95), at(1.0))
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {

@@ -25,7 +25,9 @@ pub fn score(returned: &Value) -> Result<f64, String> {
     };
     let circles = circles(centers, radii)?;
     for (index, circle) in circles.iter().enumerate() {
-        circle.inside().map_err(|why| format!("circle {index} {why}"))?;
+        circle
+            .inside()
+            .map_err(|why| format!("circle {index} {why}"))?;
         for (other_index, other) in circles[..index].iter().enumerate() {
             let overlap = circle.radius + other.radius - circle.distance(other);
             if overlap > TOLERANCE {
@@ -149,7 +151,10 @@ mod tests {
         let (mut centers, radii) = grid(1.0 / 12.0);
         centers[8] = centers[7];
         let why = scored(&centers, &radii).unwrap_err();
-        assert!(why.starts_with("circles 7 and 8 overlap by 1.667e-1"), "{why}");
+        assert!(
+            why.starts_with("circles 7 and 8 overlap by 1.667e-1"),
+            "{why}"
+        );
     }
 
     #[test]
@@ -164,8 +169,14 @@ mod tests {
             (json!([[], radii]), "centers has 0 entries"),
             (json!([vec![[0.5]; 26], radii]), "center 0 is not a pair"),
             (json!([centers, vec!["1"; 26]]), "radius 0 is not a finite"),
-            (json!([centers, vec![None::<f64>; 26]]), "radius 0 is not a finite"),
-            (json!([centers, vec![-0.1; 26]]), "circle 0 has a negative radius"),
+            (
+                json!([centers, vec![None::<f64>; 26]]),
+                "radius 0 is not a finite",
+            ),
+            (
+                json!([centers, vec![-0.1; 26]]),
+                "circle 0 has a negative radius",
+            ),
         ];
         for (returned, expected) in cases {
             let why = score(&returned).unwrap_err();

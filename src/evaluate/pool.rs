@@ -126,7 +126,9 @@ impl Pool {
             Some(finished) if finished.outcome == Outcome::Denied => Ok(()),
             other => {
                 let why = match other {
-                    Some(Finished { outcome, detail, .. }) => format!("{outcome:?} {detail}"),
+                    Some(Finished {
+                        outcome, detail, ..
+                    }) => format!("{outcome:?} {detail}"),
                     None => "no answer".to_owned(),
                 };
                 let failed = format!("the sandbox for generated programs does not hold: {why}");
@@ -157,7 +159,10 @@ impl Pool {
         let until = Instant::now() + timeout;
         let mut all: Vec<Finished> = self.finished.try_iter().collect();
         if all.is_empty() {
-            match self.finished.recv_timeout(until - Instant::now().min(until)) {
+            match self
+                .finished
+                .recv_timeout(until - Instant::now().min(until))
+            {
                 Ok(first) => all.push(first),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => all.extend(self.given_up()),

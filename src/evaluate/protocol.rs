@@ -105,7 +105,9 @@ impl Inbox {
             if let ControlMessageOwned::ScmRights(raw) = control {
                 // SAFETY: the kernel has just made these descriptors for this process, and nothing
                 // else knows their numbers.
-                let owned = raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) });
+                let owned = raw
+                    .into_iter()
+                    .map(|raw| unsafe { OwnedFd::from_raw_fd(raw) });
                 self.descriptors.extend(owned);
             }
         }

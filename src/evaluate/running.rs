@@ -68,7 +68,10 @@ impl Running {
     }
 
     pub(super) fn process(&self) -> Option<BorrowedFd<'_>> {
-        self.pidfd.as_ref().filter(|_| self.gone.is_none()).map(AsFd::as_fd)
+        self.pidfd
+            .as_ref()
+            .filter(|_| self.gone.is_none())
+            .map(AsFd::as_fd)
     }
 
     /// When something must happen, if nothing else does before.

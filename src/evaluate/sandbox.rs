@@ -20,7 +20,13 @@ use seccompiler::{
 use crate::error::{Error, Result};
 
 /// Where the dynamic loader finds what a lazily imported module links to.
-const LIBRARY_PLACES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"];
+const LIBRARY_PLACES: [&str; 5] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/etc/ld.so.cache",
+];
 
 /// Both programs, ready to be put on.
 #[derive(Debug)]
@@ -66,7 +72,11 @@ fn ruleset(readable: &[PathBuf]) -> std::result::Result<Option<OwnedFd>, landloc
     for place in places.chain(LIBRARY_PLACES.map(PathBuf::from)) {
         // A place that this machine lacks gives nothing to read.
         if let Ok(handle) = PathFd::new(&place) {
-            let access = if place.is_dir() { read } else { AccessFs::ReadFile.into() };
+            let access = if place.is_dir() {
+                read
+            } else {
+                AccessFs::ReadFile.into()
+            };
             ruleset = ruleset.add_rule(PathBeneath::new(handle, access))?;
         }
     }
@@ -122,12 +132,8 @@ fn allowed() -> std::result::Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler
         libc::F_GETFL,
     ];
     let command_rules = commands.map(|command| {
-        let is_command = SeccompCondition::new(
-            1,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::Eq,
-            command as u64,
-        )?;
+        let is_command =
+            SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, command as u64)?;
         SeccompRule::new(vec![is_command])
     });
     let command_rules: std::result::Result<Vec<_>, _> = command_rules.into_iter().collect();
@@ -141,7 +147,16 @@ fn bytes(program: &BpfProgram) -> Vec<u8> {
     let encoded = instructions.flat_map(|instruction| {
         let [code_low, code_high] = instruction.code.to_ne_bytes();
         let [a, b, c, d] = instruction.k.to_ne_bytes();
-        [code_low, code_high, instruction.jt, instruction.jf, a, b, c, d]
+        [
+            code_low,
+            code_high,
+            instruction.jt,
+            instruction.jf,
+            a,
+            b,
+            c,
+            d,
+        ]
     });
     encoded.collect()
 }

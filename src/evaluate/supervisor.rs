@@ -128,7 +128,11 @@ impl Supervisor {
             Ok(to_write) => to_write,
             Err(error) => return self.tell(running.failed(format!("no pipe: {error}"))),
         };
-        let zygote = match self.zygote.take().map_or_else(|| Zygote::start(&self.settings), Ok) {
+        let zygote = match self
+            .zygote
+            .take()
+            .map_or_else(|| Zygote::start(&self.settings), Ok)
+        {
             Ok(zygote) => self.zygote.insert(zygote),
             Err(error) => return self.tell(running.failed(error.chain())),
         };
@@ -174,10 +178,11 @@ impl Supervisor {
 
     fn keep_time(&mut self) {
         let now = Instant::now();
-        let stuck = self
-            .running
-            .iter_mut()
-            .fold(false, |stuck, running| running.keep_time(now) || stuck);
+        // Every one of them, so no `any`.
+        let mut stuck = false;
+        for running in &mut self.running {
+            stuck |= running.keep_time(now);
+        }
         if stuck {
             let why = "it did not answer in time";
             self.heal(&io::Error::new(io::ErrorKind::TimedOut, why));
@@ -241,7 +246,9 @@ impl Supervisor {
     }
 
     fn place(&self, id: u64) -> Option<usize> {
-        self.running.iter().position(|running| running.job.id.0 == id)
+        self.running
+            .iter()
+            .position(|running| running.job.id.0 == id)
     }
 
     fn tell(&self, finished: Finished) {

@@ -63,7 +63,9 @@ pub fn compare(answer: &str, expected: &str) -> Verdict {
 fn undressed(text: &str) -> &str {
     let text = text.trim();
     let text = text.strip_suffix('.').unwrap_or(text);
-    let inner = text.strip_prefix('$').and_then(|text| text.strip_suffix('$'));
+    let inner = text
+        .strip_prefix('$')
+        .and_then(|text| text.strip_suffix('$'));
     inner.unwrap_or(text).trim()
 }
 
@@ -84,7 +86,11 @@ impl Rational {
         };
         let magnitude = Self::fraction(text)?;
         Some(Self {
-            numerator: if negative { -magnitude.numerator } else { magnitude.numerator },
+            numerator: if negative {
+                -magnitude.numerator
+            } else {
+                magnitude.numerator
+            },
             ..magnitude
         })
     }

@@ -66,7 +66,11 @@ impl Zygote {
             let said = zygote.last_words();
             let hint = "evaluations need Python 3.9 or later on Linux 5.13 or later";
             let failed = Error::preflight(context()).hint(hint);
-            if said.is_empty() { failed.caused_by(error) } else { failed.caused_by(said) }
+            if said.is_empty() {
+                failed.caused_by(error)
+            } else {
+                failed.caused_by(said)
+            }
         })?;
         zygote.process.stderr = None;
         let sandbox = match Sandbox::new(&paths) {
@@ -144,10 +148,13 @@ impl Zygote {
                     let why = format!("it was not ready within {} s", READY_WITHIN.as_secs());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, why));
                 }
-                Ok(_) => self.inbox.fill(&self.socket).map_err(|error| match error.kind() {
-                    io::ErrorKind::UnexpectedEof => io::Error::other("it ended at once"),
-                    _ => error,
-                })?,
+                Ok(_) => self
+                    .inbox
+                    .fill(&self.socket)
+                    .map_err(|error| match error.kind() {
+                        io::ErrorKind::UnexpectedEof => io::Error::other("it ended at once"),
+                        _ => error,
+                    })?,
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
