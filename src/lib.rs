@@ -10,6 +10,7 @@ pub mod config;
 pub mod engine;
 pub mod environment;
 pub mod error;
+pub mod evaluate;
 pub mod flow;
 pub mod hash;
 pub mod profile;

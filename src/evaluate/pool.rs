@@ -1,0 +1,216 @@
+//! The pool: programs go in, finished evaluations come out, and none outlives its deadline.
+
+use std::collections::BTreeSet;
+use std::io::{PipeWriter, Write, pipe};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::evaluation::{EvaluationId, Finished, Outcome, Request, Times};
+use super::supervisor::{Job, Supervisor};
+use super::zygote::PythonInfo;
+use crate::error::{Error, Result};
+
+/// How a pool is made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The Python to run: a name to look for in `PATH`, or a path.
+    pub python: PathBuf,
+    /// Modules to load once, where they are installed (numpy).
+    pub preload: Vec<String>,
+    /// How many programs may run at a time; at least 1.
+    pub parallel: usize,
+    /// Address space that a program may have (bytes), Python and its modules included.
+    pub memory: u64,
+    /// The longest result that is taken (bytes); a program that writes more is killed.
+    pub longest_result: usize,
+    /// Run programs without Landlock and seccomp where this machine lacks them, for programs that
+    /// are trusted. Otherwise such a machine is refused.
+    pub unsafe_eval: bool,
+}
+
+impl Default for Settings {
+    /// `python3` with numpy where there is one, all processors but one, 2 GiB, results up to 1 MiB.
+    fn default() -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            python: PathBuf::from("python3"),
+            preload: vec!["numpy".to_owned()],
+            parallel: (processors - 1).max(1),
+            memory: 2 << 30,
+            longest_result: 1 << 20,
+            unsafe_eval: false,
+        }
+    }
+}
+
+/// Runs programs, each in a sandboxed process of its own.
+///
+/// A thread of the pool's own keeps the deadlines, so that the caller may be busy between two polls.
+/// Dropping the pool kills whatever still runs.
+#[derive(Debug)]
+pub struct Pool {
+    jobs: Option<Sender<Job>>,
+    wake: Option<PipeWriter>,
+    finished: Receiver<Finished>,
+    supervisor: Option<JoinHandle<()>>,
+    python: PythonInfo,
+    zygote_pid: u32,
+    submitted: u64,
+    open: BTreeSet<EvaluationId>,
+}
+
+impl Pool {
+    /// Starts Python and tries the sandbox. To be called before a model is loaded: a fork takes the
+    /// longer the more memory a process has.
+    ///
+    /// # Errors
+    ///
+    /// Preflight errors, with a hint: no usable Python, no Landlock or seccomp (unless
+    /// `unsafe_eval`), or a sandbox that lets a file be read that it must not.
+    pub fn start(settings: Settings) -> Result<Self> {
+        let failed = |error| Error::preflight("cannot start the evaluation pool").caused_by(error);
+        let (woken, wake) = pipe().map_err(failed)?;
+        let (jobs, incoming) = channel();
+        let (outgoing, finished) = channel();
+        let (ready, started) = channel();
+        let trusted = settings.unsafe_eval;
+        let supervisor = thread::Builder::new().name("evaluate".to_owned());
+        let supervisor = supervisor.spawn(move || {
+            match Supervisor::start(settings, woken, incoming, outgoing) {
+                Ok((supervisor, python, pid)) => {
+                    // The pool waits for this; it is there.
+                    let _ = ready.send(Ok((python, pid)));
+                    supervisor.run();
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        });
+        let supervisor = supervisor.map_err(failed)?;
+        let started = started.recv().unwrap_or_else(|_| {
+            let why = "the evaluation thread ended before it was ready";
+            Err(Error::preflight(why))
+        });
+        let (python, zygote_pid) = started?;
+        let mut pool = Self {
+            jobs: Some(jobs),
+            wake: Some(wake),
+            finished,
+            supervisor: Some(supervisor),
+            python,
+            zygote_pid,
+            submitted: 0,
+            open: BTreeSet::new(),
+        };
+        if !trusted {
+            pool.try_the_sandbox()?;
+        }
+        Ok(pool)
+    }
+
+    /// Runs a program that reads what it must not, so that a sandbox which does not hold is found
+    /// before any generated program is run.
+    fn try_the_sandbox(&mut self) -> Result<()> {
+        let id = self.submit(Request {
+            code: "def probe():\n    return open('/proc/self/status').read()".to_owned(),
+            entry_points: vec!["probe".to_owned()],
+            seed: 0,
+            deadline: Duration::from_secs(20),
+            score: |_| Ok(0.0),
+        });
+        let finished = self.poll(Duration::from_secs(60)).pop();
+        match finished.filter(|finished| finished.id == id) {
+            Some(finished) if finished.outcome == Outcome::Denied => Ok(()),
+            other => {
+                let why = match other {
+                    Some(Finished {
+                        outcome, detail, ..
+                    }) => format!("{outcome:?} {detail}"),
+                    None => "no answer".to_owned(),
+                };
+                let failed = format!("the sandbox for generated programs does not hold: {why}");
+                Err(Error::preflight(failed)
+                    .hint("programs that you trust can be run without (unsafe_eval)"))
+            }
+        }
+    }
+
+    /// Hands a program in; it starts as soon as a place is free. Ids rise in the order of submission.
+    pub fn submit(&mut self, request: Request) -> EvaluationId {
+        let id = EvaluationId(self.submitted);
+        self.submitted += 1;
+        self.open.insert(id);
+        if let (Some(jobs), Some(wake)) = (&self.jobs, &mut self.wake) {
+            // A supervisor that is gone is found by `poll`.
+            let _ = jobs.send(Job::new(id, request));
+            let _ = wake.write_all(b"j");
+        }
+        id
+    }
+
+    /// Everything that has finished, in the order in which it did. With nothing there yet it waits for
+    /// the first, at most `timeout`.
+    ///
+    /// Results that must not depend on timing are to be sorted by id.
+    pub fn poll(&mut self, timeout: Duration) -> Vec<Finished> {
+        let until = Instant::now() + timeout;
+        let mut all: Vec<Finished> = self.finished.try_iter().collect();
+        if all.is_empty() {
+            match self
+                .finished
+                .recv_timeout(until - Instant::now().min(until))
+            {
+                Ok(first) => all.push(first),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => all.extend(self.given_up()),
+            }
+            all.extend(self.finished.try_iter());
+        }
+        for finished in &all {
+            self.open.remove(&finished.id);
+        }
+        all
+    }
+
+    /// How many evaluations have been submitted and have not come back.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// What is open when the pool's thread has ended, which it does when the system gives it nothing.
+    fn given_up(&self) -> impl Iterator<Item = Finished> {
+        self.open.iter().map(|id| Finished {
+            id: *id,
+            outcome: Outcome::InfraError,
+            score: None,
+            detail: "the evaluation thread has ended".to_owned(),
+            times: Times::default(),
+            attempts: 0,
+            killed_after: None,
+        })
+    }
+
+    /// The Python that programs run on.
+    pub fn python(&self) -> &PythonInfo {
+        &self.python
+    }
+
+    /// The process id of the first zygote; one that died has been replaced by another.
+    pub fn zygote_pid(&self) -> u32 {
+        self.zygote_pid
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.wake = None;
+        if let Some(supervisor) = self.supervisor.take() {
+            // A panic there has been printed already.
+            let _ = supervisor.join();
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The pool's thread: it owns the zygote, starts evaluations, keeps their deadlines, and heals.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use super::evaluation::{EvaluationId, Finished, Request};
+use super::pool::Settings;
+use super::protocol::{Event, Start};
+use super::running::Running;
+use super::zygote::{PythonInfo, Zygote};
+use crate::error::Result;
+
+/// How many open files a program may have; Python's own three and the result pipe are among them.
+const OPEN_FILES: u64 = 32;
+
+/// An evaluation that waits for its (first or second) start.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: EvaluationId,
+    pub(super) request: Request,
+    pub(super) submitted: Instant,
+    pub(super) attempts: u32,
+}
+
+impl Job {
+    pub(super) fn new(id: EvaluationId, request: Request) -> Self {
+        Self {
+            id,
+            request,
+            submitted: Instant::now(),
+            attempts: 0,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    settings: Settings,
+    woken: PipeReader,
+    incoming: Receiver<Job>,
+    outgoing: Sender<Finished>,
+    waiting: VecDeque<Job>,
+    running: Vec<Running>,
+    /// `None` after it died, until the next evaluation is to be started.
+    zygote: Option<Zygote>,
+}
+
+/// What a wait was ended by.
+struct Readable {
+    woken: bool,
+    zygote: bool,
+    /// For each running evaluation: its result pipe, its process.
+    running: Vec<(bool, bool)>,
+}
+
+impl Supervisor {
+    /// Starts the zygote, on the thread that will run the supervisor. Also returns what Python it is,
+    /// and its process id.
+    pub(super) fn start(
+        settings: Settings,
+        woken: PipeReader,
+        incoming: Receiver<Job>,
+        outgoing: Sender<Finished>,
+    ) -> Result<(Self, PythonInfo, u32)> {
+        let zygote = Zygote::start(&settings)?;
+        let (python, pid) = (zygote.python.clone(), zygote.pid());
+        let supervisor = Self {
+            settings,
+            woken,
+            incoming,
+            outgoing,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            zygote: Some(zygote),
+        };
+        Ok((supervisor, python, pid))
+    }
+
+    /// Works until the pool is dropped.
+    pub(super) fn run(mut self) {
+        loop {
+            self.waiting.extend(self.incoming.try_iter());
+            self.start_waiting();
+            let readable = match self.wait() {
+                Ok(readable) => readable,
+                // Out of memory for a list of a few descriptors; `Pool::poll` tells.
+                Err(_) => return,
+            };
+            let mut wake = [0; 64];
+            if readable.woken && matches!(self.woken.read(&mut wake), Ok(0) | Err(_)) {
+                return;
+            }
+            for (running, (output, gone)) in self.running.iter_mut().zip(readable.running) {
+                if output {
+                    running.read();
+                }
+                if gone {
+                    running.is_gone();
+                }
+            }
+            self.keep_time();
+            if readable.zygote
+                && let Err(error) = self.listen()
+            {
+                self.heal(&error);
+            }
+        }
+    }
+
+    fn start_waiting(&mut self) {
+        while self.running.len() < self.settings.parallel.max(1)
+            && let Some(job) = self.waiting.pop_front()
+        {
+            self.start_one(job);
+        }
+    }
+
+    fn start_one(&mut self, mut job: Job) {
+        job.attempts += 1;
+        let mut running = Running::new(job, self.settings.longest_result);
+        let to_write = match running.open_result() {
+            Ok(to_write) => to_write,
+            Err(error) => return self.tell(running.failed(format!("no pipe: {error}"))),
+        };
+        let zygote = match self
+            .zygote
+            .take()
+            .map_or_else(|| Zygote::start(&self.settings), Ok)
+        {
+            Ok(zygote) => self.zygote.insert(zygote),
+            Err(error) => return self.tell(running.failed(error.chain())),
+        };
+        let start = start_message(&running.job, &self.settings);
+        let asked = zygote.request(&start, to_write.as_fd());
+        self.running.push(running);
+        if let Err(error) = asked {
+            self.heal(&error);
+        }
+    }
+
+    fn wait(&self) -> io::Result<Readable> {
+        let now = Instant::now();
+        let due = self.running.iter().map(Running::due).min();
+        let timeout = due.map(|due| TimeSpec::from(due.saturating_duration_since(now)));
+        let mut polled = vec![for_input(self.woken.as_fd())];
+        let zygote = add(&mut polled, self.zygote.as_ref().map(Zygote::socket));
+        let running: Vec<_> = self
+            .running
+            .iter()
+            .map(|running| {
+                let result = add(&mut polled, running.result());
+                (result, add(&mut polled, running.process()))
+            })
+            .collect();
+        match ppoll(&mut polled, timeout, None) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_ready = |place: Option<usize>| {
+            let any = place.and_then(|place| polled[place].any());
+            any.unwrap_or(false)
+        };
+        Ok(Readable {
+            woken: is_ready(Some(0)),
+            zygote: is_ready(zygote),
+            running: running
+                .into_iter()
+                .map(|(result, process)| (is_ready(result), is_ready(process)))
+                .collect(),
+        })
+    }
+
+    fn keep_time(&mut self) {
+        let now = Instant::now();
+        // Every one of them, so no `any`.
+        let mut stuck = false;
+        for running in &mut self.running {
+            stuck |= running.keep_time(now);
+        }
+        if stuck {
+            let why = "it did not answer in time";
+            self.heal(&io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+    }
+
+    /// Takes what the zygote says.
+    fn listen(&mut self) -> io::Result<()> {
+        let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        self.zygote.as_mut().ok_or_else(gone)?.fill_inbox()?;
+        while let Some(zygote) = &mut self.zygote
+            && let Some(event) = zygote.inbox.next()?
+        {
+            match event {
+                Event::Started { id } => {
+                    let pidfd = zygote.inbox.descriptor()?;
+                    if let Some(place) = self.place(id) {
+                        self.running[place].started(pidfd);
+                    }
+                }
+                Event::Failed { id, message } => {
+                    if let Some(place) = self.place(id) {
+                        let failed = self.running.swap_remove(place).failed(message);
+                        self.tell(failed);
+                    }
+                }
+                Event::Ended {
+                    id,
+                    status,
+                    cpu_seconds,
+                } => {
+                    if let Some(place) = self.place(id) {
+                        let cpu = Duration::try_from_secs_f64(cpu_seconds).unwrap_or_default();
+                        let ended = self.running.swap_remove(place).ended(status, cpu);
+                        self.tell(ended);
+                    }
+                }
+                Event::Ready { .. } => {
+                    let why = "it spoke out of turn";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The zygote is dead or does not work: what ran is started again, each once.
+    fn heal(&mut self, error: &io::Error) {
+        self.zygote = None;
+        for running in self.running.drain(..).rev() {
+            // The children die with their parent; this does not wait for it.
+            running.signal();
+            if running.job.attempts < 2 {
+                self.waiting.push_front(running.job);
+            } else {
+                let why = format!("the evaluation process died twice: {error}");
+                // A pool that is being dropped does not listen any more.
+                let _ = self.outgoing.send(running.failed(why));
+            }
+        }
+    }
+
+    fn place(&self, id: u64) -> Option<usize> {
+        self.running
+            .iter()
+            .position(|running| running.job.id.0 == id)
+    }
+
+    fn tell(&self, finished: Finished) {
+        // A pool that is being dropped does not listen any more.
+        let _ = self.outgoing.send(finished);
+    }
+}
+
+fn start_message<'a>(job: &'a Job, settings: &Settings) -> Start<'a> {
+    let request = &job.request;
+    // In whole seconds; a backstop, should this process be stopped while a program runs.
+    let cpu = request.deadline.as_secs() + 2;
+    Start {
+        id: job.id.0,
+        code: &request.code,
+        entry_points: &request.entry_points,
+        seed: request.seed,
+        limits: BTreeMap::from([
+            ("AS", settings.memory),
+            ("CPU", cpu),
+            ("FSIZE", 0),
+            ("NOFILE", OPEN_FILES),
+            ("CORE", 0),
+        ]),
+    }
+}
+
+fn for_input(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
+    PollFd::new(descriptor, PollFlags::POLLIN)
+}
+
+/// Adds the descriptor, if there is one, and says where it is.
+fn add<'a>(polled: &mut Vec<PollFd<'a>>, descriptor: Option<BorrowedFd<'a>>) -> Option<usize> {
+    polled.push(for_input(descriptor?));
+    Some(polled.len() - 1)
+}

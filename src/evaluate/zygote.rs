@@ -1,0 +1,207 @@
+//! The Python process that forks for each evaluation: started, told its sandbox, ended.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::pool::Settings;
+use super::protocol::{Event, Inbox, SetUp, Start, send};
+use super::sandbox::Sandbox;
+use crate::error::{Error, Result};
+
+/// What the child process runs.
+const WORKER: &str = include_str!("worker.py");
+
+/// How long Python may take until it has its modules loaded: a cold disk and a busy machine included.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a request may wait for a zygote that does not read.
+const READS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The variables that Python may need to be found and to load its libraries. All others stay out, and
+/// with them whatever secrets the environment holds.
+const KEPT_VARIABLES: [&str; 3] = ["PATH", "HOME", "LD_LIBRARY_PATH"];
+
+/// What kind of Python the evaluations run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PythonInfo {
+    /// Its version, as `3.12.3`.
+    pub version: String,
+    /// The optional modules that it has loaded, with their versions.
+    pub loaded: BTreeMap<String, String>,
+}
+
+/// A running zygote. It ends when this is dropped, and when this process dies in any way: its socket
+/// closes, and it has asked for SIGKILL at its parent's death. Its children die with it.
+#[derive(Debug)]
+pub(super) struct Zygote {
+    process: Child,
+    socket: UnixStream,
+    pub(super) inbox: Inbox,
+    pub(super) python: PythonInfo,
+}
+
+impl Zygote {
+    /// Starts Python and waits until it is ready. The calling thread must live as long as the zygote
+    /// is needed, since the death signal follows threads.
+    pub(super) fn start(settings: &Settings) -> Result<Self> {
+        let context = || {
+            let python = settings.python.display();
+            format!("cannot start the evaluation process '{python}'")
+        };
+        let started = Self::spawn(settings).map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::NotFound => "install Python 3.9 or later, or name the one to use",
+                _ => "check that it is a Python 3.9 or later that can be executed",
+            };
+            Error::preflight(context()).caused_by(error).hint(hint)
+        });
+        let mut zygote = started?;
+        let paths = zygote.wait_until_ready().map_err(|error| {
+            let said = zygote.last_words();
+            let hint = "evaluations need Python 3.9 or later on Linux 5.13 or later";
+            let failed = Error::preflight(context()).hint(hint);
+            if said.is_empty() {
+                failed.caused_by(error)
+            } else {
+                failed.caused_by(said)
+            }
+        })?;
+        zygote.process.stderr = None;
+        let sandbox = match Sandbox::new(&paths) {
+            Err(_) if settings.unsafe_eval => None,
+            sandbox => Some(sandbox?),
+        };
+        let (filters, ruleset) = match &sandbox {
+            Some(sandbox) => {
+                let filters = sandbox.filters.iter().map(|filter| hex(filter)).collect();
+                (Some(filters), vec![sandbox.ruleset.as_fd()])
+            }
+            None => (None, Vec::new()),
+        };
+        send(&zygote.socket, &SetUp { filters }, &ruleset)
+            .map_err(|error| Error::preflight(context()).caused_by(error))?;
+        Ok(zygote)
+    }
+
+    fn spawn(settings: &Settings) -> io::Result<Self> {
+        let (socket, other_side) = UnixStream::pair()?;
+        socket.set_write_timeout(Some(READS_WITHIN))?;
+        let kept = KEPT_VARIABLES
+            .iter()
+            .filter_map(|name| std::env::var_os(name).map(|value| (name, value)));
+        let process = Command::new(&settings.python)
+            .args(["-s", "-c", WORKER])
+            .args(&settings.preload)
+            .env_clear()
+            .envs(kept)
+            // The order in sets of strings is part of "the same seed, the same result".
+            .env("PYTHONHASHSEED", "0")
+            .env("OPENBLAS_NUM_THREADS", "1")
+            .env("OMP_NUM_THREADS", "1")
+            .env("MKL_NUM_THREADS", "1")
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(other_side)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        Ok(Self {
+            process,
+            socket,
+            inbox: Inbox::default(),
+            python: PythonInfo {
+                version: String::new(),
+                loaded: BTreeMap::new(),
+            },
+        })
+    }
+
+    /// Returns the places that Python imports from.
+    fn wait_until_ready(&mut self) -> io::Result<Vec<std::path::PathBuf>> {
+        let give_up = Instant::now() + READY_WITHIN;
+        loop {
+            if let Some(event) = self.inbox.next()? {
+                let Event::Ready {
+                    python,
+                    paths,
+                    loaded,
+                } = event
+                else {
+                    return Err(io::Error::other("it spoke out of turn"));
+                };
+                self.python = PythonInfo {
+                    version: python,
+                    loaded,
+                };
+                return Ok(paths);
+            }
+            let left = give_up.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut socket, timeout) {
+                Ok(0) => {
+                    let why = format!("it was not ready within {} s", READY_WITHIN.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+                }
+                Ok(_) => self
+                    .inbox
+                    .fill(&self.socket)
+                    .map_err(|error| match error.kind() {
+                        io::ErrorKind::UnexpectedEof => io::Error::other("it ended at once"),
+                        _ => error,
+                    })?,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The last line that a zygote which did not start wrote on stderr.
+    fn last_words(&mut self) -> String {
+        // Either way there is nothing more to be told than what comes back.
+        let _ = self.process.kill();
+        let mut said = Vec::new();
+        if let Some(stderr) = self.process.stderr.take() {
+            let _ = stderr.take(64 * 1024).read_to_end(&mut said);
+        }
+        let said = String::from_utf8_lossy(&said);
+        said.trim_end().lines().last().unwrap_or("").to_owned()
+    }
+
+    /// Asks for an evaluation; what the program returns will be written to `result`.
+    pub(super) fn request(&self, start: &Start<'_>, result: BorrowedFd<'_>) -> io::Result<()> {
+        send(&self.socket, start, &[result])
+    }
+
+    /// Takes what has arrived, once the socket is readable.
+    pub(super) fn fill_inbox(&mut self) -> io::Result<()> {
+        self.inbox.fill(&self.socket)
+    }
+
+    /// The socket to wait on.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        // An error means that it is dead already; `wait` clears the zombie either way.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
