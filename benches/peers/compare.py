@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -91,7 +92,13 @@ def call(command: list, stdin: str = "") -> tuple[str, dict]:
         process = subprocess.Popen(
             list(map(str, command)), stdin=given, stdout=said, stderr=complained
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            # Interrupted: a measurement that nobody waits for would disturb the next one.
+            process.kill()
+            process.wait()
+            raise
         wall, busy = time.monotonic() - begin, busy_seconds() - busy
         # All of the process, its start included: a peer knows what happened while it measured.
         others = max(0.0, busy - usage.ru_utime - usage.ru_stime) / wall / (os.cpu_count() or 1)
@@ -392,6 +399,7 @@ class Comparison:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: what was measured is kept"))
     options = arguments()
     if options.report:
         print(report.markdown(json.loads(options.report.read_text())), end="")
