@@ -2,6 +2,7 @@
 //! settings. A flag beats the environment, which beats the default.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
@@ -176,14 +177,20 @@ struct ProfileArgs {
     /// Name of that copy, without .log [default: the run's own name]
     #[arg(long, env, value_name = "PROFILE_NAME", requires = "profile_dir", value_parser = parse_file_name)]
     profile_name: Option<String>,
+
+    /// Serve /stats, /metrics and a page at this address while the run goes on (127.0.0.1:0 is any
+    /// free port; a port alone is one of this machine only); turns the profile on
+    #[arg(long, env, value_name = "STATS_ADDR", value_parser = crate::live::parse_address)]
+    stats_addr: Option<SocketAddr>,
 }
 
 impl ProfileArgs {
     fn resolve(self) -> ProfileConfig {
         ProfileConfig {
-            profile: self.profile || self.profile_dir.is_some(),
+            profile: self.profile || self.profile_dir.is_some() || self.stats_addr.is_some(),
             profile_dir: self.profile_dir,
             profile_name: self.profile_name,
+            stats_addr: self.stats_addr,
         }
     }
 }

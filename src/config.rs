@@ -2,6 +2,7 @@
 //! module reads the environment.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -154,6 +155,8 @@ pub struct ProfileConfig {
     pub profile_dir: Option<PathBuf>,
     /// The copy's name, without `.log`; `None`: the run's.
     pub profile_name: Option<String>,
+    /// Where the figures are served while the run goes on.
+    pub stats_addr: Option<SocketAddr>,
 }
 
 /// Everything that `flowbench run` needs to know.

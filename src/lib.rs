@@ -13,6 +13,7 @@ pub mod error;
 pub mod evaluate;
 pub mod flow;
 pub mod hash;
+pub mod live;
 pub mod profile;
 pub mod record;
 pub mod report;

@@ -193,3 +193,60 @@ fn a_second_interrupt_ends_a_run_that_hangs_and_keeps_its_profile() {
     assert_eq!(status.code(), Some(106));
     assert!(log(&workspace).contains("\nengine_init "));
 }
+
+/// Of any two events of a lane, one is in the other, or they are apart; lengths in nanoseconds.
+fn assert_nested(events: &[&serde_json::Value]) {
+    let nanos = |value: &serde_json::Value| (value.as_f64().expect("µs") * 1000.0).round() as u64;
+    let interval = |event: &serde_json::Value| {
+        let start = nanos(&event["ts"]);
+        (start, start + nanos(&event["dur"]))
+    };
+    for (index, event) in events.iter().enumerate() {
+        let (start, end) = interval(event);
+        for other in &events[index + 1..] {
+            let (from, to) = interval(other);
+            let lanes = (&event["pid"], &event["tid"]) == (&other["pid"], &other["tid"]);
+            let apart = end <= from || to <= start;
+            let inside = (start <= from && to <= end) || (from <= start && end <= to);
+            assert!(!lanes || apart || inside, "{event} and {other}");
+        }
+    }
+}
+
+#[test]
+fn a_trace_has_a_lane_for_each_running_flow_and_one_for_the_device() {
+    let workspace = Workspace::new();
+    workspace.write(
+        "templates/chain.script.jsonl",
+        "{\"output\": \"a b\", \"ttft_ms\": 2, \"latency_ms\": 4}\n",
+    );
+    let printed =
+        run(workspace
+            .scripted()
+            .args(["--profile", "--num-flows", "5", "--concurrency", "2"]));
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let text = std::fs::read_to_string(workspace.run_folder().join("trace.json"));
+    let trace: serde_json::Value =
+        serde_json::from_str(&text.expect("was written")).expect("is JSON");
+    assert_eq!(trace["otherData"]["events_dropped"], 0);
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let complete: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
+    assert_nested(&complete);
+
+    let of = |category: &str| -> Vec<_> {
+        let of = |event: &&&serde_json::Value| event["cat"] == category;
+        complete.iter().filter(of).collect()
+    };
+    assert_eq!((of("flow").len(), of("step").len()), (5, 15));
+    assert_eq!((of("prefill").len(), of("decode").len()), (15, 15));
+    assert!(of("wait").iter().all(|event| event["pid"] == 2));
+    assert!(of("wait")[0]["args"]["sequences"].is_u64());
+    let mut names: Vec<_> = of("flow").iter().map(|e| e["name"].to_string()).collect();
+    names.sort();
+    assert_eq!(names[0], "\"flow 1\"");
+    assert!(of("step").iter().any(|event| event["name"] == "planner"));
+    let mut lanes: Vec<_> = of("flow").iter().map(|e| e["tid"].as_u64()).collect();
+    lanes.sort_unstable();
+    lanes.dedup();
+    assert_eq!(lanes.len(), 2, "two at a time");
+}

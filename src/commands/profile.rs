@@ -1,4 +1,4 @@
-//! The profile's files: `profile.log` in the run's folder, and the copy that the user asked for.
+//! The profile's files: `profile.log` and `trace.json` in the run's folder, and the copy that the user asked for.
 //! They are written when the run ends, and also where it does not come to its end: in a panic, and
 //! at the second Ctrl-C.
 
@@ -12,7 +12,16 @@ use crate::profile;
 use crate::record::profile::Profile;
 
 /// Where the table is still to be written: here, so that the signal handler finds it, too.
-static PENDING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static PENDING: Mutex<Files> = Mutex::new(Files {
+    tables: Vec::new(),
+    trace: None,
+});
+
+#[derive(Default)]
+struct Files {
+    tables: Vec<PathBuf>,
+    trace: Option<PathBuf>,
+}
 
 /// A profile that is not written yet. Dropped, it is written as far as that can be done.
 #[derive(Debug)]
@@ -21,13 +30,14 @@ pub(super) struct PendingProfile(());
 impl PendingProfile {
     /// The profile of the run of this folder and name.
     pub(super) fn new(config: &ProfileConfig, folder: &Path, run_id: &str) -> Self {
-        let mut files = Vec::new();
+        let mut files = Files::default();
         if config.profile {
-            files.push(folder.join("profile.log"));
+            files.tables.push(folder.join("profile.log"));
+            files.trace = Some(folder.join("trace.json"));
         }
         if let Some(folder) = &config.profile_dir {
             let name = config.profile_name.as_deref().unwrap_or(run_id);
-            files.push(folder.join(format!("{name}.log")));
+            files.tables.push(folder.join(format!("{name}.log")));
         }
         *PENDING.lock().unwrap_or_else(PoisonError::into_inner) = files;
         Self(())
@@ -58,28 +68,34 @@ impl Drop for PendingProfile {
 pub(super) fn write_pending() -> Result<()> {
     let files = take_pending();
     match profile::snapshot() {
-        Some(profile) if !files.is_empty() => write(files, &profile),
+        Some(profile) if !files.tables.is_empty() => write(files, &profile),
         _ => Ok(()),
     }
 }
 
-fn take_pending() -> Vec<PathBuf> {
+fn take_pending() -> Files {
     std::mem::take(&mut *PENDING.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn write(files: Vec<PathBuf>, profile: &Profile) -> Result<()> {
+fn write(files: Files, profile: &Profile) -> Result<()> {
     let text = profile::text(profile);
     let mut result = Ok(());
-    for file in files {
-        let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
-        let written = folder
-            .and_then(|()| fs::write(&file, &text))
-            .map_err(|source| {
-                Error::output(format!("failed to write {}", file.display()))
-                    .hint("let PROFILE_DIR (--profile-dir) and OUT (--out) name folders that can be written")
-                    .caused_by(source)
-            });
-        result = result.and(written);
+    for file in files.tables {
+        result = result.and(write_file(&file, &text));
+    }
+    if let (Some(file), Some(trace)) = (files.trace, profile::trace()) {
+        result = result.and(write_file(&file, &trace));
     }
     result
+}
+
+fn write_file(file: &Path, text: &str) -> Result<()> {
+    let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
+    folder
+        .and_then(|()| fs::write(file, text))
+        .map_err(|source| {
+            Error::output(format!("failed to write {}", file.display()))
+                .hint("let PROFILE_DIR (--profile-dir) and OUT (--out) name folders that can be written")
+                .caused_by(source)
+        })
 }

@@ -8,7 +8,8 @@ use crate::engine::{Engine, LocalEngine, LocalOptions, ModelFile, Script, Script
 use crate::environment;
 use crate::error::{Exit, Result};
 use crate::flow::{self, ExpandRequest, Expansion, Flow};
-use crate::profile::{self, Span};
+use crate::live;
+use crate::profile::{self, Count, Span};
 use crate::record::{ExpansionRecord, RECORD_SCHEMA, RunRecord, Status, Totals};
 use crate::report::Console;
 use crate::report::folder::RunFolder;
@@ -30,6 +31,10 @@ pub(crate) fn run(
 ) -> Result<Exit> {
     if config.profile.profile {
         profile::enable();
+    }
+    if let Some(address) = config.profile.stats_addr {
+        let bound = live::serve(address)?;
+        console.progress(&format!("Live figures at http://{bound}/"));
     }
     let _span = profile::span(Span::Run);
     if !config.is_scripted() {
@@ -83,17 +88,18 @@ pub(crate) fn run(
     };
     recorder.save()?;
 
+    let num_workflows = match config.mode {
+        Mode::Both => 2 * config.rounds * flows.len(),
+        _ => flows.len(),
+    };
+    profile::count(Count::Flows, num_workflows);
     let origin = Moment::now(&NoFence)?;
-    let (result, num_workflows) = if config.mode == Mode::Both {
-        let workflows = 2 * config.rounds * flows.len();
-        let result = recorder.run_rounds(&prepared, flows, origin, interrupted);
-        (result, workflows)
+    let result = if config.mode == Mode::Both {
+        recorder.run_rounds(&prepared, flows, origin, interrupted)
     } else if config.engine_per_workflow {
-        let result = recorder.run_with_an_engine_each(&prepared, flows, origin, interrupted);
-        (result, flows.len())
+        recorder.run_with_an_engine_each(&prepared, flows, origin, interrupted)
     } else {
-        let result = recorder.run_with_one_engine(&prepared, flows, origin, interrupted);
-        (result, flows.len())
+        recorder.run_with_one_engine(&prepared, flows, origin, interrupted)
     };
     recorder.close(result, num_workflows)
 }

@@ -543,6 +543,10 @@ impl Engine for LocalEngine {
         let scheduling = profile::span(Span::Schedule);
         self.admit()?;
         let plan = self.plan()?;
+        if let Some(kv) = &self.kv {
+            let stats = kv.stats();
+            profile::kv_pages(stats.leased, stats.capacity);
+        }
         if plan.is_empty() {
             return Ok(Vec::new());
         }

@@ -20,7 +20,10 @@ use crate::error::{Error, Result};
 use crate::stopwatch::Fence;
 
 pub use bench::{BenchModel, measure_ceilings};
-pub use device::{BUILD_HAS_CUDA, DeviceInfo, driver_version, preflight_gpu, prepare_process};
+pub use device::{
+    BUILD_HAS_CUDA, DeviceInfo, DeviceLoad, device_load, driver_version, preflight_gpu,
+    prepare_process,
+};
 pub use load::hub::{
     DEFAULT_MODEL, ModelFile, ModelFormat, ModelSource, PinnedModel, Watch, digest, find_local,
     locate,

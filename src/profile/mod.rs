@@ -8,16 +8,22 @@
 //! - [`pass`]: one forward pass, or one wait, for all requests in it.
 //!
 //! [`Span`] lists the names. [`snapshot`] reads all that was measured so far, at any time and from
-//! any thread. These readings of the clock are never fenced and tell of the program alone: reported
+//! any thread; [`trace()`] says what was when, [`live()`] how far the run is. These readings of the clock are never fenced and tell of the program alone: reported
 //! run times come from [`crate::stopwatch`].
 
+mod live;
+mod log;
 mod names;
 mod recorder;
 mod span;
 mod stages;
 mod table;
+mod trace;
 mod tree;
 
+pub use live::{Count, Distribution, Live, count, kv_pages};
 pub use names::Span;
-pub use recorder::{Activity, Guard, Pass, PassGuard, Scope, enable, is_on, pass, snapshot, span};
+pub use recorder::{
+    Activity, Guard, Pass, PassGuard, Scope, enable, is_on, live, pass, snapshot, span, trace,
+};
 pub use table::text;

@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use quanta::Clock;
 
+use super::live::{self, Count, Live, Watched};
+use super::log::{self, EndedPass, Log};
 use super::names::{Kind, Span};
 use super::span::{Ended, Rows, Stack, Sums, Table};
 use super::stages::Sweep;
-use super::tree::Tree;
+use super::trace::json;
+use super::tree::{Open, Tree};
 use crate::record::profile::{Profile, ProfileRow, StageShare};
 
 /// Whether anything is recorded: all that a span looks at while the profile is off.
@@ -26,6 +29,10 @@ static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
 struct Shared {
     sweep: Sweep,
     tree: Tree,
+    log: Log,
+    watched: Watched,
+    /// The profile's start.
+    start: u64,
     /// The sums of the threads that run.
     threads: Vec<Arc<Rows>>,
     /// Those of the threads that have ended.
@@ -49,9 +56,13 @@ struct Local {
 pub fn enable() {
     let clock = CLOCK.get_or_init(Clock::new);
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = clock.raw();
     shared.get_or_insert_with(|| Shared {
-        sweep: Sweep::new(clock.raw()),
+        sweep: Sweep::new(start),
         tree: Tree::new(),
+        log: Log::default(),
+        watched: Watched::new(),
+        start,
         threads: Vec::new(),
         retired: Table::new(),
     });
@@ -204,19 +215,26 @@ pub fn pass(span: Span, of: impl FnOnce() -> Pass) -> PassGuard {
     if !is_on() {
         return PassGuard {
             of: Pass::default(),
+            span,
+            start: 0,
             _guard: self::span(span),
         };
     }
-    let guard = PassGuard {
+    let mut guard = PassGuard {
         of: of(),
+        span,
+        start: 0,
         _guard: self::span(span),
     };
-    with_shared(|shared| {
+    live::count(Count::Prefilled, guard.of.prefill_tokens);
+    guard.start = with_shared(|shared| {
         let now = clock().raw();
         for stage in guard.stages() {
             shared.sweep.open(stage, now);
         }
-    });
+        now
+    })
+    .unwrap_or_default();
     guard
 }
 
@@ -225,6 +243,8 @@ pub fn pass(span: Span, of: impl FnOnce() -> Pass) -> PassGuard {
 #[must_use = "the pass ends when this is dropped"]
 pub struct PassGuard {
     of: Pass,
+    span: Span,
+    start: u64,
     _guard: Guard,
 }
 
@@ -246,6 +266,13 @@ impl Drop for PassGuard {
             for stage in self.stages() {
                 shared.sweep.close(stage, now);
             }
+            shared.log.pass(EndedPass {
+                span: self.span,
+                of: self.of,
+                start: self.start,
+                end: now.max(self.start),
+                kv_pages: live::kv_held(),
+            });
         });
     }
 }
@@ -264,6 +291,15 @@ impl Activity {
     /// Begins an activity that nothing else contains.
     pub fn root(span: Span) -> Self {
         Self::begin(span, 0)
+    }
+
+    /// Names it in the trace.
+    pub fn labelled(self, label: impl FnOnce() -> String) -> Self {
+        if self.id != 0 {
+            let label = label().into_boxed_str();
+            with_shared(|shared| shared.tree.label(self.id, label));
+        }
+        self
     }
 
     /// Begins an activity within this one.
@@ -291,7 +327,14 @@ impl Activity {
         }
         let next = with_shared(|shared| {
             let now = clock().raw();
+            let first_token = span == Span::Decode
+                && (shared.tree.get(self.id)).is_some_and(|open| open.span == Span::Prefill);
             let parent = shared.end(self.id, self.stage, now);
+            if let Some(step) = parent.filter(|_| first_token)
+                && let Some(step) = shared.tree.get(step)
+            {
+                shared.watched.ttft.add(nanos(step.start, now));
+            }
             shared.begin(span, parent.unwrap_or(0), now)
         });
         if let Some((id, stage)) = next {
@@ -313,6 +356,21 @@ impl Activity {
     }
 }
 
+fn nanos(start: u64, end: u64) -> u64 {
+    clock().delta_as_nanos(start, end.max(start))
+}
+
+fn event(id: u64, open: Open, now: u64) -> log::Ended {
+    log::Ended {
+        id,
+        parent: open.parent,
+        span: open.span,
+        label: open.label,
+        start: open.start,
+        end: now.max(open.start),
+    }
+}
+
 impl Shared {
     fn begin(&mut self, span: Span, parent: u64, now: u64) -> (u64, Option<Span>) {
         if span.is_stage() {
@@ -321,6 +379,9 @@ impl Shared {
         let stage = matches!(span.kind(), Kind::Work | Kind::Wait).then_some(span);
         if let Some(stage) = stage {
             self.sweep.open(stage, now);
+        }
+        if span == Span::Flow {
+            self.watched.flows_running += 1;
         }
         let parent = (parent != 0).then_some(parent);
         (self.tree.open(span, parent, now), stage)
@@ -331,7 +392,18 @@ impl Shared {
         if let Some(stage) = stage {
             self.sweep.close(stage, now);
         }
-        self.tree.close(id, now)?.parent
+        let ended = self.tree.close(id, now)?;
+        let parent = ended.parent;
+        match ended.span {
+            Span::Flow => {
+                self.watched.flows_running = self.watched.flows_running.saturating_sub(1);
+                self.watched.flows_ended += 1;
+            }
+            Span::Step => self.watched.step.add(nanos(ended.start, now)),
+            _ => {}
+        }
+        self.log.activity(event(id, ended, now));
+        parent
     }
 }
 
@@ -377,11 +449,36 @@ pub fn snapshot() -> Option<Profile> {
             table.merge(own);
         }
         shared.sweep.advance(clock().raw());
-        profile(&table, &shared.sweep)
+        profile(&table, &shared.sweep, shared.log.dropped)
     })
 }
 
-fn profile(table: &Table, sweep: &Sweep) -> Profile {
+/// The run so far, in counts; `None` while the profile is off.
+pub fn live() -> Option<Live> {
+    with_shared(|shared| shared.watched.read())
+}
+
+/// The trace so far, as the text of a JSON file that Perfetto opens; `None` while the profile is
+/// off. Activities that are open end in it now.
+pub fn trace() -> Option<String> {
+    let (log, start) = with_shared(|shared| {
+        let now = clock().raw();
+        let mut log = shared.log.clone();
+        let open = shared.tree.iter();
+        log.activities.extend(open.map(|(id, open)| log::Ended {
+            id,
+            parent: open.parent,
+            span: open.span,
+            label: open.label.clone(),
+            start: open.start,
+            end: now.max(open.start),
+        }));
+        (log, shared.start)
+    })?;
+    Some(json(&log, |ticks| nanos(start, ticks)).to_string())
+}
+
+fn profile(table: &Table, sweep: &Sweep, spans_dropped: u64) -> Profile {
     let seconds = |ticks: u64| clock().delta_as_nanos(0, ticks) as f64 / 1e9;
     let sums = Span::ALL.iter().zip(&table.0);
     let mut rows: Vec<ProfileRow> = sums
@@ -407,7 +504,7 @@ fn profile(table: &Table, sweep: &Sweep) -> Profile {
         rows,
         stages,
         idle_s: seconds(sweep.idle()),
-        spans_dropped: 0,
+        spans_dropped,
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Open {
     pub(super) span: Span,
     pub(super) start: u64,
     pub(super) parent: Option<u64>,
+    /// What it is called in the trace.
+    pub(super) label: Option<Box<str>>,
     /// Whether none of those above it has its name.
     outermost: bool,
     /// Children that are open, and since when there is one.
@@ -61,6 +63,7 @@ impl Tree {
             span,
             start: now,
             parent,
+            label: None,
             outermost,
             children: 0,
             since: 0,
@@ -85,6 +88,23 @@ impl Tree {
             }
         }
         Some(ended)
+    }
+
+    /// Names an open span.
+    pub(super) fn label(&mut self, id: u64, label: Box<str>) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.label = Some(label);
+        }
+    }
+
+    /// An open span.
+    pub(super) fn get(&self, id: u64) -> Option<&Open> {
+        self.open.get(&id)
+    }
+
+    /// The spans that are open, with their numbers, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Open)> {
+        self.open.iter().map(|(id, open)| (*id, open))
     }
 
     /// The sums so far.

@@ -10,7 +10,7 @@ use crate::engine::{Completion, Engine, EventKind, Finish, Message, RequestId, R
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::hash::token_hash;
-use crate::profile::{self, Activity, Span};
+use crate::profile::{self, Activity, Count, Span};
 use crate::record::{RECORD_SCHEMA, StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
 use crate::units::Millis;
@@ -151,7 +151,7 @@ impl<'a> Runner<'a> {
             started,
             ended: vec![None; flow.steps.len()],
             steps_done: 0,
-            activity: Activity::root(Span::Flow),
+            activity: Activity::root(Span::Flow).labelled(|| format!("flow {}", flow.flow)),
         };
         self.running.insert(flow.flow, running);
         self.submit(flow.flow, &roots)
@@ -164,7 +164,8 @@ impl<'a> Runner<'a> {
             let Some(running) = self.running.get(&flow) else {
                 return Ok(());
             };
-            let activity = running.activity.child(Span::Step);
+            let activity = (running.activity.child(Span::Step))
+                .labelled(|| running.flow.steps[step].id.clone());
             let scope = activity.enter();
             let rendering = profile::span(Span::PromptRendering);
             let request = self.requests.build(
@@ -215,6 +216,7 @@ impl<'a> Runner<'a> {
         for event in events {
             match event.kind {
                 EventKind::Token(_) => {
+                    profile::count(Count::Generated, 1);
                     if let Some(request) = self.in_flight.get_mut(&event.id) {
                         request.first_token.get_or_insert(now);
                     }

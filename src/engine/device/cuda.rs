@@ -2,13 +2,14 @@
 //! `CUDA_VISIBLE_DEVICES` leaves visible.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 use candle_core::Device;
 use candle_core::cuda_backend::CudaError;
 use cudarc::driver::{CudaContext, DriverError};
 use nvml_wrapper::Nvml;
 
-use super::DeviceInfo;
+use super::{DeviceInfo, DeviceLoad};
 use crate::error::{Error, Result};
 
 /// The compute capability that the kernels were compiled for, as `90`; `run.sh` sets it from the
@@ -82,6 +83,30 @@ fn describe(device: &Device) -> std::result::Result<DeviceInfo, String> {
         driver: Nvml::init().and_then(|nvml| nvml.sys_driver_version()).ok(),
         memory_bytes: Some(context.total_mem().map_err(text)? as u64),
     })
+}
+
+/// What the visible GPU is at. The library is opened once, and found missing once. It numbers the
+/// cards by their place on the bus, as CUDA does with `CUDA_DEVICE_ORDER=PCI_BUS_ID` only: where a
+/// machine has unlike cards, name one by its UUID.
+pub(super) fn load() -> DeviceLoad {
+    static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
+    let nvml = NVML.get_or_init(|| Nvml::init().ok());
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    let first = visible.split(',').next().unwrap_or_default().trim();
+    let device = nvml.as_ref().and_then(|nvml| match first.parse::<u32>() {
+        Ok(index) => nvml.device_by_index(index).ok(),
+        Err(_) if first.is_empty() => nvml.device_by_index(0).ok(),
+        Err(_) => nvml.device_by_uuid(first).ok(),
+    });
+    let Some(device) = device else {
+        return DeviceLoad::default();
+    };
+    let memory = device.memory_info().ok();
+    DeviceLoad {
+        memory_used_bytes: memory.as_ref().map(|memory| memory.used),
+        memory_bytes: memory.as_ref().map(|memory| memory.total),
+        power_watts: (device.power_usage().ok()).map(|milliwatts| f64::from(milliwatts) / 1000.0),
+    }
 }
 
 /// How many GPUs the driver shows, or why it does not answer.

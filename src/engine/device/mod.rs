@@ -52,6 +52,22 @@ impl DeviceInfo {
     }
 }
 
+/// What a GPU is at, as far as its driver's library (NVML) tells.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct DeviceLoad {
+    /// Its memory in use, of all processes, in bytes.
+    pub memory_used_bytes: Option<u64>,
+    /// Its memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Power that it draws, in watts.
+    pub power_watts: Option<f64>,
+}
+
+/// Asks what the GPU is at; nothing is known without one. No run is held up by that.
+pub fn device_load() -> DeviceLoad {
+    gpu::load()
+}
+
 /// Whether this build can use a GPU at all.
 pub const BUILD_HAS_CUDA: bool = cfg!(feature = "cuda");
 

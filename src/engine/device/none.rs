@@ -2,11 +2,15 @@
 
 use candle_core::Device;
 
-use super::DeviceInfo;
+use super::{DeviceInfo, DeviceLoad};
 use crate::error::{Error, Result};
 
 /// Nothing to set up in a process without CUDA.
 pub fn prepare_process() {}
+
+pub(super) fn load() -> DeviceLoad {
+    DeviceLoad::default()
+}
 
 pub(super) fn is_visible() -> bool {
     false

@@ -1,0 +1,178 @@
+//! One connection: a request is read, an answer is written, and it is closed. Nothing here blocks.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::render::Answer;
+
+/// From its coming to its end, whatever the client does.
+const MOST_TIME: Duration = Duration::from_secs(5);
+/// Most bytes of a request, its headers included.
+const MOST_BYTES: usize = 8192;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    since: Instant,
+    request: Vec<u8>,
+    /// What is still to be written, once there is an answer.
+    answer: Option<Vec<u8>>,
+    written: usize,
+}
+
+/// What became of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    Open,
+    Closed,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream) -> std::io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            since: Instant::now(),
+            request: Vec::new(),
+            answer: None,
+            written: 0,
+        })
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Goes as far as it goes without waiting. `answer` makes the answer to a `GET` of a path.
+    pub(super) fn advance(&mut self, answer: impl FnOnce(&str) -> Answer) -> Progress {
+        if self.age() > MOST_TIME {
+            return Progress::Closed;
+        }
+        if self.answer.is_none() {
+            let is_whole = match self.read() {
+                Ok(is_whole) => is_whole,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Open,
+                Err(_) => return Progress::Closed,
+            };
+            self.answer = match parse(&self.request) {
+                Parsed::Get(path) => Some(answer(&path).bytes(true)),
+                Parsed::Head(path) => Some(answer(&path).bytes(false)),
+                Parsed::Refused(refusal) => Some(refusal.bytes(true)),
+                Parsed::Partial if is_whole => return Progress::Closed,
+                Parsed::Partial => return Progress::Open,
+            };
+        }
+        match self.write() {
+            Ok(()) => {
+                let _ = self.stream.shutdown(Shutdown::Write);
+                Progress::Closed
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Progress::Open,
+            Err(_) => Progress::Closed,
+        }
+    }
+
+    /// Reads what is there; `true` where no more will come, or may.
+    fn read(&mut self) -> std::io::Result<bool> {
+        let mut buffer = [0; 2048];
+        let mut has_read = false;
+        while self.request.len() < MOST_BYTES {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(true),
+                Ok(count) => {
+                    has_read = true;
+                    self.request.extend_from_slice(&buffer[..count]);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock && has_read => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn write(&mut self) -> std::io::Result<()> {
+        let answer = self.answer.as_deref().unwrap_or_default();
+        while self.written < answer.len() {
+            match self.stream.write(&answer[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Partial,
+    Get(String),
+    Head(String),
+    Refused(Answer),
+}
+
+fn parse(bytes: &[u8]) -> Parsed {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    let is_complete = match request.parse(bytes) {
+        Ok(status) => status.is_complete(),
+        Err(_) => return Parsed::Refused(Answer::error("400 Bad Request")),
+    };
+    match (request.method, request.path) {
+        (Some(method), _) if !matches!(method, "GET" | "HEAD") => {
+            Parsed::Refused(Answer::error("405 Method Not Allowed"))
+        }
+        (Some(method), Some(target)) if is_complete => {
+            let path = target.split('?').next().unwrap_or_default().to_owned();
+            match method {
+                "HEAD" => Parsed::Head(path),
+                _ => Parsed::Get(path),
+            }
+        }
+        _ if bytes.len() >= MOST_BYTES => {
+            Parsed::Refused(Answer::error("431 Request Header Fields Too Large"))
+        }
+        _ => Parsed::Partial,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_reading_is_allowed() {
+        let get = |path: &str| Parsed::Get(path.to_owned());
+        assert_eq!(parse(b"GET /stats?x=1 HTTP/1.1\r\n\r\n"), get("/stats"));
+        assert_eq!(
+            parse(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            Parsed::Head("/".to_owned())
+        );
+        for partial in [&b""[..], b"G", b"GET /stats", b"GET / HTTP/1.1\r\nHost: a"] {
+            assert_eq!(parse(partial), Parsed::Partial);
+        }
+        for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+            let Parsed::Refused(answer) = parse(format!("{method} / HTTP/1.1\r\n").as_bytes())
+            else {
+                panic!("{method} is refused");
+            };
+            assert!(answer.status.starts_with("405"), "{method}");
+        }
+        assert!(matches!(parse(b"\x16\x03\x01\x02"), Parsed::Refused(_)));
+        let long = [b"GET / HTTP/1.1\r\nA: ".as_slice(), &[b'a'; MOST_BYTES]].concat();
+        assert!(matches!(parse(&long), Parsed::Refused(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            parse(&bytes);
+        }
+    }
+}
