@@ -6,10 +6,12 @@ use crate::config::{Mode, RunConfig};
 use crate::engine::{Engine, LocalEngine};
 use crate::error::{Error, Exit, Result};
 use crate::flow::Flow;
+use crate::metrics::Positions;
 use crate::profile::{self, Span};
 use crate::record::{Energy, RunRecord, Status, StepRecord, WorkflowRecord};
 use crate::report::folder::RunFolder;
 use crate::report::{Console, table, timing};
+use crate::statistics::distribution;
 use crate::stopwatch::Moment;
 use crate::units::Millis;
 use crate::workflow::{self, Observer, Outcome, RunnerOptions};
@@ -30,6 +32,7 @@ pub(super) struct Recorder<'a> {
     pub(super) failures: usize,
     /// Of `MODE=both` only.
     pub(super) rounds: Option<Rounds>,
+    pub(super) positions: Positions,
     pub(super) record: RunRecord,
     pub(super) pending: PendingProfile,
 }
@@ -91,6 +94,11 @@ impl Recorder<'_> {
             .collect();
         totals.avg_workflow_ms = (!done.is_empty() && self.config.mode != Mode::Both)
             .then(|| Millis(done.iter().copied().sum::<Millis>().0 / done.len() as f64));
+        if self.config.mode != Mode::Both {
+            let values: Vec<f64> = done.iter().map(|ms| ms.0).collect();
+            totals.workflow_ms = distribution(&values);
+        }
+        totals.positions = self.positions.records();
         if let (Some(watts), Some(total)) = (self.config.gpu_power, totals.benchmark_total_ms) {
             totals.energy = Some(Energy {
                 source: "assumed".to_owned(),
@@ -197,6 +205,7 @@ impl Observer for Recorder<'_> {
             None => step.clone(),
             Some(rounds) => rounds.step(step),
         };
+        self.positions.add(step);
         let totals = &mut self.record.totals;
         totals.steps_done += 1;
         totals.prompt_tokens += step.prompt_tokens;

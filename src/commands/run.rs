@@ -10,6 +10,7 @@ use crate::error::{Exit, Result};
 use crate::flow::{self, ExpandRequest, Expansion, Flow};
 use crate::live;
 use crate::profile::{self, Count, Span};
+use crate::metrics::Positions;
 use crate::record::{ExpansionRecord, RECORD_SCHEMA, RunRecord, Status, Totals};
 use crate::report::Console;
 use crate::report::folder::RunFolder;
@@ -57,6 +58,7 @@ pub(crate) fn run(
         folder,
         failures: 0,
         rounds: None,
+        positions: Positions::default(),
         record: RunRecord {
             schema: RECORD_SCHEMA,
             run_id,
@@ -101,6 +103,7 @@ pub(crate) fn run(
     } else {
         recorder.run_with_one_engine(&prepared, flows, origin, interrupted)
     };
+    recorder.record.expansion.prefix = super::expand::prefix(&expansion);
     recorder.close(result, num_workflows)
 }
 
