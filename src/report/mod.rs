@@ -1,10 +1,16 @@
 //! What people and programs are shown: the lines on the terminal ([`timing`]), the table of
 //! `MODE=both` ([`table`]), the engine's figures ([`mod@bench`]) and the run's folder ([`folder`]).
-//! Reporters read records and compute nothing.
+//! These read records and compute nothing. Of runs that were kept ([`saved`]), [`mod@diagnose`] says
+//! why they took as long as they did, and [`page`] shows them.
 
 pub mod bench;
+pub mod diagnose;
 pub mod folder;
+pub mod page;
+pub mod saved;
 pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timing;
 
 use std::io::Write;
