@@ -44,10 +44,11 @@ impl Recorder<'_> {
         prepared: &Prepared,
         start: Moment,
     ) -> Result<Box<dyn Engine>> {
+        self.console.waiting("Loading the engine");
         let span = profile::span(Span::EngineInit);
-        let engine = prepared
-            .start()
-            .map_err(|error| error.context("failed to start the engine"))?;
+        let started = prepared.start();
+        self.console.idle();
+        let engine = started.map_err(|error| error.context("failed to start the engine"))?;
         let init = Moment::now(engine.as_ref())?.since(start);
         drop(span);
         self.console.result(&timing::engine_init(init))?;
@@ -77,7 +78,10 @@ impl Recorder<'_> {
             ignore_eos: self.config.ignore_eos,
             seed: self.config.seed,
         };
+        let steps = flows.iter().map(|flow| flow.steps.len()).sum();
+        self.console.flows(flows.len(), steps);
         let outcome = workflow::run(engine, flows, &options, origin, interrupted, self);
+        self.console.idle();
         // The total is taken however the flows ended, as far as the device still answers.
         if let Ok(end) = Moment::now(engine) {
             self.record.totals.benchmark_total_ms = Some(end.since(origin));
@@ -220,6 +224,7 @@ impl Observer for Recorder<'_> {
             self.console.result(&timing::target(step))?;
             self.show(step);
         }
+        self.console.step_ended(step.decode_tokens);
         self.folder.save_now_and_then(&self.record)
     }
 
@@ -247,6 +252,7 @@ impl Observer for Recorder<'_> {
         if self.is_shown() {
             self.console.result(&line)?;
         }
+        self.console.flow_ended();
         Ok(())
     }
 }

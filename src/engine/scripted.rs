@@ -490,7 +490,8 @@ mod tests {
         let mut engine = ScriptedEngine::new(parsed(), true);
         engine.submit(request(1, "a", "s", 9)).expect("an answer");
         assert_eq!(engine.poll().expect("start")[0].kind, EventKind::Started);
-        assert_eq!(engine.poll().expect("first token").len(), 1);
+        let first = engine.poll().expect("first token");
+        assert!(matches!(first[0].kind, EventKind::Token(_)));
         while !engine.poll().expect("goes on").is_empty() {}
         assert!(pace.elapsed() >= Duration::from_millis(30));
 

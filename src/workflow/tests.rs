@@ -152,7 +152,8 @@ fn times_are_those_of_the_script() {
     let step = &seen.steps[0];
     let ttft = step.ttft_ms.expect("a first token").0;
     assert!(ttft >= 10.0, "{ttft}");
-    assert!(step.latency_ms.0 >= 20.0 && step.latency_ms.0 > ttft);
+    // On a busy machine the last token may be due when the first is looked for.
+    assert!(step.latency_ms.0 >= 20.0 && step.latency_ms.0 >= ttft);
     let tpot = step.tpot_ms.expect("three tokens").0;
     assert!((tpot - (step.latency_ms.0 - ttft) / 2.0).abs() < 1e-9);
     assert!(seen.workflows[0].workflow_ms >= step.latency_ms);
