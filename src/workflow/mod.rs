@@ -10,8 +10,8 @@ use crate::engine::{Completion, Engine, EventKind, Finish, Message, RequestId, R
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::hash::token_hash;
-use crate::profile::{self, Activity, Count, Span};
 use crate::metrics;
+use crate::profile::{self, Activity, Count, Span};
 use crate::record::metrics::CriticalStep;
 use crate::record::{RECORD_SCHEMA, StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;

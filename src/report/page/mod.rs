@@ -66,7 +66,7 @@ pub fn html(run: &RunRecord, steps: &[StepRecord]) -> Result<String> {
         "settings": facts::settings(run),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    page.render(minijinja::Value::from_serialize(&values))
+    page.render(minijinja::value::Serde(&values))
         .or_exit(Exit::Output, broken)
 }
 
