@@ -53,8 +53,9 @@ pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
         }
     }
     (latest.iter().zip(steps))
-        // Sums of times do not come out exactly.
-        .map(|(latest, step)| Millis((latest - step.end.0).max(0.0)))
+        .map(|(latest, step)| latest - step.end.0)
+        // Sums of times do not come out exactly; a nanosecond is no slack.
+        .map(|slack| Millis(if slack < 1e-6 { 0.0 } else { slack }))
         .collect()
 }
 
