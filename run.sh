@@ -4,7 +4,7 @@
 #   NUM_FLOWS=25 MODE=standalone bash run.sh     run the default job
 #   bash run.sh test                             run every test
 #   bash run.sh doctor                           say what this machine lacks
-#   bash run.sh expand|model|...                 any other subcommand, with its flags
+#   bash run.sh expand|model|diagnose|report|... any other subcommand, with its flags
 #
 # The exit code is the program's own. The README lists the variables.
 set -euo pipefail
@@ -71,6 +71,6 @@ if [[ ${#features[@]} -gt 0 ]]; then
 fi
 
 case ${1-} in
-run | expand | doctor | model | help | --help | -h | --version | -V) exec "$binary" "$@" ;;
+run | expand | diagnose | report | doctor | model | bench-engine | help | --help | -h | --version | -V) exec "$binary" "$@" ;;
 *) exec "$binary" run "$@" ;;
 esac

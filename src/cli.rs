@@ -9,8 +9,8 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{
-    Backend, BenchConfig, BenchFormat, DeviceChoice, Layout, Mode, ModelConfig, ProfileConfig,
-    RunConfig,
+    Backend, BenchConfig, BenchFormat, DeviceChoice, DiagnoseFormat, Layout, Mode, ModelConfig,
+    ProfileConfig, ReportFormat, RunConfig,
 };
 use crate::error::{Error, Result};
 use crate::record::bench::{Phase, Test};
@@ -34,6 +34,10 @@ pub enum Command {
     Run(RunArgs),
     /// Expand the flows through the cache, without an engine
     Expand(ExpandArgs),
+    /// Say why a run took as long as it did: stages by share, causes, what would help by how much
+    Diagnose(DiagnoseArgs),
+    /// Make a run into one HTML file, or into Markdown
+    Report(ReportArgs),
     /// Check toolchain, CPU, GPU, model, Python, disk and folders
     Doctor(DoctorArgs),
     /// Find, fetch or inspect a model
@@ -221,6 +225,36 @@ impl ExpandArgs {
             root: self.layout.root.clone(),
         }
     }
+}
+
+/// `flowbench diagnose`.
+#[derive(Debug, Clone, Args)]
+pub struct DiagnoseArgs {
+    /// A run's folder or its run.json; without it, the latest run in OUT
+    pub run: Option<PathBuf>,
+
+    /// What the diagnosis is printed as
+    #[arg(short, long, value_name = "FORMAT", default_value = "md")]
+    pub output: DiagnoseFormat,
+
+    /// Folder where runs are kept
+    #[arg(long, env, value_name = "OUT", default_value = "results")]
+    pub out: PathBuf,
+}
+
+/// `flowbench report`.
+#[derive(Debug, Clone, Args)]
+pub struct ReportArgs {
+    /// A run's folder or its run.json; without it, the latest run in OUT
+    pub run: Option<PathBuf>,
+
+    /// What is made of the run
+    #[arg(short, long, value_name = "FORMAT", default_value = "html")]
+    pub output: ReportFormat,
+
+    /// Folder where runs are kept
+    #[arg(long, env, value_name = "OUT", default_value = "results")]
+    pub out: PathBuf,
 }
 
 /// `flowbench doctor`.

@@ -74,6 +74,24 @@ pub enum BenchFormat {
     Csv,
 }
 
+/// What `flowbench diagnose` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DiagnoseFormat {
+    /// Markdown.
+    Md,
+    /// All of it, for programs.
+    Json,
+}
+
+/// What `flowbench report` makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReportFormat {
+    /// One HTML file that needs nothing else, report.html in the run's folder.
+    Html,
+    /// Markdown on stdout, for a pull request or $GITHUB_STEP_SUMMARY.
+    Md,
+}
+
 /// Everything that `flowbench bench-engine` needs to know.
 #[derive(Debug, Clone)]
 pub struct BenchConfig {

@@ -14,6 +14,7 @@ pub mod evaluate;
 pub mod flow;
 pub mod hash;
 pub mod live;
+pub mod metrics;
 pub mod profile;
 pub mod record;
 pub mod report;

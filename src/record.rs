@@ -2,19 +2,24 @@
 //! Reporters read them and compute nothing again. Every field says its unit.
 
 pub mod bench;
+pub mod metrics;
 pub mod profile;
+#[cfg(test)]
+mod schema;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::Millis;
+use metrics::{CriticalStep, Distribution, PositionRecord};
 
 /// Version of the layout of [`RunRecord`] and [`StepRecord`]; raised when a field changes meaning.
 pub const RECORD_SCHEMA: u32 = 1;
 
 /// `run.json`: the whole run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunRecord {
     /// [`RECORD_SCHEMA`].
     pub schema: u32,
@@ -53,6 +58,7 @@ pub struct RunRecord {
 
 /// How far a run came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It has not ended, or its process was killed: `steps.jsonl` holds what was measured.
@@ -67,6 +73,7 @@ pub enum Status {
 
 /// What was measured of the expansion.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ExpansionRecord {
     /// Template's name.
     pub template: String,
@@ -86,16 +93,37 @@ pub struct ExpansionRecord {
     pub miss: Option<String>,
     /// Time of the whole expansion, verification included.
     pub flow_expansion_ms: Millis,
+    /// How much of the prompts is shared; `null` while the run goes on, and of more than 1,000
+    /// flows.
+    #[serde(default)]
+    pub prefix: Option<PrefixRecord>,
+}
+
+/// How much of the prompts a prefix cache can take from requests before, in bytes of the text that
+/// is known at the expansion. Shares of bytes are close to shares of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PrefixRecord {
+    /// The prompts of all requests together.
+    pub prompt_bytes: u64,
+    /// What of them can be reused in the order in which the template has its parts.
+    pub reusable_bytes: u64,
+    /// What could be, if the parts that all flows share came before those that differ.
+    pub reusable_bytes_reordered: u64,
 }
 
 /// One workflow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WorkflowRecord {
     /// Number of the flow, from 1.
     pub flow: usize,
     /// The suite row's id.
     pub row: String,
-    /// From the submission of its first step to the end of its last one.
+    /// Submission of its first step, counted from the start of the benchmark.
+    #[serde(default)]
+    pub start_ms: Millis,
+    /// Makespan: from the submission of its first step to the end of its last one.
     pub workflow_ms: Millis,
     /// With an engine of its own only: the start of that engine, which `workflow_ms` leaves out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,6 +134,28 @@ pub struct WorkflowRecord {
     pub steps: usize,
     /// Why it failed.
     pub error: Option<String>,
+    /// Prompt tokens of its steps.
+    #[serde(default)]
+    pub prompt_tokens: usize,
+    /// Prompt tokens that were computed.
+    #[serde(default)]
+    pub prefill_tokens: usize,
+    /// Prompt tokens taken from the prefix cache.
+    #[serde(default)]
+    pub reused_tokens: usize,
+    /// Generated tokens.
+    #[serde(default)]
+    pub decode_tokens: usize,
+    /// The steps that made it as long as it was, in their order; empty where it failed.
+    #[serde(default)]
+    pub critical_path: Vec<CriticalStep>,
+    /// For each step, by how much later it could have ended without making the flow longer, if all
+    /// others had taken as long as they did: (the smallest, over the steps that need it, of their
+    /// slack + their end − the time they took since the last step that they need had ended; for one
+    /// that none needs, the end of the flow) − its own end. 0 on the critical path. Empty where the
+    /// flow failed.
+    #[serde(default)]
+    pub slack_ms: BTreeMap<String, Millis>,
     /// Of `MODE=both` only: the round, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,
@@ -116,6 +166,7 @@ pub struct WorkflowRecord {
 
 /// A line of `steps.jsonl`: one finished step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StepRecord {
     /// [`RECORD_SCHEMA`].
     pub schema: u32,
@@ -125,14 +176,34 @@ pub struct StepRecord {
     pub row: String,
     /// The step's id.
     pub step: String,
+    /// The steps that it needs.
+    #[serde(default)]
+    pub needs: Vec<String>,
     /// Submission, counted from the start of the benchmark.
     pub start_ms: Millis,
+    /// Queue wait: submission to the start of the first forward pass that computed a token of it.
+    /// Its conversation is rendered and tokenised within. `null` where the engine cannot tell.
+    #[serde(default)]
+    pub queue_ms: Option<Millis>,
     /// Submission to last token (end-to-end latency, E2EL).
     pub latency_ms: Millis,
     /// Submission to first token (TTFT); `null` where no token came.
     pub ttft_ms: Option<Millis>,
     /// Time per output token after the first: (E2EL − TTFT) / (n − 1); `null` below two tokens.
     pub tpot_ms: Option<Millis>,
+    /// Inter-token latencies (ITL): how `gaps_ms` are spread; `null` below two tokens.
+    #[serde(default)]
+    pub itl_ms: Option<Distribution>,
+    /// The times between successive tokens, n − 1 of them, to a microsecond. 0 between tokens of one
+    /// pass.
+    #[serde(default)]
+    pub gaps_ms: Vec<f64>,
+    /// `prefill_tokens` a second of TTFT − queue wait; `null` without either.
+    #[serde(default)]
+    pub prefill_tokens_per_s: Option<f64>,
+    /// 1000 / TPOT: tokens a second after the first; `null` below two tokens.
+    #[serde(default)]
+    pub decode_tokens_per_s: Option<f64>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Those of them computed for this step.
@@ -163,6 +234,7 @@ pub struct StepRecord {
 
 /// Sums over the workflows.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Totals {
     /// Workflows that ended well.
     pub workflows_done: usize,
@@ -189,6 +261,13 @@ pub struct Totals {
     /// Mean over the workflows that ended well; `null` with none, and in `MODE=both`, where
     /// [`Comparison`] has a mean of each mode.
     pub avg_workflow_ms: Option<Millis>,
+    /// Of the workflows that ended well; `null` as `avg_workflow_ms` is.
+    #[serde(default)]
+    pub workflow_ms: Option<Distribution>,
+    /// An entry a step id, in the order in which the first of each ended. Empty while the run goes
+    /// on.
+    #[serde(default)]
+    pub positions: Vec<PositionRecord>,
     /// Energy, where a power was assumed (`GPU_POWER`) or could be measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,
@@ -196,6 +275,7 @@ pub struct Totals {
 
 /// Energy of the benchmark.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Energy {
     /// `assumed`: a constant power that the user gave.
     pub source: String,
@@ -207,6 +287,7 @@ pub struct Energy {
 
 /// `MODE=both`: rounds of the two modes, and what they say.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Comparison {
     /// The rounds in the order in which they ran, the one that was broken off included.
     pub rounds: Vec<RoundRecord>,
@@ -221,6 +302,7 @@ pub struct Comparison {
 
 /// A round: all flows once, in one mode, beginning with an empty prefix cache.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RoundRecord {
     /// Number of the round, from 1; there is one a mode.
     pub round: usize,
@@ -251,6 +333,7 @@ pub struct RoundRecord {
 
 /// A quantity of the rounds, in both modes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Metric {
     /// The field of [`RoundRecord`], whose name ends in its unit.
     pub name: String,
@@ -265,6 +348,7 @@ pub struct Metric {
 
 /// A few values, and no more about them than their number supports.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Sample {
     /// The values in the order of the rounds' numbers.
     pub values: Vec<f64>,
@@ -278,6 +362,7 @@ pub struct Sample {
 
 /// Whether all rounds of both modes generated the same tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OutputComparison {
     /// Steps (of all flows) that ended in rounds of both modes.
     pub compared: usize,
@@ -289,6 +374,7 @@ pub struct OutputComparison {
 
 /// A step that generated different tokens in two rounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OutputDifference {
     /// Number of the flow, from 1.
     pub flow: usize,
@@ -302,6 +388,7 @@ pub struct OutputDifference {
 
 /// What a step generated in a round.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OutputOf {
     /// `standalone` or `reuse`.
     pub mode: String,
@@ -313,6 +400,7 @@ pub struct OutputOf {
 
 /// Where a run ran.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Environment {
     /// Version of this program.
     pub flowbench: String,

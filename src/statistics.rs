@@ -1,6 +1,8 @@
 //! The few statistics that a small sample supports: median, range, and how far the range can be
 //! trusted.
 
+use crate::record::metrics::{Distribution, Interval};
+
 /// Fewest values of which a median is told; of fewer only the values are.
 pub const LEAST_FOR_MEDIAN: usize = 3;
 
@@ -35,9 +37,118 @@ pub fn range_coverage(count: usize) -> f64 {
     1.0 - 2f64.powi(1 - i32::try_from(count.clamp(1, 64)).unwrap_or(64))
 }
 
+/// Least coverage of an interval for the median.
+const COVERAGE: f64 = 0.95;
+
+/// How values are spread; `None` without values.
+pub fn distribution(values: &[f64]) -> Option<Distribution> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len();
+    let mean = mean(&sorted)?;
+    let squares: f64 = sorted.iter().map(|value| (value - mean).powi(2)).sum();
+    // As many values as it takes for one to be expected beyond the quantile.
+    let supported = |q: f64, least: usize| (count >= least).then(|| quantile(&sorted, q));
+    Some(Distribution {
+        count,
+        mean,
+        deviation: (count > 1).then(|| (squares / (count - 1) as f64).sqrt()),
+        min: *sorted.first()?,
+        median: supported(0.5, LEAST_FOR_MEDIAN),
+        median_interval: median_interval(&sorted),
+        p90: supported(0.9, 10),
+        p95: supported(0.95, 20),
+        p99: supported(0.99, 100),
+        max: *sorted.last()?,
+    })
+}
+
+/// The quantile `q` of sorted values, of which there is at least one.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let place = (sorted.len() - 1) as f64 * q;
+    let below = sorted[place.floor() as usize];
+    let above = sorted[place.ceil() as usize];
+    below + (above - below) * place.fract()
+}
+
+/// The two sorted values that bound the median (B. C. Arnold and others, as above, §7.1).
+fn median_interval(sorted: &[f64]) -> Option<Interval> {
+    let count = sorted.len();
+    // P(B = 0); it vanishes beyond a thousand values, where the normal approximation is exact
+    // enough: k = n/2 − 0.98 √n.
+    let mut probability = 0.5f64.powi(i32::try_from(count).ok()?);
+    if count > 1000 {
+        let k = (count as f64 / 2.0 - 0.98 * (count as f64).sqrt()).floor() as usize;
+        return Some(Interval {
+            low: sorted[k - 1],
+            high: sorted[count - k],
+            coverage: COVERAGE,
+        });
+    }
+    // `below` is P(B < k + 1) for the interval of k.
+    let mut below = probability;
+    let mut found = None;
+    for k in 1..=count / 2 {
+        let coverage = 1.0 - 2.0 * below;
+        if coverage < COVERAGE {
+            break;
+        }
+        found = Some(Interval {
+            low: sorted[k - 1],
+            high: sorted[count - k],
+            coverage,
+        });
+        probability *= (count - k + 1) as f64 / k as f64;
+        below += probability;
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_25_values_the_8th_and_the_18th_bound_the_median() {
+        let values: Vec<f64> = (1..=25).rev().map(f64::from).collect();
+        let spread = distribution(&values).expect("values");
+        let interval = spread.median_interval.expect("enough");
+        assert_eq!((interval.low, interval.high), (8.0, 18.0));
+        // Tables of the sign test: 1 − 2 P(B ≤ 7), n = 25, is 0.9567.
+        assert!((interval.coverage - 0.9567).abs() < 5e-5, "{interval:?}");
+        assert_eq!((spread.median, spread.mean), (Some(13.0), 13.0));
+        // The variance of 1…n is n (n + 1) / 12.
+        let variance = spread.deviation.expect("enough").powi(2);
+        assert!((variance - 25.0 * 26.0 / 12.0).abs() < 1e-9);
+        assert!((spread.p95.expect("enough") - 23.8).abs() < 1e-9);
+        assert_eq!(spread.p99, None, "one value in a hundred is not there");
+    }
+
+    #[test]
+    fn small_samples_say_little() {
+        assert_eq!(distribution(&[]), None);
+        let one = distribution(&[4.0]).expect("a value");
+        assert_eq!((one.min, one.max, one.mean), (4.0, 4.0, 4.0));
+        assert_eq!((one.deviation, one.median), (None, None));
+        let five = distribution(&[1.0, 2.0, 3.0, 4.0, 5.0]).expect("values");
+        assert_eq!(five.median_interval, None, "the range of five: 93.75 %");
+        let six = distribution(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).expect("values");
+        let interval = six.median_interval.expect("the range of six: 96.9 %");
+        assert_eq!((interval.low, interval.high), (1.0, 6.0));
+        assert_eq!(interval.coverage, range_coverage(6));
+    }
+
+    #[test]
+    fn large_samples_have_percentiles_and_a_narrow_interval() {
+        let values: Vec<f64> = (0..=1000).map(f64::from).collect();
+        let exact = distribution(&values[..1000]).expect("values");
+        let close = distribution(&values).expect("values");
+        assert_eq!(close.p99, Some(990.0));
+        let (exact, close) = (exact.median_interval, close.median_interval);
+        let (exact, close) = (exact.expect("enough"), close.expect("enough"));
+        assert!((exact.low - close.low).abs() <= 1.0, "{exact:?} {close:?}");
+        assert!((exact.high - close.high).abs() <= 1.0);
+    }
 
     #[test]
     fn medians() {

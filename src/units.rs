@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A span of time in milliseconds. Printed with two decimals, without its unit: the unit stands
 /// in the name of the field (`…_ms`).
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Millis(pub f64);
 

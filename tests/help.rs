@@ -11,6 +11,8 @@ fn help_texts() {
         &["--help"][..],
         &["run", "--help"],
         &["expand", "--help"],
+        &["diagnose", "--help"],
+        &["report", "--help"],
         &["doctor", "--help"],
         &["model", "--help"],
         &["model", "fetch", "--help"],

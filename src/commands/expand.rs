@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cli::ExpandArgs;
 use crate::error::{Error, Exit, Result};
 use crate::flow::{self, CacheState, ExpandRequest, Expansion};
-use crate::record::ExpansionRecord;
+use crate::record::{ExpansionRecord, PrefixRecord};
 use crate::report::{Console, timing};
 use crate::stopwatch::{Moment, NoFence};
 use crate::units::Millis;
@@ -89,7 +89,26 @@ pub(super) fn record(expansion: &Expansion, took: Millis) -> ExpansionRecord {
             CacheState::Miss(reason) => Some(reason.to_string()),
         },
         flow_expansion_ms: took,
+        prefix: None,
     }
+}
+
+/// Most flows whose prompts are compared after a run: it takes about as long as to expand them.
+const COMPARED_FLOWS: usize = 1000;
+
+/// How much of the prompts is shared, for the record. It is taken outside of any time that is
+/// reported.
+pub(super) fn prefix(expansion: &Expansion) -> Option<PrefixRecord> {
+    if expansion.num_flows > COMPARED_FLOWS {
+        return None;
+    }
+    // It is no reason for a run to fail: the flows were rendered before.
+    let share = expansion.share().ok()?;
+    Some(PrefixRecord {
+        prompt_bytes: share.prompt_bytes,
+        reusable_bytes: share.reusable_bytes,
+        reusable_bytes_reordered: share.reusable_bytes_reordered,
+    })
 }
 
 /// The lines of an expansion: how it went, what went in, and how long it took.

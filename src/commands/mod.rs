@@ -2,11 +2,13 @@
 
 mod bench_engine;
 mod both;
+mod diagnose;
 mod doctor;
 mod expand;
 mod model;
 mod profile;
 mod recorder;
+mod report;
 mod run;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +48,8 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
                 model::inspect(&config, &mut console, interrupts()?)
             }
         },
+        Command::Diagnose(arguments) => diagnose::run(&arguments, &mut Console::terminal(false)),
+        Command::Report(arguments) => report::run(&arguments, &mut Console::terminal(false)),
         Command::BenchEngine(arguments) => {
             let config = arguments.resolve(surroundings)?;
             let mut console = Console::terminal(config.model.quiet);

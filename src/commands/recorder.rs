@@ -6,10 +6,12 @@ use crate::config::{Mode, RunConfig};
 use crate::engine::{Engine, LocalEngine};
 use crate::error::{Error, Exit, Result};
 use crate::flow::Flow;
+use crate::metrics::Positions;
 use crate::profile::{self, Span};
 use crate::record::{Energy, RunRecord, Status, StepRecord, WorkflowRecord};
 use crate::report::folder::RunFolder;
 use crate::report::{Console, table, timing};
+use crate::statistics::distribution;
 use crate::stopwatch::Moment;
 use crate::units::Millis;
 use crate::workflow::{self, Observer, Outcome, RunnerOptions};
@@ -30,6 +32,7 @@ pub(super) struct Recorder<'a> {
     pub(super) failures: usize,
     /// Of `MODE=both` only.
     pub(super) rounds: Option<Rounds>,
+    pub(super) positions: Positions,
     pub(super) record: RunRecord,
     pub(super) pending: PendingProfile,
 }
@@ -41,10 +44,11 @@ impl Recorder<'_> {
         prepared: &Prepared,
         start: Moment,
     ) -> Result<Box<dyn Engine>> {
+        self.console.waiting("Loading the engine");
         let span = profile::span(Span::EngineInit);
-        let engine = prepared
-            .start()
-            .map_err(|error| error.context("failed to start the engine"))?;
+        let started = prepared.start();
+        self.console.idle();
+        let engine = started.map_err(|error| error.context("failed to start the engine"))?;
         let init = Moment::now(engine.as_ref())?.since(start);
         drop(span);
         self.console.result(&timing::engine_init(init))?;
@@ -74,7 +78,10 @@ impl Recorder<'_> {
             ignore_eos: self.config.ignore_eos,
             seed: self.config.seed,
         };
+        let steps = flows.iter().map(|flow| flow.steps.len()).sum();
+        self.console.flows(flows.len(), steps);
         let outcome = workflow::run(engine, flows, &options, origin, interrupted, self);
+        self.console.idle();
         // The total is taken however the flows ended, as far as the device still answers.
         if let Ok(end) = Moment::now(engine) {
             self.record.totals.benchmark_total_ms = Some(end.since(origin));
@@ -91,6 +98,11 @@ impl Recorder<'_> {
             .collect();
         totals.avg_workflow_ms = (!done.is_empty() && self.config.mode != Mode::Both)
             .then(|| Millis(done.iter().copied().sum::<Millis>().0 / done.len() as f64));
+        if self.config.mode != Mode::Both {
+            let values: Vec<f64> = done.iter().map(|ms| ms.0).collect();
+            totals.workflow_ms = distribution(&values);
+        }
+        totals.positions = self.positions.records();
         if let (Some(watts), Some(total)) = (self.config.gpu_power, totals.benchmark_total_ms) {
             totals.energy = Some(Energy {
                 source: "assumed".to_owned(),
@@ -197,6 +209,7 @@ impl Observer for Recorder<'_> {
             None => step.clone(),
             Some(rounds) => rounds.step(step),
         };
+        self.positions.add(step);
         let totals = &mut self.record.totals;
         totals.steps_done += 1;
         totals.prompt_tokens += step.prompt_tokens;
@@ -211,6 +224,7 @@ impl Observer for Recorder<'_> {
             self.console.result(&timing::target(step))?;
             self.show(step);
         }
+        self.console.step_ended(step.decode_tokens);
         self.folder.save_now_and_then(&self.record)
     }
 
@@ -238,6 +252,7 @@ impl Observer for Recorder<'_> {
         if self.is_shown() {
             self.console.result(&line)?;
         }
+        self.console.flow_ended();
         Ok(())
     }
 }

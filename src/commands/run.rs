@@ -9,6 +9,7 @@ use crate::environment;
 use crate::error::{Exit, Result};
 use crate::flow::{self, ExpandRequest, Expansion, Flow};
 use crate::live;
+use crate::metrics::Positions;
 use crate::profile::{self, Count, Span};
 use crate::record::{ExpansionRecord, RECORD_SCHEMA, RunRecord, Status, Totals};
 use crate::report::Console;
@@ -57,6 +58,7 @@ pub(crate) fn run(
         folder,
         failures: 0,
         rounds: None,
+        positions: Positions::default(),
         record: RunRecord {
             schema: RECORD_SCHEMA,
             run_id,
@@ -101,6 +103,7 @@ pub(crate) fn run(
     } else {
         recorder.run_with_one_engine(&prepared, flows, origin, interrupted)
     };
+    recorder.record.expansion.prefix = super::expand::prefix(&expansion);
     recorder.close(result, num_workflows)
 }
 

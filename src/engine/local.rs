@@ -80,6 +80,8 @@ struct Sequence {
     slot: Option<Slot>,
     /// Its pages, of models with paged memory, while it is active.
     lease: Option<Lease>,
+    /// Whether it was told that it starts.
+    started: bool,
     /// Tokens of the prompt that were found known when it was first admitted.
     reused: Option<usize>,
     /// Tokens computed.
@@ -229,6 +231,7 @@ impl LocalEngine {
             Sequence {
                 slot: None,
                 lease: None,
+                started: false,
                 reused: None,
                 computed: 0,
                 prompt_tokens: tokens.len(),
@@ -246,6 +249,21 @@ impl LocalEngine {
             first.has_forks = true;
         }
         id
+    }
+
+    /// Those of a pass that were in none before. They are told of before the pass, so that the clock is
+    /// read between their wait and their prefill.
+    fn starting(&mut self, plan: &[Work]) -> Vec<Event> {
+        let mut events = Vec::new();
+        for work in plan {
+            if let Some(sequence) = self.sequences.get_mut(&work.id)
+                && !std::mem::replace(&mut sequence.started, true)
+            {
+                let kind = EventKind::Started;
+                events.push(Event { id: work.id, kind });
+            }
+        }
+        events
     }
 
     /// What the only sequence of a pass, which decodes, will probably say next. `None` where it does not
@@ -549,6 +567,10 @@ impl Engine for LocalEngine {
         }
         if plan.is_empty() {
             return Ok(Vec::new());
+        }
+        let started = self.starting(&plan);
+        if !started.is_empty() {
+            return Ok(started);
         }
         if let Some((work, guess)) = self.guess(&plan) {
             drop(scheduling);

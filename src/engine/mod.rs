@@ -75,8 +75,8 @@ pub trait Engine: Fence {
         Ok(ids)
     }
 
-    /// One forward pass over the active batch (or one wait for an answer), and what came of it.
-    /// With nothing to do it returns no events.
+    /// One forward pass over the active batch (or one wait for an answer), and what came of it; or,
+    /// in place of a pass that would begin requests, that they start. With nothing to do it returns no events.
     ///
     /// # Errors
     /// Where the engine as a whole can go no further (a device error). A request that fails by
@@ -200,6 +200,9 @@ pub struct Event {
 /// What happened to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
+    /// The next forward pass will be the first that computes a token of it: its wait in the queue is
+    /// over. Told by itself, before that pass; not told where the engine cannot know.
+    Started,
     /// A further token was generated (the first one ends the time to first token).
     Token(u32),
     /// It has ended; its tokens came before, in [`EventKind::Token`] events.

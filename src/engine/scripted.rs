@@ -11,8 +11,8 @@
 //!
 //! `flow`, `row` and `step` say whom the answer is for; each may be left out. The line that names
 //! most of what the request is wins (flow and step, then flow, then row and step, then row, then
-//! step, then a line that names nothing), the first among equals. `ttft_ms` and `latency_ms`
-//! (default 0) are waited for; `"fail": "reason"` in place of `output` makes the request fail.
+//! step, then a line that names nothing), the first among equals. `queue_ms`, `ttft_ms` and
+//! `latency_ms` (default 0; each counts from the submission) are waited for; `"fail": "reason"` in place of `output` makes the request fail.
 //! Other keys are ignored, so that the `steps.jsonl` of a real run is a script.
 //!
 //! Tokens are words here: a run of white space and the word behind it; ids are hashes of them.
@@ -51,6 +51,8 @@ struct Answer {
     step: Option<String>,
     output: Option<Arc<str>>,
     fail: Option<String>,
+    #[serde(default)]
+    queue_ms: Option<f64>,
     #[serde(default)]
     ttft_ms: Option<f64>,
     #[serde(default)]
@@ -95,6 +97,7 @@ impl Script {
                 .hint("write {\"step\": \"planner\", \"output\": \"text\"}"));
             }
             for (key, value) in [
+                ("queue_ms", answer.queue_ms),
                 ("ttft_ms", answer.ttft_ms),
                 ("latency_ms", answer.latency_ms),
             ] {
@@ -154,6 +157,8 @@ struct Playing {
     given: usize,
     finish: Finish,
     fail: Option<String>,
+    started: bool,
+    queue: Duration,
     ttft: Duration,
     latency: Duration,
     phase: Activity,
@@ -173,7 +178,9 @@ impl Playing {
     }
 
     fn next_due(&self) -> Duration {
-        if self.given < self.pieces.len() {
+        if !self.started {
+            self.queue
+        } else if self.given < self.pieces.len() {
             self.due(self.given)
         } else {
             self.latency
@@ -208,7 +215,8 @@ impl ScriptedEngine {
     fn pass(&self) -> Pass {
         let begun = |playing: &&Playing| playing.given > 0;
         let decoding = self.active.iter().filter(begun).count();
-        let prefilling = self.active.iter().filter(|playing| playing.given == 0);
+        let first = |playing: &&Playing| playing.started && playing.given == 0;
+        let prefilling = self.active.iter().filter(first);
         Pass {
             sequences: self.active.len(),
             prefill_tokens: prefilling.map(|playing| playing.prompt_tokens.max(1)).sum(),
@@ -258,6 +266,7 @@ impl Engine for ScriptedEngine {
             })
         };
         let latency = span(answer.latency_ms);
+        let queue = span(answer.queue_ms).min(latency);
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.active.push(Playing {
@@ -272,9 +281,15 @@ impl Engine for ScriptedEngine {
             given: 0,
             finish,
             fail: answer.fail.clone(),
+            started: false,
+            queue,
             ttft: span(answer.ttft_ms).min(latency),
             latency,
-            phase: Activity::in_scope(Span::Prefill),
+            phase: Activity::in_scope(if queue.is_zero() {
+                Span::Prefill
+            } else {
+                Span::QueueWait
+            }),
         });
         Ok(id)
     }
@@ -298,6 +313,19 @@ impl Engine for ScriptedEngine {
             Some(_) => {}
         }
         let mut events = Vec::new();
+        for playing in &mut self.active {
+            if !playing.started && playing.submitted.elapsed() >= playing.queue {
+                playing.started = true;
+                if !playing.queue.is_zero() {
+                    playing.phase.next(Span::Prefill);
+                }
+                let (id, kind) = (playing.id, EventKind::Started);
+                events.push(Event { id, kind });
+            }
+        }
+        if !events.is_empty() {
+            return Ok(events);
+        }
         self.active.retain_mut(|playing| {
             let elapsed = playing.submitted.elapsed();
             let id = playing.id;
@@ -407,6 +435,8 @@ mod tests {
         loop {
             let events = engine.poll().expect("a script cannot break");
             if events.is_empty() {
+                assert_eq!(kinds.first(), Some(&EventKind::Started));
+                kinds.remove(0);
                 return kinds;
             }
             kinds.extend(events.into_iter().map(|event| event.kind));
@@ -459,12 +489,15 @@ mod tests {
         let pace = Pace::start();
         let mut engine = ScriptedEngine::new(parsed(), true);
         engine.submit(request(1, "a", "s", 9)).expect("an answer");
-        assert_eq!(engine.poll().expect("first token").len(), 1);
-        finish(&mut engine);
+        assert_eq!(engine.poll().expect("start")[0].kind, EventKind::Started);
+        let first = engine.poll().expect("first token");
+        assert!(matches!(first[0].kind, EventKind::Token(_)));
+        while !engine.poll().expect("goes on").is_empty() {}
         assert!(pace.elapsed() >= Duration::from_millis(30));
 
         let mut engine = ScriptedEngine::new(parsed(), false);
         engine.submit(request(1, "a", "s", 9)).expect("an answer");
+        assert_eq!(engine.poll().expect("start").len(), 1);
         assert_eq!(engine.poll().expect("all at once").len(), 4);
     }
 
@@ -481,7 +514,7 @@ mod tests {
         );
         let id = engine.submit(request(1, "a", "s", 9)).expect("an answer");
         engine.cancel(id);
-        assert!(finish(&mut engine).is_empty());
+        assert!(engine.poll().expect("nothing to do").is_empty());
     }
 
     #[test]

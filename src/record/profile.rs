@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The profile of a run (`--profile`).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Profile {
     /// Wall time from the start of the profile to its last reading, in seconds.
     pub wall_s: f64,
@@ -22,6 +23,7 @@ pub struct Profile {
 
 /// The calls of a span. Times are wall seconds.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProfileRow {
     /// The span.
     pub name: String,
@@ -39,6 +41,7 @@ pub struct ProfileRow {
 
 /// A stage's part in the wall time. Times are seconds.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StageShare {
     /// The stage: the name of a span.
     pub name: String,

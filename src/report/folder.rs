@@ -102,26 +102,41 @@ impl RunFolder {
     /// Exit code 110 where it cannot be written.
     pub fn save(&mut self, run: &RunRecord) -> Result<()> {
         let file = self.path.join("run.json");
-        let write = || -> std::io::Result<()> {
-            let mut temporary = tempfile::Builder::new()
-                .prefix(".run")
-                .suffix(".tmp")
-                // Temporary files are private by default; a record is to be read by others, as far
-                // as the umask lets them.
-                .permissions(fs::Permissions::from_mode(0o666))
-                .tempfile_in(&self.path)?;
+        let text = || -> std::io::Result<Vec<u8>> {
             let mut text = serde_json::to_vec_pretty(run)?;
             text.push(b'\n');
-            temporary.write_all(&text)?;
-            temporary.as_file().sync_all()?;
             self.steps.sync_data()?;
-            temporary.persist(&file)?;
-            Ok(())
+            Ok(text)
         };
-        write().map_err(|source| cannot_write(&file, source))?;
+        let text = text().map_err(|source| cannot_write(&file, source))?;
+        replace(&file, &text)?;
         self.saved = Pace::start();
         Ok(())
     }
+}
+
+/// Replaces a file as a whole: temporary file, fsync, rename.
+///
+/// # Errors
+/// Exit code 110 where it cannot be written.
+pub fn replace(file: &Path, text: &[u8]) -> Result<()> {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let write = || -> std::io::Result<()> {
+        let mut temporary = tempfile::Builder::new()
+            .prefix(".run")
+            .suffix(".tmp")
+            // Temporary files are private by default; a record is to be read by others, as far as
+            // the umask lets them.
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        temporary.write_all(text)?;
+        temporary.as_file().sync_all()?;
+        temporary.persist(file)?;
+        Ok(())
+    };
+    write().map_err(|source| cannot_write(file, source))
 }
 
 fn cannot_write(path: &Path, source: std::io::Error) -> Error {

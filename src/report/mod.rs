@@ -1,10 +1,17 @@
 //! What people and programs are shown: the lines on the terminal ([`timing`]), the table of
 //! `MODE=both` ([`table`]), the engine's figures ([`mod@bench`]) and the run's folder ([`folder`]).
-//! Reporters read records and compute nothing.
+//! These read records and compute nothing. Of runs that were kept ([`saved`]), [`mod@diagnose`] says
+//! why they took as long as they did, and [`page`] shows them.
 
 pub mod bench;
+pub mod diagnose;
 pub mod folder;
+pub mod page;
+mod progress;
+pub mod saved;
 pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod timing;
 
 use std::io::Write;
@@ -16,6 +23,7 @@ pub struct Console {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     quiet: bool,
+    progress: progress::Progress,
 }
 
 impl Console {
@@ -25,12 +33,19 @@ impl Console {
             out: Box::new(std::io::stdout()),
             err: Box::new(std::io::stderr()),
             quiet,
+            progress: progress::Progress::new(quiet),
         }
     }
 
     /// Any two writers.
     pub fn new(out: Box<dyn Write + Send>, err: Box<dyn Write + Send>, quiet: bool) -> Self {
-        Self { out, err, quiet }
+        Self {
+            out,
+            err,
+            quiet,
+            // What goes elsewhere is not beside the terminal's bars.
+            progress: progress::Progress::new(true),
+        }
     }
 
     /// A result line, on stdout.
@@ -38,8 +53,9 @@ impl Console {
     /// # Errors
     /// Exit code 110 where stdout is closed or full.
     pub fn result(&mut self, line: &str) -> Result<()> {
-        writeln!(self.out, "{line}")
-            .and_then(|()| self.out.flush())
+        let out = &mut self.out;
+        self.progress
+            .beside(|| writeln!(out, "{line}").and_then(|()| out.flush()))
             .map_err(|source| {
                 Error::output("failed to write to standard output")
                     .hint("keep the reader of the pipe open, or send the output to a file on a disk with room")
@@ -50,12 +66,40 @@ impl Console {
     /// A `[PROGRESS]` line, on stderr, unless quiet. A closed stderr is no reason to stop.
     pub fn progress(&mut self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(self.err, "[PROGRESS] {text}");
+            let err = &mut self.err;
+            let _ = self.progress.beside(|| writeln!(err, "[PROGRESS] {text}"));
         }
     }
 
     /// What went wrong without ending the run, on stderr.
     pub fn warning(&mut self, text: &str) {
-        let _ = writeln!(self.err, "{text}");
+        let err = &mut self.err;
+        let _ = self.progress.beside(|| writeln!(err, "{text}"));
+    }
+
+    /// Draws that something without a measure goes on, until the next of these or
+    /// [`Console::idle`].
+    pub fn waiting(&mut self, what: &str) {
+        self.progress.wait(what);
+    }
+
+    /// Draws how far so many flows with so many steps have come.
+    pub fn flows(&mut self, flows: usize, steps: usize) {
+        self.progress.flows(flows, steps);
+    }
+
+    /// A step has ended, with so many generated tokens.
+    pub fn step_ended(&mut self, tokens: usize) {
+        self.progress.step(tokens);
+    }
+
+    /// A flow has ended.
+    pub fn flow_ended(&mut self) {
+        self.progress.flow();
+    }
+
+    /// Draws nothing any more.
+    pub fn idle(&mut self) {
+        self.progress.end();
     }
 }

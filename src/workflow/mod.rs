@@ -10,7 +10,9 @@ use crate::engine::{Completion, Engine, EventKind, Finish, Message, RequestId, R
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::hash::token_hash;
+use crate::metrics;
 use crate::profile::{self, Activity, Count, Span};
+use crate::record::metrics::CriticalStep;
 use crate::record::{RECORD_SCHEMA, StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
 use crate::units::Millis;
@@ -126,8 +128,20 @@ struct Running<'a> {
     started: Moment,
     /// For each step, what it left behind.
     ended: Vec<Option<Ended>>,
+    /// For each step, when it ended, counted from `started`.
+    ends: Vec<Option<Millis>>,
     steps_done: usize,
     activity: Activity,
+    tokens: Tokens,
+}
+
+/// Tokens of a flow's steps.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tokens {
+    prompt: usize,
+    prefill: usize,
+    reused: usize,
+    decode: usize,
 }
 
 /// A request that has not ended.
@@ -135,7 +149,10 @@ struct InFlight {
     flow: usize,
     step: usize,
     submitted: Moment,
-    first_token: Option<Moment>,
+    /// When its first forward pass began, where the engine tells.
+    started: Option<Moment>,
+    /// When each token came, counted from `submitted`.
+    tokens: Vec<Millis>,
     messages: Vec<Message>,
     _activity: Activity,
 }
@@ -150,8 +167,10 @@ impl<'a> Runner<'a> {
             graph,
             started,
             ended: vec![None; flow.steps.len()],
+            ends: vec![None; flow.steps.len()],
             steps_done: 0,
             activity: Activity::root(Span::Flow).labelled(|| format!("flow {}", flow.flow)),
+            tokens: Tokens::default(),
         };
         self.running.insert(flow.flow, running);
         self.submit(flow.flow, &roots)
@@ -197,7 +216,8 @@ impl<'a> Runner<'a> {
                     flow,
                     step,
                     submitted,
-                    first_token: None,
+                    started: None,
+                    tokens: Vec::new(),
                     messages,
                     _activity: activity,
                 },
@@ -215,10 +235,15 @@ impl<'a> Runner<'a> {
         let now = Moment::now(self.engine)?;
         for event in events {
             match event.kind {
+                EventKind::Started => {
+                    if let Some(request) = self.in_flight.get_mut(&event.id) {
+                        request.started.get_or_insert(now);
+                    }
+                }
                 EventKind::Token(_) => {
                     profile::count(Count::Generated, 1);
                     if let Some(request) = self.in_flight.get_mut(&event.id) {
-                        request.first_token.get_or_insert(now);
+                        request.tokens.push(now.since(request.submitted));
                     }
                 }
                 EventKind::Finished(completion) => {
@@ -252,21 +277,29 @@ impl<'a> Runner<'a> {
         };
         let flow = running.flow;
         let latency = now.since(request.submitted);
-        let ttft = request
-            .first_token
-            .map(|moment| moment.since(request.submitted));
+        let ttft = request.tokens.first().copied();
+        let queue = (request.started).map(|moment| moment.since(request.submitted));
         let count = completion.tokens.len();
+        let tpot = ttft
+            .filter(|_| count > 1)
+            .map(|ttft| Millis((latency - ttft).0 / (count - 1) as f64));
+        let (gaps_ms, itl_ms) = metrics::gaps(&request.tokens);
         let record = StepRecord {
             schema: RECORD_SCHEMA,
             flow: flow.flow,
             row: flow.row.clone(),
             step: flow.steps[request.step].id.clone(),
+            needs: flow.steps[request.step].needs.clone(),
             start_ms: request.submitted.since(self.origin),
+            queue_ms: queue,
             latency_ms: latency,
             ttft_ms: ttft,
-            tpot_ms: ttft
-                .filter(|_| count > 1)
-                .map(|ttft| Millis((latency - ttft).0 / (count - 1) as f64)),
+            tpot_ms: tpot,
+            itl_ms,
+            gaps_ms,
+            prefill_tokens_per_s: (ttft.zip(queue))
+                .and_then(|(ttft, queue)| rate(completion.prefill_tokens, ttft - queue)),
+            decode_tokens_per_s: tpot.and_then(|tpot| rate(1, tpot)),
             prompt_tokens: completion.prompt_tokens,
             prefill_tokens: completion.prefill_tokens,
             reused_tokens: completion.reused_tokens,
@@ -292,7 +325,13 @@ impl<'a> Runner<'a> {
             messages,
             text: completion.text,
         });
+        running.ends[request.step] = Some(now.since(running.started));
         running.steps_done += 1;
+        let tokens = &mut running.tokens;
+        tokens.prompt += record.prompt_tokens;
+        tokens.prefill += record.prefill_tokens;
+        tokens.reused += record.reused_tokens;
+        tokens.decode += record.decode_tokens;
         let ready = running.graph.ended(request.step);
         let done = running.graph.is_done();
         self.observer.step_ended(&record)?;
@@ -323,14 +362,23 @@ impl<'a> Runner<'a> {
         let Some(running) = self.running.remove(&flow) else {
             return Ok(());
         };
+        let (critical_path, slack_ms) = running.path();
+        let tokens = running.tokens;
         let record = WorkflowRecord {
             flow: running.flow.flow,
             row: running.flow.row.clone(),
+            start_ms: running.started.since(self.origin),
             workflow_ms: now.since(running.started),
             engine_init_ms: None,
             steps_done: running.steps_done,
             steps: running.flow.steps.len(),
             error: error.as_ref().map(Error::chain),
+            prompt_tokens: tokens.prompt,
+            prefill_tokens: tokens.prefill,
+            reused_tokens: tokens.reused,
+            decode_tokens: tokens.decode,
+            critical_path,
+            slack_ms,
             round: None,
             mode: None,
         };
@@ -342,6 +390,33 @@ impl<'a> Runner<'a> {
             self.engine.cancel(id);
         }
     }
+}
+
+impl Running<'_> {
+    /// Which steps made the flow long, and each step's slack; nothing of a flow whose steps have not
+    /// all ended.
+    fn path(&self) -> (Vec<CriticalStep>, BTreeMap<String, Millis>) {
+        let ended = |(step, end): (usize, &Option<Millis>)| {
+            Some(metrics::EndedStep {
+                end: (*end)?,
+                needs: self.graph.needs(step).to_vec(),
+            })
+        };
+        let steps: Option<Vec<_>> = self.ends.iter().enumerate().map(ended).collect();
+        let steps = steps.unwrap_or_default();
+        let id = |step: usize| self.flow.steps[step].id.clone();
+        let path = metrics::critical_path(&steps)
+            .into_iter()
+            .map(|(step, ms)| CriticalStep { step: id(step), ms })
+            .collect();
+        let slack = metrics::slack(&steps).into_iter().enumerate();
+        (path, slack.map(|(step, ms)| (id(step), ms)).collect())
+    }
+}
+
+/// So many a second; `None` where there are none or no time went by.
+fn rate(count: usize, time: Millis) -> Option<f64> {
+    (count > 0 && time.0 > 0.0).then(|| count as f64 / time.seconds())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Several samples of one prompt: it is computed once, and each further sample goes on from its pages.
 
 use super::{LocalEngine, RequestId};
-use crate::engine::Event;
 use crate::engine::kv::{KvCache, Lease};
+use crate::engine::{Event, EventKind};
 use crate::error::Result;
 
 impl LocalEngine {
@@ -58,6 +58,10 @@ impl LocalEngine {
             sequence.slot = slot;
             sequence.computed = sequence.prompt_tokens;
             sequence.reused = Some(sequence.prompt_tokens);
+            if !std::mem::replace(&mut sequence.started, true) {
+                let kind = EventKind::Started;
+                events.push(Event { id, kind });
+            }
             self.scheduler.admit(id, sequence.prompt_tokens);
             self.advance(id, logits, events);
         }

@@ -8,7 +8,7 @@ mod samples;
 mod stable;
 mod witness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::Device;
@@ -143,6 +143,7 @@ fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
         .map(|request| engine.submit(request.clone()).unwrap())
         .collect();
     let mut streamed: BTreeMap<RequestId, Vec<u32>> = BTreeMap::new();
+    let mut started = BTreeSet::new();
     let mut ended = BTreeMap::new();
     let mut gave_way = 0;
     while ended.len() < ids.len() {
@@ -156,6 +157,7 @@ fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
         gave_way += now.iter().filter(|id| !before.contains(id)).count();
         for Event { id, kind } in events {
             match kind {
+                EventKind::Started => assert!(started.insert(id), "told twice"),
                 EventKind::Token(token) => streamed.entry(id).or_default().push(token),
                 EventKind::Finished(completion) => {
                     assert!(ended.insert(id, completion).is_none());

@@ -33,6 +33,7 @@ fn together(engine: &mut LocalEngine, seeds: &[u64]) -> (Vec<Completion>, usize)
                 EventKind::Finished(completion) => {
                     ended.insert(event.id, completion);
                 }
+                EventKind::Started => {}
                 EventKind::Failed(reason) => panic!("{reason}"),
                 _ => {}
             }

@@ -1,0 +1,26 @@
+//! `flowbench diagnose`: why a run took as long as it did.
+
+use crate::cli::DiagnoseArgs;
+use crate::config::DiagnoseFormat;
+use crate::error::{Context, Exit, Result};
+use crate::report::Console;
+use crate::report::diagnose::{diagnose, markdown};
+use crate::report::saved::SavedRun;
+
+/// Reads a run and prints what made it long.
+///
+/// # Errors
+/// Exit code 2 where there is no such run or it cannot be understood, 110 where stdout is closed.
+pub(crate) fn run(arguments: &DiagnoseArgs, console: &mut Console) -> Result<Exit> {
+    let run = SavedRun::read(arguments.run.as_deref(), &arguments.out)?;
+    let diagnosis = diagnose(&run.record, &run.steps);
+    let text = match arguments.output {
+        DiagnoseFormat::Md => markdown(&diagnosis),
+        DiagnoseFormat::Json => serde_json::to_string_pretty(&diagnosis)
+            .or_exit(Exit::Output, || {
+                "failed to write the diagnosis as JSON".to_owned()
+            })?,
+    };
+    console.result(text.trim_end())?;
+    Ok(Exit::Done)
+}

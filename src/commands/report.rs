@@ -1,0 +1,25 @@
+//! `flowbench report`: a run as one HTML file, or as Markdown.
+
+use crate::cli::ReportArgs;
+use crate::config::ReportFormat;
+use crate::error::{Exit, Result};
+use crate::report::saved::SavedRun;
+use crate::report::{Console, folder, page};
+
+/// Reads a run and writes `report.html` into its folder, or prints Markdown.
+///
+/// # Errors
+/// Exit code 2 where there is no such run or it cannot be understood, 110 where the output cannot be
+/// written.
+pub(crate) fn run(arguments: &ReportArgs, console: &mut Console) -> Result<Exit> {
+    let run = SavedRun::read(arguments.run.as_deref(), &arguments.out)?;
+    match arguments.output {
+        ReportFormat::Md => console.result(page::markdown(&run.record, &run.steps).trim_end())?,
+        ReportFormat::Html => {
+            let file = run.folder.join("report.html");
+            folder::replace(&file, page::html(&run.record, &run.steps)?.as_bytes())?;
+            console.result(&file.display().to_string())?;
+        }
+    }
+    Ok(Exit::Done)
+}

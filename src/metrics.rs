@@ -1,0 +1,206 @@
+//! What the times of single steps say of a flow and of a run: critical path, slack, and how the
+//! steps of one id are spread over the flows.
+
+use crate::record::StepRecord;
+use crate::record::metrics::{Distribution, PositionRecord};
+use crate::statistics::distribution;
+use crate::units::Millis;
+
+/// A step that has ended: when, counted from the start of its flow, and which steps it needed, by
+/// their numbers, which are smaller than its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndedStep {
+    /// Its end.
+    pub end: Millis,
+    /// The steps that it needed.
+    pub needs: Vec<usize>,
+}
+
+impl EndedStep {
+    /// The step that it had to wait for: that which ended last of those that it needs.
+    fn waited_for(&self, steps: &[Self]) -> Option<usize> {
+        (self.needs.iter().copied()).max_by(|a, b| steps[*a].end.0.total_cmp(&steps[*b].end.0))
+    }
+
+    /// How long it took since it could start.
+    fn took(&self, steps: &[Self]) -> Millis {
+        let ready = self.waited_for(steps).map(|need| steps[need].end);
+        self.end - ready.unwrap_or_default()
+    }
+}
+
+/// The steps that made a flow as long as it was, in their order, each with the time from the end of
+/// the one before it to its own end.
+pub fn critical_path(steps: &[EndedStep]) -> Vec<(usize, Millis)> {
+    let mut path = Vec::new();
+    let mut at = (0..steps.len()).max_by(|a, b| steps[*a].end.0.total_cmp(&steps[*b].end.0));
+    while let Some(step) = at {
+        path.push((step, steps[step].took(steps)));
+        at = steps[step].waited_for(steps);
+    }
+    path.reverse();
+    path
+}
+
+/// For each step, by how much later it could have ended without making the flow longer (the
+/// critical path method of J. E. Kelley and M. R. Walker, 1959).
+pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
+    let end = steps.iter().map(|step| step.end.0).fold(0.0, f64::max);
+    let mut latest = vec![end; steps.len()];
+    for (number, step) in steps.iter().enumerate().rev() {
+        for &need in &step.needs {
+            latest[need] = latest[need].min(latest[number] - step.took(steps).0);
+        }
+    }
+    (latest.iter().zip(steps))
+        .map(|(latest, step)| latest - step.end.0)
+        // Sums of times do not come out exactly; a nanosecond is no slack.
+        .map(|slack| Millis(if slack < 1e-6 { 0.0 } else { slack }))
+        .collect()
+}
+
+/// Gathers steps by their ids.
+#[derive(Debug, Default)]
+pub struct Positions(Vec<Position>);
+
+#[derive(Debug, Default)]
+struct Position {
+    record: PositionRecord,
+    latency: Vec<f64>,
+    queue: Vec<f64>,
+    ttft: Vec<f64>,
+    tpot: Vec<f64>,
+    gaps: Vec<f64>,
+    prefill_rate: Vec<f64>,
+    decode_rate: Vec<f64>,
+}
+
+impl Positions {
+    /// Counts a step in.
+    pub fn add(&mut self, step: &StepRecord) {
+        let same =
+            |known: &Position| known.record.step == step.step && known.record.mode == step.mode;
+        let index = self.0.iter().position(same).unwrap_or_else(|| {
+            self.0.push(Position {
+                record: PositionRecord {
+                    step: step.step.clone(),
+                    mode: step.mode.clone(),
+                    ..PositionRecord::default()
+                },
+                ..Position::default()
+            });
+            self.0.len() - 1
+        });
+        let position = &mut self.0[index];
+        let record = &mut position.record;
+        record.steps += 1;
+        record.prompt_tokens += step.prompt_tokens;
+        record.prefill_tokens += step.prefill_tokens;
+        record.reused_tokens += step.reused_tokens;
+        record.decode_tokens += step.decode_tokens;
+        position.latency.push(step.latency_ms.0);
+        position.queue.extend(step.queue_ms.map(|ms| ms.0));
+        position.ttft.extend(step.ttft_ms.map(|ms| ms.0));
+        position.tpot.extend(step.tpot_ms.map(|ms| ms.0));
+        position.gaps.extend(&step.gaps_ms);
+        position.prefill_rate.extend(step.prefill_tokens_per_s);
+        position.decode_rate.extend(step.decode_tokens_per_s);
+    }
+
+    /// What there is to tell of each id, in the order in which the first step of each came.
+    pub fn records(&self) -> Vec<PositionRecord> {
+        let record = |position: &Position| PositionRecord {
+            latency_ms: distribution(&position.latency),
+            queue_ms: distribution(&position.queue),
+            ttft_ms: distribution(&position.ttft),
+            tpot_ms: distribution(&position.tpot),
+            itl_ms: distribution(&position.gaps),
+            prefill_tokens_per_s: distribution(&position.prefill_rate),
+            decode_tokens_per_s: distribution(&position.decode_rate),
+            ..position.record.clone()
+        };
+        self.0.iter().map(record).collect()
+    }
+}
+
+/// The gaps between tokens, rounded to a microsecond, and how they are spread.
+pub fn gaps(tokens: &[Millis]) -> (Vec<f64>, Option<Distribution>) {
+    let gaps: Vec<f64> = (tokens.windows(2))
+        .map(|pair| ((pair[1] - pair[0]).0 * 1e3).round() / 1e3)
+        .collect();
+    let spread = distribution(&gaps);
+    (gaps, spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn steps(steps: &[(f64, &[usize])]) -> Vec<EndedStep> {
+        let step = |(end, needs): &(f64, &[usize])| EndedStep {
+            end: Millis(*end),
+            needs: needs.to_vec(),
+        };
+        steps.iter().map(step).collect()
+    }
+
+    #[test]
+    fn the_longer_side_of_a_diamond_is_critical() {
+        // a ends at 10; b takes 30, c takes 5; d waits for both and takes 7.
+        let diamond = steps(&[(10.0, &[]), (40.0, &[0]), (15.0, &[0]), (47.0, &[1, 2])]);
+        assert_eq!(
+            critical_path(&diamond),
+            [(0, Millis(10.0)), (1, Millis(30.0)), (3, Millis(7.0))]
+        );
+        assert_eq!(slack(&diamond), [0.0, 0.0, 25.0, 0.0].map(Millis));
+    }
+
+    #[test]
+    fn a_side_branch_that_nobody_needs_has_slack() {
+        let fork = steps(&[(10.0, &[]), (12.0, &[0]), (50.0, &[0])]);
+        let path: Vec<usize> = critical_path(&fork).iter().map(|(step, _)| *step).collect();
+        assert_eq!(path, [0, 2]);
+        assert_eq!(slack(&fork), [0.0, 38.0, 0.0].map(Millis));
+        assert!(critical_path(&[]).is_empty() && slack(&[]).is_empty());
+    }
+
+    proptest! {
+        /// The path's times add up to the makespan, and a step on it has no slack; a step that is
+        /// delayed by its slack does not delay the flow.
+        #[test]
+        fn path_and_slack_agree(
+            durations in prop::collection::vec(1u32..1000, 1..8),
+            edges in prop::collection::vec(any::<bool>(), 28),
+        ) {
+            let needs: Vec<Vec<usize>> = (0..durations.len())
+                .map(|to| (0..to).filter(|from| edges[to * (to - 1) / 2 + from]).collect())
+                .collect();
+            let play = |durations: &[f64]| {
+                let mut steps: Vec<EndedStep> = Vec::new();
+                for (needs, took) in needs.iter().zip(durations) {
+                    let ready = needs.iter().map(|need| steps[*need].end.0).fold(0.0, f64::max);
+                    steps.push(EndedStep { end: Millis(ready + took), needs: needs.clone() });
+                }
+                steps
+            };
+            let makespan = |steps: &[EndedStep]| {
+                steps.iter().map(|step| step.end.0).fold(0.0, f64::max)
+            };
+            let durations: Vec<f64> = durations.iter().map(|ms| f64::from(*ms)).collect();
+            let played = play(&durations);
+            let path = critical_path(&played);
+            let sum: f64 = path.iter().map(|(_, ms)| ms.0).sum();
+            prop_assert!((sum - makespan(&played)).abs() < 1e-6);
+            let slack = slack(&played);
+            prop_assert!(path.iter().all(|(step, _)| slack[*step].0 < 1e-6));
+            for (step, slack) in slack.iter().enumerate() {
+                let mut later = durations.clone();
+                later[step] += slack.0;
+                prop_assert!((makespan(&play(&later)) - makespan(&played)).abs() < 1e-6);
+                later[step] += 1.0;
+                prop_assert!(makespan(&play(&later)) > makespan(&played) + 0.5);
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The stages' times: as the profile has them, or derived from the times of expansion, engine and
+//! steps.
+
+use super::Source;
+use crate::record::{RunRecord, StepRecord};
+
+/// A stage's times in seconds; the words are those of the profile.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Stage {
+    pub(super) name: String,
+    pub(super) calls: u64,
+    pub(super) union_s: f64,
+    pub(super) exposed_s: f64,
+    pub(super) split_s: f64,
+}
+
+/// All stages of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Shares {
+    pub(super) source: Source,
+    pub(super) wall_s: f64,
+    pub(super) idle_s: f64,
+    pub(super) stages: Vec<Stage>,
+}
+
+impl Shares {
+    pub(super) fn stage(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// What a stage alone was at work for; 0 of one that was not.
+    pub(super) fn exposed(&self, name: &str) -> f64 {
+        self.stage(name).map_or(0.0, |stage| stage.exposed_s)
+    }
+}
+
+/// The stages of a run.
+pub(super) fn shares(run: &RunRecord, steps: &[StepRecord]) -> Shares {
+    let Some(profile) = &run.profile else {
+        return derived(run, steps);
+    };
+    let stage = |share: &crate::record::profile::StageShare| Stage {
+        name: share.name.clone(),
+        calls: share.calls,
+        union_s: share.union_s,
+        exposed_s: share.exposed_s,
+        split_s: share.split_s,
+    };
+    Shares {
+        source: Source::Profile,
+        wall_s: profile.wall_s,
+        idle_s: profile.idle_s,
+        stages: profile.stages.iter().map(stage).collect(),
+    }
+}
+
+const NAMES: [&str; 3] = ["queue_wait", "prefill", "decode"];
+const QUEUE: usize = 0;
+
+/// A stage opens or closes, at so many milliseconds.
+struct Edge {
+    at: f64,
+    stage: usize,
+    opens: bool,
+}
+
+fn derived(run: &RunRecord, steps: &[StepRecord]) -> Shares {
+    let mut edges = Vec::new();
+    let mut calls = [0; NAMES.len()];
+    for step in steps {
+        let start = step.start_ms.0;
+        let first = step.ttft_ms.map_or(step.latency_ms.0, |ms| ms.0);
+        let begun = step.queue_ms.map_or(0.0, |ms| ms.0).min(first);
+        let bounds = [
+            start,
+            start + begun,
+            start + first,
+            start + step.latency_ms.0,
+        ];
+        for (stage, pair) in bounds.windows(2).enumerate() {
+            if pair[1] > pair[0] {
+                calls[stage] += 1;
+                edges.push(Edge {
+                    at: pair[0],
+                    stage,
+                    opens: true,
+                });
+                edges.push(Edge {
+                    at: pair[1],
+                    stage,
+                    opens: false,
+                });
+            }
+        }
+    }
+    // Where one ends as the next begins, their order makes no difference: no time lies between.
+    edges.sort_by(|a, b| a.at.total_cmp(&b.at));
+    let mut stages: Vec<Stage> = (NAMES.iter().zip(calls))
+        .map(|(name, calls)| Stage {
+            name: (*name).to_owned(),
+            calls,
+            ..Stage::default()
+        })
+        .collect();
+    sweep(&edges, &mut stages);
+
+    let expansion_s = run.expansion.flow_expansion_ms.seconds();
+    let init_s = run.engine_init_ms.map_or(0.0, |ms| ms.seconds());
+    // Nothing else goes on beside these.
+    for (name, calls, time) in [
+        ("flow_expansion", 1, expansion_s),
+        ("engine_init", run.engine_starts as u64, init_s),
+    ] {
+        stages.push(Stage {
+            name: name.to_owned(),
+            calls,
+            union_s: time,
+            exposed_s: time,
+            split_s: time,
+        });
+    }
+    let last_ms = edges.last().map_or(0.0, |edge| edge.at);
+    let total_s = run.totals.benchmark_total_ms.map_or(0.0, |ms| ms.seconds());
+    let wall_s = expansion_s + total_s.max(last_ms / 1e3).max(init_s);
+    let split: f64 = stages.iter().map(|stage| stage.split_s).sum();
+    Shares {
+        source: Source::Records,
+        wall_s,
+        idle_s: (wall_s - split).max(0.0),
+        stages,
+    }
+}
+
+/// Attributes the time between edges to what is open. A queue is no work: it has a share only where
+/// nothing else is open.
+fn sweep(edges: &[Edge], stages: &mut [Stage]) {
+    let mut open = [0usize; NAMES.len()];
+    let mut last = 0.0;
+    for edge in edges {
+        let seconds = (edge.at - last) / 1e3;
+        let is_open = |stage: &usize| open[*stage] > 0;
+        let working: Vec<usize> = (0..NAMES.len())
+            .filter(|stage| *stage != QUEUE && is_open(stage))
+            .collect();
+        for stage in (0..NAMES.len()).filter(is_open) {
+            stages[stage].union_s += seconds;
+        }
+        let sharing = if working.is_empty() && open[QUEUE] > 0 {
+            vec![QUEUE]
+        } else {
+            working
+        };
+        if let [alone] = sharing[..] {
+            stages[alone].exposed_s += seconds;
+        }
+        for stage in &sharing {
+            stages[*stage].split_s += seconds / sharing.len() as f64;
+        }
+        if edge.opens {
+            open[edge.stage] += 1;
+        } else {
+            open[edge.stage] -= 1;
+        }
+        last = edge.at;
+    }
+}

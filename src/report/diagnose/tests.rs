@@ -1,0 +1,251 @@
+use serde_json::json;
+
+use super::*;
+use crate::record::PrefixRecord;
+use crate::record::profile::{Profile, StageShare};
+use crate::report::testing::run;
+use crate::units::Millis;
+
+fn ids(diagnosis: &Diagnosis) -> Vec<&str> {
+    diagnosis.causes.iter().map(|cause| cause.id).collect()
+}
+
+#[test]
+fn an_engine_for_each_workflow_is_the_cause() {
+    let (mut record, steps) = run(25, 0.0, 200.0, 300.0);
+    // 25 starts of 10 s: the benchmark is longer by 24 of them and the first one's excess.
+    record.engine_starts = 25;
+    record.engine_init_ms = Some(Millis(250_000.0));
+    let total = record.totals.benchmark_total_ms.expect("set");
+    record.totals.benchmark_total_ms = Some(total + Millis(250_000.0 - 200.0));
+    let diagnosis = diagnose(&record, &steps);
+    let cause = &diagnosis.causes[0];
+    assert_eq!(cause.id, "engine_restarts");
+    assert_eq!(cause.title, "An engine is started for each workflow");
+    assert!(cause.advice.contains("one engine before the workflow loop"));
+    assert!((cause.saves_s - 240.0).abs() < 1e-9, "all starts but one");
+    let stage = &diagnosis.stages[0];
+    assert_eq!(
+        (stage.stage.as_str(), stage.verdict),
+        ("engine_init", Verdict::Critical)
+    );
+    assert_eq!(stage.calls, 25);
+}
+
+#[test]
+fn a_missing_expansion_cache_is_the_cause() {
+    let (mut record, steps) = run(5, 0.0, 20.0, 30.0);
+    record.expansion.cached = false;
+    record.expansion.miss = Some("no cache".to_owned());
+    record.expansion.flow_expansion_ms = Millis(60_000.0);
+    let diagnosis = diagnose(&record, &steps);
+    let cause = &diagnosis.causes[0];
+    assert_eq!(cause.id, "no_expansion_cache");
+    assert!(cause.evidence.contains("cache miss: no cache"));
+    assert!(cause.advice.contains("flows/.expanded_cache.json"));
+    assert_eq!(cause.saves_s, 60.0);
+
+    // With the cache the same time is none of its doing.
+    record.expansion.cached = true;
+    assert!(!ids(&diagnose(&record, &steps)).contains(&"no_expansion_cache"));
+}
+
+fn share(name: &str, calls: u64, seconds: f64) -> StageShare {
+    StageShare {
+        name: name.to_owned(),
+        calls,
+        union_s: seconds,
+        exposed_s: seconds,
+        split_s: seconds,
+    }
+}
+
+#[test]
+fn a_process_for_each_evaluation_is_the_cause() {
+    let (mut record, steps) = run(25, 0.0, 20.0, 30.0);
+    record.profile = Some(Profile {
+        wall_s: 40.0,
+        rows: Vec::new(),
+        stages: vec![
+            share("evaluate.start_up", 100, 30.0),
+            share("evaluate.run", 100, 2.0),
+            share("evaluate.validate", 100, 0.1),
+            share("prefill", 75, 1.5),
+            share("decode", 75, 2.3),
+            share("verify", 0, 0.0),
+        ],
+        idle_s: 4.1,
+        spans_dropped: 0,
+    });
+    let diagnosis = diagnose(&record, &steps);
+    let cause = &diagnosis.causes[0];
+    assert_eq!(cause.id, "evaluation_processes");
+    assert!(
+        cause.evidence.contains("100 starts of 300 ms each"),
+        "{}",
+        cause.evidence
+    );
+    assert!(cause.advice.contains("pool of workers"));
+    assert!((cause.saves_s - 29.7).abs() < 1e-9);
+    assert_eq!(diagnosis.source, Source::Profile);
+    assert_eq!(
+        diagnosis.stages.len(),
+        5,
+        "what was never called has no row"
+    );
+}
+
+#[test]
+fn a_start_at_every_call_is_worth_a_word_however_small_its_share() {
+    let (mut record, steps) = run(5, 0.0, 20.0, 30.0);
+    record.profile = Some(Profile {
+        wall_s: 4000.0,
+        stages: vec![
+            share("evaluate.start_up", 10, 3.0),
+            share("verify", 10, 3.0),
+        ],
+        ..Profile::default()
+    });
+    let diagnosis = diagnose(&record, &steps);
+    let verdict = |name: &str| {
+        let stage = diagnosis.stages.iter().find(|stage| stage.stage == name);
+        stage.expect("called").verdict
+    };
+    assert_eq!(verdict("evaluate.start_up"), Verdict::Moderate);
+    assert_eq!(verdict("verify"), Verdict::NotABottleneck);
+}
+
+#[test]
+fn a_prefix_hostile_template_is_the_cause() {
+    let (mut record, mut steps) = run(25, 0.0, 400.0, 100.0);
+    record.settings.insert("mode".to_owned(), json!("reuse"));
+    record.settings.insert("concurrency".to_owned(), json!(25));
+    record.expansion.prefix = Some(PrefixRecord {
+        prompt_bytes: 100_000,
+        reusable_bytes: 2_000,
+        reusable_bytes_reordered: 90_000,
+    });
+    for step in &mut steps {
+        step.reused_tokens = 16;
+        step.prefill_tokens -= 16;
+    }
+    let diagnosis = diagnose(&record, &steps);
+    let cause = &diagnosis.causes[0];
+    assert_eq!(cause.id, "prefix_hostile_template");
+    assert!(cause.advice.contains("before the row's own text"));
+    assert!(
+        cause
+            .evidence
+            .starts_with("2.0 % of the prompt tokens were reused")
+    );
+    let prefill = diagnosis
+        .stages
+        .iter()
+        .find(|stage| stage.stage == "prefill");
+    let prefill = prefill.expect("there");
+    assert!((cause.saves_s - prefill.exposed_s * 0.88 / 0.98).abs() < 1e-6);
+
+    // A template in a good order, whose reuse is merely off.
+    record.expansion.prefix = Some(PrefixRecord {
+        prompt_bytes: 100_000,
+        reusable_bytes: 90_000,
+        reusable_bytes_reordered: 90_000,
+    });
+    assert_eq!(ids(&diagnose(&record, &steps))[0], "prefixes_evicted");
+    record
+        .settings
+        .insert("mode".to_owned(), json!("standalone"));
+    assert_eq!(ids(&diagnose(&record, &steps))[0], "prefix_cache_off");
+    for step in &mut steps {
+        step.reused_tokens = 720;
+    }
+    assert!(
+        !ids(&diagnose(&record, &steps))
+            .iter()
+            .any(|id| id.starts_with("prefix"))
+    );
+}
+
+#[test]
+fn slow_remote_calls_are_the_cause() {
+    let (mut record, mut steps) = run(25, 0.0, 900.0, 100.0);
+    record.engine["kind"] = json!("remote");
+    for step in &mut steps {
+        step.queue_ms = None;
+    }
+    let diagnosis = diagnose(&record, &steps);
+    assert_eq!(ids(&diagnosis), ["slow_server"]);
+    let cause = &diagnosis.causes[0];
+    assert!(cause.advice.contains("CONCURRENCY") && cause.advice.contains("first tokens"));
+    assert!(cause.evidence.contains("75 calls"), "{}", cause.evidence);
+    assert!(
+        diagnosis
+            .notes
+            .iter()
+            .any(|note| note.contains("queue wait"))
+    );
+}
+
+#[test]
+fn derived_stages_and_idle_add_up_to_the_wall_time() {
+    let (mut record, mut steps) = run(4, 3.0, 50.0, 70.0);
+    // Two flows at once, and a pause at the end.
+    for step in steps.iter_mut().filter(|step| step.flow == 2) {
+        step.start_ms = Millis(step.start_ms.0 - 100.0);
+    }
+    let total = record.totals.benchmark_total_ms.expect("set");
+    record.totals.benchmark_total_ms = Some(total + Millis(500.0));
+    let diagnosis = diagnose(&record, &steps);
+    let split: f64 = diagnosis.stages.iter().map(|stage| stage.split_s).sum();
+    assert!((split + diagnosis.idle_s - diagnosis.wall_s).abs() < 1e-9);
+    assert!(diagnosis.idle_s >= 0.5);
+    for stage in &diagnosis.stages {
+        assert!(stage.exposed_s <= stage.split_s + 1e-9, "{stage:?}");
+        assert!(stage.split_s <= stage.union_s + 1e-9, "{stage:?}");
+    }
+    let decode = diagnosis
+        .stages
+        .iter()
+        .find(|stage| stage.stage == "decode");
+    let decode = decode.expect("there");
+    assert!(
+        decode.exposed_s < decode.union_s,
+        "some of it was beside a prefill"
+    );
+}
+
+#[test]
+fn what_people_read() {
+    let (mut record, steps) = run(25, 1.0, 260.0, 195.0);
+    record.expansion.prefix = Some(PrefixRecord {
+        prompt_bytes: 250_000,
+        reusable_bytes: 230_000,
+        reusable_bytes_reordered: 231_000,
+    });
+    insta::assert_snapshot!(markdown(&diagnose(&record, &steps)));
+}
+
+#[test]
+fn a_run_without_steps_is_no_reason_to_panic() {
+    let (mut record, _) = run(0, 0.0, 0.0, 0.0);
+    record.totals.benchmark_total_ms = None;
+    record.engine_init_ms = None;
+    record.expansion.flow_expansion_ms = Millis(0.0);
+    let diagnosis = diagnose(&record, &[]);
+    assert!(diagnosis.causes.is_empty() && diagnosis.wall_s == 0.0);
+    assert!(markdown(&diagnosis).contains("No known cause"));
+}
+
+#[test]
+fn times_have_three_digits() {
+    let shown: Vec<String> = [
+        1234.0, 99.96, 35.92, 9.996, 1.4277, 0.9996, 0.2279, 0.0277, 0.0012,
+    ]
+    .into_iter()
+    .map(seconds)
+    .collect();
+    let expected = [
+        "1234 s", "100 s", "35.9 s", "10.0 s", "1.43 s", "1.00 s", "228 ms", "27.7 ms", "1.20 ms",
+    ];
+    assert_eq!(shown, expected);
+}

@@ -1,0 +1,153 @@
+//! A diagnosis as Markdown.
+
+use std::fmt::Write;
+
+use super::{Diagnosis, Source, Verdict};
+
+/// A time with three digits and its unit.
+pub fn seconds(seconds: f64) -> String {
+    match seconds.abs() {
+        time if time >= 99.95 => format!("{seconds:.0} s"),
+        time if time >= 9.995 => format!("{seconds:.1} s"),
+        time if time >= 0.9995 => format!("{seconds:.2} s"),
+        time if time >= 0.09995 => format!("{:.0} ms", seconds * 1e3),
+        time if time >= 0.009_995 => format!("{:.1} ms", seconds * 1e3),
+        _ => format!("{:.2} ms", seconds * 1e3),
+    }
+}
+
+/// A share: `12.3 %`.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// The diagnosis, of the shape of `ROOT_CAUSE_ANALYSIS.md`.
+pub fn markdown(diagnosis: &Diagnosis) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut text, diagnosis);
+    text
+}
+
+fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
+    let wall = diagnosis.wall_s;
+    let share = |time: f64| percent(if wall > 0.0 { time / wall } else { 0.0 });
+    writeln!(out, "# Diagnosis of {}\n", diagnosis.run_id)?;
+    match diagnosis.causes.first() {
+        Some(cause) => writeln!(
+            out,
+            "**{}**: doing away with it would save at most {} of {} ({}).\n",
+            cause.title,
+            seconds(cause.saves_s),
+            seconds(wall),
+            share(cause.saves_s)
+        )?,
+        None => writeln!(
+            out,
+            "No known cause stands out in {}; the stages say where the time went.\n",
+            seconds(wall)
+        )?,
+    }
+
+    let source = match diagnosis.source {
+        Source::Profile => "the profile",
+        Source::Records => "the steps' times",
+    };
+    writeln!(out, "## Stages, from {source}\n")?;
+    let mut rows =
+        vec![["stage", "verdict", "share", "calls", "mean", "exposed"].map(str::to_owned)];
+    rows.extend(diagnosis.stages.iter().map(|stage| {
+        [
+            stage.stage.clone(),
+            stage.verdict.label().to_owned(),
+            percent(stage.share),
+            stage.calls.to_string(),
+            seconds(stage.mean_s),
+            seconds(stage.exposed_s),
+        ]
+    }));
+    rows.push([
+        "idle".to_owned(),
+        String::new(),
+        share(diagnosis.idle_s),
+        String::new(),
+        String::new(),
+        seconds(diagnosis.idle_s),
+    ]);
+    table(out, &rows)?;
+    writeln!(
+        out,
+        "\nshare: of {}, split equally where several are at work; exposed: it alone was at work, the \
+         most that doing away with it could save.",
+        seconds(wall)
+    )?;
+
+    if !diagnosis.causes.is_empty() {
+        writeln!(out, "\n## What would help\n")?;
+        for (number, cause) in diagnosis.causes.iter().enumerate() {
+            writeln!(
+                out,
+                "{}. **{}** ({}; at most {}, {}). {}. {}",
+                number + 1,
+                cause.title,
+                cause.stage,
+                seconds(cause.saves_s),
+                share(cause.saves_s),
+                cause.evidence,
+                cause.advice
+            )?;
+        }
+    }
+    let weighty = |stage: &&super::Finding| {
+        stage.verdict != Verdict::NotABottleneck && !stage.advice.is_empty()
+    };
+    let weighty: Vec<_> = diagnosis.stages.iter().filter(weighty).collect();
+    if !weighty.is_empty() {
+        writeln!(out, "\n## Stage by stage\n")?;
+        for stage in weighty {
+            writeln!(
+                out,
+                "- {} ({}): {} At most {}.",
+                stage.stage,
+                stage.verdict.label(),
+                stage.advice,
+                seconds(stage.exposed_s)
+            )?;
+        }
+    }
+    if !diagnosis.notes.is_empty() {
+        writeln!(out, "\n## To keep in mind\n")?;
+        for note in &diagnosis.notes {
+            writeln!(out, "- {note}")?;
+        }
+    }
+    Ok(())
+}
+
+/// A Markdown table with its columns aligned; the first two to the left.
+fn table<const N: usize>(out: &mut String, rows: &[[String; N]]) -> std::fmt::Result {
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count());
+        widths.max().unwrap_or(0).max(3)
+    };
+    for (number, row) in rows.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column);
+            if column < 2 {
+                write!(out, "| {cell:<width$} ")?;
+            } else {
+                write!(out, "| {cell:>width$} ")?;
+            }
+        }
+        writeln!(out, "|")?;
+        if number == 0 {
+            for column in 0..N {
+                let dashes = "-".repeat(width(column));
+                let end = if column < 2 { '-' } else { ':' };
+                write!(out, "|-{dashes}{end}")?;
+            }
+            writeln!(out, "|")?;
+        }
+    }
+    Ok(())
+}

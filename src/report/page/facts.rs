@@ -1,0 +1,320 @@
+//! What the page says in words: headline figures, warnings, environment, settings.
+
+use serde::Serialize;
+
+use super::chart;
+use crate::record::{RunRecord, Status, StepRecord};
+use crate::report::diagnose::seconds;
+use crate::statistics::{distribution, median};
+
+/// A headline figure.
+#[derive(Debug, Serialize)]
+pub(super) struct Tile {
+    pub(super) label: &'static str,
+    pub(super) value: String,
+    pub(super) note: String,
+}
+
+fn text<'a>(value: &'a serde_json::Value, name: &str) -> Option<&'a str> {
+    value.get(name)?.as_str()
+}
+
+/// What was run, on what, when.
+pub(super) fn subtitle(run: &RunRecord) -> String {
+    let model = text(&run.engine, "model").unwrap_or("no model");
+    let device = run
+        .engine
+        .get("device")
+        .and_then(|device| text(device, "name"));
+    let mut parts = vec![
+        format!(
+            "{} flows of {}",
+            run.expansion.num_flows, run.expansion.template
+        ),
+        model.to_owned(),
+    ];
+    parts.extend(device.map(str::to_owned));
+    parts.push(run.started_at.get(..19).map_or_else(
+        || run.started_at.clone(),
+        |time| format!("{} UTC", time.replace('T', " ")),
+    ));
+    parts.join(" · ")
+}
+
+/// The headline figures.
+pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
+    let totals = &run.totals;
+    let mut tiles = Vec::new();
+    if let Some(total) = totals.benchmark_total_ms {
+        let init = run.engine_init_ms.unwrap_or_default();
+        tiles.push(Tile {
+            label: "total",
+            value: seconds(total.seconds()),
+            note: format!("engine init {} of it", seconds(init.seconds())),
+        });
+    }
+    if run.comparison.is_none() {
+        let done = run.workflows.iter().filter(|flow| flow.error.is_none());
+        let times: Vec<f64> = done.map(|flow| flow.workflow_ms.0).collect();
+        if let Some(spread) = distribution(&times) {
+            tiles.push(Tile {
+                label: match spread.median {
+                    Some(_) => "workflow, median",
+                    None => "workflow, mean",
+                },
+                value: seconds(spread.median.unwrap_or(spread.mean) / 1e3),
+                note: match spread.median_interval {
+                    Some(interval) => format!(
+                        "{}–{} (95 %)",
+                        seconds(interval.low / 1e3),
+                        seconds(interval.high / 1e3)
+                    ),
+                    None => format!(
+                        "{}–{}",
+                        seconds(spread.min / 1e3),
+                        seconds(spread.max / 1e3)
+                    ),
+                },
+            });
+        }
+    }
+    let firsts: Vec<f64> = steps
+        .iter()
+        .filter_map(|step| Some(step.ttft_ms?.0))
+        .collect();
+    if let (Some(spread), None) = (distribution(&firsts), &run.comparison) {
+        tiles.push(Tile {
+            label: "first token",
+            value: seconds(spread.median.unwrap_or(spread.mean) / 1e3),
+            note: chart::summary(&spread),
+        });
+    }
+    let busy = totals.benchmark_total_ms.unwrap_or_default().seconds()
+        - run.engine_init_ms.unwrap_or_default().seconds();
+    if busy > 0.0 && totals.decode_tokens > 0 {
+        tiles.push(Tile {
+            label: "generated",
+            value: format!("{:.1} t/s", totals.decode_tokens as f64 / busy),
+            note: format!("{} tokens, after the init", totals.decode_tokens),
+        });
+    }
+    if totals.prompt_tokens > 0 {
+        let reused = 100.0 * totals.reused_tokens as f64 / totals.prompt_tokens as f64;
+        tiles.push(Tile {
+            label: "prompt tokens reused",
+            value: format!("{reused:.0} %"),
+            note: format!("of {}", totals.prompt_tokens),
+        });
+    }
+    tiles.push(Tile {
+        label: "workflows",
+        value: totals.workflows_done.to_string(),
+        note: match totals.workflows_failed {
+            0 => "none failed".to_owned(),
+            failed => format!("{failed} failed"),
+        },
+    });
+    if let Some(energy) = &totals.energy {
+        tiles.push(Tile {
+            label: "energy",
+            value: format!("{:.0} J", energy.joules),
+            note: format!("{:.0} W, {}", energy.watts, energy.source),
+        });
+    }
+    tiles
+}
+
+/// By how much the last third of the workflows may be slower than the first.
+const DRIFT: f64 = 1.1;
+
+/// By how much the first workflow may be slower than the others' median.
+const FIRST_RUN: f64 = 1.3;
+
+/// What makes the figures worth less than they look.
+pub(super) fn warnings(run: &RunRecord) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let failed = run.totals.workflows_failed;
+    match run.status {
+        Status::Complete => {}
+        Status::Running => warnings.push(
+            "The run has not ended, or was killed: what is shown is what had ended.".to_owned(),
+        ),
+        Status::Failed | Status::Incomplete => warnings.push(format!(
+            "The run did not end well: {}.",
+            run.error.as_deref().unwrap_or("no reason was kept")
+        )),
+    }
+    if failed > 0 {
+        warnings.push(format!(
+            "{failed} workflows failed: they are in no mean and in no median."
+        ));
+    }
+    let modes: Vec<Option<&str>> = match run.comparison {
+        None => vec![None],
+        Some(_) => vec![Some("standalone"), Some("reuse")],
+    };
+    for mode in modes {
+        let prefix = mode.map_or_else(String::new, |mode| format!("{mode}: "));
+        let times: Vec<f64> = run
+            .workflows
+            .iter()
+            .filter(|flow| flow.error.is_none() && flow.mode.as_deref() == mode)
+            .map(|flow| flow.workflow_ms.0)
+            .collect();
+        let serial = mode == Some("standalone")
+            || run
+                .settings
+                .get("concurrency")
+                .and_then(|value| value.as_u64())
+                == Some(1);
+        noise(&times, serial, &prefix, &mut warnings);
+    }
+    if run
+        .environment
+        .git_revision
+        .as_deref()
+        .is_some_and(|revision| revision.ends_with("-dirty"))
+    {
+        warnings.push("The checkout had changes that no revision names.".to_owned());
+    }
+    if let Some(profile) = run
+        .profile
+        .as_ref()
+        .filter(|profile| profile.spans_dropped > 0)
+    {
+        warnings.push(format!(
+            "The trace has left out {} events; the profile misses nothing.",
+            profile.spans_dropped
+        ));
+    }
+    warnings
+}
+
+fn noise(times: &[f64], serial: bool, prefix: &str, warnings: &mut Vec<String>) {
+    if (1..6).contains(&times.len()) {
+        warnings.push(format!(
+            "{prefix}{} workflows are too few for an interval of the median: run 6 or more.",
+            times.len()
+        ));
+        return;
+    }
+    let Some(middle) = median(times) else {
+        return;
+    };
+    // Flows in flight together all have the others' time in theirs.
+    if serial {
+        let (first, others) = times.split_at(1);
+        if let Some(usual) = median(others).filter(|usual| first[0] > FIRST_RUN * usual) {
+            warnings.push(format!(
+                "{prefix}the first workflow took {} where the others' median is {}: something was set \
+                 up in it.",
+                seconds(first[0] / 1e3),
+                seconds(usual / 1e3)
+            ));
+        }
+        let third = times.len() / 3;
+        let (early, late) = (
+            median(&times[..third]),
+            median(&times[times.len() - third..]),
+        );
+        if let (Some(early), Some(late)) = (early, late)
+            && late > DRIFT * early
+        {
+            warnings.push(format!(
+                "{prefix}the last third of the workflows is {:.0} % slower than the first: the machine \
+                 throttled (heat, power), or something else ran beside it.",
+                100.0 * (late / early - 1.0)
+            ));
+        }
+    }
+    let deviations: Vec<f64> = times.iter().map(|time| (time - middle).abs()).collect();
+    // 1.4826 makes the median deviation that of a normal distribution (F. R. Hampel, 1974). A floor
+    // of 1 % keeps times that are almost equal from being outliers of one another.
+    let usual = (1.4826 * median(&deviations).unwrap_or(0.0)).max(0.01 * middle);
+    let outliers = deviations
+        .iter()
+        .filter(|deviation| **deviation > 5.0 * usual);
+    let outliers = outliers.count();
+    if outliers > 0 {
+        warnings.push(format!(
+            "{prefix}{outliers} of {} workflows lie more than five usual deviations from the median \
+             (none is left out): noise, or work of another size.",
+            times.len()
+        ));
+    }
+}
+
+/// Where it ran.
+pub(super) fn environment(run: &RunRecord) -> Vec<(&'static str, String)> {
+    let environment = &run.environment;
+    let mut facts = vec![
+        (
+            "flowbench",
+            format!("{} ({})", environment.flowbench, environment.build),
+        ),
+        (
+            "revision",
+            environment
+                .git_revision
+                .clone()
+                .unwrap_or_else(|| "unknown".to_owned()),
+        ),
+        ("system", environment.os.clone()),
+        (
+            "processor",
+            format!("{}, {} threads", environment.cpu, environment.cpu_threads),
+        ),
+        ("extensions", environment.cpu_features.join(" ")),
+        (
+            "memory",
+            crate::units::Bytes(environment.memory_bytes).to_string(),
+        ),
+    ];
+    for (label, name) in [
+        ("model", "model"),
+        ("model file", "model_path"),
+        ("model SHA-256", "model_sha256"),
+        ("weights", "weights"),
+        ("backend", "backend"),
+    ] {
+        if let Some(value) = text(&run.engine, name) {
+            facts.push((label, value.to_owned()));
+        }
+    }
+    if let Some(device) = run
+        .engine
+        .get("device")
+        .and_then(|device| text(device, "name"))
+    {
+        facts.push(("device", device.to_owned()));
+    }
+    facts.push((
+        "expansion",
+        match &run.expansion.miss {
+            None => format!(
+                "{} (cached)",
+                seconds(run.expansion.flow_expansion_ms.seconds())
+            ),
+            Some(miss) => format!(
+                "{} (cache miss: {miss})",
+                seconds(run.expansion.flow_expansion_ms.seconds())
+            ),
+        },
+    ));
+    facts
+}
+
+/// The settings, those that are unset left out.
+pub(super) fn settings(run: &RunRecord) -> Vec<(String, String)> {
+    run.settings
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| {
+            let value = match value {
+                serde_json::Value::String(text) => text.clone(),
+                value => value.to_string(),
+            };
+            (name.clone(), value)
+        })
+        .collect()
+}

@@ -1,0 +1,360 @@
+//! A run as a page: one HTML file that needs nothing else, or Markdown. Both are made from records
+//! alone.
+
+mod chart;
+mod facts;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use minijinja::Environment;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::error::{Context, Exit, Result};
+use crate::metrics::Positions;
+use crate::record::metrics::PositionRecord;
+use crate::record::{Metric, RunRecord, Status, StepRecord};
+use crate::report::diagnose::{Diagnosis, Source, diagnose, seconds};
+
+pub use text::markdown;
+
+/// Most workflows in the list of the slowest.
+const SLOWEST: usize = 10;
+
+/// The page.
+///
+/// # Errors
+/// Exit code 110 where the template does not render, which would be a mistake in it.
+pub fn html(run: &RunRecord, steps: &[StepRecord]) -> Result<String> {
+    let mut environment = Environment::new();
+    let broken = || "failed to make the page".to_owned();
+    // Names that end in .html are escaped.
+    environment
+        .add_template("page.html", include_str!("page.html"))
+        .or_exit(Exit::Output, broken)?;
+    let page = environment
+        .get_template("page.html")
+        .or_exit(Exit::Output, broken)?;
+    let diagnosis = diagnose(run, steps);
+    let positions = positions(steps);
+    let values = json!({
+        "run_id": run.run_id,
+        "status": status(run.status),
+        "status_class": match run.status {
+            Status::Complete => "good",
+            Status::Running => "warn",
+            Status::Failed | Status::Incomplete => "bad",
+        },
+        "subtitle": facts::subtitle(run),
+        "tiles": facts::tiles(run, steps),
+        "warnings": facts::warnings(run),
+        "stages": stages(&diagnosis),
+        "wall": seconds(diagnosis.wall_s),
+        "source": match diagnosis.source {
+            Source::Profile => "the profile",
+            Source::Records => "the steps' times",
+        },
+        "causes": causes(&diagnosis),
+        "timelines": timelines(run, steps),
+        "panels": panels(steps, &positions),
+        "tokens": tokens(&positions),
+        "slowest": slowest(run),
+        "comparison": comparison(run),
+        "profile": profile(run),
+        "environment": facts::environment(run),
+        "settings": facts::settings(run),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    page.render(minijinja::value::Serde(&values))
+        .or_exit(Exit::Output, broken)
+}
+
+fn status(status: Status) -> &'static str {
+    match status {
+        Status::Running => "running or killed",
+        Status::Complete => "complete",
+        Status::Failed => "failed",
+        Status::Incomplete => "incomplete",
+    }
+}
+
+/// Step ids and how their steps are spread: of a run that was killed, too.
+fn positions(steps: &[StepRecord]) -> Vec<PositionRecord> {
+    let mut positions = Positions::default();
+    for step in steps {
+        positions.add(step);
+    }
+    positions.records()
+}
+
+/// What a position is called: its step, with the mode where there are two.
+fn label(position: &PositionRecord) -> String {
+    match &position.mode {
+        Some(mode) => format!("{} · {mode}", position.step),
+        None => position.step.clone(),
+    }
+}
+
+#[derive(Serialize)]
+struct StageRow {
+    name: String,
+    class: &'static str,
+    verdict: &'static str,
+    verdict_class: String,
+    width: String,
+    share: String,
+    calls: String,
+    mean: String,
+    exposed: String,
+}
+
+fn stages(diagnosis: &Diagnosis) -> Vec<StageRow> {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut rows: Vec<StageRow> = diagnosis
+        .stages
+        .iter()
+        .map(|stage| StageRow {
+            class: colour(&stage.stage),
+            verdict: stage.verdict.label(),
+            verdict_class: stage.verdict.label().replace(' ', "_"),
+            width: format!("{:.3}", 100.0 * stage.share),
+            share: percent(stage.share),
+            calls: stage.calls.to_string(),
+            mean: seconds(stage.mean_s),
+            exposed: seconds(stage.exposed_s),
+            name: stage.stage.clone(),
+        })
+        .collect();
+    let idle = match diagnosis.wall_s {
+        wall if wall > 0.0 => diagnosis.idle_s / wall,
+        _ => 0.0,
+    };
+    rows.push(StageRow {
+        name: "idle".to_owned(),
+        class: "idle",
+        verdict: "",
+        verdict_class: String::new(),
+        width: format!("{:.3}", 100.0 * idle),
+        share: percent(idle),
+        calls: String::new(),
+        mean: String::new(),
+        exposed: seconds(diagnosis.idle_s),
+    });
+    rows
+}
+
+fn colour(stage: &str) -> &'static str {
+    match stage {
+        "queue_wait" => "queue",
+        "prefill" => "prefill",
+        "decode" => "decode",
+        "engine_init" => "engine_init",
+        "flow_expansion" => "flow_expansion",
+        "verify" => "verify",
+        stage if stage.starts_with("evaluate") => "evaluate",
+        _ => "other",
+    }
+}
+
+#[derive(Serialize)]
+struct CauseRow {
+    title: String,
+    stage: &'static str,
+    saves: String,
+    evidence: String,
+    advice: String,
+}
+
+fn causes(diagnosis: &Diagnosis) -> Vec<CauseRow> {
+    let row = |cause: &crate::report::diagnose::Cause| CauseRow {
+        title: cause.title.clone(),
+        stage: cause.stage,
+        saves: seconds(cause.saves_s),
+        evidence: cause.evidence.clone(),
+        advice: cause.advice.clone(),
+    };
+    diagnosis.causes.iter().map(row).collect()
+}
+
+/// One timeline; in `MODE=both` one of the first round of each mode.
+fn timelines(run: &RunRecord, steps: &[StepRecord]) -> Vec<chart::Timeline> {
+    if steps.is_empty() {
+        return Vec::new();
+    }
+    let Some(comparison) = &run.comparison else {
+        let all: Vec<&StepRecord> = steps.iter().collect();
+        // With an engine a workflow, its starts lie between the flows.
+        let init = (run.engine_starts == 1)
+            .then_some(run.engine_init_ms)
+            .flatten();
+        return vec![chart::timeline(
+            String::new(),
+            &all,
+            0.0,
+            init.map(|ms| ms.0),
+        )];
+    };
+    let first = |mode: &str| -> Option<chart::Timeline> {
+        let round = comparison.rounds.iter().find(|round| round.mode == mode)?;
+        let steps: Vec<&StepRecord> = steps
+            .iter()
+            .filter(|step| step.mode.as_deref() == Some(mode) && step.round == Some(round.round))
+            .collect();
+        let start = steps
+            .iter()
+            .map(|step| step.start_ms.0)
+            .fold(f64::INFINITY, f64::min);
+        let title = format!("{mode}, round {}", round.round);
+        (!steps.is_empty()).then(|| chart::timeline(title, &steps, start, None))
+    };
+    ["standalone", "reuse"]
+        .into_iter()
+        .filter_map(first)
+        .collect()
+}
+
+fn panels(steps: &[StepRecord], positions: &[PositionRecord]) -> Vec<chart::Panel> {
+    type Value = fn(&StepRecord) -> Option<f64>;
+    type Spread = fn(&PositionRecord) -> &Option<crate::record::metrics::Distribution>;
+    let quantities: [(&'static str, Value, Spread); 4] = [
+        (
+            "End-to-end latency",
+            |step| Some(step.latency_ms.0),
+            |position| &position.latency_ms,
+        ),
+        (
+            "Time to first token (TTFT)",
+            |step| step.ttft_ms.map(|ms| ms.0),
+            |position| &position.ttft_ms,
+        ),
+        (
+            "Time per output token (TPOT)",
+            |step| step.tpot_ms.map(|ms| ms.0),
+            |position| &position.tpot_ms,
+        ),
+        (
+            "Queue wait",
+            |step| step.queue_ms.map(|ms| ms.0),
+            |position| &position.queue_ms,
+        ),
+    ];
+    let panel = |(title, value, spread): (&'static str, Value, Spread)| {
+        let row = |position: &PositionRecord| {
+            let values = steps
+                .iter()
+                .filter(|step| step.step == position.step && step.mode == position.mode)
+                .filter_map(value)
+                .collect();
+            (label(position), values, spread(position).clone())
+        };
+        chart::panel(title, positions.iter().map(row).collect())
+    };
+    quantities.into_iter().filter_map(panel).collect()
+}
+
+#[derive(Serialize)]
+struct TokenRow {
+    step: String,
+    prompt: usize,
+    prefill: usize,
+    reused: String,
+    decode: usize,
+    prefill_rate: String,
+    decode_rate: String,
+    widths: [String; 3],
+}
+
+fn tokens(positions: &[PositionRecord]) -> Vec<TokenRow> {
+    let most = positions
+        .iter()
+        .map(|position| position.prompt_tokens + position.decode_tokens)
+        .max()
+        .unwrap_or(0)
+        .max(1);
+    let row = |position: &PositionRecord| {
+        let reused = 100.0 * position.reused_tokens as f64 / position.prompt_tokens.max(1) as f64;
+        let width = |tokens: usize| format!("{:.2}", 100.0 * tokens as f64 / most as f64);
+        TokenRow {
+            step: label(position),
+            prompt: position.prompt_tokens,
+            prefill: position.prefill_tokens,
+            reused: format!("{} ({reused:.0} %)", position.reused_tokens),
+            decode: position.decode_tokens,
+            prefill_rate: text::rate(&position.prefill_tokens_per_s),
+            decode_rate: text::rate(&position.decode_tokens_per_s),
+            widths: [
+                width(position.prefill_tokens),
+                width(position.reused_tokens),
+                width(position.decode_tokens),
+            ],
+        }
+    };
+    positions.iter().map(row).collect()
+}
+
+#[derive(Serialize)]
+struct SlowFlow {
+    flow: String,
+    row: String,
+    makespan: String,
+    path: String,
+}
+
+fn slowest(run: &RunRecord) -> Vec<SlowFlow> {
+    let mut flows: Vec<_> = run.workflows.iter().collect();
+    flows.sort_by(|a, b| b.workflow_ms.0.total_cmp(&a.workflow_ms.0));
+    flows.truncate(SLOWEST);
+    let row = |flow: &&crate::record::WorkflowRecord| SlowFlow {
+        flow: match (&flow.mode, flow.round) {
+            (Some(mode), Some(round)) => format!("{} · {mode} {round}", flow.flow),
+            _ => flow.flow.to_string(),
+        },
+        row: flow.row.clone(),
+        makespan: seconds(flow.workflow_ms.seconds()),
+        path: match &flow.error {
+            Some(error) => format!("failed: {error}"),
+            None => (flow.critical_path.iter())
+                .map(|step| format!("{} {}", step.step, seconds(step.ms.seconds())))
+                .collect::<Vec<_>>()
+                .join(" → "),
+        },
+    };
+    flows.iter().map(row).collect()
+}
+
+fn comparison(run: &RunRecord) -> Vec<[String; 4]> {
+    let Some(comparison) = &run.comparison else {
+        return Vec::new();
+    };
+    let row = |metric: &Metric| {
+        [
+            metric.name.clone(),
+            text::sample(&metric.standalone),
+            text::sample(&metric.reuse),
+            text::sample(&metric.ratio),
+        ]
+    };
+    comparison.metrics.iter().map(row).collect()
+}
+
+fn profile(run: &RunRecord) -> Vec<[String; 5]> {
+    let Some(profile) = &run.profile else {
+        return Vec::new();
+    };
+    let row = |row: &crate::record::profile::ProfileRow| {
+        let ncall = match row.nprim == row.ncall {
+            true => row.ncall.to_string(),
+            false => format!("{}/{}", row.ncall, row.nprim),
+        };
+        let time = |seconds: f64| format!("{seconds:.6}");
+        [
+            row.name.clone(),
+            ncall,
+            time(row.tsub_s),
+            time(row.ttot_s),
+            time(row.tavg_s),
+        ]
+    };
+    profile.rows.iter().map(row).collect()
+}

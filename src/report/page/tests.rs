@@ -1,0 +1,134 @@
+use super::*;
+use crate::record::profile::{Profile, ProfileRow};
+use crate::report::testing::run;
+use crate::units::Millis;
+
+#[test]
+fn the_page_needs_nothing_else_and_text_is_escaped() {
+    let (mut record, steps) = run(25, 1.0, 260.0, 195.0);
+    record.workflows[3].row = "<script>alert(1)</script>".to_owned();
+    record.profile = Some(Profile {
+        wall_s: 35.0,
+        rows: vec![ProfileRow {
+            name: "<i>span</i>".to_owned(),
+            ncall: 465,
+            nprim: 1,
+            ..ProfileRow::default()
+        }],
+        ..Profile::default()
+    });
+    record.workflows[3].workflow_ms = Millis(1e6);
+    let page = html(&record, &steps).expect("the template is sound");
+    for outside in [
+        "http:", "https:", "src=", "<link", "<script", "@import", "url(",
+    ] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert!(page.contains("&lt;script&gt;alert(1)"), "the row, as text");
+    assert!(page.contains("A processor &lt;with&gt; a name"));
+    // The template escapes slashes, too.
+    assert!(page.contains("465&#x2f;1") && page.contains("&lt;i&gt;span"));
+    assert!(!page.contains("NaN") && !page.contains("inf%"));
+    assert_eq!(page.matches("<rect class=\"decode\"").count(), 75);
+    assert!(page.matches("flow 25").count() > 0);
+}
+
+#[test]
+fn pages_of_odd_runs() {
+    for flows in [0, 1, 5, 40, 200, 500] {
+        let (mut record, steps) = run(flows, 0.0, 3.0, 2.0);
+        if flows < 5 {
+            record.totals.benchmark_total_ms = None;
+            record.engine_init_ms = None;
+        }
+        let page = html(&record, &steps).expect("the template is sound");
+        assert!(!page.contains("NaN"), "{flows}");
+        let body = page.split_once("</head>").expect("a head").1;
+        assert_eq!(body.matches("<svg").count(), body.matches("</svg>").count());
+        assert_eq!(
+            body.matches("<section").count(),
+            body.matches("</section>").count()
+        );
+        assert_eq!(body.matches("<div").count(), body.matches("</div>").count());
+        assert!(!markdown(&record, &steps).contains("NaN"));
+    }
+}
+
+#[test]
+fn labels_of_a_timeline_do_not_overlap() {
+    for flows in [1, 25, 40, 41, 120, 121, 200, 400] {
+        let (_, steps) = run(flows, 0.0, 3.0, 2.0);
+        let steps: Vec<&StepRecord> = steps.iter().collect();
+        let drawn = chart::timeline(String::new(), &steps, 0.0, Some(200.0));
+        let drawn = serde_json::to_value(&drawn).expect("plain");
+        let labels = drawn["labels"].as_array().expect("labels");
+        let places: Vec<f64> = labels
+            .iter()
+            .map(|label| label["at"].as_f64().expect("px"))
+            .collect();
+        assert!(!places.is_empty());
+        assert!(
+            places.windows(2).all(|pair| pair[1] - pair[0] >= 15.9),
+            "{flows}: {places:?}"
+        );
+    }
+}
+
+#[test]
+fn ticks_are_round_and_few() {
+    assert_eq!(
+        chart::ticks(1000.0),
+        [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0]
+    );
+    assert_eq!(chart::ticks(37.0), [0.0, 10.0, 20.0, 30.0]);
+    assert_eq!(chart::ticks(0.0), [0.0]);
+    for end in [0.003, 1.0, 7.7, 99.0, 101.0, 35_927.0] {
+        let ticks = chart::ticks(end);
+        assert!((3..=6).contains(&ticks.len()), "{end}: {ticks:?}");
+        assert!(ticks.iter().all(|tick| *tick <= end * (1.0 + 1e-9)));
+    }
+}
+
+#[test]
+fn what_makes_figures_worth_less_is_told() {
+    let warned = |change: fn(&mut RunRecord), word: &str| {
+        let (mut record, _) = run(25, 1.0, 260.0, 195.0);
+        assert!(
+            facts::warnings(&record).is_empty(),
+            "{:?}",
+            facts::warnings(&record)
+        );
+        change(&mut record);
+        let warnings = facts::warnings(&record);
+        assert!(
+            warnings.iter().any(|warning| warning.contains(word)),
+            "{word}: {warnings:?}"
+        );
+    };
+    warned(|run| run.status = Status::Running, "has not ended");
+    warned(|run| run.workflows.truncate(4), "too few");
+    warned(
+        |run| run.workflows[0].workflow_ms = Millis(5000.0),
+        "first workflow",
+    );
+    warned(
+        |run| {
+            for flow in &mut run.workflows[17..] {
+                flow.workflow_ms = Millis(1.2 * flow.workflow_ms.0);
+            }
+        },
+        "throttled",
+    );
+    warned(|run| run.workflows[9].workflow_ms = Millis(9000.0), "noise");
+    warned(|run| run.totals.workflows_failed = 2, "2 workflows failed");
+    warned(
+        |run| run.environment.git_revision = Some("abc-dirty".to_owned()),
+        "no revision names",
+    );
+}
+
+#[test]
+fn markdown_for_a_summary() {
+    let (record, steps) = run(25, 1.0, 260.0, 195.0);
+    insta::assert_snapshot!(markdown(&record, &steps));
+}

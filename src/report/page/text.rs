@@ -1,0 +1,145 @@
+//! The page as Markdown, for a pull request or a job's summary.
+
+use std::fmt::Write;
+
+use super::{chart, facts, label, positions, status};
+use crate::record::metrics::Distribution;
+use crate::record::{RunRecord, Sample, StepRecord};
+use crate::report::diagnose::{diagnose, seconds};
+
+/// The median of a rate, or the mean of a few values.
+pub(super) fn rate(spread: &Option<Distribution>) -> String {
+    let rate = spread
+        .as_ref()
+        .map(|spread| spread.median.unwrap_or(spread.mean));
+    rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.1}"))
+}
+
+/// Values of rounds: their median and range, or the values where they are few.
+pub(super) fn sample(sample: &Sample) -> String {
+    let number = |value: f64| match value {
+        value if value.fract() == 0.0 || value >= 1000.0 => format!("{value:.0}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value => format!("{value:.3}"),
+    };
+    match (sample.median, sample.min, sample.max) {
+        (Some(median), Some(min), Some(max)) => {
+            format!("{} [{}–{}]", number(median), number(min), number(max))
+        }
+        _ if sample.values.is_empty() => "–".to_owned(),
+        _ => {
+            let values: Vec<String> = sample.values.iter().map(|value| number(*value)).collect();
+            values.join(", ")
+        }
+    }
+}
+
+/// A cell's text: what would end it is escaped, and no HTML comes in.
+fn cell(text: &str) -> String {
+    chart::escaped(text).replace('|', "\\|").replace('\n', " ")
+}
+
+/// The run in Markdown.
+pub fn markdown(run: &RunRecord, steps: &[StepRecord]) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut text, run, steps);
+    text
+}
+
+fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::Result {
+    writeln!(out, "## {} ({})\n", cell(&run.run_id), status(run.status))?;
+    writeln!(out, "{}\n", cell(&facts::subtitle(run)))?;
+    writeln!(out, "| | | |\n|---|---:|---|")?;
+    for tile in facts::tiles(run, steps) {
+        writeln!(out, "| {} | {} | {} |", tile.label, tile.value, tile.note)?;
+    }
+    let warnings = facts::warnings(run);
+    if !warnings.is_empty() {
+        writeln!(out, "\n### Warnings\n")?;
+        for warning in warnings {
+            writeln!(out, "- {}", cell(&warning))?;
+        }
+    }
+
+    let diagnosis = diagnose(run, steps);
+    writeln!(out, "\n### Where the time went\n")?;
+    writeln!(
+        out,
+        "| stage | verdict | share | calls | mean | exposed |\n|---|---|---:|---:|---:|---:|"
+    )?;
+    for stage in &diagnosis.stages {
+        writeln!(
+            out,
+            "| {} | {} | {:.1} % | {} | {} | {} |",
+            cell(&stage.stage),
+            stage.verdict.label(),
+            100.0 * stage.share,
+            stage.calls,
+            seconds(stage.mean_s),
+            seconds(stage.exposed_s)
+        )?;
+    }
+    if let Some(cause) = diagnosis.causes.first() {
+        writeln!(
+            out,
+            "\n**{}** (at most {}). {}. {}",
+            cell(&cause.title),
+            seconds(cause.saves_s),
+            cell(&cause.evidence),
+            cell(&cause.advice)
+        )?;
+    }
+
+    let positions = positions(steps);
+    if !positions.is_empty() {
+        writeln!(out, "\n### Steps\n")?;
+        writeln!(
+            out,
+            "| step | latency | first token | per token | queue | prompt | reused | generated | prefill t/s | decode t/s |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+        )?;
+        let spread = |spread: &Option<Distribution>| {
+            spread
+                .as_ref()
+                .map_or_else(|| "–".to_owned(), chart::summary)
+        };
+        for position in &positions {
+            writeln!(
+                out,
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                cell(&label(position)),
+                spread(&position.latency_ms),
+                spread(&position.ttft_ms),
+                spread(&position.tpot_ms),
+                spread(&position.queue_ms),
+                position.prompt_tokens,
+                position.reused_tokens,
+                position.decode_tokens,
+                rate(&position.prefill_tokens_per_s),
+                rate(&position.decode_tokens_per_s)
+            )?;
+        }
+    }
+    if let Some(comparison) = run
+        .comparison
+        .as_ref()
+        .filter(|both| !both.metrics.is_empty())
+    {
+        writeln!(out, "\n### standalone and reuse\n")?;
+        writeln!(
+            out,
+            "| a round | standalone | reuse | reuse / standalone |\n|---|---:|---:|---:|"
+        )?;
+        for metric in &comparison.metrics {
+            writeln!(
+                out,
+                "| {} | {} | {} | {} |",
+                metric.name,
+                sample(&metric.standalone),
+                sample(&metric.reuse),
+                sample(&metric.ratio)
+            )?;
+        }
+    }
+    Ok(())
+}

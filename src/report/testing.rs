@@ -1,0 +1,134 @@
+//! Records of runs that were never run, for the reporters' tests.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::record::metrics::CriticalStep;
+use crate::record::{
+    Environment, ExpansionRecord, RunRecord, Status, StepRecord, Totals, WorkflowRecord,
+};
+use crate::units::Millis;
+
+/// A run of `flows` flows, one after another, of three steps each: `queue`, then `prefill`, then
+/// `decode` milliseconds.
+pub(crate) fn run(
+    flows: usize,
+    queue: f64,
+    prefill: f64,
+    decode: f64,
+) -> (RunRecord, Vec<StepRecord>) {
+    let init = 200.0;
+    let mut at = init;
+    let mut steps = Vec::new();
+    let mut workflows = Vec::new();
+    for flow in 1..=flows {
+        let start = at;
+        let mut path = Vec::new();
+        for (index, id) in ["planner", "executor", "verifier"].into_iter().enumerate() {
+            let needs = ["planner", "executor"][..index].last();
+            // A little longer from flow to flow, so that there is something to see.
+            let stretch = 1.0 + 0.01 * ((flow * 7 + index) % 10) as f64;
+            let latency = queue + (prefill + decode) * stretch;
+            let first = queue + prefill * stretch;
+            steps.push(StepRecord {
+                schema: 1,
+                flow,
+                row: format!("row-{flow}"),
+                step: id.to_owned(),
+                needs: needs.map(|need| (*need).to_owned()).into_iter().collect(),
+                start_ms: Millis(at),
+                queue_ms: Some(Millis(queue)),
+                latency_ms: Millis(latency),
+                ttft_ms: Some(Millis(first)),
+                tpot_ms: Some(Millis((latency - first) / 47.0)),
+                itl_ms: None,
+                gaps_ms: Vec::new(),
+                prefill_tokens_per_s: None,
+                decode_tokens_per_s: None,
+                prompt_tokens: 800,
+                prefill_tokens: 800,
+                reused_tokens: 0,
+                decode_tokens: 48,
+                drafted_tokens: 0,
+                accepted_tokens: 0,
+                finish: "length".to_owned(),
+                out_hash: "00112233aabbccdd".to_owned(),
+                output: "<b>text</b>".to_owned(),
+                round: None,
+                mode: None,
+            });
+            path.push(CriticalStep {
+                step: id.to_owned(),
+                ms: Millis(latency),
+            });
+            at += latency;
+        }
+        workflows.push(WorkflowRecord {
+            flow,
+            row: format!("row-{flow}"),
+            start_ms: Millis(start),
+            workflow_ms: Millis(at - start),
+            engine_init_ms: None,
+            steps_done: 3,
+            steps: 3,
+            error: None,
+            prompt_tokens: 2400,
+            prefill_tokens: 2400,
+            reused_tokens: 0,
+            decode_tokens: 144,
+            critical_path: path,
+            slack_ms: BTreeMap::new(),
+            round: None,
+            mode: None,
+        });
+    }
+    let record = RunRecord {
+        schema: 1,
+        run_id: "20260102T030405Z-standalone".to_owned(),
+        started_at: "2026-01-02T03:04:05Z".to_owned(),
+        status: Status::Complete,
+        error: None,
+        settings: [
+            ("mode".to_owned(), json!("standalone")),
+            ("concurrency".to_owned(), json!(1)),
+            ("num_flows".to_owned(), json!(flows)),
+        ]
+        .into(),
+        environment: Environment {
+            flowbench: "0.1.0".to_owned(),
+            cpu: "A processor <with> a name".to_owned(),
+            cpu_threads: 2,
+            ..Environment::default()
+        },
+        expansion: ExpansionRecord {
+            template: "three_step".to_owned(),
+            fixture_hash: "0".repeat(64),
+            template_hash: "1".repeat(64),
+            fixture_bytes: 2430,
+            fixture_files: 2,
+            num_flows: flows,
+            cached: true,
+            miss: None,
+            flow_expansion_ms: Millis(5.0),
+            prefix: None,
+        },
+        engine: json!({"kind": "local", "model": "a model", "backend": "native"}),
+        engine_init_ms: Some(Millis(init)),
+        engine_starts: 1,
+        workflows,
+        totals: Totals {
+            workflows_done: flows,
+            steps_done: 3 * flows,
+            prompt_tokens: 2400 * flows,
+            prefill_tokens: 2400 * flows,
+            decode_tokens: 144 * flows,
+            benchmark_total_ms: Some(Millis(at)),
+            avg_workflow_ms: Some(Millis((at - init) / flows as f64)),
+            ..Totals::default()
+        },
+        comparison: None,
+        profile: None,
+    };
+    (record, steps)
+}
