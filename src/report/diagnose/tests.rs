@@ -239,13 +239,14 @@ fn a_run_without_steps_is_no_reason_to_panic() {
 #[test]
 fn times_have_three_digits() {
     let shown: Vec<String> = [
-        1234.0, 99.96, 35.92, 9.996, 1.4277, 0.9996, 0.2279, 0.0277, 0.0012,
+        1234.0, 99.96, 35.92, 9.996, 1.4277, 0.9996, 0.2279, 0.0277, 0.0012, 0.000_041,
     ]
     .into_iter()
     .map(seconds)
     .collect();
     let expected = [
         "1234 s", "100 s", "35.9 s", "10.0 s", "1.43 s", "1.00 s", "228 ms", "27.7 ms", "1.20 ms",
+        "41.0 µs",
     ];
     assert_eq!(shown, expected);
 }

@@ -12,7 +12,8 @@ pub fn seconds(seconds: f64) -> String {
         time if time >= 0.9995 => format!("{seconds:.2} s"),
         time if time >= 0.09995 => format!("{:.0} ms", seconds * 1e3),
         time if time >= 0.009_995 => format!("{:.1} ms", seconds * 1e3),
-        _ => format!("{:.2} ms", seconds * 1e3),
+        time if time >= 0.000_099_95 => format!("{:.2} ms", seconds * 1e3),
+        _ => format!("{:.1} µs", seconds * 1e6),
     }
 }
 

@@ -34,12 +34,12 @@ pub(super) struct Timeline {
     note: String,
 }
 
-/// About six round numbers from 0 to `end` milliseconds.
+/// Four to seven round numbers from 0 to `end` milliseconds.
 pub(super) fn ticks(end: f64) -> Vec<f64> {
     if end <= 0.0 || !end.is_finite() {
         return vec![0.0];
     }
-    let rough = end / 5.0;
+    let rough = end / 6.0;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0]
         .into_iter()

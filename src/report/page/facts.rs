@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::chart;
 use crate::record::{RunRecord, Status, StepRecord};
 use crate::report::diagnose::seconds;
 use crate::statistics::{distribution, median};
@@ -50,7 +49,7 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
         tiles.push(Tile {
             label: "total",
             value: seconds(total.seconds()),
-            note: format!("engine init {} of it", seconds(init.seconds())),
+            note: format!("{} engine init", seconds(init.seconds())),
         });
     }
     if run.comparison.is_none() {
@@ -86,7 +85,11 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
         tiles.push(Tile {
             label: "first token",
             value: seconds(spread.median.unwrap_or(spread.mean) / 1e3),
-            note: chart::summary(&spread),
+            note: format!(
+                "{}–{}",
+                seconds(spread.min / 1e3),
+                seconds(spread.max / 1e3)
+            ),
         });
     }
     let busy = totals.benchmark_total_ms.unwrap_or_default().seconds()
@@ -95,7 +98,7 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
         tiles.push(Tile {
             label: "generated",
             value: format!("{:.1} t/s", totals.decode_tokens as f64 / busy),
-            note: format!("{} tokens, after the init", totals.decode_tokens),
+            note: format!("{} tokens", totals.decode_tokens),
         });
     }
     if totals.prompt_tokens > 0 {
