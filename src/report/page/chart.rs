@@ -12,6 +12,10 @@ use crate::report::diagnose::seconds;
 /// Width of every drawing in its own units.
 const WIDTH: f64 = 1000.0;
 
+/// Parts of a timeline's axis, and of a panel's, which is narrower.
+const TIME_PARTS: f64 = 6.0;
+const PANEL_PARTS: f64 = 4.0;
+
 /// Most rows of a timeline.
 const ROWS: usize = 400;
 
@@ -34,12 +38,12 @@ pub(super) struct Timeline {
     note: String,
 }
 
-/// Four to seven round numbers from 0 to `end` milliseconds.
-pub(super) fn ticks(end: f64) -> Vec<f64> {
+/// Round numbers from 0 to `end` milliseconds, about as many as `parts` and never more than one more.
+pub(super) fn ticks(end: f64, parts: f64) -> Vec<f64> {
     if end <= 0.0 || !end.is_finite() {
         return vec![0.0];
     }
-    let rough = end / 6.0;
+    let rough = end / parts;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0]
         .into_iter()
@@ -51,8 +55,8 @@ pub(super) fn ticks(end: f64) -> Vec<f64> {
         .collect()
 }
 
-fn axis(end: f64) -> Vec<Mark> {
-    let places = ticks(end);
+fn axis(end: f64, parts: f64) -> Vec<Mark> {
+    let places = ticks(end, parts);
     let last = places.last().copied().unwrap_or(0.0);
     let unit = |ms: f64| match last {
         last if last >= 2000.0 => format!("{} s", trimmed(ms / 1e3)),
@@ -109,7 +113,7 @@ pub(super) fn timeline(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" preserveAspectRatio=\"none\" style=\"height:{height}px\" \
          role=\"img\" aria-label=\"Timeline of {all} flows\">"
     );
-    for tick in ticks(end) {
+    for tick in ticks(end, TIME_PARTS) {
         let at = x(tick);
         let _ = write!(
             svg,
@@ -216,7 +220,7 @@ pub(super) fn timeline(
         svg,
         height,
         labels,
-        ticks: axis(end),
+        ticks: axis(end, TIME_PARTS),
         note,
     }
 }
@@ -255,7 +259,7 @@ pub(super) fn panel(
     Some(Panel {
         title,
         rows: rows.into_iter().map(strip).collect(),
-        ticks: axis(end),
+        ticks: axis(end, PANEL_PARTS),
     })
 }
 

@@ -77,13 +77,13 @@ fn labels_of_a_timeline_do_not_overlap() {
 #[test]
 fn ticks_are_round_and_few() {
     assert_eq!(
-        chart::ticks(1000.0),
+        chart::ticks(1000.0, 6.0),
         [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0]
     );
-    assert_eq!(chart::ticks(37.0), [0.0, 10.0, 20.0, 30.0]);
-    assert_eq!(chart::ticks(0.0), [0.0]);
+    assert_eq!(chart::ticks(37.0, 6.0), [0.0, 10.0, 20.0, 30.0]);
+    assert_eq!(chart::ticks(0.0, 6.0), [0.0]);
     for end in [0.003, 1.0, 7.7, 99.0, 101.0, 35_927.0] {
-        let ticks = chart::ticks(end);
+        let ticks = chart::ticks(end, 6.0);
         assert!((3..=7).contains(&ticks.len()), "{end}: {ticks:?}");
         assert!(ticks.iter().all(|tick| *tick <= end * (1.0 + 1e-9)));
     }
