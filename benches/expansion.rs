@@ -60,6 +60,8 @@ fn run(layout: &Layout, num_flows: usize, load: bool) -> Expansion {
         layout,
         template: "bench",
         num_flows,
+        params: &[],
+        input: None,
         use_cache: true,
         load,
         on_wait: &|_| Ok(()),

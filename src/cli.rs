@@ -1,6 +1,8 @@
 //! The command line: flags, the environment variables of the same meaning, and how the two become
 //! settings. A flag beats the environment, which beats the default.
 
+mod workflows;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,7 +33,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Expand the flows, load the engine once, run the flows and time them
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Expand the flows through the cache, without an engine
     Expand(ExpandArgs),
     /// Say why a run took as long as it did: stages by share, causes, what would help by how much
@@ -154,6 +156,9 @@ pub struct RunArgs {
     #[command(flatten)]
     profile: ProfileArgs,
 
+    #[command(flatten)]
+    workflow: workflows::WorkflowArgs,
+
     /// Print prompts and generated text to stderr
     #[arg(long)]
     show_output: bool,
@@ -205,6 +210,10 @@ pub struct ExpandArgs {
     /// What is expanded.
     #[command(flatten)]
     pub flows: FlowArgs,
+
+    /// Set parameters of the template anew: max_generations=5,timeout_ms=2000
+    #[arg(long = "set", env = "SET", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = workflows::parse_setting)]
+    pub set: Vec<(String, String)>,
 
     /// Verify flows and cache without writing; exit 99 where they would be written anew
     #[arg(long)]
@@ -444,6 +453,11 @@ impl RunArgs {
                 ),
             );
         }
+        let workflow = self.workflow.resolve()?;
+        if workflow.rollouts.is_some() && self.mode == Mode::Both {
+            return Err(Error::usage("--input is given, but MODE is both")
+                .hint("MODE=both compares two modes on the template's own suite"));
+        }
         Ok(RunConfig {
             num_flows: self.flows.num_flows,
             mode: self.mode,
@@ -455,6 +469,8 @@ impl RunArgs {
                 Mode::Reuse | Mode::Both => self.flows.num_flows,
                 Mode::Standalone | Mode::Scripted => 1,
             }),
+            all_in_flight: self.concurrency.is_none()
+                && matches!(self.mode, Mode::Reuse | Mode::Both),
             rounds: self.rounds,
             kv_cache_bytes: self.kv_cache_mb << 20,
             speculate: self.speculate,
@@ -466,6 +482,7 @@ impl RunArgs {
             show_output: self.show_output,
             gpu_power: self.gpu_power,
             profile: self.profile.resolve(),
+            workflow,
             out: self.out,
             layout: Layout {
                 root: self.layout.root,

@@ -177,6 +177,67 @@ pub struct ProfileConfig {
     pub stats_addr: Option<SocketAddr>,
 }
 
+/// Prices, for a million tokens each, in whatever currency.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Prices {
+    /// Of prompt tokens that are computed.
+    pub prompt: f64,
+    /// Of prompt tokens that come from a cache.
+    pub cached: f64,
+    /// Of generated tokens.
+    pub decode: f64,
+}
+
+/// Where a run ends, if it comes that far. What is in flight then is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Limits {
+    /// Most tokens, prompts and generated ones together.
+    #[serde(rename = "max_tokens_total")]
+    pub tokens: Option<u64>,
+    /// Most cost, by the prices.
+    #[serde(rename = "max_cost")]
+    pub cost: Option<f64>,
+    /// Most time of the flows, in seconds.
+    pub deadline_s: Option<f64>,
+}
+
+/// What is run in a workflow beside the model, and how far.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkflowConfig {
+    /// Parameters of the template that are set anew.
+    pub params: Vec<(String, String)>,
+    /// Python that generated programs run on.
+    pub python: PathBuf,
+    /// Whether they run without the sandbox where this machine has none.
+    pub unsafe_eval: bool,
+    /// Rows in and out.
+    pub rollouts: Option<Rollouts>,
+    /// Where the run ends, if it comes that far.
+    #[serde(flatten)]
+    pub limits: Limits,
+    /// What tokens cost.
+    pub prices: Option<Prices>,
+    /// File that the answers are saved in as a script.
+    pub record: Option<PathBuf>,
+    /// Script whose texts later steps are given.
+    pub pin_outputs: Option<PathBuf>,
+}
+
+/// Rows in place of the template's suite, and what becomes of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rollouts {
+    /// The rows, JSON Lines.
+    pub input: PathBuf,
+    /// File that gets them back with what came of them.
+    pub output: Option<PathBuf>,
+    /// Only so many, from the first.
+    pub limit: Option<usize>,
+    /// Flows for each, at least 1.
+    pub repeats: usize,
+    /// Whether to go on with `output`.
+    pub resume: bool,
+}
+
 /// Everything that `flowbench run` needs to know.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunConfig {
@@ -195,6 +256,9 @@ pub struct RunConfig {
     pub backend: Backend,
     /// Flows in flight, at least 1; in `both` those of its `reuse` rounds.
     pub concurrency: usize,
+    /// Whether that is all of them, however many there turn out to be.
+    #[serde(skip)]
+    pub all_in_flight: bool,
     /// Rounds of each mode in `both`, at least 1.
     pub rounds: usize,
     /// Memory for keys and values, in bytes.
@@ -219,6 +283,9 @@ pub struct RunConfig {
     /// What is measured of the program itself.
     #[serde(flatten)]
     pub profile: ProfileConfig,
+    /// What is run beside the model, and how far.
+    #[serde(flatten)]
+    pub workflow: WorkflowConfig,
     /// Folder that holds the runs.
     pub out: PathBuf,
     /// Where templates, fixtures and flows are.

@@ -1,10 +1,14 @@
 //! What the times of single steps say of a flow and of a run: critical path, slack, and how the
 //! steps of one id are spread over the flows.
 
+mod scores;
+
 use crate::record::StepRecord;
 use crate::record::metrics::{Distribution, PositionRecord};
 use crate::statistics::distribution;
 use crate::units::Millis;
+
+pub use scores::Scores;
 
 /// A step that has ended: when, counted from the start of its flow, and which steps it needed, by
 /// their numbers, which are smaller than its own.

@@ -2,6 +2,7 @@
 //! Reporters read them and compute nothing again. Every field says its unit.
 
 pub mod bench;
+pub mod evaluation;
 pub mod metrics;
 pub mod profile;
 #[cfg(test)]
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::units::Millis;
+use evaluation::{EvaluationRecord, RolloutRecord, ScoreRecord, UsageRecord};
 use metrics::{CriticalStep, Distribution, PositionRecord};
 
 /// Version of the layout of [`RunRecord`] and [`StepRecord`]; raised when a field changes meaning.
@@ -42,6 +44,9 @@ pub struct RunRecord {
     /// Time from before the engine was asked for to the device being idle with the model loaded.
     /// `null` before it was loaded. With one engine a workflow, the sum over all.
     pub engine_init_ms: Option<Millis>,
+    /// Time in which the evaluation pool was started, before the engine; `null` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_init_ms: Option<Millis>,
     /// How many times an engine was started (1, but for the *before* measurement).
     pub engine_starts: usize,
     /// One entry a finished or failed workflow, in the flows' order.
@@ -51,6 +56,9 @@ pub struct RunRecord {
     /// Of `MODE=both` only: its rounds, and what they say of the two modes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
+    /// With `--output` only: what the rows came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollouts: Option<RolloutRecord>,
     /// With `--profile` only: where the time went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<profile::Profile>,
@@ -164,8 +172,8 @@ pub struct WorkflowRecord {
     pub mode: Option<String>,
 }
 
-/// A line of `steps.jsonl`: one finished step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A line of `steps.jsonl`: one finished step, or one sample of a step that has several.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StepRecord {
     /// [`RECORD_SCHEMA`].
@@ -174,8 +182,17 @@ pub struct StepRecord {
     pub flow: usize,
     /// The suite row's id.
     pub row: String,
-    /// The step's id.
+    /// The step's id; in a loop with `.` and the generation.
     pub step: String,
+    /// `evaluate`, `verify` or `judge`; absent of a step that generates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Of a step with several samples: which, from 1. A judge's are its requests, two an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<usize>,
+    /// In a loop: the generation, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<usize>,
     /// The steps that it needs.
     #[serde(default)]
     pub needs: Vec<String>,
@@ -218,18 +235,54 @@ pub struct StepRecord {
     /// Those of them that were right: passes saved.
     #[serde(default)]
     pub accepted_tokens: usize,
-    /// `stop` (the model ended its turn) or `length`.
+    /// `stop` (the model ended its turn) or `length`; of a step that evaluates or verifies, its
+    /// outcome.
     pub finish: String,
     /// First 16 hex digits of SHA-256 of the generated token ids (little-endian u32).
     pub out_hash: String,
     /// The generated text.
     pub output: String,
+    /// Whether later steps were given a recorded text in place of this one (`--pin-outputs`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
+    /// How a program ended (`ok`, `invalid`, `runtime_error`, `timeout`, `oom`, `crashed`, `denied`,
+    /// `bad_output`, `infra_error`), or what an answer was found to be (`equal`, `unequal`,
+    /// `undecided`, `no_answer`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// The score of a program; 1 of an answer that is right, 0 of one that is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// What was wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The answer that was taken from the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// Of `evaluate` only: where its time went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationRecord>,
     /// Of `MODE=both` only: the round, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,
     /// Of `MODE=both` only: the round's mode, `standalone` or `reuse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+}
+
+impl StepRecord {
+    /// What it does, as templates name it.
+    pub fn kind(&self) -> &str {
+        self.kind.as_deref().unwrap_or("generate")
+    }
+
+    /// The step, and which of its samples.
+    pub fn label(&self) -> String {
+        match self.sample {
+            Some(sample) => format!("{} sample {sample}", self.step),
+            None => self.step.clone(),
+        }
+    }
 }
 
 /// Sums over the workflows.
@@ -268,6 +321,13 @@ pub struct Totals {
     /// on.
     #[serde(default)]
     pub positions: Vec<PositionRecord>,
+    /// What was asked of the model, for each kind of step.
+    #[serde(default)]
+    pub usage: Vec<UsageRecord>,
+    /// What the judged steps came to, in the order in which the first of each ended. Empty while the
+    /// run goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<ScoreRecord>,
     /// Energy, where a power was assumed (`GPU_POWER`) or could be measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,

@@ -4,11 +4,9 @@
 //! both alike. Every round begins with an empty prefix cache.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
 use crate::config::Mode;
 use crate::error::{Error, Exit, Result};
-use crate::flow::Flow;
 use crate::record::{
     Comparison, Metric, OutputComparison, OutputDifference, OutputOf, RoundRecord, Sample,
     StepRecord, WorkflowRecord,
@@ -20,37 +18,33 @@ use crate::units::Millis;
 use crate::workflow::Outcome;
 
 use super::recorder::Recorder;
-use super::run::Prepared;
+use super::run::Job;
+use super::support::Support;
 
 const MODES: [Mode; 2] = [Mode::Standalone, Mode::Reuse];
 
 impl Recorder<'_> {
     /// Loads one engine and runs the rounds; each is kept and printed when it ends.
-    pub(super) fn run_rounds(
-        &mut self,
-        prepared: &Prepared,
-        flows: &[Flow],
-        origin: Moment,
-        interrupted: &AtomicBool,
-    ) -> Result<Outcome> {
-        let mut engine = self.start_engine(prepared, origin)?;
+    pub(super) fn run_rounds(&mut self, job: &Job, support: &mut Support) -> Result<Outcome> {
+        let mut engine = self.start_engine(job.prepared, job.origin)?;
         for (round, mode) in order(self.config.rounds) {
             let reuse = mode == Mode::Reuse;
             engine.restart(reuse)?;
             let concurrency = if reuse { self.config.concurrency } else { 1 };
             self.rounds.get_or_insert_default().begin(round, mode);
             let start = Moment::now(engine.as_ref())?;
-            let outcome = self.run_flows(engine.as_mut(), flows, concurrency, origin, interrupted);
+            let outcome = self.run_flows(engine.as_mut(), support, job, job.flows, concurrency);
             let end = Moment::now(engine.as_ref());
             if let (Some(rounds), Ok(end)) = (&mut self.rounds, end) {
-                let record = rounds.end(end.since(start), flows.len(), self.config.gpu_power);
+                let record = rounds.end(end.since(start), job.flows.len(), self.config.gpu_power);
                 self.record.comparison = Some(rounds.comparison());
                 // Kept before it is shown.
                 self.save()?;
                 self.console.result(&timing::round(&record))?;
             }
-            if outcome? == Outcome::Interrupted {
-                return Ok(Outcome::Interrupted);
+            match outcome? {
+                Outcome::Ended => {}
+                early => return Ok(early),
             }
         }
         Ok(Outcome::Ended)
@@ -124,7 +118,9 @@ impl Rounds {
             round: round.round,
             out_hash: step.out_hash.clone(),
         };
-        self.outputs.add(step.flow, &step.step, output);
+        if matches!(step.kind(), "generate" | "judge") {
+            self.outputs.add(step.flow, &step.label(), output);
+        }
         StepRecord {
             round: Some(round.round),
             mode: Some(round.mode.clone()),

@@ -33,6 +33,8 @@ pub(crate) fn run(
             layout: &layout,
             template: &arguments.flows.template,
             num_flows: arguments.flows.num_flows,
+            params: &arguments.set,
+            input: None,
             use_cache: true,
             load: false,
             on_wait: &|waited| wait.tell(waited),

@@ -10,6 +10,7 @@ mod profile;
 mod recorder;
 mod report;
 mod run;
+mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,24 +1,27 @@
 //! Prints and keeps what a run measures, as soon as it is measured; decides how the run ended.
 
-use std::sync::atomic::AtomicBool;
-
 use crate::config::{Mode, RunConfig};
 use crate::engine::{Engine, LocalEngine};
 use crate::error::{Error, Exit, Result};
-use crate::flow::Flow;
-use crate::metrics::Positions;
+use crate::flow::{Flow, Step};
+use crate::metrics::{Positions, Scores};
 use crate::profile::{self, Span};
+use crate::record::evaluation::{GenerationRecord, TrialRecord};
 use crate::record::{Energy, RunRecord, Status, StepRecord, WorkflowRecord};
+use crate::report::evolution::EvolutionFolder;
 use crate::report::folder::RunFolder;
+use crate::report::recording::Recording;
+use crate::report::rollouts::{Rollout, RolloutFile, Usage};
 use crate::report::{Console, table, timing};
 use crate::statistics::distribution;
 use crate::stopwatch::Moment;
 use crate::units::Millis;
-use crate::workflow::{self, Observer, Outcome, RunnerOptions};
+use crate::workflow::{self, Observer, Outcome, Reached, Response, RunnerOptions};
 
 use super::both::Rounds;
 use super::profile::PendingProfile;
-use super::run::Prepared;
+use super::run::{Job, Prepared};
+use super::support::Support;
 
 /// How many failed workflows are explained on the terminal; the record explains all.
 const EXPLAINED_FAILURES: usize = 3;
@@ -33,6 +36,10 @@ pub(super) struct Recorder<'a> {
     /// Of `MODE=both` only.
     pub(super) rounds: Option<Rounds>,
     pub(super) positions: Positions,
+    pub(super) scores: Scores,
+    pub(super) evolution: EvolutionFolder,
+    pub(super) rollouts: Option<RolloutFile>,
+    pub(super) recording: Option<Recording>,
     pub(super) record: RunRecord,
     pub(super) pending: PendingProfile,
 }
@@ -63,14 +70,39 @@ impl Recorder<'_> {
         Ok(engine)
     }
 
+    /// The flows that are still to be run, where an earlier run has done some.
+    pub(super) fn left(&self, flows: &[Flow]) -> Option<Vec<Flow>> {
+        let rollouts = self.rollouts.as_ref()?;
+        let left = flows.iter().filter(|flow| !rollouts.has(flow.flow));
+        Some(left.cloned().collect())
+    }
+
+    /// Every row has been done before: says what they came to.
+    pub(super) fn nothing_left(mut self) -> Result<Exit> {
+        if let Some(rollouts) = self.rollouts.take() {
+            let rollouts = rollouts.finish()?;
+            self.console.progress("Every row is done already");
+            self.console.result(&timing::rollouts(&rollouts))?;
+        }
+        self.discard();
+        Ok(Exit::Done)
+    }
+
+    /// Begins to save the answers, where that is wanted.
+    pub(super) fn begin_recording(&mut self) -> Result<()> {
+        let path = self.config.workflow.record.as_deref();
+        self.recording = path.map(Recording::create).transpose()?;
+        Ok(())
+    }
+
     /// Runs the flows, `concurrency` of them in flight.
     pub(super) fn run_flows(
         &mut self,
         engine: &mut dyn Engine,
+        support: &mut Support,
+        job: &Job,
         flows: &[Flow],
         concurrency: usize,
-        origin: Moment,
-        interrupted: &AtomicBool,
     ) -> Result<Outcome> {
         let options = RunnerOptions {
             concurrency,
@@ -78,13 +110,25 @@ impl Recorder<'_> {
             ignore_eos: self.config.ignore_eos,
             seed: self.config.seed,
         };
-        let steps = flows.iter().map(|flow| flow.steps.len()).sum();
-        self.console.flows(flows.len(), steps);
-        let outcome = workflow::run(engine, flows, &options, origin, interrupted, self);
+        let answers = |flow: &Flow| -> usize {
+            let steps = flow.steps.iter().filter_map(Step::generate);
+            steps.map(|generate| generate.samples).sum()
+        };
+        self.console
+            .flows(flows.len(), flows.iter().map(answers).sum());
+        let mut means = support.means(engine);
+        let outcome = workflow::run(
+            &mut means,
+            flows,
+            &options,
+            job.origin,
+            job.interrupted,
+            self,
+        );
         self.console.idle();
         // The total is taken however the flows ended, as far as the device still answers.
-        if let Ok(end) = Moment::now(engine) {
-            self.record.totals.benchmark_total_ms = Some(end.since(origin));
+        if let Ok(end) = Moment::now(means.engine) {
+            self.record.totals.benchmark_total_ms = Some(end.since(job.origin));
         }
         outcome
     }
@@ -103,6 +147,7 @@ impl Recorder<'_> {
             totals.workflow_ms = distribution(&values);
         }
         totals.positions = self.positions.records();
+        totals.scores = self.scores.records();
         if let (Some(watts), Some(total)) = (self.config.gpu_power, totals.benchmark_total_ms) {
             totals.energy = Some(Energy {
                 source: "assumed".to_owned(),
@@ -138,6 +183,14 @@ impl Recorder<'_> {
                     Some(Error::new(Exit::Incomplete, message)),
                 )
             }
+            (Ok(Outcome::Limited(Reached(what))), _) => {
+                let done = done.len();
+                let message = format!("ended at {what}, after {done} of {num_workflows} workflows");
+                (
+                    Status::Incomplete,
+                    Some(Error::new(Exit::Incomplete, message)),
+                )
+            }
             // No engine, no measurement: the folder would only be in the way.
             (Err(error), _) if self.record.engine_starts == 0 => {
                 self.discard();
@@ -149,14 +202,25 @@ impl Recorder<'_> {
         self.record.error = error.as_ref().map(Error::chain);
 
         // Saved before it is printed: a closed pipe must not cost the record.
+        let recorded = self.recording.take().map_or(Ok(()), Recording::finish);
+        let rolled = self.rollouts.take().map(RolloutFile::finish).transpose();
+        let rolled = rolled.map(|rollouts| self.record.rollouts = rollouts);
         self.record.profile = profile::snapshot();
         let saved = (self.folder.save(&self.record))
-            .and_then(|()| self.pending.write(self.record.profile.as_ref()));
+            .and_then(|()| self.pending.write(self.record.profile.as_ref()))
+            .and(recorded)
+            .and(rolled);
         let folder = self.folder.path().display().to_string();
         if self.record.totals.benchmark_total_ms.is_some() {
             for line in timing::totals(&self.record.totals, num_workflows) {
                 self.console.result(&line)?;
             }
+        }
+        for line in timing::scores(&self.record.totals) {
+            self.console.result(&line)?;
+        }
+        if let Some(rollouts) = &self.record.rollouts {
+            self.console.result(&timing::rollouts(rollouts))?;
         }
         if let Some(comparison) = &self.record.comparison {
             for line in table::comparison(comparison) {
@@ -210,6 +274,7 @@ impl Observer for Recorder<'_> {
             Some(rounds) => rounds.step(step),
         };
         self.positions.add(step);
+        self.scores.add(step);
         let totals = &mut self.record.totals;
         totals.steps_done += 1;
         totals.prompt_tokens += step.prompt_tokens;
@@ -220,16 +285,62 @@ impl Observer for Recorder<'_> {
         totals.decode_tokens += step.decode_tokens;
         // Kept before it is shown: what is on the screen is always in the file.
         self.folder.add_step(step)?;
+        if let Some(recording) = &mut self.recording {
+            recording.add(step)?;
+        }
         if self.is_shown() {
             self.console.result(&timing::target(step))?;
             self.show(step);
         }
-        self.console.step_ended(step.decode_tokens);
+        if step.kind.is_none() {
+            self.console.step_ended(step.decode_tokens);
+        }
         self.folder.save_now_and_then(&self.record)
     }
 
-    fn workflow_ended(&mut self, workflow: &WorkflowRecord, error: Option<&Error>) -> Result<()> {
+    fn trial_ended(&mut self, trial: &TrialRecord) -> Result<()> {
         let _span = profile::span(Span::RecordIo);
+        // The rounds of `both` run the same trials over and over.
+        match self.rounds {
+            None => self.evolution.trial(trial),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn generation_ended(&mut self, generation: &GenerationRecord) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
+        if self.rounds.is_some() {
+            return Ok(());
+        }
+        self.evolution.generation(generation)?;
+        self.console.result(&timing::generation(generation))
+    }
+
+    fn workflow_ended(
+        &mut self,
+        workflow: &WorkflowRecord,
+        response: &Response,
+        error: Option<&Error>,
+    ) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
+        self.evolution.end(workflow.flow, error.is_none())?;
+        if let Some(rollouts) = &mut self.rollouts {
+            let rollout = Rollout {
+                rollout: rollouts.place(workflow.flow),
+                response: response.text.clone(),
+                usage: Usage {
+                    prompt_tokens: workflow.prompt_tokens,
+                    completion_tokens: workflow.decode_tokens,
+                    total_tokens: workflow.prompt_tokens + workflow.decode_tokens,
+                    cached_tokens: workflow.reused_tokens,
+                },
+                reward: response.reward,
+                extracted_answer: response.answer.clone(),
+                outcome: response.outcome.clone(),
+                error: error.map(Error::chain),
+            };
+            rollouts.add(workflow.flow, &rollout)?;
+        }
         let workflow = match &mut self.rounds {
             None => workflow.clone(),
             Some(rounds) => rounds.workflow(workflow),

@@ -7,19 +7,22 @@ use crate::config::{Mode, RunConfig};
 use crate::engine::{Engine, LocalEngine, LocalOptions, ModelFile, Script, ScriptedEngine};
 use crate::environment;
 use crate::error::{Exit, Result};
-use crate::flow::{self, ExpandRequest, Expansion, Flow};
+use crate::flow::{self, ExpandRequest, Expansion, Flow, Input};
 use crate::live;
-use crate::metrics::Positions;
+use crate::metrics::{Positions, Scores};
 use crate::profile::{self, Count, Span};
 use crate::record::{ExpansionRecord, RECORD_SCHEMA, RunRecord, Status, Totals};
-use crate::report::Console;
+use crate::report::evolution::EvolutionFolder;
 use crate::report::folder::RunFolder;
+use crate::report::rollouts::RolloutFile;
+use crate::report::{Console, timing};
 use crate::stopwatch::{Moment, NoFence};
-use crate::workflow::Outcome;
+use crate::workflow::{self, Outcome};
 
 use super::expand::WaitNotice;
 use super::profile::PendingProfile;
 use super::recorder::Recorder;
+use super::support::Support;
 
 /// Runs the job. Returns the exit code of a run that came to its end, in order or interrupted.
 ///
@@ -46,12 +49,15 @@ pub(crate) fn run(
     let environment = std::thread::spawn(move || environment::capture(&root));
 
     let (expansion, expansion_record) = expand(config, console, interrupted)?;
+    let config = &with_flows(config, expansion.num_flows);
+    let rollouts = rollouts(config)?;
     let (folder, run_id) = RunFolder::create(&config.out, &run_name(config.mode))?;
     let pending = PendingProfile::new(&config.profile, folder.path(), &run_id);
     let environment = {
         let _span = profile::span(Span::Environment);
         environment.join().unwrap_or_default()
     };
+    let evolution = EvolutionFolder::new(folder.path(), evolution_config(config));
     let mut recorder = Recorder {
         console,
         config,
@@ -59,6 +65,10 @@ pub(crate) fn run(
         failures: 0,
         rounds: None,
         positions: Positions::default(),
+        scores: Scores::default(),
+        evolution,
+        rollouts,
+        recording: None,
         record: RunRecord {
             schema: RECORD_SCHEMA,
             run_id,
@@ -70,24 +80,40 @@ pub(crate) fn run(
             expansion: expansion_record,
             engine: serde_json::Value::Null,
             engine_init_ms: None,
+            pool_init_ms: None,
             engine_starts: 0,
             workflows: Vec::new(),
             totals: Totals::default(),
             comparison: None,
+            rollouts: None,
             profile: None,
         },
         pending,
     };
-    let flows = &expansion.flows;
     let script = expansion.template_file.with_extension("script.jsonl");
-    let prepared = match Prepared::new(config, script, recorder.console, interrupted) {
-        Ok(prepared) => prepared,
+    let left = recorder.left(&expansion.flows);
+    let flows = left.as_deref().unwrap_or(&expansion.flows);
+    if flows.is_empty() {
+        return recorder.nothing_left();
+    }
+    let width = flows.iter().map(workflow::width).max().unwrap_or(1);
+    let ready = Support::start(config, flows, recorder.console).and_then(|ready| {
+        let prepared = Prepared::new(config, width, script, recorder.console, interrupted)?;
+        recorder.begin_recording()?;
+        Ok((ready, prepared))
+    });
+    let ((mut support, pool_init), prepared) = match ready {
+        Ok(ready) => ready,
         // Nothing was measured: the folder would only be in the way.
         Err(error) => {
             recorder.discard();
             return Err(error);
         }
     };
+    if let Some(init) = pool_init {
+        recorder.record.pool_init_ms = Some(init);
+        recorder.console.result(&timing::pool_init(init))?;
+    }
     recorder.save()?;
 
     let num_workflows = match config.mode {
@@ -95,16 +121,64 @@ pub(crate) fn run(
         _ => flows.len(),
     };
     profile::count(Count::Flows, num_workflows);
-    let origin = Moment::now(&NoFence)?;
-    let result = if config.mode == Mode::Both {
-        recorder.run_rounds(&prepared, flows, origin, interrupted)
-    } else if config.engine_per_workflow {
-        recorder.run_with_an_engine_each(&prepared, flows, origin, interrupted)
-    } else {
-        recorder.run_with_one_engine(&prepared, flows, origin, interrupted)
+    let job = Job {
+        prepared: &prepared,
+        flows,
+        origin: Moment::now(&NoFence)?,
+        interrupted,
     };
+    let result = if config.mode == Mode::Both {
+        recorder.run_rounds(&job, &mut support)
+    } else if config.engine_per_workflow {
+        recorder.run_with_an_engine_each(&job, &mut support)
+    } else {
+        recorder.run_with_one_engine(&job, &mut support)
+    };
+    recorder.record.totals.usage = support.accounts.usage().to_vec();
     recorder.record.expansion.prefix = super::expand::prefix(&expansion);
     recorder.close(result, num_workflows)
+}
+
+/// The settings, where the number of flows comes from the rows of an input.
+fn with_flows(config: &RunConfig, num_flows: usize) -> RunConfig {
+    let mut config = config.clone();
+    config.num_flows = num_flows;
+    if config.all_in_flight {
+        config.concurrency = num_flows;
+    }
+    config
+}
+
+/// The output of the rows, where there is one.
+fn rollouts(config: &RunConfig) -> Result<Option<RolloutFile>> {
+    let Some(rollouts) = &config.workflow.rollouts else {
+        return Ok(None);
+    };
+    let Some(output) = &rollouts.output else {
+        return Ok(None);
+    };
+    let input = (rollouts.input.as_path(), rollouts.limit);
+    RolloutFile::open(input, output, rollouts.repeats, rollouts.resume).map(Some)
+}
+
+/// What an evolution's `config.json` says.
+fn evolution_config(config: &RunConfig) -> serde_json::Value {
+    serde_json::json!({
+        "template": config.template,
+        "params": config.workflow.params,
+        "mode": config.mode,
+        "model": config.model.model,
+        "seed": config.seed,
+        "max_tokens": config.max_tokens,
+    })
+}
+
+/// What is run: how an engine is started, which flows, from when, and who may stop it.
+pub(super) struct Job<'a> {
+    pub(super) prepared: &'a Prepared,
+    pub(super) flows: &'a [Flow],
+    pub(super) origin: Moment,
+    pub(super) interrupted: &'a AtomicBool,
 }
 
 /// Expands the flows and prints what came of it.
@@ -121,6 +195,8 @@ fn expand(
             layout: &config.layout,
             template: &config.template,
             num_flows: config.num_flows,
+            params: &config.workflow.params,
+            input: input(config),
             use_cache: !config.engine_per_workflow,
             load: true,
             on_wait: &|waited| wait.tell(waited),
@@ -130,6 +206,16 @@ fn expand(
     let record = super::expand::record(&expansion, end.since(start));
     super::expand::print(&expansion, &record, console)?;
     Ok((expansion, record))
+}
+
+/// Rows in place of the template's suite, where they are given.
+fn input(config: &RunConfig) -> Option<Input<'_>> {
+    let rollouts = config.workflow.rollouts.as_ref()?;
+    Some(Input {
+        path: &rollouts.input,
+        limit: rollouts.limit,
+        repeats: rollouts.repeats,
+    })
 }
 
 /// UTC start time and mode: sorts by time, and reads well in a listing.
@@ -146,8 +232,10 @@ pub(super) enum Prepared {
 
 impl Prepared {
     /// `script` is the script beside the template, for a run that names none.
+    /// `width` requests of a flow may be in flight at once.
     fn new(
         config: &RunConfig,
+        width: usize,
         script: PathBuf,
         console: &mut Console,
         interrupted: &AtomicBool,
@@ -160,7 +248,7 @@ impl Prepared {
         let options = LocalOptions {
             device: config.device,
             backend: config.backend,
-            max_sequences: config.concurrency,
+            max_sequences: config.concurrency.saturating_mul(width),
             // In `both`, each round says anew.
             reuse: config.mode == Mode::Reuse,
             kv_bytes: config.kv_cache_bytes,
@@ -182,54 +270,34 @@ impl Prepared {
 }
 
 impl Recorder<'_> {
-    fn run_with_one_engine(
-        &mut self,
-        prepared: &Prepared,
-        flows: &[Flow],
-        origin: Moment,
-        interrupted: &AtomicBool,
-    ) -> Result<Outcome> {
-        let mut engine = self.start_engine(prepared, origin)?;
-        self.run_flows(
-            engine.as_mut(),
-            flows,
-            self.config.concurrency,
-            origin,
-            interrupted,
-        )
+    fn run_with_one_engine(&mut self, job: &Job, support: &mut Support) -> Result<Outcome> {
+        let mut engine = self.start_engine(job.prepared, job.origin)?;
+        let concurrency = self.config.concurrency;
+        self.run_flows(engine.as_mut(), support, job, job.flows, concurrency)
     }
 
     /// The slow way, for comparison: each workflow expands the flows anew and starts an engine.
-    fn run_with_an_engine_each(
-        &mut self,
-        prepared: &Prepared,
-        flows: &[Flow],
-        origin: Moment,
-        interrupted: &AtomicBool,
-    ) -> Result<Outcome> {
-        for flow in flows {
+    fn run_with_an_engine_each(&mut self, job: &Job, support: &mut Support) -> Result<Outcome> {
+        for flow in job.flows {
             let expansion = profile::span(Span::FlowExpansion);
             flow::expand(&ExpandRequest {
                 layout: &self.config.layout,
                 template: &self.config.template,
                 num_flows: self.config.num_flows,
+                params: &self.config.workflow.params,
+                input: input(self.config),
                 use_cache: false,
                 load: false,
                 on_wait: &|_| Ok(()),
             })?;
             drop(expansion);
             let start = Moment::now(&NoFence)?;
-            let mut engine = self.start_engine(prepared, start)?;
+            let mut engine = self.start_engine(job.prepared, start)?;
             let flows = std::slice::from_ref(flow);
-            if self.run_flows(
-                engine.as_mut(),
-                flows,
-                self.config.concurrency,
-                origin,
-                interrupted,
-            )? == Outcome::Interrupted
-            {
-                return Ok(Outcome::Interrupted);
+            let concurrency = self.config.concurrency;
+            match self.run_flows(engine.as_mut(), support, job, flows, concurrency)? {
+                Outcome::Ended => {}
+                early => return Ok(early),
             }
         }
         Ok(Outcome::Ended)

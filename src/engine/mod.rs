@@ -61,9 +61,10 @@ pub trait Engine: Fence {
     /// As [`Self::submit`]; then none is queued.
     fn submit_samples(&mut self, request: Request, seeds: &[u64]) -> Result<Vec<RequestId>> {
         let mut ids = Vec::with_capacity(seeds.len());
-        for &seed in seeds {
+        for (index, &seed) in seeds.iter().enumerate() {
             let mut sample = request.clone();
             sample.sampling.seed = seed;
+            sample.origin.sample += index;
             match self.submit(sample) {
                 Ok(id) => ids.push(id),
                 Err(error) => {
@@ -186,6 +187,8 @@ pub struct Origin {
     pub row: String,
     /// The step's id.
     pub step: String,
+    /// Which of the step's samples, from 1.
+    pub sample: usize,
 }
 
 /// What a poll tells of one request.

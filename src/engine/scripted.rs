@@ -9,9 +9,10 @@
 //! {"flow": 3, "row": "sla-clock", "step": "planner", "output": "text", "ttft_ms": 4.5, "latency_ms": 21}
 //! ```
 //!
-//! `flow`, `row` and `step` say whom the answer is for; each may be left out. The line that names
-//! most of what the request is wins (flow and step, then flow, then row and step, then row, then
-//! step, then a line that names nothing), the first among equals. `queue_ms`, `ttft_ms` and
+//! `flow`, `row`, `step` and `sample` (of a step that has several: which, from 1) say whom the answer
+//! is for; each may be left out. The line that names most of what the request is wins (flow and step,
+//! then flow, then row and step, then row, then step, then a line that names nothing; among those
+//! that name the same of these, one that names the sample), the first among equals. `queue_ms`, `ttft_ms` and
 //! `latency_ms` (default 0; each counts from the submission) are waited for; `"fail": "reason"` in place of `output` makes the request fail.
 //! Other keys are ignored, so that the `steps.jsonl` of a real run is a script.
 //!
@@ -41,14 +42,15 @@ pub struct Script {
     by_key: HashMap<Key, usize>,
 }
 
-/// Whom an answer is for: flow, row, step.
-type Key = (Option<usize>, Option<String>, Option<String>);
+/// Whom an answer is for: flow, row, step, sample.
+type Key = (Option<usize>, Option<String>, Option<String>, Option<usize>);
 
 #[derive(Debug, Clone, Deserialize)]
 struct Answer {
     flow: Option<usize>,
     row: Option<String>,
     step: Option<String>,
+    sample: Option<usize>,
     output: Option<Arc<str>>,
     fail: Option<String>,
     #[serde(default)]
@@ -109,7 +111,8 @@ impl Script {
                     )));
                 }
             }
-            let key = (answer.flow, answer.row.clone(), answer.step.clone());
+            let (row, step) = (answer.row.clone(), answer.step.clone());
+            let key = (answer.flow, row, step, answer.sample);
             script.by_key.entry(key).or_insert(script.answers.len());
             script.answers.push(answer);
         }
@@ -119,16 +122,23 @@ impl Script {
         Ok(script)
     }
 
+    /// The text that the script has for a request, where it has one.
+    pub fn text(&self, origin: &Origin) -> Option<&str> {
+        self.find(origin)?.output.as_deref()
+    }
+
     /// The answer for a request: the most exact line, the first among equals.
     fn find(&self, origin: &Origin) -> Option<&Answer> {
         // Bits: flow, row, step; more exact first, and a flow's number tells more than its row.
         [0b111, 0b101, 0b110, 0b100, 0b011, 0b010, 0b001, 0b000]
             .into_iter()
-            .find_map(|bits| {
+            .flat_map(|bits| [(bits, true), (bits, false)])
+            .find_map(|(bits, sample)| {
                 let key = (
                     (bits & 0b100 != 0).then_some(origin.flow),
                     (bits & 0b010 != 0).then(|| origin.row.clone()),
                     (bits & 0b001 != 0).then(|| origin.step.clone()),
+                    sample.then_some(origin.sample),
                 );
                 self.by_key.get(&key)
             })
@@ -419,6 +429,7 @@ mod tests {
                 flow,
                 row: row.to_owned(),
                 step: step.to_owned(),
+                sample: 1,
             },
             messages: vec![Message {
                 role: Role::User,
@@ -463,6 +474,24 @@ mod tests {
         assert_eq!(text_for(script, request(1, "a", "planner", 9)), "row");
         assert_eq!(text_for(script, request(1, "b", "planner", 9)), "step");
         assert_eq!(text_for(script, request(1, "b", "verifier", 9)), "any");
+    }
+
+    #[test]
+    fn samples_have_lines_of_their_own() {
+        let script = r#"{"step": "child", "sample": 2, "output": "second"}
+{"step": "child", "output": "any"}
+{"flow": 7, "output": "flow"}"#;
+        let script = Script::parse(script, "s").expect("valid");
+        let text = |flow, sample| {
+            let origin = Origin {
+                sample,
+                ..request(flow, "r", "child", 9).origin
+            };
+            script.text(&origin).map(str::to_owned)
+        };
+        assert_eq!(text(1, 2).as_deref(), Some("second"));
+        assert_eq!(text(1, 1).as_deref(), Some("any"));
+        assert_eq!(text(7, 2).as_deref(), Some("flow"));
     }
 
     #[test]

@@ -51,6 +51,23 @@ pub enum Outcome {
     InfraError,
 }
 
+impl Outcome {
+    /// Its name in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Invalid => "invalid",
+            Self::RuntimeError => "runtime_error",
+            Self::Timeout => "timeout",
+            Self::Oom => "oom",
+            Self::Crashed => "crashed",
+            Self::Denied => "denied",
+            Self::BadOutput => "bad_output",
+            Self::InfraError => "infra_error",
+        }
+    }
+}
+
 /// Where an evaluation's time went. All but `waited` and `run` is overhead.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {

@@ -4,11 +4,12 @@
 //! [`pool::Pool`] is started before the engine; programs are submitted to it and come back as
 //! [`evaluation::Finished`], while the engine goes on decoding.
 
-#[cfg(target_os = "linux")]
 pub mod evaluation;
+pub mod evaluator;
 pub mod packing;
 #[cfg(target_os = "linux")]
 pub mod pool;
+pub mod program;
 #[cfg(target_os = "linux")]
 mod protocol;
 #[cfg(target_os = "linux")]

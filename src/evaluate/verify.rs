@@ -17,6 +17,38 @@ pub enum Verdict {
     Undecided,
 }
 
+/// The outcome of what is not decided, as records name it.
+pub const UNDECIDED: &str = "undecided";
+
+impl Verdict {
+    /// What a judge has said.
+    pub fn of(same: Option<bool>) -> Self {
+        match same {
+            Some(true) => Self::Equal,
+            Some(false) => Self::Unequal,
+            None => Self::Undecided,
+        }
+    }
+
+    /// Its name in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Unequal => "unequal",
+            Self::Undecided => UNDECIDED,
+        }
+    }
+
+    /// 1 for a right answer, 0 for a wrong one; none where that is not known.
+    pub fn score(self) -> Option<f64> {
+        match self {
+            Self::Equal => Some(1.0),
+            Self::Unequal => Some(0.0),
+            Self::Undecided => None,
+        }
+    }
+}
+
 /// The content of the last complete `\boxed{…}` in `text`, trimmed; braces inside are matched.
 pub fn last_boxed(text: &str) -> Option<&str> {
     const OPENING: &str = r"\boxed{";

@@ -1,7 +1,7 @@
 //! Template × fixture → flows, through the cache.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::Layout;
@@ -25,12 +25,28 @@ pub struct ExpandRequest<'a> {
     pub template: &'a str,
     /// How many flows, at least 1.
     pub num_flows: usize,
+    /// Parameters of the template that are set anew: names and values.
+    pub params: &'a [(String, String)],
+    /// Rows in place of the template's suite.
+    pub input: Option<Input<'a>>,
     /// Whether flows that are there already may be used.
     pub use_cache: bool,
     /// Whether the flows are wanted in memory, and not just on the disk.
     pub load: bool,
     /// Told while another run has the folder.
     pub on_wait: OnWait<'a>,
+}
+
+/// A file of rows (JSON lines), one a flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Only so many of its rows, from the first.
+    pub limit: Option<usize>,
+    /// How many flows each row gets; there are so many in all as rows times this, whatever
+    /// [`ExpandRequest::num_flows`] says.
+    pub repeats: usize,
 }
 
 /// An expansion that is on the disk (or, after [`check`], may be).
@@ -99,7 +115,7 @@ pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
     let _lock = FolderLock::exclusive(&folder, request.on_wait)?;
 
     let mut loader = Loader::new(request.load);
-    let key = sources.key(request.num_flows);
+    let key = sources.key();
     let mut state = CacheState::Miss(MissReason::Disabled);
     if request.use_cache {
         let name = &sources.template.name;
@@ -110,14 +126,14 @@ pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
     match state {
         // The flows are right with or without strays beside them, in a folder that cannot be
         // written, too.
-        CacheState::Hit => drop(cache::remove_strays(&folder, request.num_flows)),
+        CacheState::Hit => drop(cache::remove_strays(&folder, sources.num_flows)),
         CacheState::Miss(_) => {
             loader = Loader::new(request.load);
             let mut renderer = Renderer::new(&sources.template, &sources.fixture)?;
             let writer = Writer::begin(&folder)?;
-            let mut files = Vec::with_capacity(request.num_flows.min(1 << 20));
+            let mut files = Vec::with_capacity(sources.num_flows.min(1 << 20));
             let mut bytes = Vec::new();
-            for number in 1..=request.num_flows {
+            for number in 1..=sources.num_flows {
                 let flow = renderer.flow(number)?;
                 serialise(&flow, &mut bytes)?;
                 files.push(writer.flow(number, &bytes)?);
@@ -126,7 +142,7 @@ pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
             writer.finish(key, files)?;
         }
     }
-    Ok(sources.into_expansion(request, state, loader.flows))
+    Ok(sources.into_expansion(state, loader.flows))
 }
 
 /// Finds out whether the flows in `flows/` are those asked for; writes nothing, and loads none.
@@ -140,11 +156,11 @@ pub fn check(request: &ExpandRequest) -> Result<Expansion> {
     let _lock = FolderLock::shared(&folder, request.on_wait)?;
     let name = &sources.template.name;
     let mut loader = Loader::new(false);
-    let key = sources.key(request.num_flows);
+    let key = sources.key();
     let state = cache::verify(&folder, key, |number, bytes| {
         loader.take(name, number, bytes)
     });
-    Ok(sources.into_expansion(request, state, Vec::new()))
+    Ok(sources.into_expansion(state, Vec::new()))
 }
 
 /// What an expansion is made from.
@@ -152,6 +168,7 @@ pub fn check(request: &ExpandRequest) -> Result<Expansion> {
 struct Sources {
     template: Template,
     fixture: Fixture,
+    num_flows: usize,
 }
 
 impl Sources {
@@ -160,32 +177,35 @@ impl Sources {
             return Err(Error::usage("there has to be at least one flow")
                 .hint("set NUM_FLOWS to a whole number of at least 1"));
         }
-        let template = Template::load(request.layout, request.template)?;
+        let template = Template::load(request)?;
         let keys = template.fixture.as_ref();
         let fixture = Fixture::load(request.layout, &template.file, keys)?;
-        Ok(Self { template, fixture })
+        let num_flows = match request.input {
+            Some(input) => template.rows.len() * input.repeats,
+            None => request.num_flows,
+        };
+        Ok(Self {
+            template,
+            fixture,
+            num_flows,
+        })
     }
 
-    fn key(&self, num_flows: usize) -> Key<'_> {
+    fn key(&self) -> Key<'_> {
         Key {
             fixture_hash: &self.fixture.hash,
             template_hash: &self.template.hash,
-            num_flows,
+            num_flows: self.num_flows,
         }
     }
 
-    fn into_expansion(
-        self,
-        request: &ExpandRequest,
-        state: CacheState,
-        flows: Vec<Flow>,
-    ) -> Expansion {
+    fn into_expansion(self, state: CacheState, flows: Vec<Flow>) -> Expansion {
         Expansion {
             template: self.template.name.clone(),
             template_file: self.template.file.path().to_owned(),
             description: self.template.description.clone(),
-            num_flows: request.num_flows,
-            num_steps: self.template.steps.len(),
+            num_flows: self.num_flows,
+            num_steps: self.template.instances.len(),
             num_rows: self.template.rows.len(),
             template_hash: self.template.hash.clone(),
             fixture_hash: self.fixture.hash.clone(),

@@ -1,15 +1,14 @@
 //! What stands in a `${ … }`: checked at the expansion, evaluated at the run.
 
-use std::borrow::Borrow;
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 
 use crate::error::{Error, Result};
 
-use super::Part;
 use super::place::choice;
+use super::visible::{Fields, Readable, Visible};
+use super::work::Part;
 
 /// Puts the answers of earlier steps into prompts.
 ///
@@ -37,31 +36,20 @@ impl Resolver {
         Self { environment }
     }
 
-    /// The message that `prompt` comes to; `answers` are the texts of the steps that have ended,
-    /// by their ids.
+    /// The message that `prompt` comes to.
     ///
     /// # Errors
     ///
     /// The flow fails (exit code 100) if an expression does: it names a step that has no answer
     /// yet, or computes something that its answer does not allow.
-    pub fn message<K, V>(&self, prompt: &[Part], answers: &BTreeMap<K, V>) -> Result<String>
-    where
-        K: Borrow<str> + Ord,
-        V: AsRef<str>,
-    {
+    pub fn message(&self, prompt: &[Part], visible: &Visible) -> Result<String> {
         let mut message = String::new();
         let mut context = None;
         for part in prompt {
             match part {
                 Part::Text(text) => message.push_str(text),
                 Part::Expr(source) => {
-                    let context = context.get_or_insert_with(|| {
-                        context_of(
-                            answers
-                                .iter()
-                                .map(|(id, text)| (id.borrow(), text.as_ref())),
-                        )
-                    });
+                    let context = context.get_or_insert_with(|| visible.value());
                     let value = self.evaluate(source, context).map_err(|error| {
                         Error::flow(format!("failed to resolve `${{{source}}}`")).caused_by(error)
                     })?;
@@ -86,8 +74,8 @@ impl Resolver {
         Ok(value.to_string())
     }
 
-    /// Checks an expression: its syntax, that it reads nothing but `steps.<id>.text` of a step that
-    /// it may read, and that each filter, test and method in it exists.
+    /// Checks an expression: its syntax, that it reads nothing but the fields of steps that it may
+    /// read, and that each filter, test and method in it exists.
     pub(super) fn check(&self, source: &str, steps: &StepNames) -> Result<(), Wrong> {
         if source.is_empty() {
             return Err(Wrong::new(0, "there is nothing in `${}`").hint(ESCAPE));
@@ -102,7 +90,9 @@ impl Resolver {
         let tokens = tokens(source);
         for name in expression.undeclared_variables(false) {
             let known = self.environment.globals().any(|(global, _)| global == name);
-            if name != "steps" && !known {
+            let in_loop = steps.previous.is_some();
+            let of_loop = in_loop && matches!(&*name, "previous" | "generation");
+            if !matches!(&*name, "steps" | "scratchpad") && !of_loop && !known {
                 let at = tokens.iter().find(|token| token.text == name);
                 return Err(unknown_variable(
                     at.map_or(0, |token| token.range.start),
@@ -113,12 +103,33 @@ impl Resolver {
         for index in 0..tokens.len() {
             if is_variable(&tokens, index, "steps") {
                 check_reference(&tokens[index..], steps)?;
+            } else if let Some(fields) = steps.previous
+                && is_variable(&tokens, index, "previous")
+            {
+                check_field(
+                    &tokens[index + 1..],
+                    tokens[index].range.start,
+                    "previous",
+                    fields,
+                )?;
             }
         }
         // What an answer holds is not known yet, so an expression may fail on a made-up one; but
         // a filter that does not exist will not exist then, either.
-        let sample = context_of(steps.readable.iter().map(|id| (*id, "answer")));
-        match expression.eval(&sample) {
+        let readable: Vec<(&str, Readable)> = (steps.readable.iter())
+            .map(|(id, fields)| (*id, Readable::sample(*fields)))
+            .collect();
+        let previous = steps.previous.map(Readable::sample);
+        let sample = Visible {
+            steps: readable
+                .iter()
+                .map(|(id, readable)| (*id, readable))
+                .collect(),
+            previous: previous.as_ref(),
+            generation: previous.as_ref().map(|_| 1),
+            scratchpad: "trial 1: ok".to_owned(),
+        };
+        match expression.eval(sample.value()) {
             Err(error) if is_unknown_name(error.kind()) => {
                 let at = error.range().map_or(0, |range| range.start);
                 Err(Wrong::new(at, what(&error)).hint(
@@ -134,10 +145,12 @@ impl Resolver {
 pub(super) struct StepNames<'a> {
     /// The step that the expressions are in.
     pub(super) own: &'a str,
-    /// Those that it needs, and what they need in turn.
-    pub(super) readable: &'a [&'a str],
+    /// Those that it needs, and what they need in turn, with the fields that they have.
+    pub(super) readable: Vec<(&'a str, Fields)>,
     /// All of them.
     pub(super) all: &'a [&'a str],
+    /// In a loop: the fields of `previous`.
+    pub(super) previous: Option<Fields>,
 }
 
 const ESCAPE: &str =
@@ -186,17 +199,16 @@ fn is_unknown_name(kind: ErrorKind) -> bool {
     )
 }
 
-fn context_of<'a>(answers: impl Iterator<Item = (&'a str, &'a str)>) -> Value {
-    let steps = answers.map(|(id, text)| (id, Value::from_pairs([("text", text)])));
-    Value::from_pairs([("steps", Value::from_pairs(steps))])
-}
-
 fn unknown_variable(at: usize, name: &str) -> Wrong {
     let wrong = Wrong::new(at, format!("unknown variable `{name}`"));
     match name {
         "row" | "fixture" | "flow" => wrong.hint(format!(
             "`${{…}}` is resolved at the run, `{{{{ {name}… }}}}` at the expansion: write the latter"
         )),
+        "params" => wrong.hint(
+            "`${…}` is resolved at the run, `{{ params.… }}` at the expansion: write the latter",
+        ),
+        "previous" | "generation" => wrong.hint("only the steps of a [[loop]] have it"),
         _ => wrong.hint(ESCAPE),
     }
 }
@@ -218,24 +230,37 @@ fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
         return Err(Wrong::new(id.range.start, "the step reads its own answer")
             .hint("a prompt can hold answers of steps that have ended before"));
     }
-    if !steps.readable.contains(&id.name) {
+    let Some((_, fields)) = steps.readable.iter().find(|(known, _)| *known == id.name) else {
         let what = format!("the step `{}` is read, but not needed", id.name);
-        let hint = format!(
-            "add \"{}\" to the `needs` of the step `{}`",
-            id.name, steps.own
-        );
+        let hint = if steps.previous.is_some() {
+            format!(
+                "add \"{}\" to the `needs` of the step `{}`, or read `previous`, what the \
+                 generation before has carried over",
+                id.name, steps.own
+            )
+        } else {
+            format!(
+                "add \"{}\" to the `needs` of the step `{}`",
+                id.name, steps.own
+            )
+        };
         return Err(Wrong::new(id.range.start, what).hint(hint));
-    }
-    let hint = format!(
-        "write `steps.{}.text`: a step's answer is its `text`",
-        id.name
-    );
-    match member(rest) {
-        Some((field, _)) if field.name == "text" => Ok(()),
+    };
+    check_field(rest, at, &format!("steps.{}", id.name), *fields)
+}
+
+/// Checks that `tokens` take a field of a step; `of` is how it is written, beginning at `at`.
+fn check_field(tokens: &[Token], at: usize, of: &str, fields: Fields) -> Result<(), Wrong> {
+    let hint = match fields {
+        Fields::Answers => format!("write `{of}.text`: a step's answer is its `text`"),
+        Fields::Scored => format!("`{of}` has: {}", fields.names().join(", ")),
+    };
+    match member(tokens) {
+        Some((field, _)) if fields.names().contains(&field.name) => Ok(()),
         Some((field, _)) => {
             Err(Wrong::new(field.range.start, format!("a step has no `{}`", field.name)).hint(hint))
         }
-        None => Err(Wrong::new(at, format!("`steps.{}` is not text", id.name)).hint(hint)),
+        None => Err(Wrong::new(at, format!("`{of}` is not text")).hint(hint)),
     }
 }
 
@@ -316,14 +341,20 @@ fn string_length(rest: &str, quote: char) -> usize {
 mod tests {
     use super::*;
     use crate::error::Exit;
+    use crate::flow::Scored;
     use proptest::prelude::*;
 
     /// `ok`, or place, what and hint of the error.
     fn check(source: &str) -> String {
         let steps = StepNames {
             own: "verifier",
-            readable: &["planner", "my-step"],
-            all: &["planner", "executor", "my-step", "verifier"],
+            readable: vec![
+                ("planner", Fields::Answers),
+                ("my-step", Fields::Answers),
+                ("best", Fields::Scored),
+            ],
+            all: &["planner", "executor", "my-step", "verifier", "best"],
+            previous: None,
         };
         match Resolver::new().check(source, &steps) {
             Ok(()) => "ok".into(),
@@ -342,6 +373,9 @@ mod tests {
             "steps.planner.text | replace('a', 'b') ~ range(3) | join(',')",
             "steps.planner.text | int + 1",
             "steps.planner.text[:200] if 'steps' in steps.planner.text else '{}'",
+            "steps.planner.texts | join('; ')",
+            "steps.best.score if steps.best.score is not none else steps.best.detail",
+            "scratchpad",
             "'constant'",
         ] {
             assert_eq!(check(source), "ok", "{source}");
@@ -372,7 +406,7 @@ mod tests {
         ");
         insta::assert_snapshot!(check("steps.plannr.text"), @"
         6: unknown step `plannr`
-        hint: did you mean `planner`? steps: planner, executor, my-step, verifier
+        hint: did you mean `planner`? steps: planner, executor, my-step, verifier, best
         ");
         insta::assert_snapshot!(check("1 ~ steps['executor'].text"), @r#"
         10: the step `executor` is read, but not needed
@@ -385,6 +419,14 @@ mod tests {
         insta::assert_snapshot!(check("steps.planner.tokens"), @"
         14: a step has no `tokens`
         hint: write `steps.planner.text`: a step's answer is its `text`
+        ");
+        insta::assert_snapshot!(check("steps.best.scor"), @"
+        11: a step has no `scor`
+        hint: `steps.best` has: text, texts, score, scores, outcome, outcomes, detail, details, answer, answers
+        ");
+        insta::assert_snapshot!(check("previous.text"), @"
+        0: unknown variable `previous`
+        hint: only the steps of a [[loop]] have it
         ");
         insta::assert_snapshot!(check("steps.planner"), @"
         0: `steps.planner` is not text
@@ -409,9 +451,84 @@ mod tests {
     }
 
     #[test]
+    fn loops_have_a_previous_generation() {
+        let check = |source: &str| {
+            let steps = StepNames {
+                own: "child",
+                readable: vec![("best", Fields::Scored)],
+                all: &["root", "child", "best"],
+                previous: Some(Fields::Scored),
+            };
+            match Resolver::new().check(source, &steps) {
+                Ok(()) => "ok".into(),
+                Err(Wrong { at, what, .. }) => format!("{at}: {what}"),
+            }
+        };
+        assert_eq!(
+            check("previous.text ~ previous['score'] ~ generation"),
+            "ok"
+        );
+        assert_eq!(check("'x' ~ previous"), "6: `previous` is not text");
+        assert_eq!(check("previous.tokens"), "9: a step has no `tokens`");
+        assert_eq!(
+            check("steps.root.text"),
+            "6: the step `root` is read, but not needed"
+        );
+    }
+
+    fn answer(text: &str) -> Readable {
+        Readable {
+            texts: vec![text.to_owned()],
+            scored: None,
+        }
+    }
+
+    #[test]
+    fn what_was_scored_can_be_read() {
+        let best = Readable {
+            texts: vec!["a".to_owned(), "b".to_owned()],
+            scored: Some(vec![
+                Scored {
+                    score: Some(2.5),
+                    outcome: "ok".to_owned(),
+                    ..Scored::default()
+                },
+                Scored {
+                    outcome: "timeout".to_owned(),
+                    detail: "too slow".to_owned(),
+                    ..Scored::default()
+                },
+            ]),
+        };
+        let visible = Visible {
+            steps: vec![("best", &best)],
+            previous: Some(&best),
+            generation: Some(3),
+            scratchpad: "trial 1".to_owned(),
+        };
+        let text = |source: &str| {
+            let prompt = [Part::Expr(source.to_owned())];
+            Resolver::new()
+                .message(&prompt, &visible)
+                .expect("it resolves")
+        };
+        assert_eq!(text("steps.best.text ~ steps.best.score"), "a2.5");
+        assert_eq!(
+            text("steps.best.texts[1] ~ previous.outcomes[1] ~ previous.details[1]"),
+            "btimeouttoo slow"
+        );
+        assert_eq!(text("previous.scores[1] is none"), "true");
+        assert_eq!(text("generation ~ scratchpad"), "3trial 1");
+    }
+
+    #[test]
     fn messages_hold_answers_as_they_are() {
         let resolver = Resolver::new();
-        let answers = BTreeMap::from([("planner", "look for ${steps.x.text} and {{ row }}<&>\n")]);
+        let planner = answer("look for ${steps.x.text} and {{ row }}<&>\n");
+        let answers = Visible {
+            steps: vec![("planner", &planner)],
+            ..Visible::default()
+        };
         let prompt = [
             Part::Text("Carry out ${literally}: ".into()),
             Part::Expr("steps.planner.text".into()),
@@ -428,7 +545,11 @@ mod tests {
     #[test]
     fn an_expression_that_fails_fails_the_flow() {
         let resolver = Resolver::new();
-        let answers = BTreeMap::from([("planner", "one line")]);
+        let planner = answer("one line");
+        let answers = Visible {
+            steps: vec![("planner", &planner)],
+            ..Visible::default()
+        };
         for source in [
             "steps.executor.text",
             "steps.planner.text.splitlines()[7]",
@@ -445,7 +566,12 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(source in r#"(steps|planner|text|[\[\].'"|(){}=~ä ]|\PC){0,24}"#) {
-            let steps = StepNames { own: "a", readable: &["planner"], all: &["planner", "a"] };
+            let steps = StepNames {
+                own: "a",
+                readable: vec![("planner", Fields::Answers)],
+                all: &["planner", "a"],
+                previous: Some(Fields::Scored),
+            };
             let wrong = Resolver::new().check(&source, &steps);
             if let Err(wrong) = wrong {
                 prop_assert!(wrong.at <= source.len());

@@ -6,13 +6,17 @@ use toml::Spanned;
 use crate::error::{Error, Result};
 
 use super::Context;
+use super::params::{Count, ParamKeys, Params};
 use super::place::{SourceFile, closest};
 
 /// The template format that this program reads.
 const SCHEMA: i64 = 1;
 
 /// Tokens that a step generates at most, where it does not say.
-const DEFAULT_MAX_TOKENS: i64 = 128;
+const DEFAULT_MAX_TOKENS: usize = 128;
+
+/// Tokens that a judge generates at most, where the step does not say.
+const DEFAULT_VERDICT_TOKENS: usize = 64;
 
 /// A template's keys.
 #[derive(Debug, Deserialize)]
@@ -24,9 +28,12 @@ pub(super) struct TemplateKeys {
     pub(super) description: Option<String>,
     pub(super) suite: Option<Spanned<String>>,
     pub(super) fixture: Option<Spanned<FixtureKeys>>,
+    pub(super) params: Option<ParamKeys>,
     pub(super) system: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) step: Vec<StepKeys>,
+    #[serde(default)]
+    pub(super) r#loop: Vec<LoopKeys>,
 }
 
 /// What a template works on: a folder in `fixtures/`, or a file of rows there.
@@ -38,39 +45,163 @@ pub(super) struct FixtureKeys {
     pub(super) rows: Option<Spanned<String>>,
 }
 
-/// A step's keys.
+/// A step's keys; which of them it may have depends on its kind.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StepKeys {
     pub(super) id: Spanned<String>,
+    pub(super) kind: Option<Spanned<Kind>>,
     #[serde(default = "no_needs")]
     pub(super) needs: Spanned<Vec<Spanned<String>>>,
-    #[serde(default = "fresh")]
-    pub(super) context: Spanned<Context>,
-    pub(super) prompt: Spanned<String>,
-    max_tokens: Option<Spanned<i64>>,
-    temperature: Option<Spanned<f32>>,
-    top_p: Option<Spanned<f32>>,
-    top_k: Option<Spanned<i64>>,
+    pub(super) context: Option<Spanned<Context>>,
+    pub(super) prompt: Option<Spanned<String>>,
+    pub(super) samples: Option<Spanned<Count>>,
+    pub(super) max_tokens: Option<Spanned<Count>>,
+    pub(super) temperature: Option<Spanned<f32>>,
+    pub(super) top_p: Option<Spanned<f32>>,
+    pub(super) top_k: Option<Spanned<i64>>,
+    pub(super) of: Option<Spanned<Names>>,
+    pub(super) task: Option<Spanned<String>>,
+    pub(super) timeout_ms: Option<Spanned<Count>>,
+    pub(super) question: Option<Spanned<String>>,
+    pub(super) expected: Option<Spanned<String>>,
+    pub(super) keep: Option<Spanned<Count>>,
+}
+
+/// A step's kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    #[default]
+    Generate,
+    Evaluate,
+    Verify,
+    Judge,
+    Select,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Generate => "generate",
+            Self::Evaluate => "evaluate",
+            Self::Verify => "verify",
+            Self::Judge => "judge",
+            Self::Select => "select",
+        }
+    }
+
+    /// The keys that a step of this kind has beside `id`, `kind` and `needs`.
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Generate => &[
+                "context",
+                "prompt",
+                "samples",
+                "max_tokens",
+                "temperature",
+                "top_p",
+                "top_k",
+            ],
+            Self::Evaluate => &["of", "task", "timeout_ms"],
+            Self::Verify => &["of", "question", "expected"],
+            Self::Judge => &["of", "question", "expected", "max_tokens"],
+            Self::Select => &["of", "keep"],
+        }
+    }
+}
+
+/// One step's id, or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a step's id, or a list of them")]
+pub(super) enum Names {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Names {
+    pub(super) fn list(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}
+
+/// A loop's keys.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LoopKeys {
+    pub(super) generations: Spanned<Count>,
+    pub(super) steps: Spanned<Vec<Spanned<String>>>,
+    pub(super) start: Spanned<String>,
+    pub(super) carry: Spanned<String>,
 }
 
 fn no_needs() -> Spanned<Vec<Spanned<String>>> {
     Spanned::new(0..0, Vec::new())
 }
 
-fn fresh() -> Spanned<Context> {
-    Spanned::new(0..0, Context::Fresh)
-}
-
 impl StepKeys {
-    pub(super) fn max_tokens(&self, file: &SourceFile) -> Result<usize> {
-        whole(
-            file,
-            self.max_tokens.as_ref(),
-            "max_tokens",
-            1,
-            DEFAULT_MAX_TOKENS,
-        )
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+            .as_ref()
+            .map_or(Kind::default(), |kind| *kind.get_ref())
+    }
+
+    /// Refuses the keys that a step of its kind does not have.
+    pub(super) fn check_keys(&self, file: &SourceFile) -> Result<()> {
+        fn at<T>(key: Option<&Spanned<T>>) -> Option<usize> {
+            key.map(|key| key.span().start)
+        }
+        let given = [
+            ("context", at(self.context.as_ref())),
+            ("prompt", at(self.prompt.as_ref())),
+            ("samples", at(self.samples.as_ref())),
+            ("max_tokens", at(self.max_tokens.as_ref())),
+            ("temperature", at(self.temperature.as_ref())),
+            ("top_p", at(self.top_p.as_ref())),
+            ("top_k", at(self.top_k.as_ref())),
+            ("of", at(self.of.as_ref())),
+            ("task", at(self.task.as_ref())),
+            ("timeout_ms", at(self.timeout_ms.as_ref())),
+            ("question", at(self.question.as_ref())),
+            ("expected", at(self.expected.as_ref())),
+            ("keep", at(self.keep.as_ref())),
+        ];
+        let kind = self.kind();
+        for (key, at) in given {
+            if let Some(at) = at.filter(|_| !kind.keys().contains(&key)) {
+                let what = format!("a step of kind `{}` has no `{key}`", kind.name());
+                return Err(file.error(at, what).hint(format!(
+                    "its keys: id, kind, needs, {}",
+                    kind.keys().join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// An error for a key that its kind needs and it lacks.
+    pub(super) fn missing(&self, file: &SourceFile, key: &str) -> Error {
+        let what = format!(
+            "the step `{}` of kind `{}` lacks `{key}`",
+            self.id.get_ref(),
+            self.kind().name()
+        );
+        file.error(self.id.span().start, what).hint(format!(
+            "`{key}` is {}",
+            expected(key).unwrap_or("needed here")
+        ))
+    }
+
+    pub(super) fn max_tokens(&self, file: &SourceFile, params: &Params) -> Result<usize> {
+        let default = match self.kind() {
+            Kind::Judge => DEFAULT_VERDICT_TOKENS,
+            _ => DEFAULT_MAX_TOKENS,
+        };
+        let given = self.max_tokens.as_ref();
+        params.count(file, given, "max_tokens", default, u32::MAX as usize)
     }
 
     pub(super) fn top_k(&self, file: &SourceFile) -> Result<usize> {
@@ -143,6 +274,20 @@ fn expected(key: &str) -> Option<&'static str> {
         "include" => "a list of globs: include = [\"**/*.py\", \"**/*.md\"]",
         "system" | "prompt" => "text, in \"\"\" where it has several lines",
         "step" => "a table for each step, headed [[step]]",
+        "loop" => "a table for each loop, headed [[loop]]",
+        "params" => "a table of numbers and texts: [params], max_generations = 3",
+        "kind" => "\"generate\", \"evaluate\", \"verify\", \"judge\" or \"select\"",
+        "samples" => "a whole number of at least 1, or a parameter's name: samples = 3",
+        "of" => "the id of the step whose results it works on: of = \"answer\"",
+        "task" => "what a generated program has to do: task = \"packing\"",
+        "timeout_ms" => "how long a program may run, in milliseconds: timeout_ms = 10000",
+        "question" => "the question, in quotes: question = \"{{ row.problem }}\"",
+        "expected" => "the right answer, in quotes: expected = \"{{ row.answer }}\"",
+        "keep" => "how many are kept, a whole number of at least 1: keep = 1",
+        "generations" => "a whole number of at least 1, or a parameter's name: generations = 3",
+        "steps" => "a list of the loop's steps: steps = [\"child\", \"trial\", \"best\"]",
+        "start" => "the step before the loop that the first generation goes on from, in quotes",
+        "carry" => "the step of the loop that the next generation goes on from, in quotes",
         "needs" => "a list of steps' ids: needs = [\"planner\"]",
         "context" => "\"fresh\" or \"append\"",
         "max_tokens" => "a whole number of at least 1: max_tokens = 128",

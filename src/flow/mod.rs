@@ -4,7 +4,8 @@
 //! anew, and hands out the [`Flow`]s. [`Resolver`] then fills in, at the run, what was left open.
 //!
 //! ```text
-//! template ── manifest (TOML keys), split (${…}), graph (needs), rows (suite), includes
+//! template ── manifest (TOML keys), steps (kinds, graph of needs), unroll (loops), split (${…}),
+//!             rows (suite), includes
 //! fixture  ── folder of files, or rows
 //!    └─ render, scope ─► Flow ─► cache (digests, atomic writes), lock ─► flows/_expanded_NNNNN.json
 //! ```
@@ -17,24 +18,31 @@ mod graph;
 mod includes;
 mod lock;
 mod manifest;
+mod params;
 mod place;
 mod render;
 mod rows;
 mod scope;
 mod share;
 mod split;
+mod steps;
 mod template;
+mod unroll;
+mod visible;
+mod work;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use cache::{CacheState, MissReason};
-pub use expand::{ExpandRequest, Expansion, check, expand};
+pub use expand::{ExpandRequest, Expansion, Input, check, expand};
 pub use expression::Resolver;
 pub use fixture::FixtureSize;
 pub use lock::OnWait;
 pub use share::{PrefixShare, StepShare};
+pub use visible::{Readable, Scored, Visible};
+pub use work::{Context, Evaluate, Generate, Judge, Part, Select, Task, Verify, Work};
 
 /// One expanded instance of a template: a DAG of steps, in an order in which each step comes after
 /// those that it needs.
@@ -53,66 +61,45 @@ pub struct Flow {
     pub steps: Vec<Step>,
 }
 
-/// One step of a flow: one generation.
+/// One step of a flow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// Unique within the flow.
+    /// Unique within the flow: the template's id, with `.` and the generation in a loop.
     pub id: String,
     /// Ids of the steps that must have ended before this one starts.
     pub needs: Vec<String>,
-    /// Whether the conversation goes on or starts anew.
-    pub context: Context,
-    /// The user message, in parts; joined they are the message.
-    pub prompt: Vec<Part>,
-    /// Most tokens to generate.
-    pub max_tokens: usize,
-    /// Temperature; 0 is greedy.
-    #[serde(default)]
-    pub temperature: f32,
-    /// Nucleus sampling; 1 keeps every token.
-    #[serde(default = "one")]
-    pub top_p: f32,
-    /// Keeps the likeliest tokens; 0 keeps every one.
-    #[serde(default)]
-    pub top_k: usize,
+    /// In a loop only: which time the loop's steps run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// What it does.
+    pub work: Work,
 }
 
-fn one() -> f32 {
-    1.0
-}
+impl Step {
+    /// The id that the template has it under, the same in every generation.
+    pub fn name(&self) -> &str {
+        self.id.split('.').next().unwrap_or(&self.id)
+    }
 
-/// Whether a step goes on with a conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Context {
-    /// A new conversation: the system message and this step's prompt.
-    #[default]
-    Fresh,
-    /// The conversation of the one step that it needs goes on: that step's messages, its answer,
-    /// then this step's prompt.
-    Append,
-}
-
-/// A piece of a prompt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// Text, complete since the expansion.
-    Text(String),
-    /// The inside of a `${ … }`: a minijinja expression over `steps.<id>.text`, resolved when the
-    /// steps that it names have ended.
-    Expr(String),
-}
-
-impl Part {
-    /// The text, if that is what it is.
-    pub fn as_text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Expr(_) => None,
+    /// What it asks the model for, if that is what it does.
+    pub fn generate(&self) -> Option<&Generate> {
+        match &self.work {
+            Work::Generate(generate) => Some(generate),
+            _ => None,
         }
     }
+}
+
+/// A step's place in a loop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// From 1.
+    pub number: usize,
+    /// The step that its expressions know as `previous`: what the loop starts from, or what the
+    /// generation before carries over.
+    pub previous: String,
 }
 
 #[cfg(test)]

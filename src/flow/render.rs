@@ -8,7 +8,8 @@ use super::fixture::Fixture;
 use super::scope::{FlowScope, Place, Scope};
 use super::split::{Literal, Piece, closing_brace};
 use super::template::{Template, Text};
-use super::{Flow, Part, Step};
+use super::unroll::Instance;
+use super::{Flow, Part, Step, Work};
 
 /// Makes the flows of a template: each literal is compiled once, and one that does not depend on
 /// the row or on the flow's number is rendered once.
@@ -18,8 +19,8 @@ pub(super) struct Renderer<'t> {
     system: Option<Message<'t>>,
     /// The rendered system message, once it is known to be the same in every flow.
     fixed_system: Option<Arc<str>>,
-    /// One a step, in the order of the template's steps.
-    prompts: Vec<Message<'t>>,
+    /// The texts of each of the template's steps.
+    texts: Vec<Vec<Message<'t>>>,
 }
 
 /// A text of the template whose literals are compiled.
@@ -43,20 +44,20 @@ impl<'t> Renderer<'t> {
             Some(system) => Some(Message::new(&mut scope, system, "system")?),
             None => None,
         };
-        let mut prompts = Vec::with_capacity(template.steps.len());
+        let mut texts = Vec::with_capacity(template.steps.len());
         for step in &template.steps {
-            prompts.push(Message::new(
-                &mut scope,
-                &step.prompt,
-                &format!("step/{}", step.id),
-            )?);
+            let of_step = step.texts.iter().enumerate();
+            let of_step = of_step.map(|(number, text)| {
+                Message::new(&mut scope, text, &format!("step/{}/{number}", step.id))
+            });
+            texts.push(of_step.collect::<Result<_>>()?);
         }
         Ok(Self {
             template,
             scope,
             system,
             fixed_system: None,
-            prompts,
+            texts,
         })
     }
 
@@ -64,25 +65,32 @@ impl<'t> Renderer<'t> {
     pub(super) fn flow(&mut self, number: usize) -> Result<Flow> {
         let flow = self.scope.flow(number);
         let system = self.system(&flow)?;
-        let mut steps = Vec::with_capacity(self.template.steps.len());
-        for (step, prompt) in self.template.steps.iter().zip(&mut self.prompts) {
-            let parts = prompt.render(&self.scope, &flow)?;
-            // What is left for the run may well be all of a prompt.
-            let is_blank = |part: &Part| part.as_text().is_some_and(|text| text.trim().is_empty());
-            if parts.iter().all(is_blank) {
-                return Err(self.scope.nothing_left(prompt.text, &flow));
+        let mut works = Vec::with_capacity(self.template.steps.len());
+        for (step, texts) in self.template.steps.iter().zip(&mut self.texts) {
+            let mut rendered = Vec::with_capacity(texts.len());
+            for text in texts {
+                let parts = text.render(&self.scope, &flow)?;
+                // What is left for the run may well be all of a prompt.
+                let is_blank =
+                    |part: &Part| part.as_text().is_some_and(|text| text.trim().is_empty());
+                if parts.iter().all(is_blank) {
+                    return Err(self.scope.nothing_left(text.text, &flow));
+                }
+                rendered.push(parts);
             }
-            steps.push(Step {
-                id: step.id.clone(),
-                needs: step.needs.clone(),
-                context: step.context,
-                prompt: parts,
-                max_tokens: step.max_tokens,
-                temperature: step.temperature,
-                top_p: step.top_p,
-                top_k: step.top_k,
-            });
+            works.push(step.work.clone().with_texts(rendered));
         }
+        let instances = self.template.instances.iter();
+        let steps = instances.map(|instance| Step {
+            id: instance.id.clone(),
+            needs: instance.needs.clone(),
+            generation: instance.generation.clone(),
+            work: works[instance.source].clone().renamed(|id| {
+                let of = instance.of.get(id);
+                of.map_or_else(|| id.to_owned(), Clone::clone)
+            }),
+        });
+        let steps = steps.collect();
         Ok(Flow {
             template: self.template.name.clone(),
             flow: number,
@@ -108,8 +116,8 @@ impl<'t> Renderer<'t> {
         Ok(Some(text))
     }
 
-    /// Bytes that are the same in every flow, wherever they stand: of the system message, and of
-    /// each step's prompt.
+    /// Bytes that are the same in every flow, wherever they stand: of the system message, and of the
+    /// prompt of each step of a flow that generates.
     ///
     /// A literal that depends on the row is taken apart at its `{{ … }}`, unless tags or white
     /// space control tie it together: then all of it counts as differing.
@@ -119,7 +127,14 @@ impl<'t> Renderer<'t> {
         let flow = self.scope.flow(1);
         let constant = |message: &Message| message.constant_bytes(&self.scope, &flow);
         let system = self.system.as_ref().map_or(0, constant);
-        Ok((system, self.prompts.iter().map(constant).collect()))
+        let generates = |instance: &&Instance| {
+            let work = &self.template.steps[instance.source].work;
+            matches!(work, Work::Generate(_))
+        };
+        let instances = self.template.instances.iter().filter(generates);
+        let prompts =
+            instances.map(|instance| self.texts[instance.source].iter().map(constant).sum());
+        Ok((system, prompts.collect()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! JSON lines: a template's suite, and a fixture made of rows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use minijinja::Value;
@@ -67,6 +67,33 @@ pub(super) fn suite(file: &SourceFile) -> Result<Vec<Row>> {
         return Err(file
             .error(0, "the suite has no rows")
             .hint("write one JSON object a line, or leave `suite` out of the template"));
+    }
+    Ok(rows)
+}
+
+/// The rows of an input file that was made for something else: the first `limit` of them. One whose
+/// `id` is no name of its own is named by its number.
+pub(super) fn input(file: &SourceFile, limit: Option<usize>) -> Result<Vec<Row>> {
+    let mut ids: HashSet<String> = HashSet::new();
+    let mut rows = Vec::new();
+    for Object { line, value, .. } in objects(file)? {
+        if limit.is_some_and(|limit| rows.len() >= limit) {
+            break;
+        }
+        let given = value.get_attr("id").unwrap_or_default();
+        let number = (rows.len() + 1).to_string();
+        let id = match given.as_str() {
+            Some(id) if !id.trim().is_empty() => id.to_owned(),
+            None if given.is_integer() => given.to_string(),
+            _ => number.clone(),
+        };
+        let id = if ids.insert(id.clone()) { id } else { number };
+        rows.push(Row { id, line, value });
+    }
+    if rows.is_empty() {
+        return Err(file
+            .error(0, "the input has no rows")
+            .hint("write one JSON object a line"));
     }
     Ok(rows)
 }

@@ -22,6 +22,7 @@ pub(super) struct Scope<'t> {
     template: &'t Template,
     fixture: &'t Fixture,
     fixture_value: Option<Value>,
+    params_value: Value,
     environment: Environment<'static>,
     /// Set by a render that looks at `row` or `flow`.
     looked: Arc<AtomicBool>,
@@ -55,6 +56,7 @@ impl<'t> Scope<'t> {
             template,
             fixture,
             fixture_value: fixture.value(),
+            params_value: template.params.value(),
             environment: environment(template)?,
             looked: Arc::default(),
         })
@@ -73,6 +75,7 @@ impl<'t> Scope<'t> {
         let variables = Value::from_object(Variables {
             row: row.value.clone(),
             fixture: self.fixture_value.clone(),
+            params: self.params_value.clone(),
             flow: Value::from_pairs([("number", number)]),
             looked: Arc::clone(&self.looked),
         });
@@ -163,7 +166,10 @@ impl<'t> Scope<'t> {
         let keys = keys.into_iter().flatten().map(|key| format!("row.{key}"));
         let members = self.fixture.members().iter();
         let members = members.map(|member| format!("fixture.{member}"));
-        let known: Vec<String> = keys.chain(members).chain(["flow.number".into()]).collect();
+        let params = self.template.params.names();
+        let params = params.map(|name| format!("params.{name}"));
+        let known = keys.chain(members).chain(params);
+        let known: Vec<String> = known.chain(["flow.number".into()]).collect();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
 
         let mut hint = String::new();
@@ -220,6 +226,7 @@ fn environment(template: &Template) -> Result<Environment<'static>> {
 struct Variables {
     row: Value,
     fixture: Option<Value>,
+    params: Value,
     flow: Value,
     looked: Arc<AtomicBool>,
 }
@@ -232,6 +239,7 @@ impl Object for Variables {
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
         let varying = match key {
             "fixture" => return self.fixture.clone(),
+            "params" => return Some(self.params.clone()),
             "row" => &self.row,
             "flow" => &self.flow,
             _ => return None,
@@ -241,6 +249,6 @@ impl Object for Variables {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Str(&["row", "fixture", "flow"])
+        Enumerator::Str(&["row", "fixture", "params", "flow"])
     }
 }

@@ -8,11 +8,11 @@ use serde::Serialize;
 use crate::error::Result;
 
 use super::render::Renderer;
-use super::{Context, Flow, Part, Step};
+use super::{Context, Flow, Generate, Part, Step};
 
 /// Prefix sharing among the requests of an expansion, in bytes of text.
 ///
-/// A *request* is one step of one flow. Its *text* is all that the model is given and that is
+/// A *request* is one step of one flow that generates. Its *text* is all that the model is given and that is
 /// known at the expansion: the system message, the prompt, and for a step that appends those of
 /// the conversation it goes on with. What earlier steps will have answered is not known and not
 /// counted; it is taken to differ from flow to flow, so that no prefix common to flows goes past
@@ -61,8 +61,8 @@ pub(super) fn measure(renderer: &mut Renderer, num_flows: usize) -> Result<Prefi
         tally.add(&renderer.flow(number)?);
     }
     let mut reordered: Vec<u64> = Vec::with_capacity(first.steps.len());
-    for (step, prompt_constant) in first.steps.iter().zip(prompt_constants) {
-        reordered.push(match parent(&first, step) {
+    for ((step, generate), prompt_constant) in generating(&first).zip(prompt_constants) {
+        reordered.push(match parent(&first, step, generate) {
             Some(parent) => reordered[parent],
             None => (system_constant + prompt_constant) as u64,
         });
@@ -84,13 +84,14 @@ struct Tally<'a> {
 
 impl<'a> Tally<'a> {
     fn new(first: &'a Flow) -> Self {
+        let first_requests = requests(first);
         Self {
             first,
-            first_requests: requests(first),
             flows: 0,
-            prompt_bytes: vec![0; first.steps.len()],
+            prompt_bytes: vec![0; first_requests.len()],
             // Of no flows at all; each one can only make it less.
-            common_bytes: vec![u64::MAX; first.steps.len()],
+            common_bytes: vec![u64::MAX; first_requests.len()],
+            first_requests,
             all_steps_bytes: u64::MAX,
             own_bytes: Vec::new(),
         }
@@ -113,9 +114,9 @@ impl<'a> Tally<'a> {
 
     /// `reordered`: what each step's flows could have in common, in bytes.
     fn finish(self, reordered: &[u64]) -> PrefixShare {
-        let steps: Vec<StepShare> = (0..self.first.steps.len())
-            .map(|index| StepShare {
-                id: self.first.steps[index].id.clone(),
+        let steps: Vec<StepShare> = (generating(self.first).enumerate())
+            .map(|(index, (step, _))| StepShare {
+                id: step.id.clone(),
                 prompt_bytes: self.prompt_bytes[index],
                 common_bytes: self.common_bytes[index],
                 // The order as written may do better, where parts that differ begin alike.
@@ -134,7 +135,7 @@ impl<'a> Tally<'a> {
 
     fn reusable(&self, steps: &[StepShare], common: impl Fn(&StepShare) -> u64) -> u64 {
         let mut bytes = 0;
-        for (flow, own) in self.own_bytes.chunks(steps.len()).enumerate() {
+        for (flow, own) in self.own_bytes.chunks(steps.len().max(1)).enumerate() {
             for (step, own) in steps.iter().zip(own) {
                 // The first flow comes before there is anything to share with another.
                 let with_flows = if flow == 0 { 0 } else { common(step) };
@@ -168,12 +169,12 @@ impl Piece<'_> {
 
 fn requests(flow: &Flow) -> Vec<Request<'_>> {
     let mut requests: Vec<Request> = Vec::with_capacity(flow.steps.len());
-    for step in &flow.steps {
-        let mut request = match parent(flow, step) {
+    for (step, generate) in generating(flow) {
+        let mut request = match parent(flow, step, generate) {
             // A copy of a few references.
             Some(parent) => {
                 let mut request = requests[parent].clone();
-                request.push(Piece::Hole(&flow.steps[parent].id));
+                request.push(Piece::Hole(&step.needs[0]));
                 request
             }
             None => flow
@@ -183,7 +184,7 @@ fn requests(flow: &Flow) -> Vec<Request<'_>> {
                 .collect(),
         };
         request.push(Piece::Turn);
-        request.extend(step.prompt.iter().map(|part| match part {
+        request.extend(generate.prompt.iter().map(|part| match part {
             Part::Text(text) => Piece::Text(text),
             Part::Expr(source) => Piece::Hole(source),
         }));
@@ -192,13 +193,20 @@ fn requests(flow: &Flow) -> Vec<Request<'_>> {
     requests
 }
 
-/// The step whose conversation goes on. It stands before the one that goes on with it.
-fn parent(flow: &Flow, step: &Step) -> Option<usize> {
-    let needed = match step.context {
+/// The steps that generate, with what they ask.
+fn generating(flow: &Flow) -> impl Iterator<Item = (&Step, &Generate)> {
+    let steps = flow.steps.iter();
+    steps.filter_map(|step| Some((step, step.generate()?)))
+}
+
+/// The step whose conversation goes on, counted among those that generate. It stands before the one
+/// that goes on with it.
+fn parent(flow: &Flow, step: &Step, generate: &Generate) -> Option<usize> {
+    let needed = match generate.context {
         Context::Append => step.needs.first()?,
         Context::Fresh => return None,
     };
-    flow.steps.iter().position(|step| step.id == *needed)
+    generating(flow).position(|(step, _)| step.id == *needed)
 }
 
 /// Whether the same hole in two requests is filled with the same text.

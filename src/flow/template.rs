@@ -1,6 +1,5 @@
 //! Templates: found, read and checked, so that what is wrong is known before anything runs.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -10,14 +9,15 @@ use crate::config::Layout;
 use crate::error::{Error, Result};
 use crate::hash::PartsHasher;
 
-use super::Context;
-use super::expression::{Resolver, StepNames, Wrong};
-use super::graph::Graph;
+use super::expand::{ExpandRequest, Input};
 use super::includes::{self, Includes};
-use super::manifest::{self, FixtureKeys, StepKeys};
+use super::manifest::{self, FixtureKeys};
+use super::params::Params;
 use super::place::{SourceFile, below, choice, names_in, shown};
 use super::rows::{self, Row};
 use super::split::{Literal, Piece, Unclosed, split};
+use super::steps::{StepSource, Steps, steps};
+use super::unroll::{Instance, unroll};
 
 /// A template that is right as far as can be told without rendering it.
 #[derive(Debug)]
@@ -26,8 +26,11 @@ pub(super) struct Template {
     pub(super) name: String,
     pub(super) description: Option<String>,
     pub(super) system: Option<Text>,
+    pub(super) params: Params,
     /// In an order in which each comes after those that it needs.
     pub(super) steps: Vec<StepSource>,
+    /// The steps of a flow: those of loops once a generation.
+    pub(super) instances: Vec<Instance>,
     /// The suite's file, where there is one.
     pub(super) suite: Option<PathBuf>,
     /// At least one.
@@ -36,19 +39,6 @@ pub(super) struct Template {
     pub(super) includes: Includes,
     /// SHA-256 over the template's file name and content, its suite, and the files it includes.
     pub(super) hash: String,
-}
-
-/// A step as the template has it.
-#[derive(Debug)]
-pub(super) struct StepSource {
-    pub(super) id: String,
-    pub(super) needs: Vec<String>,
-    pub(super) context: Context,
-    pub(super) prompt: Text,
-    pub(super) max_tokens: usize,
-    pub(super) temperature: f32,
-    pub(super) top_p: f32,
-    pub(super) top_k: usize,
 }
 
 /// A text of the template, split at its `${ … }`.
@@ -60,7 +50,7 @@ pub(super) struct Text {
 }
 
 impl Text {
-    fn new(file: &SourceFile, string: &Spanned<String>) -> Result<Self> {
+    pub(super) fn new(file: &SourceFile, string: &Spanned<String>) -> Result<Self> {
         let span = string.span();
         if string.get_ref().trim().is_empty() {
             return Err(file
@@ -89,17 +79,26 @@ impl Text {
 
 impl Template {
     /// Finds, reads and checks a template: a name in `templates/`, or a path.
-    pub(super) fn load(layout: &Layout, name: &str) -> Result<Self> {
-        Self::from_file(SourceFile::read(&find(layout, name)?)?)
+    pub(super) fn load(request: &ExpandRequest) -> Result<Self> {
+        let file = SourceFile::read(&find(request.layout, request.template)?)?;
+        Self::from_file(file, request.params, request.input)
     }
 
-    fn from_file(file: SourceFile) -> Result<Self> {
+    fn from_file(
+        file: SourceFile,
+        params: &[(String, String)],
+        input: Option<Input>,
+    ) -> Result<Self> {
         let keys = manifest::parse(&file)?;
         check_name(&file, &keys.name, "name")?;
         let system = keys.system.as_ref().map(|text| Text::new(&file, text));
         let system = system.transpose()?;
         check_system(&file, system.as_ref())?;
-        let steps = steps(&file, keys.step)?;
+        let params = Params::new(&file, keys.params, params)?;
+        let Steps {
+            sources: steps,
+            loops,
+        } = steps(&file, keys.step, keys.r#loop, &params)?;
 
         let folder = file.path().parent().unwrap_or(Path::new(""));
         let folder = if folder.as_os_str().is_empty() {
@@ -107,22 +106,27 @@ impl Template {
         } else {
             folder
         };
-        let suite = keys
-            .suite
-            .map(|name| read_suite(&file, folder, &name))
-            .transpose()?;
-        let texts = system.iter().chain(steps.iter().map(|step| &step.prompt));
+        let suite = match (input, keys.suite) {
+            (Some(input), _) => Some(SourceFile::read(input.path)?),
+            (None, Some(name)) => Some(read_suite(&file, folder, &name)?),
+            (None, None) => None,
+        };
+        let of_steps = steps.iter().flat_map(|step| &step.texts);
+        let texts = system.iter().chain(of_steps);
         let literals = texts.flat_map(Text::literals);
         let includes = includes::collect(folder, literals.map(|literal| literal.text.as_str()))?;
-        let hash = hash(&file, suite.as_ref(), &includes);
-        let rows = match &suite {
-            Some(suite) => rows::suite(suite)?,
-            None => vec![Row::empty()],
+        let hash = hash(&file, suite.as_ref(), &includes, &params, input);
+        let rows = match (&suite, input) {
+            (Some(suite), Some(input)) => rows::input(suite, input.limit)?,
+            (Some(suite), None) => rows::suite(suite)?,
+            (None, _) => vec![Row::empty()],
         };
         Ok(Self {
             name: keys.name.into_inner(),
             description: keys.description,
             system,
+            params,
+            instances: unroll(&steps, &loops),
             steps,
             suite: suite.map(|suite| suite.path().to_owned()),
             rows,
@@ -170,7 +174,7 @@ fn find(layout: &Layout, name: &str) -> Result<PathBuf> {
 }
 
 /// Names go into records, file names and `key=value` lines.
-fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -> Result<()> {
+pub(super) fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -> Result<()> {
     let text = name.get_ref();
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let first = |c: char| c.is_ascii_alphabetic() || c == '_';
@@ -196,125 +200,6 @@ fn check_system(file: &SourceFile, system: Option<&Text>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Checks the steps one by one and together, and puts them in order.
-fn steps(file: &SourceFile, keys: Vec<StepKeys>) -> Result<Vec<StepSource>> {
-    if keys.is_empty() {
-        return Err(file
-            .error(file.text().len(), "the template has no steps")
-            .hint("add one: [[step]], id = \"answer\", prompt = \"…\""));
-    }
-    let mut seen = BTreeSet::new();
-    for step in &keys {
-        check_name(file, &step.id, "step's id")?;
-        if !seen.insert(step.id.get_ref()) {
-            let what = format!("a second step `{}`", step.id.get_ref());
-            return Err(file
-                .error(step.id.span().start, what)
-                .hint("each step has an id of its own"));
-        }
-    }
-    let ids: Vec<&str> = keys.iter().map(|step| step.id.get_ref().as_str()).collect();
-    let graph = graph(file, &keys, &ids)?;
-    let order = graph.order().map_err(|cycle| {
-        let names: Vec<&str> = cycle.iter().map(|step| ids[*step]).collect();
-        let what = format!(
-            "the steps need each other in a circle: {}",
-            names.join(" -> ")
-        );
-        file.error(keys[cycle[0]].needs.span().start, what)
-            .hint("an arrow points from a step to one that it needs: take one of them out")
-    })?;
-    if let Some(step) = graph.isolated().first() {
-        let what = format!("no step needs `{0}`, and `{0}` needs none", ids[*step]);
-        return Err(file
-            .error(keys[*step].id.span().start, what)
-            .hint("connect it through `needs`, or make it a template of its own"));
-    }
-    let resolver = Resolver::new();
-    order
-        .into_iter()
-        .map(|index| {
-            let readable: Vec<&str> = graph
-                .ancestors(index)
-                .into_iter()
-                .map(|step| ids[step])
-                .collect();
-            let steps = StepNames {
-                own: ids[index],
-                readable: &readable,
-                all: &ids,
-            };
-            step(file, &keys[index], |source| resolver.check(source, &steps))
-        })
-        .collect()
-}
-
-fn graph(file: &SourceFile, keys: &[StepKeys], ids: &[&str]) -> Result<Graph> {
-    let mut graph = Vec::with_capacity(keys.len());
-    for step in keys {
-        let mut needs = Vec::new();
-        for need in step.needs.get_ref() {
-            let Some(index) = ids.iter().position(|id| id == need.get_ref()) else {
-                let what = format!("unknown step `{}` in `needs`", need.get_ref());
-                return Err(file.error(need.span().start, what).hint(choice(
-                    need.get_ref(),
-                    "steps",
-                    ids,
-                )));
-            };
-            if needs.contains(&index) {
-                let what = format!("`{}` stands twice in `needs`", need.get_ref());
-                return Err(file.error(need.span().start, what).hint("name it once"));
-            }
-            needs.push(index);
-        }
-        graph.push(needs);
-    }
-    Ok(Graph::new(graph))
-}
-
-fn step(
-    file: &SourceFile,
-    keys: &StepKeys,
-    check: impl Fn(&str) -> Result<(), Wrong>,
-) -> Result<StepSource> {
-    let needs: Vec<String> = keys
-        .needs
-        .get_ref()
-        .iter()
-        .map(|need| need.get_ref().clone())
-        .collect();
-    if *keys.context.get_ref() == Context::Append && needs.len() != 1 {
-        let what = format!(
-            "`context = \"append\"` goes on with the one step it needs, and `{}` needs {}",
-            keys.id.get_ref(),
-            needs.len()
-        );
-        return Err(file
-            .error(keys.context.span().start, what)
-            .hint("name that step alone in `needs`, or leave `context` at \"fresh\""));
-    }
-    let prompt = Text::new(file, &keys.prompt)?;
-    for piece in &prompt.pieces {
-        if let Piece::Expr { source, offset } = piece {
-            check(source).map_err(|wrong| {
-                let at = prompt.in_file(file, offset + wrong.at);
-                file.error(at, wrong.what).hint(wrong.hint)
-            })?;
-        }
-    }
-    Ok(StepSource {
-        id: keys.id.get_ref().clone(),
-        needs,
-        context: *keys.context.get_ref(),
-        prompt,
-        max_tokens: keys.max_tokens(file)?,
-        temperature: keys.temperature(file)?,
-        top_p: keys.top_p(file)?,
-        top_k: keys.top_k(file)?,
-    })
 }
 
 fn read_suite(file: &SourceFile, folder: &Path, name: &Spanned<String>) -> Result<SourceFile> {
@@ -344,7 +229,13 @@ fn read_suite(file: &SourceFile, folder: &Path, name: &Spanned<String>) -> Resul
     SourceFile::read(&path)
 }
 
-fn hash(file: &SourceFile, suite: Option<&SourceFile>, includes: &Includes) -> String {
+fn hash(
+    file: &SourceFile,
+    suite: Option<&SourceFile>,
+    includes: &Includes,
+    params: &Params,
+    input: Option<Input>,
+) -> String {
     let mut hasher = PartsHasher::default();
     // With its name: the same text under another name is another template.
     let name = file.path().file_name().unwrap_or_default();
@@ -354,6 +245,10 @@ fn hash(file: &SourceFile, suite: Option<&SourceFile>, includes: &Includes) -> S
     for (name, include) in includes {
         hasher.part(name.as_bytes());
         hasher.part(include.text().as_bytes());
+    }
+    params.hash(&mut hasher);
+    if let Some(input) = input {
+        hasher.part(format!("input, limit {:?}", input.limit).as_bytes());
     }
     hasher.finish()
 }

@@ -120,6 +120,19 @@ impl RunFolder {
 /// # Errors
 /// Exit code 110 where it cannot be written.
 pub fn replace(file: &Path, text: &[u8]) -> Result<()> {
+    write_over(file, text, true)
+}
+
+/// The same without the fsync: a kill leaves the old file or the new one, a power cut may leave
+/// neither.
+///
+/// # Errors
+/// As [`replace`].
+pub(super) fn replace_quickly(file: &Path, text: &[u8]) -> Result<()> {
+    write_over(file, text, false)
+}
+
+fn write_over(file: &Path, text: &[u8], sync: bool) -> Result<()> {
     let folder = file
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
@@ -132,14 +145,16 @@ pub fn replace(file: &Path, text: &[u8]) -> Result<()> {
             .permissions(fs::Permissions::from_mode(0o666))
             .tempfile_in(folder.unwrap_or(Path::new(".")))?;
         temporary.write_all(text)?;
-        temporary.as_file().sync_all()?;
+        if sync {
+            temporary.as_file().sync_all()?;
+        }
         temporary.persist(file)?;
         Ok(())
     };
     write().map_err(|source| cannot_write(file, source))
 }
 
-fn cannot_write(path: &Path, source: std::io::Error) -> Error {
+pub(super) fn cannot_write(path: &Path, source: std::io::Error) -> Error {
     let hint = match source.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             "make room on that disk, or let OUT name a folder on another one"

@@ -5,9 +5,12 @@
 
 pub mod bench;
 pub mod diagnose;
+pub mod evolution;
 pub mod folder;
 pub mod page;
 mod progress;
+pub mod recording;
+pub mod rollouts;
 pub mod saved;
 pub mod table;
 #[cfg(test)]

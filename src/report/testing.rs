@@ -42,21 +42,13 @@ pub(crate) fn run(
                 latency_ms: Millis(latency),
                 ttft_ms: Some(Millis(first)),
                 tpot_ms: Some(Millis((latency - first) / 47.0)),
-                itl_ms: None,
-                gaps_ms: Vec::new(),
-                prefill_tokens_per_s: None,
-                decode_tokens_per_s: None,
                 prompt_tokens: 800,
                 prefill_tokens: 800,
-                reused_tokens: 0,
                 decode_tokens: 48,
-                drafted_tokens: 0,
-                accepted_tokens: 0,
                 finish: "length".to_owned(),
                 out_hash: "00112233aabbccdd".to_owned(),
                 output: "<b>text</b>".to_owned(),
-                round: None,
-                mode: None,
+                ..StepRecord::default()
             });
             path.push(CriticalStep {
                 step: id.to_owned(),
@@ -115,6 +107,8 @@ pub(crate) fn run(
         },
         engine: json!({"kind": "local", "model": "a model", "backend": "native"}),
         engine_init_ms: Some(Millis(init)),
+        pool_init_ms: None,
+        rollouts: None,
         engine_starts: 1,
         workflows,
         totals: Totals {

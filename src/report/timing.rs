@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::record::evaluation::{GenerationRecord, RolloutRecord, ScoreRecord};
+use crate::record::metrics::Distribution;
 use crate::record::{ExpansionRecord, RoundRecord, StepRecord, Totals, WorkflowRecord};
 use crate::units::Millis;
 
@@ -27,11 +29,116 @@ pub fn engine_init(init: Millis) -> String {
     format!("[TIMING] engine_init_ms={init}")
 }
 
+/// `[TIMING] pool_init_ms=…`
+pub fn pool_init(init: Millis) -> String {
+    format!("[TIMING] pool_init_ms={init}")
+}
+
+/// `[GENERATION] flow=… generation=… trials=… valid=… best_score=… selected=… selected_score=…`
+pub fn generation(generation: &GenerationRecord) -> String {
+    format!(
+        "[GENERATION] flow={} generation={} trials={} valid={} best_score={} selected={} \
+         selected_score={}",
+        generation.flow,
+        generation.generation,
+        generation.trials,
+        generation.outcomes.get("ok").copied().unwrap_or(0),
+        Score(generation.best_score),
+        generation
+            .selected
+            .map_or("null".to_owned(), |trial| trial.to_string()),
+        Score(generation.selected_score)
+    )
+}
+
+/// `[SCORE] step=… kind=… count=… ok=… timeout=… mean=… min=… median=… max=…`, a line a judged step.
+pub fn scores(totals: &Totals) -> Vec<String> {
+    let line = |score: &ScoreRecord| {
+        let mut line = format!(
+            "[SCORE] step={} kind={} count={}",
+            score.step, score.kind, score.count
+        );
+        for (outcome, count) in &score.outcomes {
+            line.push_str(&format!(" {outcome}={count}"));
+        }
+        line + &spread(score.score.as_ref())
+    };
+    totals.scores.iter().map(line).collect()
+}
+
+/// `[REWARD] rows=… repeats=… done=… failed=… unjudged=… mean=… min=… median=… max=… std=…`
+pub fn rollouts(rollouts: &RolloutRecord) -> String {
+    format!(
+        "[REWARD] rows={} repeats={} done={} failed={} unjudged={}{}",
+        rollouts.rows,
+        rollouts.repeats,
+        rollouts.done,
+        rollouts.failed,
+        rollouts.unjudged,
+        spread(rollouts.reward.as_ref())
+    )
+}
+
+fn spread(of: Option<&Distribution>) -> String {
+    let of = of.cloned();
+    format!(
+        " mean={} min={} median={} max={} std={}",
+        Score(of.as_ref().map(|of| of.mean)),
+        Score(of.as_ref().map(|of| of.min)),
+        Score(of.as_ref().and_then(|of| of.median)),
+        Score(of.as_ref().map(|of| of.max)),
+        Score(of.as_ref().and_then(|of| of.deviation)),
+    )
+}
+
+/// A score with four decimals.
+struct Score(Option<f64>);
+
+impl fmt::Display for Score {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(score) => write!(f, "{score:.4}"),
+            None => f.write_str("null"),
+        }
+    }
+}
+
+/// The line of a step: [`generated`], or of one that was judged without the model [`judged`].
+pub fn target(step: &StepRecord) -> String {
+    match step.kind() {
+        "evaluate" | "verify" => judged(step),
+        _ => generated(step),
+    }
+}
+
+/// `[EVALUATE] flow=… step=… sample=… outcome=… score=… latency_ms=… run_ms=… overhead_ms=…`, or
+/// `[VERIFY]` without the last two.
+fn judged(step: &StepRecord) -> String {
+    let mut line = format!(
+        "[{}] flow={} step={} sample={} outcome={} score={} latency_ms={}",
+        step.kind().to_uppercase(),
+        step.flow,
+        step.step,
+        step.sample.unwrap_or(1),
+        step.outcome.as_deref().unwrap_or("null"),
+        Score(step.score),
+        step.latency_ms
+    );
+    if let Some(times) = &step.evaluation {
+        let overhead = times.start_up_ms + times.stop_ms + times.validate_ms;
+        line.push_str(&format!(" run_ms={} overhead_ms={overhead}", times.run_ms));
+    }
+    line
+}
+
 /// `[TARGET] flow=… step=… latency_ms=… ttft_ms=… prompt_tokens=… prefill_tokens=…
 /// reused_tokens=… decode_tokens=… out_hash=…`
-pub fn target(step: &StepRecord) -> String {
+fn generated(step: &StepRecord) -> String {
+    let sample = step
+        .sample
+        .map_or(String::new(), |sample| format!(" sample={sample}"));
     format!(
-        "[TARGET] flow={} step={} latency_ms={} ttft_ms={} prompt_tokens={} prefill_tokens={} \
+        "[TARGET] flow={} step={}{sample} latency_ms={} ttft_ms={} prompt_tokens={} prefill_tokens={} \
          reused_tokens={} decode_tokens={} out_hash={}",
         step.flow,
         step.step,
@@ -133,27 +240,16 @@ mod tests {
             flow: 3,
             row: "r".to_owned(),
             step: "planner".to_owned(),
-            needs: Vec::new(),
-            start_ms: Millis(0.0),
-            queue_ms: None,
             latency_ms: Millis(12.345),
             ttft_ms: Some(Millis(1.5)),
-            tpot_ms: None,
-            itl_ms: None,
-            gaps_ms: Vec::new(),
-            prefill_tokens_per_s: None,
-            decode_tokens_per_s: None,
             prompt_tokens: 10,
             prefill_tokens: 8,
             reused_tokens: 2,
-            drafted_tokens: 0,
-            accepted_tokens: 0,
             decode_tokens: 4,
             finish: "stop".to_owned(),
             out_hash: "00112233aabbccdd".to_owned(),
             output: "never printed".to_owned(),
-            round: None,
-            mode: None,
+            ..StepRecord::default()
         };
         insta::assert_snapshot!(target(&step), @"[TARGET] flow=3 step=planner latency_ms=12.35 ttft_ms=1.50 prompt_tokens=10 prefill_tokens=8 reused_tokens=2 decode_tokens=4 out_hash=00112233aabbccdd");
         step.ttft_ms = None;

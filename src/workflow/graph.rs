@@ -1,6 +1,6 @@
 //! The order of a flow's steps: which may start, given which have ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::error::{Error, Result};
 use crate::flow::Flow;
@@ -69,6 +69,24 @@ impl Graph {
         &self.needs[step]
     }
 
+    /// Every step that `step` needs, and what that needs in turn, in the flow's order.
+    pub(crate) fn ancestors(&self, step: usize) -> BTreeSet<usize> {
+        let mut found = BTreeSet::new();
+        let mut open = self.needs[step].clone();
+        while let Some(next) = open.pop() {
+            if found.insert(next) {
+                open.extend(&self.needs[next]);
+            }
+        }
+        found
+    }
+
+    /// The steps that wait for `step` and for nothing else.
+    pub(crate) fn wait_only_for(&self, step: usize) -> Vec<usize> {
+        let children = self.needed_by[step].iter().copied();
+        children.filter(|child| self.missing[*child] == 1).collect()
+    }
+
     /// Notes that a step has ended; returns those that may start now, in the flow's order.
     pub(crate) fn ended(&mut self, step: usize) -> Vec<usize> {
         self.open -= 1;
@@ -104,6 +122,17 @@ mod tests {
         assert!(!graph.is_done());
         assert!(graph.ended(3).is_empty());
         assert!(graph.is_done());
+    }
+
+    #[test]
+    fn who_waits_for_one_step_alone() {
+        let flow = flow_of(&[("a", &[]), ("b", &[]), ("c", &["a"]), ("d", &["a", "b"])]);
+        let mut graph = Graph::new(&flow).expect("a sound flow");
+        assert_eq!(graph.wait_only_for(0), [2]);
+        graph.ended(1);
+        assert_eq!(graph.wait_only_for(0), [2, 3]);
+        assert_eq!(graph.ancestors(3), BTreeSet::from([0, 1]));
+        assert_eq!(graph.ancestors(0), BTreeSet::new());
     }
 
     #[test]

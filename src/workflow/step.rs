@@ -1,21 +1,12 @@
-//! A step's request: its conversation, with `${ … }` resolved from the steps that have ended.
-
-use std::collections::BTreeMap;
+//! A step's requests: their conversation, with `${ … }` resolved from the steps that have ended.
 
 use super::RunnerOptions;
+use super::judge::{self, Order};
+use super::running::Running;
 use crate::engine::{Message, Origin, Request, Role, Sampling};
 use crate::error::Result;
-use crate::flow::{Context, Flow, Resolver};
+use crate::flow::{Context, Generate, Judge, Part, Resolver};
 use crate::hash::sha256;
-
-/// What a step left behind.
-#[derive(Debug, Clone)]
-pub(crate) struct Ended {
-    /// The conversation, this step's answer included.
-    pub(crate) messages: Vec<Message>,
-    /// The answer.
-    pub(crate) text: String,
-}
 
 /// Builds requests.
 #[derive(Debug, Default)]
@@ -24,96 +15,164 @@ pub(crate) struct RequestBuilder {
 }
 
 impl RequestBuilder {
-    /// The request of step `index` of `flow`. `ended` holds, for each step of the flow, what it
-    /// left behind, if it has ended; `parents` are the steps that this one needs.
+    /// The request of a step that generates: of the first of its samples.
     ///
     /// # Errors
     /// Exit code 100 where an expression cannot be evaluated.
-    pub(crate) fn build(
+    pub(super) fn generate(
         &self,
-        flow: &Flow,
-        index: usize,
-        parents: &[usize],
-        ended: &[Option<Ended>],
+        running: &Running,
+        step: usize,
+        generate: &Generate,
         options: &RunnerOptions,
     ) -> Result<Request> {
-        let step = &flow.steps[index];
-        let mut messages = match (step.context, parents) {
-            (Context::Append, [parent, ..]) => ended[*parent]
-                .as_ref()
-                .map(|parent| parent.messages.clone())
-                .unwrap_or_default(),
-            _ => flow
-                .system
-                .iter()
-                .map(|system| Message {
-                    role: Role::System,
-                    content: system.to_string(),
-                })
-                .collect(),
+        let parent = match generate.context {
+            Context::Append => running.graph.needs(step).first(),
+            Context::Fresh => None,
         };
-        let answers: BTreeMap<&str, &str> = (flow.steps.iter().zip(ended))
-            .filter_map(|(step, ended)| Some((step.id.as_str(), ended.as_ref()?.text.as_str())))
-            .collect();
+        let system = |system: &std::sync::Arc<str>| Message {
+            role: Role::System,
+            content: system.to_string(),
+        };
+        let mut messages = match parent {
+            Some(parent) => (running.nodes[*parent].item(0))
+                .map(|item| item.messages.clone())
+                .unwrap_or_default(),
+            None => running.flow.system.iter().map(system).collect(),
+        };
         messages.push(Message {
             role: Role::User,
-            content: self.resolver.message(&step.prompt, &answers)?,
+            content: self.text(running, step, &generate.prompt)?,
         });
+        let samples = generate.samples;
         Ok(Request {
-            origin: Origin {
-                flow: flow.flow,
-                row: flow.row.clone(),
-                step: step.id.clone(),
-            },
+            origin: origin(running, step, 0),
             messages,
-            max_tokens: options.max_tokens.unwrap_or(step.max_tokens),
+            max_tokens: options.max_tokens.unwrap_or(generate.max_tokens),
             ignore_eos: options.ignore_eos,
             sampling: Sampling {
-                temperature: step.temperature,
-                top_p: step.top_p,
-                top_k: step.top_k,
-                seed: step_seed(options.seed, flow.flow, &step.id),
+                temperature: generate.temperature,
+                top_p: generate.top_p,
+                top_k: generate.top_k,
+                seed: sample_seed(running, step, (samples > 1).then_some(0), options),
             },
         })
     }
+
+    /// The request of a judge about one answer.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub(super) fn judge(
+        &self,
+        running: &Running,
+        (step, sample): (usize, usize),
+        judge: &Judge,
+        order: Order,
+        options: &RunnerOptions,
+    ) -> Result<Request> {
+        let item = running.item_of(&judge.of, sample);
+        let scored = item.and_then(|item| item.scored.as_ref()?.answer.as_deref());
+        let answer = scored
+            .or_else(|| item.map(|item| item.text.as_str()))
+            .unwrap_or_default();
+        let content = judge::prompt(
+            &self.text(running, step, &judge.question)?,
+            answer,
+            &self.text(running, step, &judge.expected)?,
+            order,
+        );
+        let request = 2 * sample + usize::from(order == Order::ExpectedFirst);
+        Ok(Request {
+            origin: origin(running, step, request),
+            messages: vec![Message {
+                role: Role::User,
+                content,
+            }],
+            max_tokens: options.max_tokens.unwrap_or(judge.max_tokens),
+            ignore_eos: options.ignore_eos,
+            sampling: Sampling::default(),
+        })
+    }
+
+    /// A text of a step, with its expressions resolved.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub(super) fn text(&self, running: &Running, step: usize, parts: &[Part]) -> Result<String> {
+        // Most prompts of a chain read nothing: what they could read is then not gathered.
+        if parts.iter().all(|part| part.as_text().is_some()) {
+            return Ok(parts.iter().filter_map(Part::as_text).collect());
+        }
+        self.resolver.message(parts, &running.visible(step))
+    }
 }
 
-/// A step's own seed, from the run's seed, the flow and the step: independent of the order in
-/// which steps run.
-fn step_seed(seed: u64, flow: usize, step: &str) -> u64 {
-    let digest = sha256(format!("{seed}/{flow}/{step}").as_bytes());
-    u64::from_str_radix(&digest[..16], 16).unwrap_or(seed)
+fn origin(running: &Running, step: usize, sample: usize) -> Origin {
+    Origin {
+        flow: running.flow.flow,
+        row: running.flow.row.clone(),
+        step: running.flow.steps[step].id.clone(),
+        sample: sample + 1,
+    }
+}
+
+/// The seed of a step, or of one of its samples: from the run's seed and from what it is, and
+/// independent of the order in which steps run.
+pub(super) fn sample_seed(
+    running: &Running,
+    step: usize,
+    sample: Option<usize>,
+    options: &RunnerOptions,
+) -> u64 {
+    let id = &running.flow.steps[step].id;
+    seed(options.seed, running.flow.flow, id, sample)
+}
+
+fn seed(seed: u64, flow: usize, step: &str, sample: Option<usize>) -> u64 {
+    let mut text = format!("{seed}/{flow}/{step}");
+    if let Some(sample) = sample {
+        text.push_str(&format!("/{}", sample + 1));
+    }
+    u64::from_str_radix(&sha256(text.as_bytes())[..16], 16).unwrap_or(seed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Exit;
-    use crate::flow::Part;
-    use crate::workflow::tests::flow_of;
+    use crate::flow::Flow;
+    use crate::profile::{Activity, Span};
+    use crate::stopwatch::{Moment, NoFence};
+    use crate::workflow::item::Item;
+    use crate::workflow::tests::{flow_of, generate_of};
 
-    fn ended(text: &str) -> Option<Ended> {
-        Some(Ended {
-            messages: vec![Message {
-                role: Role::Assistant,
-                content: text.to_owned(),
-            }],
-            text: text.to_owned(),
-        })
+    fn request(flow: &Flow, said: Option<&str>, step: usize) -> Result<Request> {
+        let now = Moment::now(&NoFence).expect("a clock");
+        let mut running = Running::new(flow, now, Activity::root(Span::Flow)).expect("sound");
+        if let Some(said) = said {
+            let item = Item {
+                text: said.to_owned(),
+                messages: vec![Message {
+                    role: Role::Assistant,
+                    content: said.to_owned(),
+                }],
+                ..Item::default()
+            };
+            running.nodes[0].end(0, item);
+        }
+        let generate = flow.steps[step].generate().expect("it generates");
+        RequestBuilder::default().generate(&running, step, generate, &RunnerOptions::default())
     }
 
     #[test]
     fn expressions_see_the_steps_that_have_ended_and_text_stays_as_it_is() {
         let mut flow = flow_of(&[("plan-a", &[]), ("b", &["plan-a"])]);
-        flow.steps[1].prompt = vec![
+        generate_of(&mut flow, 1).prompt = vec![
             Part::Text("${HOME} {{x}} ".to_owned()),
             Part::Expr("steps['plan-a'].text|upper".to_owned()),
         ];
-        let builder = RequestBuilder::default();
-        let options = RunnerOptions::default();
-        let request = builder
-            .build(&flow, 1, &[0], &[ended("${y} {{z}}"), None], &options)
-            .expect("evaluates");
+        let request = request(&flow, Some("${y} {{z}}"), 1).expect("evaluates");
         assert_eq!(request.messages.len(), 1, "fresh: no history");
         // What a model wrote is data: nothing in it is evaluated.
         assert_eq!(request.messages[0].content, "${HOME} {{x}} ${Y} {{Z}}");
@@ -122,16 +181,8 @@ mod tests {
     #[test]
     fn append_goes_on_with_the_conversation() {
         let mut flow = flow_of(&[("a", &[]), ("b", &["a"])]);
-        flow.steps[1].context = Context::Append;
-        let request = RequestBuilder::default()
-            .build(
-                &flow,
-                1,
-                &[0],
-                &[ended("said"), None],
-                &RunnerOptions::default(),
-            )
-            .expect("evaluates");
+        generate_of(&mut flow, 1).context = Context::Append;
+        let request = request(&flow, Some("said"), 1).expect("evaluates");
         let said: Vec<_> = request
             .messages
             .iter()
@@ -143,25 +194,25 @@ mod tests {
     #[test]
     fn an_expression_that_fails_names_its_place() {
         let mut flow = flow_of(&[("a", &[])]);
-        flow.steps[0].prompt = vec![Part::Expr("steps.zzz.text".to_owned())];
-        let error = RequestBuilder::default()
-            .build(&flow, 0, &[], &[None], &RunnerOptions::default())
-            .expect_err("undefined");
+        generate_of(&mut flow, 0).prompt = vec![Part::Expr("steps.zzz.text".to_owned())];
+        let error = request(&flow, None, 0).expect_err("undefined");
         assert!(error.to_string().contains("${steps.zzz.text}"), "{error}");
         assert_eq!(error.exit(), Exit::FlowFailed);
     }
 
     #[test]
-    fn seeds_differ_by_run_flow_and_step() {
+    fn seeds_differ_by_run_flow_step_and_sample() {
         let seeds = [
-            step_seed(0, 1, "a"),
-            step_seed(1, 1, "a"),
-            step_seed(0, 2, "a"),
-            step_seed(0, 1, "b"),
+            seed(0, 1, "a", None),
+            seed(1, 1, "a", None),
+            seed(0, 2, "a", None),
+            seed(0, 1, "b", None),
+            seed(0, 1, "a", Some(0)),
+            seed(0, 1, "a", Some(1)),
         ];
         for (index, seed) in seeds.iter().enumerate() {
             assert!(!seeds[..index].contains(seed));
         }
-        assert_eq!(step_seed(0, 1, "a"), seeds[0]);
+        assert_eq!(seed(0, 1, "a", None), seeds[0]);
     }
 }

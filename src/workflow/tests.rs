@@ -1,8 +1,8 @@
 //! The runner on scripted engines.
 
 use super::*;
-use crate::engine::{Event, Script, ScriptedEngine};
-use crate::flow::{Context, Part, Step};
+use crate::engine::{Event, RequestId, Script, ScriptedEngine};
+use crate::flow::{Context, Generate, Part, Step, Work};
 use proptest::prelude::*;
 
 /// Flow 1 with these steps, each with a prompt of its own and the needs given.
@@ -17,14 +17,26 @@ pub(crate) fn flow_of(steps: &[(&str, &[&str])]) -> Flow {
             .map(|(id, needs)| Step {
                 id: (*id).to_owned(),
                 needs: needs.iter().map(|need| (*need).to_owned()).collect(),
-                context: Context::Fresh,
-                prompt: vec![Part::Text(format!("prompt of {id}"))],
-                max_tokens: 8,
-                temperature: 0.0,
-                top_p: 1.0,
-                top_k: 0,
+                generation: None,
+                work: Work::Generate(Generate {
+                    context: Context::Fresh,
+                    prompt: vec![Part::Text(format!("prompt of {id}"))],
+                    samples: 1,
+                    max_tokens: 8,
+                    temperature: 0.0,
+                    top_p: 1.0,
+                    top_k: 0,
+                }),
             })
             .collect(),
+    }
+}
+
+/// What a step of a flow generates.
+pub(crate) fn generate_of(flow: &mut Flow, step: usize) -> &mut Generate {
+    match &mut flow.steps[step].work {
+        Work::Generate(generate) => generate,
+        work => panic!("a step of kind {}", work.kind()),
     }
 }
 
@@ -62,7 +74,12 @@ impl Observer for Collect<'_> {
         Ok(())
     }
 
-    fn workflow_ended(&mut self, workflow: &WorkflowRecord, _: Option<&Error>) -> Result<()> {
+    fn workflow_ended(
+        &mut self,
+        workflow: &WorkflowRecord,
+        _: &Response,
+        _: Option<&Error>,
+    ) -> Result<()> {
         self.1.push(workflow.clone());
         Ok(())
     }
@@ -81,8 +98,16 @@ impl Seen {
             self.stop_after,
             &self.interrupted,
         );
-        run(
+        let (mut verifier, mut accounts) = (Verifier::default(), no_limits());
+        let mut means = Means {
             engine,
+            evaluator: None,
+            verifier: &mut verifier,
+            accounts: &mut accounts,
+            pins: None,
+        };
+        run(
+            &mut means,
             flows,
             &options,
             origin,
@@ -98,6 +123,10 @@ impl Seen {
             .map(|step| (step.flow, step.step.as_str()))
             .collect()
     }
+}
+
+fn no_limits() -> Accounts {
+    Accounts::new("test", None, crate::config::Limits::default())
 }
 
 fn scripted(script: &str) -> ScriptedEngine {
@@ -307,8 +336,16 @@ fn an_engine_that_breaks_ends_the_run() {
     let mut engine = Broken(scripted(r#"{"output": "x"}"#));
     let origin = Moment::now(&engine).expect("no fence");
     let (mut steps, mut workflows, stop) = (Vec::new(), Vec::new(), AtomicBool::new(false));
+    let (mut verifier, mut accounts) = (Verifier::default(), no_limits());
+    let mut means = Means {
+        engine: &mut engine,
+        evaluator: None,
+        verifier: &mut verifier,
+        accounts: &mut accounts,
+        pins: None,
+    };
     let result = run(
-        &mut engine,
+        &mut means,
         &flows(2, CHAIN),
         &RunnerOptions::default(),
         origin,

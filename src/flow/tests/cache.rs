@@ -440,6 +440,8 @@ fn as_one_who_may_not_write() {
         layout: &layout,
         template: "t",
         num_flows,
+        params: &[],
+        input: None,
         use_cache: true,
         load: true,
         on_wait: NO_WAIT,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Project, SUITE, TEMPLATE, template};
+use super::{Project, SUITE, TEMPLATE, generate, template};
 use crate::flow::{Context, ExpandRequest, Flow, Part, check, expand};
 use crate::hash::sha256;
 
@@ -76,10 +76,10 @@ fn what_a_flow_holds() {
     }
     "#);
     assert_eq!(
-        flows[2].steps[0].prompt,
+        generate(&flows[2], 0).prompt,
         [Part::Text("Find ${steps.plan.text}. Plan it.".into())]
     );
-    assert_eq!(flows[2].steps[1].context, Context::Append);
+    assert_eq!(generate(&flows[2], 1).context, Context::Append);
 }
 
 fn file(flow: &Flow) -> Vec<u8> {
@@ -95,7 +95,7 @@ fn the_bytes_are_those_of_this_expander_version() {
     let project = Project::new();
     project.expand(3);
     let all: Vec<u8> = project.flows().into_values().flatten().collect();
-    assert_eq!(crate::flow::cache::EXPANDER_VERSION, 1);
+    assert_eq!(crate::flow::cache::EXPANDER_VERSION, 2);
     insta::assert_snapshot!(sha256(&all), @"32cc69d16e34042acf073fe3f2330b834888b0f8b8ddb9fae2cda003ac59920f");
 }
 
@@ -139,10 +139,10 @@ fn steps_are_put_in_order() {
     let ids: Vec<_> = flow.steps.iter().map(|step| step.id.as_str()).collect();
     assert_eq!(ids, ["b", "a", "c"]);
     let parts = ["steps['a'].text", "steps.b.text"].map(|source| Part::Expr(source.into()));
-    assert_eq!(flow.steps[2].prompt, parts);
+    assert_eq!(generate(&flow, 2).prompt, parts);
     assert_eq!(flow.steps[2].needs, ["a", "b"]);
-    assert_eq!((flow.row.as_str(), flow.system), ("1", None));
-    let step = &flow.steps[0];
+    assert_eq!((flow.row.as_str(), flow.system.clone()), ("1", None));
+    let step = generate(&flow, 0);
     let sampling = (step.max_tokens, step.temperature, step.top_p, step.top_k);
     assert_eq!(sampling, (128, 0.0, 1.0, 0));
 }
@@ -177,7 +177,7 @@ fn what_depends_on_the_row_is_rendered_for_each_flow() {
             .flows;
         for (flow, expected) in flows.iter().zip(["1", "2"]) {
             assert_eq!(
-                flow.steps[0].prompt,
+                generate(flow, 0).prompt,
                 [Part::Text(expected.into())],
                 "{text}"
             );
@@ -197,7 +197,7 @@ fn text_is_rendered_as_it_stands() {
         Project::empty().with("templates/t.toml", template("", &step.replace("'q'", "q")));
     let flow = project.expand(1).flows.remove(0);
     let expected = "  <b> & q \\t ä\n\n\n  x\n\n $ costs 5$\n\n".replace("$ ", "${HOME} ");
-    assert_eq!(flow.steps[0].prompt, [Part::Text(expected)]);
+    assert_eq!(generate(&flow, 0).prompt, [Part::Text(expected)]);
 }
 
 #[test]

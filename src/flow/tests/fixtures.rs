@@ -16,7 +16,7 @@ fn project(fixture: &str) -> Project {
 
 fn prompt(project: &Project) -> String {
     let flow = project.expand(1).flows.remove(0);
-    flow.steps[0].prompt[0]
+    super::generate(&flow, 0).prompt[0]
         .as_text()
         .expect("it is text")
         .to_owned()

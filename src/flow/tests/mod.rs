@@ -10,12 +10,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ExpandRequest, Expansion, OnWait, check, expand};
+use super::{ExpandRequest, Expansion, Flow, Generate, OnWait, check, expand};
 use crate::config::Layout;
 use crate::error::Result;
 
 /// Nobody else has the folder.
 const NO_WAIT: OnWait = &|_| Ok(());
+
+/// What a step of a flow generates.
+fn generate(flow: &Flow, step: usize) -> &Generate {
+    flow.steps[step].generate().expect("it generates")
+}
 
 /// A project in a temporary folder: templates, fixtures and flows.
 pub(super) struct Project {
@@ -64,6 +69,8 @@ impl Project {
             layout: &self.layout,
             template: "t",
             num_flows,
+            params: &[],
+            input: None,
             use_cache: true,
             load: true,
             on_wait: NO_WAIT,

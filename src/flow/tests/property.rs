@@ -134,7 +134,7 @@ proptest! {
         let system = format!("{head}{content}{end}");
         prop_assert_eq!(flow.system.as_deref(), Some(system.as_str()));
         let text = format!("{task} Plan it.");
-        prop_assert_eq!(flow.steps[0].prompt[0].as_text(), Some(text.as_str()));
+        prop_assert_eq!(super::generate(&flow, 0).prompt[0].as_text(), Some(text.as_str()));
     }
 
     /// No template, however broken, makes the program panic.

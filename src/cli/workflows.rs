@@ -1,0 +1,198 @@
+//! The flags of `run` that are about workflows: parameters, programs, rows in and out, limits,
+//! recordings.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+
+use super::parse_count;
+use crate::config::{Limits, Prices, Rollouts, WorkflowConfig};
+use crate::error::{Error, Result};
+
+/// What is run in a workflow beside the model, and how far.
+#[derive(Debug, Clone, Args)]
+pub(super) struct WorkflowArgs {
+    /// Set parameters of the template anew: max_generations=5,timeout_ms=2000
+    #[arg(long = "set", env = "SET", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = parse_setting)]
+    set: Vec<(String, String)>,
+
+    /// Python that generated programs run on
+    #[arg(long, env, value_name = "PYTHON", default_value = "python3")]
+    python: PathBuf,
+
+    /// 1: run generated programs without the sandbox where this machine has none; for programs that
+    /// you trust
+    #[arg(long, env, value_name = "UNSAFE_EVAL", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    unsafe_eval: bool,
+
+    /// Rows (JSON Lines) in place of the template's suite: a flow each, or --repeats of them
+    #[arg(long, env, value_name = "INPUT")]
+    input: Option<PathBuf>,
+
+    /// File that gets each row of --input back, with response, usage, reward and outcome
+    #[arg(long, env, value_name = "OUTPUT", requires = "input")]
+    output: Option<PathBuf>,
+
+    /// Only so many rows of --input, from the first
+    #[arg(long, env, value_name = "LIMIT", requires = "input", value_parser = parse_count)]
+    limit: Option<usize>,
+
+    /// Flows for each row of --input
+    #[arg(long, env, value_name = "REPEATS", default_value = "1", value_parser = parse_count)]
+    repeats: usize,
+
+    /// 1: go on with --output: rows that are in it are not run again
+    #[arg(long, env, value_name = "RESUME", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    resume: bool,
+
+    /// End when prompts and answers have come to so many tokens together
+    #[arg(long, env, value_name = "MAX_TOKENS_TOTAL", value_parser = clap::value_parser!(u64).range(1..))]
+    max_tokens_total: Option<u64>,
+
+    /// End when the requests have cost so much, by the prices below
+    #[arg(long, env, value_name = "MAX_COST", value_parser = parse_positive)]
+    max_cost: Option<f64>,
+
+    /// End after so long: seconds, or with a unit (90s, 30m, 2h)
+    #[arg(long, env, value_name = "DEADLINE", value_parser = parse_duration)]
+    deadline: Option<Duration>,
+
+    /// Price of a million prompt tokens
+    #[arg(long, env, value_name = "PRICE_PROMPT", value_parser = parse_price)]
+    price_prompt: Option<f64>,
+
+    /// Price of a million prompt tokens that come from the prefix cache [default: --price-prompt]
+    #[arg(long, env, value_name = "PRICE_CACHED", value_parser = parse_price)]
+    price_cached: Option<f64>,
+
+    /// Price of a million generated tokens
+    #[arg(long, env, value_name = "PRICE_DECODE", value_parser = parse_price)]
+    price_decode: Option<f64>,
+
+    /// Save the run's answers as a script for MODE=scripted and for --pin-outputs
+    #[arg(long, env, value_name = "RECORD")]
+    record: Option<PathBuf>,
+
+    /// Give later steps the texts of this recording in place of what is generated now
+    #[arg(long, env, value_name = "PIN_OUTPUTS")]
+    pin_outputs: Option<PathBuf>,
+}
+
+impl WorkflowArgs {
+    /// # Errors
+    /// Exit code 2 for settings that lack one another.
+    pub(super) fn resolve(self) -> Result<WorkflowConfig> {
+        let prices = match (self.price_prompt, self.price_decode) {
+            (None, None) if self.price_cached.is_none() => None,
+            (Some(prompt), Some(decode)) => Some(Prices {
+                prompt,
+                cached: self.price_cached.unwrap_or(prompt),
+                decode,
+            }),
+            _ => {
+                return Err(Error::usage("only some of the prices are given")
+                    .hint("give --price-prompt and --price-decode, each for a million tokens"));
+            }
+        };
+        if self.max_cost.is_some() && prices.is_none() {
+            return Err(Error::usage("--max-cost is given without prices")
+                .hint("give --price-prompt and --price-decode, each for a million tokens"));
+        }
+        if self.resume && self.output.is_none() {
+            return Err(Error::usage("--resume is given without --output")
+                .hint("--resume goes on with the file that --output names"));
+        }
+        if self.repeats > 1 && self.input.is_none() {
+            return Err(Error::usage("--repeats is given without --input")
+                .hint("without --input, NUM_FLOWS says how many flows there are"));
+        }
+        Ok(WorkflowConfig {
+            params: self.set,
+            python: self.python,
+            unsafe_eval: self.unsafe_eval,
+            rollouts: self.input.map(|input| Rollouts {
+                input,
+                output: self.output,
+                limit: self.limit,
+                repeats: self.repeats,
+                resume: self.resume,
+            }),
+            limits: Limits {
+                tokens: self.max_tokens_total,
+                cost: self.max_cost,
+                deadline_s: self.deadline.map(|time| time.as_secs_f64()),
+            },
+            prices,
+            record: self.record,
+            pin_outputs: self.pin_outputs,
+        })
+    }
+}
+
+pub(super) fn parse_setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+fn parse_positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+fn parse_price(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("expected a price of a million tokens, at least 0".to_owned()),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a time such as 90, 90s, 30m or 2h".to_owned();
+    let (number, unit) = match text.trim_end_matches(['s', 'm', 'h']) {
+        number if number.len() + 1 >= text.len() => (number, &text[number.len()..]),
+        _ => return Err(wrong()),
+    };
+    let seconds = match unit {
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        _ => 3600.0,
+    };
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        let seconds = |text| parse_duration(text).map(|time| time.as_secs_f64());
+        assert_eq!(seconds("90"), Ok(90.0));
+        assert_eq!(seconds("1.5s"), Ok(1.5));
+        assert_eq!(seconds("30m"), Ok(1800.0));
+        assert_eq!(seconds("2h"), Ok(7200.0));
+        for bad in ["", "s", "0", "-1", "1d", "1ms", "nan", "1e300h", "5mm"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn settings_have_a_name() {
+        let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+        assert_eq!(parse_setting("a=1"), pair("a", "1"));
+        assert_eq!(parse_setting("a = x=y"), pair("a", "x=y"));
+        assert!(parse_setting("=1").is_err() && parse_setting("a").is_err());
+    }
+}

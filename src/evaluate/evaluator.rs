@@ -1,0 +1,32 @@
+//! The seam that workflows run programs through: the pool, or a double in tests.
+
+use std::time::Duration;
+
+use super::evaluation::{EvaluationId, Finished, Request};
+
+/// Runs programs and says what came of them.
+pub trait Evaluator {
+    /// Hands a program in. Ids rise in the order of submission.
+    fn submit(&mut self, request: Request) -> EvaluationId;
+
+    /// Everything that has finished. With nothing there yet it waits for the first, at most `timeout`.
+    fn poll(&mut self, timeout: Duration) -> Vec<Finished>;
+
+    /// How many have been submitted and have not come back.
+    fn open(&self) -> usize;
+}
+
+#[cfg(target_os = "linux")]
+impl Evaluator for super::pool::Pool {
+    fn submit(&mut self, request: Request) -> EvaluationId {
+        Self::submit(self, request)
+    }
+
+    fn poll(&mut self, timeout: Duration) -> Vec<Finished> {
+        Self::poll(self, timeout)
+    }
+
+    fn open(&self) -> usize {
+        Self::open(self)
+    }
+}

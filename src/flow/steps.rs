@@ -1,0 +1,517 @@
+//! A template's steps and loops: checked one by one and together, and put in order.
+
+use std::collections::BTreeSet;
+
+use toml::Spanned;
+
+use crate::error::{Error, Result};
+
+use super::expression::{Resolver, StepNames, Wrong};
+use super::graph::Graph;
+use super::manifest::{Kind, LoopKeys, StepKeys};
+use super::params::Params;
+use super::place::{SourceFile, choice};
+use super::split::Piece;
+use super::template::{Text, check_name};
+use super::unroll::{Loop, PREVIOUS};
+use super::visible::Fields;
+use super::work::{Context, Evaluate, Generate, Judge, Select, Task, Verify, Work};
+
+/// Most answers of a step, generations of a loop, and results that are kept: more would be a slip.
+const MOST: usize = 10_000;
+
+/// How long a program may run, where the step does not say: ms.
+const DEFAULT_TIMEOUT_MS: usize = 10_000;
+
+/// A step as the template has it.
+#[derive(Debug)]
+pub(super) struct StepSource {
+    pub(super) id: String,
+    /// Steps of the template, and `previous` in a loop.
+    pub(super) needs: Vec<String>,
+    /// What it does; its texts are empty here.
+    pub(super) work: Work,
+    /// Its texts: the prompt, or question and expected answer.
+    pub(super) texts: Vec<Text>,
+}
+
+/// All steps of a template, each after those that it needs, and its loops.
+#[derive(Debug)]
+pub(super) struct Steps {
+    pub(super) sources: Vec<StepSource>,
+    pub(super) loops: Vec<Loop>,
+}
+
+/// Checks the steps one by one and together, and puts them in order.
+pub(super) fn steps(
+    file: &SourceFile,
+    keys: Vec<StepKeys>,
+    loops: Vec<LoopKeys>,
+    params: &Params,
+) -> Result<Steps> {
+    if keys.is_empty() {
+        return Err(file
+            .error(file.text().len(), "the template has no steps")
+            .hint("add one: [[step]], id = \"answer\", prompt = \"…\""));
+    }
+    let mut seen = BTreeSet::new();
+    for step in &keys {
+        check_name(file, &step.id, "step's id")?;
+        if step.id.get_ref() == PREVIOUS {
+            return Err(file
+                .error(step.id.span().start, "no step can be called `previous`")
+                .hint("in a loop, that is what the generation before has carried over"));
+        }
+        if !seen.insert(step.id.get_ref()) {
+            let what = format!("a second step `{}`", step.id.get_ref());
+            return Err(file
+                .error(step.id.span().start, what)
+                .hint("each step has an id of its own"));
+        }
+        step.check_keys(file)?;
+    }
+    let ids: Vec<&str> = keys.iter().map(|step| step.id.get_ref().as_str()).collect();
+    let loops = read_loops(file, &loops, &ids, params)?;
+    let all = All {
+        file,
+        keys: &keys,
+        ids: &ids,
+        loops: &loops,
+    };
+    let graph = all.graph()?;
+    let order = graph.order().map_err(|cycle| {
+        let names: Vec<&str> = cycle.iter().map(|step| ids[*step]).collect();
+        let what = format!(
+            "the steps need each other in a circle: {}",
+            names.join(" -> ")
+        );
+        file.error(keys[cycle[0]].needs.span().start, what)
+            .hint("an arrow points from a step to one that it needs: take one of them out")
+    })?;
+    if let Some(step) = graph.isolated().first() {
+        let what = format!("no step needs `{0}`, and `{0}` needs none", ids[*step]);
+        return Err(file
+            .error(keys[*step].id.span().start, what)
+            .hint("connect it through `needs`, or make it a template of its own"));
+    }
+    all.check_loops(&graph)?;
+    let resolver = Resolver::new();
+    let mut sources = Vec::with_capacity(order.len());
+    for &index in &order {
+        let names = all.names(&graph, index);
+        let check = |source: &str| resolver.check(source, &names);
+        sources.push(all.step(index, params, check)?);
+    }
+    let place = |step: usize| {
+        order
+            .iter()
+            .position(|index| *index == step)
+            .unwrap_or(step)
+    };
+    let loops = loops.iter().map(|of| Loop {
+        generations: of.generations,
+        steps: of.steps.iter().map(|step| place(*step)).collect(),
+        start: place(of.start),
+        carry: place(of.carry),
+    });
+    Ok(Steps {
+        loops: loops.collect(),
+        sources,
+    })
+}
+
+/// The loops, with the steps as indices into the file's order.
+fn read_loops(
+    file: &SourceFile,
+    keys: &[LoopKeys],
+    ids: &[&str],
+    params: &Params,
+) -> Result<Vec<Loop>> {
+    let find = |name: &Spanned<String>, key: &str| {
+        ids.iter()
+            .position(|id| id == name.get_ref())
+            .ok_or_else(|| {
+                let what = format!("unknown step `{}` in `{key}`", name.get_ref());
+                file.error(name.span().start, what)
+                    .hint(choice(name.get_ref(), "steps", ids))
+            })
+    };
+    let mut loops: Vec<Loop> = Vec::with_capacity(keys.len());
+    for key in keys {
+        let generations = params.count(file, Some(&key.generations), "generations", 1, MOST)?;
+        let mut steps = BTreeSet::new();
+        for name in key.steps.get_ref() {
+            let step = find(name, "steps")?;
+            let taken = loops.iter().any(|other| other.steps.contains(&step));
+            if taken || !steps.insert(step) {
+                let what = format!("`{}` stands in a loop twice", name.get_ref());
+                return Err(file
+                    .error(name.span().start, what)
+                    .hint("a step is in one loop at most, and named there once"));
+            }
+        }
+        let start = find(&key.start, "start")?;
+        if steps.contains(&start) {
+            let what = format!(
+                "the loop starts from `{}`, which is in it",
+                key.start.get_ref()
+            );
+            return Err(file.error(key.start.span().start, what).hint(
+                "`start` is a step before the loop: what the first generation goes on from",
+            ));
+        }
+        let carry = find(&key.carry, "carry")?;
+        if !steps.contains(&carry) {
+            let what = format!("`{}` is not a step of the loop", key.carry.get_ref());
+            return Err(file
+                .error(key.carry.span().start, what)
+                .hint("`carry` is the step of the loop that the next generation goes on from"));
+        }
+        loops.push(Loop {
+            generations,
+            steps,
+            start,
+            carry,
+        });
+    }
+    Ok(loops)
+}
+
+/// The steps in the order of the file.
+struct All<'a> {
+    file: &'a SourceFile,
+    keys: &'a [StepKeys],
+    ids: &'a [&'a str],
+    loops: &'a [Loop],
+}
+
+impl All<'_> {
+    fn loop_of(&self, step: usize) -> Option<&Loop> {
+        self.loops.iter().find(|of| of.steps.contains(&step))
+    }
+
+    fn find(&self, id: &str) -> Option<usize> {
+        self.ids.iter().position(|known| *known == id)
+    }
+
+    /// Who needs whom: through `needs`, through `of`, and the start of its loop.
+    fn graph(&self) -> Result<Graph> {
+        let mut graph = Vec::with_capacity(self.keys.len());
+        for (index, step) in self.keys.iter().enumerate() {
+            let mut needs = Vec::new();
+            for need in step.needs.get_ref() {
+                let at = need.span().start;
+                let needed = self.needed(index, need.get_ref(), "needs", at)?;
+                if needs.contains(&needed) {
+                    let what = format!("`{}` stands twice in `needs`", need.get_ref());
+                    return Err(self.file.error(at, what).hint("name it once"));
+                }
+                needs.push(needed);
+            }
+            if let Some(of) = &step.of {
+                for name in of.get_ref().list() {
+                    let needed = self.needed(index, name, "of", of.span().start)?;
+                    if !needs.contains(&needed) {
+                        needs.push(needed);
+                    }
+                }
+            }
+            if let Some(of) = self.loop_of(index)
+                && !needs.iter().any(|need| of.steps.contains(need))
+                && !needs.contains(&of.start)
+            {
+                needs.push(of.start);
+            }
+            graph.push(needs);
+        }
+        Ok(Graph::new(graph))
+    }
+
+    /// The step that `name` stands for in a key of step `index`.
+    fn needed(&self, index: usize, name: &str, key: &str, at: usize) -> Result<usize> {
+        if name == PREVIOUS {
+            return match self.loop_of(index) {
+                Some(of) => Ok(of.start),
+                None => Err(self
+                    .file
+                    .error(
+                        at,
+                        format!("`{}` is in no loop, and has no `previous`", self.ids[index]),
+                    )
+                    .hint(
+                        "`previous` is what the generation before has carried over; name a step",
+                    )),
+            };
+        }
+        self.find(name).ok_or_else(|| {
+            let what = format!("unknown step `{name}` in `{key}`");
+            self.file
+                .error(at, what)
+                .hint(choice(name, "steps", self.ids))
+        })
+    }
+
+    /// No step outside a loop may stand between two of its steps: it would have to run in each
+    /// generation.
+    fn check_loops(&self, graph: &Graph) -> Result<()> {
+        for of in self.loops {
+            for &step in &of.steps {
+                for between in graph.ancestors(step).difference(&of.steps) {
+                    if graph.ancestors(*between).is_disjoint(&of.steps) {
+                        continue;
+                    }
+                    let what = format!(
+                        "`{}` stands between steps of a loop, and is not in it",
+                        self.ids[*between]
+                    );
+                    return Err(self
+                        .file
+                        .error(self.keys[*between].id.span().start, what)
+                        .hint("add it to the loop's `steps`"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn names<'a>(&'a self, graph: &Graph, index: usize) -> StepNames<'a> {
+        let readable = graph.ancestors(index).into_iter();
+        let fields = |step: usize| match self.keys[step].kind() {
+            Kind::Generate => Fields::Answers,
+            _ => Fields::Scored,
+        };
+        StepNames {
+            own: self.ids[index],
+            readable: readable
+                .map(|step| (self.ids[step], fields(step)))
+                .collect(),
+            all: self.ids,
+            previous: self
+                .loop_of(index)
+                .map(|of| fields(of.start).min(fields(of.carry))),
+        }
+    }
+
+    fn step(
+        &self,
+        index: usize,
+        params: &Params,
+        check: impl Fn(&str) -> Result<(), Wrong>,
+    ) -> Result<StepSource> {
+        let (file, keys) = (self.file, &self.keys[index]);
+        let mut needs: Vec<String> = (keys.needs.get_ref().iter())
+            .map(|need| need.get_ref().clone())
+            .collect();
+        let work = self.work(index, params)?;
+        if let Work::Generate(generate) = &work
+            && generate.context == Context::Append
+        {
+            self.check_append(keys, params)?;
+        }
+        for id in work.of() {
+            if !needs.contains(id) {
+                needs.push(id.clone());
+            }
+        }
+        let of_kind: &[(&str, Option<&Spanned<String>>)] = match keys.kind() {
+            Kind::Generate => &[("prompt", keys.prompt.as_ref())],
+            Kind::Verify | Kind::Judge => &[
+                ("question", keys.question.as_ref()),
+                ("expected", keys.expected.as_ref()),
+            ],
+            Kind::Evaluate | Kind::Select => &[],
+        };
+        let mut texts = Vec::with_capacity(of_kind.len());
+        for (key, given) in of_kind {
+            let text = Text::new(file, given.ok_or_else(|| keys.missing(file, key))?)?;
+            for piece in &text.pieces {
+                if let Piece::Expr { source, offset } = piece {
+                    check(source).map_err(|wrong| {
+                        let at = text.in_file(file, offset + wrong.at);
+                        file.error(at, wrong.what).hint(wrong.hint)
+                    })?;
+                }
+            }
+            texts.push(text);
+        }
+        Ok(StepSource {
+            id: keys.id.get_ref().clone(),
+            needs,
+            work,
+            texts,
+        })
+    }
+
+    fn check_append(&self, keys: &StepKeys, params: &Params) -> Result<()> {
+        let file = self.file;
+        let at = keys
+            .context
+            .as_ref()
+            .map_or(0, |context| context.span().start);
+        let id = keys.id.get_ref();
+        let needs = keys.needs.get_ref();
+        let [parent] = &needs[..] else {
+            let what = format!(
+                "`context = \"append\"` goes on with the one step it needs, and `{id}` needs {}",
+                needs.len()
+            );
+            return Err(file
+                .error(at, what)
+                .hint("name that step alone in `needs`, or leave `context` at \"fresh\""));
+        };
+        let Some(parent) = self.find(parent.get_ref()) else {
+            return Err(file
+                .error(at, "`context = \"append\"` cannot go on with `previous`")
+                .hint("put `${previous.text}` into the prompt"));
+        };
+        let samples = match self.keys[parent].kind() {
+            Kind::Generate => {
+                let samples = self.keys[parent].samples.as_ref();
+                params.count(file, samples, "samples", 1, MOST)?
+            }
+            _ => 0,
+        };
+        if samples == 1 {
+            return Ok(());
+        }
+        let what = format!(
+            "`{id}` cannot go on with the conversation of `{}`, which is not one conversation",
+            self.ids[parent]
+        );
+        Err(file.error(at, what).hint(
+            "`append` goes on with a step of kind generate and one sample; put the text of another \
+             into the prompt",
+        ))
+    }
+
+    /// What the step does, without its texts.
+    fn work(&self, index: usize, params: &Params) -> Result<Work> {
+        let (file, keys) = (self.file, &self.keys[index]);
+        Ok(match keys.kind() {
+            Kind::Generate => Work::Generate(Generate {
+                context: keys
+                    .context
+                    .as_ref()
+                    .map_or(Context::Fresh, |context| *context.get_ref()),
+                prompt: Vec::new(),
+                samples: params.count(file, keys.samples.as_ref(), "samples", 1, MOST)?,
+                max_tokens: keys.max_tokens(file, params)?,
+                temperature: keys.temperature(file)?,
+                top_p: keys.top_p(file)?,
+                top_k: keys.top_k(file)?,
+            }),
+            Kind::Evaluate => {
+                let task = keys
+                    .task
+                    .as_ref()
+                    .ok_or_else(|| keys.missing(file, "task"))?;
+                let timeout = keys.timeout_ms.as_ref();
+                let most = 3_600_000;
+                Work::Evaluate(Evaluate {
+                    of: self.one_of(keys, &[Kind::Generate])?,
+                    task: Task::named(task.get_ref()).ok_or_else(|| {
+                        let what = format!("unknown task `{}`", task.get_ref());
+                        file.error(task.span().start, what).hint(choice(
+                            task.get_ref(),
+                            "tasks",
+                            Task::NAMES,
+                        ))
+                    })?,
+                    timeout_ms: params.count(
+                        file,
+                        timeout,
+                        "timeout_ms",
+                        DEFAULT_TIMEOUT_MS,
+                        most,
+                    )? as u64,
+                })
+            }
+            Kind::Verify => Work::Verify(Verify {
+                of: self.one_of(keys, &[Kind::Generate])?,
+                question: Vec::new(),
+                expected: Vec::new(),
+            }),
+            Kind::Judge => Work::Judge(Judge {
+                of: self.one_of(keys, &[Kind::Generate, Kind::Verify])?,
+                question: Vec::new(),
+                expected: Vec::new(),
+                max_tokens: keys.max_tokens(file, params)?,
+            }),
+            Kind::Select => {
+                let scored = [Kind::Evaluate, Kind::Verify, Kind::Judge, Kind::Select];
+                Work::Select(Select {
+                    of: self.of(keys, index, &scored)?,
+                    keep: params.count(file, keys.keep.as_ref(), "keep", 1, MOST)?,
+                })
+            }
+        })
+    }
+
+    fn one_of(&self, keys: &StepKeys, kinds: &[Kind]) -> Result<String> {
+        let index = self.find(keys.id.get_ref()).unwrap_or_default();
+        let mut of = self.of(keys, index, kinds)?;
+        match of.len() {
+            1 if of[0] != PREVIOUS => Ok(of.remove(0)),
+            _ => Err(self
+                .file
+                .error(
+                    keys.of.as_ref().map_or(0, |of| of.span().start),
+                    format!("a step of kind `{}` works on one step", keys.kind().name()),
+                )
+                .hint("name one: of = \"answer\"")),
+        }
+    }
+
+    /// The steps in `of`, which have to be of these kinds.
+    fn of(&self, keys: &StepKeys, index: usize, kinds: &[Kind]) -> Result<Vec<String>> {
+        let of = keys
+            .of
+            .as_ref()
+            .ok_or_else(|| keys.missing(self.file, "of"))?;
+        let at = of.span().start;
+        let list = of.get_ref().list();
+        let mut taken = BTreeSet::new();
+        for name in list {
+            // In a loop `previous` is both what it starts from and what it carries over.
+            let meant = match self.loop_of(index) {
+                Some(of) if name == PREVIOUS => vec![of.start, of.carry],
+                _ => vec![self.needed(index, name, "of", at)?],
+            };
+            for step in meant {
+                let kind = self.keys[step].kind();
+                if !kinds.contains(&kind) {
+                    return Err(wrong_kind(self.file, at, keys, self.ids[step], kind, kinds));
+                }
+            }
+            if !taken.insert(name) {
+                let what = format!("`{name}` stands twice in `of`");
+                return Err(self.file.error(at, what).hint("name it once"));
+            }
+        }
+        if list.is_empty() {
+            return Err(self
+                .file
+                .error(at, "`of` names no step")
+                .hint("name one: of = \"answer\""));
+        }
+        Ok(list.to_vec())
+    }
+}
+
+fn wrong_kind(
+    file: &SourceFile,
+    at: usize,
+    keys: &StepKeys,
+    id: &str,
+    kind: Kind,
+    kinds: &[Kind],
+) -> Error {
+    let what = format!(
+        "a step of kind `{}` cannot work on `{id}`, which is of kind `{}`",
+        keys.kind().name(),
+        kind.name()
+    );
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    file.error(at, what)
+        .hint(format!("it works on steps of kind {}", names.join(", ")))
+}

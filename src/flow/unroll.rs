@@ -1,0 +1,140 @@
+//! Loops: the steps of a `[[loop]]`, written out once for each generation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Generation;
+use super::graph::Graph;
+use super::steps::StepSource;
+
+/// A loop of a template, its steps as indices.
+#[derive(Debug)]
+pub(super) struct Loop {
+    pub(super) generations: usize,
+    pub(super) steps: BTreeSet<usize>,
+    /// The step that the first generation knows as `previous`.
+    pub(super) start: usize,
+    /// The step of the loop that the next generation knows as `previous`.
+    pub(super) carry: usize,
+}
+
+/// A step of a flow: one of the template's, in one generation.
+#[derive(Debug)]
+pub(super) struct Instance {
+    /// Index of the template's step.
+    pub(super) source: usize,
+    pub(super) id: String,
+    pub(super) needs: Vec<String>,
+    pub(super) generation: Option<Generation>,
+    /// What other instances the step's `of` names stand for.
+    pub(super) of: BTreeMap<String, String>,
+}
+
+/// What the name `previous` stands for in `of` and in expressions of a loop.
+pub(super) const PREVIOUS: &str = "previous";
+
+/// The instances of all steps, each after those that it needs; otherwise in the order of the
+/// template, generation after generation.
+pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
+    let unrolled = Unrolled { steps, loops };
+    let mut instances = Vec::new();
+    let mut begun = BTreeSet::new();
+    for index in 0..steps.len() {
+        match unrolled.loop_of(index) {
+            None => instances.push(unrolled.instance(index, None)),
+            Some((number, of)) if begun.insert(number) => {
+                for generation in 1..=of.generations {
+                    let steps = of.steps.iter();
+                    instances
+                        .extend(steps.map(|step| unrolled.instance(*step, Some((of, generation)))));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    let place: BTreeMap<&str, usize> = (instances.iter().enumerate())
+        .map(|(place, instance)| (instance.id.as_str(), place))
+        .collect();
+    let needs = instances.iter().map(|instance| {
+        let needs = instance.needs.iter();
+        needs
+            .filter_map(|need| place.get(need.as_str()).copied())
+            .collect()
+    });
+    // The template's graph has no cycle, and none leads through a loop from outside: nor has this.
+    let order = Graph::new(needs.collect()).order().unwrap_or_default();
+    let mut taken: Vec<Option<Instance>> = instances.into_iter().map(Some).collect();
+    order
+        .into_iter()
+        .filter_map(|place| taken[place].take())
+        .collect()
+}
+
+struct Unrolled<'a> {
+    steps: &'a [StepSource],
+    loops: &'a [Loop],
+}
+
+impl Unrolled<'_> {
+    fn loop_of(&self, step: usize) -> Option<(usize, &Loop)> {
+        let loops = self.loops.iter().enumerate();
+        loops.clone().find(|(_, of)| of.steps.contains(&step))
+    }
+
+    fn index(&self, id: &str) -> Option<usize> {
+        self.steps.iter().position(|step| step.id == id)
+    }
+
+    /// The instance of `step` as one outside its loop sees it: that of the last generation.
+    fn last(&self, step: usize) -> String {
+        let id = &self.steps[step].id;
+        match self.loop_of(step) {
+            Some((_, of)) => in_generation(id, of.generations),
+            None => id.clone(),
+        }
+    }
+
+    fn instance(&self, index: usize, within: Option<(&Loop, usize)>) -> Instance {
+        let step = &self.steps[index];
+        let previous = within.map(|(of, generation)| match generation {
+            1 => self.last(of.start),
+            later => in_generation(&self.steps[of.carry].id, later - 1),
+        });
+        let name = |id: &str| match (self.index(id), within) {
+            (Some(needed), Some((of, generation))) if of.steps.contains(&needed) => {
+                in_generation(id, generation)
+            }
+            (Some(needed), _) => self.last(needed),
+            // `previous`: nothing else is let through.
+            (None, _) => previous.clone().unwrap_or_else(|| id.to_owned()),
+        };
+        let mut needs: Vec<String> = step.needs.iter().map(|need| name(need)).collect();
+        if let (Some(previous), Some((of, _))) = (&previous, within) {
+            let in_loop = |need: &String| {
+                let needed = self.index(need);
+                needed.is_some_and(|needed| of.steps.contains(&needed))
+            };
+            if !step.needs.iter().any(in_loop) && !needs.contains(previous) {
+                needs.push(previous.clone());
+            }
+        }
+        Instance {
+            source: index,
+            id: match within {
+                Some((_, generation)) => in_generation(&step.id, generation),
+                None => step.id.clone(),
+            },
+            needs,
+            generation: within
+                .zip(previous.clone())
+                .map(|((_, number), previous)| Generation { number, previous }),
+            of: (step.work.of().iter())
+                .map(|id| (id.clone(), name(id)))
+                .collect(),
+        }
+    }
+}
+
+/// No id of a template holds a `.`, so that this is nobody else's.
+fn in_generation(id: &str, generation: usize) -> String {
+    format!("{id}.{generation}")
+}

@@ -1,0 +1,99 @@
+//! What the judged steps of a run came to.
+
+use crate::record::StepRecord;
+use crate::record::evaluation::ScoreRecord;
+use crate::statistics::distribution;
+use crate::units::Millis;
+
+/// Gathers judged steps by their names, the generations of a loop together.
+#[derive(Debug, Default)]
+pub struct Scores(Vec<Score>);
+
+#[derive(Debug, Default)]
+struct Score {
+    record: ScoreRecord,
+    scores: Vec<f64>,
+    overhead: Vec<f64>,
+    run: Vec<f64>,
+    overlap: f64,
+}
+
+impl Scores {
+    /// Counts a step in, where it was judged. Of a judge's two requests the outcome of each counts.
+    pub fn add(&mut self, step: &StepRecord) {
+        let Some(outcome) = &step.outcome else { return };
+        let name = step.step.split('.').next().unwrap_or(&step.step);
+        let index =
+            (self.0.iter().position(|known| known.record.step == name)).unwrap_or_else(|| {
+                self.0.push(Score {
+                    record: ScoreRecord {
+                        step: name.to_owned(),
+                        kind: step.kind().to_owned(),
+                        ..ScoreRecord::default()
+                    },
+                    ..Score::default()
+                });
+                self.0.len() - 1
+            });
+        let score = &mut self.0[index];
+        score.record.count += 1;
+        *score.record.outcomes.entry(outcome.clone()).or_default() += 1;
+        score.scores.extend(step.score);
+        if let Some(times) = &step.evaluation {
+            score
+                .overhead
+                .push((times.start_up_ms + times.stop_ms + times.validate_ms).0);
+            score.run.push(times.run_ms.0);
+            score.overlap += times.overlap_ms.0;
+        }
+    }
+
+    /// What there is to tell of each, in the order in which the first of each came.
+    pub fn records(&self) -> Vec<ScoreRecord> {
+        let record = |score: &Score| ScoreRecord {
+            score: distribution(&score.scores),
+            overhead_ms: distribution(&score.overhead),
+            run_ms: distribution(&score.run),
+            overlap_ms: (!score.run.is_empty()).then_some(Millis(score.overlap)),
+            ..score.record.clone()
+        };
+        self.0.iter().map(record).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::evaluation::EvaluationRecord;
+
+    #[test]
+    fn generations_are_counted_together_and_failures_have_no_score() {
+        let step = |step: &str, outcome: &str, score| StepRecord {
+            step: step.to_owned(),
+            kind: Some("evaluate".to_owned()),
+            outcome: Some(outcome.to_owned()),
+            score,
+            evaluation: Some(EvaluationRecord {
+                start_up_ms: Millis(2.0),
+                stop_ms: Millis(1.0),
+                run_ms: Millis(8.0),
+                ..EvaluationRecord::default()
+            }),
+            ..StepRecord::default()
+        };
+        let mut scores = Scores::default();
+        scores.add(&step("trial.1", "ok", Some(1.5)));
+        scores.add(&step("trial.2", "timeout", None));
+        scores.add(&step("trial.2", "ok", Some(2.5)));
+        scores.add(&StepRecord::default());
+        let records = scores.records();
+        let [trial] = &records[..] else {
+            panic!("one name: {records:?}");
+        };
+        assert_eq!((trial.step.as_str(), trial.count), ("trial", 3));
+        assert_eq!(trial.outcomes["ok"], 2);
+        let score = trial.score.as_ref().expect("two scores");
+        assert_eq!((score.count, score.max), (2, 2.5));
+        assert_eq!(trial.overhead_ms.as_ref().map(|ms| ms.mean), Some(3.0));
+    }
+}

@@ -1,0 +1,75 @@
+//! From what was seen of a request or an evaluation to its record.
+
+use super::runner::InFlight;
+use crate::engine::{Completion, Finish};
+use crate::evaluate::evaluation::Finished;
+use crate::hash::token_hash;
+use crate::metrics;
+use crate::record::evaluation::EvaluationRecord;
+use crate::record::{RECORD_SCHEMA, StepRecord};
+use crate::stopwatch::Moment;
+use crate::units::Millis;
+
+/// The measures of a request that has ended `now`; which one it was is left to be said.
+pub(super) fn generation(
+    request: &InFlight,
+    completion: &Completion,
+    now: Moment,
+    origin: Moment,
+) -> StepRecord {
+    let latency = now.since(request.submitted);
+    let ttft = request.tokens.first().copied();
+    let queue = (request.started).map(|moment| moment.since(request.submitted));
+    let count = completion.tokens.len();
+    let tpot = ttft
+        .filter(|_| count > 1)
+        .map(|ttft| Millis((latency - ttft).0 / (count - 1) as f64));
+    let (gaps_ms, itl_ms) = metrics::gaps(&request.tokens);
+    StepRecord {
+        schema: RECORD_SCHEMA,
+        start_ms: request.submitted.since(origin),
+        queue_ms: queue,
+        latency_ms: latency,
+        ttft_ms: ttft,
+        tpot_ms: tpot,
+        itl_ms,
+        gaps_ms,
+        prefill_tokens_per_s: (ttft.zip(queue))
+            .and_then(|(ttft, queue)| rate(completion.prefill_tokens, ttft - queue)),
+        decode_tokens_per_s: tpot.and_then(|tpot| rate(1, tpot)),
+        prompt_tokens: completion.prompt_tokens,
+        prefill_tokens: completion.prefill_tokens,
+        reused_tokens: completion.reused_tokens,
+        drafted_tokens: completion.drafted_tokens,
+        accepted_tokens: completion.accepted_tokens,
+        decode_tokens: count,
+        finish: match completion.finish {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+        }
+        .to_owned(),
+        out_hash: token_hash(&completion.tokens),
+        output: completion.text.clone(),
+        ..StepRecord::default()
+    }
+}
+
+/// Where the time of an evaluation went; the overlap is left to be said.
+pub(super) fn evaluation(finished: &Finished) -> EvaluationRecord {
+    let times = &finished.times;
+    EvaluationRecord {
+        waited_ms: times.waited.into(),
+        start_up_ms: times.start_up.into(),
+        run_ms: times.run.into(),
+        stop_ms: times.stop.into(),
+        validate_ms: times.validate.into(),
+        cpu_ms: times.cpu.into(),
+        overlap_ms: Millis::default(),
+        attempts: finished.attempts,
+    }
+}
+
+/// So many a second; `None` where there are none or no time went by.
+fn rate(count: usize, time: Millis) -> Option<f64> {
+    (count > 0 && time.0 > 0.0).then(|| count as f64 / time.seconds())
+}
