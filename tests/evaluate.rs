@@ -5,12 +5,11 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use flowbench::evaluate::evaluation::{EvaluationId, Finished, Outcome, Request};
-use flowbench::evaluate::packing;
-use flowbench::evaluate::pool::{Pool, Settings};
+use flowbench::evaluate::{EvaluationId, Finished, Outcome, Pool, Request, Settings, packing};
 use serde_json::Value;
 
 /// How long a test waits for what must happen at some time, however busy the machine is.
@@ -23,9 +22,13 @@ fn pool() -> Pool {
 fn pool_of(parallel: usize) -> Pool {
     let settings = Settings {
         parallel,
-        ..Settings::default()
+        ..settings("python3")
     };
     Pool::start(settings).unwrap()
+}
+
+fn settings(python: impl Into<PathBuf>) -> Settings {
+    Settings::new(python, std::env::vars_os())
 }
 
 fn number(returned: &Value) -> Result<f64, String> {
@@ -43,6 +46,7 @@ fn program(body: &str) -> Request {
             lines.collect::<String>()
         ),
         entry_points: vec!["solve".to_owned()],
+        arguments: Vec::new(),
         seed: 1,
         deadline: Duration::from_secs(20),
         score: number,
@@ -187,6 +191,22 @@ fn ordinary_programs_are_told_apart() {
             "",
         ),
     ]);
+}
+
+#[test]
+fn arguments_are_data() {
+    let quotes = "'); raise SystemExit('";
+    let asked = Request {
+        code: "def solve(text, numbers): return len(text) + sum(numbers)".to_owned(),
+        arguments: vec![quotes.into(), vec![1.5, 2.5].into()],
+        ..program("")
+    };
+    let finished = evaluate(&mut pool(), asked);
+    assert_eq!(
+        finished.score,
+        Some(quotes.len() as f64 + 4.0),
+        "{finished:?}"
+    );
 }
 
 /// The matrix of what a program may try.
@@ -601,11 +621,7 @@ fn a_parent_that_is_killed_leaves_nothing() {
 
 #[test]
 fn a_missing_python_is_told_with_a_hint() {
-    let settings = Settings {
-        python: "/nowhere/python3".into(),
-        ..Settings::default()
-    };
-    let error = Pool::start(settings).unwrap_err();
+    let error = Pool::start(settings("/nowhere/python3")).unwrap_err();
     assert_eq!(error.exit() as u8, 3);
     let chain = error.chain();
     assert!(chain.contains("'/nowhere/python3'"), "{chain}");
@@ -614,11 +630,7 @@ fn a_missing_python_is_told_with_a_hint() {
 
 #[test]
 fn what_is_no_python_is_told() {
-    let settings = Settings {
-        python: "false".into(),
-        ..Settings::default()
-    };
-    let chain = Pool::start(settings).unwrap_err().chain();
+    let chain = Pool::start(settings("false")).unwrap_err().chain();
     assert!(chain.contains("it ended at once"), "{chain}");
 }
 
@@ -632,8 +644,7 @@ fn what_an_evaluation_costs() {
     let python = std::env::var_os("FLOWBENCH_EVALUATE_PYTHON");
     let settings = Settings {
         parallel: 1,
-        python: python.unwrap_or_else(|| "python3".into()).into(),
-        ..Settings::default()
+        ..settings(python.unwrap_or_else(|| "python3".into()))
     };
     let from = Instant::now();
     let mut pool = Pool::start(settings).unwrap();

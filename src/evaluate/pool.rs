@@ -2,48 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::{PipeWriter, Write, pipe};
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::evaluation::{EvaluationId, Finished, Outcome, Request, Times};
+use super::settings::{PythonInfo, Settings};
 use super::supervisor::{Job, Supervisor};
-use super::zygote::PythonInfo;
 use crate::error::{Error, Result};
-
-/// How a pool is made.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The Python to run: a name to look for in `PATH`, or a path.
-    pub python: PathBuf,
-    /// Modules to load once, where they are installed (numpy).
-    pub preload: Vec<String>,
-    /// How many programs may run at a time; at least 1.
-    pub parallel: usize,
-    /// Address space that a program may have (bytes), Python and its modules included.
-    pub memory: u64,
-    /// The longest result that is taken (bytes); a program that writes more is killed.
-    pub longest_result: usize,
-    /// Run programs without Landlock and seccomp where this machine lacks them, for programs that
-    /// are trusted. Otherwise such a machine is refused.
-    pub unsafe_eval: bool,
-}
-
-impl Default for Settings {
-    /// `python3` with numpy where there is one, all processors but one, 2 GiB, results up to 1 MiB.
-    fn default() -> Self {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            python: PathBuf::from("python3"),
-            preload: vec!["numpy".to_owned()],
-            parallel: (processors - 1).max(1),
-            memory: 2 << 30,
-            longest_result: 1 << 20,
-            unsafe_eval: false,
-        }
-    }
-}
 
 /// Runs programs, each in a sandboxed process of its own.
 ///
@@ -117,6 +83,7 @@ impl Pool {
         let id = self.submit(Request {
             code: "def probe():\n    return open('/proc/self/status').read()".to_owned(),
             entry_points: vec!["probe".to_owned()],
+            arguments: Vec::new(),
             seed: 0,
             deadline: Duration::from_secs(20),
             score: |_| Ok(0.0),
@@ -133,7 +100,7 @@ impl Pool {
                 };
                 let failed = format!("the sandbox for generated programs does not hold: {why}");
                 Err(Error::preflight(failed)
-                    .hint("programs that you trust can be run without (unsafe_eval)"))
+                    .hint("programs that you trust can be run without (--unsafe-eval)"))
             }
         }
     }

@@ -43,7 +43,7 @@ impl Sandbox {
     /// nothing may be written, and no process, socket or device is to be had.
     pub(super) fn new(readable: &[PathBuf]) -> Result<Self> {
         let hint = "a kernel from 5.13 on with CONFIG_SECURITY_LANDLOCK and CONFIG_SECCOMP_FILTER \
-                    is needed; programs that you trust can be run without (unsafe_eval)";
+                    is needed; programs that you trust can be run without (--unsafe-eval)";
         let failed = |what: &str| {
             Error::preflight(format!("cannot sandbox generated programs: {what}")).hint(hint)
         };

@@ -100,7 +100,7 @@ def run(request):
         names = [name for name in request["entry_points"] if callable(namespace.get(name))]
         if not names:
             return raised("runtime_error", "it defines none of " + ", ".join(request["entry_points"]))
-        returned = namespace[names[0]]()
+        returned = namespace[names[0]](*request["arguments"])
     except MemoryError:
         namespace.clear()
         return raised("oom", "MemoryError")
