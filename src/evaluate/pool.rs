@@ -11,6 +11,11 @@ use super::settings::{PythonInfo, Settings};
 use super::supervisor::{Job, Supervisor};
 use crate::error::{Error, Result};
 
+/// How long the trial of the sandbox may run, which takes milliseconds, on a machine as busy as it may
+/// be; and how long until it has come back, with another zygote if the first one dies.
+const TRIAL_DEADLINE: Duration = Duration::from_secs(60);
+const TRIAL_ENDS_WITHIN: Duration = Duration::from_secs(240);
+
 /// Runs programs, each in a sandboxed process of its own.
 ///
 /// A thread of the pool's own keeps the deadlines, so that the caller may be busy between two polls.
@@ -85,24 +90,11 @@ impl Pool {
             entry_points: vec!["probe".to_owned()],
             arguments: Vec::new(),
             seed: 0,
-            deadline: Duration::from_secs(20),
+            deadline: TRIAL_DEADLINE,
             score: |_| Ok(0.0),
         });
-        let finished = self.poll(Duration::from_secs(60)).pop();
-        match finished.filter(|finished| finished.id == id) {
-            Some(finished) if finished.outcome == Outcome::Denied => Ok(()),
-            other => {
-                let why = match other {
-                    Some(Finished {
-                        outcome, detail, ..
-                    }) => format!("{outcome:?} {detail}"),
-                    None => "no answer".to_owned(),
-                };
-                let failed = format!("the sandbox for generated programs does not hold: {why}");
-                Err(Error::preflight(failed)
-                    .hint("programs that you trust can be run without (--unsafe-eval)"))
-            }
-        }
+        let finished = self.poll(TRIAL_ENDS_WITHIN).pop();
+        judge_trial(finished.filter(|finished| finished.id == id))
     }
 
     /// Hands a program in; it starts as soon as a place is free. Ids rise in the order of submission.
@@ -171,6 +163,32 @@ impl Pool {
     }
 }
 
+/// What came of the program that must be denied. One that was only too slow says nothing about the
+/// sandbox, but nothing is run without having tried it.
+fn judge_trial(finished: Option<Finished>) -> Result<()> {
+    let (outcome, detail) = match finished {
+        Some(finished) => (finished.outcome, finished.detail),
+        None => (Outcome::Timeout, "no answer".to_owned()),
+    };
+    let without = "programs that you trust can be run without it (--unsafe-eval)";
+    let (failed, hint) = match outcome {
+        Outcome::Denied => return Ok(()),
+        Outcome::Timeout => (
+            "the trial of the sandbox timed out, so that it is not known whether it holds",
+            "this machine may be overloaded: try again when less runs on it".to_owned(),
+        ),
+        Outcome::InfraError => (
+            "the sandbox for generated programs could not be tried",
+            without.to_owned(),
+        ),
+        _ => (
+            "the sandbox for generated programs does not hold",
+            without.to_owned(),
+        ),
+    };
+    Err(Error::preflight(format!("{failed}: {outcome} {detail}")).hint(hint))
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         self.jobs = None;
@@ -179,5 +197,40 @@ impl Drop for Pool {
             // A panic there has been printed already.
             let _ = supervisor.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(outcome: Outcome, detail: &str) -> Option<Finished> {
+        Some(Finished {
+            id: EvaluationId(0),
+            outcome,
+            score: None,
+            detail: detail.to_owned(),
+            times: Times::default(),
+            attempts: 1,
+            killed_after: None,
+        })
+    }
+
+    #[test]
+    fn a_slow_trial_is_not_taken_for_a_hole() {
+        assert!(judge_trial(trial(Outcome::Denied, "")).is_ok());
+        for slow in [trial(Outcome::Timeout, "killed"), None] {
+            let error = judge_trial(slow).unwrap_err();
+            assert!(error.chain().contains("timed out"), "{}", error.chain());
+            assert!(error.hint_text().unwrap().contains("overloaded"));
+        }
+        let hole = judge_trial(trial(Outcome::Ok, "")).unwrap_err();
+        assert!(hole.chain().contains("does not hold"), "{}", hole.chain());
+        let broken = judge_trial(trial(Outcome::InfraError, "no fork")).unwrap_err();
+        let chain = broken.chain();
+        assert!(
+            chain.contains("could not be tried: infra_error no fork"),
+            "{chain}"
+        );
     }
 }

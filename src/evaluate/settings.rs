@@ -19,6 +19,9 @@ pub struct Settings {
     pub environment: BTreeMap<String, OsString>,
     /// Modules to load once, where they are installed (numpy).
     pub preload: Vec<String>,
+    /// Python that is run once after that, such as to use what modules load lazily; empty for none. What
+    /// it fails at is no error: the modules are there or not.
+    pub warm_up: String,
     /// How many programs may run at a time; at least 1.
     pub parallel: usize,
     /// Address space that a program may have (bytes), Python and its modules included.
@@ -48,6 +51,7 @@ impl Settings {
             python: python.into(),
             environment: kept.collect(),
             preload: vec!["numpy".to_owned()],
+            warm_up: String::new(),
             parallel: (processors - 1).max(1),
             memory: 2 << 30,
             longest_result: 1 << 20,

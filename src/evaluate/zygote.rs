@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 const WORKER: &str = include_str!("worker.py");
 
 /// How long Python may take until it has its modules loaded: a cold disk and a busy machine included.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long a request may wait for a zygote that does not read.
 const READS_WITHIN: Duration = Duration::from_secs(5);
@@ -82,7 +82,7 @@ impl Zygote {
         let (socket, other_side) = UnixStream::pair()?;
         socket.set_write_timeout(Some(READS_WITHIN))?;
         let process = Command::new(&settings.python)
-            .args(["-s", "-c", WORKER])
+            .args(["-s", "-c", WORKER, &settings.warm_up])
             .args(&settings.preload)
             .env_clear()
             .envs(&settings.environment)
