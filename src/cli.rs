@@ -15,6 +15,7 @@ use crate::config::{
     ProfileConfig, ReportFormat, RunConfig,
 };
 use crate::error::{Error, Result};
+use crate::evaluate;
 use crate::record::bench::{Phase, Test};
 
 /// Most flows of a run: more would be a mistake in `NUM_FLOWS`, not a workload.
@@ -453,7 +454,7 @@ impl RunArgs {
                 ),
             );
         }
-        let workflow = self.workflow.resolve()?;
+        let workflow = self.workflow.resolve(surroundings.python.clone())?;
         if workflow.rollouts.is_some() && self.mode == Mode::Both {
             return Err(Error::usage("--input is given, but MODE is both")
                 .hint("MODE=both compares two modes on the template's own suite"));
@@ -503,6 +504,8 @@ pub struct Surroundings {
     hf_endpoint: Option<String>,
     hf_token: Option<String>,
     hf_hub_offline: Option<String>,
+    /// What Python needs to be found and to load its libraries.
+    python: Vec<(OsString, OsString)>,
 }
 
 impl Surroundings {
@@ -519,6 +522,9 @@ impl Surroundings {
             hf_endpoint: text("HF_ENDPOINT"),
             hf_token: text("HF_TOKEN"),
             hf_hub_offline: text("HF_HUB_OFFLINE"),
+            python: (evaluate::KEPT_VARIABLES.iter())
+                .filter_map(|name| Some((OsString::from(name), variable(name)?)))
+                .collect(),
         }
     }
 

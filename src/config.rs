@@ -2,6 +2,7 @@
 //! module reads the environment.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -208,6 +209,9 @@ pub struct WorkflowConfig {
     pub params: Vec<(String, String)>,
     /// Python that generated programs run on.
     pub python: PathBuf,
+    /// The environment that they have. Never recorded.
+    #[serde(skip)]
+    pub python_environment: Vec<(OsString, OsString)>,
     /// Whether they run without the sandbox where this machine has none.
     pub unsafe_eval: bool,
     /// Rows in and out.

@@ -1,6 +1,7 @@
 //! The flags of `run` that are about workflows: parameters, programs, rows in and out, limits,
 //! recordings.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -83,7 +84,10 @@ pub(super) struct WorkflowArgs {
 impl WorkflowArgs {
     /// # Errors
     /// Exit code 2 for settings that lack one another.
-    pub(super) fn resolve(self) -> Result<WorkflowConfig> {
+    pub(super) fn resolve(
+        self,
+        python_environment: Vec<(OsString, OsString)>,
+    ) -> Result<WorkflowConfig> {
         let prices = match (self.price_prompt, self.price_decode) {
             (None, None) if self.price_cached.is_none() => None,
             (Some(prompt), Some(decode)) => Some(Prices {
@@ -111,6 +115,7 @@ impl WorkflowArgs {
         Ok(WorkflowConfig {
             params: self.set,
             python: self.python,
+            python_environment,
             unsafe_eval: self.unsafe_eval,
             rollouts: self.input.map(|input| Rollouts {
                 input,

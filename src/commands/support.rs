@@ -4,8 +4,8 @@
 use crate::config::RunConfig;
 use crate::engine::{Engine, Script};
 use crate::error::Result;
-use crate::evaluate::evaluator::Evaluator;
 use crate::evaluate::verify::Verifier;
+use crate::evaluate::{Pool, Settings};
 use crate::flow::{Flow, Work};
 use crate::report::Console;
 use crate::stopwatch::{Moment, NoFence};
@@ -14,7 +14,7 @@ use crate::workflow::{Accounts, Means};
 
 /// What a run has beside its engine.
 pub(super) struct Support {
-    evaluator: Option<Box<dyn Evaluator>>,
+    evaluator: Option<Pool>,
     verifier: Verifier,
     pub(super) accounts: Accounts,
     pins: Option<Script>,
@@ -48,7 +48,12 @@ impl Support {
         }
         console.waiting("Starting the evaluation pool");
         let start = Moment::now(&NoFence)?;
-        let started = pool(config);
+        let mut settings = Settings::new(
+            &config.workflow.python,
+            config.workflow.python_environment.clone(),
+        );
+        settings.unsafe_eval = config.workflow.unsafe_eval;
+        let started = Pool::start(settings);
         console.idle();
         support.evaluator = Some(started?);
         Ok((support, Some(Moment::now(&NoFence)?.since(start))))
@@ -60,7 +65,7 @@ impl Support {
         Means {
             engine,
             evaluator: match &mut self.evaluator {
-                Some(evaluator) => Some(evaluator.as_mut()),
+                Some(evaluator) => Some(evaluator),
                 None => None,
             },
             verifier: &mut self.verifier,
@@ -68,23 +73,4 @@ impl Support {
             pins: self.pins.as_ref(),
         }
     }
-}
-
-#[cfg(target_os = "linux")]
-fn pool(config: &RunConfig) -> Result<Box<dyn Evaluator>> {
-    use crate::evaluate::pool::{Pool, Settings};
-    let pool = Pool::start(Settings {
-        python: config.workflow.python.clone(),
-        unsafe_eval: config.workflow.unsafe_eval,
-        ..Settings::default()
-    })?;
-    Ok(Box::new(pool))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pool(_config: &RunConfig) -> Result<Box<dyn Evaluator>> {
-    Err(
-        crate::error::Error::preflight("generated programs can be run on Linux only")
-            .hint("run a template without `evaluate` steps here"),
-    )
 }

@@ -1,5 +1,6 @@
 //! What is asked of an evaluation, and what comes of it.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,10 @@ pub type Score = fn(&Value) -> Result<f64, String>;
 pub struct Request {
     /// The program, in Python.
     pub code: String,
-    /// The function to call, without arguments: the first of these that the program defines.
+    /// The function to call: the first of these that the program defines.
     pub entry_points: Vec<String>,
+    /// What it is called with; empty for no arguments. They reach the program as JSON data.
+    pub arguments: Vec<Value>,
     /// What Python's and numpy's random numbers start from.
     pub seed: u64,
     /// How long the program may run, from its first line to what it returns.
@@ -52,7 +55,20 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Its name in records.
+    /// All of them, in the order in which people are shown them.
+    pub const ALL: [Self; 9] = [
+        Self::Ok,
+        Self::Invalid,
+        Self::RuntimeError,
+        Self::Timeout,
+        Self::Oom,
+        Self::Crashed,
+        Self::Denied,
+        Self::BadOutput,
+        Self::InfraError,
+    ];
+
+    /// Its name in records, as `runtime_error`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -65,6 +81,12 @@ impl Outcome {
             Self::BadOutput => "bad_output",
             Self::InfraError => "infra_error",
         }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
     }
 }
 
@@ -110,4 +132,19 @@ pub struct Finished {
     pub attempts: u32,
     /// Where it was killed at its deadline: how much later the process was gone.
     pub killed_after: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_have_one_name_for_people_and_records() {
+        for outcome in Outcome::ALL {
+            let name = Value::from(outcome.as_str());
+            assert_eq!(serde_json::to_value(outcome).unwrap(), name);
+            assert_eq!(serde_json::from_value::<Outcome>(name).unwrap(), outcome);
+            assert_eq!(format!("{outcome:>13}").len(), 13);
+        }
+    }
 }

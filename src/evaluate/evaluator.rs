@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::evaluation::{EvaluationId, Finished, Request};
+use super::{EvaluationId, Finished, Pool, Request};
 
 /// Runs programs and says what came of them.
 pub trait Evaluator {
@@ -16,8 +16,7 @@ pub trait Evaluator {
     fn open(&self) -> usize;
 }
 
-#[cfg(target_os = "linux")]
-impl Evaluator for super::pool::Pool {
+impl Evaluator for Pool {
     fn submit(&mut self, request: Request) -> EvaluationId {
         Self::submit(self, request)
     }

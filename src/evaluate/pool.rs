@@ -2,48 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::io::{PipeWriter, Write, pipe};
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::evaluation::{EvaluationId, Finished, Outcome, Request, Times};
+use super::settings::{PythonInfo, Settings};
 use super::supervisor::{Job, Supervisor};
-use super::zygote::PythonInfo;
 use crate::error::{Error, Result};
 
-/// How a pool is made.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The Python to run: a name to look for in `PATH`, or a path.
-    pub python: PathBuf,
-    /// Modules to load once, where they are installed (numpy).
-    pub preload: Vec<String>,
-    /// How many programs may run at a time; at least 1.
-    pub parallel: usize,
-    /// Address space that a program may have (bytes), Python and its modules included.
-    pub memory: u64,
-    /// The longest result that is taken (bytes); a program that writes more is killed.
-    pub longest_result: usize,
-    /// Run programs without Landlock and seccomp where this machine lacks them, for programs that
-    /// are trusted. Otherwise such a machine is refused.
-    pub unsafe_eval: bool,
-}
-
-impl Default for Settings {
-    /// `python3` with numpy where there is one, all processors but one, 2 GiB, results up to 1 MiB.
-    fn default() -> Self {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            python: PathBuf::from("python3"),
-            preload: vec!["numpy".to_owned()],
-            parallel: (processors - 1).max(1),
-            memory: 2 << 30,
-            longest_result: 1 << 20,
-            unsafe_eval: false,
-        }
-    }
-}
+/// How long the trial of the sandbox may run, which takes milliseconds, on a machine as busy as it may
+/// be; and how long until it has come back, with another zygote if the first one dies.
+const TRIAL_DEADLINE: Duration = Duration::from_secs(60);
+const TRIAL_ENDS_WITHIN: Duration = Duration::from_secs(240);
 
 /// Runs programs, each in a sandboxed process of its own.
 ///
@@ -117,25 +88,13 @@ impl Pool {
         let id = self.submit(Request {
             code: "def probe():\n    return open('/proc/self/status').read()".to_owned(),
             entry_points: vec!["probe".to_owned()],
+            arguments: Vec::new(),
             seed: 0,
-            deadline: Duration::from_secs(20),
+            deadline: TRIAL_DEADLINE,
             score: |_| Ok(0.0),
         });
-        let finished = self.poll(Duration::from_secs(60)).pop();
-        match finished.filter(|finished| finished.id == id) {
-            Some(finished) if finished.outcome == Outcome::Denied => Ok(()),
-            other => {
-                let why = match other {
-                    Some(Finished {
-                        outcome, detail, ..
-                    }) => format!("{outcome:?} {detail}"),
-                    None => "no answer".to_owned(),
-                };
-                let failed = format!("the sandbox for generated programs does not hold: {why}");
-                Err(Error::preflight(failed)
-                    .hint("programs that you trust can be run without (unsafe_eval)"))
-            }
-        }
+        let finished = self.poll(TRIAL_ENDS_WITHIN).pop();
+        judge_trial(finished.filter(|finished| finished.id == id))
     }
 
     /// Hands a program in; it starts as soon as a place is free. Ids rise in the order of submission.
@@ -204,6 +163,32 @@ impl Pool {
     }
 }
 
+/// What came of the program that must be denied. One that was only too slow says nothing about the
+/// sandbox, but nothing is run without having tried it.
+fn judge_trial(finished: Option<Finished>) -> Result<()> {
+    let (outcome, detail) = match finished {
+        Some(finished) => (finished.outcome, finished.detail),
+        None => (Outcome::Timeout, "no answer".to_owned()),
+    };
+    let without = "programs that you trust can be run without it (--unsafe-eval)";
+    let (failed, hint) = match outcome {
+        Outcome::Denied => return Ok(()),
+        Outcome::Timeout => (
+            "the trial of the sandbox timed out, so that it is not known whether it holds",
+            "this machine may be overloaded: try again when less runs on it".to_owned(),
+        ),
+        Outcome::InfraError => (
+            "the sandbox for generated programs could not be tried",
+            without.to_owned(),
+        ),
+        _ => (
+            "the sandbox for generated programs does not hold",
+            without.to_owned(),
+        ),
+    };
+    Err(Error::preflight(format!("{failed}: {outcome} {detail}")).hint(hint))
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         self.jobs = None;
@@ -212,5 +197,40 @@ impl Drop for Pool {
             // A panic there has been printed already.
             let _ = supervisor.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(outcome: Outcome, detail: &str) -> Option<Finished> {
+        Some(Finished {
+            id: EvaluationId(0),
+            outcome,
+            score: None,
+            detail: detail.to_owned(),
+            times: Times::default(),
+            attempts: 1,
+            killed_after: None,
+        })
+    }
+
+    #[test]
+    fn a_slow_trial_is_not_taken_for_a_hole() {
+        assert!(judge_trial(trial(Outcome::Denied, "")).is_ok());
+        for slow in [trial(Outcome::Timeout, "killed"), None] {
+            let error = judge_trial(slow).unwrap_err();
+            assert!(error.chain().contains("timed out"), "{}", error.chain());
+            assert!(error.hint_text().unwrap().contains("overloaded"));
+        }
+        let hole = judge_trial(trial(Outcome::Ok, "")).unwrap_err();
+        assert!(hole.chain().contains("does not hold"), "{}", hole.chain());
+        let broken = judge_trial(trial(Outcome::InfraError, "no fork")).unwrap_err();
+        let chain = broken.chain();
+        assert!(
+            chain.contains("could not be tried: infra_error no fork"),
+            "{chain}"
+        );
     }
 }

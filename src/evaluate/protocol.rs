@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The longest frame that is taken from a zygote (bytes); its messages have a few hundred.
 const LONGEST_FRAME: usize = 64 * 1024;
@@ -21,6 +22,7 @@ pub(super) struct Start<'a> {
     pub(super) id: u64,
     pub(super) code: &'a str,
     pub(super) entry_points: &'a [String],
+    pub(super) arguments: &'a [Value],
     pub(super) seed: u64,
     /// Resource limits by the names of `setrlimit(2)` without `RLIMIT_`.
     pub(super) limits: BTreeMap<&'static str, u64>,

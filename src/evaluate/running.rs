@@ -13,7 +13,7 @@ use super::verdict::{self, Killed, Verdict};
 
 /// How long the zygote may take to fork and sandbox, or to wait for a child that is dead, on a machine
 /// as busy as it may be.
-const ZYGOTE_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+const ZYGOTE_ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// An evaluation that the zygote has been asked for.
 #[derive(Debug)]

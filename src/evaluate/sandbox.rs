@@ -43,7 +43,7 @@ impl Sandbox {
     /// nothing may be written, and no process, socket or device is to be had.
     pub(super) fn new(readable: &[PathBuf]) -> Result<Self> {
         let hint = "a kernel from 5.13 on with CONFIG_SECURITY_LANDLOCK and CONFIG_SECCOMP_FILTER \
-                    is needed; programs that you trust can be run without (unsafe_eval)";
+                    is needed; programs that you trust can be run without (--unsafe-eval)";
         let failed = |what: &str| {
             Error::preflight(format!("cannot sandbox generated programs: {what}")).hint(hint)
         };
@@ -105,40 +105,94 @@ fn filters() -> std::result::Result<Vec<Vec<u8>>, seccompiler::BackendError> {
         .collect()
 }
 
-/// The calls that end the program, and `clone` where it would make a process instead of a thread.
-fn deadly() -> std::result::Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        DEADLY.iter().map(|call| (*call, Vec::new())).collect();
-    let no_thread = SeccompCondition::new(
-        0,
-        SeccompCmpArgLen::Dword,
-        SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64),
-        0,
-    )?;
-    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![no_thread])?]);
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn always(calls: &[i64]) -> Rules {
+    calls.iter().map(|call| (*call, Vec::new())).collect()
+}
+
+/// `clone` may make threads: what the C libraries ask for then, and nothing beside it.
+const THREAD_FLAGS: libc::c_int = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_SETTID
+    | libc::CLONE_CHILD_CLEARTID
+    | libc::CLONE_DETACHED;
+
+/// Flags of `clone` that would take a thread out of the namespaces of its process.
+const NAMESPACE_FLAGS: [libc::c_int; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+
+/// The calls that end the program, and `clone` where it would make a process instead of a thread, or
+/// another namespace.
+fn deadly() -> std::result::Result<Rules, seccompiler::BackendError> {
+    let mut rules = always(DEADLY);
+    let no_thread = argument(0, masked(libc::CLONE_THREAD), 0)?;
+    let mut clone = vec![SeccompRule::new(vec![no_thread])?];
+    for flag in NAMESPACE_FLAGS {
+        let is_set = argument(0, masked(flag), bits(flag))?;
+        clone.push(SeccompRule::new(vec![is_set])?);
+    }
+    rules.insert(libc::SYS_clone, clone);
     Ok(rules)
 }
 
-/// The calls that work, and `fcntl` for the commands that touch a descriptor and nobody else
-/// (`F_SETOWN` would let a program have signals sent to others).
-fn allowed() -> std::result::Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    let commands = [
-        libc::F_DUPFD,
-        libc::F_DUPFD_CLOEXEC,
-        libc::F_GETFD,
-        libc::F_SETFD,
-        libc::F_GETFL,
-    ];
-    let command_rules = commands.map(|command| {
-        let is_command =
-            SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, command as u64)?;
-        SeccompRule::new(vec![is_command])
-    });
-    let command_rules: std::result::Result<Vec<_>, _> = command_rules.into_iter().collect();
-    rules.insert(libc::SYS_fcntl, command_rules?);
+/// The calls that work, and three that work in part: `clone` for threads, `fcntl` for the commands
+/// that touch a descriptor and nobody else (`F_SETOWN` would let a program have signals sent to
+/// others), `prlimit64` to look up its own limits, which is how the C libraries do it.
+fn allowed() -> std::result::Result<Rules, seccompiler::BackendError> {
+    let mut rules = always(ALLOWED);
+    let for_thread = argument(0, masked(!THREAD_FLAGS), 0)?;
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![for_thread])?]);
+    let mut commands = Vec::new();
+    for command in FCNTL_COMMANDS {
+        let is_command = argument(1, SeccompCmpOp::Eq, bits(command))?;
+        commands.push(SeccompRule::new(vec![is_command])?);
+    }
+    rules.insert(libc::SYS_fcntl, commands);
+    let own = argument(0, SeccompCmpOp::Eq, 0)?;
+    let nothing_new = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    let look_up = SeccompRule::new(vec![own, nothing_new])?;
+    rules.insert(libc::SYS_prlimit64, vec![look_up]);
     Ok(rules)
+}
+
+const FCNTL_COMMANDS: [libc::c_int; 5] = [
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+];
+
+/// A condition on the argument `number`, of which the lower 32 bits count.
+fn argument(
+    number: u8,
+    compared: SeccompCmpOp,
+    with: u64,
+) -> std::result::Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(number, SeccompCmpArgLen::Dword, compared, with)
+}
+
+fn masked(mask: libc::c_int) -> SeccompCmpOp {
+    SeccompCmpOp::MaskedEq(bits(mask))
+}
+
+/// Flags as the kernel compares them, without a sign.
+fn bits(flags: libc::c_int) -> u64 {
+    u64::from(flags.cast_unsigned())
 }
 
 /// The filter as the array of 8-byte instructions that `seccomp(2)` reads.
@@ -204,8 +258,7 @@ const DEADLY: &[i64] = &[
     libc::SYS_userfaultfd,
 ];
 
-/// What Python and numpy need to import, compute, sleep and use threads. `clone` is here for threads:
-/// the other filter ends a program that asks it for a process.
+/// What Python and numpy need to import, compute, sleep and use threads.
 const ALLOWED: &[i64] = &[
     // Memory.
     libc::SYS_brk,
@@ -245,7 +298,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_dup2,
     libc::SYS_dup3,
     // Threads.
-    libc::SYS_clone,
     libc::SYS_futex,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
@@ -254,7 +306,11 @@ const ALLOWED: &[i64] = &[
     libc::SYS_gettid,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // Signals to itself.
+    // Signals to itself, alarms among them.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_alarm,
+    libc::SYS_setitimer,
+    libc::SYS_getitimer,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -274,6 +330,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_getgid,
     libc::SYS_getegid,
     libc::SYS_getrusage,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_getrlimit,
     libc::SYS_uname,
     libc::SYS_sysinfo,
     #[cfg(target_arch = "x86_64")]
@@ -292,13 +350,9 @@ mod tests {
 
     #[test]
     fn only_clone_is_both_allowed_and_deadly() {
-        let deadly = deadly().unwrap();
-        let both: Vec<i64> = ALLOWED
-            .iter()
-            .copied()
-            .filter(|call| deadly.contains_key(call))
-            .collect();
-        assert_eq!(both, [libc::SYS_clone]);
+        let (deadly, allowed) = (deadly().unwrap(), allowed().unwrap());
+        let both = allowed.keys().filter(|call| deadly.contains_key(call));
+        assert_eq!(both.collect::<Vec<_>>(), [&libc::SYS_clone]);
     }
 
     #[test]

@@ -10,10 +10,10 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::evaluation::{EvaluationId, Finished, Request};
-use super::pool::Settings;
 use super::protocol::{Event, Start};
 use super::running::Running;
-use super::zygote::{PythonInfo, Zygote};
+use super::settings::{PythonInfo, Settings};
+use super::zygote::Zygote;
 use crate::error::Result;
 
 /// How many open files a program may have; Python's own three and the result pipe are among them.
@@ -265,6 +265,7 @@ fn start_message<'a>(job: &'a Job, settings: &Settings) -> Start<'a> {
         id: job.id.0,
         code: &request.code,
         entry_points: &request.entry_points,
+        arguments: &request.arguments,
         seed: request.seed,
         limits: BTreeMap::from([
             ("AS", settings.memory),

@@ -18,8 +18,9 @@ import select, signal, socket, statistics, string, struct, time, traceback, typi
 
 FIRST_OTHER_DESCRIPTOR = 5  # 0-2 are /dev/null, 3 is the result pipe, 4 the ruleset
 MOST_DESCRIPTORS = 256  # of the zygote; children have fewer
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
 SECCOMP_MODE_FILTER = 2
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
 SYS_LANDLOCK_RESTRICT_SELF = 446  # the same on every architecture
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -32,6 +33,10 @@ class Filter(ctypes.Structure):
     """struct sock_fprog: how many instructions, and where."""
 
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
+# Where a generator is left without a seed, it takes one from here; see `make_chance_repeatable`.
+entropy = random.Random(0)
 
 
 def checked(result, what):
@@ -100,7 +105,7 @@ def run(request):
         names = [name for name in request["entry_points"] if callable(namespace.get(name))]
         if not names:
             return raised("runtime_error", "it defines none of " + ", ".join(request["entry_points"]))
-        returned = namespace[names[0]]()
+        returned = namespace[names[0]](*request["arguments"])
     except MemoryError:
         namespace.clear()
         return raised("oom", "MemoryError")
@@ -119,7 +124,9 @@ def run(request):
 
 
 def raised(kind, message):
-    return json.dumps({"raised": kind, "message": message[:2000]}).encode()
+    # An error's text can hold half a surrogate pair, which is no Unicode; it is shown escaped.
+    text = message[:2000].encode("utf-8", "backslashreplace").decode()
+    return json.dumps({"raised": kind, "message": text}).encode()
 
 
 def described(error):
@@ -152,6 +159,7 @@ def child(request, result, sandbox, zygote):
         os.close(4)
     try:
         confine(request, sandbox, zygote)
+        entropy.seed(request["seed"])
         random.seed(request["seed"])
         numpy = sys.modules.get("numpy")
         if numpy:
@@ -194,13 +202,41 @@ def ended(control, pidfd, children, poller):
     send(control, {"event": "ended", "id": number, "status": status, "cpu_seconds": cpu})
 
 
+def drop_capabilities():
+    """Leaves no capability, and none to be had again; the children inherit that. It changes nothing
+    where there is none to begin with."""
+    for capability in range(64):
+        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            if ctypes.get_errno() in (errno.EINVAL, errno.EPERM):  # past the last, or not privileged
+                break
+            checked(-1, "PR_CAPBSET_DROP")
+    header = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0)
+    checked(libc.capset(header, bytes(24)), "capset")
+
+
+def make_chance_repeatable():
+    """Lets the same seed give the same numbers also where a program asks for a generator without one:
+    `random.Random()`, `random.seed()`, `numpy.random.default_rng()`, whose seeds come from the kernel."""
+    with_seed = random.Random.seed
+
+    def seed(self, a=None, version=2):
+        with_seed(self, entropy.getrandbits(256) if a is None else a, version)
+
+    random.Random.seed = seed
+    random.seed = random.seed.__self__.seed
+    generators = sys.modules.get("numpy.random.bit_generator")
+    if generators:
+        # What numpy's SeedSequence calls, and with it all of its generators.
+        generators.randbits = entropy.getrandbits
+
+
 def load(names):
     """Imports and uses what programs are likely to use: numpy loads parts of itself lazily."""
     loaded = {}
     for name in names:
         try:
             module = importlib.import_module(name)
-        except ImportError:
+        except Exception:  # not installed, or broken: what needs it will say so
             continue
         loaded[name] = str(getattr(module, "__version__", ""))
         if name == "numpy":
@@ -215,7 +251,13 @@ def main():
     os.nice(10)
     resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_DESCRIPTORS, MOST_DESCRIPTORS))
     control = socket.socket(fileno=os.dup(0))
-    loaded = load(sys.argv[1:])
+    loaded = load(sys.argv[2:])
+    try:
+        exec(compile(sys.argv[1], "<warm-up>", "exec"), {"__name__": "__warm_up__"})
+    except Exception:
+        pass  # a module that is not there
+    make_chance_repeatable()
+    drop_capabilities()
     version = sys.version.split()[0]
     send(control, {"event": "ready", "python": version, "paths": sys.path, "loaded": loaded})
     setup, descriptors = receive(control)

@@ -9,32 +9,19 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::pool::Settings;
 use super::protocol::{Event, Inbox, SetUp, Start, send};
 use super::sandbox::Sandbox;
+use super::settings::{PythonInfo, Settings};
 use crate::error::{Error, Result};
 
 /// What the child process runs.
 const WORKER: &str = include_str!("worker.py");
 
 /// How long Python may take until it has its modules loaded: a cold disk and a busy machine included.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long a request may wait for a zygote that does not read.
 const READS_WITHIN: Duration = Duration::from_secs(5);
-
-/// The variables that Python may need to be found and to load its libraries. All others stay out, and
-/// with them whatever secrets the environment holds.
-const KEPT_VARIABLES: [&str; 3] = ["PATH", "HOME", "LD_LIBRARY_PATH"];
-
-/// What kind of Python the evaluations run on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PythonInfo {
-    /// Its version, as `3.12.3`.
-    pub version: String,
-    /// The optional modules that it has loaded, with their versions.
-    pub loaded: BTreeMap<String, String>,
-}
 
 /// A running zygote. It ends when this is dropped, and when this process dies in any way: its socket
 /// closes, and it has asked for SIGKILL at its parent's death. Its children die with it.
@@ -56,7 +43,9 @@ impl Zygote {
         };
         let started = Self::spawn(settings).map_err(|error| {
             let hint = match error.kind() {
-                io::ErrorKind::NotFound => "install Python 3.9 or later, or name the one to use",
+                io::ErrorKind::NotFound => {
+                    "install Python 3.9 or later, or name the one to use (PYTHON, --python)"
+                }
                 _ => "check that it is a Python 3.9 or later that can be executed",
             };
             Error::preflight(context()).caused_by(error).hint(hint)
@@ -92,14 +81,11 @@ impl Zygote {
     fn spawn(settings: &Settings) -> io::Result<Self> {
         let (socket, other_side) = UnixStream::pair()?;
         socket.set_write_timeout(Some(READS_WITHIN))?;
-        let kept = KEPT_VARIABLES
-            .iter()
-            .filter_map(|name| std::env::var_os(name).map(|value| (name, value)));
         let process = Command::new(&settings.python)
-            .args(["-s", "-c", WORKER])
+            .args(["-s", "-c", WORKER, &settings.warm_up])
             .args(&settings.preload)
             .env_clear()
-            .envs(kept)
+            .envs(&settings.environment)
             // The order in sets of strings is part of "the same seed, the same result".
             .env("PYTHONHASHSEED", "0")
             .env("OPENBLAS_NUM_THREADS", "1")

@@ -2,7 +2,7 @@
 
 use super::runner::InFlight;
 use crate::engine::{Completion, Finish};
-use crate::evaluate::evaluation::Finished;
+use crate::evaluate::Finished;
 use crate::hash::token_hash;
 use crate::metrics;
 use crate::record::evaluation::EvaluationRecord;

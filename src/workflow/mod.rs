@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::{Engine, Script};
 use crate::error::{Error, Result};
-use crate::evaluate::evaluator::Evaluator;
+use crate::evaluate::Evaluator;
 use crate::evaluate::verify::Verifier;
 use crate::flow::{Flow, Work};
 use crate::record::evaluation::{GenerationRecord, TrialRecord};

@@ -10,8 +10,7 @@ use super::step::{RequestBuilder, sample_seed};
 use super::{Means, Observer, RunnerOptions, measure};
 use crate::engine::{Completion, EventKind, Message, RequestId, Role};
 use crate::error::{Error, Result};
-use crate::evaluate::evaluation::{EvaluationId, Finished};
-use crate::evaluate::{self, packing, program, verify};
+use crate::evaluate::{self, EvaluationId, Finished, packing, program, verify};
 use crate::flow::{Evaluate, Flow, Generate, Judge, Scored, Select, Task, Verify, Work};
 use crate::profile::{self, Activity, Count, Span};
 use crate::record::evaluation::{GenerationRecord, TrialRecord};
@@ -225,7 +224,7 @@ impl<'a> Runner<'a, '_> {
         let answer = item.map(|item| item.text.as_str()).unwrap_or_default();
         let Some(code) = program::last_block(answer) else {
             let scored = Scored {
-                outcome: evaluate::evaluation::Outcome::Invalid.as_str().to_owned(),
+                outcome: evaluate::Outcome::Invalid.as_str().to_owned(),
                 detail: "the answer holds no program: no block of Python".to_owned(),
                 ..Scored::default()
             };
@@ -240,8 +239,9 @@ impl<'a> Runner<'a, '_> {
         let (score, entry_points) = match evaluate.task {
             Task::Packing => (packing::score, packing::ENTRY_POINTS),
         };
-        let id = evaluator.submit(evaluate::evaluation::Request {
+        let id = evaluator.submit(evaluate::Request {
             code: code.clone(),
+            arguments: Vec::new(),
             entry_points: entry_points.iter().map(|name| (*name).to_owned()).collect(),
             seed: sample_seed(running, place.step, Some(place.sample), self.options),
             deadline: Duration::from_millis(evaluate.timeout_ms),
