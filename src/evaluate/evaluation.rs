@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// Names an evaluation from its submission to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EvaluationId(pub(super) u64);
+pub struct EvaluationId(pub(crate) u64);
 
 /// Turns what a program returned into a score, or says why it is no solution.
 pub type Score = fn(&Value) -> Result<f64, String>;

@@ -517,7 +517,7 @@ mod tests {
             text("steps.best.texts[1] ~ previous.outcomes[1] ~ previous.details[1]"),
             "btimeouttoo slow"
         );
-        assert_eq!(text("previous.scores[1] is none"), "true");
+        assert_eq!(text("previous.scores[1] is none"), "True");
         assert_eq!(text("generation ~ scratchpad"), "3trial 1");
     }
 

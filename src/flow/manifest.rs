@@ -340,7 +340,10 @@ fn describe(file: &SourceFile, error: &toml::de::Error) -> Error {
         Some((wrong, known)) if message.starts_with("unknown variant") => file
             .error(at, format!("`{wrong}` is not known here"))
             .hint(format!("it is one of: {}", known.join(", "))),
-        _ if message.starts_with("invalid type") || message.starts_with("invalid value") => {
+        _ if ["invalid type", "invalid value", "expected a "]
+            .iter()
+            .any(|begin| message.starts_with(begin)) =>
+        {
             let error = file.error(at, in_words(message));
             match key_at(file.text(), at) {
                 Some((key, hint)) => error.hint(format!("`{key}` is {hint}")),

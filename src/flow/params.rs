@@ -111,10 +111,9 @@ impl Params {
                 None => {
                     let known: Vec<&String> = self.values.keys().collect();
                     let what = format!("unknown parameter `{name}` in `{key}`");
-                    return Err(file.error(at, what).hint(choice(
-                        name,
-                        "parameters of [params]",
-                        &known,
+                    let choice = choice(name, "parameters of [params]", &known);
+                    return Err(file.error(at, what).hint(format!(
+                        "`{key}` is a whole number, or the name of a parameter; {choice}"
                     )));
                 }
             },

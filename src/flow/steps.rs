@@ -388,18 +388,7 @@ impl All<'_> {
     fn work(&self, index: usize, params: &Params) -> Result<Work> {
         let (file, keys) = (self.file, &self.keys[index]);
         Ok(match keys.kind() {
-            Kind::Generate => Work::Generate(Generate {
-                context: keys
-                    .context
-                    .as_ref()
-                    .map_or(Context::Fresh, |context| *context.get_ref()),
-                prompt: Vec::new(),
-                samples: params.count(file, keys.samples.as_ref(), "samples", 1, MOST)?,
-                max_tokens: keys.max_tokens(file, params)?,
-                temperature: keys.temperature(file)?,
-                top_p: keys.top_p(file)?,
-                top_k: keys.top_k(file)?,
-            }),
+            Kind::Generate => Work::Generate(self.generate(keys, params)?),
             Kind::Evaluate => {
                 let task = keys
                     .task
@@ -444,6 +433,31 @@ impl All<'_> {
                     keep: params.count(file, keys.keep.as_ref(), "keep", 1, MOST)?,
                 })
             }
+        })
+    }
+
+    fn generate(&self, keys: &StepKeys, params: &Params) -> Result<Generate> {
+        let file = self.file;
+        let context = keys.context.as_ref();
+        let samples = params.count(file, keys.samples.as_ref(), "samples", 1, MOST)?;
+        let temperature = keys.temperature(file)?;
+        if let Some(given) = &keys.samples
+            && samples > 1
+            && temperature == 0.0
+        {
+            let what = "the samples would all be the same: the step's temperature is 0";
+            return Err(file
+                .error(given.span().start, what)
+                .hint("give it a temperature, such as temperature = 0.8"));
+        }
+        Ok(Generate {
+            context: context.map_or(Context::Fresh, |context| *context.get_ref()),
+            prompt: Vec::new(),
+            samples,
+            max_tokens: keys.max_tokens(file, params)?,
+            temperature,
+            top_p: keys.top_p(file)?,
+            top_k: keys.top_k(file)?,
         })
     }
 

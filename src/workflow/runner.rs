@@ -184,7 +184,8 @@ impl<'a> Runner<'a, '_> {
         {
             // Decided before: there is nothing to ask.
             let item = item.clone();
-            return self.end_sample(place, item, None);
+            let now = Moment::now(self.means.engine)?;
+            return self.end_sample(place, item, None, now);
         }
         for order in [Order::AnswerFirst, Order::ExpectedFirst] {
             let submitted = Moment::now(self.means.engine)?;
@@ -294,8 +295,9 @@ impl<'a> Runner<'a, '_> {
             scored: Some(scored),
             ..Item::default()
         };
-        let record = self.record_of(place, &item, submitted, Moment::now(self.means.engine)?);
-        self.end_sample(place, item, record)
+        let now = Moment::now(self.means.engine)?;
+        let record = self.record_of(place, &item, submitted, now);
+        self.end_sample(place, item, record, now)
     }
 
     fn select(&mut self, flow: usize, step: usize, select: &Select) -> Result<()> {
@@ -414,7 +416,7 @@ impl<'a> Runner<'a, '_> {
         record.pinned = pinned.is_some();
         let text = pinned.unwrap_or(completion.text);
         if let Some(order) = request.order {
-            return self.judged(place, order, record, &text);
+            return self.judged((place, order), record, &text, now);
         }
         let mut messages = request.messages;
         messages.push(Message {
@@ -426,16 +428,16 @@ impl<'a> Runner<'a, '_> {
             messages,
             ..Item::default()
         };
-        self.end_sample(place, item, Some(record))
+        self.end_sample(place, item, Some(record), now)
     }
 
     /// One half of a judgement is there.
     fn judged(
         &mut self,
-        place: Place,
-        order: Order,
+        (place, order): (Place, Order),
         mut record: StepRecord,
         text: &str,
+        now: Moment,
     ) -> Result<()> {
         let said = judge::verdict(text);
         record.sample = Some(2 * place.sample + 1 + usize::from(order == Order::ExpectedFirst));
@@ -473,7 +475,7 @@ impl<'a> Runner<'a, '_> {
         };
         running.tokens.add(&first);
         self.observer.step_ended(&first)?;
-        self.end_sample(place, item, Some(record))
+        self.end_sample(place, item, Some(record), now)
     }
 
     /// A program has been run.
@@ -536,7 +538,7 @@ impl<'a> Runner<'a, '_> {
             record.queue_ms = evaluation.as_ref().map(|evaluation| evaluation.waited_ms);
             record.evaluation = evaluation;
         }
-        self.end_sample(place, item, record)
+        self.end_sample(place, item, record, now)
     }
 
     /// The record of a sample that was judged without the model.
@@ -566,7 +568,13 @@ impl<'a> Runner<'a, '_> {
 
     /// Takes what has come of a sample, and begins what has waited for it: its own evaluation, where the
     /// step has others that go on, or the steps that need this one.
-    fn end_sample(&mut self, place: Place, item: Item, record: Option<StepRecord>) -> Result<()> {
+    fn end_sample(
+        &mut self,
+        place: Place,
+        item: Item,
+        record: Option<StepRecord>,
+        now: Moment,
+    ) -> Result<()> {
         let Some(running) = self.running.get_mut(&place.flow) else {
             return Ok(());
         };
@@ -576,7 +584,6 @@ impl<'a> Runner<'a, '_> {
             self.observer.step_ended(&record)?;
         }
         if ended {
-            let now = Moment::now(self.means.engine)?;
             return self.end_step(place.flow, place.step, now);
         }
         let Some(running) = self.running.get(&place.flow) else {

@@ -1,5 +1,7 @@
 //! The runner on scripted engines.
 
+mod evolution;
+
 use super::*;
 use crate::engine::{Event, RequestId, Script, ScriptedEngine};
 use crate::flow::{Context, Generate, Part, Step, Work};

@@ -39,38 +39,46 @@ fn what_a_flow_holds() {
         {
           "id": "plan",
           "needs": [],
-          "context": "fresh",
-          "prompt": [
-            {
-              "text": "Find {{ row.x }}. Plan it."
+          "work": {
+            "generate": {
+              "context": "fresh",
+              "prompt": [
+                {
+                  "text": "Find {{ row.x }}. Plan it."
+                }
+              ],
+              "max_tokens": 16,
+              "temperature": 0.0,
+              "top_p": 1.0,
+              "top_k": 0
             }
-          ],
-          "max_tokens": 16,
-          "temperature": 0.0,
-          "top_p": 1.0,
-          "top_k": 0
+          }
         },
         {
           "id": "do",
           "needs": [
             "plan"
           ],
-          "context": "append",
-          "prompt": [
-            {
-              "text": "Flow 2: carry out "
-            },
-            {
-              "expr": "steps.plan.text"
-            },
-            {
-              "text": "."
+          "work": {
+            "generate": {
+              "context": "append",
+              "prompt": [
+                {
+                  "text": "Flow 2: carry out "
+                },
+                {
+                  "expr": "steps.plan.text"
+                },
+                {
+                  "text": "."
+                }
+              ],
+              "max_tokens": 128,
+              "temperature": 0.5,
+              "top_p": 1.0,
+              "top_k": 0
             }
-          ],
-          "max_tokens": 128,
-          "temperature": 0.5,
-          "top_p": 1.0,
-          "top_k": 0
+          }
         }
       ]
     }
@@ -96,7 +104,7 @@ fn the_bytes_are_those_of_this_expander_version() {
     project.expand(3);
     let all: Vec<u8> = project.flows().into_values().flatten().collect();
     assert_eq!(crate::flow::cache::EXPANDER_VERSION, 2);
-    insta::assert_snapshot!(sha256(&all), @"32cc69d16e34042acf073fe3f2330b834888b0f8b8ddb9fae2cda003ac59920f");
+    insta::assert_snapshot!(sha256(&all), @"6571c7443b6c0873eda9b59e24b05c708cf3bbac5e95bcc4254e35d2c96b356a");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod expansion;
 mod fixtures;
 mod property;
 mod templates;
+mod workflows;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -98,12 +98,12 @@ fn keys() {
     insta::assert_snapshot!(replaced("suite =", "suit ="), @"
     exit code 2
     error: templates/t.toml:4:1: unknown key `suit`
-    hint: did you mean `suite`? known keys here: schema, name, description, suite, fixture, system, step
+    hint: did you mean `suite`? known keys here: schema, name, description, suite, fixture, params, system, step, loop
     ");
     insta::assert_snapshot!(replaced("max_tokens =", "maxtokens ="), @"
     exit code 2
     error: templates/t.toml:12:1: unknown key `maxtokens`
-    hint: did you mean `max_tokens`? known keys here: id, needs, context, prompt, max_tokens, temperature, top_p, top_k
+    hint: did you mean `max_tokens`? known keys here: id, kind, needs, context, prompt, samples, max_tokens, temperature, top_p, top_k, of, task, timeout_ms, question, expected, keep
     ");
     insta::assert_snapshot!(replaced("{ dir =", "{ folder ="), @"
     exit code 2
@@ -139,26 +139,26 @@ fn keys() {
 
 #[test]
 fn types_and_ranges() {
-    insta::assert_snapshot!(replaced("max_tokens = 16", "max_tokens = \"16\""), @r#"
+    insta::assert_snapshot!(replaced("max_tokens = 16", "max_tokens = \"16\""), @"
     exit code 2
-    error: templates/t.toml:12:14: invalid type: string "16", expected a whole number
-    hint: `max_tokens` is a whole number of at least 1: max_tokens = 128
-    "#);
+    error: templates/t.toml:12:14: unknown parameter `16` in `max_tokens`
+    hint: there are no parameters of [params]
+    ");
     insta::assert_snapshot!(replaced("max_tokens = 16", "max_tokens = 0"), @"
     exit code 2
     error: templates/t.toml:12:14: `max_tokens` cannot be 0
-    hint: `max_tokens` is a whole number of at least 1: max_tokens = 128
+    hint: `max_tokens` is a whole number from 1 to 4294967295, or the name of a parameter that is
     ");
     insta::assert_snapshot!(replaced("max_tokens = 16", "max_tokens = -1"), @"
     exit code 2
     error: templates/t.toml:12:14: `max_tokens` cannot be -1
-    hint: `max_tokens` is a whole number of at least 1: max_tokens = 128
+    hint: `max_tokens` is a whole number from 1 to 4294967295, or the name of a parameter that is
     ");
-    insta::assert_snapshot!(replaced("max_tokens = 16", "max_tokens = 1.5"), @"
+    insta::assert_snapshot!(replaced("max_tokens = 16", "max_tokens = 1.5"), @r#"
     exit code 2
-    error: templates/t.toml:12:14: invalid type: floating point `1.5`, expected a whole number
-    hint: `max_tokens` is a whole number of at least 1: max_tokens = 128
-    ");
+    error: templates/t.toml:12:14: expected a whole number or a parameter's name
+    hint: templates are TOML (https://toml.io): text stands in quotes, long text in """
+    "#);
     insta::assert_snapshot!(replaced("temperature = 0.5", "temperature = -0.5"), @"
     exit code 2
     error: templates/t.toml:19:15: `temperature` cannot be -0.5
