@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project, in the order in which they are quick to fail. `bash run.sh test` and
-# CI call it. It installs what it needs by name: shellcheck into .venv/, the default model into the
-# user's cache.
+# CI call it. It installs what it needs by name: shellcheck, numpy and math-verify into .venv/, the
+# default model into the user's cache.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -32,6 +32,15 @@ step 'default model'
 cargo build --release --locked
 FLOWBENCH_TEST_MODEL=$(target/release/flowbench model fetch)
 export FLOWBENCH_TEST_MODEL
+
+step 'Python of the evaluator'
+# Its tests run without as well, but then they do not see what numpy and math-verify do in the sandbox.
+evaluator=.venv/bin/python
+if ! "$evaluator" -c 'import numpy, math_verify' 2>/dev/null; then
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check numpy math-verify==0.9.0
+fi
+export FLOWBENCH_TEST_PYTHON="$PWD/$evaluator"
 
 step 'unit, property, end-to-end and real-model tests'
 # Release: the real model is computed, and the build is shared with `run.sh`.

@@ -22,6 +22,7 @@ mod settings;
 mod supervisor;
 #[cfg(target_os = "linux")]
 mod verdict;
+mod verifier;
 pub mod verify;
 #[cfg(target_os = "linux")]
 mod zygote;
@@ -38,3 +39,6 @@ pub use no_pool::Pool;
 #[cfg(target_os = "linux")]
 pub use pool::Pool;
 pub use settings::{KEPT_VARIABLES, PythonInfo, Settings};
+pub use verifier::{
+    Counts, DecidedBy, Library, VerificationId, Verified, Verifier, VerifierSettings,
+};

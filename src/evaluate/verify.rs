@@ -1,18 +1,19 @@
 //! Checking an answer against the known one: the last `\boxed{…}` of a response, compared as exact
-//! rational numbers where both sides are plain numerals.
+//! rational numbers where both sides are plain numerals. [`super::Verifier`] asks others about the rest.
 
-use std::collections::HashMap;
+use serde::{Deserialize, Serialize};
 
-use crate::hash::PartsHasher;
+pub use super::verifier::Verifier;
 
 /// What came of comparing two answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Both say the same.
     Equal,
-    /// Both are integers, and different ones.
+    /// They say different things. [`compare`] says so of integers alone.
     Unequal,
-    /// Not decided here: something other than numerals, or fractions that differ (one side may be
+    /// Not decided: something other than numerals, or fractions that differ (one side may be
     /// rounded). It needs a checker that knows mathematics, or a judge.
     Undecided,
 }
@@ -193,42 +194,6 @@ fn greatest_common_divisor(left: i128, right: i128) -> i128 {
     left
 }
 
-/// A verifier that remembers: the same (question, answer, expected) is decided once.
-#[derive(Debug, Default)]
-pub struct Verifier {
-    known: HashMap<String, Verdict>,
-    hits: u64,
-}
-
-impl Verifier {
-    /// The verdict on `answer`. The key is the content of all three texts, so that one question's
-    /// answers never stand for another's, whatever checker is asked later.
-    pub fn verify(&mut self, question: &str, answer: &str, expected: &str) -> Verdict {
-        let mut key = PartsHasher::default();
-        for text in [question, answer, expected] {
-            key.part(text.as_bytes());
-        }
-        let key = key.finish();
-        if let Some(verdict) = self.known.get(&key) {
-            self.hits += 1;
-            return *verdict;
-        }
-        let verdict = compare(answer, expected);
-        self.known.insert(key, verdict);
-        verdict
-    }
-
-    /// How many verdicts came from the cache.
-    pub fn hits(&self) -> u64 {
-        self.hits
-    }
-
-    /// How many verdicts were worked out.
-    pub fn misses(&self) -> u64 {
-        self.known.len() as u64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -281,16 +246,6 @@ mod tests {
         for (answer, expected, verdict) in cases {
             assert_eq!(compare(answer, expected), verdict, "{answer} | {expected}");
         }
-    }
-
-    #[test]
-    fn the_cache_is_by_content_and_counts() {
-        let mut verifier = Verifier::default();
-        assert_eq!(verifier.verify("q", "4", "4"), Verdict::Equal);
-        assert_eq!(verifier.verify("q", "4", "4"), Verdict::Equal);
-        assert_eq!(verifier.verify("q", "44", ""), Verdict::Undecided);
-        assert_eq!(verifier.verify("q4", "4", ""), Verdict::Undecided);
-        assert_eq!((verifier.hits(), verifier.misses()), (1, 3));
     }
 
     proptest! {

@@ -238,11 +238,23 @@ def load(names):
             module = importlib.import_module(name)
         except Exception:  # not installed, or broken: what needs it will say so
             continue
-        loaded[name] = str(getattr(module, "__version__", ""))
+        loaded[name] = version_of(name, module)
         if name == "numpy":
             square = module.random.default_rng(0).random((4, 4))
             module.linalg.norm(square @ square.T, axis=0).sum().item()
     return loaded
+
+
+def version_of(name, module):
+    version = getattr(module, "__version__", None)
+    if version is None:
+        from importlib import metadata  # slow to load, and most modules say it themselves
+
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            version = ""
+    return str(version)
 
 
 def main():

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use flowbench::evaluate::{Finished, Outcome, Pool, Request, Settings, packing};
+use flowbench::evaluate::verify::Verdict;
+use flowbench::evaluate::{
+    Finished, Library, Outcome, Pool, Request, Settings, Times, Verifier, VerifierSettings, packing,
+};
 
 use crate::support::{evaluate, program, python, settings, within};
 
 /// One part of an evaluation's time.
-type Part = fn(&Finished) -> Duration;
+type Part = fn(&Times) -> Duration;
 
 #[test]
 #[ignore = "measures; run alone, in release, with --ignored --nocapture"]
@@ -40,17 +43,8 @@ fn what_an_evaluation_costs() {
             .map(|_| evaluate(&mut pool, request.clone()))
             .collect();
         assert!(all.iter().all(|finished| finished.outcome == Outcome::Ok));
-        println!("{name}, 200 times, p50 / p95 / max in ms");
-        let parts: [(&str, Part); 5] = [
-            ("start_up", |finished| finished.times.start_up),
-            ("run", |finished| finished.times.run),
-            ("stop", |finished| finished.times.stop),
-            ("validate", |finished| finished.times.validate),
-            ("overhead", |finished| finished.times.overhead()),
-        ];
-        for (part, of) in parts {
-            println!("  {part:9} {}", percentiles(all.iter().map(of)));
-        }
+        let times: Vec<Times> = all.iter().map(|finished| finished.times).collect();
+        print(name, &times);
     }
     let killed: Vec<Finished> = (0..100)
         .map(|_| evaluate(&mut pool, within(20, "while True: pass")))
@@ -60,6 +54,52 @@ fn what_an_evaluation_costs() {
         "gone after the deadline, 100 times\n  {}",
         percentiles(after)
     );
+}
+
+#[test]
+#[ignore = "measures; run alone, in release, with --ignored --nocapture"]
+fn what_a_math_check_costs() {
+    let settings = VerifierSettings {
+        library: Library::Needed,
+        ..VerifierSettings::new(settings(python()))
+    };
+    let from = Instant::now();
+    let mut verifier = Verifier::start(settings).unwrap();
+    println!(
+        "\nverifier started in {:?}: {:?}",
+        from.elapsed(),
+        verifier.library()
+    );
+    let cases = [
+        ("surds", r"\sqrt{12}", r"2\sqrt{3}"),
+        ("polynomials", "-10+3x+x^2", "x^2+3x-10"),
+        ("intervals", r"\left(1, 2\right]", "(1, 2]"),
+    ];
+    for (name, answer, expected) in cases {
+        let times: Vec<Times> = (0..100)
+            .map(|round| {
+                verifier.submit(&format!("{round}"), answer, expected);
+                let verified = verifier.poll(Duration::from_secs(60)).remove(0);
+                assert_eq!(verified.verdict, Verdict::Equal);
+                verified.times
+            })
+            .collect();
+        print(name, &times);
+    }
+}
+
+fn print(name: &str, times: &[Times]) {
+    println!("{name}, {} times, p50 / p95 / max in ms", times.len());
+    let parts: [(&str, Part); 5] = [
+        ("start_up", |times| times.start_up),
+        ("run", |times| times.run),
+        ("stop", |times| times.stop),
+        ("validate", |times| times.validate),
+        ("overhead", Times::overhead),
+    ];
+    for (part, of) in parts {
+        println!("  {part:9} {}", percentiles(times.iter().map(of)));
+    }
 }
 
 fn percentiles(durations: impl Iterator<Item = Duration>) -> String {

@@ -1,0 +1,456 @@
+//! Checking many answers: what [`super::verify`] decides is decided here and now, what it leaves open
+//! goes to math-verify (a Python library) in a sandboxed process, and nothing is asked twice.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::verify::{Verdict, compare};
+use super::{EvaluationId, Finished, Outcome, Pool, Request, Settings, Times};
+use crate::error::{Error, Result};
+use crate::hash::PartsHasher;
+
+/// The check, in Python.
+const CHECK: &str = include_str!("math_check.py");
+
+/// The module of the library.
+const MODULE: &str = "math_verify";
+
+/// The longest answer that the library is asked about (bytes); parsing takes more than linear time.
+const LONGEST_ANSWER: usize = 2000;
+
+/// How long the library may take for one answer, unless it is said otherwise.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+/// Whether the library math-verify is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Library {
+    /// It is not: no process is started.
+    Unused,
+    /// It is where it can be had; without it answers stay undecided, each with the reason.
+    IfInstalled,
+    /// Without it [`Verifier::start`] fails.
+    Needed,
+}
+
+/// How a verifier is made.
+#[derive(Debug, Clone)]
+pub struct VerifierSettings {
+    /// The Python that may have the library, its environment and its sandbox. What it preloads and how
+    /// many processes there are is chosen by the verifier.
+    pub python: Settings,
+    /// Whether the library is used.
+    pub library: Library,
+    /// How long the library may take for one answer. Some answers would take it for ever.
+    pub deadline: Duration,
+}
+
+impl VerifierSettings {
+    /// The library where it is installed, for at most 8 s an answer.
+    pub fn new(python: Settings) -> Self {
+        Self {
+            python,
+            library: Library::IfInstalled,
+            deadline: DEADLINE,
+        }
+    }
+}
+
+/// Names a verification from its submission to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VerificationId(u64);
+
+/// Who decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecidedBy {
+    /// Exact arithmetic, in this process.
+    Numerals,
+    /// The library.
+    MathVerify,
+    /// Nobody: the verdict is `Undecided`.
+    Nobody,
+}
+
+/// What came of a verification.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified {
+    /// Which one.
+    pub id: VerificationId,
+    /// Whether the answers say the same.
+    pub verdict: Verdict,
+    /// Who says so.
+    pub by: DecidedBy,
+    /// Why nobody could decide; empty otherwise.
+    pub reason: String,
+    /// It had been asked before, or was being asked.
+    pub cached: bool,
+    /// What the library's process took; nothing where it was not asked for this one.
+    pub times: Times,
+}
+
+/// How the verifications so far were answered; each is in one of the three.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Worked out without the library.
+    pub in_process: u64,
+    /// Asked of the library, one process each.
+    pub by_library: u64,
+    /// Known from before, or joined to one that was being asked.
+    pub hits: u64,
+}
+
+/// Decides whether answers are right, remembers what it decided, and never waits where it need not.
+#[derive(Debug)]
+pub struct Verifier {
+    library: std::result::Result<Pool, String>,
+    deadline: Duration,
+    known: HashMap<String, Answered>,
+    asked: HashMap<EvaluationId, Asked>,
+    by_key: HashMap<String, EvaluationId>,
+    ready: VecDeque<Verified>,
+    submitted: u64,
+    counts: Counts,
+}
+
+#[derive(Debug, Clone)]
+struct Answered {
+    verdict: Verdict,
+    by: DecidedBy,
+    reason: String,
+}
+
+/// A question to the library that is on its way, and everyone who waits for it.
+#[derive(Debug)]
+struct Asked {
+    key: String,
+    first: VerificationId,
+    joined: Vec<VerificationId>,
+}
+
+impl Default for Verifier {
+    /// Without the library.
+    fn default() -> Self {
+        Self::with(Err("math-verify is not used".to_owned()))
+    }
+}
+
+impl Verifier {
+    /// Starts the library's process, unless it is not to be used. To be called before a model is
+    /// loaded, as [`Pool::start`]; loading the library takes about a second.
+    ///
+    /// # Errors
+    ///
+    /// Preflight errors, with a hint, where the library is needed and cannot be had.
+    pub fn start(settings: VerifierSettings) -> Result<Self> {
+        let library = match settings.library {
+            Library::Unused => return Ok(Self::default()),
+            Library::IfInstalled => with_library(settings.python).map_err(|error| error.chain()),
+            Library::Needed => Ok(with_library(settings.python)?),
+        };
+        Ok(Self {
+            deadline: settings.deadline,
+            ..Self::with(library)
+        })
+    }
+
+    fn with(library: std::result::Result<Pool, String>) -> Self {
+        Self {
+            library,
+            deadline: DEADLINE,
+            known: HashMap::new(),
+            asked: HashMap::new(),
+            by_key: HashMap::new(),
+            ready: VecDeque::new(),
+            submitted: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Asks whether `answer` to `question` says what `expected` does. What is known or can be worked
+    /// out here comes back at the next poll, too. Ids rise in the order of submission.
+    ///
+    /// The content of all three texts is what is remembered, so that one question's answers never
+    /// stand for another's.
+    pub fn submit(&mut self, question: &str, answer: &str, expected: &str) -> VerificationId {
+        let id = VerificationId(self.submitted);
+        self.submitted += 1;
+        let key = key(question, answer, expected);
+        if let Some(known) = self.known.get(&key) {
+            self.counts.hits += 1;
+            let known = known.clone();
+            self.ready
+                .push_back(known.verified(id, true, Times::default()));
+            return id;
+        }
+        let in_flight = self.by_key.get(&key).and_then(|id| self.asked.get_mut(id));
+        if let Some(asked) = in_flight {
+            self.counts.hits += 1;
+            asked.joined.push(id);
+            return id;
+        }
+        match self.here_or_there(answer, expected) {
+            Ok(evaluation) => {
+                self.counts.by_library += 1;
+                self.by_key.insert(key.clone(), evaluation);
+                let (first, joined) = (id, Vec::new());
+                self.asked.insert(evaluation, Asked { key, first, joined });
+            }
+            Err(answered) => {
+                self.counts.in_process += 1;
+                self.known.insert(key, answered.clone());
+                let verified = answered.verified(id, false, Times::default());
+                self.ready.push_back(verified);
+            }
+        }
+        id
+    }
+
+    /// Either it has been handed to the library, or here is what came of it.
+    fn here_or_there(
+        &mut self,
+        answer: &str,
+        expected: &str,
+    ) -> std::result::Result<EvaluationId, Answered> {
+        match compare(answer, expected) {
+            Verdict::Undecided => {}
+            verdict => return Err(Answered::by(DecidedBy::Numerals, verdict)),
+        }
+        if answer.trim().is_empty() {
+            return Err(Answered::open("there is no answer"));
+        }
+        if answer.len().max(expected.len()) > LONGEST_ANSWER {
+            let why = format!("longer than {LONGEST_ANSWER} bytes, which no answer is");
+            return Err(Answered::open(why));
+        }
+        let pool = match &mut self.library {
+            Ok(pool) => pool,
+            Err(why) => return Err(Answered::open(why.as_str())),
+        };
+        Ok(pool.submit(Request {
+            code: CHECK.to_owned(),
+            entry_points: vec!["check".to_owned()],
+            arguments: vec![answer.into(), expected.into()],
+            seed: 0,
+            deadline: self.deadline,
+            score: decided,
+        }))
+    }
+
+    /// The verdict on one answer, waited for. Whoever has something else to do meanwhile is better off
+    /// with `submit` and `poll`.
+    pub fn verify(&mut self, question: &str, answer: &str, expected: &str) -> Verdict {
+        let id = self.submit(question, answer, expected);
+        let mut others = Vec::new();
+        loop {
+            // It always comes: the pool gives up in the end.
+            others.extend(self.poll(self.deadline));
+            if let Some(place) = others.iter().position(|verified| verified.id == id) {
+                let verified = others.remove(place);
+                self.ready.extend(others);
+                return verified.verdict;
+            }
+        }
+    }
+
+    /// Everything that has been decided or given up. With nothing there yet it waits for the first,
+    /// at most `timeout`.
+    pub fn poll(&mut self, timeout: Duration) -> Vec<Verified> {
+        if let Ok(pool) = &mut self.library
+            && !self.asked.is_empty()
+        {
+            let nothing_yet = self.ready.is_empty();
+            let timeout = if nothing_yet { timeout } else { Duration::ZERO };
+            for finished in pool.poll(timeout) {
+                self.finish(finished);
+            }
+        }
+        self.ready.drain(..).collect()
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        let Some(asked) = self.asked.remove(&finished.id) else {
+            return;
+        };
+        self.by_key.remove(&asked.key);
+        let outcome = finished.outcome;
+        let answered = match (outcome, finished.score) {
+            (Outcome::Ok, Some(1.0)) => Answered::by(DecidedBy::MathVerify, Verdict::Equal),
+            (Outcome::Ok, _) => Answered::by(DecidedBy::MathVerify, Verdict::Unequal),
+            (Outcome::Invalid, _) => Answered::open(finished.detail),
+            _ => Answered::open(format!("math-verify: {outcome}, {}", finished.detail)),
+        };
+        // What the machinery failed at may work the next time.
+        if outcome != Outcome::InfraError {
+            self.known.insert(asked.key, answered.clone());
+        }
+        let first = answered.clone();
+        self.ready
+            .push_back(first.verified(asked.first, false, finished.times));
+        for id in asked.joined {
+            let joined = answered.clone();
+            self.ready
+                .push_back(joined.verified(id, true, Times::default()));
+        }
+    }
+
+    /// How many verifications have been submitted and have not come back.
+    pub fn open(&self) -> usize {
+        let waiting = self.asked.values().map(|asked| 1 + asked.joined.len());
+        self.ready.len() + waiting.sum::<usize>()
+    }
+
+    /// How the verifications so far were answered.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The version of the library that is used, or why none is.
+    pub fn library(&self) -> std::result::Result<&str, &str> {
+        match &self.library {
+            Ok(pool) => Ok(pool.python().loaded.get(MODULE).map_or("", String::as_str)),
+            Err(why) => Err(why),
+        }
+    }
+}
+
+impl Answered {
+    fn by(by: DecidedBy, verdict: Verdict) -> Self {
+        let reason = String::new();
+        Self {
+            verdict,
+            by,
+            reason,
+        }
+    }
+
+    fn open(reason: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Undecided,
+            by: DecidedBy::Nobody,
+            reason: reason.into(),
+        }
+    }
+
+    fn verified(self, id: VerificationId, cached: bool, times: Times) -> Verified {
+        Verified {
+            id,
+            verdict: self.verdict,
+            by: self.by,
+            reason: self.reason,
+            cached,
+            times,
+        }
+    }
+}
+
+/// A pool whose zygote has the library loaded. Two places, so that an answer on which the library is
+/// stuck holds up no other.
+fn with_library(settings: Settings) -> Result<Pool> {
+    let python = settings.python.clone();
+    let pool = Pool::start(Settings {
+        preload: vec![MODULE.to_owned()],
+        warm_up: format!("{CHECK}\nwarm_up()\n"),
+        parallel: 2,
+        ..settings
+    })?;
+    if !pool.python().loaded.contains_key(MODULE) {
+        let missing = format!("math-verify is not installed for {}", python.display());
+        let hint =
+            "`pip install math-verify` into that Python, or name another one (PYTHON, --python)";
+        return Err(Error::preflight(missing).hint(hint));
+    }
+    Ok(pool)
+}
+
+/// 1 for equal, 0 for unequal, as `check` says it; everything else is a reason.
+fn decided(returned: &Value) -> std::result::Result<f64, String> {
+    match returned.as_str() {
+        Some("equal") => Ok(1.0),
+        Some("unequal") => Ok(0.0),
+        Some(why) => Err(why.to_owned()),
+        None => Err("math-verify: no verdict".to_owned()),
+    }
+}
+
+fn key(question: &str, answer: &str, expected: &str) -> String {
+    let mut key = PartsHasher::default();
+    for text in [question, answer, expected] {
+        key.part(text.as_bytes());
+    }
+    key.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_library_numerals_are_decided_and_the_rest_has_a_reason() {
+        let mut verifier = Verifier::default();
+        assert_eq!(verifier.library(), Err("math-verify is not used"));
+        for (answer, expected) in [("0.5", "1/2"), ("4", "5"), ("1+x", "x+1"), (" ", "1")] {
+            verifier.submit("q", answer, expected);
+        }
+        assert_eq!(verifier.open(), 4);
+        let all = verifier.poll(Duration::ZERO);
+        let said: Vec<_> = all
+            .iter()
+            .map(|one| (one.verdict, one.by, one.reason.as_str()))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (Verdict::Equal, DecidedBy::Numerals, ""),
+                (Verdict::Unequal, DecidedBy::Numerals, ""),
+                (
+                    Verdict::Undecided,
+                    DecidedBy::Nobody,
+                    "math-verify is not used"
+                ),
+                (Verdict::Undecided, DecidedBy::Nobody, "there is no answer"),
+            ]
+        );
+        assert_eq!(verifier.open(), 0);
+    }
+
+    #[test]
+    fn what_is_known_is_known_by_content() {
+        let mut verifier = Verifier::default();
+        let questions = [
+            ("q", "4", "4"),
+            ("q", "4", "4"),
+            ("q", "44", ""),
+            ("q4", "4", ""),
+        ];
+        let ids = questions
+            .map(|(question, answer, expected)| verifier.submit(question, answer, expected));
+        let all = verifier.poll(Duration::ZERO);
+        let got: Vec<_> = all.iter().map(|one| (one.id, one.cached)).collect();
+        let cached = [false, true, false, false];
+        assert_eq!(got, ids.into_iter().zip(cached).collect::<Vec<_>>());
+        let Counts {
+            hits, in_process, ..
+        } = verifier.counts();
+        assert_eq!((hits, in_process), (1, 3));
+    }
+
+    #[test]
+    fn waiting_for_one_loses_no_other() {
+        let mut verifier = Verifier::default();
+        let first = verifier.submit("q", "1", "2");
+        assert_eq!(verifier.verify("q", "2", "2"), Verdict::Equal);
+        assert_eq!(verifier.poll(Duration::ZERO)[0].id, first);
+    }
+
+    #[test]
+    fn what_no_answer_is_is_not_asked() {
+        let mut verifier = Verifier::default();
+        verifier.submit("q", &"x+".repeat(2000), "x");
+        let long = verifier.poll(Duration::ZERO).remove(0);
+        assert!(long.reason.contains("2000 bytes"), "{long:?}");
+    }
+}
