@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::units::Millis;
-use evaluation::{EvaluationRecord, RolloutRecord, ScoreRecord, UsageRecord};
+use evaluation::{EvaluationRecord, RolloutRecord, ScoreRecord, UsageRecord, VerificationRecord};
 use metrics::{CriticalStep, Distribution, PositionRecord};
 
 /// Version of the layout of [`RunRecord`] and [`StepRecord`]; raised when a field changes meaning.
@@ -328,6 +328,9 @@ pub struct Totals {
     /// run goes on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<ScoreRecord>,
+    /// How answers were checked; absent where none were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerificationRecord>,
     /// Energy, where a power was assumed (`GPU_POWER`) or could be measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,

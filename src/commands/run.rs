@@ -135,6 +135,7 @@ pub(crate) fn run(
         recorder.run_with_one_engine(&job, &mut support)
     };
     recorder.record.totals.usage = support.accounts.usage().to_vec();
+    recorder.record.totals.verification = support.verification();
     recorder.record.expansion.prefix = super::expand::prefix(&expansion);
     recorder.close(result, num_workflows)
 }

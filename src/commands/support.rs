@@ -4,9 +4,9 @@
 use crate::config::RunConfig;
 use crate::engine::{Engine, Script};
 use crate::error::Result;
-use crate::evaluate::verify::Verifier;
-use crate::evaluate::{Pool, Settings};
+use crate::evaluate::{Pool, Settings, Verifier, VerifierSettings};
 use crate::flow::{Flow, Work};
+use crate::record::evaluation::VerificationRecord;
 use crate::report::Console;
 use crate::stopwatch::{Moment, NoFence};
 use crate::units::Millis;
@@ -33,30 +33,61 @@ impl Support {
     ) -> Result<(Self, Option<Millis>)> {
         let pins = config.workflow.pin_outputs.as_deref();
         let pins = pins.map(Script::read).transpose()?;
-        let evaluates = |flow: &Flow| {
-            let mut steps = flow.steps.iter();
-            steps.any(|step| matches!(step.work, Work::Evaluate(_)))
-        };
         let mut support = Self {
             evaluator: None,
             verifier: Verifier::default(),
             accounts: Accounts::new("", config.workflow.prices, config.workflow.limits),
             pins,
         };
-        if !flows.iter().any(evaluates) {
+        let any = |is: fn(&Work) -> bool| {
+            let mut steps = flows.iter().flat_map(|flow| &flow.steps);
+            steps.any(|step| is(&step.work))
+        };
+        let evaluates = any(|work| matches!(work, Work::Evaluate(_)));
+        let verifies = any(|work| matches!(work, Work::Verify(_)));
+        if !evaluates && !verifies {
             return Ok((support, None));
         }
-        console.waiting("Starting the evaluation pool");
-        let start = Moment::now(&NoFence)?;
         let mut settings = Settings::new(
             &config.workflow.python,
             config.workflow.python_environment.clone(),
         );
         settings.unsafe_eval = config.workflow.unsafe_eval;
-        let started = Pool::start(settings);
+        console.waiting("Starting the evaluation pool");
+        let start = Moment::now(&NoFence)?;
+        let started = support.start_processes(settings, evaluates, verifies);
         console.idle();
-        support.evaluator = Some(started?);
+        started?;
         Ok((support, Some(Moment::now(&NoFence)?.since(start))))
+    }
+
+    fn start_processes(
+        &mut self,
+        settings: Settings,
+        evaluates: bool,
+        verifies: bool,
+    ) -> Result<()> {
+        if evaluates {
+            self.evaluator = Some(Pool::start(settings.clone())?);
+        }
+        if verifies {
+            self.verifier = Verifier::start(VerifierSettings::new(settings))?;
+        }
+        Ok(())
+    }
+
+    /// How answers were checked, where any were.
+    pub(super) fn verification(&self) -> Option<VerificationRecord> {
+        let counts = self.verifier.counts();
+        let library = self.verifier.library();
+        let asked = counts.in_process + counts.by_library + counts.hits;
+        (asked > 0).then(|| VerificationRecord {
+            library: library.ok().map(|version| format!("math-verify {version}")),
+            no_library: library.err().map(str::to_owned),
+            in_process: counts.in_process,
+            by_library: counts.by_library,
+            cached: counts.hits,
+        })
     }
 
     /// The means of a run on `engine`.

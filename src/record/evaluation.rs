@@ -152,6 +152,22 @@ pub struct ScoreRecord {
     pub overlap_ms: Option<Millis>,
 }
 
+/// How answers were checked; each check is in one of the three counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct VerificationRecord {
+    /// The library that was asked about what exact arithmetic leaves open, with its version.
+    pub library: Option<String>,
+    /// Why there was none; what arithmetic leaves open then stays undecided.
+    pub no_library: Option<String>,
+    /// Checks that were decided, or given up, in this process.
+    pub in_process: u64,
+    /// Checks that the library was asked about.
+    pub by_library: u64,
+    /// Checks whose verdict was known from before.
+    pub cached: u64,
+}
+
 /// What was asked of one model for one kind of step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

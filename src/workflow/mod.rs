@@ -20,8 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::{Engine, Script};
 use crate::error::{Error, Result};
-use crate::evaluate::Evaluator;
-use crate::evaluate::verify::Verifier;
+use crate::evaluate::{Evaluator, Verifier};
 use crate::flow::{Flow, Work};
 use crate::record::evaluation::{GenerationRecord, TrialRecord};
 use crate::record::{StepRecord, WorkflowRecord};
@@ -182,6 +181,7 @@ pub fn run(
         running: BTreeMap::new(),
         in_flight: HashMap::new(),
         evaluations: HashMap::new(),
+        checks: HashMap::new(),
         half_judged: HashMap::new(),
         overlap: Millis::default(),
     };

@@ -10,7 +10,7 @@ use super::step::{RequestBuilder, sample_seed};
 use super::{Means, Observer, RunnerOptions, measure};
 use crate::engine::{Completion, EventKind, Message, RequestId, Role};
 use crate::error::{Error, Result};
-use crate::evaluate::{self, EvaluationId, Finished, packing, program, verify};
+use crate::evaluate::{self, EvaluationId, Finished, VerificationId, packing, program, verify};
 use crate::flow::{Evaluate, Flow, Generate, Judge, Scored, Select, Task, Verify, Work};
 use crate::profile::{self, Activity, Count, Span};
 use crate::record::evaluation::{GenerationRecord, TrialRecord};
@@ -20,7 +20,10 @@ use crate::units::Millis;
 
 /// How long to wait for an evaluation where nothing else is to be done: an interrupt is looked at in
 /// between.
-const EVALUATION_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
+/// How long to wait for one of two that may end.
+const SHORT_WAIT: Duration = Duration::from_millis(1);
 
 pub(super) struct Runner<'a, 'm> {
     pub(super) means: &'a mut Means<'m>,
@@ -32,6 +35,7 @@ pub(super) struct Runner<'a, 'm> {
     pub(super) running: BTreeMap<usize, Running<'a>>,
     pub(super) in_flight: HashMap<RequestId, InFlight>,
     pub(super) evaluations: HashMap<EvaluationId, Evaluating>,
+    pub(super) checks: HashMap<VerificationId, Checking>,
     /// Verdicts of judges of which the other half is still to come.
     pub(super) half_judged: HashMap<(Place, Order), (StepRecord, Option<bool>)>,
     /// For how long the engine has computed beside evaluations.
@@ -68,6 +72,15 @@ pub(super) struct Evaluating {
     code: String,
     /// [`Runner::overlap`] at its submission.
     overlap: Millis,
+    _activity: Activity,
+}
+
+/// An answer that is checked.
+pub(super) struct Checking {
+    place: Place,
+    submitted: Moment,
+    text: String,
+    answer: Option<String>,
     _activity: Activity,
 }
 
@@ -265,39 +278,49 @@ impl<'a> Runner<'a, '_> {
         let Some(running) = self.running.get(&place.flow) else {
             return Ok(());
         };
-        let _activity = step_activity(running, place.step);
-        let span = profile::span(Span::Verify);
+        let activity = step_activity(running, place.step);
+        let scope = activity.enter();
         let item = running.item_of(&verify.of, place.sample);
         let text = item.map(|item| item.text.clone()).unwrap_or_default();
         let question = self.requests.text(running, place.step, &verify.question)?;
         let expected = self.requests.text(running, place.step, &verify.expected)?;
-        let answer = verify::last_boxed(&text).map(str::to_owned);
-        let scored = match &answer {
-            None => Scored {
+        let checking = Checking {
+            place,
+            submitted,
+            answer: verify::last_boxed(&text).map(str::to_owned),
+            text,
+            _activity: Activity::default(),
+        };
+        let Some(answer) = &checking.answer else {
+            let scored = Scored {
                 score: Some(0.0),
                 outcome: "no_answer".to_owned(),
                 detail: r"the answer holds no complete \boxed{}".to_owned(),
                 answer: None,
-            },
-            Some(answer) => {
-                let verdict = self.means.verifier.verify(&question, answer, &expected);
-                Scored {
-                    score: verdict.score(),
-                    outcome: verdict.as_str().to_owned(),
-                    detail: String::new(),
-                    answer: Some(answer.clone()),
-                }
-            }
+            };
+            return self.checked(checking, scored);
         };
-        drop(span);
+        let span = profile::span(Span::Verify);
+        let id = self.means.verifier.submit(&question, answer, &expected);
+        drop((span, scope));
+        let checking = Checking {
+            _activity: activity,
+            ..checking
+        };
+        self.checks.insert(id, checking);
+        Ok(())
+    }
+
+    /// An answer has been checked.
+    fn checked(&mut self, checking: Checking, scored: Scored) -> Result<()> {
+        let now = Moment::now(self.means.engine)?;
         let item = Item {
-            text,
+            text: checking.text,
             scored: Some(scored),
             ..Item::default()
         };
-        let now = Moment::now(self.means.engine)?;
-        let record = self.record_of(place, &item, submitted, now);
-        self.end_sample(place, item, record, now)
+        let record = self.record_of(checking.place, &item, checking.submitted, now);
+        self.end_sample(checking.place, item, record, now)
     }
 
     fn select(&mut self, flow: usize, step: usize, select: &Select) -> Result<()> {
@@ -312,14 +335,26 @@ impl<'a> Runner<'a, '_> {
         self.end_step(flow, step, now)
     }
 
-    /// One poll of engine and evaluator. Everything that the engine reports is stamped with one reading
-    /// of the clock.
+    /// One poll of verifier, evaluator and engine. Everything that the engine reports is stamped with
+    /// one reading of the clock.
     pub(super) fn poll(&mut self) -> Result<()> {
-        if !self.in_flight.is_empty() {
-            self.poll_engine()?;
+        let computing = !self.in_flight.is_empty();
+        let (checking, evaluating) = (!self.checks.is_empty(), !self.evaluations.is_empty());
+        if checking {
+            self.poll_verifier(match computing || evaluating {
+                true => Duration::ZERO,
+                false => LONGEST_WAIT,
+            })?;
         }
-        if !self.evaluations.is_empty() {
-            self.poll_evaluator()?;
+        if evaluating {
+            self.poll_evaluator(match (computing, checking) {
+                (true, _) => Duration::ZERO,
+                (false, true) => SHORT_WAIT,
+                (false, false) => LONGEST_WAIT,
+            })?;
+        }
+        if computing {
+            self.poll_engine()?;
         }
         Ok(())
     }
@@ -370,11 +405,25 @@ impl<'a> Runner<'a, '_> {
         Ok(())
     }
 
-    fn poll_evaluator(&mut self) -> Result<()> {
-        let wait = match self.in_flight.is_empty() {
-            true => EVALUATION_WAIT,
-            false => Duration::ZERO,
-        };
+    fn poll_verifier(&mut self, wait: Duration) -> Result<()> {
+        let mut verified = self.means.verifier.poll(wait);
+        verified.sort_by_key(|verified| verified.id);
+        for verified in verified {
+            let Some(checking) = self.checks.remove(&verified.id) else {
+                continue;
+            };
+            let scored = Scored {
+                score: verified.verdict.score(),
+                outcome: verified.verdict.as_str().to_owned(),
+                detail: verified.reason,
+                answer: checking.answer.clone(),
+            };
+            self.checked(checking, scored)?;
+        }
+        Ok(())
+    }
+
+    fn poll_evaluator(&mut self, wait: Duration) -> Result<()> {
         let Some(evaluator) = self.means.evaluator.as_deref_mut() else {
             return Ok(());
         };
@@ -634,6 +683,8 @@ impl<'a> Runner<'a, '_> {
         }
         self.evaluations
             .retain(|_, evaluating| evaluating.place.flow != flow);
+        self.checks
+            .retain(|_, checking| checking.place.flow != flow);
         self.half_judged.retain(|(place, _), _| place.flow != flow);
         let now = Moment::now(self.means.engine)?;
         self.end(flow, now, Some(error))
@@ -674,6 +725,7 @@ impl<'a> Runner<'a, '_> {
             self.means.engine.cancel(id);
         }
         self.evaluations.clear();
+        self.checks.clear();
     }
 }
 
