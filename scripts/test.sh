@@ -57,6 +57,14 @@ else
     printf 'skipped: its tests need Python 3.11 or later\n' >&2
 fi
 
+step 'problems of math_judge'
+# The suite and its recorded answers are what the script makes, whose answers are worked out twice.
+if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    PYTHONDONTWRITEBYTECODE=1 python3 scripts/math_judge --check
+else
+    printf 'skipped: it needs Python 3.11 or later\n' >&2
+fi
+
 step 'comparison with other engines'
 # Without the engines: what it counts and how it compares.
 if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then

@@ -8,4 +8,5 @@ mod hostile;
 mod outcomes;
 mod processes;
 mod support;
+mod templates;
 mod verifier;
