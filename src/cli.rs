@@ -213,7 +213,7 @@ pub struct ExpandArgs {
     pub flows: FlowArgs,
 
     /// Set parameters of the template anew: max_generations=5,timeout_ms=2000
-    #[arg(long = "set", env = "SET", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = workflows::parse_setting)]
+    #[arg(long = "set", env = "PARAMS", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = workflows::parse_setting)]
     pub set: Vec<(String, String)>,
 
     /// Verify flows and cache without writing; exit 99 where they would be written anew

@@ -142,6 +142,10 @@ pub struct WorkflowRecord {
     pub steps: usize,
     /// Why it failed.
     pub error: Option<String>,
+    /// The mean score of the answers of its last step that judges; absent with none, or where one of
+    /// them could not be judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<f64>,
     /// Prompt tokens of its steps.
     #[serde(default)]
     pub prompt_tokens: usize,
@@ -250,7 +254,8 @@ pub struct StepRecord {
     /// `undecided`, `no_answer`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// The score of a program; 1 of an answer that is right, 0 of one that is not.
+    /// The score of a program; 1 of an answer that is right, 0 of one that is not. Of a judge's two
+    /// requests, what both came to together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     /// What was wrong.
@@ -328,6 +333,9 @@ pub struct Totals {
     /// run goes on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<ScoreRecord>,
+    /// Of the workflows' rewards; absent where nothing was judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<Distribution>,
     /// How answers were checked; absent where none were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationRecord>,

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Args)]
 pub(super) struct WorkflowArgs {
     /// Set parameters of the template anew: max_generations=5,timeout_ms=2000
-    #[arg(long = "set", env = "SET", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = parse_setting)]
+    #[arg(long = "set", env = "PARAMS", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = parse_setting)]
     set: Vec<(String, String)>,
 
     /// Python that generated programs run on
@@ -29,23 +29,28 @@ pub(super) struct WorkflowArgs {
     unsafe_eval: bool,
 
     /// Rows (JSON Lines) in place of the template's suite: a flow each, or --repeats of them
-    #[arg(long, env, value_name = "INPUT")]
+    #[arg(long, env = "ROLLOUT_INPUT", value_name = "INPUT")]
     input: Option<PathBuf>,
 
     /// File that gets each row of --input back, with response, usage, reward and outcome
-    #[arg(long, env, value_name = "OUTPUT", requires = "input")]
+    #[arg(
+        long,
+        env = "ROLLOUT_OUTPUT",
+        value_name = "OUTPUT",
+        requires = "input"
+    )]
     output: Option<PathBuf>,
 
     /// Only so many rows of --input, from the first
-    #[arg(long, env, value_name = "LIMIT", requires = "input", value_parser = parse_count)]
+    #[arg(long, env = "ROLLOUT_LIMIT", value_name = "LIMIT", requires = "input", value_parser = parse_count)]
     limit: Option<usize>,
 
     /// Flows for each row of --input
-    #[arg(long, env, value_name = "REPEATS", default_value = "1", value_parser = parse_count)]
+    #[arg(long, env = "ROLLOUT_REPEATS", value_name = "REPEATS", default_value = "1", value_parser = parse_count)]
     repeats: usize,
 
     /// 1: go on with --output: rows that are in it are not run again
-    #[arg(long, env, value_name = "RESUME", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    #[arg(long, env = "ROLLOUT_RESUME", value_name = "RESUME", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     resume: bool,
 
     /// End when prompts and answers have come to so many tokens together

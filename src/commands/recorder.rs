@@ -148,6 +148,10 @@ impl Recorder<'_> {
         }
         totals.positions = self.positions.records();
         totals.scores = self.scores.records();
+        let rewards: Vec<f64> = (self.record.workflows.iter())
+            .filter_map(|workflow| workflow.reward)
+            .collect();
+        totals.reward = distribution(&rewards);
         if let (Some(watts), Some(total)) = (self.config.gpu_power, totals.benchmark_total_ms) {
             totals.energy = Some(Energy {
                 source: "assumed".to_owned(),
@@ -219,8 +223,13 @@ impl Recorder<'_> {
         for line in timing::scores(&self.record.totals) {
             self.console.result(&line)?;
         }
-        if let Some(rollouts) = &self.record.rollouts {
-            self.console.result(&timing::rollouts(rollouts))?;
+        match &self.record.rollouts {
+            Some(rollouts) => self.console.result(&timing::rollouts(rollouts))?,
+            None => {
+                if let Some(line) = timing::reward(&self.record.totals) {
+                    self.console.result(&line)?;
+                }
+            }
         }
         if let Some(comparison) = &self.record.comparison {
             for line in table::comparison(comparison) {

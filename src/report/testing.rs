@@ -65,6 +65,7 @@ pub(crate) fn run(
             steps_done: 3,
             steps: 3,
             error: None,
+            reward: None,
             prompt_tokens: 2400,
             prefill_tokens: 2400,
             reused_tokens: 0,

@@ -79,6 +79,19 @@ pub fn rollouts(rollouts: &RolloutRecord) -> String {
     )
 }
 
+/// `[REWARD] flows=… judged=… mean=… min=… median=… max=… std=…`, where anything was judged.
+pub fn reward(totals: &Totals) -> Option<String> {
+    let judges = !totals.scores.is_empty();
+    judges.then(|| {
+        format!(
+            "[REWARD] flows={} judged={}{}",
+            totals.workflows_done,
+            totals.reward.as_ref().map_or(0, |reward| reward.count),
+            spread(totals.reward.as_ref())
+        )
+    })
+}
+
 fn spread(of: Option<&Distribution>) -> String {
     let of = of.cloned();
     format!(
@@ -264,6 +277,7 @@ mod tests {
             steps_done: 3,
             steps: 3,
             error: None,
+            reward: None,
             prompt_tokens: 0,
             prefill_tokens: 0,
             reused_tokens: 0,

@@ -495,11 +495,13 @@ impl<'a> Runner<'a, '_> {
             Order::AnswerFirst => Order::ExpectedFirst,
             Order::ExpectedFirst => Order::AnswerFirst,
         };
-        let Some((first, first_said)) = self.half_judged.remove(&(place, other)) else {
+        let Some((mut first, first_said)) = self.half_judged.remove(&(place, other)) else {
             self.half_judged.insert((place, order), (record, said));
             return Ok(());
         };
         let verdict = verify::Verdict::of(judge::together(said, first_said));
+        first.score = verdict.score();
+        record.score = verdict.score();
         let Some(running) = self.running.get_mut(&place.flow) else {
             return Ok(());
         };
@@ -695,6 +697,7 @@ impl<'a> Runner<'a, '_> {
             return Ok(());
         };
         let (critical_path, slack_ms) = running.path();
+        let response = super::Response::of(&running);
         let tokens = running.tokens;
         let record = WorkflowRecord {
             flow: running.flow.flow,
@@ -705,6 +708,7 @@ impl<'a> Runner<'a, '_> {
             steps_done: running.steps_done,
             steps: running.flow.steps.len(),
             error: error.as_ref().map(Error::chain),
+            reward: response.reward,
             prompt_tokens: tokens.prompt,
             prefill_tokens: tokens.prefill,
             reused_tokens: tokens.reused,
@@ -714,7 +718,6 @@ impl<'a> Runner<'a, '_> {
             round: None,
             mode: None,
         };
-        let response = super::Response::of(&running);
         self.observer
             .workflow_ended(&record, &response, error.as_ref())
     }

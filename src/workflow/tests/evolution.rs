@@ -401,8 +401,8 @@ fn answers_are_checked_and_only_the_undecided_judged() {
     assert_eq!(
         found("judge"),
         [
-            outcome(3, "equal", None),
-            outcome(4, "equal", None),
+            outcome(3, "equal", Some(1.0)),
+            outcome(4, "equal", Some(1.0)),
             outcome(7, "equal", None),
             outcome(8, "unequal", None),
         ]

@@ -1,0 +1,367 @@
+//! Workflows beyond a chain, end to end: the templates that ship with the program on their recorded
+//! answers, rows in and out, limits, recordings.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use common::Workspace;
+use proptest::prelude::*;
+use serde_json::Value;
+
+/// A workspace with a template of this repository, its suite and its script.
+fn shipped(template: &str) -> Workspace {
+    let workspace = Workspace::new();
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+    for name in ["toml", "suite.jsonl", "script.jsonl"] {
+        let name = format!("{template}.{name}");
+        if let Ok(text) = fs::read(templates.join(&name)) {
+            workspace.write(&format!("templates/{name}"), text);
+        }
+    }
+    workspace
+}
+
+/// `flowbench run` of such a template on its script.
+fn scripted(workspace: &Workspace, template: &str) -> assert_cmd::Command {
+    let mut command = workspace.flowbench(&["run", "--template", template, "--mode", "scripted"]);
+    if let Some(python) = std::env::var_os("FLOWBENCH_TEST_PYTHON") {
+        command.env("PYTHON", python);
+    }
+    command
+}
+
+/// What a command prints, which ends with this exit code.
+fn printed(command: &mut assert_cmd::Command, code: i32) -> (String, String) {
+    let output = command.output().expect("starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let (out, err) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{out}{err}");
+    (out, err)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_evolution_leaves_its_trials_generations_and_lineage() {
+    let workspace = shipped("evolve_packing");
+    let mut command = scripted(&workspace, "evolve_packing");
+    let (out, _) = printed(command.args(["--num-flows", "1"]), 0);
+    let generations: Vec<&str> = (out.lines())
+        .filter(|line| line.starts_with("[GENERATION]"))
+        .collect();
+    assert_eq!(generations.len(), 3, "{out}");
+    for (line, score) in generations.iter().zip(["2.1667", "2.3636", "2.5414"]) {
+        assert!(line.contains(&format!("selected_score={score}")), "{line}");
+    }
+
+    let folder = workspace.run_folder().join("evolution/flow_00001");
+    let json = |name: &str| -> Value {
+        let text = fs::read(folder.join(name)).unwrap_or_else(|_| panic!("{name} is there"));
+        serde_json::from_slice(&text).expect("JSON")
+    };
+    let summary = json("summary.json");
+    assert_eq!(summary["complete"], true);
+    assert_eq!(summary["trials"], 10);
+    assert_eq!(summary["outcomes"]["timeout"], 1);
+    assert_eq!(summary["generations"].as_array().map(Vec::len), Some(3));
+    let best = json(&format!(
+        "trials/{:05}.json",
+        summary["best_trial"].as_u64().expect("one")
+    ));
+    assert_eq!(best["outcome"], "ok");
+    assert_eq!(best["score"], summary["best_score"]);
+    assert!(
+        best["code"]
+            .as_str()
+            .expect("a program")
+            .contains("def construct_packing")
+    );
+    assert!(best["evaluation"]["start_up_ms"].as_f64().expect("a time") > 0.0);
+    // Each goes back to the one that was the best before.
+    let lineage = summary["lineage"].as_array().expect("a list");
+    assert_eq!(lineage[0]["parent"], Value::Null);
+    for trial in &lineage[1..4] {
+        assert_eq!(trial["parent"], 1);
+    }
+    let selected: Vec<&Value> = (summary["generations"].as_array().expect("three").iter())
+        .map(|generation| &generation["selected"])
+        .collect();
+    for trial in &lineage[4..7] {
+        assert_eq!(&trial["parent"], selected[0]);
+    }
+    assert_eq!(json("config.json")["template"], "evolve_packing");
+    assert!(folder.join("generations/00003.json").is_file());
+
+    let record = workspace.record();
+    assert!(record["pool_init_ms"].as_f64().expect("a pool") > 0.0);
+    let scores = record["totals"]["scores"].as_array().expect("judged steps");
+    assert_eq!(scores[1]["step"], "trial");
+    assert_eq!(scores[1]["count"], 9);
+    let usage = &record["totals"]["usage"][0];
+    assert_eq!(
+        (&usage["kind"], &usage["requests"]),
+        (&"generate".into(), &10.into())
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_python_an_evolution_is_refused_before_anything_is_loaded() {
+    let workspace = shipped("evolve_packing");
+    let mut command = scripted(&workspace, "evolve_packing");
+    let (_, err) = printed(command.env("PYTHON", "/nowhere/python3"), 3);
+    assert!(
+        err.contains("/nowhere/python3") && err.contains("hint: "),
+        "{err}"
+    );
+    assert!(
+        !workspace.file("results").exists()
+            || fs::read_dir(workspace.file("results"))
+                .expect("a folder")
+                .next()
+                .is_none()
+    );
+}
+
+#[test]
+fn answers_are_verified_and_the_rest_is_judged() {
+    let workspace = shipped("math_judge");
+    let mut command = scripted(&workspace, "math_judge");
+    let (out, _) = printed(command.args(["--num-flows", "152"]), 0);
+    assert!(
+        out.contains("[SCORE] step=check kind=verify count=152 "),
+        "{out}"
+    );
+    let record = workspace.record();
+    let checked = &record["totals"]["scores"][0]["outcomes"];
+    let count = |outcome: &str| checked[outcome].as_u64().unwrap_or(0);
+    assert_eq!(count("no_answer"), 8);
+    assert_eq!(
+        count("equal") + count("unequal") + count("undecided") + count("no_answer"),
+        152
+    );
+    // Without the library more is left to the judge, and the judge is asked twice about each.
+    let judged = &record["totals"]["scores"][1]["count"];
+    assert_eq!(judged.as_u64().unwrap_or(0), 2 * count("undecided"));
+    let rewards = record["totals"]["reward"]["count"]
+        .as_u64()
+        .expect("rewards");
+    assert!((140..=152).contains(&rewards), "{rewards}");
+    assert!(out.contains("[REWARD] flows=152 "), "{out}");
+    let verification = &record["totals"]["verification"];
+    let asked = ["in_process", "by_library", "cached"].map(|key| verification[key].as_u64());
+    assert_eq!(asked.into_iter().flatten().sum::<u64>(), 144);
+}
+
+const ROWS: usize = 12;
+
+/// Rows with an answer each, which the script knows; every fourth is answered wrongly.
+fn rows() -> (Workspace, String) {
+    let workspace = shipped("math_judge");
+    let row = |number: usize| {
+        format!(
+            "{{\"id\": \"r{number}\", \"problem\": \"{number}?\", \"answer\": \"{number}\", \"n\": {number}.50}}"
+        )
+    };
+    let input: String = (1..=ROWS).map(|number| row(number) + "\n").collect();
+    let answer = |number: usize| {
+        let said = if number % 4 == 0 { 0 } else { number };
+        format!(
+            "{{\"row\": \"r{number}\", \"step\": \"answer\", \"output\": \"It is \\\\boxed{{{said}}}\", \"latency_ms\": 4}}\n"
+        )
+    };
+    let script: String = (1..=ROWS).map(answer).collect();
+    workspace.write("rows.jsonl", &input);
+    workspace.write("templates/math_judge.script.jsonl", script);
+    (workspace, input)
+}
+
+const ROLLOUTS: [&str; 8] = [
+    "--input",
+    "rows.jsonl",
+    "--output",
+    "out.jsonl",
+    "--repeats",
+    "2",
+    "--concurrency",
+    "3",
+];
+
+#[test]
+fn rows_come_back_with_what_became_of_them() {
+    let (workspace, input) = rows();
+    let (out, _) = printed(scripted(&workspace, "math_judge").args(ROLLOUTS), 0);
+    assert!(
+        out.contains("[REWARD] rows=12 repeats=2 done=24 failed=0 unjudged=0 mean=0.7500 min=0.0000 median=1.0000 max=1.0000 std=0.4423"),
+        "{out}"
+    );
+    let output = workspace.read("out.jsonl");
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines.len(), 2 * ROWS);
+    for (number, row) in input.lines().enumerate() {
+        for repeat in 1..=2 {
+            let line = lines[2 * number + repeat - 1];
+            assert!(line.starts_with(row.trim_end_matches('}')), "{line}");
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(line["rollout"]["row"], number + 1);
+            assert_eq!(line["rollout"]["repeat"], repeat);
+            let right = (number + 1) % 4 != 0;
+            assert_eq!(line["reward"], if right { 1.0 } else { 0.0 });
+            assert_eq!(line["outcome"], if right { "equal" } else { "unequal" });
+            assert_eq!(line["usage"]["completion_tokens"], 3);
+            assert_eq!(line["error"], Value::Null);
+        }
+    }
+    assert_eq!(workspace.record()["rollouts"]["done"], 24);
+
+    // Once more: nothing is left to do, and nothing is touched.
+    let mut again = scripted(&workspace, "math_judge");
+    let (out, _) = printed(again.args(ROLLOUTS).arg("--resume"), 0);
+    assert!(
+        out.contains("done=24") && !out.contains("[TARGET]"),
+        "{out}"
+    );
+    assert_eq!(workspace.read("out.jsonl"), output);
+    let (_, err) = printed(scripted(&workspace, "math_judge").args(ROLLOUTS), 2);
+    assert!(err.contains("out.jsonl is there already"), "{err}");
+    let mut other = scripted(&workspace, "math_judge");
+    let (_, err) = printed(other.args(ROLLOUTS).args(["--resume", "--limit", "3"]), 2);
+    assert!(err.contains("of another input"), "{err}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+
+    /// Killed at any moment, and any number of times: in the end each row is there once, and the file
+    /// is that of a run that nobody killed.
+    #[test]
+    fn rollouts_survive_being_killed(moments in prop::collection::vec(0u64..120, 1..4)) {
+        let (undisturbed, _) = rows();
+        printed(scripted(&undisturbed, "math_judge").args(ROLLOUTS), 0);
+        let (workspace, _) = rows();
+        for moment in moments {
+            let mut child = workspace
+                .child(&[("TEMPLATE", "math_judge"), ("PATH", "/usr/bin:/bin")])
+                .args(ROLLOUTS)
+                .arg("--resume")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("starts");
+            std::thread::sleep(Duration::from_millis(moment));
+            child.kill().expect("is there");
+            child.wait().expect("ends");
+        }
+        printed(scripted(&workspace, "math_judge").args(ROLLOUTS).arg("--resume"), 0);
+        prop_assert_eq!(workspace.read("out.jsonl"), undisturbed.read("out.jsonl"));
+    }
+}
+
+#[test]
+fn a_limit_ends_the_run_in_order() {
+    let prices = ["--price-prompt", "1", "--price-decode", "1"];
+    let limits: [&[&str]; 3] = [
+        &["--max-tokens-total", "100"],
+        &["--max-cost", "0.0001"],
+        &["--deadline", "0.02s"],
+    ];
+    for limit in limits {
+        let workspace = Workspace::new();
+        workspace.write(
+            "templates/chain.script.jsonl",
+            "{\"output\": \"a b\", \"latency_ms\": 2}\n",
+        );
+        let mut command = workspace.scripted();
+        let (out, err) = printed(command.args(limit).args(prices), 106);
+        assert!(err.contains(&format!("({})", limit[0])), "{err}");
+        assert!(out.contains("(incomplete: "), "{out}");
+        let record = workspace.record();
+        assert_eq!(record["status"], "incomplete");
+        let steps = workspace.steps().len();
+        assert_eq!(record["totals"]["steps_done"], steps);
+        assert!(steps < 75);
+        let usage = &record["totals"]["usage"][0];
+        let tokens = ["prompt_tokens", "decode_tokens"].map(|key| usage[key].as_f64());
+        let tokens: f64 = tokens.into_iter().flatten().sum();
+        let cost = usage["cost"].as_f64().expect("priced");
+        assert!((cost - tokens / 1e6).abs() < 1e-12, "{cost} {tokens}");
+    }
+}
+
+#[test]
+fn a_recording_can_be_played_and_pinned() {
+    let workspace = Workspace::new();
+    printed(
+        workspace
+            .scripted()
+            .args(["--num-flows", "3", "--record", "base.jsonl"]),
+        0,
+    );
+    let recording = workspace.read("base.jsonl");
+    assert_eq!(recording.lines().count(), 9);
+    fs::remove_dir_all(workspace.file("results")).expect("there");
+
+    // Another engine, which says something else: later steps see the recorded texts.
+    workspace.write("other.jsonl", "{\"output\": \"something else entirely\"}\n");
+    let arguments = [
+        "--num-flows",
+        "3",
+        "--script",
+        "other.jsonl",
+        "--pin-outputs",
+        "base.jsonl",
+    ];
+    printed(workspace.scripted().args(arguments), 0);
+    let pinned: BTreeMap<String, Value> = (workspace.steps().into_iter())
+        .map(|step| (format!("{}/{}", step["flow"], step["step"]), step))
+        .collect();
+    fs::remove_dir_all(workspace.file("results")).expect("there");
+    printed(workspace.scripted().args(["--num-flows", "3"]), 0);
+    for step in workspace.steps() {
+        let of_pinned = &pinned[&format!("{}/{}", step["flow"], step["step"])];
+        assert_eq!(step["prompt_tokens"], of_pinned["prompt_tokens"]);
+        assert_eq!(of_pinned["output"], "something else entirely");
+        assert_eq!(of_pinned["pinned"], true);
+        assert_eq!(step.get("pinned"), None);
+    }
+    fs::remove_dir_all(workspace.file("results")).expect("there");
+    let (_, err) = printed(
+        workspace
+            .scripted()
+            .args(["--num-flows", "4", "--pin-outputs", "base.jsonl"]),
+        100,
+    );
+    assert!(
+        err.contains("flow 4, step planner: no recorded output"),
+        "{err}"
+    );
+}
+
+#[test]
+fn settings_that_lack_one_another_are_refused() {
+    let cases: [(&[&str], &str); 7] = [
+        (&["--resume"], "--resume is given without --output"),
+        (&["--repeats", "2"], "--repeats is given without --input"),
+        (&["--max-cost", "1"], "--max-cost is given without prices"),
+        (
+            &["--price-prompt", "1"],
+            "only some of the prices are given",
+        ),
+        (
+            &["--set", "max_generations=2"],
+            "has no parameter `max_generations`",
+        ),
+        (&["--deadline", "soon"], "expected a time such as 90"),
+        (&["--input", "none.jsonl"], "none.jsonl"),
+    ];
+    for (arguments, expected) in cases {
+        let workspace = Workspace::new();
+        let (_, err) = printed(workspace.scripted().args(arguments), 2);
+        assert!(err.contains(expected), "{err}");
+        assert!(err.contains("error: "), "{err}");
+    }
+}
