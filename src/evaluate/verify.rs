@@ -3,8 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use super::verifier::Verifier;
-
 /// What came of comparing two answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
