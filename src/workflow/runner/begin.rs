@@ -1,0 +1,254 @@
+//! What is ready begins: requests are submitted, programs and answers handed in, the best selected.
+
+use std::time::Duration;
+
+use super::{Checking, Evaluating, InFlight, Place, Runner, step_activity};
+use crate::error::{Error, Result};
+use crate::evaluate::{self, packing, program, verify};
+use crate::flow::{Evaluate, Flow, Generate, Judge, Scored, Select, Task, Verify, Work};
+use crate::profile::{self, Activity, Span};
+use crate::stopwatch::Moment;
+use crate::workflow::item::best;
+use crate::workflow::judge::Order;
+use crate::workflow::running::Running;
+use crate::workflow::step::sample_seed;
+
+impl<'a> Runner<'a, '_> {
+    /// Begins a flow.
+    pub(in crate::workflow) fn start(&mut self, flow: &'a Flow) -> Result<()> {
+        let started = Moment::now(self.means.engine)?;
+        let activity = Activity::root(Span::Flow).labelled(|| format!("flow {}", flow.flow));
+        let running = Running::new(flow, started, activity)?;
+        let roots = running.graph.roots();
+        self.running.insert(flow.flow, running);
+        self.begin_all(flow.flow, roots)
+    }
+
+    /// Begins steps that are ready, and whatever becomes ready at once by that.
+    pub(super) fn begin_all(&mut self, flow: usize, ready: Vec<usize>) -> Result<()> {
+        for step in ready {
+            let Some(running) = self.running.get(&flow) else {
+                return Ok(());
+            };
+            let id = &running.step(step).id;
+            if let Err(error) = self.begin(flow, step) {
+                let context = format!("flow {flow}, step {id}: not run");
+                return self.fail(flow, error.context(context));
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a step, all that it needs having ended.
+    pub(super) fn begin(&mut self, flow: usize, step: usize) -> Result<()> {
+        let Some(running) = self.running.get(&flow) else {
+            return Ok(());
+        };
+        match &running.step(step).work {
+            Work::Generate(generate) => self.generate(flow, step, generate),
+            Work::Select(select) => self.select(flow, step, select),
+            Work::Evaluate(_) | Work::Verify(_) | Work::Judge(_) => {
+                for sample in 0..running.nodes[step].samples() {
+                    self.begin_sample(Place { flow, step, sample })?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins one sample of a step that works on another's, unless it has begun.
+    pub(super) fn begin_sample(&mut self, place: Place) -> Result<()> {
+        let Some(running) = self.running.get_mut(&place.flow) else {
+            return Ok(());
+        };
+        if !running.nodes[place.step].begin(place.sample) {
+            return Ok(());
+        }
+        match &running.step(place.step).work {
+            Work::Evaluate(evaluate) => self.evaluate(place, evaluate),
+            Work::Verify(verify) => self.verify(place, verify),
+            Work::Judge(judge) => self.judge(place, judge),
+            Work::Generate(_) | Work::Select(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn generate(&mut self, flow: usize, step: usize, generate: &Generate) -> Result<()> {
+        let submitted = Moment::now(self.means.engine)?;
+        let Some(running) = self.running.get_mut(&flow) else {
+            return Ok(());
+        };
+        let activity = step_activity(running, step);
+        let scope = activity.enter();
+        let rendering = profile::span(Span::PromptRendering);
+        let request = self
+            .requests
+            .generate(running, step, generate, self.options)?;
+        drop(rendering);
+        let (messages, mut origin) = (request.messages.clone(), request.origin.clone());
+        let ids = match generate.samples {
+            1 => vec![self.means.engine.submit(request)?],
+            samples => {
+                let seed = |sample| sample_seed(running, step, Some(sample), self.options);
+                let seeds: Vec<u64> = (0..samples).map(seed).collect();
+                self.means.engine.submit_samples(request, &seeds)?
+            }
+        };
+        drop(scope);
+        let mut activity = Some(activity);
+        for (sample, id) in ids.into_iter().enumerate() {
+            running.nodes[step].begin(sample);
+            origin.sample = sample + 1;
+            let request = InFlight {
+                place: Place { flow, step, sample },
+                order: None,
+                submitted,
+                started: None,
+                tokens: Vec::new(),
+                messages: messages.clone(),
+                origin: origin.clone(),
+                _activity: activity
+                    .take()
+                    .unwrap_or_else(|| step_activity(running, step)),
+            };
+            self.in_flight.insert(id, request);
+        }
+        Ok(())
+    }
+
+    pub(super) fn judge(&mut self, place: Place, judge: &Judge) -> Result<()> {
+        let Some(running) = self.running.get(&place.flow) else {
+            return Ok(());
+        };
+        let item = running.item_of(&judge.of, place.sample);
+        let checked = item.and_then(|item| item.scored.as_ref());
+        if let (Some(item), Some(checked)) = (item, checked)
+            && checked.outcome != verify::UNDECIDED
+        {
+            // Decided before: there is nothing to ask.
+            let item = item.clone();
+            let now = Moment::now(self.means.engine)?;
+            return self.end_sample(place, item, None, now);
+        }
+        for order in [Order::AnswerFirst, Order::ExpectedFirst] {
+            let submitted = Moment::now(self.means.engine)?;
+            let Some(running) = self.running.get(&place.flow) else {
+                return Ok(());
+            };
+            let activity = step_activity(running, place.step);
+            let scope = activity.enter();
+            let at = (place.step, place.sample);
+            let request = self
+                .requests
+                .judge(running, at, judge, order, self.options)?;
+            let origin = request.origin.clone();
+            let id = self.means.engine.submit(request)?;
+            drop(scope);
+            let request = InFlight {
+                place,
+                order: Some(order),
+                submitted,
+                started: None,
+                tokens: Vec::new(),
+                messages: Vec::new(),
+                origin,
+                _activity: activity,
+            };
+            self.in_flight.insert(id, request);
+        }
+        Ok(())
+    }
+
+    pub(super) fn evaluate(&mut self, place: Place, evaluate: &Evaluate) -> Result<()> {
+        let submitted = Moment::now(self.means.engine)?;
+        let Some(running) = self.running.get(&place.flow) else {
+            return Ok(());
+        };
+        let item = running.item_of(&evaluate.of, place.sample);
+        let answer = item.map(|item| item.text.as_str()).unwrap_or_default();
+        let Some(code) = program::last_block(answer) else {
+            let scored = Scored {
+                outcome: evaluate::Outcome::Invalid.as_str().to_owned(),
+                detail: "the answer holds no program: no block of Python".to_owned(),
+                ..Scored::default()
+            };
+            return self.end_trial(place, submitted, None, scored, None);
+        };
+        let code = code.to_owned();
+        let Some(evaluator) = self.means.evaluator.as_deref_mut() else {
+            return Err(Error::preflight("there is no pool to evaluate programs in"));
+        };
+        let activity = step_activity(running, place.step);
+        let scope = activity.enter();
+        let (score, entry_points) = match evaluate.task {
+            Task::Packing => (packing::score, packing::ENTRY_POINTS),
+        };
+        let id = evaluator.submit(evaluate::Request {
+            code: code.clone(),
+            arguments: Vec::new(),
+            entry_points: entry_points.iter().map(|name| (*name).to_owned()).collect(),
+            seed: sample_seed(running, place.step, Some(place.sample), self.options),
+            deadline: Duration::from_millis(evaluate.timeout_ms),
+            score,
+        });
+        drop(scope);
+        let evaluating = Evaluating {
+            place,
+            submitted,
+            code,
+            overlap: self.overlap,
+            _activity: activity,
+        };
+        self.evaluations.insert(id, evaluating);
+        Ok(())
+    }
+
+    pub(super) fn verify(&mut self, place: Place, verify: &Verify) -> Result<()> {
+        let submitted = Moment::now(self.means.engine)?;
+        let Some(running) = self.running.get(&place.flow) else {
+            return Ok(());
+        };
+        let activity = step_activity(running, place.step);
+        let scope = activity.enter();
+        let item = running.item_of(&verify.of, place.sample);
+        let text = item.map(|item| item.text.clone()).unwrap_or_default();
+        let question = self.requests.text(running, place.step, &verify.question)?;
+        let expected = self.requests.text(running, place.step, &verify.expected)?;
+        let checking = Checking {
+            place,
+            submitted,
+            answer: verify::last_boxed(&text).map(str::to_owned),
+            text,
+            _activity: Activity::default(),
+        };
+        let Some(answer) = &checking.answer else {
+            let scored = Scored {
+                score: Some(0.0),
+                outcome: "no_answer".to_owned(),
+                detail: r"the answer holds no complete \boxed{}".to_owned(),
+                answer: None,
+            };
+            return self.checked(checking, scored);
+        };
+        let span = profile::span(Span::Verify);
+        let id = self.means.verifier.submit(&question, answer, &expected);
+        drop((span, scope));
+        let checking = Checking {
+            _activity: activity,
+            ..checking
+        };
+        self.checks.insert(id, checking);
+        Ok(())
+    }
+
+    pub(super) fn select(&mut self, flow: usize, step: usize, select: &Select) -> Result<()> {
+        let now = Moment::now(self.means.engine)?;
+        let Some(running) = self.running.get_mut(&flow) else {
+            return Ok(());
+        };
+        let indices = select.of.iter().filter_map(|id| running.index(id));
+        let candidates = indices.flat_map(|index| running.nodes[index].items());
+        let kept = best(candidates, select.keep);
+        running.nodes[step].end_all(kept);
+        self.end_step(flow, step, now)
+    }
+}
