@@ -169,7 +169,7 @@ fn rows() -> (Workspace, String) {
     };
     let input: String = (1..=ROWS).map(|number| row(number) + "\n").collect();
     let answer = |number: usize| {
-        let said = if number % 4 == 0 { 0 } else { number };
+        let said = if number.is_multiple_of(4) { 0 } else { number };
         format!(
             "{{\"row\": \"r{number}\", \"step\": \"answer\", \"output\": \"It is \\\\boxed{{{said}}}\", \"latency_ms\": 4}}\n"
         )
@@ -209,7 +209,7 @@ fn rows_come_back_with_what_became_of_them() {
             let line: Value = serde_json::from_str(line).expect("JSON");
             assert_eq!(line["rollout"]["row"], number + 1);
             assert_eq!(line["rollout"]["repeat"], repeat);
-            let right = (number + 1) % 4 != 0;
+            let right = !(number + 1).is_multiple_of(4);
             assert_eq!(line["reward"], if right { 1.0 } else { 0.0 });
             assert_eq!(line["outcome"], if right { "equal" } else { "unequal" });
             assert_eq!(line["usage"]["completion_tokens"], 3);

@@ -116,7 +116,8 @@ impl fmt::Display for Score {
     }
 }
 
-/// The line of a step: [`generated`], or of one that was judged without the model [`judged`].
+/// The line of a step: `[TARGET]`, or of one that was judged without the model `[EVALUATE]` or
+/// `[VERIFY]`.
 pub fn target(step: &StepRecord) -> String {
     match step.kind() {
         "evaluate" | "verify" => judged(step),
