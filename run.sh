@@ -71,6 +71,6 @@ if [[ ${#features[@]} -gt 0 ]]; then
 fi
 
 case ${1-} in
-run | expand | diagnose | report | doctor | model | bench-engine | help | --help | -h | --version | -V) exec "$binary" "$@" ;;
+run | expand | diagnose | report | merge | doctor | model | bench-engine | help | --help | -h | --version | -V) exec "$binary" "$@" ;;
 *) exec "$binary" run "$@" ;;
 esac

@@ -1,6 +1,7 @@
 //! The command line: flags, the environment variables of the same meaning, and how the two become
 //! settings. A flag beats the environment, which beats the default.
 
+mod remote;
 mod workflows;
 
 use std::ffi::OsString;
@@ -17,6 +18,9 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::record::bench::{Phase, Test};
+use crate::record::shard::Shard;
+
+use remote::RemoteArgs;
 
 /// Most flows of a run: more would be a mistake in `NUM_FLOWS`, not a workload.
 pub const MAX_FLOWS: usize = 1_000_000;
@@ -41,6 +45,8 @@ pub enum Command {
     Diagnose(DiagnoseArgs),
     /// Make a run into one HTML file, or into Markdown
     Report(ReportArgs),
+    /// Join the runs of all shards (--shard) of a job into one
+    Merge(MergeArgs),
     /// Check toolchain, CPU, GPU, model, Python, disk and folders
     Doctor(DoctorArgs),
     /// Find, fetch or inspect a model
@@ -104,7 +110,8 @@ pub struct RunArgs {
     #[arg(long, env, value_name = "BACKEND", default_value = "auto")]
     backend: Backend,
 
-    /// Flows in flight [default: 1; in MODE=reuse, and in the reuse rounds of MODE=both, all flows]
+    /// Flows in flight [default: 1; in MODE=reuse, and in the reuse rounds of MODE=both, all flows; in
+    /// MODE=remote all flows, 256 at most]
     #[arg(long, env, value_name = "CONCURRENCY", value_parser = parse_count)]
     concurrency: Option<usize>,
 
@@ -153,6 +160,13 @@ pub struct RunArgs {
     /// Folder where runs are kept
     #[arg(long, env, value_name = "OUT", default_value = "results")]
     out: PathBuf,
+
+    #[command(flatten)]
+    remote: RemoteArgs,
+
+    /// Run part i of n of the flows: i, i + n, i + 2n, …; flowbench merge joins the parts' runs
+    #[arg(long, env, value_name = "SHARD")]
+    shard: Option<Shard>,
 
     #[command(flatten)]
     profile: ProfileArgs,
@@ -263,6 +277,18 @@ pub struct ReportArgs {
     pub output: ReportFormat,
 
     /// Folder where runs are kept
+    #[arg(long, env, value_name = "OUT", default_value = "results")]
+    pub out: PathBuf,
+}
+
+/// `flowbench merge`.
+#[derive(Debug, Clone, Args)]
+pub struct MergeArgs {
+    /// The runs' folders, or their run.json
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+
+    /// Folder where the joined run is kept
     #[arg(long, env, value_name = "OUT", default_value = "results")]
     pub out: PathBuf,
 }
@@ -459,6 +485,10 @@ impl RunArgs {
             return Err(Error::usage("--input is given, but MODE is both")
                 .hint("MODE=both compares two modes on the template's own suite"));
         }
+        let remote = self.remote.resolve(
+            self.mode,
+            surroundings.api_key.as_ref().map(|key| key.0.as_str()),
+        )?;
         Ok(RunConfig {
             num_flows: self.flows.num_flows,
             mode: self.mode,
@@ -466,12 +496,9 @@ impl RunArgs {
             model: surroundings.model(self.model.model, self.quiet)?,
             device: self.device,
             backend: self.backend,
-            concurrency: self.concurrency.unwrap_or(match self.mode {
-                Mode::Reuse | Mode::Both => self.flows.num_flows,
-                Mode::Standalone | Mode::Scripted => 1,
-            }),
-            all_in_flight: self.concurrency.is_none()
-                && matches!(self.mode, Mode::Reuse | Mode::Both),
+            concurrency: (self.concurrency)
+                .unwrap_or_else(|| RunConfig::in_flight(self.mode, self.flows.num_flows)),
+            all_in_flight: self.concurrency.is_none(),
             rounds: self.rounds,
             kv_cache_bytes: self.kv_cache_mb << 20,
             speculate: self.speculate,
@@ -480,6 +507,8 @@ impl RunArgs {
             ignore_eos: self.ignore_eos,
             script: self.script,
             script_latency: self.script_latency,
+            remote,
+            shard: self.shard,
             show_output: self.show_output,
             gpu_power: self.gpu_power,
             profile: self.profile.resolve(),
@@ -506,6 +535,17 @@ pub struct Surroundings {
     hf_hub_offline: Option<String>,
     /// What Python needs to be found and to load its libraries.
     python: Vec<(OsString, OsString)>,
+    api_key: Option<Secret>,
+}
+
+/// A text that is not shown.
+#[derive(Clone)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 impl Surroundings {
@@ -525,6 +565,7 @@ impl Surroundings {
             python: (evaluate::KEPT_VARIABLES.iter())
                 .filter_map(|name| Some((OsString::from(name), variable(name)?)))
                 .collect(),
+            api_key: text("API_KEY").map(Secret),
         }
     }
 

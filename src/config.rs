@@ -1,6 +1,8 @@
 //! Settings, resolved once: flags, environment and defaults become one [`RunConfig`]. No other
 //! module reads the environment.
 
+mod remote;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -9,6 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::record::bench::Test;
+use crate::record::shard::Shard;
+
+pub use remote::{ApiKey, Endpoint, EndpointApi, MOST_FLOWS_IN_FLIGHT, Patience, RemoteConfig};
 
 /// How the flows are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -22,6 +27,8 @@ pub enum Mode {
     Both,
     /// Recorded answers, no model.
     Scripted,
+    /// A server with OpenAI's interface, over HTTP.
+    Remote,
 }
 
 impl Mode {
@@ -32,6 +39,7 @@ impl Mode {
             Self::Reuse => "reuse",
             Self::Both => "both",
             Self::Scripted => "scripted",
+            Self::Remote => "remote",
         }
     }
 }
@@ -260,7 +268,7 @@ pub struct RunConfig {
     pub backend: Backend,
     /// Flows in flight, at least 1; in `both` those of its `reuse` rounds.
     pub concurrency: usize,
-    /// Whether that is all of them, however many there turn out to be.
+    /// Whether no number was asked for, so that it depends on how many there turn out to be.
     #[serde(skip)]
     pub all_in_flight: bool,
     /// Rounds of each mode in `both`, at least 1.
@@ -280,6 +288,12 @@ pub struct RunConfig {
     pub script: Option<PathBuf>,
     /// Whether `scripted` waits for the recorded latencies.
     pub script_latency: bool,
+    /// The server of `remote`; none in other modes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteConfig>,
+    /// The part of the flows that is run; `None`: all. The record has it beside the settings.
+    #[serde(skip)]
+    pub shard: Option<Shard>,
     /// Print prompts and generated text.
     pub show_output: bool,
     /// Watts to assume for energy.
@@ -303,6 +317,20 @@ impl RunConfig {
     /// Whether recorded answers stand in for a model.
     pub fn is_scripted(&self) -> bool {
         self.mode == Mode::Scripted || (self.mode == Mode::Both && self.script.is_some())
+    }
+
+    /// Flows in flight where no number was asked for, of so many.
+    pub fn in_flight(mode: Mode, num_flows: usize) -> usize {
+        match mode {
+            Mode::Reuse | Mode::Both => num_flows,
+            Mode::Remote => num_flows.min(MOST_FLOWS_IN_FLIGHT),
+            Mode::Standalone | Mode::Scripted => 1,
+        }
+    }
+
+    /// Whether a model is computed in this process.
+    pub fn is_local(&self) -> bool {
+        !self.is_scripted() && self.mode != Mode::Remote
     }
 
     /// The settings as the record keeps them.

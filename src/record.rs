@@ -5,8 +5,10 @@ pub mod bench;
 pub mod evaluation;
 pub mod metrics;
 pub mod profile;
+pub mod remote;
 #[cfg(test)]
 mod schema;
+pub mod shard;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::units::Millis;
 use evaluation::{EvaluationRecord, RolloutRecord, ScoreRecord, UsageRecord, VerificationRecord};
 use metrics::{CriticalStep, Distribution, PositionRecord};
+use remote::RemoteRecord;
+use shard::{Shard, ShardRun};
 
 /// Version of the layout of [`RunRecord`] and [`StepRecord`]; raised when a field changes meaning.
 pub const RECORD_SCHEMA: u32 = 1;
@@ -62,6 +66,13 @@ pub struct RunRecord {
     /// With `--profile` only: where the time went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<profile::Profile>,
+    /// With `--shard` only: the part of the flows that was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
+    /// Of `flowbench merge` only: the runs that were joined, by their shards. Times that count from the
+    /// start of the benchmark count from that of each run's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<ShardRun>,
 }
 
 /// How far a run came.
@@ -267,6 +278,15 @@ pub struct StepRecord {
     /// Of `evaluate` only: where its time went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationRecord>,
+    /// Of `MODE=remote` only: calls that were made for it, the last of which ended well. The times
+    /// count from the submission, so that all of them are in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<usize>,
+    /// Of `MODE=remote` only: who counted the tokens. `usage`: the server; `chunks`: the server did not
+    /// tell, so that each streamed chunk counts as one, and prompt tokens are 0; `chunks+tokenizer`: the
+    /// same, with the prompt counted by the local tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_by: Option<String>,
     /// Of `MODE=both` only: the round, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,
@@ -342,6 +362,9 @@ pub struct Totals {
     /// Energy, where a power was assumed (`GPU_POWER`) or could be measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,
+    /// Of `MODE=remote` only: calls to the server, retries, and what went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteRecord>,
 }
 
 /// Energy of the benchmark.

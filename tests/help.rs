@@ -13,6 +13,7 @@ fn help_texts() {
         &["expand", "--help"],
         &["diagnose", "--help"],
         &["report", "--help"],
+        &["merge", "--help"],
         &["doctor", "--help"],
         &["model", "--help"],
         &["model", "fetch", "--help"],

@@ -1,6 +1,8 @@
 //! The records of real (scripted) runs are what `docs/*.schema.json` say.
 
 mod common;
+#[path = "common/server.rs"]
+mod server;
 
 use common::{Workspace, run};
 use serde_json::{Map, Value};
@@ -171,6 +173,42 @@ fn records_are_what_the_schemas_say() {
             step[name] = wrong;
             assert_eq!(Validator::problems(&step_schema, &step).len(), 1, "{name}");
         }
+    }
+}
+
+#[test]
+fn so_are_those_of_a_server_and_of_joined_shards() {
+    let (run_schema, step_schema) = (schema("run.schema.json"), schema("steps.schema.json"));
+    let server = server::Server::sound();
+    let workspace = Workspace::new();
+    for shard in ["1/2", "2/2"] {
+        let printed = run(workspace
+            .scripted()
+            .envs([("MODE", "remote"), ("NUM_FLOWS", "3"), ("SHARD", shard)])
+            .env("ENDPOINT", server.endpoint())
+            .env("OUT", format!("parts/{shard}").replace('/', "-")));
+        assert_eq!(printed.code, 0, "{}", printed.err);
+    }
+    let parts = ["parts-1-2", "parts-2-2"].map(|out| {
+        let mut runs = std::fs::read_dir(workspace.file(out)).expect("kept");
+        runs.next().expect("a run").expect("readable").path()
+    });
+    for part in &parts {
+        let text = std::fs::read_to_string(part.join("run.json")).expect("readable");
+        let record = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(Validator::problems(&run_schema, &record), [] as [String; 0]);
+    }
+    let printed = run(workspace.flowbench(&["merge"]).args(&parts));
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert_eq!(
+        Validator::problems(&run_schema, &workspace.record()),
+        [] as [String; 0]
+    );
+    assert_eq!(workspace.record()["totals"]["remote"]["requests"], 9);
+    let steps = workspace.steps();
+    assert_eq!(steps.len(), 9);
+    for step in &steps {
+        assert_eq!(Validator::problems(&step_schema, step), [] as [String; 0]);
     }
 }
 

@@ -5,6 +5,7 @@ mod both;
 mod diagnose;
 mod doctor;
 mod expand;
+mod merge;
 mod model;
 mod profile;
 mod recorder;
@@ -51,6 +52,7 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
         },
         Command::Diagnose(arguments) => diagnose::run(&arguments, &mut Console::terminal(false)),
         Command::Report(arguments) => report::run(&arguments, &mut Console::terminal(false)),
+        Command::Merge(arguments) => merge::run(&arguments, &mut Console::terminal(false)),
         Command::BenchEngine(arguments) => {
             let config = arguments.resolve(surroundings)?;
             let mut console = Console::terminal(config.model.quiet);

@@ -12,7 +12,7 @@ use crate::report::evolution::EvolutionFolder;
 use crate::report::folder::RunFolder;
 use crate::report::recording::Recording;
 use crate::report::rollouts::{Rollout, RolloutFile, Usage};
-use crate::report::{Console, table, timing};
+use crate::report::{Console, table, timing, traffic};
 use crate::statistics::distribution;
 use crate::stopwatch::Moment;
 use crate::units::Millis;
@@ -63,7 +63,7 @@ impl Recorder<'_> {
         self.record.engine_starts = match prepared {
             // Counted where models are loaded: a load that nobody asked for would show here.
             Prepared::Local(..) => LocalEngine::loads(),
-            Prepared::Scripted(..) => self.record.engine_starts + 1,
+            Prepared::Scripted(..) | Prepared::Remote(..) => self.record.engine_starts + 1,
         };
         let before = self.record.engine_init_ms.unwrap_or_default();
         self.record.engine_init_ms = Some(before + init);
@@ -126,6 +126,10 @@ impl Recorder<'_> {
             self,
         );
         self.console.idle();
+        if let Some(traffic) = means.engine.traffic() {
+            let remote = &mut self.record.totals.remote;
+            remote.get_or_insert_default().add(&traffic);
+        }
         // The total is taken however the flows ended, as far as the device still answers.
         if let Ok(end) = Moment::now(means.engine) {
             self.record.totals.benchmark_total_ms = Some(end.since(job.origin));
@@ -230,6 +234,12 @@ impl Recorder<'_> {
                     self.console.result(&line)?;
                 }
             }
+        }
+        if let Some(remote) = &self.record.totals.remote {
+            for warning in traffic::warnings(remote) {
+                self.console.warning(&format!("warning: {warning}"));
+            }
+            self.console.result(&traffic::line(remote))?;
         }
         if let Some(comparison) = &self.record.comparison {
             for line in table::comparison(comparison) {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use crate::config::{Mode, RunConfig};
-use crate::engine::{Engine, LocalEngine, LocalOptions, ModelFile, Script, ScriptedEngine};
+use crate::config::{Mode, RemoteConfig, RunConfig};
+use crate::engine::{
+    Engine, LocalEngine, LocalOptions, ModelFile, RemoteEngine, Script, ScriptedEngine,
+};
 use crate::environment;
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::flow::{self, ExpandRequest, Expansion, Flow, Input};
 use crate::live;
 use crate::metrics::{Positions, Scores};
@@ -41,15 +43,25 @@ pub(crate) fn run(
         console.progress(&format!("Live figures at http://{bound}/"));
     }
     let _span = profile::span(Span::Run);
-    if !config.is_scripted() {
+    if config.is_local() {
         LocalEngine::preflight(config.device)?;
     }
     // `git` takes some milliseconds, beside which the expansion goes on.
     let root = config.layout.root.clone();
     let environment = std::thread::spawn(move || environment::capture(&root));
 
-    let (expansion, expansion_record) = expand(config, console, interrupted)?;
+    let (mut expansion, expansion_record) = expand(config, console, interrupted)?;
     let config = &with_flows(config, expansion.num_flows);
+    if let Some(shard) = config.shard {
+        expansion.flows.retain(|flow| shard.holds(flow.flow));
+        if expansion.flows.is_empty() {
+            let flows = expansion.num_flows;
+            return Err(
+                Error::usage(format!("shard {shard} of {flows} flows holds none"))
+                    .hint("SHARD=i/n splits the flows into n parts; n is at most their number"),
+            );
+        }
+    }
     let rollouts = rollouts(config)?;
     let (folder, run_id) = RunFolder::create(&config.out, &run_name(config.mode))?;
     let pending = PendingProfile::new(&config.profile, folder.path(), &run_id);
@@ -87,6 +99,8 @@ pub(crate) fn run(
             comparison: None,
             rollouts: None,
             profile: None,
+            shard: config.shard,
+            shards: Vec::new(),
         },
         pending,
     };
@@ -145,7 +159,7 @@ fn with_flows(config: &RunConfig, num_flows: usize) -> RunConfig {
     let mut config = config.clone();
     config.num_flows = num_flows;
     if config.all_in_flight {
-        config.concurrency = num_flows;
+        config.concurrency = RunConfig::in_flight(config.mode, num_flows);
     }
     config
 }
@@ -229,6 +243,7 @@ fn run_name(mode: Mode) -> String {
 pub(super) enum Prepared {
     Local(ModelFile, LocalOptions),
     Scripted(Script, bool),
+    Remote(Box<RemoteConfig>, Option<String>, usize),
 }
 
 impl Prepared {
@@ -245,6 +260,15 @@ impl Prepared {
         if config.is_scripted() {
             let path = config.script.clone().unwrap_or(script);
             return Ok(Self::Scripted(Script::read(&path)?, config.script_latency));
+        }
+        if let Some(remote) = &config.remote {
+            console.progress(&format!("Endpoint {}", remote.endpoint));
+            let model = config.model.model.clone();
+            return Ok(Self::Remote(
+                Box::new(remote.clone()),
+                model,
+                config.concurrency.saturating_mul(width),
+            ));
         }
         let options = LocalOptions {
             device: config.device,
@@ -265,6 +289,10 @@ impl Prepared {
             Self::Local(model, options) => Ok(Box::new(LocalEngine::load(model, options)?)),
             Self::Scripted(script, timed) => {
                 Ok(Box::new(ScriptedEngine::new(script.clone(), *timed)))
+            }
+            Self::Remote(config, model, places) => {
+                let engine = RemoteEngine::connect(config, model.as_deref(), *places)?;
+                Ok(Box::new(engine))
             }
         }
     }

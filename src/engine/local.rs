@@ -415,6 +415,7 @@ impl LocalEngine {
                         drafted_tokens: sequence.drafts.drafted,
                         accepted_tokens: sequence.drafts.accepted,
                         finish,
+                        served: None,
                     }),
                     Err(error) => EventKind::Failed(error.chain()),
                 }

@@ -1,5 +1,5 @@
 //! Sources of completions. [`Engine`] is the seam that the whole program runs on: `local` (a model
-//! in this process) and `scripted` (recorded answers, no model) stand behind it.
+//! in this process), `remote` (a server) and `scripted` (recorded answers, no model) stand behind it.
 
 mod bench;
 mod chat;
@@ -9,6 +9,7 @@ mod kv;
 mod load;
 mod local;
 mod model;
+mod remote;
 mod sampler;
 mod scheduler;
 mod scripted;
@@ -17,6 +18,7 @@ mod tokenizer;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::record::remote::RemoteRecord;
 use crate::stopwatch::Fence;
 
 pub use bench::{BenchModel, measure_ceilings};
@@ -29,6 +31,7 @@ pub use load::hub::{
     locate,
 };
 pub use local::{LocalEngine, LocalOptions};
+pub use remote::RemoteEngine;
 pub use scripted::{Script, ScriptedEngine};
 
 /// What a model file says of itself: names and values, for people.
@@ -93,6 +96,12 @@ pub trait Engine: Fence {
     /// # Errors
     /// While requests are in flight.
     fn restart(&mut self, reuse: bool) -> Result<()>;
+
+    /// What went over the wire since the engine was started or this was last asked; `None` of an engine
+    /// that calls no server.
+    fn traffic(&mut self) -> Option<RemoteRecord> {
+        None
+    }
 }
 
 /// Why an engine does not restart.
@@ -208,6 +217,8 @@ pub enum EventKind {
     Started,
     /// A further token was generated (the first one ends the time to first token).
     Token(u32),
+    /// It begins again from its prompt: the tokens that were told before are void.
+    Restarted,
     /// It has ended; its tokens came before, in [`EventKind::Token`] events.
     Finished(Completion),
     /// It cannot be ended, for this reason; the engine goes on with the others.
@@ -233,6 +244,27 @@ pub struct Completion {
     pub accepted_tokens: usize,
     /// Why it ended.
     pub finish: Finish,
+    /// Of answers that came from a server only.
+    pub served: Option<Served>,
+}
+
+impl Completion {
+    /// How many tokens were generated, the end-of-sequence token left out as far as that is known: a
+    /// server says how many, not which.
+    pub fn decode_tokens(&self) -> usize {
+        (self.served.as_ref()).map_or(self.tokens.len(), |served| served.decode_tokens)
+    }
+}
+
+/// How an answer came from a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// Calls that were made, the last of which ended well.
+    pub attempts: usize,
+    /// Tokens that were generated, as far as the server tells; else the streamed chunks.
+    pub decode_tokens: usize,
+    /// Who counted: `usage`, `chunks`, `chunks+tokenizer`.
+    pub counted_by: &'static str,
 }
 
 /// Why a generation ended.
@@ -248,17 +280,18 @@ pub enum Finish {
 /// What an engine is, for the record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineInfo {
-    /// `local` or `scripted`.
+    /// `local`, `scripted` or `remote`.
     pub kind: String,
-    /// The model's name, from its own metadata where it has one.
+    /// The model's name, from its own metadata where it has one; of a server the name that it serves
+    /// it by.
     pub model: String,
-    /// Where the model was found.
+    /// Where the model was found; of a server its endpoint.
     pub model_path: Option<String>,
     /// SHA-256 of the model file (64 hex digits), where it is one file whose digest is known.
     pub model_sha256: Option<String>,
     /// Architecture, as the file names it (`llama`, `qwen2`).
     pub architecture: Option<String>,
-    /// The forward pass that runs it: `candle`, `generic`, `scripted`.
+    /// The forward pass that runs it: `native`, `candle`, `generic`; `scripted`, `remote`.
     pub backend: String,
     /// Weights and arithmetic: `Q4_1 as f32`.
     pub weights: Option<String>,

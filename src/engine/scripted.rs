@@ -32,7 +32,7 @@ use super::{
     restart_refused,
 };
 use crate::error::{Error, Result};
-use crate::profile::{self, Activity, Pass, Span};
+use crate::profile::{self, Activity, Count, Pass, Span};
 use crate::stopwatch::{Fence, Pace};
 
 /// The answers of a script.
@@ -358,6 +358,7 @@ impl Engine for ScriptedEngine {
             if playing.given < playing.pieces.len() || elapsed < playing.latency {
                 return true;
             }
+            profile::count(Count::Prefilled, playing.prompt_tokens);
             let kind = EventKind::Finished(Completion {
                 text: playing.pieces.concat(),
                 tokens: playing.pieces.iter().map(|piece| token_id(piece)).collect(),
@@ -367,6 +368,7 @@ impl Engine for ScriptedEngine {
                 drafted_tokens: 0,
                 accepted_tokens: 0,
                 finish: playing.finish,
+                served: None,
             });
             events.push(Event { id, kind });
             false
@@ -410,8 +412,16 @@ fn split_words(text: &str) -> Vec<Arc<str>> {
     pieces
 }
 
+/// The tokens of a text whose real ones are not known: a hash of each word.
+pub(super) fn word_ids(text: &str) -> Vec<u32> {
+    split_words(text)
+        .iter()
+        .map(|word| token_id(word))
+        .collect()
+}
+
 /// FNV-1a, 32 bits: any stable hash would do, since no vocabulary stands behind it.
-fn token_id(piece: &str) -> u32 {
+pub(super) fn token_id(piece: &str) -> u32 {
     piece.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     })

@@ -226,7 +226,10 @@ pub fn pass(span: Span, of: impl FnOnce() -> Pass) -> PassGuard {
         start: 0,
         _guard: self::span(span),
     };
-    live::count(Count::Prefilled, guard.of.prefill_tokens);
+    if span == Span::Forward {
+        // A wait computes nothing, and is one of many for the same tokens.
+        live::count(Count::Prefilled, guard.of.prefill_tokens);
+    }
     guard.start = with_shared(|shared| {
         let now = clock().raw();
         for stage in guard.stages() {

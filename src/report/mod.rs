@@ -1,4 +1,5 @@
-//! What people and programs are shown: the lines on the terminal ([`timing`]), the table of
+//! What people and programs are shown: the lines on the terminal ([`timing`], of `MODE=remote`
+//! [`traffic`]), the table of
 //! `MODE=both` ([`table`]), the engine's figures ([`mod@bench`]) and the run's folder ([`folder`]).
 //! These read records and compute nothing. Of runs that were kept ([`saved`]), [`mod@diagnose`] says
 //! why they took as long as they did, and [`page`] shows them.
@@ -16,6 +17,7 @@ pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timing;
+pub mod traffic;
 
 use std::io::Write;
 

@@ -124,6 +124,8 @@ pub(crate) fn run(
         },
         comparison: None,
         profile: None,
+        shard: None,
+        shards: Vec::new(),
     };
     (record, steps)
 }

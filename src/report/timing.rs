@@ -146,14 +146,19 @@ fn judged(step: &StepRecord) -> String {
 }
 
 /// `[TARGET] flow=… step=… latency_ms=… ttft_ms=… prompt_tokens=… prefill_tokens=…
-/// reused_tokens=… decode_tokens=… out_hash=…`
+/// reused_tokens=… decode_tokens=… out_hash=…`, with `attempts=…` before the hash of a step that took
+/// more than one.
 fn generated(step: &StepRecord) -> String {
     let sample = step
         .sample
         .map_or(String::new(), |sample| format!(" sample={sample}"));
+    let attempts = match step.attempts {
+        None | Some(1) => String::new(),
+        Some(attempts) => format!(" attempts={attempts}"),
+    };
     format!(
         "[TARGET] flow={} step={}{sample} latency_ms={} ttft_ms={} prompt_tokens={} prefill_tokens={} \
-         reused_tokens={} decode_tokens={} out_hash={}",
+         reused_tokens={} decode_tokens={}{attempts} out_hash={}",
         step.flow,
         step.step,
         step.latency_ms,
@@ -266,6 +271,10 @@ mod tests {
             ..StepRecord::default()
         };
         insta::assert_snapshot!(target(&step), @"[TARGET] flow=3 step=planner latency_ms=12.35 ttft_ms=1.50 prompt_tokens=10 prefill_tokens=8 reused_tokens=2 decode_tokens=4 out_hash=00112233aabbccdd");
+        step.attempts = Some(1);
+        assert!(!target(&step).contains("attempts"));
+        step.attempts = Some(3);
+        assert!(target(&step).contains(" decode_tokens=4 attempts=3 out_hash="));
         step.ttft_ms = None;
         assert!(target(&step).contains(" ttft_ms=null "));
 

@@ -57,15 +57,15 @@ impl Accounts {
         usage.requests += 1;
         usage.prompt_tokens += completion.prompt_tokens as u64;
         usage.reused_tokens += completion.reused_tokens as u64;
-        usage.decode_tokens += completion.tokens.len() as u64;
-        self.tokens += (completion.prompt_tokens + completion.tokens.len()) as u64;
+        usage.decode_tokens += completion.decode_tokens() as u64;
+        self.tokens += (completion.prompt_tokens + completion.decode_tokens()) as u64;
         if let (Some(prices), Some(sum)) = (self.prices, &mut usage.cost) {
             let computed = completion
                 .prompt_tokens
                 .saturating_sub(completion.reused_tokens);
             let cost = (computed as f64 * prices.prompt
                 + completion.reused_tokens as f64 * prices.cached
-                + completion.tokens.len() as f64 * prices.decode)
+                + completion.decode_tokens() as f64 * prices.decode)
                 / 1e6;
             *sum += cost;
             self.cost += cost;
@@ -118,6 +118,7 @@ mod tests {
             drafted_tokens: 0,
             accepted_tokens: 0,
             finish: Finish::Stop,
+            served: None,
         }
     }
 

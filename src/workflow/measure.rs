@@ -20,7 +20,7 @@ pub(super) fn generation(
     let latency = now.since(request.submitted);
     let ttft = request.tokens.first().copied();
     let queue = (request.started).map(|moment| moment.since(request.submitted));
-    let count = completion.tokens.len();
+    let count = completion.decode_tokens();
     let tpot = ttft
         .filter(|_| count > 1)
         .map(|ttft| Millis((latency - ttft).0 / (count - 1) as f64));
@@ -50,6 +50,8 @@ pub(super) fn generation(
         .to_owned(),
         out_hash: token_hash(&completion.tokens),
         output: completion.text.clone(),
+        attempts: completion.served.as_ref().map(|served| served.attempts),
+        counted_by: (completion.served.as_ref()).map(|served| served.counted_by.to_owned()),
         ..StepRecord::default()
     }
 }

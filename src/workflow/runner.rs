@@ -137,6 +137,12 @@ impl Runner<'_, '_> {
                         request.tokens.push(now.since(request.submitted));
                     }
                 }
+                EventKind::Restarted => {
+                    if let Some(request) = self.in_flight.get_mut(&event.id) {
+                        request.tokens.clear();
+                        request.started = None;
+                    }
+                }
                 EventKind::Finished(completion) => {
                     if let Some(request) = self.in_flight.remove(&event.id) {
                         self.finish(request, completion, now)?;

@@ -158,6 +158,7 @@ fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
         for Event { id, kind } in events {
             match kind {
                 EventKind::Started => assert!(started.insert(id), "told twice"),
+                EventKind::Restarted => panic!("{id:?} began again"),
                 EventKind::Token(token) => streamed.entry(id).or_default().push(token),
                 EventKind::Finished(completion) => {
                     assert!(ended.insert(id, completion).is_none());

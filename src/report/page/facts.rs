@@ -152,6 +152,23 @@ pub(super) fn warnings(run: &RunRecord) -> Vec<String> {
             "{failed} workflows failed: they are in no mean and in no median."
         ));
     }
+    if let Some(remote) = &run.totals.remote {
+        if remote.retries > 0 {
+            warnings.push(format!(
+                "{} of {} calls to the server were made again; the times of their steps have all \
+                 attempts and the waits between in them.",
+                remote.retries, remote.attempts
+            ));
+        }
+        warnings.extend(crate::report::traffic::warnings(remote));
+    }
+    if !run.shards.is_empty() {
+        warnings.push(format!(
+            "Joined from the runs of {} shards, each with a clock of its own: starts of different \
+             shards cannot be compared.",
+            run.shards.len()
+        ));
+    }
     let modes: Vec<Option<&str>> = match run.comparison {
         None => vec![None],
         Some(_) => vec![Some("standalone"), Some("reuse")],

@@ -1,0 +1,372 @@
+//! Why a call failed, in words, and whether another one may do better.
+
+use std::io;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::HeaderMap;
+
+use crate::config::RemoteConfig;
+use crate::record::remote::RemoteRecord;
+
+/// Most characters of an answer that are quoted.
+const QUOTED: usize = 200;
+
+/// What kind of failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// No connection.
+    Connect,
+    /// It took too long.
+    Timeout,
+    /// The server puts it off (429).
+    RateLimited,
+    /// The server broke (408, 5xx).
+    Server,
+    /// The connection or the stream ended before the answer.
+    CutOff,
+    /// The server will not do it (other 4xx).
+    Refused,
+    /// The answer makes no sense.
+    Malformed,
+}
+
+impl Cause {
+    /// Whether the same request may be answered another time.
+    pub(super) fn is_passing(self) -> bool {
+        match self {
+            Self::Connect | Self::Timeout | Self::RateLimited | Self::Server | Self::CutOff => true,
+            Self::Refused | Self::Malformed => false,
+        }
+    }
+
+    /// Its counter in the record.
+    pub(super) fn counter(self, record: &mut RemoteRecord) -> &mut usize {
+        match self {
+            Self::Connect => &mut record.connect_failures,
+            Self::Timeout => &mut record.timeouts,
+            Self::RateLimited => &mut record.rate_limited,
+            Self::Server => &mut record.server_errors,
+            Self::CutOff => &mut record.cut_off,
+            Self::Refused => &mut record.refused,
+            Self::Malformed => &mut record.malformed,
+        }
+    }
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Failure {
+    /// What kind of failure it is.
+    pub(super) cause: Cause,
+    /// What happened, on one line.
+    pub(super) message: String,
+    /// What to do about it.
+    pub(super) hint: Option<&'static str>,
+    /// How long the server asks to be left alone.
+    pub(super) retry_after: Option<Duration>,
+    /// The HTTP status, where that is what failed.
+    pub(super) status: Option<u16>,
+}
+
+impl Failure {
+    pub(super) fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self {
+            cause,
+            message: message.into(),
+            hint: None,
+            retry_after: None,
+            status: None,
+        }
+    }
+
+    fn hint(mut self, hint: &'static str) -> Self {
+        self.hint = Some(hint);
+        self
+    }
+
+    /// An answer with a status other than 200; `body` is its beginning.
+    pub(super) fn status(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+        let cause = match status {
+            429 => Cause::RateLimited,
+            408 | 500..=599 => Cause::Server,
+            _ => Cause::Refused,
+        };
+        let said = said(body);
+        let mut message = format!("the server answers {}", status_text(status));
+        if !said.is_empty() {
+            message.push_str(": ");
+            message.push_str(&said);
+        }
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let mut failure = Self::new(cause, message);
+        failure.status = Some(status);
+        failure.retry_after = header("retry-after").and_then(retry_after);
+        match status {
+            300..=399 => {
+                let target = header("location").unwrap_or("elsewhere");
+                // Without what may be secret in it.
+                let target = target.split(['?', '#']).next().unwrap_or(target);
+                failure.message = format!("the server redirects to {}", shorten(target));
+                failure.hint("redirects are not followed, since the key would go along: let ENDPOINT name the server itself")
+            }
+            401 | 403 => failure.hint("set API_KEY in the environment to a key that the server knows"),
+            404 => failure.hint("is ENDPOINT the base URL (often it ends in /v1), and MODEL a name that GET /models lists?"),
+            _ => failure,
+        }
+    }
+
+    /// An error that was reported within a stream, whose status was 200.
+    pub(super) fn in_stream(event: &Value) -> Self {
+        let error = event.get("error").unwrap_or(event);
+        let code = error.get("code").and_then(|code| {
+            let text = || code.as_str()?.parse().ok();
+            code.as_u64().or_else(text)
+        });
+        let cause = match code {
+            Some(429) => Cause::RateLimited,
+            Some(400..=499) if code != Some(408) => Cause::Refused,
+            _ => Cause::Server,
+        };
+        let said = said(event.to_string().as_bytes());
+        Self::new(
+            cause,
+            format!("the server breaks its answer off with an error: {said}"),
+        )
+    }
+
+    /// What kept a request from being sent, or an answer from beginning.
+    pub(super) fn transport(error: &ureq::Error, config: &RemoteConfig) -> Self {
+        let endpoint = &config.endpoint;
+        match error {
+            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => Self::new(
+                Cause::Timeout,
+                format!(
+                    "no connection to {endpoint} within {} s",
+                    config.patience.connect_timeout_s
+                ),
+            ),
+            ureq::Error::Timeout(_) => Self::new(Cause::Timeout, "the request took too long"),
+            ureq::Error::HostNotFound => Self::new(
+                Cause::Connect,
+                format!("no connection to {endpoint}: its host is not known"),
+            )
+            .hint("is the name in ENDPOINT right?"),
+            ureq::Error::ConnectionFailed => {
+                Self::new(Cause::Connect, format!("no connection to {endpoint}"))
+                    .hint("is the server running where ENDPOINT says?")
+            }
+            ureq::Error::Io(error) if could_not_connect(error) => Self::new(
+                Cause::Connect,
+                format!("no connection to {endpoint}: {error}"),
+            )
+            .hint("is the server running where ENDPOINT says?"),
+            ureq::Error::Io(error) => Self::new(
+                Cause::CutOff,
+                format!("the server closed the connection before it answered: {error}"),
+            ),
+            ureq::Error::Protocol(error) => Self::new(
+                Cause::Malformed,
+                format!("the server's answer is no HTTP: {error}"),
+            ),
+            error => Self::new(
+                Cause::Refused,
+                format!("no answer from {endpoint}: {error}"),
+            ),
+        }
+    }
+
+    /// What ended a stream.
+    pub(super) fn reading(error: &io::Error) -> Self {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match inner {
+            Some(ureq::Error::Timeout(_)) => Self::new(Cause::Timeout, "the request took too long"),
+            Some(ureq::Error::Protocol(error)) => {
+                Self::new(Cause::Malformed, format!("the stream is no HTTP: {error}"))
+            }
+            _ => Self::new(
+                Cause::CutOff,
+                format!("the stream was cut off before its end: {error}"),
+            ),
+        }
+    }
+
+    /// Message and hint on one line.
+    pub(super) fn line(&self) -> String {
+        match self.hint {
+            None => self.message.clone(),
+            Some(hint) => format!("{} ({hint})", self.message),
+        }
+    }
+}
+
+fn could_not_connect(error: &io::Error) -> bool {
+    // No room for another socket, in this process or in the system.
+    let no_room = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    if no_room
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    {
+        return true;
+    }
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::AddrNotAvailable
+    )
+}
+
+fn status_text(status: u16) -> String {
+    let reason = ureq::http::StatusCode::from_u16(status).ok();
+    match reason.and_then(|status| status.canonical_reason()) {
+        Some(reason) => format!("{status} {reason}"),
+        None => status.to_string(),
+    }
+}
+
+/// What an error's body says: the message of OpenAI's, FastAPI's and other forms, or its beginning.
+fn said(body: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let places = [
+        value.pointer("/error/message"),
+        value.pointer("/error"),
+        value.pointer("/message"),
+        value.pointer("/detail"),
+    ];
+    let message = places.into_iter().flatten().find_map(|place| match place {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Array(items) if !items.is_empty() => Some(place.to_string()),
+        _ => None,
+    });
+    match message {
+        Some(message) => shorten(&message),
+        None if body.trim_ascii().is_empty() => String::new(),
+        None => excerpt(body),
+    }
+}
+
+/// The beginning of what came, fit for a line.
+pub(super) fn excerpt(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "nothing".to_owned();
+    }
+    let beginning = &bytes[..bytes.len().min(4 * QUOTED)];
+    shorten(&String::from_utf8_lossy(beginning))
+}
+
+fn shorten(text: &str) -> String {
+    let printable = |character: char| {
+        if character.is_control() {
+            ' '
+        } else {
+            character
+        }
+    };
+    let mut short: String = text.trim().chars().take(QUOTED).map(printable).collect();
+    if text.trim().chars().count() > QUOTED {
+        short.push('…');
+    }
+    short
+}
+
+/// A `Retry-After`: seconds, or the time of a day (RFC 9110, §10.2.3).
+fn retry_after(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    let wait = at.duration_since(jiff::Timestamp::now());
+    Some(Duration::try_from(wait).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16, headers: &[(&'static str, &str)], body: &str) -> Failure {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().expect("a value"));
+        }
+        Failure::status(status, &map, body.as_bytes())
+    }
+
+    #[test]
+    fn statuses_and_what_servers_say_to_them() {
+        for (code, cause) in [
+            (400, Cause::Refused),
+            (401, Cause::Refused),
+            (408, Cause::Server),
+            (422, Cause::Refused),
+            (429, Cause::RateLimited),
+            (500, Cause::Server),
+            (503, Cause::Server),
+            (599, Cause::Server),
+        ] {
+            assert_eq!(status(code, &[], "").cause, cause, "{code}");
+        }
+        for (body, line) in [
+            ("", "the server answers 400 Bad Request"),
+            (" \n", "the server answers 400 Bad Request"),
+            (
+                r#"{"error":{"message":"too long"}}"#,
+                "the server answers 400 Bad Request: too long",
+            ),
+            (
+                r#"{"error":"too long"}"#,
+                "the server answers 400 Bad Request: too long",
+            ),
+            (
+                r#"{"detail":"too long"}"#,
+                "the server answers 400 Bad Request: too long",
+            ),
+            (
+                r#"{"object":"error","message":"too long"}"#,
+                "the server answers 400 Bad Request: too long",
+            ),
+            (
+                "<h1>too\nlong</h1>",
+                "the server answers 400 Bad Request: <h1>too long</h1>",
+            ),
+        ] {
+            assert_eq!(status(400, &[], body).line(), line);
+        }
+        let key = status(401, &[], r#"{"detail":"Invalid API key"}"#).line();
+        assert!(key.contains("Invalid API key (set API_KEY"), "{key}");
+        let long = status(400, &[], &"x".repeat(100_000)).line();
+        assert!(long.chars().count() < 300 && long.ends_with('…'));
+    }
+
+    #[test]
+    fn a_redirect_is_told_without_its_query() {
+        let moved = status(
+            302,
+            &[("location", "https://other.example/v1?token=canary")],
+            "",
+        );
+        assert_eq!(moved.cause, Cause::Refused);
+        assert!(
+            moved
+                .message
+                .ends_with("redirects to https://other.example/v1")
+        );
+        assert!(!moved.line().contains("canary"));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let wait = |text: &str| status(429, &[("retry-after", text)], "").retry_after;
+        assert_eq!(wait("7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("0.25"), Some(Duration::from_millis(250)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        let later = wait("Tue, 31 Dec 2999 23:59:59 GMT").expect("a date");
+        assert!(later > Duration::from_secs(365 * 86_400));
+        for bad in ["", "soon", "-3", "nan", "inf"] {
+            assert_eq!(wait(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! A server with OpenAI's interface behind the same trait as the engine in this process.
+//!
+//! Each request in flight has a thread that makes one HTTP call ([`call`]) and tells of it over a
+//! channel; all else (which request's turn it is, time-outs, retries, what is counted) is done in
+//! [`RemoteEngine::poll`], by one thread. A call that takes too long, or that nobody wants any more,
+//! has its connection shut down.
+//!
+//! # Tokens
+//!
+//! A server sends text and, at the end, how many tokens it was. So each streamed chunk is one token
+//! event, counts are the server's, and the tokens of a [`Completion`] are hashes of the words of its
+//! text, as those of recorded answers are: equal texts have equal hashes, however they were streamed.
+
+mod call;
+mod failure;
+mod models;
+mod request;
+mod retry;
+mod sse;
+mod tokens;
+mod traffic;
+mod wire;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use ureq::Agent;
+
+use super::device::DeviceInfo;
+use super::scripted::{token_id, word_ids};
+use super::{
+    Completion, Engine, EngineInfo, Event, EventKind, Finish, Origin, Request, RequestId, Served,
+    restart_refused,
+};
+use crate::config::{EndpointApi, RemoteConfig};
+use crate::error::Result;
+use crate::profile::{self, Activity, Count, Pass, Span};
+use crate::record::remote::RemoteRecord;
+use crate::stopwatch::{Fence, Pace};
+
+use call::{Caller, News, What};
+use failure::{Cause, Failure};
+use retry::Verdict;
+use tokens::{Counter, LocalTokens, Prompt};
+use traffic::Traffic;
+use wire::Usage;
+
+/// Longest wait of a poll, so that its caller can look after other things.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Most calls at once: each has a thread and a socket.
+const MOST_CALLS: usize = 1024;
+
+/// How long a new request waits for the connection of one whose answer is whole, and whose stream is
+/// about to end: less than it takes to make another one.
+const SOON_FREE: Duration = Duration::from_millis(5);
+
+/// How long a stream may last behind the answer's end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// A server. Its requests are in flight up to a number, and wait for their turn beyond it.
+pub struct RemoteEngine {
+    info: EngineInfo,
+    config: RemoteConfig,
+    caller: Arc<Caller>,
+    tokens: Option<Arc<LocalTokens>>,
+    counter: Option<Counter>,
+    /// Most calls at once.
+    places: usize,
+    next_id: u64,
+    next_attempt: u64,
+    open: BTreeMap<RequestId, Open>,
+    /// Connections that serve nobody.
+    idle: Vec<Agent>,
+    /// Those whose answer is whole and whose stream is not yet at its end, by their attempt.
+    draining: HashMap<u64, (Agent, Pace)>,
+    news: Receiver<News>,
+    teller: Sender<News>,
+    /// What happened before the next poll.
+    early: Vec<Event>,
+    traffic: Traffic,
+}
+
+/// A request that has not ended.
+struct Open {
+    origin: Origin,
+    body: Arc<Vec<u8>>,
+    seed: u64,
+    /// Since its first attempt began.
+    begun: Option<Pace>,
+    attempts: usize,
+    state: State,
+    /// Waiting, before the first token, after it.
+    phase: Activity,
+}
+
+enum State {
+    /// For its turn, and after a failure for some time.
+    Waiting { since: Pace, at_least: Duration },
+    /// A call is under way.
+    Calling(Attempt),
+}
+
+struct Attempt {
+    number: u64,
+    agent: Agent,
+    started: Pace,
+    last_token: Option<Pace>,
+    chunks: usize,
+    text: String,
+}
+
+impl Open {
+    /// Its origin and the number of its attempts, and the call that is under way.
+    fn into_attempt(self) -> Option<((Origin, usize), Attempt)> {
+        match self.state {
+            State::Calling(attempt) => Some(((self.origin, self.attempts), attempt)),
+            State::Waiting { .. } => None,
+        }
+    }
+
+    fn attempt(&mut self, number: u64) -> Option<&mut Attempt> {
+        match &mut self.state {
+            State::Calling(attempt) if attempt.number == number => Some(attempt),
+            _ => None,
+        }
+    }
+
+    /// How long until its turn may come; `None` while a call is under way.
+    fn due_in(&self) -> Option<Duration> {
+        match &self.state {
+            State::Waiting { since, at_least } => Some(at_least.saturating_sub(since.elapsed())),
+            State::Calling(_) => None,
+        }
+    }
+}
+
+impl RemoteEngine {
+    /// Asks the server for its model and is then ready. `model` is the name to ask for; without one, the
+    /// only model that the server lists. At most `places` calls are made at once, and 1024.
+    ///
+    /// # Errors
+    /// Exit code 3 where the server cannot be reached, refuses the key, or the tokenizer cannot be read;
+    /// 2 where the server serves several models and none is named.
+    pub fn connect(config: &RemoteConfig, model: Option<&str>, places: usize) -> Result<Self> {
+        let tokens = match &config.tokenizer {
+            None => None,
+            Some(path) => Some(Arc::new(LocalTokens::read(path)?)),
+        };
+        let counter = match &tokens {
+            None => None,
+            Some(tokens) => Some(Counter::start(Arc::clone(tokens))?),
+        };
+        let caller = Caller::new(config);
+        let agent = call::agent(config);
+        let (model, start_attempts) = models::find(&caller, &agent, config, model)?;
+        let (teller, news) = channel();
+        Ok(Self {
+            info: EngineInfo {
+                kind: "remote".to_owned(),
+                model: model.id,
+                model_path: Some(config.endpoint.to_string()),
+                model_sha256: None,
+                architecture: None,
+                backend: "remote".to_owned(),
+                weights: None,
+                context_length: model.max_model_len.unwrap_or(usize::MAX),
+                device: DeviceInfo::none(),
+            },
+            config: config.clone(),
+            caller: Arc::new(caller),
+            tokens,
+            counter,
+            places: places.clamp(1, MOST_CALLS),
+            next_id: 0,
+            next_attempt: 0,
+            open: BTreeMap::new(),
+            idle: vec![agent],
+            draining: HashMap::new(),
+            news,
+            teller,
+            early: Vec::new(),
+            traffic: Traffic::new(start_attempts),
+        })
+    }
+
+    fn calls(&self) -> usize {
+        let calling = |open: &&Open| matches!(open.state, State::Calling(_));
+        self.open.values().filter(calling).count()
+    }
+
+    /// A connection; `None` where one will be free in a moment.
+    fn agent(&mut self) -> Option<Agent> {
+        if let Some(agent) = self.idle.pop() {
+            return Some(agent);
+        }
+        let soon = |(_, since): &(Agent, Pace)| since.elapsed() < SOON_FREE;
+        if self.draining.values().any(soon) {
+            return None;
+        }
+        Some(call::agent(&self.config))
+    }
+
+    /// Begins the calls whose turn it is, the oldest requests first.
+    fn begin(&mut self, events: &mut Vec<Event>) {
+        let mut room = self.places.saturating_sub(self.calls());
+        let due = |(id, open): (&RequestId, &Open)| (open.due_in()?.is_zero()).then_some(*id);
+        let due: Vec<RequestId> = self.open.iter().filter_map(due).collect();
+        for id in due {
+            if room == 0 {
+                return;
+            }
+            let Some(agent) = self.agent() else {
+                return;
+            };
+            room -= 1;
+            if let Err(failure) = self.call(id, agent) {
+                self.failed(id, &failure, events);
+            }
+        }
+    }
+
+    /// Starts an attempt of a request that waits.
+    fn call(&mut self, id: RequestId, agent: Agent) -> std::result::Result<(), Failure> {
+        let Some(open) = self.open.get_mut(&id) else {
+            return Ok(());
+        };
+        let number = self.next_attempt;
+        self.next_attempt += 1;
+        open.attempts += 1;
+        self.traffic.attempt(open.attempts);
+        let now = Pace::start();
+        open.begun.get_or_insert(now);
+        open.phase.next(Span::Prefill);
+        let (caller, calling) = (Arc::clone(&self.caller), agent.clone());
+        let (body, teller) = (Arc::clone(&open.body), self.teller.clone());
+        thread::Builder::new()
+            .name("remote-call".to_owned())
+            .spawn(move || caller.run(&calling, &body, id, number, &teller))
+            .map_err(|error| {
+                let message = format!("no thread could be started for the call: {error}");
+                Failure::new(Cause::Refused, message)
+            })?;
+        open.state = State::Calling(Attempt {
+            number,
+            agent,
+            started: now,
+            last_token: None,
+            chunks: 0,
+            text: String::new(),
+        });
+        Ok(())
+    }
+
+    /// Takes in what a thread tells; news of calls that were given up are passed over.
+    fn take(&mut self, news: News, events: &mut Vec<Event>) {
+        if let What::Drained = news.what {
+            if let Some((agent, _)) = self.draining.remove(&news.attempt) {
+                self.idle.push(agent);
+            }
+            return;
+        }
+        let id = news.id;
+        let Some(open) = self.open.get_mut(&id) else {
+            return;
+        };
+        let Some(attempt) = open.attempt(news.attempt) else {
+            return;
+        };
+        match news.what {
+            What::Chunk { text, thought } => {
+                let piece = if text.is_empty() { &thought } else { &text };
+                let kind = EventKind::Token(token_id(piece));
+                attempt.text.push_str(&text);
+                attempt.chunks += 1;
+                attempt.last_token = Some(Pace::start());
+                if attempt.chunks == 1 {
+                    open.phase.next(Span::Decode);
+                }
+                events.push(Event { id, kind });
+            }
+            What::Done { finish, usage } => {
+                let ended = self.open.remove(&id);
+                if let Some((open, attempt)) = ended.and_then(Open::into_attempt) {
+                    let completion = self.completion(id, open, attempt, finish, usage);
+                    let kind = EventKind::Finished(completion);
+                    events.push(Event { id, kind });
+                }
+            }
+            What::Failed(failure) => {
+                self.idle.push(attempt.agent.clone());
+                self.failed(id, &failure, events);
+            }
+            What::Drained => {}
+        }
+    }
+
+    /// What came of a request whose answer is whole.
+    fn completion(
+        &mut self,
+        id: RequestId,
+        (origin, attempts): (Origin, usize),
+        attempt: Attempt,
+        finish: Finish,
+        usage: Option<Usage>,
+    ) -> Completion {
+        let draining = (attempt.agent, Pace::start());
+        self.draining.insert(attempt.number, draining);
+        let known_prompt = match (&self.counter, usage) {
+            (Some(counter), None) => counter.prompt_of(id),
+            _ => None,
+        };
+        if let (Some(counter), Some(usage)) = (&self.counter, usage) {
+            counter.answer(id, attempt.text.clone());
+            self.traffic.compare_later(id, origin, usage);
+        }
+        let (prompt, cached, decode, counted_by) = match (usage, known_prompt) {
+            (Some(usage), _) => (usage.prompt, usage.cached, usage.decode, "usage"),
+            (None, Some(prompt)) => (prompt, 0, attempt.chunks, "chunks+tokenizer"),
+            (None, None) => (0, 0, attempt.chunks, "chunks"),
+        };
+        profile::count(Count::Prefilled, prompt - cached);
+        self.traffic.record.without_usage += usize::from(usage.is_none());
+        Completion {
+            tokens: word_ids(&attempt.text),
+            text: attempt.text,
+            prompt_tokens: prompt,
+            prefill_tokens: prompt - cached,
+            reused_tokens: cached,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
+            finish,
+            served: Some(Served {
+                attempts,
+                decode_tokens: decode,
+                counted_by,
+            }),
+        }
+    }
+
+    /// An attempt has failed: the request is tried again, or fails.
+    fn failed(&mut self, id: RequestId, failure: &Failure, events: &mut Vec<Event>) {
+        let Some(open) = self.open.get_mut(&id) else {
+            return;
+        };
+        let spent = open.begun.map_or(Duration::ZERO, Pace::elapsed);
+        let chunks = match &open.state {
+            State::Calling(attempt) => attempt.chunks,
+            State::Waiting { .. } => 0,
+        };
+        self.traffic.failed(failure.cause, chunks);
+        let patience = &self.config.patience;
+        match retry::decide(patience, failure, open.attempts, spent, open.seed) {
+            Verdict::Again(at_least) => {
+                self.traffic.waits(at_least);
+                open.phase.next(Span::QueueWait);
+                open.state = State::Waiting {
+                    since: Pace::start(),
+                    at_least,
+                };
+                if chunks > 0 {
+                    let kind = EventKind::Restarted;
+                    events.push(Event { id, kind });
+                }
+            }
+            Verdict::GiveUp(reason) => {
+                self.traffic.record.failed_requests += 1;
+                self.open.remove(&id);
+                let kind = EventKind::Failed(reason);
+                events.push(Event { id, kind });
+            }
+        }
+    }
+
+    /// Ends the calls that take too long.
+    fn expire(&mut self, events: &mut Vec<Event>) {
+        let patience = self.config.patience;
+        let late = |(id, open): (&RequestId, &Open)| {
+            let State::Calling(attempt) = &open.state else {
+                return None;
+            };
+            let message = if open.begun?.elapsed() >= patience.request() {
+                format!(
+                    "the request has not ended within {} s (REQUEST_TIMEOUT)",
+                    patience.request_timeout_s
+                )
+            } else if let Some(last) = attempt.last_token {
+                (last.elapsed() >= patience.token()).then(|| {
+                    format!(
+                        "no further token came within {} s (TOKEN_TIMEOUT)",
+                        patience.token_timeout_s
+                    )
+                })?
+            } else {
+                (attempt.started.elapsed() >= patience.first_token()).then(|| {
+                    format!(
+                        "no token came within {} s (FIRST_TOKEN_TIMEOUT)",
+                        patience.first_token_timeout_s
+                    )
+                })?
+            };
+            Some((*id, attempt.agent.clone(), message))
+        };
+        let late: Vec<(RequestId, Agent, String)> = self.open.iter().filter_map(late).collect();
+        for (id, agent, message) in late {
+            agent.shutdown();
+            self.failed(id, &Failure::new(Cause::Timeout, message), events);
+        }
+        let lasts = |(agent, since): &(Agent, Pace)| {
+            let goes_on = since.elapsed() < DRAIN;
+            if !goes_on {
+                agent.clone().shutdown();
+            }
+            goes_on
+        };
+        self.draining.retain(|_, draining| lasts(draining));
+    }
+
+    /// How long a poll may wait for news.
+    fn wait(&self) -> Duration {
+        let room = self.calls() < self.places;
+        let due = self.open.values().filter_map(Open::due_in).min();
+        match due.filter(|_| room) {
+            // Whose turn it is waits for a connection that is about to be free.
+            Some(due) if due.is_zero() => Duration::from_millis(1),
+            Some(due) => due.min(POLL),
+            None => POLL,
+        }
+    }
+
+    /// Whom the engine waits for.
+    fn pass(&self) -> Pass {
+        let mut pass = Pass::default();
+        for open in self.open.values() {
+            if let State::Calling(attempt) = &open.state {
+                pass.sequences += 1;
+                match attempt.chunks {
+                    0 => pass.prefill_tokens += 1,
+                    _ => pass.decode_tokens += 1,
+                }
+            }
+        }
+        pass
+    }
+}
+
+impl Fence for RemoteEngine {
+    /// What came is here; what has not come is nobody's to wait for.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Engine for RemoteEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn submit(&mut self, request: Request) -> Result<RequestId> {
+        let api = self.config.endpoint_api;
+        let tokens = self.tokens.as_deref();
+        let outgoing = request::outgoing(&request, &self.info.model, &self.config, tokens)?;
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.traffic.record.requests += 1;
+        self.open.insert(
+            id,
+            Open {
+                origin: request.origin,
+                body: Arc::new(outgoing.body),
+                seed: request.sampling.seed,
+                begun: None,
+                attempts: 0,
+                state: State::Waiting {
+                    since: Pace::start(),
+                    at_least: Duration::ZERO,
+                },
+                phase: Activity::in_scope(Span::QueueWait),
+            },
+        );
+        // Its call begins here and not in the next poll, where there is room for it.
+        if self.calls() < self.places
+            && let Some(agent) = self.agent()
+            && let Err(failure) = self.call(id, agent)
+        {
+            let mut early = std::mem::take(&mut self.early);
+            self.failed(id, &failure, &mut early);
+            self.early = early;
+        }
+        if let Some(counter) = &self.counter {
+            let prompt = match (api, outgoing.prompt) {
+                (EndpointApi::Completions, Some(text)) => Prompt::Text(text),
+                _ => Prompt::Chat(request.messages),
+            };
+            counter.prompt(id, prompt);
+        }
+        Ok(id)
+    }
+
+    /// Waits for what comes from the server, 20 ms at most.
+    fn poll(&mut self) -> Result<Vec<Event>> {
+        let mut events = std::mem::take(&mut self.early);
+        self.begin(&mut events);
+        if events.is_empty() && !self.open.is_empty() {
+            let pass = profile::pass(Span::Wait, || self.pass());
+            let news = self.news.recv_timeout(self.wait());
+            drop(pass);
+            if let Ok(news) = news {
+                self.take(news, &mut events);
+            }
+        }
+        while let Ok(news) = self.news.try_recv() {
+            self.take(news, &mut events);
+        }
+        self.expire(&mut events);
+        Ok(events)
+    }
+
+    fn cancel(&mut self, id: RequestId) {
+        if let Some(open) = self.open.remove(&id)
+            && let State::Calling(attempt) = open.state
+        {
+            attempt.agent.shutdown();
+        }
+    }
+
+    /// The server's caches are its own.
+    fn restart(&mut self, _reuse: bool) -> Result<()> {
+        if self.open.is_empty() {
+            Ok(())
+        } else {
+            Err(restart_refused(self.open.len()))
+        }
+    }
+
+    fn traffic(&mut self) -> Option<RemoteRecord> {
+        let counts = self.counter.as_ref().map(Counter::all);
+        Some(self.traffic.take(counts.unwrap_or_default()))
+    }
+}
+
+impl Drop for RemoteEngine {
+    /// Nobody waits for the answers any more: the threads end.
+    fn drop(&mut self) {
+        for (_, open) in std::mem::take(&mut self.open) {
+            if let State::Calling(attempt) = open.state {
+                attempt.agent.shutdown();
+            }
+        }
+        for (_, (agent, _)) in self.draining.drain() {
+            agent.shutdown();
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! When a request is tried again.
+
+use std::time::Duration;
+
+use super::failure::Failure;
+use crate::config::Patience;
+
+/// Longest wait that the doubling comes to.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// What is done about an attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is tried again after this time.
+    Again(Duration),
+    /// It is not, for this reason.
+    GiveUp(String),
+}
+
+/// Decides on a request whose attempt number `attempts` (from 1) failed, `spent` after the start of
+/// its first one. `seed` spreads the waits of requests that failed together.
+pub(super) fn decide(
+    patience: &Patience,
+    failure: &Failure,
+    attempts: usize,
+    spent: Duration,
+    seed: u64,
+) -> Verdict {
+    let line = failure.line();
+    if !failure.cause.is_passing() {
+        return Verdict::GiveUp(line);
+    }
+    let most = patience.max_attempts;
+    if attempts >= most {
+        return Verdict::GiveUp(match most {
+            1 => line,
+            _ => format!("{line}; that was attempt {attempts} of {most}"),
+        });
+    }
+    let wait =
+        delay(patience.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
+    if spent.saturating_add(wait) >= patience.request() {
+        return Verdict::GiveUp(format!(
+            "{line}; attempt {} would come after the {} s that a request may take \
+             (REQUEST_TIMEOUT)",
+            attempts + 1,
+            patience.request_timeout_s
+        ));
+    }
+    Verdict::Again(wait)
+}
+
+/// Twice as long after each attempt, and of that a part between a half and all ("equal jitter",
+/// M. Brooker, *Exponential Backoff and Jitter*, 2015).
+fn delay(first: Duration, attempts: usize, seed: u64) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1).min(16)).unwrap_or(16);
+    let full = first.saturating_mul(1 << doublings).min(LONGEST.max(first));
+    let unit = (mix(seed ^ attempts as u64) >> 11) as f64 / (1u64 << 53) as f64;
+    full.mul_f64(0.5 + 0.5 * unit)
+}
+
+/// SplitMix64's output function (G. L. Steele and others, *Fast splittable pseudorandom number
+/// generators*, 2014).
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::failure::Cause;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn failure(cause: Cause) -> Failure {
+        Failure::new(cause, "broke")
+    }
+
+    #[test]
+    fn only_what_passes_is_tried_again_and_not_for_ever() {
+        let patience = Patience::default();
+        let decide =
+            |cause, attempts| decide(&patience, &failure(cause), attempts, Duration::ZERO, 7);
+        for cause in [
+            Cause::Connect,
+            Cause::Timeout,
+            Cause::RateLimited,
+            Cause::Server,
+            Cause::CutOff,
+        ] {
+            assert!(matches!(decide(cause, 1), Verdict::Again(_)), "{cause:?}");
+            let Verdict::GiveUp(why) = decide(cause, 4) else {
+                panic!("{cause:?} is tried for ever");
+            };
+            assert_eq!(why, "broke; that was attempt 4 of 4");
+        }
+        for cause in [Cause::Refused, Cause::Malformed] {
+            assert_eq!(decide(cause, 1), Verdict::GiveUp("broke".to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_the_server_asks_for_is_waited() {
+        let mut limited = failure(Cause::RateLimited);
+        limited.retry_after = Some(Duration::from_secs(9));
+        let patience = Patience::default();
+        assert_eq!(
+            decide(&patience, &limited, 1, Duration::ZERO, 0),
+            Verdict::Again(Duration::from_secs(9))
+        );
+        limited.retry_after = Some(Duration::MAX);
+        let Verdict::GiveUp(why) = decide(&patience, &limited, 1, Duration::ZERO, 0) else {
+            panic!("waits for ever");
+        };
+        assert!(why.contains("REQUEST_TIMEOUT"), "{why}");
+    }
+
+    proptest! {
+        #[test]
+        fn waits_double_up_to_a_limit_and_depend_on_the_seed_alone(
+            attempts in 1usize..100,
+            seed in any::<u64>(),
+            first_ms in 0u64..100_000,
+        ) {
+            let first = Duration::from_millis(first_ms);
+            let wait = delay(first, attempts, seed);
+            prop_assert_eq!(wait, delay(first, attempts, seed));
+            let full = first.saturating_mul(1 << (attempts - 1).min(16)).min(LONGEST.max(first));
+            prop_assert!(wait >= full / 2 && wait <= full);
+        }
+    }
+}

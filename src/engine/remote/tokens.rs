@@ -1,0 +1,184 @@
+//! The served model's tokenizer on this machine: renders prompts for `/completions`, and counts
+//! tokens beside the server.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::engine::chat::ChatTemplate;
+use crate::engine::load::gguf::GgufFile;
+use crate::engine::tokenizer::Tokenizer;
+use crate::engine::{Message, RequestId};
+use crate::error::{Error, Exit, Result};
+
+/// Longest wait for counts that are still being made: they take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A tokenizer and, where the model has one, its chat template.
+pub(super) struct LocalTokens {
+    tokenizer: Tokenizer,
+    chat: Option<ChatTemplate>,
+}
+
+impl LocalTokens {
+    /// Reads them out of a `.gguf` file, a model's folder or the `tokenizer.json` in it.
+    ///
+    /// # Errors
+    /// Exit code 3 where there is none.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let read = || {
+            let folder = match path.file_name() {
+                Some(name) if name == "tokenizer.json" => path.parent(),
+                _ => path.is_dir().then_some(path),
+            };
+            if let Some(folder) = folder {
+                let tokenizer = Tokenizer::from_folder(folder)?;
+                let chat = ChatTemplate::from_folder(folder, &tokenizer).ok();
+                return Ok(Self { tokenizer, chat });
+            }
+            let metadata = GgufFile::open(path)?.into_metadata();
+            let tokenizer = Tokenizer::from_gguf(&metadata)?;
+            let chat = ChatTemplate::from_gguf(&metadata, &tokenizer).ok();
+            Ok(Self { tokenizer, chat })
+        };
+        read().map_err(|error: Error| {
+            Error::new(
+                Exit::Preflight,
+                format!("failed to read the tokenizer {}", path.display()),
+            )
+            .hint(
+                "TOKENIZER (--tokenizer) is a .gguf file, a model's folder, or its tokenizer.json",
+            )
+            .caused_by(error)
+        })
+    }
+
+    /// The conversation through the model's chat template, if it has one.
+    pub(super) fn render(&self, messages: &[Message]) -> Option<Result<String>> {
+        Some(self.chat.as_ref()?.render(messages))
+    }
+
+    /// Tokens of a prompt as the server should see it; `None` where that cannot be known.
+    fn count_prompt(&self, prompt: &Prompt) -> Option<usize> {
+        let (text, add_special) = match prompt {
+            Prompt::Chat(messages) => (self.render(messages)?.ok()?, false),
+            Prompt::Text(text) => (text.clone(), self.chat.is_none()),
+        };
+        Some(self.tokenizer.encode(&text, add_special).ok()?.len())
+    }
+
+    fn count_answer(&self, text: &str) -> Option<usize> {
+        Some(self.tokenizer.encode(text, false).ok()?.len())
+    }
+}
+
+/// What is sent to the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Prompt {
+    /// A conversation, which the server renders.
+    Chat(Vec<Message>),
+    /// A text that was rendered here.
+    Text(String),
+}
+
+enum Job {
+    Prompt(RequestId, Prompt),
+    Answer(RequestId, String),
+}
+
+/// Counts of one request; `None` where it could not be counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) prompt: Option<usize>,
+    pub(super) answer: Option<usize>,
+}
+
+#[derive(Default)]
+struct Board {
+    /// Jobs that were given out and have not ended.
+    open: usize,
+    counts: HashMap<RequestId, Counts>,
+}
+
+/// Counts tokens on a thread of its own, beside the run: a count of some thousand tokens takes longer
+/// than the time between two of them.
+pub(super) struct Counter {
+    jobs: Sender<Job>,
+    board: Arc<(Mutex<Board>, Condvar)>,
+}
+
+impl Counter {
+    /// Starts the thread, which ends with the counter.
+    ///
+    /// # Errors
+    /// Exit code 3 where the system has no room for it.
+    pub(super) fn start(tokens: Arc<LocalTokens>) -> Result<Self> {
+        let (jobs, inbox) = channel();
+        let board = Arc::new((Mutex::new(Board::default()), Condvar::new()));
+        let shared = Arc::clone(&board);
+        thread::Builder::new()
+            .name("count-tokens".to_owned())
+            .spawn(move || count(&tokens, &inbox, &shared))
+            .map_err(|source| Error::preflight("failed to start a thread").caused_by(source))?;
+        Ok(Self { jobs, board })
+    }
+
+    /// Has a request's prompt counted.
+    pub(super) fn prompt(&self, id: RequestId, prompt: Prompt) {
+        self.give(Job::Prompt(id, prompt));
+    }
+
+    /// Has an answer counted.
+    pub(super) fn answer(&self, id: RequestId, text: String) {
+        self.give(Job::Answer(id, text));
+    }
+
+    fn give(&self, job: Job) {
+        self.lock().open += 1;
+        if self.jobs.send(job).is_err() {
+            self.lock().open -= 1;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        self.board.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `ready` says so of the counts, or nothing is being counted.
+    fn wait(&self, ready: impl Fn(&Board) -> bool) -> MutexGuard<'_, Board> {
+        let waits = |board: &mut Board| board.open > 0 && !ready(board);
+        let waited = (self.board.1).wait_timeout_while(self.lock(), PATIENCE, waits);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// A prompt's tokens; waits for the count, which was begun long before.
+    pub(super) fn prompt_of(&self, id: RequestId) -> Option<usize> {
+        let board = self
+            .wait(|board| (board.counts.get(&id)).is_some_and(|counts| counts.prompt.is_some()));
+        board.counts.get(&id)?.prompt
+    }
+
+    /// All counts, when the last one has been made; they are forgotten here.
+    pub(super) fn all(&self) -> HashMap<RequestId, Counts> {
+        std::mem::take(&mut self.wait(|_| false).counts)
+    }
+}
+
+fn count(tokens: &LocalTokens, inbox: &Receiver<Job>, board: &(Mutex<Board>, Condvar)) {
+    while let Ok(job) = inbox.recv() {
+        let (id, prompt, answer) = match job {
+            Job::Prompt(id, prompt) => (id, tokens.count_prompt(&prompt), None),
+            Job::Answer(id, text) => (id, None, tokens.count_answer(&text)),
+        };
+        let mut state = board.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = state.counts.entry(id).or_default();
+        counts.prompt = counts.prompt.or(prompt);
+        counts.answer = counts.answer.or(answer);
+        state.open -= 1;
+        drop(state);
+        board.1.notify_all();
+    }
+}

@@ -1,0 +1,300 @@
+//! A server with OpenAI's interface that does as a test says, faults included: bytes over TCP, so
+//! that it can send what no HTTP library would.
+
+#![allow(dead_code, unreachable_pub)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// What the server does for a request, one after another.
+#[derive(Debug, Clone)]
+pub enum Act {
+    /// Sends these bytes.
+    Send(Vec<u8>),
+    /// Does nothing for a while.
+    Wait(Duration),
+    /// Does nothing until the client has closed the connection.
+    Hang,
+    /// Closes the connection.
+    Close,
+}
+
+/// A request that came.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub method: String,
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Value,
+    /// How many POSTs came before it.
+    pub number: usize,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let same = |(known, _): &&(String, String)| known.eq_ignore_ascii_case(name);
+        (self.headers.iter().find(same)).map(|(_, value)| value.as_str())
+    }
+
+    /// The last thing that the user said, or the prompt.
+    pub fn prompt(&self) -> String {
+        let messages = self.body["messages"].as_array();
+        let last = messages.and_then(|messages| messages.last()?["content"].as_str());
+        (last.or(self.body["prompt"].as_str()))
+            .unwrap_or_default()
+            .to_owned()
+    }
+}
+
+/// The server; its threads end with the process.
+pub struct Server {
+    address: SocketAddr,
+    received: Arc<Mutex<Vec<Received>>>,
+    connections: Arc<AtomicUsize>,
+    hung_up: Arc<AtomicUsize>,
+}
+
+type Handler = dyn Fn(&Received) -> Option<Vec<Act>> + Send + Sync;
+
+impl Server {
+    /// Starts on a free port. What `handler` has nothing to say to is answered as a server should:
+    /// a list of one model, and a stream of three words with its usage.
+    pub fn start(handler: impl Fn(&Received) -> Option<Vec<Act>> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let server = Self {
+            address: listener.local_addr().expect("bound"),
+            received: Arc::default(),
+            connections: Arc::default(),
+            hung_up: Arc::default(),
+        };
+        let handler: Arc<Handler> = Arc::new(handler);
+        let posts = Arc::new(AtomicUsize::new(0));
+        let (received, connections) = (
+            Arc::clone(&server.received),
+            Arc::clone(&server.connections),
+        );
+        let hung_up = Arc::clone(&server.hung_up);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else {
+                    return;
+                };
+                connections.fetch_add(1, Ordering::SeqCst);
+                let (handler, posts) = (Arc::clone(&handler), Arc::clone(&posts));
+                let (received, hung_up) = (Arc::clone(&received), Arc::clone(&hung_up));
+                thread::spawn(move || serve(stream, &*handler, &posts, &received, &hung_up));
+            }
+        });
+        server
+    }
+
+    /// A server without faults.
+    pub fn sound() -> Self {
+        Self::start(|_| None)
+    }
+
+    /// The first POSTs are answered with these, the others as they should be.
+    pub fn first(answers: Vec<Vec<Act>>) -> Self {
+        Self::start(move |request| {
+            let post = request.method == "POST";
+            answers.get(request.number).filter(|_| post).cloned()
+        })
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// All that came.
+    pub fn received(&self) -> Vec<Received> {
+        self.received.lock().expect("no panic").clone()
+    }
+
+    pub fn posts(&self) -> Vec<Received> {
+        let all = self.received();
+        all.into_iter()
+            .filter(|request| request.method == "POST")
+            .collect()
+    }
+
+    /// How many connections were made.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many of those that hung the client has closed.
+    pub fn hung_up(&self) -> usize {
+        self.hung_up.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    handler: &Handler,
+    posts: &AtomicUsize,
+    received: &Mutex<Vec<Received>>,
+    hung_up: &AtomicUsize,
+) {
+    let _ = stream.set_nodelay(true);
+    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+    while let Some(mut request) = read(&mut reader) {
+        if request.method == "POST" {
+            request.number = posts.fetch_add(1, Ordering::SeqCst);
+        }
+        received.lock().expect("no panic").push(request.clone());
+        let acts = handler(&request).unwrap_or_else(|| sound(&request));
+        for act in acts {
+            match act {
+                Act::Send(bytes) => {
+                    if stream.write_all(&bytes).is_err() {
+                        return;
+                    }
+                }
+                Act::Wait(time) => thread::sleep(time),
+                Act::Hang => {
+                    let _ = reader.read(&mut [0; 1]);
+                    hung_up.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
+                Act::Close => return,
+            }
+        }
+    }
+}
+
+fn read(reader: &mut BufReader<TcpStream>) -> Option<Received> {
+    let mut line = String::new();
+    reader
+        .read_line(&mut line)
+        .ok()
+        .filter(|count| *count > 0)?;
+    let mut words = line.split_whitespace();
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        match line.trim_end().split_once(": ") {
+            Some((name, value)) => headers.push((name.to_owned(), value.to_owned())),
+            None => break,
+        }
+    }
+    let mut request = Received {
+        method,
+        path,
+        headers,
+        body: Value::Null,
+        number: 0,
+    };
+    let length = request
+        .header("content-length")
+        .map_or(0, |text| text.parse().unwrap_or(0));
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    request.body = serde_json::from_slice(&body).unwrap_or_default();
+    Some(request)
+}
+
+/// What a server without faults does.
+pub fn sound(request: &Received) -> Vec<Act> {
+    match (request.method.as_str(), request.path.as_str()) {
+        ("GET", "/v1/models") => vec![json_answer(
+            200,
+            &json!({"object": "list", "data": [{"id": "test-model"}]}),
+        )],
+        ("POST", "/v1/chat/completions" | "/v1/completions") => answer(&WORDS, Some(USAGE)),
+        _ => vec![json_answer(404, &json!({"detail": "Not Found"}))],
+    }
+}
+
+/// What the model always says.
+pub const WORDS: [&str; 3] = ["All ", "is ", "well."];
+
+/// Prompt tokens, cached ones of them, generated ones.
+pub const USAGE: (usize, usize, usize) = (20, 16, 4);
+
+pub fn json_answer(status: u16, body: &Value) -> Act {
+    raw(status, "application/json", &[], body.to_string().as_bytes())
+}
+
+/// An answer of a known length.
+pub fn raw(status: u16, content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Act {
+    let mut head = format!(
+        "HTTP/1.1 {status} Status\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    Act::Send([head.as_bytes(), body].concat())
+}
+
+/// The head of a stream.
+pub fn head() -> Act {
+    Act::Send(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\
+          Transfer-Encoding: chunked\r\n\r\n"
+            .to_vec(),
+    )
+}
+
+/// A chunk of HTTP with these bytes.
+pub fn chunk(bytes: &[u8]) -> Act {
+    Act::Send(chunk_of(bytes))
+}
+
+fn chunk_of(bytes: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
+pub fn event(data: &str) -> Act {
+    chunk(format!("data: {data}\n\n").as_bytes())
+}
+
+/// A word, in the forms of both interfaces.
+pub fn word(text: &str) -> Act {
+    event(
+        &json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]})
+            .to_string(),
+    )
+}
+
+pub fn finish(reason: &str) -> Act {
+    event(&json!({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}).to_string())
+}
+
+/// The end of a stream, in HTTP's terms.
+pub fn end() -> Act {
+    Act::Send(b"0\r\n\r\n".to_vec())
+}
+
+/// A whole answer.
+pub fn answer(words: &[&str], usage: Option<(usize, usize, usize)>) -> Vec<Act> {
+    let role = json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]});
+    let mut acts = vec![head(), event(&role.to_string())];
+    acts.extend(words.iter().map(|text| word(text)));
+    acts.push(finish("stop"));
+    if let Some((prompt, cached, decode)) = usage {
+        acts.push(event(
+            &json!({"choices": [], "usage": {
+                "prompt_tokens": prompt,
+                "completion_tokens": decode,
+                "total_tokens": prompt + decode,
+                "prompt_tokens_details": {"cached_tokens": cached},
+            }})
+            .to_string(),
+        ));
+    }
+    // In one write, as far as the client can tell: its connection is free with its answer.
+    acts.push(Act::Send(
+        [chunk_of(b"data: [DONE]\n\n"), b"0\r\n\r\n".to_vec()].concat(),
+    ));
+    acts
+}
