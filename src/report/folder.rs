@@ -161,6 +161,16 @@ pub(super) fn cannot_write(path: &Path, source: std::io::Error) -> Error {
         }
         _ => "let OUT (--out) name a folder that can be written",
     };
+    unwritten(path, source, hint)
+}
+
+/// The same of a file that the user has named.
+pub(super) fn cannot_write_file(path: &Path, flag: &str, source: std::io::Error) -> Error {
+    let hint = format!("let {flag} name a file that can be written, on a disk with room");
+    unwritten(path, source, &hint)
+}
+
+fn unwritten(path: &Path, source: std::io::Error, hint: &str) -> Error {
     Error::output(format!("failed to write {}", path.display()))
         .hint(hint)
         .caused_by(source)

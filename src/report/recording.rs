@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::folder::cannot_write;
+use super::folder::cannot_write_file;
 use crate::error::Result;
 use crate::record::StepRecord;
 use crate::units::Millis;
+
+/// The flag that names the file.
+const FLAG: &str = "--record";
 
 /// A line of a script.
 #[derive(Serialize)]
@@ -41,7 +44,8 @@ impl Recording {
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let partial = PathBuf::from(name);
-        let file = File::create(&partial).map_err(|source| cannot_write(&partial, source))?;
+        let file =
+            File::create(&partial).map_err(|source| cannot_write_file(&partial, FLAG, source))?;
         Ok(Self {
             path: path.to_owned(),
             partial,
@@ -72,7 +76,7 @@ impl Recording {
             self.file.write_all(b"\n")?;
             self.file.flush()
         };
-        write().map_err(|source| cannot_write(&self.partial, source))
+        write().map_err(|source| cannot_write_file(&self.partial, FLAG, source))
     }
 
     /// Puts it into its place.
@@ -85,7 +89,7 @@ impl Recording {
             self.file.get_ref().sync_all()?;
             fs::rename(&self.partial, &self.path)
         };
-        end().map_err(|source| cannot_write(&self.path, source))
+        end().map_err(|source| cannot_write_file(&self.path, FLAG, source))
     }
 }
 

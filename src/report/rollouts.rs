@@ -12,10 +12,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::folder::{cannot_write, replace};
+use super::folder::{cannot_write_file, replace};
 use crate::error::{Error, Result};
 use crate::record::evaluation::RolloutRecord;
 use crate::statistics::distribution;
+
+/// The flag that names the file.
+const FLAG: &str = "--output";
 
 /// The keys that are added to a row.
 const KEYS: [&str; 7] = [
@@ -106,7 +109,7 @@ impl RolloutFile {
         let mut existing = Vec::new();
         (&file)
             .read_to_end(&mut existing)
-            .map_err(|source| cannot_write(output, source))?;
+            .map_err(|source| cannot_write_file(output, FLAG, source))?;
         let lines = kept(&existing, &rows, repeats, output)?;
         let text = join(&lines);
         if text.as_bytes() != existing {
@@ -153,7 +156,7 @@ impl RolloutFile {
     /// # Errors
     /// Exit code 110 where it cannot be written.
     pub fn add(&mut self, flow: usize, rollout: &Rollout) -> Result<()> {
-        let failed = |source: serde_json::Error| cannot_write(&self.path, source.into());
+        let failed = |source: serde_json::Error| cannot_write_file(&self.path, FLAG, source.into());
         let row = &self.rows[rollout.rollout.row - 1];
         let added = serde_json::to_string(rollout).map_err(failed)?;
         // Of `{` alone, nothing has to be parted from what follows.
@@ -166,7 +169,7 @@ impl RolloutFile {
         // One write a line: a kill leaves whole lines, but perhaps the last one.
         (&self.file)
             .write_all(line.as_bytes())
-            .map_err(|source| cannot_write(&self.path, source))?;
+            .map_err(|source| cannot_write_file(&self.path, FLAG, source))?;
         self.lines.insert(flow, line);
         Ok(())
     }
@@ -201,7 +204,7 @@ fn locked(path: &Path) -> Result<File> {
     loop {
         let mut options = OpenOptions::new();
         let file = (options.read(true).append(true).create(true).open(path))
-            .map_err(|source| cannot_write(path, source))?;
+            .map_err(|source| cannot_write_file(path, FLAG, source))?;
         if file.try_lock().is_err() {
             let what = format!("another run writes {}", path.display());
             return Err(Error::usage(what).hint("wait for its end, or name another file"));
