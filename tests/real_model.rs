@@ -176,3 +176,54 @@ fn reuse_changes_what_is_computed_and_no_output() {
         }
     }
 }
+
+/// One generation of the shipped evolution: the children's prompt is computed once, and neither reuse
+/// nor company changes what they write.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_evolution_computes_each_prompt_once() {
+    let Some(model) = model() else { return };
+    let workspace = Workspace::new();
+    let templates = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+    let template = std::fs::read(templates.join("evolve_packing.toml")).expect("it ships");
+    workspace.write("templates/evolve_packing.toml", template);
+    let evolve = |mode: &str| {
+        let mut command = workspace.flowbench(&["run", "--template", "evolve_packing"]);
+        command
+            .args(["--mode", mode, "--num-flows", "2", "--out", mode])
+            .args(["--set", "max_generations=1,max_tokens=24"])
+            .args(["--device", "cpu", "--model"])
+            .arg(&model);
+        let printed = run(&mut command);
+        assert_eq!(printed.code, 0, "{}", printed.err);
+        let folder = std::fs::read_dir(workspace.file(mode)).expect("a run was kept");
+        let folder = folder.map(|entry| entry.expect("readable").path()).next();
+        let steps = folder.expect("one run").join("steps.jsonl");
+        let steps = std::fs::read_to_string(steps).expect("steps");
+        let mut steps: Vec<serde_json::Value> = (steps.lines())
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .filter(|step: &serde_json::Value| step.get("kind").is_none())
+            .collect();
+        steps.sort_by_key(|step| format!("{} {} {}", step["flow"], step["step"], step["sample"]));
+        steps
+    };
+    let standalone = evolve("standalone");
+    assert_eq!(standalone.len(), 8);
+    for step in &standalone {
+        let computed = match step["sample"].as_u64() {
+            Some(2 | 3) => 0,
+            _ => step["prompt_tokens"].as_u64().expect("a count"),
+        };
+        assert_eq!(step["prefill_tokens"], computed, "{step}");
+    }
+    let hashes = |steps: &[serde_json::Value]| -> Vec<String> {
+        steps
+            .iter()
+            .map(|step| step["out_hash"].to_string())
+            .collect()
+    };
+    let alone = hashes(&standalone);
+    assert_eq!(alone, hashes(&evolve("reuse")));
+    let children: std::collections::HashSet<_> = alone[..3].iter().collect();
+    assert_eq!(children.len(), 3, "each child has a seed of its own");
+}
