@@ -29,7 +29,7 @@ out=$(mktemp -d)
 "$python" -m llama_cpp.server --model "$model" --model_alias smol --n_ctx 2048 --port "$port" \
     --n_threads "$(nproc)" --n_threads_batch "$(nproc)" --interrupt_requests false >"$out/server.log" 2>&1 &
 server=$!
-trap 'kill "$server" 2>/dev/null || true; rm -rf "$out"' EXIT
+trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null; rm -rf "$out"' EXIT
 until (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
     kill -0 "$server" 2>/dev/null || {
         tail -n 5 "$out/server.log" >&2
@@ -50,9 +50,7 @@ remote_run() {
 }
 
 # What is done once (connection, first pass) is done before.
-NUM_FLOWS_BEFORE=$flows flows=1
-remote_run warm-up
-flows=$NUM_FLOWS_BEFORE
+(flows=1 && remote_run warm-up 2>/dev/null)
 for ((round = 1; round <= rounds; round++)); do
     if ((round % 2)); then
         local_run "$round"
