@@ -4,7 +4,7 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 
-use common::{Workspace, run};
+use common::{Workspace, assert_nested, run};
 use flowbench::record::RunRecord;
 use flowbench::record::profile::Profile;
 use rustix::process::{Pid, Signal, kill_process};
@@ -192,25 +192,6 @@ fn a_second_interrupt_ends_a_run_that_hangs_and_keeps_its_profile() {
     };
     assert_eq!(status.code(), Some(106));
     assert!(log(&workspace).contains("\nengine_init "));
-}
-
-/// Of any two events of a lane, one is in the other, or they are apart; lengths in nanoseconds.
-fn assert_nested(events: &[&serde_json::Value]) {
-    let nanos = |value: &serde_json::Value| (value.as_f64().expect("µs") * 1000.0).round() as u64;
-    let interval = |event: &serde_json::Value| {
-        let start = nanos(&event["ts"]);
-        (start, start + nanos(&event["dur"]))
-    };
-    for (index, event) in events.iter().enumerate() {
-        let (start, end) = interval(event);
-        for other in &events[index + 1..] {
-            let (from, to) = interval(other);
-            let lanes = (&event["pid"], &event["tid"]) == (&other["pid"], &other["tid"]);
-            let apart = end <= from || to <= start;
-            let inside = (start <= from && to <= end) || (from <= start && end <= to);
-            assert!(!lanes || apart || inside, "{event} and {other}");
-        }
-    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::Workspace;
+use common::{Workspace, assert_nested};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -106,6 +106,81 @@ fn an_evolution_leaves_its_trials_generations_and_lineage() {
         (&usage["kind"], &usage["requests"]),
         (&"generate".into(), &10.into())
     );
+}
+
+/// The trace's events of a run, checked for nesting: (category, start, end, lane).
+fn trace(workspace: &Workspace) -> Vec<(String, f64, f64, u64)> {
+    let text = fs::read(workspace.run_folder().join("trace.json")).expect("was written");
+    let trace: Value = serde_json::from_slice(&text).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list");
+    let complete: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
+    assert_nested(&complete);
+    let event = |event: &&Value| {
+        let number = |key: &str| event[key].as_f64().expect("a number");
+        let category = event["cat"].as_str().expect("a name").to_owned();
+        let lane = event["tid"].as_u64().expect("a lane");
+        (category, number("ts"), number("ts") + number("dur"), lane)
+    };
+    complete.iter().map(event).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_profile_has_the_evaluations_under_their_steps() {
+    let workspace = shipped("evolve_packing");
+    let mut command = scripted(&workspace, "evolve_packing");
+    printed(command.args(["--num-flows", "1", "--profile"]), 0);
+    let steps = workspace.steps();
+    let run = (steps.iter()).filter(|step| !step["evaluation"].is_null());
+    let run = run.count();
+    assert!(run >= 9, "{run}");
+
+    let events = trace(&workspace);
+    let of =
+        |category: &str| -> Vec<_> { events.iter().filter(|event| event.0 == category).collect() };
+    let steps = of("step");
+    for phase in ["evaluate.start_up", "evaluate.run", "evaluate.validate"] {
+        let phases = of(phase);
+        assert_eq!(phases.len(), run, "{phase}");
+        for (_, start, end, lane) in phases {
+            // To a nanosecond: times are in microseconds with three digits.
+            let within = |step: &&(String, f64, f64, u64)| {
+                step.3 == *lane && step.1 <= start + 0.002 && end - 0.002 <= step.2
+            };
+            assert!(
+                steps.iter().copied().any(|step| within(&step)),
+                "{phase} {start}"
+            );
+        }
+    }
+    let profile = &workspace.record()["profile"];
+    let row = |list: &str, name: &str| -> Value {
+        let rows = profile[list].as_array().expect("a list");
+        let row = rows.iter().find(|row| row["name"] == name);
+        row.unwrap_or_else(|| panic!("no {name} in {list}")).clone()
+    };
+    assert_eq!(row("rows", "evaluate.run")["ncall"], run);
+    assert_eq!(row("stages", "evaluate.run")["calls"], run);
+    assert!(row("stages", "evaluate.run")["union_s"].as_f64() > Some(0.0));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_profile_has_the_checks_that_the_library_is_asked_for() {
+    let workspace = shipped("math_judge");
+    let mut command = scripted(&workspace, "math_judge");
+    printed(command.args(["--num-flows", "30", "--profile"]), 0);
+    let asked = workspace.record()["totals"]["verification"]["by_library"].as_u64();
+    let events = trace(&workspace);
+    let checks = events.iter().filter(|event| event.0 == "verify").count();
+    assert_eq!(Some(checks as u64), asked);
+    if std::env::var_os("FLOWBENCH_TEST_PYTHON").is_some() {
+        assert!(
+            checks > 0,
+            "math-verify is there, and some answers are for it"
+        );
+    }
+    assert!(events.iter().all(|event| !event.0.starts_with("evaluate.")));
 }
 
 #[cfg(target_os = "linux")]

@@ -9,6 +9,8 @@ mod evaluation;
 mod evaluator;
 pub mod packing;
 #[cfg(target_os = "linux")]
+mod phases;
+#[cfg(target_os = "linux")]
 mod pool;
 pub mod program;
 #[cfg(target_os = "linux")]

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::evaluation::{EvaluationId, Finished, Outcome, Request, Times};
+use super::phases::{Phases, Purpose};
 use super::settings::{PythonInfo, Settings};
 use super::supervisor::{Job, Supervisor};
 use crate::error::{Error, Result};
@@ -85,26 +86,36 @@ impl Pool {
     /// Runs a program that reads what it must not, so that a sandbox which does not hold is found
     /// before any generated program is run.
     fn try_the_sandbox(&mut self) -> Result<()> {
-        let id = self.submit(Request {
+        let probe = Request {
             code: "def probe():\n    return open('/proc/self/status').read()".to_owned(),
             entry_points: vec!["probe".to_owned()],
             arguments: Vec::new(),
             seed: 0,
             deadline: TRIAL_DEADLINE,
             score: |_| Ok(0.0),
-        });
+        };
+        let id = self.hand_in(probe, Purpose::Trial);
         let finished = self.poll(TRIAL_ENDS_WITHIN).pop();
         judge_trial(finished.filter(|finished| finished.id == id))
     }
 
     /// Hands a program in; it starts as soon as a place is free. Ids rise in the order of submission.
     pub fn submit(&mut self, request: Request) -> EvaluationId {
+        self.hand_in(request, Purpose::Evaluate)
+    }
+
+    /// As [`Self::submit`], of a program of this crate's own that checks an answer.
+    pub(super) fn submit_check(&mut self, request: Request) -> EvaluationId {
+        self.hand_in(request, Purpose::Verify)
+    }
+
+    fn hand_in(&mut self, request: Request, purpose: Purpose) -> EvaluationId {
         let id = EvaluationId(self.submitted);
         self.submitted += 1;
         self.open.insert(id);
         if let (Some(jobs), Some(wake)) = (&self.jobs, &mut self.wake) {
             // A supervisor that is gone is found by `poll`.
-            let _ = jobs.send(Job::new(id, request));
+            let _ = jobs.send(Job::new(id, request, Phases::begin(purpose)));
             let _ = wake.write_all(b"j");
         }
         id

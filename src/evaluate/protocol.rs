@@ -57,6 +57,19 @@ pub(super) enum Event {
     },
 }
 
+/// What a child has written to its result pipe, where it begins with `S` and 8 bytes: the time at which
+/// its program began, in nanoseconds of CLOCK_MONOTONIC (little-endian), and what follows.
+///
+/// These 9 bytes are written at once and before the program's first line: whatever a program writes
+/// itself stands behind them.
+pub(super) fn begun(output: &[u8]) -> Option<(u64, &[u8])> {
+    let (nanos, reply) = output.strip_prefix(b"S")?.split_first_chunk()?;
+    Some((u64::from_le_bytes(*nanos), reply))
+}
+
+/// How many bytes stand before what a program's child replies.
+pub(super) const BEFORE_REPLY: usize = 9;
+
 /// Sends `message` with `descriptors`. A peer that does not read makes it fail after the socket's
 /// write time-out.
 pub(super) fn send(

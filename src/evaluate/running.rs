@@ -4,16 +4,22 @@ use std::io::{self, PipeReader, PipeWriter, Read, pipe};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::evaluation::{Finished, Outcome, Times};
+use super::protocol::{self, BEFORE_REPLY};
 use super::supervisor::Job;
 use super::verdict::{self, Killed, Verdict};
 
 /// How long the zygote may take to fork and sandbox, or to wait for a child that is dead, on a machine
 /// as busy as it may be.
 const ZYGOTE_ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a process may take to end once its result pipe is closed, as it is at the end: the
+/// program's own time is over by then.
+const LEAVES_WITHIN: Duration = Duration::from_millis(50);
 
 /// An evaluation that the zygote has been asked for.
 #[derive(Debug)]
@@ -22,6 +28,8 @@ pub(super) struct Running {
     result: Option<PipeReader>,
     longest_result: usize,
     output: Vec<u8>,
+    /// When the result pipe was found closed.
+    closed: Option<Instant>,
     pidfd: Option<OwnedFd>,
     asked: Instant,
     begun: Option<Instant>,
@@ -31,12 +39,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn new(job: Job, longest_result: usize) -> Self {
+    pub(super) fn new(mut job: Job, longest_result: usize) -> Self {
+        job.phases.start_up();
         Self {
             job,
             result: None,
             longest_result,
             output: Vec::new(),
+            closed: None,
             pidfd: None,
             asked: Instant::now(),
             begun: None,
@@ -79,7 +89,11 @@ impl Running {
         let killed = self.killed.map(|(_, when)| when);
         match (self.gone.or(killed), self.begun) {
             (Some(over), _) => over + ZYGOTE_ANSWERS_WITHIN,
-            (None, Some(begun)) => begun + self.job.request.deadline,
+            (None, Some(begun)) => {
+                let deadline = begun + self.job.request.deadline;
+                let leaves = self.closed.map(|closed| closed + LEAVES_WITHIN);
+                leaves.map_or(deadline, |leaves| leaves.max(deadline))
+            }
             (None, None) => self.asked + ZYGOTE_ANSWERS_WITHIN,
         }
     }
@@ -103,6 +117,7 @@ impl Running {
     /// The process is gone, though not yet waited for.
     pub(super) fn is_gone(&mut self) {
         self.gone.get_or_insert_with(Instant::now);
+        self.job.phases.validate();
     }
 
     /// Takes what the child has written; one that writes too much is killed.
@@ -110,13 +125,17 @@ impl Running {
         let mut buffer = [0; 16 * 1024];
         while let Some(result) = &mut self.result {
             match result.read(&mut buffer) {
-                Ok(0) => self.result = None,
+                Ok(0) => {
+                    self.result = None;
+                    self.closed = Some(Instant::now());
+                    self.job.phases.validate();
+                }
                 Ok(count) => {
                     let now = Instant::now();
-                    self.begun.get_or_insert(now);
                     self.last_output = Some(now);
                     self.output.extend_from_slice(&buffer[..count]);
-                    if self.output.len() > self.longest_result {
+                    self.look_for_begin(now);
+                    if self.output.len() > self.longest_result + BEFORE_REPLY {
                         self.kill(Killed::Flood);
                         self.result = None;
                     }
@@ -128,8 +147,21 @@ impl Running {
         }
     }
 
+    /// Whether the program has begun, and when: this thread may have been woken long after.
+    fn look_for_begin(&mut self, now: Instant) {
+        if self.begun.is_some() {
+            return;
+        }
+        if let Some((nanos, _)) = protocol::begun(&self.output) {
+            let begun = instant(nanos, now).clamp(self.asked, now);
+            self.begun = Some(begun);
+            self.job.phases.run(now - begun);
+        }
+    }
+
     fn kill(&mut self, why: Killed) {
         self.killed.get_or_insert((why, Instant::now()));
+        self.job.phases.validate();
         self.signal();
     }
 
@@ -143,8 +175,8 @@ impl Running {
 
     /// The child has been waited for.
     pub(super) fn ended(mut self, status: i32, cpu: Duration) -> Finished {
-        self.is_gone();
         self.read();
+        self.is_gone();
         let judged_from = Instant::now();
         // The limit is a second more, and the kernel counts in ticks.
         let cpu_spent = cpu.as_secs() > self.job.request.deadline.as_secs();
@@ -207,4 +239,14 @@ impl Running {
                 .map(|gone| gone.saturating_duration_since(deadline)),
         }
     }
+}
+
+/// A reading of CLOCK_MONOTONIC, which `Instant` is made of on Linux and cannot be made from: as far
+/// before `now` as that clock says.
+fn instant(nanos: u64, now: Instant) -> Instant {
+    let Ok(clock) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+        return now;
+    };
+    let ago = Duration::from(clock).saturating_sub(Duration::from_nanos(nanos));
+    now.checked_sub(ago).unwrap_or(now)
 }

@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::evaluation::{EvaluationId, Finished, Request};
+use super::phases::Phases;
 use super::protocol::{Event, Start};
 use super::running::Running;
 use super::settings::{PythonInfo, Settings};
@@ -26,15 +27,17 @@ pub(super) struct Job {
     pub(super) request: Request,
     pub(super) submitted: Instant,
     pub(super) attempts: u32,
+    pub(super) phases: Phases,
 }
 
 impl Job {
-    pub(super) fn new(id: EvaluationId, request: Request) -> Self {
+    pub(super) fn new(id: EvaluationId, request: Request, phases: Phases) -> Self {
         Self {
             id,
             request,
             submitted: Instant::now(),
             attempts: 0,
+            phases,
         }
     }
 }
@@ -232,10 +235,11 @@ impl Supervisor {
     /// The zygote is dead or does not work: what ran is started again, each once.
     fn heal(&mut self, error: &io::Error) {
         self.zygote = None;
-        for running in self.running.drain(..).rev() {
+        for mut running in self.running.drain(..).rev() {
             // The children die with their parent; this does not wait for it.
             running.signal();
             if running.job.attempts < 2 {
+                running.job.phases.wait_again();
                 self.waiting.push_front(running.job);
             } else {
                 let why = format!("the evaluation process died twice: {error}");

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::evaluation::{Outcome, Score};
+use super::protocol;
 
 /// The outcome with its score or with what went wrong.
 #[derive(Debug, PartialEq)]
@@ -37,7 +38,7 @@ pub(super) enum Killed {
     Flood,
 }
 
-/// What a child writes after the `S`. A program could write it itself: it says nothing that is not
+/// What a child writes after the time of its start. A program could write it itself: it says nothing that is not
 /// checked, and claims no more than the program may return.
 #[derive(Debug, Deserialize)]
 struct Reply {
@@ -78,8 +79,9 @@ pub(super) fn of_ended(status: i32, cpu_spent: bool, output: &[u8], score: Score
 }
 
 fn of_output(status: ExitStatus, output: &[u8], score: Score) -> Verdict {
-    let Some(reply) = output.strip_prefix(b"S") else {
-        let said = String::from_utf8_lossy(output);
+    let Some((_, reply)) = protocol::begun(output) else {
+        // `F` and what failed.
+        let said = String::from_utf8_lossy(output.get(1..).unwrap_or_default());
         let why = format!("the program was not started: {said}");
         return Verdict::failed(Outcome::InfraError, why);
     };
@@ -122,6 +124,7 @@ mod tests {
     }
 
     fn outcome(status: i32, output: &str) -> Outcome {
+        let output = output.replacen('S', "S12345678", 1);
         of_ended(status, false, output.as_bytes(), number).outcome
     }
 
@@ -136,7 +139,11 @@ mod tests {
         assert_eq!(outcome(0, r#"S{"raised": "ok"}"#), Outcome::BadOutput);
         assert_eq!(outcome(0, "S"), Outcome::Crashed);
         assert_eq!(outcome(3 << 8, "S"), Outcome::Crashed);
-        assert_eq!(outcome(1 << 8, "OSError: Landlock"), Outcome::InfraError);
+        assert_eq!(outcome(1 << 8, ""), Outcome::InfraError);
+        for written in [&b"FSystemError: x"[..], b"S", b"S1234567"] {
+            let verdict = of_ended(1 << 8, false, written, number);
+            assert_eq!(verdict.outcome, Outcome::InfraError, "{verdict:?}");
+        }
         let deep = format!("S{{\"returned\": {}", "[".repeat(100_000));
         assert_eq!(outcome(0, &deep), Outcome::BadOutput);
     }

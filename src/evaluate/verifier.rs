@@ -230,7 +230,7 @@ impl Verifier {
             Ok(pool) => pool,
             Err(why) => return Err(Answered::open(why.as_str())),
         };
-        Ok(pool.submit(Request {
+        Ok(pool.submit_check(Request {
             code: CHECK.to_owned(),
             entry_points: vec!["check".to_owned()],
             arguments: vec![answer.into(), expected.into()],

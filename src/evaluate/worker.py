@@ -2,8 +2,9 @@
 
 Standard input is the control socket (frames: 4 bytes of length, little-endian, then JSON; file
 descriptors ride along). The other side is `zygote.rs`; deadlines are kept there, through the pidfd
-that every "started" carries. A child puts the sandbox on, runs the program and writes "S" (the
-program starts now) and then one JSON value to its result pipe. Nothing it says is trusted.
+that every "started" carries. A child puts the sandbox on, writes "S" and the time to its result pipe,
+runs the program and writes one JSON value. Nothing is trusted of what comes after the "S" and its
+time, which are written before the program's first line.
 """
 
 import sys
@@ -165,9 +166,9 @@ def child(request, result, sandbox, zygote):
         if numpy:
             numpy.random.seed(request["seed"] % 2**32)
     except BaseException as error:
-        write_all(3, described(error).encode())
+        write_all(3, b"F" + described(error).encode("utf-8", "backslashreplace"))
         os._exit(1)
-    write_all(3, b"S")
+    write_all(3, b"S" + struct.pack("<Q", time.monotonic_ns()))  # CLOCK_MONOTONIC, in one write
     write_all(3, run(request))
     os._exit(0)
 

@@ -79,13 +79,14 @@ spans! {
     /// Waiting for the device.
     Synchronise = "synchronise", Work;
 
-    /// Starting a worker for generated programs.
+    /// From the request for a generated program's process to its first line.
     EvaluateStartUp = "evaluate.start_up", Work;
-    /// Running a generated program.
+    /// A generated program, from its first line to its result or its kill.
     EvaluateRun = "evaluate.run", Work;
-    /// Judging what it gave.
+    /// Ending its process, and judging what it gave.
     EvaluateValidate = "evaluate.validate", Work;
-    /// Checking an answer against the expected one.
+    /// Checking an answer against the expected one: here, and where that does not do, in a process
+    /// that math-verify is asked in.
     Verify = "verify", Work;
     /// Writing and printing what was measured.
     RecordIo = "record_io", Work;

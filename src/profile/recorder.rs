@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use quanta::Clock;
 
@@ -325,11 +326,19 @@ impl Activity {
 
     /// Ends this and begins the next one in the same place, without a gap.
     pub fn next(&mut self, span: Span) {
+        self.next_since(span, Duration::ZERO);
+    }
+
+    /// As [`Activity::next`], so long ago as it is known to have been. The stages' shares, which are
+    /// attributed as time goes by, are only set right for what was not attributed yet.
+    pub fn next_since(&mut self, span: Span, ago: Duration) {
         if self.id == 0 {
             return;
         }
         let next = with_shared(|shared| {
-            let now = clock().raw();
+            let now = before(clock().raw(), ago);
+            let start = shared.tree.get(self.id).map_or(now, |open| open.start);
+            let now = now.max(start);
             let first_token = span == Span::Decode
                 && (shared.tree.get(self.id)).is_some_and(|open| open.span == Span::Prefill);
             let parent = shared.end(self.id, self.stage, now);
@@ -357,6 +366,17 @@ impl Activity {
         })
         .unwrap_or_default()
     }
+}
+
+/// The clock's reading so long before `now`.
+fn before(now: u64, ago: Duration) -> u64 {
+    if ago.is_zero() {
+        return now;
+    }
+    const TICKS: u64 = 1 << 32;
+    let nanos = clock().delta_as_nanos(0, TICKS).max(1);
+    let ticks = ago.as_nanos() * u128::from(TICKS) / u128::from(nanos);
+    now.saturating_sub(u64::try_from(ticks).unwrap_or(u64::MAX))
 }
 
 fn nanos(start: u64, end: u64) -> u64 {

@@ -241,3 +241,22 @@ pub fn redact(text: &str) -> String {
     }
     redacted
 }
+
+/// Of any two events of a lane, one is in the other, or they are apart; lengths in nanoseconds.
+pub fn assert_nested(events: &[&serde_json::Value]) {
+    let nanos = |value: &serde_json::Value| (value.as_f64().expect("µs") * 1000.0).round() as u64;
+    let interval = |event: &serde_json::Value| {
+        let start = nanos(&event["ts"]);
+        (start, start + nanos(&event["dur"]))
+    };
+    for (index, event) in events.iter().enumerate() {
+        let (start, end) = interval(event);
+        for other in &events[index + 1..] {
+            let (from, to) = interval(other);
+            let lanes = (&event["pid"], &event["tid"]) == (&other["pid"], &other["tid"]);
+            let apart = end <= from || to <= start;
+            let inside = (start <= from && to <= end) || (from <= start && end <= to);
+            assert!(!lanes || apart || inside, "{event} and {other}");
+        }
+    }
+}

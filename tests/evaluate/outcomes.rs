@@ -1,8 +1,50 @@
 //! What ordinary programs come to.
 
+use std::time::Duration;
+
 use flowbench::evaluate::{Outcome, Request, packing};
 
-use crate::support::{evaluate, expect, pool, program};
+use crate::support::{PATIENCE, collect, evaluate, expect, pool, pool_of, program};
+
+/// A program's time is measured from its own first line, however late the pool's thread is woken.
+#[test]
+fn a_program_that_sleeps_has_run_as_long() {
+    let mut pool = pool_of(4);
+    let body = "import time\ntime.sleep(0.05)\nreturn 1";
+    // A busy machine is what this is about, and some programs at once make one.
+    let ids: Vec<_> = (0..12).map(|_| pool.submit(program(body))).collect();
+    let all = collect(&mut pool);
+    for id in ids {
+        let finished = &all[&id];
+        assert_eq!(finished.score, Some(1.0), "{finished:?}");
+        assert!(
+            finished.times.run >= Duration::from_millis(50),
+            "{finished:?}"
+        );
+    }
+}
+
+/// What a program writes itself stands behind what was written for it.
+#[test]
+fn a_program_cannot_say_when_it_began() {
+    for stamp in ["0", "2**64 - 1", "time.monotonic_ns() + 10**9"] {
+        let body = format!(
+            "import struct, time\ntime.sleep(0.05)\n\
+             os.write(3, b'S' + struct.pack('<Q', {stamp}) + b'{{\"returned\": 1}}')\nos._exit(0)"
+        );
+        let finished = evaluate(&mut pool(), program(&body));
+        assert_eq!(
+            finished.outcome,
+            Outcome::BadOutput,
+            "{stamp}: {finished:?}"
+        );
+        assert!(
+            finished.times.run >= Duration::from_millis(50),
+            "{finished:?}"
+        );
+        assert!(finished.times.run < PATIENCE, "{finished:?}");
+    }
+}
 
 #[test]
 fn ordinary_programs_are_told_apart() {
