@@ -182,6 +182,7 @@ pub fn run(
         in_flight: HashMap::new(),
         evaluations: HashMap::new(),
         checks: HashMap::new(),
+        settled: VecDeque::new(),
         half_judged: HashMap::new(),
         overlap: Millis::default(),
     };

@@ -4,9 +4,10 @@
 mod begin;
 mod end;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use super::item::Item;
 use super::judge::Order;
 use super::running::Running;
 use super::step::RequestBuilder;
@@ -38,6 +39,8 @@ pub(super) struct Runner<'a, 'm> {
     pub(super) in_flight: HashMap<RequestId, InFlight>,
     pub(super) evaluations: HashMap<EvaluationId, Evaluating>,
     pub(super) checks: HashMap<VerificationId, Checking>,
+    /// What ended as it began, and has still to be told.
+    pub(super) settled: VecDeque<Settled>,
     /// Verdicts of judges of which the other half is still to come.
     pub(super) half_judged: HashMap<(Place, Order), (StepRecord, Option<bool>)>,
     /// For how long the engine has computed beside evaluations.
@@ -77,6 +80,19 @@ pub(super) struct Evaluating {
     _activity: Activity,
 }
 
+/// What needs no waiting for. It is not ended where it begins: a failure to keep it is the run's, a
+/// failure to begin a step is its flow's.
+pub(super) enum Settled {
+    /// An answer that had been decided before a judge was asked.
+    Decided(Place, Item),
+    /// An answer without a program in it.
+    NoProgram(Place, Moment, Scored),
+    /// A text without an answer in it.
+    NoAnswer(Checking, Scored),
+    /// A step that selects, of a flow.
+    Selection(usize, usize),
+}
+
 /// An answer that is checked.
 pub(super) struct Checking {
     place: Place,
@@ -90,6 +106,7 @@ impl Runner<'_, '_> {
     /// One poll of verifier, evaluator and engine. Everything that the engine reports is stamped with
     /// one reading of the clock.
     pub(super) fn poll(&mut self) -> Result<()> {
+        self.settle()?;
         let computing = !self.in_flight.is_empty();
         let (checking, evaluating) = (!self.checks.is_empty(), !self.evaluations.is_empty());
         if checking {

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Checking, Evaluating, InFlight, Place, Runner, step_activity};
+use super::{Checking, Evaluating, InFlight, Place, Runner, Settled, step_activity};
 use crate::error::{Error, Result};
 use crate::evaluate::{self, packing, program, verify};
-use crate::flow::{Evaluate, Flow, Generate, Judge, Scored, Select, Task, Verify, Work};
+use crate::flow::{Evaluate, Flow, Generate, Judge, Scored, Task, Verify, Work};
 use crate::profile::{self, Activity, Span};
 use crate::stopwatch::Moment;
-use crate::workflow::item::best;
 use crate::workflow::judge::Order;
 use crate::workflow::running::Running;
 use crate::workflow::step::sample_seed;
@@ -32,11 +31,18 @@ impl<'a> Runner<'a, '_> {
             };
             let id = &running.step(step).id;
             if let Err(error) = self.begin(flow, step) {
-                let context = format!("flow {flow}, step {id}: not run");
-                return self.fail(flow, error.context(context));
+                return self.not_run(flow, id, error);
             }
         }
         Ok(())
+    }
+
+    /// A step that cannot begin ends its flow.
+    pub(super) fn not_run(&mut self, flow: usize, step: &str, error: Error) -> Result<()> {
+        self.fail(
+            flow,
+            error.context(format!("flow {flow}, step {step}: not run")),
+        )
     }
 
     /// Begins a step, all that it needs having ended.
@@ -46,7 +52,10 @@ impl<'a> Runner<'a, '_> {
         };
         match &running.step(step).work {
             Work::Generate(generate) => self.generate(flow, step, generate),
-            Work::Select(select) => self.select(flow, step, select),
+            Work::Select(_) => {
+                self.settled.push_back(Settled::Selection(flow, step));
+                Ok(())
+            }
             Work::Evaluate(_) | Work::Verify(_) | Work::Judge(_) => {
                 for sample in 0..running.nodes[step].samples() {
                     self.begin_sample(Place { flow, step, sample })?;
@@ -125,9 +134,9 @@ impl<'a> Runner<'a, '_> {
             && checked.outcome != verify::UNDECIDED
         {
             // Decided before: there is nothing to ask.
-            let item = item.clone();
-            let now = Moment::now(self.means.engine)?;
-            return self.end_sample(place, item, None, now);
+            self.settled
+                .push_back(Settled::Decided(place, item.clone()));
+            return Ok(());
         }
         for order in [Order::AnswerFirst, Order::ExpectedFirst] {
             let submitted = Moment::now(self.means.engine)?;
@@ -171,7 +180,9 @@ impl<'a> Runner<'a, '_> {
                 detail: "the answer holds no program: no block of Python".to_owned(),
                 ..Scored::default()
             };
-            return self.end_trial(place, submitted, None, scored, None);
+            self.settled
+                .push_back(Settled::NoProgram(place, submitted, scored));
+            return Ok(());
         };
         let code = code.to_owned();
         let Some(evaluator) = self.means.evaluator.as_deref_mut() else {
@@ -227,7 +238,8 @@ impl<'a> Runner<'a, '_> {
                 detail: r"the answer holds no complete \boxed{}".to_owned(),
                 answer: None,
             };
-            return self.checked(checking, scored);
+            self.settled.push_back(Settled::NoAnswer(checking, scored));
+            return Ok(());
         };
         let span = profile::span(Span::Verify);
         let id = self.means.verifier.submit(&question, answer, &expected);
@@ -238,17 +250,5 @@ impl<'a> Runner<'a, '_> {
         };
         self.checks.insert(id, checking);
         Ok(())
-    }
-
-    pub(super) fn select(&mut self, flow: usize, step: usize, select: &Select) -> Result<()> {
-        let now = Moment::now(self.means.engine)?;
-        let Some(running) = self.running.get_mut(&flow) else {
-            return Ok(());
-        };
-        let indices = select.of.iter().filter_map(|id| running.index(id));
-        let candidates = indices.flat_map(|index| running.nodes[index].items());
-        let kept = best(candidates, select.keep);
-        running.nodes[step].end_all(kept);
-        self.end_step(flow, step, now)
     }
 }

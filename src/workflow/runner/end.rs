@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Checking, Evaluating, InFlight, Place, Runner};
+use super::{Checking, Evaluating, InFlight, Place, Runner, Settled};
 use crate::engine::{Completion, Message, RequestId, Role};
 use crate::error::{Error, Result};
 use crate::evaluate::{Finished, verify};
@@ -10,12 +10,45 @@ use crate::flow::{Scored, Work};
 use crate::record::evaluation::{EvaluationRecord, GenerationRecord, TrialRecord};
 use crate::record::{RECORD_SCHEMA, StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
-use crate::workflow::item::Item;
+use crate::workflow::item::{Item, best};
 use crate::workflow::judge::{self, Order};
 use crate::workflow::running::Running;
 use crate::workflow::{Response, measure};
 
 impl Runner<'_, '_> {
+    /// Ends what was settled as it began, and what that begins and settles in turn.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        while let Some(settled) = self.settled.pop_front() {
+            match settled {
+                Settled::Decided(place, item) => {
+                    let now = Moment::now(self.means.engine)?;
+                    self.end_sample(place, item, None, now)?;
+                }
+                Settled::NoProgram(place, submitted, scored) => {
+                    self.end_trial(place, submitted, None, scored, None)?;
+                }
+                Settled::NoAnswer(checking, scored) => self.checked(checking, scored)?,
+                Settled::Selection(flow, step) => self.select(flow, step)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn select(&mut self, flow: usize, step: usize) -> Result<()> {
+        let now = Moment::now(self.means.engine)?;
+        let Some(running) = self.running.get_mut(&flow) else {
+            return Ok(());
+        };
+        let Work::Select(select) = &running.step(step).work else {
+            return Ok(());
+        };
+        let indices = select.of.iter().filter_map(|id| running.index(id));
+        let candidates = indices.flat_map(|index| running.nodes[index].items());
+        let kept = best(candidates, select.keep);
+        running.nodes[step].end_all(kept);
+        self.end_step(flow, step, now)
+    }
+
     /// A request has ended well.
     pub(super) fn finish(
         &mut self,
@@ -243,7 +276,10 @@ impl Runner<'_, '_> {
         };
         let waiting = running.graph.wait_only_for(place.step);
         for step in waiting.into_iter().filter(works_on_it).collect::<Vec<_>>() {
-            self.begin_sample(Place { step, ..place })?;
+            let id = running_id(self.running.get(&place.flow), step);
+            if let Err(error) = self.begin_sample(Place { step, ..place }) {
+                return self.not_run(place.flow, &id, error);
+            }
         }
         Ok(())
     }
@@ -324,8 +360,13 @@ impl Runner<'_, '_> {
             self.means.engine.cancel(id);
         }
         self.evaluations.clear();
+        self.settled.clear();
         self.checks.clear();
     }
+}
+
+fn running_id(running: Option<&Running>, step: usize) -> String {
+    running.map_or(String::new(), |running| running.step(step).id.clone())
 }
 
 /// What a generation came to, where its last step has just ended and it has trials.

@@ -64,6 +64,8 @@ impl Evaluator for Double {
 /// Everything that an observer is told.
 #[derive(Default)]
 struct Kept {
+    /// Where generations cannot be kept.
+    full: bool,
     steps: Vec<StepRecord>,
     workflows: Vec<WorkflowRecord>,
     responses: Vec<Response>,
@@ -95,7 +97,10 @@ impl Observer for Kept {
 
     fn generation_ended(&mut self, generation: &GenerationRecord) -> Result<()> {
         self.generations.push(generation.clone());
-        Ok(())
+        match self.full {
+            false => Ok(()),
+            true => Err(Error::output("no room")),
+        }
     }
 }
 
@@ -335,6 +340,46 @@ fn what_a_step_reads_is_what_has_come_before() {
         said("end"),
         "The best is 2.25\n with 2.25; of the last: ok ok invalid"
     );
+}
+
+#[test]
+fn what_cannot_be_kept_ends_the_run_wherever_it_comes_up() {
+    let flows = flows_of(EVOLVE, 3);
+    let mut engine = scripted(&evolve_script());
+    let mut double = Double::default();
+    let (mut verifier, mut accounts) = (Verifier::default(), no_limits());
+    let mut kept = Kept {
+        full: true,
+        ..Kept::default()
+    };
+    let origin = Moment::now(&engine).expect("no fence");
+    let mut means = Means {
+        engine: &mut engine,
+        evaluator: Some(&mut double),
+        verifier: &mut verifier,
+        accounts: &mut accounts,
+        pins: None,
+    };
+    let stop = AtomicBool::new(false);
+    let options = RunnerOptions::default();
+    let error = run(&mut means, &flows, &options, origin, &stop, &mut kept).expect_err("no room");
+    assert_eq!(error.exit(), crate::error::Exit::Output);
+    assert!(kept.workflows.is_empty(), "it is not the flow that failed");
+}
+
+#[test]
+fn an_expression_that_fails_ends_its_own_flow() {
+    let template = JUDGED.replace(
+        "expected = \"1/2\"\n\n[[step]]\nid = \"judge\"",
+        "expected = \"${steps.answer.texts[9]}\"\n\n[[step]]\nid = \"judge\"",
+    );
+    let flows = flows_of(&template, 2);
+    let (kept, _) = play(&flows, r#"{"output": "so \\boxed{1}"}"#, 0, None);
+    assert_eq!(kept.workflows.len(), 2);
+    for workflow in &kept.workflows {
+        let error = workflow.error.as_deref().expect("there is no tenth");
+        assert!(error.contains("step check: not run"), "{error}");
+    }
 }
 
 const JUDGED: &str = r#"schema = 1
