@@ -6,6 +6,7 @@ use crate::engine::{Engine, Script};
 use crate::error::Result;
 use crate::evaluate::{Pool, Settings, Verifier, VerifierSettings};
 use crate::flow::{Flow, Work};
+use crate::profile::{self, Span};
 use crate::record::evaluation::VerificationRecord;
 use crate::report::Console;
 use crate::stopwatch::{Moment, NoFence};
@@ -55,8 +56,10 @@ impl Support {
         settings.unsafe_eval = config.workflow.unsafe_eval;
         console.waiting("Starting the evaluation pool");
         let start = Moment::now(&NoFence)?;
+        let span = profile::span(Span::PoolInit);
         let started = support.start_processes(settings, evaluates, verifies);
         console.idle();
+        drop(span);
         started?;
         Ok((support, Some(Moment::now(&NoFence)?.since(start))))
     }

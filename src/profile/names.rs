@@ -53,6 +53,8 @@ spans! {
     FlowExpansion = "flow_expansion", Work;
     /// Finding, fetching and checking the model file, or reading the script.
     LocateModel = "locate_model", Work;
+    /// Starting the processes that run generated programs and check answers.
+    PoolInit = "pool_init", Work;
     /// Opening the device, loading the model, one warm-up pass.
     EngineInit = "engine_init", Work;
 

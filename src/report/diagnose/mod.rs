@@ -183,6 +183,7 @@ fn advice(stage: &str) -> &'static str {
         "flow_expansion" => "Keep flows/ and its cache between runs; include fewer fixture files.",
         "locate_model" => "Fetch the model before (`flowbench model fetch`); keep the cache.",
         "environment" => "Nothing to do: it asks git for the revision.",
+        "pool_init" => "More flows in one run spread it.",
         "engine_init" => "Start one engine for the whole run; more flows in one run spread it.",
         "prompt_rendering" => "Shorten the conversations that steps carry on.",
         "tokenise" => "Shorten the prompts; what is tokenised again is what steps append.",
