@@ -47,14 +47,7 @@ impl Graph {
 
     /// All that `step` needs, and what that needs in turn. The graph has no cycle.
     pub(super) fn ancestors(&self, step: usize) -> BTreeSet<usize> {
-        let mut found = BTreeSet::new();
-        let mut open = self.needs[step].clone();
-        while let Some(next) = open.pop() {
-            if found.insert(next) {
-                open.extend(&self.needs[next]);
-            }
-        }
-        found
+        ancestors(&self.needs, step)
     }
 
     /// Steps that need nothing and that nothing needs, if there are others beside them.
@@ -68,6 +61,18 @@ impl Graph {
             Vec::new()
         }
     }
+}
+
+/// All that `step` needs, and what that needs in turn; `needs[i]` are the steps that step `i` needs.
+pub(crate) fn ancestors(needs: &[Vec<usize>], step: usize) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    let mut open = needs[step].clone();
+    while let Some(next) = open.pop() {
+        if found.insert(next) {
+            open.extend(&needs[next]);
+        }
+    }
+    found
 }
 
 #[cfg(test)]

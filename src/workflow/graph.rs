@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::error::{Error, Result};
-use crate::flow::Flow;
+use crate::flow::{Flow, ancestors};
 
 /// The steps of one flow as a graph of indices, and how far it has come.
 #[derive(Debug, Clone)]
@@ -71,14 +71,7 @@ impl Graph {
 
     /// Every step that `step` needs, and what that needs in turn, in the flow's order.
     pub(crate) fn ancestors(&self, step: usize) -> BTreeSet<usize> {
-        let mut found = BTreeSet::new();
-        let mut open = self.needs[step].clone();
-        while let Some(next) = open.pop() {
-            if found.insert(next) {
-                open.extend(&self.needs[next]);
-            }
-        }
-        found
+        ancestors(&self.needs, step)
     }
 
     /// The steps that wait for `step` and for nothing else.

@@ -126,28 +126,53 @@ fn flows_of(template: &str, num_flows: usize) -> Vec<Flow> {
         .flows
 }
 
-fn play(flows: &[Flow], script: &str, order: u64, pins: Option<&Script>) -> (Kept, Accounts) {
-    let mut engine = scripted(script);
-    let mut double = Double {
-        order,
-        ..Double::default()
-    };
-    let (mut verifier, mut accounts) = (Verifier::default(), no_limits());
-    let mut kept = Kept::default();
-    let origin = Moment::now(&engine).expect("a script cannot break");
+/// Runs flows on an engine and a double of the pool.
+fn run_with(
+    engine: &mut dyn Engine,
+    double: &mut Double,
+    accounts: &mut Accounts,
+    pins: Option<&Script>,
+    flows: &[Flow],
+    kept: &mut Kept,
+) -> Result<Outcome> {
+    let origin = Moment::now(engine).expect("no fence");
+    let mut verifier = Verifier::default();
     let mut means = Means {
-        engine: &mut engine,
-        evaluator: Some(&mut double),
+        engine,
+        evaluator: Some(double),
         verifier: &mut verifier,
-        accounts: &mut accounts,
+        accounts,
         pins,
     };
     let options = RunnerOptions {
         concurrency: 2,
         ..RunnerOptions::default()
     };
-    let stop = AtomicBool::new(false);
-    let outcome = run(&mut means, flows, &options, origin, &stop, &mut kept);
+    run(
+        &mut means,
+        flows,
+        &options,
+        origin,
+        &AtomicBool::new(false),
+        kept,
+    )
+}
+
+fn play(flows: &[Flow], script: &str, order: u64, pins: Option<&Script>) -> (Kept, Accounts) {
+    let mut engine = scripted(script);
+    let mut double = Double {
+        order,
+        ..Double::default()
+    };
+    let (mut kept, mut accounts) = (Kept::default(), no_limits());
+    let outcome = run_with(
+        &mut engine,
+        &mut double,
+        &mut accounts,
+        pins,
+        flows,
+        &mut kept,
+    );
     assert_eq!(outcome.expect("a script cannot break"), Outcome::Ended);
     assert_eq!(double.open(), 0);
     (kept, accounts)
@@ -293,25 +318,14 @@ fn what_a_step_reads_is_what_has_come_before() {
     }
     let flows = flows_of(EVOLVE, 1);
     let mut engine = Echo(scripted(&evolve_script()), Vec::new());
-    let mut double = Double::default();
-    let (mut verifier, mut accounts) = (Verifier::default(), no_limits());
-    let origin = Moment::now(&engine).expect("no fence");
-    let mut means = Means {
-        engine: &mut engine,
-        evaluator: Some(&mut double),
-        verifier: &mut verifier,
-        accounts: &mut accounts,
-        pins: None,
-    };
-    let stop = AtomicBool::new(false);
-    let options = RunnerOptions::default();
-    run(
-        &mut means,
+    let (mut double, mut kept, mut accounts) = (Double::default(), Kept::default(), no_limits());
+    run_with(
+        &mut engine,
+        &mut double,
+        &mut accounts,
+        None,
         &flows,
-        &options,
-        origin,
-        &stop,
-        &mut Kept::default(),
+        &mut kept,
     )
     .expect("it runs");
     let said = |step: &str| {
@@ -346,23 +360,20 @@ fn what_a_step_reads_is_what_has_come_before() {
 fn what_cannot_be_kept_ends_the_run_wherever_it_comes_up() {
     let flows = flows_of(EVOLVE, 3);
     let mut engine = scripted(&evolve_script());
-    let mut double = Double::default();
-    let (mut verifier, mut accounts) = (Verifier::default(), no_limits());
+    let (mut double, mut accounts) = (Double::default(), no_limits());
     let mut kept = Kept {
         full: true,
         ..Kept::default()
     };
-    let origin = Moment::now(&engine).expect("no fence");
-    let mut means = Means {
-        engine: &mut engine,
-        evaluator: Some(&mut double),
-        verifier: &mut verifier,
-        accounts: &mut accounts,
-        pins: None,
-    };
-    let stop = AtomicBool::new(false);
-    let options = RunnerOptions::default();
-    let error = run(&mut means, &flows, &options, origin, &stop, &mut kept).expect_err("no room");
+    let error = run_with(
+        &mut engine,
+        &mut double,
+        &mut accounts,
+        None,
+        &flows,
+        &mut kept,
+    )
+    .expect_err("no room");
     assert_eq!(error.exit(), crate::error::Exit::Output);
     assert!(kept.workflows.is_empty(), "it is not the flow that failed");
 }
@@ -489,25 +500,21 @@ fn pinned_texts_are_what_later_steps_see() {
 fn a_limit_ends_the_run_and_keeps_what_was_done() {
     let flows = flows_of(EVOLVE, 3);
     let mut engine = scripted(&evolve_script());
-    let mut double = Double::default();
     let limits = crate::config::Limits {
         tokens: Some(60),
         ..crate::config::Limits::default()
     };
     let mut accounts = Accounts::new("m", None, limits);
-    let mut verifier = Verifier::default();
-    let mut kept = Kept::default();
-    let origin = Moment::now(&engine).expect("no fence");
-    let mut means = Means {
-        engine: &mut engine,
-        evaluator: Some(&mut double),
-        verifier: &mut verifier,
-        accounts: &mut accounts,
-        pins: None,
-    };
-    let stop = AtomicBool::new(false);
-    let options = RunnerOptions::default();
-    let outcome = run(&mut means, &flows, &options, origin, &stop, &mut kept).expect("it runs");
+    let (mut double, mut kept) = (Double::default(), Kept::default());
+    let outcome = run_with(
+        &mut engine,
+        &mut double,
+        &mut accounts,
+        None,
+        &flows,
+        &mut kept,
+    );
+    let outcome = outcome.expect("it runs");
     let Outcome::Limited(Reached(what)) = outcome else {
         panic!("not limited: {outcome:?}");
     };
