@@ -1,6 +1,7 @@
 //! The engine in this process: model, tokenizer and chat template, scheduler and sampler.
 
 mod fork;
+mod places;
 mod speculate;
 #[cfg(test)]
 mod tests;
@@ -266,88 +267,6 @@ impl LocalEngine {
         events
     }
 
-    /// What the only sequence of a pass, which decodes, will probably say next. `None` where it does not
-    /// decode alone, or nothing is guessed.
-    fn guess(&mut self, plan: &[Work]) -> Option<(Work, Vec<u32>)> {
-        let &[work] = plan else {
-            return None;
-        };
-        if !self.speculate || work.count > 1 {
-            return None;
-        }
-        let sequence = self.sequences.get_mut(&work.id)?;
-        // The pass gives one token more than was guessed right.
-        let known = sequence.tokens.len();
-        let ends = (sequence.prompt_tokens + sequence.max_tokens).min(self.info.context_length);
-        let most = ends.saturating_sub(known + 1);
-        let guess = sequence.drafts.guess(&sequence.tokens, most);
-        let reach = work.start + 1 + guess.len();
-        let fits = match (&mut self.kv, &mut sequence.lease) {
-            (Some(kv), Some(lease)) => kv.grow(lease, reach),
-            _ => false,
-        };
-        (fits && !guess.is_empty()).then_some((work, guess))
-    }
-
-    /// A pass over a sequence's last token and a guess of those after it, each in a row of its own: as
-    /// many further tokens as the guess was right for, and one more. A position beyond these is computed
-    /// again before it is read.
-    fn check_guess(&mut self, work: Work, guess: &[u32]) -> Result<Vec<Event>> {
-        let mut events = Vec::new();
-        let Some(sequence) = self.sequences.get(&work.id) else {
-            return Ok(events);
-        };
-        let (Some(slot), Some(lease)) = (sequence.slot, &sequence.lease) else {
-            return Ok(events);
-        };
-        let pages: Vec<u32> = lease
-            .page_table()
-            .iter()
-            .map(|page| page.number())
-            .collect();
-        let line = [&sequence.tokens[work.start..], guess].concat();
-        let chunks: Vec<Chunk<'_>> = (0..line.len())
-            .map(|row| Chunk {
-                slot,
-                pages: &pages,
-                tokens: &line[row..=row],
-                start: work.start + row,
-                logits: true,
-            })
-            .collect();
-        let pass = profile::pass(Span::Forward, || Pass {
-            sequences: 1,
-            prefill_tokens: 0,
-            decode_tokens: line.len(),
-        });
-        let mut logits = std::mem::take(&mut self.logits);
-        self.model.forward_into(&chunks, &mut logits)?;
-        let rows = logits.chunks_exact(self.model.spec().vocabulary);
-        drop(pass);
-        if let Some(sequence) = self.sequences.get_mut(&work.id) {
-            sequence.drafts.drafted += guess.len();
-        }
-        let mut right = 0;
-        for (row, logits) in rows.enumerate() {
-            let start = work.start + row;
-            self.scheduler.computed(Work { start, ..work });
-            if let Some(sequence) = self.sequences.get_mut(&work.id) {
-                sequence.computed = start + 1;
-                sequence.drafts.accepted += usize::from(row > 0);
-            }
-            let token = self.advance(work.id, logits, &mut events);
-            if token.is_none() || token != guess.get(row).copied() {
-                break;
-            }
-            right = row + 1;
-        }
-        if let Some(sequence) = self.sequences.get_mut(&work.id) {
-            sequence.drafts.adapt(guess.len(), right);
-        }
-        self.logits = logits;
-        Ok(events)
-    }
-
     /// Takes the next token of a sequence into account and tells of it. Returns it if the sequence goes
     /// on.
     fn advance(&mut self, id: RequestId, logits: &[f32], events: &mut Vec<Event>) -> Option<u32> {
@@ -423,109 +342,6 @@ impl LocalEngine {
         };
         Event { id, kind }
     }
-
-    /// Forgets a request and frees its sequence; what was computed of it stays known.
-    fn release(&mut self, id: RequestId) -> Option<Sequence> {
-        self.scheduler.remove(id);
-        let mut sequence = self.sequences.remove(&id)?;
-        self.give_back(&mut sequence);
-        Some(sequence)
-    }
-
-    /// Takes a sequence's place in the model and its memory back.
-    fn give_back(&mut self, sequence: &mut Sequence) {
-        if let Some(slot) = sequence.slot.take() {
-            self.model.close(slot);
-        }
-        if let (Some(kv), Some(lease)) = (&mut self.kv, sequence.lease.take()) {
-            kv.finish(lease, &sequence.tokens[..sequence.computed]);
-        }
-    }
-
-    /// Makes waiting requests active, in their order, as far as places and memory go.
-    fn admit(&mut self) -> Result<()> {
-        let waiting: Vec<RequestId> = self.scheduler.waiting().collect();
-        for id in waiting {
-            if !self.scheduler.has_place() {
-                break;
-            }
-            if self.waits_for_its_fork(id) {
-                continue;
-            }
-            let Some(sequence) = self.sequences.get(&id) else {
-                continue;
-            };
-            let mut lease = None;
-            if let Some(kv) = &mut self.kv {
-                let prefilling = self.scheduler.prefilling();
-                let coming = kv.pending_prefix(
-                    &sequence.tokens,
-                    prefilling.filter_map(|id| Some(self.sequences.get(&id)?.tokens.as_slice())),
-                );
-                // Somebody is computing what this one needs, too.
-                if coming >= WORTH_WAITING {
-                    continue;
-                }
-                // A page for each that runs, so that none has to give way at its next token.
-                lease = kv.acquire(&sequence.tokens, self.scheduler.active());
-                // First come, first served: a shorter one must not pass by.
-                if lease.is_none() {
-                    break;
-                }
-            }
-            if let Some(copy) = lease.as_mut().and_then(Lease::take_copy) {
-                self.model.copy_page(copy.from.number(), copy.to.number())?;
-            }
-            let slot = self.model.open()?;
-            let computed = lease.as_ref().map_or(0, Lease::reused);
-            self.scheduler.admit(id, computed);
-            if let Some(sequence) = self.sequences.get_mut(&id) {
-                sequence.slot = Some(slot);
-                sequence.lease = lease;
-                sequence.computed = computed;
-                // At most the prompt: one that gave way finds its own tokens known, too.
-                sequence.reused.get_or_insert(computed);
-                sequence.phase.next(match sequence.tokens.len() {
-                    known if known > sequence.prompt_tokens => Span::Decode,
-                    _ => Span::Prefill,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The next pass, with memory for every token of it. Where it does not suffice, the sequence
-    /// admitted last gives way.
-    fn plan(&mut self) -> Result<Vec<Work>> {
-        loop {
-            let plan = self.scheduler.plan();
-            let Some(kv) = &mut self.kv else {
-                return Ok(plan);
-            };
-            let fits = plan.iter().all(|work| {
-                let lease = self.sequences.get_mut(&work.id).map(|seq| &mut seq.lease);
-                let Some(Some(lease)) = lease else {
-                    return false;
-                };
-                kv.grow(lease, work.start + work.count)
-            });
-            if fits {
-                return Ok(plan);
-            }
-            let Some(id) = self.scheduler.preempt() else {
-                return Err(Error::flow(
-                    "the memory for keys and values does not hold one sequence",
-                )
-                .hint("give it more with KV_CACHE_MB"));
-            };
-            if let Some(mut sequence) = self.sequences.remove(&id) {
-                self.give_back(&mut sequence);
-                sequence.computed = 0;
-                sequence.phase.next(Span::QueueWait);
-                self.sequences.insert(id, sequence);
-            }
-        }
-    }
 }
 
 impl Fence for LocalEngine {
@@ -582,13 +398,7 @@ impl Engine for LocalEngine {
             .iter()
             .map(|work| {
                 let lease = self.sequences.get(&work.id)?.lease.as_ref()?;
-                Some(
-                    lease
-                        .page_table()
-                        .iter()
-                        .map(|page| page.number())
-                        .collect(),
-                )
+                Some(lease.page_numbers())
             })
             .map(Option::unwrap_or_default)
             .collect();

@@ -61,6 +61,11 @@ impl Lease {
         &self.table
     }
 
+    /// The pages' numbers, as the model takes them.
+    pub(crate) fn page_numbers(&self) -> Vec<u32> {
+        self.page_table().iter().map(|page| page.number()).collect()
+    }
+
     /// Tokens from the start whose keys and values are there, once the copy has been made.
     pub(crate) fn reused(&self) -> usize {
         self.reused

@@ -5,6 +5,13 @@
 //! A guess costs rows of a pass that reads the weights anyway. Each row's logits are those of the token
 //! decoded by itself, to the last bit, so a guess that is wrong changes nothing but the time.
 
+use super::LocalEngine;
+use crate::engine::Event;
+use crate::engine::model::Chunk;
+use crate::engine::scheduler::Work;
+use crate::error::Result;
+use crate::profile::{self, Pass, Span};
+
 /// Tokens that must have stood there before for a guess to be made.
 const SHORTEST_MATCH: usize = 2;
 
@@ -75,6 +82,89 @@ impl Drafts {
             right + 1
         };
         self.reach = reach.min(MOST_TOKENS);
+    }
+}
+
+impl LocalEngine {
+    /// What the only sequence of a pass, which decodes, will probably say next. `None` where it does not
+    /// decode alone, or nothing is guessed.
+    pub(super) fn guess(&mut self, plan: &[Work]) -> Option<(Work, Vec<u32>)> {
+        let &[work] = plan else {
+            return None;
+        };
+        if !self.speculate || work.count > 1 {
+            return None;
+        }
+        let sequence = self.sequences.get_mut(&work.id)?;
+        // The pass gives one token more than was guessed right.
+        let known = sequence.tokens.len();
+        let ends = (sequence.prompt_tokens + sequence.max_tokens).min(self.info.context_length);
+        let most = ends.saturating_sub(known + 1);
+        let guess = sequence.drafts.guess(&sequence.tokens, most);
+        if guess.is_empty() {
+            return None;
+        }
+        let reach = work.start + 1 + guess.len();
+        let fits = match (&mut self.kv, &mut sequence.lease) {
+            (Some(kv), Some(lease)) => kv.grow(lease, reach),
+            _ => false,
+        };
+        fits.then_some((work, guess))
+    }
+
+    /// A pass over a sequence's last token and a guess of those after it, each in a row of its own: as
+    /// many further tokens as the guess was right for, and one more. A position beyond these is computed
+    /// again before it is read.
+    pub(super) fn check_guess(&mut self, work: Work, guess: &[u32]) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        let Some(sequence) = self.sequences.get(&work.id) else {
+            return Ok(events);
+        };
+        let (Some(slot), Some(lease)) = (sequence.slot, &sequence.lease) else {
+            return Ok(events);
+        };
+        let pages = lease.page_numbers();
+        let line = [&sequence.tokens[work.start..], guess].concat();
+        let chunks: Vec<Chunk<'_>> = (0..line.len())
+            .map(|row| Chunk {
+                slot,
+                pages: &pages,
+                tokens: &line[row..=row],
+                start: work.start + row,
+                logits: true,
+            })
+            .collect();
+        let pass = profile::pass(Span::Forward, || Pass {
+            sequences: 1,
+            prefill_tokens: 0,
+            decode_tokens: line.len(),
+        });
+        let mut logits = std::mem::take(&mut self.logits);
+        self.model.forward_into(&chunks, &mut logits)?;
+        let rows = logits.chunks_exact(self.model.spec().vocabulary);
+        drop(pass);
+        if let Some(sequence) = self.sequences.get_mut(&work.id) {
+            sequence.drafts.drafted += guess.len();
+        }
+        let mut right = 0;
+        for (row, logits) in rows.enumerate() {
+            let start = work.start + row;
+            self.scheduler.computed(Work { start, ..work });
+            if let Some(sequence) = self.sequences.get_mut(&work.id) {
+                sequence.computed = start + 1;
+                sequence.drafts.accepted += usize::from(row > 0);
+            }
+            let token = self.advance(work.id, logits, &mut events);
+            if token.is_none() || token != guess.get(row).copied() {
+                break;
+            }
+            right = row + 1;
+        }
+        if let Some(sequence) = self.sequences.get_mut(&work.id) {
+            sequence.drafts.adapt(guess.len(), right);
+        }
+        self.logits = logits;
+        Ok(events)
     }
 }
 

@@ -1,0 +1,114 @@
+//! Who has a place in the model and pages of its memory: admission, growth, pre-emption, and what is given
+//! back.
+
+use super::{LocalEngine, Sequence, WORTH_WAITING};
+use crate::engine::RequestId;
+use crate::engine::kv::Lease;
+use crate::engine::scheduler::Work;
+use crate::error::{Error, Result};
+use crate::profile::Span;
+
+impl LocalEngine {
+    /// Forgets a request and frees its sequence; what was computed of it stays known.
+    pub(super) fn release(&mut self, id: RequestId) -> Option<Sequence> {
+        self.scheduler.remove(id);
+        let mut sequence = self.sequences.remove(&id)?;
+        self.give_back(&mut sequence);
+        Some(sequence)
+    }
+
+    /// Takes a sequence's place in the model and its memory back.
+    pub(super) fn give_back(&mut self, sequence: &mut Sequence) {
+        if let Some(slot) = sequence.slot.take() {
+            self.model.close(slot);
+        }
+        if let (Some(kv), Some(lease)) = (&mut self.kv, sequence.lease.take()) {
+            kv.finish(lease, &sequence.tokens[..sequence.computed]);
+        }
+    }
+
+    /// Makes waiting requests active, in their order, as far as places and memory go.
+    pub(super) fn admit(&mut self) -> Result<()> {
+        let waiting: Vec<RequestId> = self.scheduler.waiting().collect();
+        for id in waiting {
+            if !self.scheduler.has_place() {
+                break;
+            }
+            if self.waits_for_its_fork(id) {
+                continue;
+            }
+            let Some(sequence) = self.sequences.get(&id) else {
+                continue;
+            };
+            let mut lease = None;
+            if let Some(kv) = &mut self.kv {
+                let prefilling = self.scheduler.prefilling();
+                let coming = kv.pending_prefix(
+                    &sequence.tokens,
+                    prefilling.filter_map(|id| Some(self.sequences.get(&id)?.tokens.as_slice())),
+                );
+                // Somebody is computing what this one needs, too.
+                if coming >= WORTH_WAITING {
+                    continue;
+                }
+                // A page for each that runs, so that none has to give way at its next token.
+                lease = kv.acquire(&sequence.tokens, self.scheduler.active());
+                // First come, first served: a shorter one must not pass by.
+                if lease.is_none() {
+                    break;
+                }
+            }
+            if let Some(copy) = lease.as_mut().and_then(Lease::take_copy) {
+                self.model.copy_page(copy.from.number(), copy.to.number())?;
+            }
+            let slot = self.model.open()?;
+            let computed = lease.as_ref().map_or(0, Lease::reused);
+            self.scheduler.admit(id, computed);
+            if let Some(sequence) = self.sequences.get_mut(&id) {
+                sequence.slot = Some(slot);
+                sequence.lease = lease;
+                sequence.computed = computed;
+                // At most the prompt: one that gave way finds its own tokens known, too.
+                sequence.reused.get_or_insert(computed);
+                sequence.phase.next(match sequence.tokens.len() {
+                    known if known > sequence.prompt_tokens => Span::Decode,
+                    _ => Span::Prefill,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The next pass, with memory for every token of it. Where it does not suffice, the sequence
+    /// admitted last gives way.
+    pub(super) fn plan(&mut self) -> Result<Vec<Work>> {
+        loop {
+            let plan = self.scheduler.plan();
+            let Some(kv) = &mut self.kv else {
+                return Ok(plan);
+            };
+            let fits = plan.iter().all(|work| {
+                let lease = self.sequences.get_mut(&work.id).map(|seq| &mut seq.lease);
+                let Some(Some(lease)) = lease else {
+                    return false;
+                };
+                kv.grow(lease, work.start + work.count)
+            });
+            if fits {
+                return Ok(plan);
+            }
+            let Some(id) = self.scheduler.preempt() else {
+                return Err(Error::flow(
+                    "the memory for keys and values does not hold one sequence",
+                )
+                .hint("give it more with KV_CACHE_MB"));
+            };
+            if let Some(mut sequence) = self.sequences.remove(&id) {
+                self.give_back(&mut sequence);
+                sequence.computed = 0;
+                sequence.phase.next(Span::QueueWait);
+                self.sequences.insert(id, sequence);
+            }
+        }
+    }
+}
