@@ -61,7 +61,7 @@ pub(super) struct WorkflowArgs {
     #[arg(long, env, value_name = "MAX_COST", value_parser = parse_positive)]
     max_cost: Option<f64>,
 
-    /// End after so long: seconds, or with a unit (90s, 30m, 2h)
+    /// End so long after the engine was asked for: seconds, or with a unit (90s, 30m, 2h)
     #[arg(long, env, value_name = "DEADLINE", value_parser = parse_duration)]
     deadline: Option<Duration>,
 

@@ -91,7 +91,34 @@ impl Recorder<'_> {
     /// Begins to save the answers, where that is wanted.
     pub(super) fn begin_recording(&mut self) -> Result<()> {
         let path = self.config.workflow.record.as_deref();
+        let input = self
+            .config
+            .workflow
+            .rollouts
+            .as_ref()
+            .map(|rollouts| &rollouts.input);
+        let real = |path: &std::path::Path| std::fs::canonicalize(path).ok();
+        if let (Some(path), Some(input)) = (path, input)
+            && real(path).is_some_and(|path| Some(path) == real(input))
+        {
+            return Err(Error::usage("--record names the file that --input does")
+                .hint("a recording replaces its file: name another one"));
+        }
         self.recording = path.map(Recording::create).transpose()?;
+        Ok(())
+    }
+
+    /// Puts the recording into its place, and says so where it does not get there.
+    fn finish_recording(&mut self, complete: bool) -> Result<()> {
+        let Some(recording) = self.recording.take() else {
+            return Ok(());
+        };
+        let path = recording.finish(complete)?;
+        if !complete {
+            let path = path.display();
+            self.console
+                .warning(&format!("the recording in {path} is not that of all flows"));
+        }
         Ok(())
     }
 
@@ -210,7 +237,7 @@ impl Recorder<'_> {
         self.record.error = error.as_ref().map(Error::chain);
 
         // Saved before it is printed: a closed pipe must not cost the record.
-        let recorded = self.recording.take().map_or(Ok(()), Recording::finish);
+        let recorded = self.finish_recording(status == Status::Complete);
         let rolled = self.rollouts.take().map(RolloutFile::finish).transpose();
         let rolled = rolled.map(|rollouts| self.record.rollouts = rollouts);
         self.record.profile = profile::snapshot();
@@ -263,7 +290,10 @@ impl Recorder<'_> {
     }
 
     /// Removes the run's folder: nothing was measured.
-    pub(super) fn discard(self) {
+    pub(super) fn discard(mut self) {
+        if let Some(recording) = self.recording.take() {
+            recording.forget();
+        }
         self.pending.forget();
         self.folder.discard();
     }
@@ -304,7 +334,10 @@ impl Observer for Recorder<'_> {
         totals.decode_tokens += step.decode_tokens;
         // Kept before it is shown: what is on the screen is always in the file.
         self.folder.add_step(step)?;
-        if let Some(recording) = &mut self.recording {
+        // Of many rounds, the first says all.
+        let first =
+            step.round.is_none_or(|round| round == 1) && step.mode.as_deref() != Some("reuse");
+        if let Some(recording) = self.recording.as_mut().filter(|_| first) {
             recording.add(step)?;
         }
         if self.is_shown() {

@@ -135,6 +135,7 @@ pub(crate) fn run(
         _ => flows.len(),
     };
     profile::count(Count::Flows, num_workflows);
+    support.accounts.begin();
     let job = Job {
         prepared: &prepared,
         flows,
@@ -172,7 +173,7 @@ fn rollouts(config: &RunConfig) -> Result<Option<RolloutFile>> {
     let Some(output) = &rollouts.output else {
         return Ok(None);
     };
-    let input = (rollouts.input.as_path(), rollouts.limit);
+    let input = (rollouts.input.as_path(), rollouts.limit, config.num_flows);
     RolloutFile::open(input, output, rollouts.repeats, rollouts.resume).map(Some)
 }
 

@@ -35,6 +35,9 @@ use crate::error::{Error, Result};
 use crate::profile::{self, Activity, Count, Pass, Span};
 use crate::stopwatch::{Fence, Pace};
 
+/// How long a poll waits at most: whoever polls has other things to look at, too.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
 /// The answers of a script.
 #[derive(Debug, Clone, Default)]
 pub struct Script {
@@ -318,7 +321,7 @@ impl Engine for ScriptedEngine {
             None => return Ok(Vec::new()),
             Some(wait) if !wait.is_zero() => {
                 let _pass = profile::pass(Span::Wait, || self.pass());
-                std::thread::sleep(wait);
+                std::thread::sleep(wait.min(LONGEST_WAIT));
             }
             Some(_) => {}
         }
@@ -455,7 +458,7 @@ mod tests {
         let mut kinds = Vec::new();
         loop {
             let events = engine.poll().expect("a script cannot break");
-            if events.is_empty() {
+            if events.is_empty() && engine.active.is_empty() {
                 assert_eq!(kinds.first(), Some(&EventKind::Started));
                 kinds.remove(0);
                 return kinds;

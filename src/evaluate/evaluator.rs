@@ -12,6 +12,9 @@ pub trait Evaluator {
     /// Everything that has finished. With nothing there yet it waits for the first, at most `timeout`.
     fn poll(&mut self, timeout: Duration) -> Vec<Finished>;
 
+    /// Gives one up: it is ended, and no poll tells of it.
+    fn cancel(&mut self, id: EvaluationId);
+
     /// How many have been submitted and have not come back.
     fn open(&self) -> usize;
 }
@@ -23,6 +26,10 @@ impl Evaluator for Pool {
 
     fn poll(&mut self, timeout: Duration) -> Vec<Finished> {
         Self::poll(self, timeout)
+    }
+
+    fn cancel(&mut self, id: EvaluationId) {
+        Self::cancel(self, id);
     }
 
     fn open(&self) -> usize {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::evaluation::{EvaluationId, Finished, Outcome, Request, Times};
 use super::phases::{Phases, Purpose};
 use super::settings::{PythonInfo, Settings};
-use super::supervisor::{Job, Supervisor};
+use super::supervisor::{Job, Message, Supervisor};
 use crate::error::{Error, Result};
 
 /// How long the trial of the sandbox may run, which takes milliseconds, on a machine as busy as it may
@@ -23,7 +23,7 @@ const TRIAL_ENDS_WITHIN: Duration = Duration::from_secs(240);
 /// Dropping the pool kills whatever still runs.
 #[derive(Debug)]
 pub struct Pool {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Message>>,
     wake: Option<PipeWriter>,
     finished: Receiver<Finished>,
     supervisor: Option<JoinHandle<()>>,
@@ -115,7 +115,7 @@ impl Pool {
         self.open.insert(id);
         if let (Some(jobs), Some(wake)) = (&self.jobs, &mut self.wake) {
             // A supervisor that is gone is found by `poll`.
-            let _ = jobs.send(Job::new(id, request, Phases::begin(purpose)));
+            let _ = jobs.send(Message::Run(Job::new(id, request, Phases::begin(purpose))));
             let _ = wake.write_all(b"j");
         }
         id
@@ -139,10 +139,20 @@ impl Pool {
             }
             all.extend(self.finished.try_iter());
         }
-        for finished in &all {
-            self.open.remove(&finished.id);
-        }
+        // What was given up meanwhile is of no interest.
+        all.retain(|finished| self.open.remove(&finished.id));
         all
+    }
+
+    /// Gives an evaluation up: it is ended, and no poll tells of it.
+    pub fn cancel(&mut self, id: EvaluationId) {
+        if self.open.remove(&id)
+            && let (Some(jobs), Some(wake)) = (&self.jobs, &mut self.wake)
+        {
+            // A supervisor that is gone has ended all of them.
+            let _ = jobs.send(Message::GiveUp(id));
+            let _ = wake.write_all(b"g");
+        }
     }
 
     /// How many evaluations have been submitted and have not come back.

@@ -159,6 +159,11 @@ impl Running {
         }
     }
 
+    /// Ends it, since nobody waits for it any more.
+    pub(super) fn give_up(&mut self) {
+        self.kill(Killed::GivenUp);
+    }
+
     fn kill(&mut self, why: Killed) {
         self.killed.get_or_insert((why, Instant::now()));
         self.job.phases.validate();
@@ -190,6 +195,7 @@ impl Running {
                 let why = format!("wrote more than {} bytes", self.longest_result);
                 Verdict::failed(Outcome::BadOutput, why)
             }
+            Some((Killed::GivenUp, _)) => Verdict::failed(Outcome::InfraError, "given up"),
             Some((Killed::StartUp, _)) => {
                 let why = format!("not started within {} s", ZYGOTE_ANSWERS_WITHIN.as_secs());
                 Verdict::failed(Outcome::InfraError, why)

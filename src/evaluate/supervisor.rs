@@ -30,6 +30,15 @@ pub(super) struct Job {
     pub(super) phases: Phases,
 }
 
+/// What the pool asks of its thread.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Run this one.
+    Run(Job),
+    /// End this one, if it has not ended.
+    GiveUp(EvaluationId),
+}
+
 impl Job {
     pub(super) fn new(id: EvaluationId, request: Request, phases: Phases) -> Self {
         Self {
@@ -46,7 +55,7 @@ impl Job {
 pub(super) struct Supervisor {
     settings: Settings,
     woken: PipeReader,
-    incoming: Receiver<Job>,
+    incoming: Receiver<Message>,
     outgoing: Sender<Finished>,
     waiting: VecDeque<Job>,
     running: Vec<Running>,
@@ -68,7 +77,7 @@ impl Supervisor {
     pub(super) fn start(
         settings: Settings,
         woken: PipeReader,
-        incoming: Receiver<Job>,
+        incoming: Receiver<Message>,
         outgoing: Sender<Finished>,
     ) -> Result<(Self, PythonInfo, u32)> {
         let zygote = Zygote::start(&settings)?;
@@ -88,7 +97,12 @@ impl Supervisor {
     /// Works until the pool is dropped.
     pub(super) fn run(mut self) {
         loop {
-            self.waiting.extend(self.incoming.try_iter());
+            while let Ok(message) = self.incoming.try_recv() {
+                match message {
+                    Message::Run(job) => self.waiting.push_back(job),
+                    Message::GiveUp(id) => self.give_up(id),
+                }
+            }
             self.start_waiting();
             let readable = match self.wait() {
                 Ok(readable) => readable,
@@ -113,6 +127,13 @@ impl Supervisor {
             {
                 self.heal(&error);
             }
+        }
+    }
+
+    fn give_up(&mut self, id: EvaluationId) {
+        self.waiting.retain(|job| job.id != id);
+        if let Some(place) = self.place(id.0) {
+            self.running[place].give_up();
         }
     }
 

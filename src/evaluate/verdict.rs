@@ -34,6 +34,8 @@ pub(super) enum Killed {
     Deadline,
     /// It did not get as far as its program.
     StartUp,
+    /// Nobody waits for it any more.
+    GivenUp,
     /// It wrote more than a result may have.
     Flood,
 }

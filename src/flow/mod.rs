@@ -96,11 +96,16 @@ impl Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generation {
+    /// Number of the loop, from 1 in the order of the template.
+    pub r#loop: usize,
     /// From 1.
     pub number: usize,
     /// The step that its expressions know as `previous`: what the loop starts from, or what the
     /// generation before carries over.
     pub previous: String,
+    /// Whether this is the step that the next generation goes on from.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub carries: bool,
 }
 
 #[cfg(test)]

@@ -87,7 +87,14 @@ pub(super) fn input(file: &SourceFile, limit: Option<usize>) -> Result<Vec<Row>>
             None if given.is_integer() => given.to_string(),
             _ => number.clone(),
         };
-        let id = if ids.insert(id.clone()) { id } else { number };
+        let id = match ids.insert(id.clone()) {
+            true => id,
+            // The number of the row, or what is made of it until nobody else has it.
+            false => (0..)
+                .map(|more| number.clone() + &"'".repeat(more))
+                .find(|id| ids.insert(id.clone()))
+                .unwrap_or(number),
+        };
         rows.push(Row { id, line, value });
     }
     if rows.is_empty() {

@@ -44,8 +44,12 @@ pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
             Some((number, of)) if begun.insert(number) => {
                 for generation in 1..=of.generations {
                     let steps = of.steps.iter();
-                    instances
-                        .extend(steps.map(|step| unrolled.instance(*step, Some((of, generation)))));
+                    let within = Within {
+                        of,
+                        number: number + 1,
+                        generation,
+                    };
+                    instances.extend(steps.map(|step| unrolled.instance(*step, Some(within))));
                 }
             }
             Some(_) => {}
@@ -74,6 +78,14 @@ struct Unrolled<'a> {
     loops: &'a [Loop],
 }
 
+/// A generation of a loop, both counted from 1.
+#[derive(Clone, Copy)]
+struct Within<'a> {
+    of: &'a Loop,
+    number: usize,
+    generation: usize,
+}
+
 impl Unrolled<'_> {
     fn loop_of(&self, step: usize) -> Option<(usize, &Loop)> {
         let loops = self.loops.iter().enumerate();
@@ -93,22 +105,28 @@ impl Unrolled<'_> {
         }
     }
 
-    fn instance(&self, index: usize, within: Option<(&Loop, usize)>) -> Instance {
+    fn instance(&self, index: usize, within: Option<Within>) -> Instance {
         let step = &self.steps[index];
-        let previous = within.map(|(of, generation)| match generation {
-            1 => self.last(of.start),
-            later => in_generation(&self.steps[of.carry].id, later - 1),
+        let previous = within.map(|within| match within.generation {
+            1 => self.last(within.of.start),
+            later => in_generation(&self.steps[within.of.carry].id, later - 1),
         });
         let name = |id: &str| match (self.index(id), within) {
-            (Some(needed), Some((of, generation))) if of.steps.contains(&needed) => {
-                in_generation(id, generation)
+            (Some(needed), Some(within)) if within.of.steps.contains(&needed) => {
+                in_generation(id, within.generation)
             }
             (Some(needed), _) => self.last(needed),
             // `previous`: nothing else is let through.
             (None, _) => previous.clone().unwrap_or_else(|| id.to_owned()),
         };
-        let mut needs: Vec<String> = step.needs.iter().map(|need| name(need)).collect();
-        if let (Some(previous), Some((of, _))) = (&previous, within) {
+        let mut needs: Vec<String> = Vec::with_capacity(step.needs.len() + 1);
+        for need in step.needs.iter().map(|need| name(need)) {
+            // `previous` may be a step that is named, too.
+            if !needs.contains(&need) {
+                needs.push(need);
+            }
+        }
+        if let (Some(previous), Some(Within { of, .. })) = (&previous, within) {
             let in_loop = |need: &String| {
                 let needed = self.index(need);
                 needed.is_some_and(|needed| of.steps.contains(&needed))
@@ -120,13 +138,18 @@ impl Unrolled<'_> {
         Instance {
             source: index,
             id: match within {
-                Some((_, generation)) => in_generation(&step.id, generation),
+                Some(within) => in_generation(&step.id, within.generation),
                 None => step.id.clone(),
             },
             needs,
             generation: within
                 .zip(previous.clone())
-                .map(|((_, number), previous)| Generation { number, previous }),
+                .map(|(within, previous)| Generation {
+                    r#loop: within.number,
+                    number: within.generation,
+                    previous,
+                    carries: within.of.carry == index,
+                }),
             of: (step.work.of().iter())
                 .map(|id| (id.clone(), name(id)))
                 .collect(),

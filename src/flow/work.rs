@@ -1,5 +1,7 @@
 //! What the steps of a flow do: the kinds of work, as an expanded flow holds them.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 /// What a step does.
@@ -175,6 +177,11 @@ impl Work {
         };
         for id in of {
             *id = name(id);
+        }
+        if let Self::Select(select) = &mut self {
+            // `previous` may be a step that is named, too.
+            let mut seen = BTreeSet::new();
+            select.of.retain(|id| seen.insert(id.clone()));
         }
         self
     }

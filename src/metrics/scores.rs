@@ -38,7 +38,11 @@ impl Scores {
         let score = &mut self.0[index];
         score.record.count += 1;
         *score.record.outcomes.entry(outcome.clone()).or_default() += 1;
-        score.scores.extend(step.score);
+        // What a judge's two requests came to together is in both of their records.
+        let second = step.kind() == "judge" && step.sample.is_some_and(|sample| sample % 2 == 0);
+        if !second {
+            score.scores.extend(step.score);
+        }
         if let Some(times) = &step.evaluation {
             score
                 .overhead

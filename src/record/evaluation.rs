@@ -37,7 +37,10 @@ pub struct TrialRecord {
     pub flow: usize,
     /// Number of the trial in its flow, from 1, in the order of the flow's steps.
     pub trial: usize,
-    /// The generation, from 1; 0 before and after a loop.
+    /// The loop, from 1 in the order of the template; 0 outside one.
+    #[serde(default)]
+    pub r#loop: usize,
+    /// The generation, from 1; 0 outside a loop.
     pub generation: usize,
     /// The step that evaluated it.
     pub step: String,
@@ -62,11 +65,15 @@ pub struct TrialRecord {
     pub code: Option<String>,
 }
 
-/// A generation of a loop: `evolution/flow_NNNNN/generations/NNNNN.json`.
+/// A generation of a loop: `evolution/flow_NNNNN/generations/NNNNN.json`, of a second loop
+/// `2-NNNNN.json`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GenerationRecord {
     /// Number of the flow, from 1.
     pub flow: usize,
+    /// Number of the loop, from 1 in the order of the template.
+    #[serde(default)]
+    pub r#loop: usize,
     /// Number of the generation, from 1.
     pub generation: usize,
     /// Its trials.
@@ -77,7 +84,7 @@ pub struct GenerationRecord {
     pub best_score: Option<f64>,
     /// Mean score of those that have one.
     pub mean_score: Option<f64>,
-    /// The trial that was selected, of this generation or of one before.
+    /// The trial that the next generation goes on from, of this generation or of one before.
     pub selected: Option<usize>,
     /// That trial's score.
     pub selected_score: Option<f64>,
@@ -119,6 +126,9 @@ pub struct LineageRecord {
     pub trial: usize,
     /// The one whose program its prompt went on from.
     pub parent: Option<usize>,
+    /// The loop, from 1 in the order of the template; 0 outside one.
+    #[serde(default)]
+    pub r#loop: usize,
     /// The generation, from 1; 0 outside a loop.
     pub generation: usize,
     /// How it ended.

@@ -72,12 +72,16 @@ impl EvolutionFolder {
         let Some(record) = self.flows.get_mut(&generation.flow) else {
             return Ok(());
         };
-        let name = format!("generations/{:05}.json", generation.generation);
+        let of_loop = match generation.r#loop {
+            0 | 1 => String::new(),
+            further => format!("{further}-"),
+        };
+        let name = format!("generations/{of_loop}{:05}.json", generation.generation);
         write(&folder.join(name), generation)?;
         record.generations.push(generation.clone());
         record
             .generations
-            .sort_by_key(|generation| generation.generation);
+            .sort_by_key(|generation| (generation.r#loop, generation.generation));
         write(&folder.join("summary.json"), record)
     }
 
@@ -115,6 +119,7 @@ fn add(record: &mut EvolutionRecord, trial: &TrialRecord) {
         LineageRecord {
             trial: trial.trial,
             parent: trial.parent,
+            r#loop: trial.r#loop,
             generation: trial.generation,
             outcome: trial.outcome.clone(),
             score: trial.score,

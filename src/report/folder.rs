@@ -120,7 +120,7 @@ impl RunFolder {
 /// # Errors
 /// Exit code 110 where it cannot be written.
 pub fn replace(file: &Path, text: &[u8]) -> Result<()> {
-    write_over(file, text, true)
+    write_over(file, text, true).map_err(|source| cannot_write(file, source))
 }
 
 /// The same without the fsync: a kill leaves the old file or the new one, a power cut may leave
@@ -129,29 +129,54 @@ pub fn replace(file: &Path, text: &[u8]) -> Result<()> {
 /// # Errors
 /// As [`replace`].
 pub(super) fn replace_quickly(file: &Path, text: &[u8]) -> Result<()> {
-    write_over(file, text, false)
+    write_over(file, text, false).map_err(|source| cannot_write(file, source))
 }
 
-fn write_over(file: &Path, text: &[u8], sync: bool) -> Result<()> {
+/// [`replace`], of a file that the user has named with `flag`.
+///
+/// # Errors
+/// As [`replace`].
+pub(super) fn replace_named(file: &Path, flag: &str, text: &[u8]) -> Result<()> {
+    write_over(file, text, true).map_err(|source| cannot_write_file(file, flag, source))
+}
+
+/// Where a file that the user has named really is: behind links, and an ordinary file, if there is
+/// anything.
+///
+/// # Errors
+/// Exit code 2 for a folder, a device or a pipe.
+pub(super) fn ordinary(path: &Path, flag: &str) -> Result<PathBuf> {
+    let Ok(real) = fs::canonicalize(path) else {
+        return Ok(path.to_owned());
+    };
+    if fs::metadata(&real).is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(real);
+    }
+    let what = format!("{} is no ordinary file", path.display());
+    Err(Error::usage(what).hint(format!("let {flag} name a file, or a new one")))
+}
+
+fn write_over(file: &Path, text: &[u8], sync: bool) -> std::io::Result<()> {
     let folder = file
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
-    let write = || -> std::io::Result<()> {
-        let mut temporary = tempfile::Builder::new()
-            .prefix(".run")
-            .suffix(".tmp")
-            // Temporary files are private by default; a record is to be read by others, as far as
-            // the umask lets them.
-            .permissions(fs::Permissions::from_mode(0o666))
-            .tempfile_in(folder.unwrap_or(Path::new(".")))?;
-        temporary.write_all(text)?;
-        if sync {
-            temporary.as_file().sync_all()?;
-        }
-        temporary.persist(file)?;
-        Ok(())
+    // Temporary files are private by default; a record is to be read by others, as far as the umask
+    // lets them. A file that is there stays as private as it is.
+    let permissions = match fs::metadata(file) {
+        Ok(metadata) => metadata.permissions(),
+        Err(_) => fs::Permissions::from_mode(0o666),
     };
-    write().map_err(|source| cannot_write(file, source))
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".run")
+        .suffix(".tmp")
+        .permissions(permissions)
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    temporary.write_all(text)?;
+    if sync {
+        temporary.as_file().sync_all()?;
+    }
+    temporary.persist(file)?;
+    Ok(())
 }
 
 pub(super) fn cannot_write(path: &Path, source: std::io::Error) -> Error {

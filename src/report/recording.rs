@@ -1,13 +1,13 @@
 //! A run's answers as a script, for `MODE=scripted` and for `--pin-outputs`.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::folder::cannot_write_file;
-use crate::error::Result;
+use super::folder::{cannot_write_file, ordinary};
+use crate::error::{Error, Result};
 use crate::record::StepRecord;
 use crate::units::Millis;
 
@@ -41,13 +41,27 @@ impl Recording {
     /// # Errors
     /// Exit code 110 where it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
+        let path = ordinary(path, FLAG)?;
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let partial = PathBuf::from(name);
-        let file =
-            File::create(&partial).map_err(|source| cannot_write_file(&partial, FLAG, source))?;
+        let open = || {
+            let mut options = OpenOptions::new();
+            options
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&partial)
+        };
+        let file = open().map_err(|source| cannot_write_file(&partial, FLAG, source))?;
+        if file.try_lock().is_err() {
+            let what = format!("another run records to {}", path.display());
+            return Err(Error::usage(what).hint("wait for its end, or name another file"));
+        }
+        file.set_len(0)
+            .map_err(|source| cannot_write_file(&partial, FLAG, source))?;
         Ok(Self {
-            path: path.to_owned(),
+            path,
             partial,
             file: BufWriter::new(file),
         })
@@ -79,17 +93,28 @@ impl Recording {
         write().map_err(|source| cannot_write_file(&self.partial, FLAG, source))
     }
 
-    /// Puts it into its place.
+    /// Puts it into its place; one that is not `complete` only where there is none before. Returns where
+    /// it is.
     ///
     /// # Errors
     /// As [`Self::create`].
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self, complete: bool) -> Result<PathBuf> {
+        let replaces = complete || !self.path.exists();
         let mut end = || -> std::io::Result<()> {
             self.file.flush()?;
             self.file.get_ref().sync_all()?;
-            fs::rename(&self.partial, &self.path)
+            match replaces {
+                true => fs::rename(&self.partial, &self.path),
+                false => Ok(()),
+            }
         };
-        end().map_err(|source| cannot_write_file(&self.path, FLAG, source))
+        end().map_err(|source| cannot_write_file(&self.path, FLAG, source))?;
+        Ok(if replaces { self.path } else { self.partial })
+    }
+
+    /// Leaves nothing behind: nothing was recorded.
+    pub fn forget(self) {
+        let _ = fs::remove_file(self.partial);
     }
 }
 
@@ -118,12 +143,31 @@ mod tests {
         };
         recording.add(&evaluated).expect("writable");
         assert_eq!(fs::read_to_string(&path).expect("there"), "old");
-        recording.finish().expect("writable");
+        let second = Recording::create(&path).expect_err("taken");
+        assert!(second.report().contains("another run records"));
+        recording.finish(true).expect("writable");
         let text = fs::read_to_string(&path).expect("there");
         assert_eq!(
             text,
             "{\"flow\":2,\"row\":\"r\",\"step\":\"plan\",\"sample\":1,\"output\":\"a \\\"b\\\"\",\
              \"queue_ms\":null,\"ttft_ms\":null,\"latency_ms\":5.0}\n"
         );
+    }
+
+    #[test]
+    fn half_a_recording_replaces_none() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("base.jsonl");
+        let finish = |complete| {
+            let recording = Recording::create(&path).expect("writable");
+            recording.finish(complete).expect("writable")
+        };
+        assert_eq!(finish(false), path, "there is none yet");
+        fs::write(&path, "whole").expect("writable");
+        assert_eq!(finish(false), folder.path().join("base.jsonl.partial"));
+        assert_eq!(fs::read_to_string(&path).expect("there"), "whole");
+        assert_eq!(finish(true), path);
+        Recording::create(&path).expect("writable").forget();
+        assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 1);
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::folder::{cannot_write_file, replace};
+use super::folder::{cannot_write_file, ordinary, replace_named};
 use crate::error::{Error, Result};
 use crate::record::evaluation::RolloutRecord;
 use crate::statistics::distribution;
@@ -86,18 +86,28 @@ pub struct RolloutFile {
 }
 
 impl RolloutFile {
-    /// Opens `output` for the rows of `input`, the first `limit` of them.
+    /// Opens `output` for the rows of `input`, the first `limit` of them, which have come to `num_flows`
+    /// flows.
     ///
     /// # Errors
     /// Exit code 2 where the file is there already (unless `resume`), holds something else, or a row has
     /// one of the keys that are added; 110 where it cannot be written.
     pub fn open(
-        (input, limit): (&Path, Option<usize>),
+        (input, limit, num_flows): (&Path, Option<usize>, usize),
         output: &Path,
         repeats: usize,
         resume: bool,
     ) -> Result<Self> {
         let rows = rows(input, limit)?;
+        if rows.is_empty() || rows.len() * repeats != num_flows {
+            let what = format!(
+                "{} is not what it was when the flows were made",
+                input.display()
+            );
+            return Err(Error::usage(what)
+                .hint("--input names a file that does not change, and that can be read twice"));
+        }
+        let output = &ordinary(output, FLAG)?;
         if !resume && fs::metadata(output).is_ok_and(|file| file.len() > 0) {
             return Err(
                 Error::usage(format!("{} is there already", output.display()))
@@ -113,7 +123,7 @@ impl RolloutFile {
         let lines = kept(&existing, &rows, repeats, output)?;
         let text = join(&lines);
         if text.as_bytes() != existing {
-            replace(output, text.as_bytes())?;
+            replace_named(output, FLAG, text.as_bytes())?;
             file = locked(output)?;
         }
         let record = RolloutRecord {
@@ -179,7 +189,7 @@ impl RolloutFile {
     /// # Errors
     /// Exit code 110 where the file cannot be written.
     pub fn finish(mut self) -> Result<RolloutRecord> {
-        replace(&self.path, join(&self.lines).as_bytes())?;
+        replace_named(&self.path, FLAG, join(&self.lines).as_bytes())?;
         let mut rewards = Vec::new();
         for line in self.lines.values() {
             let Ok(rollout) = serde_json::from_str::<Rollout>(line) else {
@@ -267,7 +277,11 @@ fn kept(
         };
         let Place { row, repeat } = rollout.rollout;
         let known = row.checked_sub(1).and_then(|row| rows.get(row));
-        let is_ours = known.is_some_and(|row| text.starts_with(row.as_str()));
+        let is_ours = known.is_some_and(|row| {
+            let added = text.strip_prefix(row.as_str());
+            let added = added.map(|added| added.strip_prefix(',').unwrap_or(added));
+            added.is_some_and(|added| added.starts_with("\"rollout\":"))
+        });
         if !is_ours || !(1..=repeats).contains(&repeat) {
             return Err(Error::usage(format!("{}: of another input", place())).hint(
                 "--resume goes on with the rows, the --limit and the --repeats of the first run, or \
@@ -329,7 +343,12 @@ mod tests {
     }
 
     fn open(files: &Files, repeats: usize, resume: bool) -> Result<RolloutFile> {
-        RolloutFile::open((&files.input, None), &files.output, repeats, resume)
+        RolloutFile::open(
+            (&files.input, None, 3 * repeats),
+            &files.output,
+            repeats,
+            resume,
+        )
     }
 
     #[test]
@@ -405,8 +424,80 @@ mod tests {
         fs::write(&files.output, line + "\n").expect("writable");
         assert!(refusal(true).contains("out.jsonl:1: of another input"));
         fs::remove_file(&files.output).expect("there");
-        fs::write(&files.input, "{\"reward\": 1}").expect("writable");
+        fs::write(&files.input, "{\"reward\": 1}\n{}\n{}").expect("writable");
         assert!(refusal(false).contains("the row has a key `reward`"));
+    }
+
+    #[test]
+    fn a_row_that_only_begins_like_another_is_another() {
+        let files = files();
+        let mut file = open(&files, 1, false).expect("new");
+        file.add(3, &rollout(3, 1, Some(1.0), None))
+            .expect("writable");
+        drop(file);
+        let longer = INPUT.replace("{\"id\": \"c\"}", "{\"id\": \"c\", \"z\": 1}");
+        for input in [longer.as_str(), "{\"id\": \"a\"}\n{}\n{}"] {
+            fs::write(&files.input, input).expect("writable");
+            let refusal = open(&files, 1, true).expect_err("another input");
+            assert!(refusal.report().contains("of another input"), "{input}");
+        }
+    }
+
+    #[test]
+    fn only_ordinary_files_are_replaced_and_they_stay_what_they_are() {
+        use std::os::unix::fs::PermissionsExt;
+        let files = files();
+        let folder = files.input.parent().expect("a folder").to_owned();
+        let open = |output: &Path| RolloutFile::open((&files.input, None, 3), output, 1, true);
+        assert!(
+            open(&folder)
+                .expect_err("a folder")
+                .report()
+                .contains("no ordinary file")
+        );
+        assert!(
+            open(Path::new("/dev/null"))
+                .expect_err("a device")
+                .report()
+                .contains("hint: ")
+        );
+
+        let real = folder.join("real.jsonl");
+        fs::write(&real, "").expect("writable");
+        fs::set_permissions(&real, fs::Permissions::from_mode(0o600)).expect("ours");
+        std::os::unix::fs::symlink(&real, &files.output).expect("a link");
+        let mut file = open(&files.output).expect("a file behind it");
+        file.add(1, &rollout(1, 1, None, None)).expect("writable");
+        file.finish().expect("writable");
+        assert!(
+            fs::symlink_metadata(&files.output)
+                .expect("there")
+                .is_symlink()
+        );
+        let metadata = fs::metadata(&real).expect("there");
+        assert!(metadata.len() > 0);
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_input_that_changes_meanwhile_is_refused() {
+        let files = files();
+        let open =
+            |num_flows| RolloutFile::open((&files.input, None, num_flows), &files.output, 1, false);
+        assert!(
+            open(4)
+                .expect_err("three rows")
+                .report()
+                .contains("not what it was")
+        );
+        fs::write(&files.input, "").expect("writable");
+        assert!(
+            open(0)
+                .expect_err("none")
+                .report()
+                .contains("not what it was")
+        );
+        assert!(!files.output.exists());
     }
 
     #[test]

@@ -37,9 +37,13 @@ pub fn pool_init(init: Millis) -> String {
 /// `[GENERATION] flow=… generation=… trials=… valid=… best_score=… selected=… selected_score=…`
 pub fn generation(generation: &GenerationRecord) -> String {
     format!(
-        "[GENERATION] flow={} generation={} trials={} valid={} best_score={} selected={} \
+        "[GENERATION] flow={}{} generation={} trials={} valid={} best_score={} selected={} \
          selected_score={}",
         generation.flow,
+        match generation.r#loop {
+            0 | 1 => String::new(),
+            further => format!(" loop={further}"),
+        },
         generation.generation,
         generation.trials,
         generation.outcomes.get("ok").copied().unwrap_or(0),

@@ -36,6 +36,11 @@ impl Accounts {
         }
     }
 
+    /// The time of the deadline begins anew.
+    pub fn begin(&mut self) {
+        self.opened = Pace::start();
+    }
+
     /// The model that is asked from now on.
     pub fn set_model(&mut self, model: &str) {
         model.clone_into(&mut self.model);

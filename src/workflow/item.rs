@@ -1,5 +1,7 @@
 //! What a step leaves behind, sample by sample.
 
+use std::collections::BTreeSet;
+
 use crate::engine::Message;
 use crate::flow::{Readable, Scored};
 
@@ -14,6 +16,8 @@ pub(crate) struct Item {
     pub(crate) scored: Option<Scored>,
     /// The trial that it is, or that it comes from.
     pub(crate) trial: Option<usize>,
+    /// The step and the sample that scored it; a selection keeps them.
+    pub(crate) origin: Option<(usize, usize)>,
 }
 
 /// A step that has begun.
@@ -90,10 +94,13 @@ fn readable<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> Readable {
     }
 }
 
-/// The best `keep` of `items`: by score, those without one last; among equals those that come first.
+/// The best `keep` of `items`: by score, those without one last; among equals those that come first. One
+/// that comes in several ways counts once.
 pub(crate) fn best<'a>(items: impl Iterator<Item = &'a Item>, keep: usize) -> Vec<Item> {
     let score = |item: &Item| item.scored.as_ref().and_then(|scored| scored.score);
-    let mut sorted: Vec<&Item> = items.collect();
+    let mut seen = BTreeSet::new();
+    let is_new = |item: &&Item| item.origin.is_none_or(|origin| seen.insert(origin));
+    let mut sorted: Vec<&Item> = items.filter(is_new).collect();
     sorted.sort_by(|one, other| match (score(one), score(other)) {
         (Some(one), Some(other)) => other.total_cmp(&one),
         (one, other) => other.is_some().cmp(&one.is_some()),
@@ -128,6 +135,21 @@ mod tests {
         let readable = node.readable().expect("it has ended");
         assert_eq!(readable.texts, ["a", "b", "c"]);
         assert_eq!(readable.scored.as_ref().map(Vec::len), Some(3));
+    }
+
+    #[test]
+    fn what_comes_twice_counts_once() {
+        let first = Item {
+            origin: Some((1, 0)),
+            ..item("a", Some(2.0))
+        };
+        let other = Item {
+            origin: Some((1, 1)),
+            ..item("b", Some(1.0))
+        };
+        let kept = best([&first, &other, &first].into_iter(), 3);
+        let texts: Vec<&str> = kept.iter().map(|item| item.text.as_str()).collect();
+        assert_eq!(texts, ["a", "b"]);
     }
 
     proptest! {

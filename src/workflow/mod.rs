@@ -189,14 +189,14 @@ pub fn run(
     let mut waiting: VecDeque<&Flow> = flows.iter().collect();
     loop {
         if interrupted.load(Ordering::Relaxed) {
-            runner.cancel_all();
+            runner.cancel_all()?;
             return Ok(Outcome::Interrupted);
         }
         if runner.running.is_empty() && waiting.is_empty() {
             return Ok(Outcome::Ended);
         }
         if let Some(reached) = runner.means.accounts.reached() {
-            runner.cancel_all();
+            runner.cancel_all()?;
             return Ok(Outcome::Limited(reached));
         }
         while runner.running.len() < options.concurrency.max(1) {

@@ -97,6 +97,21 @@ fn nothing_grows_over_200_evaluations() {
 }
 
 #[test]
+fn what_is_given_up_makes_room_and_is_not_told() {
+    let mut pool = pool_of(1);
+    let zygote = pool.zygote_pid();
+    let hangs = || within(1_000_000, "import time\ntime.sleep(1000)");
+    let (running, waiting) = (pool.submit(hangs()), pool.submit(hangs()));
+    wait_until("a child", || children_of(zygote).len() == 1);
+    pool.cancel(waiting);
+    pool.cancel(running);
+    assert_eq!(pool.open(), 0);
+    assert_eq!(evaluate(&mut pool, program("return 7")).score, Some(7.0));
+    wait_until("nobody", || children_of(zygote).is_empty());
+    assert!(pool.poll(Duration::ZERO).is_empty());
+}
+
+#[test]
 fn dropping_the_pool_kills_what_runs() {
     let mut pool = pool();
     let zygote = pool.zygote_pid();

@@ -184,7 +184,6 @@ impl<'a> Runner<'a, '_> {
                 .push_back(Settled::NoProgram(place, submitted, scored));
             return Ok(());
         };
-        let code = code.to_owned();
         let Some(evaluator) = self.means.evaluator.as_deref_mut() else {
             return Err(Error::preflight("there is no pool to evaluate programs in"));
         };

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{Checking, Evaluating, InFlight, Place, Runner, Settled};
 use crate::engine::{Completion, Message, RequestId, Role};
 use crate::error::{Error, Result};
-use crate::evaluate::{Finished, verify};
-use crate::flow::{Scored, Work};
+use crate::evaluate::{EvaluationId, Finished, verify};
+use crate::flow::{Part, Scored, Work};
 use crate::record::evaluation::{EvaluationRecord, GenerationRecord, TrialRecord};
 use crate::record::{RECORD_SCHEMA, StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
@@ -72,6 +72,7 @@ impl Runner<'_, '_> {
                     let (flow, label) = (place.flow, record.label());
                     let what =
                         format!("flow {flow}, step {label}: no recorded output to go on with");
+                    self.observer.step_ended(&record)?;
                     return self.fail(
                         flow,
                         Error::flow(what).hint("--pin-outputs names a recording of the same flows"),
@@ -139,6 +140,7 @@ impl Runner<'_, '_> {
                 .to_owned(),
                 answer,
             }),
+            origin: Some((place.step, place.sample)),
             ..item
         };
         running.tokens.add(&first);
@@ -152,6 +154,7 @@ impl Runner<'_, '_> {
         let item = Item {
             text: checking.text,
             scored: Some(scored),
+            origin: Some((checking.place.step, checking.place.sample)),
             ..Item::default()
         };
         let record = self.record_of(checking.place, &item, checking.submitted, now);
@@ -195,6 +198,7 @@ impl Runner<'_, '_> {
         self.observer.trial_ended(&TrialRecord {
             flow: place.flow,
             trial,
+            r#loop: step.generation.as_ref().map_or(0, |of| of.r#loop),
             generation: step.generation.as_ref().map_or(0, |of| of.number),
             step: step.id.clone(),
             sample: place.sample + 1,
@@ -211,6 +215,7 @@ impl Runner<'_, '_> {
             text: code.unwrap_or_default(),
             scored: Some(scored),
             trial: Some(trial),
+            origin: Some((place.step, place.sample)),
             ..Item::default()
         };
         let mut record = self.record_of(place, &item, submitted, now);
@@ -272,7 +277,7 @@ impl Runner<'_, '_> {
         let id = &running.step(place.step).id;
         let works_on_it = |step: &usize| {
             let work = &running.step(*step).work;
-            !matches!(work, Work::Select(_)) && work.of().contains(id)
+            begins_with_each_sample(work) && work.of().contains(id)
         };
         let waiting = running.graph.wait_only_for(place.step);
         for step in waiting.into_iter().filter(works_on_it).collect::<Vec<_>>() {
@@ -315,11 +320,12 @@ impl Runner<'_, '_> {
             self.in_flight.remove(&id);
             self.means.engine.cancel(id);
         }
-        self.evaluations
-            .retain(|_, evaluating| evaluating.place.flow != flow);
+        let of_it = |id: &EvaluationId| self.evaluations[id].place.flow == flow;
+        let ids: Vec<EvaluationId> = self.evaluations.keys().copied().filter(of_it).collect();
+        self.give_up_evaluations(ids);
         self.checks
             .retain(|_, checking| checking.place.flow != flow);
-        self.half_judged.retain(|(place, _), _| place.flow != flow);
+        self.tell_halves(|place| place.flow == flow)?;
         let now = Moment::now(self.means.engine)?;
         self.end(flow, now, Some(error))
     }
@@ -354,14 +360,59 @@ impl Runner<'_, '_> {
             .workflow_ended(&record, &response, error.as_ref())
     }
 
+    fn give_up_evaluations(&mut self, ids: Vec<EvaluationId>) {
+        for id in ids {
+            self.evaluations.remove(&id);
+            if let Some(evaluator) = self.means.evaluator.as_deref_mut() {
+                evaluator.cancel(id);
+            }
+        }
+    }
+
+    /// Tells of judges' requests that have ended and whose other half will not come.
+    fn tell_halves(&mut self, of: impl Fn(&Place) -> bool) -> Result<()> {
+        let halves: Vec<(Place, Order)> = (self.half_judged.keys())
+            .filter(|(place, _)| of(place))
+            .copied()
+            .collect();
+        for half in halves {
+            if let Some((record, _)) = self.half_judged.remove(&half) {
+                if let Some(running) = self.running.get_mut(&half.0.flow) {
+                    running.tokens.add(&record);
+                }
+                self.observer.step_ended(&record)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives up everything that goes on.
-    pub(in crate::workflow) fn cancel_all(&mut self) {
+    ///
+    /// # Errors
+    /// Where the observer cannot keep what had ended.
+    pub(in crate::workflow) fn cancel_all(&mut self) -> Result<()> {
         for (id, _) in self.in_flight.drain() {
             self.means.engine.cancel(id);
         }
-        self.evaluations.clear();
-        self.settled.clear();
+        self.give_up_evaluations(self.evaluations.keys().copied().collect());
         self.checks.clear();
+        self.settled.clear();
+        self.tell_halves(|_| true)
+    }
+}
+
+/// Whether a step that works on another's answers can begin with each of them: not where it waits for all,
+/// or its texts may read the other step as a whole.
+fn begins_with_each_sample(work: &Work) -> bool {
+    let are_known = |texts: [&[Part]; 2]| {
+        let mut parts = texts.into_iter().flatten();
+        parts.all(|part| part.as_text().is_some())
+    };
+    match work {
+        Work::Evaluate(_) => true,
+        Work::Verify(verify) => are_known([&verify.question, &verify.expected]),
+        Work::Judge(judge) => are_known([&judge.question, &judge.expected]),
+        Work::Generate(_) | Work::Select(_) => false,
     }
 }
 
@@ -376,10 +427,10 @@ fn generation_ended(
     now: Moment,
     origin: Moment,
 ) -> Option<GenerationRecord> {
-    let number = running.step(step).generation.as_ref()?.number;
+    let own = running.step(step).generation.as_ref()?;
     let of_it = |index: &usize| {
         let generation = running.step(*index).generation.as_ref();
-        generation.is_some_and(|of| of.number == number)
+        generation.is_some_and(|of| (of.r#loop, of.number) == (own.r#loop, own.number))
     };
     let steps: Vec<usize> = (0..running.flow.steps.len()).filter(of_it).collect();
     if steps.iter().any(|step| running.ends[*step].is_none()) {
@@ -399,12 +450,16 @@ fn generation_ended(
         *outcomes.entry(scored.outcome.clone()).or_default() += 1;
     }
     let scores: Vec<f64> = trials.iter().filter_map(|scored| scored.score).collect();
-    let selects = |step: &&usize| matches!(running.step(**step).work, Work::Select(_));
-    let selected = steps.iter().rfind(selects);
+    let carries = |step: &&usize| {
+        let generation = running.step(**step).generation.as_ref();
+        generation.is_some_and(|of| of.carries)
+    };
+    let selected = steps.iter().find(carries);
     let selected = selected.and_then(|step| running.nodes[*step].item(0));
     Some(GenerationRecord {
         flow: running.flow.flow,
-        generation: number,
+        r#loop: own.r#loop,
+        generation: own.number,
         trials: trials.len(),
         outcomes,
         best_score: scores.iter().copied().reduce(f64::max),

@@ -56,6 +56,10 @@ impl Evaluator for Double {
         }]
     }
 
+    fn cancel(&mut self, id: EvaluationId) {
+        self.open.retain(|(known, _)| *known != id);
+    }
+
     fn open(&self) -> usize {
         self.open.len()
     }
@@ -471,6 +475,92 @@ fn answers_are_checked_and_only_the_undecided_judged() {
         .map(|usage| (usage.kind.as_str(), usage.requests))
         .collect();
     assert_eq!(requests, [("generate", 4), ("judge", 4)]);
+}
+
+#[test]
+fn a_check_that_reads_all_answers_waits_for_them() {
+    let template = JUDGED.replacen(
+        "question = \"What is 1/2?\"",
+        "question = \"${steps.answer.texts | join(', ')}\"",
+        1,
+    );
+    let flows = flows_of(&template, 1);
+    let script = r#"{"step": "answer", "sample": 4, "output": "so \\boxed{0.5}", "latency_ms": 5}
+{"output": "so \\boxed{0.5}"}"#;
+    let (kept, _) = play(&flows, script, 0, None);
+    assert_eq!(kept.workflows[0].error, None);
+    assert_eq!(kept.responses[0].reward, Some(1.0));
+}
+
+#[test]
+fn half_a_judgement_is_kept_where_the_other_half_does_not_come() {
+    let flows = flows_of(JUDGED, 1);
+    let script = r#"{"step": "answer", "output": "so \\boxed{half}"}
+{"step": "judge", "sample": 1, "output": "[[A=B]]"}
+{"step": "judge", "output": "[[A=B]]", "latency_ms": 60000}"#;
+    let mut engine = scripted(script);
+    let limits = crate::config::Limits {
+        // Four answers of two words to prompts of three come to 20.
+        tokens: Some(21),
+        ..crate::config::Limits::default()
+    };
+    let mut accounts = Accounts::new("m", None, limits);
+    let (mut double, mut kept) = (Double::default(), Kept::default());
+    let outcome = run_with(
+        &mut engine,
+        &mut double,
+        &mut accounts,
+        None,
+        &flows,
+        &mut kept,
+    );
+    assert!(matches!(outcome, Ok(Outcome::Limited(_))), "{outcome:?}");
+    let judged = kept.steps.iter().filter(|step| step.kind() == "judge");
+    let told: Vec<_> = judged
+        .map(|step| (step.sample, step.outcome.as_deref(), step.score))
+        .collect();
+    assert_eq!(told, [(Some(1), Some("equal"), None)]);
+    let requests: u64 = accounts.usage().iter().map(|usage| usage.requests).sum();
+    assert_eq!(requests, 5, "what is counted is what is kept");
+}
+
+#[test]
+fn loops_have_generations_of_their_own() {
+    let second = r#"
+[[loop]]
+generations = 1
+steps = ["again", "again_trial"]
+start = "best"
+carry = "again_trial"
+
+[[step]]
+id = "again"
+prompt = "${previous.text}"
+
+[[step]]
+id = "again_trial"
+kind = "evaluate"
+of = "again"
+task = "packing"
+"#;
+    let flows = flows_of(&(EVOLVE.to_owned() + second), 1);
+    let script = evolve_script() + "\n" + &program("again.1", 1, "3.0");
+    let (kept, _) = play(&flows, &script, 3, None);
+    assert_eq!(kept.workflows[0].error, None);
+    let mut generations: Vec<_> = kept
+        .generations
+        .iter()
+        .map(|of| (of.r#loop, of.generation, of.trials, of.selected_score))
+        .collect();
+    generations.sort_by_key(|of| (of.0, of.1));
+    assert_eq!(
+        generations,
+        [
+            (1, 1, 3, Some(1.5)),
+            (1, 2, 3, Some(2.25)),
+            (2, 1, 1, Some(3.0))
+        ]
+    );
 }
 
 #[test]
