@@ -137,9 +137,11 @@ fn derived(run: &RunRecord, steps: &[StepRecord]) -> Shares {
 
     let expansion_s = run.expansion.flow_expansion_ms.seconds();
     let init_s = run.engine_init_ms.map_or(0.0, |ms| ms.seconds());
+    let pool_s = run.pool_init_ms.map_or(0.0, |ms| ms.seconds());
     // Nothing else goes on beside these.
     for (name, calls, time) in [
         ("flow_expansion", 1, expansion_s),
+        ("pool_init", run.pool_init_ms.is_some().into(), pool_s),
         ("engine_init", run.engine_starts as u64, init_s),
     ] {
         stages.push(Stage {
@@ -152,7 +154,7 @@ fn derived(run: &RunRecord, steps: &[StepRecord]) -> Shares {
     }
     let last_ms = edges.last().map_or(0.0, |edge| edge.at);
     let total_s = run.totals.benchmark_total_ms.map_or(0.0, |ms| ms.seconds());
-    let wall_s = expansion_s + total_s.max(last_ms / 1e3).max(init_s);
+    let wall_s = expansion_s + pool_s + total_s.max(last_ms / 1e3).max(init_s);
     let split: f64 = stages.iter().map(|stage| stage.split_s).sum();
     Shares {
         source: Source::Records,
