@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::record::metrics::Distribution;
+use crate::report::diagnose::seconds;
 
 /// Width of every drawing in its own units.
 pub(super) const WIDTH: f64 = 1000.0;
@@ -106,6 +107,7 @@ pub(super) fn panel(
         return None;
     }
     let end = largest * 1.02;
+    let has_values = |row: &(String, Vec<f64>, Option<Distribution>)| !row.1.is_empty();
     let strip = |(label, values, spread): (String, Vec<f64>, Option<Distribution>)| Strip {
         svg: strip(&values, spread.as_ref(), end),
         summary: spread.as_ref().map(summary).unwrap_or_default(),
@@ -113,7 +115,7 @@ pub(super) fn panel(
     };
     Some(Panel {
         title,
-        rows: rows.into_iter().map(strip).collect(),
+        rows: rows.into_iter().filter(has_values).map(strip).collect(),
         ticks: axis(end, PANEL_PARTS),
     })
 }
@@ -168,6 +170,11 @@ pub(super) fn summary(spread: &Distribution) -> String {
         }
     };
     spread_of(spread, unit.1, number)
+}
+
+/// As [`summary`], each number with a unit of its own: what lies orders of magnitude apart.
+pub(super) fn times(spread: &Distribution) -> String {
+    spread_of(spread, "", |ms| seconds(ms / 1e3))
 }
 
 /// As [`summary`], of numbers without a unit.

@@ -48,11 +48,8 @@ pub(super) fn judged(steps: &[StepRecord]) -> Vec<JudgedRow> {
             bar: bar(&record.outcomes, record.count),
             score: record.score.as_ref().map_or_else(none, chart::scores),
             svg: dots(of_it.iter().filter_map(|step| step.score)),
-            overhead: record
-                .overhead_ms
-                .as_ref()
-                .map_or_else(none, chart::summary),
-            run: record.run_ms.as_ref().map_or_else(none, chart::summary),
+            overhead: record.overhead_ms.as_ref().map_or_else(none, chart::times),
+            run: record.run_ms.as_ref().map_or_else(none, chart::times),
             overlap: record.overlap_ms.map_or_else(none, |overlap| {
                 let all = of_it.iter().filter(|step| step.evaluation.is_some());
                 let all: f64 = all.map(|step| step.latency_ms.0).sum();
