@@ -120,6 +120,7 @@ fn all_addresses_answer_while_it_runs() {
         }
     };
     assert_eq!(live["live"]["flows"], 1000);
+    assert_eq!(live["live"]["flows_failed"], 0);
     assert!(live["live"]["generated_tokens"].as_u64() >= Some(12));
     assert!(live["live"]["ttft"]["count"].as_u64() >= Some(6));
     assert!(live["resident_bytes"].as_u64() > Some(1 << 20));
@@ -155,6 +156,8 @@ fn nothing_can_be_changed_and_nothing_else_is_there() {
         ("GET /../etc/passwd HTTP/1.1\r\n\r\n", "404"),
         ("GET http://elsewhere/ HTTP/1.1\r\n\r\n", "404"),
         ("\u{16}\u{3}\u{1}", "400"),
+        ("GET /stats HTTP/1.1\r\nHost: evil.example\r\n\r\n", "403"),
+        ("GET /stats HTTP/1.1\r\nHost: localhost:1\r\n\r\n", "200"),
     ] {
         let (answer, _) = running.send(request.as_bytes());
         assert!(answer.contains(status), "{request:?}: {answer}");

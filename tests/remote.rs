@@ -871,3 +871,39 @@ fn the_local_tokenizer_stands_in_for_what_the_server_does_not_say() {
     );
     assert!(printed.err.contains("hint: TOKENIZER"), "{}", printed.err);
 }
+
+#[test]
+fn a_slow_server_and_calls_made_again_are_diagnosed() {
+    let slowly = |request: &server::Received| {
+        let mut acts = vec![Act::Wait(Duration::from_millis(40))];
+        acts.extend(match request.number {
+            0 => vec![json_answer(429, &json!({"error": "later"}))],
+            _ => server::sound(request),
+        });
+        (request.method == "POST").then_some(acts)
+    };
+    for profile in ["0", "1"] {
+        let server = Server::start(slowly);
+        let workspace = Workspace::new();
+        let settings = [
+            ("NUM_FLOWS", "2"),
+            ("PROFILE", profile),
+            ("RETRY_DELAY", "0.1"),
+        ];
+        let printed = run(remote(&workspace, &server).envs(settings));
+        assert_eq!(printed.code, 0, "{}", printed.err);
+        let printed = run(&mut workspace.flowbench(&["diagnose", "-o", "json"]));
+        let diagnosis: Value = serde_json::from_str(&printed.out).expect("JSON");
+        let causes = diagnosis["causes"].as_array().expect("a list");
+        let cause = |id: &str| {
+            let cause = causes.iter().find(|cause| cause["id"] == id);
+            cause.unwrap_or_else(|| panic!("PROFILE={profile}: no {id} in {causes:?}"))
+        };
+        assert_eq!(causes[0]["id"], "slow_server", "{causes:?}");
+        let evidence = cause("retries")["evidence"].to_string();
+        assert!(
+            evidence.contains("1 of 7 calls") && evidence.contains("429"),
+            "{evidence}"
+        );
+    }
+}

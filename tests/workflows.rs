@@ -108,6 +108,51 @@ fn an_evolution_leaves_its_trials_generations_and_lineage() {
     );
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn an_evolution_is_reported_and_what_made_it_long_is_found() {
+    let workspace = shipped("evolve_packing");
+    let mut command = scripted(&workspace, "evolve_packing");
+    printed(command.args(["--num-flows", "2"]), 0);
+    let (path, _) = printed(&mut workspace.flowbench(&["report"]), 0);
+    let page = fs::read_to_string(workspace.file(path.trim())).expect("written");
+    for part in [
+        "Evolution of flow 1",
+        "Evolution of flow 2",
+        "aria-label=\"Lineage of 10 trials\"",
+        "<title>trial 10, generation 3: score 2.541, from trial 6</title>",
+        "trial 5, generation 2: timeout, from trial 2",
+        "<h2>Judged steps</h2>",
+        "10: 2.541",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("NaN"));
+    let (text, _) = printed(&mut workspace.flowbench(&["report", "-o", "md"]), 0);
+    assert!(
+        text.contains("| 3 | 3 | 2 ok, 1 bad_output | 2.541 |"),
+        "{text}"
+    );
+    assert!(text.contains("### Judged steps"), "{text}");
+    // Its script has a program that never ends, and a limit of two seconds.
+    let (text, _) = printed(&mut workspace.flowbench(&["diagnose", "-o", "json"]), 0);
+    let diagnosis: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(
+        diagnosis["causes"][0]["id"], "evaluation_timeouts",
+        "{text}"
+    );
+    // A summary that is no summary is told.
+    let summary = workspace
+        .run_folder()
+        .join("evolution/flow_00001/summary.json");
+    fs::write(&summary, "{").expect("writable");
+    let (_, err) = printed(&mut workspace.flowbench(&["report"]), 2);
+    assert!(
+        err.contains("summary.json") && err.contains("hint: "),
+        "{err}"
+    );
+}
+
 /// The trace's events of a run, checked for nesting: (category, start, end, lane).
 fn trace(workspace: &Workspace) -> Vec<(String, f64, f64, u64)> {
     let text = fs::read(workspace.run_folder().join("trace.json")).expect("was written");

@@ -14,10 +14,13 @@ use crate::report::{Console, folder, page};
 pub(crate) fn run(arguments: &ReportArgs, console: &mut Console) -> Result<Exit> {
     let run = SavedRun::read(arguments.run.as_deref(), &arguments.out)?;
     match arguments.output {
-        ReportFormat::Md => console.result(page::markdown(&run.record, &run.steps).trim_end())?,
+        ReportFormat::Md => {
+            console.result(page::markdown(&run.record, &run.steps, &run.evolutions).trim_end())?
+        }
         ReportFormat::Html => {
             let file = run.folder.join("report.html");
-            folder::replace(&file, page::html(&run.record, &run.steps)?.as_bytes())?;
+            let page = page::html(&run.record, &run.steps, &run.evolutions)?;
+            folder::replace(&file, page.as_bytes())?;
             console.result(&file.display().to_string())?;
         }
     }

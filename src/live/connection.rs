@@ -1,7 +1,7 @@
 //! One connection: a request is read, an answer is written, and it is closed. Nothing here blocks.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::render::Answer;
@@ -127,6 +127,9 @@ fn parse(bytes: &[u8]) -> Parsed {
         (Some(method), _) if !matches!(method, "GET" | "HEAD") => {
             Parsed::Refused(Answer::error("405 Method Not Allowed"))
         }
+        (Some(_), Some(_)) if is_complete && !request.headers.iter().all(is_ours) => {
+            Parsed::Refused(Answer::error("403 Forbidden"))
+        }
         (Some(method), Some(target)) if is_complete => {
             let path = target.split('?').next().unwrap_or_default().to_owned();
             match method {
@@ -141,6 +144,29 @@ fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
+/// Whether a header asks for a host that this server can be: an address, or a name of this machine's
+/// own. A page from elsewhere whose name is made to lead here (DNS rebinding) would otherwise be let
+/// read the figures by its visitor's browser, which always says the name.
+fn is_ours(header: &httparse::Header<'_>) -> bool {
+    if !header.name.eq_ignore_ascii_case("host") {
+        return true;
+    }
+    let Ok(host) = std::str::from_utf8(header.value) else {
+        return false;
+    };
+    if let Some(rest) = host.strip_prefix('[') {
+        let address = rest.split_once(']');
+        return address.is_some_and(|(address, port)| {
+            address.parse::<Ipv6Addr>().is_ok() && (port.is_empty() || port.starts_with(':'))
+        });
+    }
+    let name = host.split(':').next().unwrap_or_default();
+    let name = name.strip_suffix('.').unwrap_or(name);
+    // RFC 6761, section 6.3: every name below `localhost` is this machine's.
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.parse::<IpAddr>().is_ok() || last.eq_ignore_ascii_case("localhost")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,7 +177,7 @@ mod tests {
         let get = |path: &str| Parsed::Get(path.to_owned());
         assert_eq!(parse(b"GET /stats?x=1 HTTP/1.1\r\n\r\n"), get("/stats"));
         assert_eq!(
-            parse(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            parse(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             Parsed::Head("/".to_owned())
         );
         for partial in [&b""[..], b"G", b"GET /stats", b"GET / HTTP/1.1\r\nHost: a"] {
@@ -167,6 +193,42 @@ mod tests {
         assert!(matches!(parse(b"\x16\x03\x01\x02"), Parsed::Refused(_)));
         let long = [b"GET / HTTP/1.1\r\nA: ".as_slice(), &[b'a'; MOST_BYTES]].concat();
         assert!(matches!(parse(&long), Parsed::Refused(_)));
+    }
+
+    #[test]
+    fn other_names_than_this_machines_own_are_refused() {
+        let asked =
+            |host: &str| parse(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        for ours in [
+            "localhost",
+            "localhost:9100",
+            "LOCALHOST.",
+            "run.localhost:1",
+            "127.0.0.1",
+            "192.168.1.7:9100",
+            "[::1]:9100",
+            "[fe80::1]",
+        ] {
+            assert_eq!(asked(ours), Parsed::Get("/".to_owned()), "{ours}");
+        }
+        for other in [
+            "evil.example",
+            "localhost.evil.example:9100",
+            "127.0.0.1.evil.example",
+            "notlocalhost",
+            "",
+            "[evil]",
+            "[::1",
+            "[::1]evil",
+            "\u{e4}",
+        ] {
+            let Parsed::Refused(answer) = asked(other) else {
+                panic!("{other} is refused");
+            };
+            assert!(answer.status.starts_with("403"), "{other}");
+        }
+        let two = b"GET / HTTP/1.1\r\nHost: localhost\r\nhost: evil.example\r\n\r\n";
+        assert!(matches!(parse(two), Parsed::Refused(_)));
     }
 
     proptest! {

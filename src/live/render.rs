@@ -155,6 +155,12 @@ fn write_metrics(out: &mut String, reading: &Reading) -> std::fmt::Result {
         live.flows_ended as f64,
     )?;
     one(
+        "flows_failed_total",
+        "counter",
+        "Flows that have ended badly.",
+        live.flows_failed as f64,
+    )?;
+    one(
         "steps_ended_total",
         "counter",
         "Steps that have ended, well or badly.",

@@ -16,13 +16,15 @@ const BOUNDS: [f64; 16] = [
 pub enum Count {
     /// Flows that the run has, over all its rounds.
     Flows,
+    /// Flows that have ended badly.
+    FlowsFailed,
     /// Tokens that were generated.
     Generated,
     /// Prompt tokens that were computed.
     Prefilled,
 }
 
-static COUNTS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+static COUNTS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 static KV_HELD: AtomicU64 = AtomicU64::new(0);
 static KV_PAGES: AtomicU64 = AtomicU64::new(0);
 
@@ -54,6 +56,8 @@ pub struct Live {
     pub flows_running: u64,
     /// Flows that have ended, well or badly.
     pub flows_ended: u64,
+    /// Those of them that ended badly.
+    pub flows_failed: u64,
     /// Steps that have ended, well or badly.
     pub steps_ended: u64,
     /// Tokens that were generated.
@@ -168,6 +172,7 @@ impl Watched {
             flows: count(Count::Flows),
             flows_running: self.flows_running,
             flows_ended: self.flows_ended,
+            flows_failed: count(Count::FlowsFailed),
             steps_ended: step.count,
             generated_tokens: count(Count::Generated),
             prefilled_tokens: count(Count::Prefilled),

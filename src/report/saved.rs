@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::record::evaluation::EvolutionRecord;
 use crate::record::{RECORD_SCHEMA, RunRecord, StepRecord};
 
 /// A run as its folder has it.
@@ -15,6 +16,8 @@ pub struct SavedRun {
     pub record: RunRecord,
     /// `steps.jsonl`, as far as it was written.
     pub steps: Vec<StepRecord>,
+    /// The summaries of its evolutions, by flow.
+    pub evolutions: Vec<EvolutionRecord>,
 }
 
 impl SavedRun {
@@ -46,6 +49,7 @@ impl SavedRun {
         Ok(Self {
             record: parse(&text, &file)?,
             steps: steps(&folder.join("steps.jsonl"))?,
+            evolutions: evolutions(&folder.join("evolution"))?,
             folder,
         })
     }
@@ -90,6 +94,19 @@ fn steps(file: &Path) -> Result<Vec<StepRecord>> {
         }
     }
     Ok(steps)
+}
+
+/// The summaries in a folder of evolutions; none where there is no such folder.
+fn evolutions(folder: &Path) -> Result<Vec<EvolutionRecord>> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Ok(Vec::new());
+    };
+    let files = entries.filter_map(|entry| Some(entry.ok()?.path().join("summary.json")));
+    let mut files: Vec<PathBuf> = files.filter(|file| file.is_file()).collect();
+    files.sort();
+    (files.iter())
+        .map(|file| parse(&read(file)?, file))
+        .collect()
 }
 
 /// The latest run's folder: their names begin with their time.

@@ -17,7 +17,9 @@ pub(super) fn causes(run: &RunRecord, steps: &[StepRecord], shares: &Shares) -> 
     let mut causes: Vec<Cause> = [
         engine_restarts(run, shares),
         no_expansion_cache(run, shares),
-        evaluation_processes(shares),
+        evaluation_processes(steps, shares),
+        timeouts(steps, shares),
+        retries(run, steps, shares),
         prefixes(run, steps, shares),
         slow_server(run, shares),
         one_at_a_time(run, shares),
@@ -99,15 +101,32 @@ fn no_expansion_cache(run: &RunRecord, shares: &Shares) -> Option<Cause> {
     })
 }
 
-fn evaluation_processes(shares: &Shares) -> Option<Cause> {
+fn evaluation_processes(steps: &[StepRecord], shares: &Shares) -> Option<Cause> {
     let start_up = shares.stage("evaluate.start_up")?;
-    let evaluation: f64 = ["evaluate.start_up", "evaluate.run", "evaluate.validate"]
-        .iter()
-        .filter_map(|name| shares.stage(name))
-        .map(|stage| stage.union_s)
-        .sum();
-    let each = start_up.union_s / start_up.calls.max(1) as f64;
-    if start_up.calls < 2 || each < START_S || start_up.union_s < 0.5 * evaluation {
+    let union = |name: &&str| shares.stage(name).map_or(0.0, |stage| stage.union_s);
+    let records = steps.iter().filter_map(|step| step.evaluation.as_ref());
+    let times: Vec<(f64, f64)> = records
+        .map(|times| {
+            let all = times.start_up_ms + times.run_ms + times.stop_ms + times.validate_ms;
+            (times.start_up_ms.seconds(), all.seconds())
+        })
+        .collect();
+    // The evaluations' own times, where they were kept: at the same time they count in full.
+    let (starting, evaluation) = match times.is_empty() {
+        false => (
+            times.iter().map(|(start_up, _)| start_up).sum(),
+            times.iter().map(|(_, all)| all).sum(),
+        ),
+        true => (
+            start_up.union_s,
+            ["evaluate.start_up", "evaluate.run", "evaluate.validate"]
+                .iter()
+                .map(union)
+                .sum::<f64>(),
+        ),
+    };
+    let each: f64 = starting / start_up.calls.max(1) as f64;
+    if start_up.calls < 2 || each < START_S || starting < 0.5 * evaluation {
         return None;
     }
     Some(Cause {
@@ -118,12 +137,110 @@ fn evaluation_processes(shares: &Shares) -> Option<Cause> {
             "{} starts of {} each, {} of the evaluations' time",
             start_up.calls,
             seconds(each),
-            percent(start_up.union_s / evaluation)
+            percent(starting / evaluation)
         ),
         advice: "Run the programs in a pool of workers that are started once, before the workflow \
                  loop, and live on from program to program."
             .to_owned(),
         saves_s: start_up.exposed_s * (start_up.calls - 1) as f64 / start_up.calls as f64,
+    })
+}
+
+/// Programs that never end are run until they are killed.
+fn timeouts(steps: &[StepRecord], shares: &Shares) -> Option<Cause> {
+    let run = shares.stage("evaluate.run")?;
+    let times = |killed: bool| {
+        let of_it = steps.iter().filter(move |step| {
+            (step.kind() == "evaluate") && (step.outcome.as_deref() == Some("timeout")) == killed
+        });
+        let times = of_it.filter_map(|step| step.evaluation.as_ref());
+        times
+            .map(|times| times.run_ms.seconds())
+            .collect::<Vec<f64>>()
+    };
+    let (killed, others) = (times(true), times(false));
+    let (of_killed, of_others): (f64, f64) = (killed.iter().sum(), others.iter().sum());
+    if killed.is_empty() || of_killed < 0.5 * (of_killed + of_others) {
+        return None;
+    }
+    let longest = others.iter().copied().reduce(f64::max);
+    let longest = longest.map_or_else(String::new, |longest| {
+        format!("; the longest of the others took {}", seconds(longest))
+    });
+    Some(Cause {
+        id: "evaluation_timeouts",
+        title: "Programs that do not end are run until they are killed".to_owned(),
+        stage: "evaluate.run",
+        evidence: format!(
+            "{} of {} programs were killed after {} each{longest}",
+            killed.len(),
+            killed.len() + others.len(),
+            seconds(of_killed / killed.len() as f64)
+        ),
+        advice:
+            "Lower the step's timeout_ms to a little more than what good programs take; tell the \
+                 model of the limit in the prompt."
+                .to_owned(),
+        saves_s: run.exposed_s * of_killed / (of_killed + of_others),
+    })
+}
+
+/// Calls to a server failed and were made again.
+fn retries(run: &RunRecord, steps: &[StepRecord], shares: &Shares) -> Option<Cause> {
+    let remote = run
+        .totals
+        .remote
+        .as_ref()
+        .filter(|remote| remote.retries > 0)?;
+    // The waits and the failed calls are in the time to first tokens.
+    let firsts = steps.iter().filter_map(|step| step.ttft_ms);
+    let firsts: f64 = firsts.map(|first| first.seconds()).sum();
+    let of_again = |again: bool| {
+        let of_it = steps
+            .iter()
+            .filter(move |step| (step.attempts > Some(1)) == again);
+        let firsts: Vec<f64> = of_it
+            .filter_map(|step| Some(step.ttft_ms?.seconds()))
+            .collect();
+        firsts
+    };
+    let (again, once) = (of_again(true), of_again(false));
+    // As if those had taken as long as the others, or had only not waited.
+    let usual = crate::statistics::median(&once)
+        .or_else(|| crate::statistics::distribution(&once).map(|spread| spread.mean));
+    let lost: f64 = match usual {
+        Some(usual) => again.iter().map(|first| (first - usual).max(0.0)).sum(),
+        None => remote.backoff_ms.seconds(),
+    };
+    let counts = [
+        (remote.rate_limited, "put off (429)"),
+        (remote.server_errors, "errors of the server"),
+        (remote.timeouts, "time-outs"),
+        (remote.cut_off, "cut off"),
+        (remote.connect_failures, "without a connection"),
+        (remote.malformed, "not understood"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    Some(Cause {
+        id: "retries",
+        title: "Calls to the server fail and are made again".to_owned(),
+        stage: "prefill",
+        evidence: format!(
+            "{} of {} calls were made again ({}), with {} of waiting between",
+            remote.retries,
+            remote.attempts,
+            counts.join(", "),
+            seconds(remote.backoff_ms.seconds())
+        ),
+        advice: match remote.rate_limited > 0 {
+            true => "Keep fewer flows in flight (CONCURRENCY), or have the server's limit raised.",
+            false => "Look at the server's log for these calls, and at the network between.",
+        }
+        .to_owned(),
+        saves_s: shares.exposed("prefill") * (lost / firsts.max(f64::MIN_POSITIVE)).min(1.0),
     })
 }
 

@@ -27,7 +27,7 @@ pub struct Diagnosis {
     pub status: Status,
     /// What the stages are from: `profile` (`--profile`), or `records` (the steps' own times).
     pub source: Source,
-    /// Time that is looked at: the profile's, or expansion and benchmark.
+    /// Time that is looked at: the profile's, or expansion, pool and benchmark.
     pub wall_s: f64,
     /// Time in which no stage was open.
     pub idle_s: f64,
@@ -183,7 +183,9 @@ fn advice(stage: &str) -> &'static str {
         "flow_expansion" => "Keep flows/ and its cache between runs; include fewer fixture files.",
         "locate_model" => "Fetch the model before (`flowbench model fetch`); keep the cache.",
         "environment" => "Nothing to do: it asks git for the revision.",
-        "pool_init" => "More flows in one run spread it.",
+        "pool_init" => {
+            "More flows in one run spread it; math-verify takes longer to load than Python itself."
+        }
         "engine_init" => "Start one engine for the whole run; more flows in one run spread it.",
         "prompt_rendering" => "Shorten the conversations that steps carry on.",
         "tokenise" => "Shorten the prompts; what is tokenised again is what steps append.",

@@ -54,8 +54,54 @@ pub(super) fn shares(run: &RunRecord, steps: &[StepRecord]) -> Shares {
     }
 }
 
-const NAMES: [&str; 3] = ["queue_wait", "prefill", "decode"];
+const NAMES: [&str; 7] = [
+    "queue_wait",
+    "prefill",
+    "decode",
+    "evaluate.start_up",
+    "evaluate.run",
+    "evaluate.validate",
+    "verify",
+];
 const QUEUE: usize = 0;
+const PREFILL: usize = 1;
+const DECODE: usize = 2;
+const START_UP: usize = 3;
+const RUN: usize = 4;
+const VALIDATE: usize = 5;
+const VERIFY: usize = 6;
+
+/// The stages that a step goes through: which, from when, until when, in milliseconds from its start.
+fn parts(step: &StepRecord) -> Vec<(usize, f64, f64)> {
+    let end = step.latency_ms.0;
+    let at = |time: f64| time.min(end);
+    match (step.kind(), &step.evaluation) {
+        ("evaluate", Some(times)) => {
+            let asked = at(times.waited_ms.0);
+            let begun = at(asked + times.start_up_ms.0);
+            let over = at(begun + times.run_ms.0);
+            let gone = at(over + times.stop_ms.0 + times.validate_ms.0);
+            vec![
+                (QUEUE, 0.0, asked),
+                (START_UP, asked, begun),
+                (RUN, begun, over),
+                (VALIDATE, over, gone),
+            ]
+        }
+        // There was no program to run.
+        ("evaluate", None) => Vec::new(),
+        ("verify", _) => vec![(VERIFY, 0.0, end)],
+        _ => {
+            let first = step.ttft_ms.map_or(end, |ms| ms.0);
+            let begun = step.queue_ms.map_or(0.0, |ms| ms.0).min(first);
+            vec![
+                (QUEUE, 0.0, begun),
+                (PREFILL, begun, first),
+                (DECODE, first, end),
+            ]
+        }
+    }
+}
 
 /// A stage opens or closes, at so many milliseconds.
 struct Edge {
@@ -68,28 +114,13 @@ fn derived(run: &RunRecord, steps: &[StepRecord]) -> Shares {
     let mut edges = Vec::new();
     let mut calls = [0; NAMES.len()];
     for step in steps {
-        let start = step.start_ms.0;
-        let first = step.ttft_ms.map_or(step.latency_ms.0, |ms| ms.0);
-        let begun = step.queue_ms.map_or(0.0, |ms| ms.0).min(first);
-        let bounds = [
-            start,
-            start + begun,
-            start + first,
-            start + step.latency_ms.0,
-        ];
-        for (stage, pair) in bounds.windows(2).enumerate() {
-            if pair[1] > pair[0] {
+        for (stage, from, to) in parts(step) {
+            if to > from {
                 calls[stage] += 1;
-                edges.push(Edge {
-                    at: pair[0],
-                    stage,
-                    opens: true,
-                });
-                edges.push(Edge {
-                    at: pair[1],
-                    stage,
-                    opens: false,
-                });
+                for (at, opens) in [(from, true), (to, false)] {
+                    let at = step.start_ms.0 + at;
+                    edges.push(Edge { at, stage, opens });
+                }
             }
         }
     }
@@ -106,9 +137,11 @@ fn derived(run: &RunRecord, steps: &[StepRecord]) -> Shares {
 
     let expansion_s = run.expansion.flow_expansion_ms.seconds();
     let init_s = run.engine_init_ms.map_or(0.0, |ms| ms.seconds());
+    let pool_s = run.pool_init_ms.map_or(0.0, |ms| ms.seconds());
     // Nothing else goes on beside these.
     for (name, calls, time) in [
         ("flow_expansion", 1, expansion_s),
+        ("pool_init", run.pool_init_ms.is_some().into(), pool_s),
         ("engine_init", run.engine_starts as u64, init_s),
     ] {
         stages.push(Stage {
@@ -121,7 +154,7 @@ fn derived(run: &RunRecord, steps: &[StepRecord]) -> Shares {
     }
     let last_ms = edges.last().map_or(0.0, |edge| edge.at);
     let total_s = run.totals.benchmark_total_ms.map_or(0.0, |ms| ms.seconds());
-    let wall_s = expansion_s + total_s.max(last_ms / 1e3).max(init_s);
+    let wall_s = expansion_s + pool_s + total_s.max(last_ms / 1e3).max(init_s);
     let split: f64 = stages.iter().map(|stage| stage.split_s).sum();
     Shares {
         source: Source::Records,

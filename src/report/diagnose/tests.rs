@@ -2,7 +2,9 @@ use serde_json::json;
 
 use super::*;
 use crate::record::PrefixRecord;
+use crate::record::evaluation::EvaluationRecord;
 use crate::record::profile::{Profile, StageShare};
+use crate::record::remote::RemoteRecord;
 use crate::report::testing::run;
 use crate::units::Millis;
 
@@ -93,6 +95,133 @@ fn a_process_for_each_evaluation_is_the_cause() {
         5,
         "what was never called has no row"
     );
+}
+
+/// A step that evaluates: waited, start-up, run, the rest.
+fn trial(start: f64, times: [f64; 4], outcome: &str) -> StepRecord {
+    let [waited, start_up, run, stop] = times.map(Millis);
+    StepRecord {
+        flow: 1,
+        step: "trial".to_owned(),
+        kind: Some("evaluate".to_owned()),
+        outcome: Some(outcome.to_owned()),
+        start_ms: Millis(start),
+        latency_ms: waited + start_up + run + stop,
+        queue_ms: Some(waited),
+        evaluation: Some(EvaluationRecord {
+            waited_ms: waited,
+            start_up_ms: start_up,
+            run_ms: run,
+            stop_ms: stop,
+            ..EvaluationRecord::default()
+        }),
+        ..StepRecord::default()
+    }
+}
+
+#[test]
+fn evaluations_are_found_without_a_profile_too() {
+    let (record, mut steps) = run(2, 0.0, 20.0, 30.0);
+    let after = record.totals.benchmark_total_ms.expect("set").0;
+    // Two at a time, one after the other for 12 s: each has its own 300 ms.
+    for number in 0..80 {
+        let start = after + 320.0 * f64::from(number / 2);
+        steps.push(trial(start, [0.0, 300.0, 10.0, 10.0], "ok"));
+    }
+    let diagnosis = diagnose(&record, &steps);
+    assert_eq!(diagnosis.source, Source::Records);
+    let cause = &diagnosis.causes[0];
+    assert_eq!(cause.id, "evaluation_processes");
+    assert!(
+        cause
+            .evidence
+            .starts_with("80 starts of 300 ms each, 93.8 %"),
+        "{}",
+        cause.evidence
+    );
+    assert!(
+        (cause.saves_s - 12.0 * 79.0 / 80.0).abs() < 1e-6,
+        "{}",
+        cause.saves_s
+    );
+    let stage = |name: &str| {
+        let stage = diagnosis.stages.iter().find(|stage| stage.stage == name);
+        stage.unwrap_or_else(|| panic!("{name} is there"))
+    };
+    assert_eq!(
+        (
+            stage("evaluate.start_up").calls,
+            stage("evaluate.run").calls
+        ),
+        (80, 80)
+    );
+    assert!((stage("evaluate.start_up").union_s - 12.0).abs() < 1e-6);
+    assert_eq!(stage("decode").calls, 6, "what is evaluated is not decoded");
+
+    // A pool whose processes start in 3 ms is no cause.
+    let fast = steps.iter().cloned().map(|step| match step.evaluation {
+        Some(_) => trial(step.start_ms.0, [0.0, 3.0, 10.0, 1.0], "ok"),
+        None => step,
+    });
+    let diagnosis = diagnose(&record, &fast.collect::<Vec<_>>());
+    assert!(!ids(&diagnosis).contains(&"evaluation_processes"));
+}
+
+#[test]
+fn programs_that_are_killed_are_the_cause() {
+    let (record, mut steps) = run(2, 0.0, 20.0, 30.0);
+    let after = record.totals.benchmark_total_ms.expect("set").0;
+    steps.push(trial(after, [0.0, 3.0, 2000.0, 1.0], "timeout"));
+    steps.push(trial(after + 2004.0, [0.0, 3.0, 20.0, 1.0], "ok"));
+    let diagnosis = diagnose(&record, &steps);
+    let cause = &diagnosis.causes[0];
+    assert_eq!(cause.id, "evaluation_timeouts");
+    assert_eq!(
+        cause.evidence,
+        "1 of 2 programs were killed after 2.00 s each; the longest of the others took 20.0 ms"
+    );
+    assert!((cause.saves_s - 2.0).abs() < 1e-6, "{}", cause.saves_s);
+    steps.pop();
+    assert!(
+        diagnose(&record, &steps).causes[0]
+            .evidence
+            .ends_with("2.00 s each")
+    );
+}
+
+#[test]
+fn calls_that_are_made_again_are_a_cause() {
+    let (mut record, mut steps) = run(5, 0.0, 100.0, 100.0);
+    record.engine["kind"] = json!("remote");
+    record.totals.remote = Some(RemoteRecord {
+        requests: 15,
+        attempts: 17,
+        retries: 2,
+        rate_limited: 2,
+        backoff_ms: Millis(900.0),
+        ..RemoteRecord::default()
+    });
+    for step in &mut steps {
+        step.attempts = Some(1);
+    }
+    steps[4].attempts = Some(3);
+    steps[4].ttft_ms = Some(Millis(1100.0));
+    steps[4].latency_ms = Millis(1200.0);
+    let diagnosis = diagnose(&record, &steps);
+    let cause = diagnosis.causes.iter().find(|cause| cause.id == "retries");
+    let cause = cause.expect("named");
+    assert_eq!(
+        cause.evidence,
+        "2 of 17 calls were made again (2 put off (429)), with 900 ms of waiting between"
+    );
+    assert!(cause.advice.contains("CONCURRENCY"));
+    assert!(
+        cause.saves_s > 0.1 && cause.saves_s < 1.1,
+        "{}",
+        cause.saves_s
+    );
+    record.totals.remote = None;
+    assert!(!ids(&diagnose(&record, &steps)).contains(&"retries"));
 }
 
 #[test]

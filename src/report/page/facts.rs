@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::chart;
 use crate::record::{RunRecord, Status, StepRecord};
 use crate::report::diagnose::seconds;
 use crate::statistics::{distribution, median};
@@ -107,6 +108,24 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
             label: "prompt tokens reused",
             value: format!("{reused:.0} %"),
             note: format!("of {}", totals.prompt_tokens),
+        });
+    }
+    if let Some(reward) = &totals.reward {
+        tiles.push(Tile {
+            label: "reward, mean",
+            value: format!("{:.3}", reward.mean),
+            note: match reward.count {
+                1 => "one workflow".to_owned(),
+                count => format!("of {count}, {}", chart::scores(reward)),
+            },
+        });
+    }
+    let costs: Vec<f64> = totals.usage.iter().filter_map(|usage| usage.cost).collect();
+    if !costs.is_empty() {
+        tiles.push(Tile {
+            label: "cost",
+            value: format!("{:.4}", costs.iter().sum::<f64>()),
+            note: "at the prices in settings".to_owned(),
         });
     }
     tiles.push(Tile {

@@ -3,9 +3,12 @@
 
 mod chart;
 mod facts;
+mod judged;
+mod lineage;
 #[cfg(test)]
 mod tests;
 mod text;
+mod timeline;
 
 use minijinja::Environment;
 use serde::Serialize;
@@ -13,6 +16,7 @@ use serde_json::json;
 
 use crate::error::{Context, Exit, Result};
 use crate::metrics::Positions;
+use crate::record::evaluation::EvolutionRecord;
 use crate::record::metrics::PositionRecord;
 use crate::record::{Metric, RunRecord, Status, StepRecord};
 use crate::report::diagnose::{Diagnosis, Source, diagnose, seconds};
@@ -22,11 +26,15 @@ pub use text::markdown;
 /// Most workflows in the list of the slowest.
 const SLOWEST: usize = 10;
 
-/// The page.
+/// The page. `evolutions` are those that the run has left.
 ///
 /// # Errors
 /// Exit code 110 where the template does not render, which would be a mistake in it.
-pub fn html(run: &RunRecord, steps: &[StepRecord]) -> Result<String> {
+pub fn html(
+    run: &RunRecord,
+    steps: &[StepRecord],
+    evolutions: &[EvolutionRecord],
+) -> Result<String> {
     let mut environment = Environment::new();
     let broken = || "failed to make the page".to_owned();
     // Names that end in .html are escaped.
@@ -56,6 +64,14 @@ pub fn html(run: &RunRecord, steps: &[StepRecord]) -> Result<String> {
             Source::Records => "the steps' times",
         },
         "causes": causes(&diagnosis),
+        "judged": judged::judged(steps),
+        "verification": judged::verification(run),
+        "evolutions": (evolutions.iter().take(lineage::SHOWN))
+            .map(lineage::evolution)
+            .collect::<Vec<_>>(),
+        "evolutions_left_out": evolutions.len().saturating_sub(lineage::SHOWN),
+        "usage": judged::usage(run),
+        "rollouts": run.rollouts.as_ref().map(judged::rollouts),
         "timelines": timelines(run, steps),
         "panels": panels(steps, &positions),
         "tokens": tokens(&positions),
@@ -178,7 +194,7 @@ fn causes(diagnosis: &Diagnosis) -> Vec<CauseRow> {
 }
 
 /// One timeline; in `MODE=both` one of the first round of each mode.
-fn timelines(run: &RunRecord, steps: &[StepRecord]) -> Vec<chart::Timeline> {
+fn timelines(run: &RunRecord, steps: &[StepRecord]) -> Vec<timeline::Timeline> {
     if steps.is_empty() {
         return Vec::new();
     }
@@ -188,14 +204,14 @@ fn timelines(run: &RunRecord, steps: &[StepRecord]) -> Vec<chart::Timeline> {
         let init = (run.engine_starts == 1)
             .then_some(run.engine_init_ms)
             .flatten();
-        return vec![chart::timeline(
+        return vec![timeline::timeline(
             String::new(),
             &all,
             0.0,
             init.map(|ms| ms.0),
         )];
     };
-    let first = |mode: &str| -> Option<chart::Timeline> {
+    let first = |mode: &str| -> Option<timeline::Timeline> {
         let round = comparison.rounds.iter().find(|round| round.mode == mode)?;
         let steps: Vec<&StepRecord> = steps
             .iter()
@@ -206,7 +222,7 @@ fn timelines(run: &RunRecord, steps: &[StepRecord]) -> Vec<chart::Timeline> {
             .map(|step| step.start_ms.0)
             .fold(f64::INFINITY, f64::min);
         let title = format!("{mode}, round {}", round.round);
-        (!steps.is_empty()).then(|| chart::timeline(title, &steps, start, None))
+        (!steps.is_empty()).then(|| timeline::timeline(title, &steps, start, None))
     };
     ["standalone", "reuse"]
         .into_iter()
@@ -290,7 +306,9 @@ fn tokens(positions: &[PositionRecord]) -> Vec<TokenRow> {
             ],
         }
     };
-    positions.iter().map(row).collect()
+    // What is judged without the model has no tokens.
+    let asked = |position: &&PositionRecord| position.prompt_tokens + position.decode_tokens > 0;
+    positions.iter().filter(asked).map(row).collect()
 }
 
 #[derive(Serialize)]

@@ -18,7 +18,7 @@ fn the_page_needs_nothing_else_and_text_is_escaped() {
         ..Profile::default()
     });
     record.workflows[3].workflow_ms = Millis(1e6);
-    let page = html(&record, &steps).expect("the template is sound");
+    let page = html(&record, &steps, &[]).expect("the template is sound");
     for outside in [
         "http:", "https:", "src=", "<link", "<script", "@import", "url(",
     ] {
@@ -41,7 +41,7 @@ fn pages_of_odd_runs() {
             record.totals.benchmark_total_ms = None;
             record.engine_init_ms = None;
         }
-        let page = html(&record, &steps).expect("the template is sound");
+        let page = html(&record, &steps, &[]).expect("the template is sound");
         assert!(!page.contains("NaN"), "{flows}");
         let body = page.split_once("</head>").expect("a head").1;
         assert_eq!(body.matches("<svg").count(), body.matches("</svg>").count());
@@ -50,7 +50,7 @@ fn pages_of_odd_runs() {
             body.matches("</section>").count()
         );
         assert_eq!(body.matches("<div").count(), body.matches("</div>").count());
-        assert!(!markdown(&record, &steps).contains("NaN"));
+        assert!(!markdown(&record, &steps, &[]).contains("NaN"));
     }
 }
 
@@ -59,7 +59,7 @@ fn labels_of_a_timeline_do_not_overlap() {
     for flows in [1, 25, 40, 41, 120, 121, 200, 400] {
         let (_, steps) = run(flows, 0.0, 3.0, 2.0);
         let steps: Vec<&StepRecord> = steps.iter().collect();
-        let drawn = chart::timeline(String::new(), &steps, 0.0, Some(200.0));
+        let drawn = timeline::timeline(String::new(), &steps, 0.0, Some(200.0));
         let drawn = serde_json::to_value(&drawn).expect("plain");
         let labels = drawn["labels"].as_array().expect("labels");
         let places: Vec<f64> = labels
@@ -130,5 +130,5 @@ fn what_makes_figures_worth_less_is_told() {
 #[test]
 fn markdown_for_a_summary() {
     let (record, steps) = run(25, 1.0, 260.0, 195.0);
-    insta::assert_snapshot!(markdown(&record, &steps));
+    insta::assert_snapshot!(markdown(&record, &steps, &[]));
 }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{chart, facts, label, positions, status};
+use super::{chart, facts, judged, label, lineage, positions, status};
+use crate::record::evaluation::EvolutionRecord;
 use crate::record::metrics::Distribution;
 use crate::record::{RunRecord, Sample, StepRecord};
 use crate::report::diagnose::{diagnose, seconds};
@@ -39,11 +40,12 @@ fn cell(text: &str) -> String {
     chart::escaped(text).replace('|', "\\|").replace('\n', " ")
 }
 
-/// The run in Markdown.
-pub fn markdown(run: &RunRecord, steps: &[StepRecord]) -> String {
+/// The run in Markdown. `evolutions` are those that the run has left.
+pub fn markdown(run: &RunRecord, steps: &[StepRecord], evolutions: &[EvolutionRecord]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = write(&mut text, run, steps);
+    let _ = write_judged(&mut text, run, steps, evolutions);
     text
 }
 
@@ -139,6 +141,79 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
                 sample(&metric.reuse),
                 sample(&metric.ratio)
             )?;
+        }
+    }
+    Ok(())
+}
+
+/// What was judged, and what it came to.
+fn write_judged(
+    out: &mut String,
+    run: &RunRecord,
+    steps: &[StepRecord],
+    evolutions: &[EvolutionRecord],
+) -> std::fmt::Result {
+    let rows = judged::judged(steps);
+    if !rows.is_empty() {
+        writeln!(
+            out,
+            "\n### Judged steps\n\n| step | kind | judged | outcomes | score | overhead | run | beside decoding |\n|---|---|---:|---|---:|---:|---:|---:|"
+        )?;
+        for row in rows {
+            writeln!(
+                out,
+                "| {} | {} | {} | {} | {} | {} | {} | {} |",
+                cell(&row.step),
+                cell(&row.kind),
+                row.count,
+                cell(&row.outcomes),
+                row.score,
+                row.overhead,
+                row.run,
+                row.overlap
+            )?;
+        }
+    }
+    if let Some(checks) = judged::verification(run) {
+        writeln!(out, "\n{}", cell(&checks))?;
+    }
+    for evolution in evolutions
+        .iter()
+        .take(lineage::SHOWN)
+        .map(lineage::evolution)
+    {
+        writeln!(
+            out,
+            "\n### {}\n\n{}",
+            evolution.title,
+            cell(&evolution.summary)
+        )?;
+        if !evolution.generations.is_empty() {
+            writeln!(
+                out,
+                "\n| generation | trials | outcomes | best | mean | selected | ended at |\n|---:|---:|---|---:|---:|---:|---:|"
+            )?;
+        }
+        for row in evolution.generations {
+            let cells = row.map(|text| cell(&text));
+            writeln!(out, "| {} |", cells.join(" | "))?;
+        }
+    }
+    let usage = judged::usage(run);
+    if !usage.is_empty() {
+        writeln!(
+            out,
+            "\n### Usage and cost\n\n| model | kind | requests | prompt | reused | generated | cost |\n|---|---|---:|---:|---:|---:|---:|"
+        )?;
+        for row in usage {
+            let cells = row.map(|text| cell(&text));
+            writeln!(out, "| {} |", cells.join(" | "))?;
+        }
+    }
+    if let Some(rollouts) = &run.rollouts {
+        writeln!(out, "\n### Rollouts\n\n| | |\n|---|---|")?;
+        for (fact, value) in judged::rollouts(rollouts) {
+            writeln!(out, "| {fact} | {} |", cell(&value))?;
         }
     }
     Ok(())

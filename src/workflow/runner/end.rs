@@ -7,6 +7,7 @@ use crate::engine::{Completion, Message, RequestId, Role};
 use crate::error::{Error, Result};
 use crate::evaluate::{EvaluationId, Finished, verify};
 use crate::flow::{Part, Scored, Work};
+use crate::profile::{self, Count};
 use crate::record::evaluation::{EvaluationRecord, GenerationRecord, TrialRecord};
 use crate::record::{RECORD_SCHEMA, StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
@@ -334,6 +335,7 @@ impl Runner<'_, '_> {
         let Some(running) = self.running.remove(&flow) else {
             return Ok(());
         };
+        profile::count(Count::FlowsFailed, usize::from(error.is_some()));
         let (critical_path, slack_ms) = running.path();
         let response = Response::of(&running);
         let tokens = running.tokens;

@@ -1,4 +1,8 @@
 //! The bars of a fetch: on stderr where it is a terminal, gone when their work is done.
+//!
+//! These do not go through the console, which lies above the engine, and need not: the thread that
+//! fetches is the one that prints, it says nothing while one of them is drawn, and the console has no
+//! bar of its own at that time.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 

@@ -1,0 +1,410 @@
+//! An evolution: its trials by generation and score, each with the one that it goes back to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::chart::{Mark, WIDTH, escaped, ticks_between, trimmed};
+use super::judged;
+use crate::record::evaluation::{EvolutionRecord, GenerationRecord, LineageRecord};
+use crate::report::diagnose::seconds;
+
+/// Most evolutions that are drawn.
+pub(super) const SHOWN: usize = 8;
+
+/// Height of the scores' part, of the space around it, and of the row of an outcome (pixels).
+const SCORES: f64 = 190.0;
+const AROUND: f64 = 14.0;
+const ROW: f64 = 24.0;
+
+/// Most trials on the best path whose names are written beside them.
+const NAMED: usize = 12;
+
+/// An evolution, drawn.
+#[derive(Debug, Serialize)]
+pub(super) struct Evolution {
+    pub(super) title: String,
+    pub(super) summary: String,
+    svg: String,
+    height: f64,
+    /// Scores and outcomes, in pixels from the top.
+    labels: Vec<Mark>,
+    /// Generations, in percent from the left.
+    columns: Vec<Mark>,
+    /// Trials of the best path: percent from the left, pixels from the top.
+    names: Vec<(f64, Mark)>,
+    pub(super) generations: Vec<[String; 7]>,
+    note: String,
+}
+
+/// A trial's place: column, and place from 0 to 1 in it.
+struct Place<'a> {
+    trial: &'a LineageRecord,
+    x: f64,
+    y: f64,
+    failed: bool,
+}
+
+/// The columns: one a generation; trials of no generation stand first, or last where others came
+/// before them.
+fn columns(lineage: &[LineageRecord]) -> Vec<(String, Vec<&LineageRecord>)> {
+    let first = lineage.iter().position(|trial| trial.generation > 0);
+    let mut columns: BTreeMap<(u8, usize), Vec<&LineageRecord>> = BTreeMap::new();
+    for (index, trial) in lineage.iter().enumerate() {
+        let key = match trial.generation {
+            0 if first.is_some_and(|first| index > first) => (2, 0),
+            0 => (0, 0),
+            generation => (1, generation),
+        };
+        columns.entry(key).or_default().push(trial);
+    }
+    let name = |(part, generation): (u8, usize)| match part {
+        0 => "root".to_owned(),
+        1 => generation.to_string(),
+        _ => "after".to_owned(),
+    };
+    let columns = columns.into_iter();
+    columns.map(|(key, trials)| (name(key), trials)).collect()
+}
+
+/// The best trial and those that it goes back to.
+fn best_path(record: &EvolutionRecord) -> BTreeSet<usize> {
+    let parents: BTreeMap<usize, Option<usize>> = (record.lineage.iter())
+        .map(|trial| (trial.trial, trial.parent))
+        .collect();
+    let mut path = BTreeSet::new();
+    let mut at = record.best_trial;
+    // A record with a circle in it ends here, too.
+    while let Some(trial) = at.filter(|trial| path.insert(*trial)) {
+        at = parents.get(&trial).copied().flatten();
+    }
+    path
+}
+
+/// Failed outcomes, each with a row of its own.
+fn failures(lineage: &[LineageRecord]) -> Vec<&str> {
+    let failed = lineage.iter().filter(|trial| trial.score.is_none());
+    let names: BTreeSet<&str> = failed.map(|trial| trial.outcome.as_str()).collect();
+    names.into_iter().collect()
+}
+
+fn scale(lineage: &[LineageRecord]) -> (f64, f64) {
+    let scores = lineage.iter().filter_map(|trial| trial.score);
+    let (low, high) = scores.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), score| {
+        (low.min(score), high.max(score))
+    });
+    match high - low {
+        range if range > 0.0 && range.is_finite() => (low, high),
+        // One score, or none.
+        _ if low.is_finite() => {
+            let margin = 0.5 * low.abs().max(1.0);
+            (low - margin, low + margin)
+        }
+        _ => (0.0, 1.0),
+    }
+}
+
+/// Draws one.
+pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
+    let lineage = &record.lineage;
+    let columns = columns(lineage);
+    let failures = failures(lineage);
+    let has_scores = record.valid > 0;
+    let (low, high) = scale(lineage);
+    let scores_height = if has_scores { SCORES } else { 0.0 };
+    let top_of_failures = scores_height + if has_scores { 2.0 * AROUND } else { 0.0 };
+    let height = top_of_failures + ROW * failures.len() as f64;
+    let y_of = |score: f64| AROUND + scores_height * (1.0 - (score - low) / (high - low));
+    let row_of = |number: usize| top_of_failures + ROW * (number as f64 + 0.5);
+
+    let width = WIDTH / columns.len().max(1) as f64;
+    let mut places: BTreeMap<usize, Place> = BTreeMap::new();
+    for (number, (_, trials)) in columns.iter().enumerate() {
+        for (index, trial) in trials.iter().enumerate() {
+            let within = 0.15 + 0.7 * (index as f64 + 0.5) / trials.len() as f64;
+            let failed = failures.iter().position(|name| *name == trial.outcome);
+            let (y, failed) = match (trial.score, failed) {
+                (Some(score), _) => (y_of(score), false),
+                (None, row) => (row_of(row.unwrap_or(0)), true),
+            };
+            let x = width * (number as f64 + within);
+            places.insert(
+                trial.trial,
+                Place {
+                    trial,
+                    x,
+                    y,
+                    failed,
+                },
+            );
+        }
+    }
+
+    let path = best_path(record);
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {height}\" preserveAspectRatio=\"none\" style=\"height:{height}px\" \
+         role=\"img\" aria-label=\"Lineage of {} trials\">",
+        lineage.len()
+    );
+    let mut labels = Vec::new();
+    let mut line = |class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64), title: &str| {
+        let _ = write!(
+            svg,
+            "<line class=\"{class}\" x1=\"{x1:.2}\" y1=\"{y1:.2}\" x2=\"{x2:.2}\" y2=\"{y2:.2}\">"
+        );
+        if !title.is_empty() {
+            let _ = write!(svg, "<title>{}</title>", escaped(title));
+        }
+        svg.push_str("</line>");
+    };
+    if has_scores {
+        for tick in ticks_between(low, high, 4.0) {
+            let y = y_of(tick);
+            line("grid", (0.0, y), (WIDTH, y), "");
+            labels.push(Mark {
+                at: y,
+                text: trimmed(tick),
+                class: "",
+            });
+        }
+    }
+    for (number, name) in failures.iter().enumerate() {
+        let y = row_of(number);
+        line("grid", (0.0, y - ROW / 2.0), (WIDTH, y - ROW / 2.0), "");
+        labels.push(Mark {
+            at: y,
+            text: (*name).to_owned(),
+            class: "",
+        });
+    }
+    // The best path last, so that it lies above the others.
+    for on_path in [false, true] {
+        for place in places
+            .values()
+            .filter(|place| path.contains(&place.trial.trial) == on_path)
+        {
+            if let Some(parent) = place.trial.parent.and_then(|parent| places.get(&parent)) {
+                let class = match (on_path, place.failed) {
+                    (true, _) => "edge best",
+                    (false, true) => "edge failed",
+                    (false, false) => "edge",
+                };
+                line(class, (parent.x, parent.y), (place.x, place.y), "");
+            }
+        }
+    }
+    for place in places.values() {
+        let class = match judged::class(&place.trial.outcome) {
+            _ if path.contains(&place.trial.trial) => "trial best",
+            "open" if place.failed => "trial open",
+            _ if place.failed => "trial failed",
+            _ => "trial",
+        };
+        // Round caps make a dot of it, however the picture is stretched.
+        let at = (place.x, place.y);
+        line(class, at, (place.x + 0.01, place.y), &title(place.trial));
+    }
+    svg.push_str("</svg>");
+
+    let named = path.len() <= NAMED;
+    let name = |trial: &usize| {
+        let place = places.get(trial)?;
+        let score = place
+            .trial
+            .score
+            .map(|score| format!(": {}", trimmed(score)));
+        let text = match record.best_trial == Some(*trial) {
+            true => format!("{trial}{}", score.unwrap_or_default()),
+            false => trial.to_string(),
+        };
+        let class = if place.x > 0.9 * WIDTH { "last" } else { "" };
+        Some((
+            100.0 * place.x / WIDTH,
+            Mark {
+                at: place.y,
+                text,
+                class,
+            },
+        ))
+    };
+    Evolution {
+        title: format!("Evolution of flow {}", record.flow),
+        summary: summary(record),
+        svg,
+        height,
+        labels,
+        columns: (columns.iter().enumerate())
+            .map(|(number, (name, _))| Mark {
+                at: 100.0 * width * (number as f64 + 0.5) / WIDTH,
+                text: name.clone(),
+                class: "",
+            })
+            .collect(),
+        names: path.iter().filter(|_| named).filter_map(name).collect(),
+        generations: record.generations.iter().map(generation).collect(),
+        note: "A dot a trial, at its generation and score; a line goes to the trial whose program its \
+               prompt went on from. Trials without a score stand below, by what they came to. The best \
+               trial and those before it are green."
+            .to_owned(),
+    }
+}
+
+fn title(trial: &LineageRecord) -> String {
+    let found = match trial.score {
+        Some(score) => format!("score {}", trimmed(score)),
+        None => trial.outcome.clone(),
+    };
+    let from = trial.parent.map(|parent| format!(", from trial {parent}"));
+    format!(
+        "trial {}, generation {}: {found}{}",
+        trial.trial,
+        trial.generation,
+        from.unwrap_or_default()
+    )
+}
+
+fn summary(record: &EvolutionRecord) -> String {
+    let rate = record
+        .validity_rate
+        .map(|rate| format!(" ({:.0} %)", 100.0 * rate));
+    let best = match (record.best_score, record.best_trial) {
+        (Some(score), Some(trial)) => format!("best score {} (trial {trial})", trimmed(score)),
+        _ => "no score".to_owned(),
+    };
+    let unfinished = if record.complete { "" } else { "; not ended" };
+    format!(
+        "{} trials, {} with a score{}, {best}; {}{unfinished}",
+        record.trials,
+        record.valid,
+        rate.unwrap_or_default(),
+        judged::outcomes(&record.outcomes)
+    )
+}
+
+fn generation(record: &GenerationRecord) -> [String; 7] {
+    let score = |score: Option<f64>| score.map_or_else(|| "–".to_owned(), trimmed);
+    [
+        record.generation.to_string(),
+        record.trials.to_string(),
+        judged::outcomes(&record.outcomes),
+        score(record.best_score),
+        score(record.mean_score),
+        match record.selected {
+            Some(trial) => format!("{} (trial {trial})", score(record.selected_score)),
+            None => "–".to_owned(),
+        },
+        seconds(record.end_ms.seconds()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn trial(number: usize, parent: usize, generation: usize, score: Option<f64>) -> LineageRecord {
+        LineageRecord {
+            trial: number,
+            parent: (parent > 0).then_some(parent),
+            generation,
+            outcome: if score.is_some() { "ok" } else { "time<out" }.to_owned(),
+            score,
+        }
+    }
+
+    fn record(lineage: Vec<LineageRecord>) -> EvolutionRecord {
+        let scored = lineage.iter().filter(|trial| trial.score.is_some());
+        let best = scored
+            .clone()
+            .max_by(|a, b| a.score.partial_cmp(&b.score).expect("finite"));
+        EvolutionRecord {
+            flow: 1,
+            trials: lineage.len(),
+            valid: scored.count(),
+            best_trial: best.map(|trial| trial.trial),
+            best_score: best.and_then(|trial| trial.score),
+            lineage,
+            ..EvolutionRecord::default()
+        }
+    }
+
+    #[test]
+    fn each_trial_has_its_place_and_an_edge_to_its_parent() {
+        let record = record(vec![
+            trial(1, 0, 0, Some(1.0)),
+            trial(2, 1, 1, Some(2.0)),
+            trial(3, 1, 1, None),
+            trial(4, 2, 2, Some(1.5)),
+            trial(5, 2, 2, Some(3.0)),
+        ]);
+        assert_eq!(best_path(&record), BTreeSet::from([1, 2, 5]));
+        let drawn = evolution(&record);
+        let count = |class: &str| {
+            drawn
+                .svg
+                .matches(&format!("<line class=\"{class}\""))
+                .count()
+        };
+        assert_eq!(
+            (count("trial"), count("trial best"), count("trial failed")),
+            (1, 3, 1)
+        );
+        assert_eq!(
+            (count("edge"), count("edge best"), count("edge failed")),
+            (1, 2, 1)
+        );
+        assert!(
+            drawn
+                .svg
+                .contains("<title>trial 3, generation 1: time&lt;out, from trial 1</title>")
+        );
+        let names: Vec<&str> = drawn
+            .names
+            .iter()
+            .map(|(_, mark)| mark.text.as_str())
+            .collect();
+        assert_eq!(names, ["1", "2", "5: 3"]);
+        let columns: Vec<&str> = drawn
+            .columns
+            .iter()
+            .map(|mark| mark.text.as_str())
+            .collect();
+        assert_eq!(columns, ["root", "1", "2"]);
+        // Greater scores stand higher, failures lowest.
+        let y = |trial: usize| {
+            drawn
+                .names
+                .iter()
+                .find(|(_, mark)| mark.text.starts_with(&trial.to_string()))
+        };
+        assert!(y(5).expect("named").1.at < y(2).expect("named").1.at);
+        assert_eq!(drawn.labels.last().expect("labels").text, "time<out");
+    }
+
+    #[test]
+    fn what_comes_after_a_loop_stands_behind_it() {
+        let record = record(vec![trial(1, 0, 1, None), trial(2, 1, 0, Some(1.0))]);
+        let drawn = evolution(&record);
+        let columns: Vec<&str> = drawn
+            .columns
+            .iter()
+            .map(|mark| mark.text.as_str())
+            .collect();
+        assert_eq!(columns, ["1", "after"]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_lineage_can_be_drawn(
+            trials in prop::collection::vec((0usize..6, 0usize..4, prop::option::of(-1e300f64..1e300)), 0..12),
+        ) {
+            // Parents that come later, or in a circle, are drawn as they are.
+            let lineage = (1..).zip(trials);
+            let lineage = lineage.map(|(number, (parent, generation, score))| trial(number, parent, generation, score));
+            let drawn = evolution(&record(lineage.collect()));
+            prop_assert!(!drawn.svg.contains("NaN") && !drawn.svg.contains("inf"));
+            prop_assert_eq!(drawn.svg.matches("<line").count(), drawn.svg.matches("</line>").count());
+        }
+    }
+}
