@@ -50,22 +50,30 @@ struct Place<'a> {
 /// before them.
 fn columns(lineage: &[LineageRecord]) -> Vec<(String, Vec<&LineageRecord>)> {
     let first = lineage.iter().position(|trial| trial.generation > 0);
-    let mut columns: BTreeMap<(u8, usize), Vec<&LineageRecord>> = BTreeMap::new();
+    let mut columns: BTreeMap<(u8, usize, usize), Vec<&LineageRecord>> = BTreeMap::new();
     for (index, trial) in lineage.iter().enumerate() {
         let key = match trial.generation {
-            0 if first.is_some_and(|first| index > first) => (2, 0),
-            0 => (0, 0),
-            generation => (1, generation),
+            0 if first.is_some_and(|first| index > first) => (2, 0, 0),
+            0 => (0, 0, 0),
+            generation => (1, trial.r#loop, generation),
         };
         columns.entry(key).or_default().push(trial);
     }
-    let name = |(part, generation): (u8, usize)| match part {
+    let name = |(part, of_loop, generation): (u8, usize, usize)| match part {
         0 => "root".to_owned(),
-        1 => generation.to_string(),
+        1 => in_loop(of_loop, generation),
         _ => "after".to_owned(),
     };
     let columns = columns.into_iter();
     columns.map(|(key, trials)| (name(key), trials)).collect()
+}
+
+/// A generation, with its loop where that is not the first one.
+fn in_loop(of_loop: usize, generation: usize) -> String {
+    match of_loop {
+        0 | 1 => generation.to_string(),
+        further => format!("{further}.{generation}"),
+    }
 }
 
 /// The best trial and those that it goes back to.
@@ -285,7 +293,7 @@ fn summary(record: &EvolutionRecord) -> String {
 fn generation(record: &GenerationRecord) -> [String; 7] {
     let score = |score: Option<f64>| score.map_or_else(|| "–".to_owned(), trimmed);
     [
-        record.generation.to_string(),
+        in_loop(record.r#loop, record.generation),
         record.trials.to_string(),
         judged::outcomes(&record.outcomes),
         score(record.best_score),
@@ -305,6 +313,7 @@ mod tests {
 
     fn trial(number: usize, parent: usize, generation: usize, score: Option<f64>) -> LineageRecord {
         LineageRecord {
+            r#loop: 0,
             trial: number,
             parent: (parent > 0).then_some(parent),
             generation,
