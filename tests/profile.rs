@@ -226,6 +226,13 @@ fn a_trace_has_a_lane_for_each_running_flow_and_one_for_the_device() {
     names.sort();
     assert_eq!(names[0], "\"flow 1\"");
     assert!(of("step").iter().any(|event| event["name"] == "planner"));
+    // One after another: none is beside the one before it.
+    for step in of("step") {
+        assert!(
+            of("flow").iter().any(|flow| flow["tid"] == step["tid"]),
+            "{step}"
+        );
+    }
     let mut lanes: Vec<_> = of("flow").iter().map(|e| e["tid"].as_u64()).collect();
     lanes.sort_unstable();
     lanes.dedup();

@@ -67,7 +67,7 @@ pub(super) struct InFlight {
     pub(super) tokens: Vec<Millis>,
     messages: Vec<Message>,
     origin: Origin,
-    _activity: Activity,
+    activity: Activity,
 }
 
 /// A program that is run.
@@ -77,7 +77,7 @@ pub(super) struct Evaluating {
     code: String,
     /// [`Runner::overlap`] at its submission.
     overlap: Millis,
-    _activity: Activity,
+    activity: Activity,
 }
 
 /// What needs no waiting for. It is not ended where it begins: a failure to keep it is the run's, a
@@ -99,7 +99,7 @@ pub(super) struct Checking {
     submitted: Moment,
     text: String,
     answer: Option<String>,
-    _activity: Activity,
+    activity: Activity,
 }
 
 impl Runner<'_, '_> {

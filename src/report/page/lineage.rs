@@ -46,33 +46,37 @@ struct Place<'a> {
     failed: bool,
 }
 
-/// The columns: one a generation; trials of no generation stand first, or last where others came
-/// before them.
+/// The columns, in the order of the trials: one a generation of a loop, and one for trials of no loop
+/// wherever they stand.
 fn columns(lineage: &[LineageRecord]) -> Vec<(String, Vec<&LineageRecord>)> {
-    let first = lineage.iter().position(|trial| trial.generation > 0);
-    let mut columns: BTreeMap<(u8, usize, usize), Vec<&LineageRecord>> = BTreeMap::new();
-    for (index, trial) in lineage.iter().enumerate() {
-        let key = match trial.generation {
-            0 if first.is_some_and(|first| index > first) => (2, 0, 0),
-            0 => (0, 0, 0),
-            generation => (1, trial.r#loop, generation),
+    let mut columns: Vec<((usize, usize), Vec<&LineageRecord>)> = Vec::new();
+    for trial in lineage {
+        let key = (trial.r#loop, trial.generation);
+        let same = match trial.generation {
+            0 => columns.last_mut().filter(|(known, _)| *known == key),
+            _ => columns.iter_mut().find(|(known, _)| *known == key),
         };
-        columns.entry(key).or_default().push(trial);
+        match same {
+            Some((_, trials)) => trials.push(trial),
+            None => columns.push((key, vec![trial])),
+        }
     }
-    let name = |(part, of_loop, generation): (u8, usize, usize)| match part {
-        0 => "root".to_owned(),
-        1 => in_loop(of_loop, generation),
-        _ => "after".to_owned(),
+    let name = |(index, ((of_loop, generation), trials)): (usize, ((usize, usize), Vec<_>))| {
+        let name = match generation {
+            0 if index == 0 => "root".to_owned(),
+            0 => "after".to_owned(),
+            _ => numbered(of_loop, generation),
+        };
+        (name, trials)
     };
-    let columns = columns.into_iter();
-    columns.map(|(key, trials)| (name(key), trials)).collect()
+    columns.into_iter().enumerate().map(name).collect()
 }
 
-/// A generation, with its loop where that is not the first one.
-fn in_loop(of_loop: usize, generation: usize) -> String {
+/// A generation's number, of a second loop with the loop's.
+fn numbered(of_loop: usize, generation: usize) -> String {
     match of_loop {
         0 | 1 => generation.to_string(),
-        further => format!("{further}.{generation}"),
+        _ => format!("{of_loop}.{generation}"),
     }
 }
 
@@ -267,7 +271,7 @@ fn title(trial: &LineageRecord) -> String {
     format!(
         "trial {}, generation {}: {found}{}",
         trial.trial,
-        trial.generation,
+        numbered(trial.r#loop, trial.generation),
         from.unwrap_or_default()
     )
 }
@@ -293,7 +297,7 @@ fn summary(record: &EvolutionRecord) -> String {
 fn generation(record: &GenerationRecord) -> [String; 7] {
     let score = |score: Option<f64>| score.map_or_else(|| "–".to_owned(), trimmed);
     [
-        in_loop(record.r#loop, record.generation),
+        numbered(record.r#loop, record.generation),
         record.trials.to_string(),
         judged::outcomes(&record.outcomes),
         score(record.best_score),
@@ -313,12 +317,12 @@ mod tests {
 
     fn trial(number: usize, parent: usize, generation: usize, score: Option<f64>) -> LineageRecord {
         LineageRecord {
-            r#loop: 0,
             trial: number,
             parent: (parent > 0).then_some(parent),
             generation,
             outcome: if score.is_some() { "ok" } else { "time<out" }.to_owned(),
             score,
+            ..LineageRecord::default()
         }
     }
 
@@ -401,6 +405,25 @@ mod tests {
             .map(|mark| mark.text.as_str())
             .collect();
         assert_eq!(columns, ["1", "after"]);
+    }
+
+    #[test]
+    fn generations_of_two_loops_are_told_apart() {
+        let mut trials = vec![
+            trial(1, 0, 1, Some(1.0)),
+            trial(2, 1, 2, Some(2.0)),
+            trial(3, 2, 1, Some(3.0)),
+        ];
+        for (trial, of_loop) in trials.iter_mut().zip([1, 1, 2]) {
+            trial.r#loop = of_loop;
+        }
+        let drawn = evolution(&record(trials));
+        let columns: Vec<&str> = drawn
+            .columns
+            .iter()
+            .map(|mark| mark.text.as_str())
+            .collect();
+        assert_eq!(columns, ["1", "2", "2.1"]);
     }
 
     proptest! {

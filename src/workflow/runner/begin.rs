@@ -115,7 +115,7 @@ impl<'a> Runner<'a, '_> {
                 tokens: Vec::new(),
                 messages: messages.clone(),
                 origin: origin.clone(),
-                _activity: activity
+                activity: activity
                     .take()
                     .unwrap_or_else(|| step_activity(running, step)),
             };
@@ -160,7 +160,7 @@ impl<'a> Runner<'a, '_> {
                 tokens: Vec::new(),
                 messages: Vec::new(),
                 origin,
-                _activity: activity,
+                activity,
             };
             self.in_flight.insert(id, request);
         }
@@ -206,7 +206,7 @@ impl<'a> Runner<'a, '_> {
             submitted,
             code,
             overlap: self.overlap,
-            _activity: activity,
+            activity,
         };
         self.evaluations.insert(id, evaluating);
         Ok(())
@@ -228,7 +228,7 @@ impl<'a> Runner<'a, '_> {
             submitted,
             answer: verify::last_boxed(&text).map(str::to_owned),
             text,
-            _activity: Activity::default(),
+            activity: Activity::default(),
         };
         let Some(answer) = &checking.answer else {
             let scored = Scored {
@@ -244,7 +244,7 @@ impl<'a> Runner<'a, '_> {
         let id = self.means.verifier.submit(&question, answer, &expected);
         drop((span, scope));
         let checking = Checking {
-            _activity: activity,
+            activity,
             ..checking
         };
         self.checks.insert(id, checking);

@@ -64,6 +64,8 @@ impl Runner<'_, '_> {
         let step = running.step(place.step);
         self.means.accounts.enter(step.work.kind(), &completion);
         let mut record = measure::generation(&request, &completion, now, self.origin);
+        // What waits for it begins after its end, and has its place in the trace.
+        drop(request.activity);
         place.describe(running, &mut record);
         let pinned = match self.means.pins {
             None => None,
@@ -151,6 +153,7 @@ impl Runner<'_, '_> {
 
     /// An answer has been checked.
     pub(super) fn checked(&mut self, checking: Checking, scored: Scored) -> Result<()> {
+        drop(checking.activity);
         let now = Moment::now(self.means.engine)?;
         let item = Item {
             text: checking.text,
@@ -164,6 +167,7 @@ impl Runner<'_, '_> {
 
     /// A program has been run.
     pub(super) fn evaluated(&mut self, evaluating: Evaluating, finished: Finished) -> Result<()> {
+        drop(evaluating.activity);
         let mut times = measure::evaluation(&finished);
         times.overlap_ms = self.overlap - evaluating.overlap;
         let scored = Scored {
