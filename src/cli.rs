@@ -1,10 +1,11 @@
 //! The command line: flags, the environment variables of the same meaning, and how the two become
 //! settings. A flag beats the environment, which beats the default.
 
+mod bench;
 mod remote;
+mod surroundings;
 mod workflows;
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -12,15 +13,16 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{
-    Backend, BenchConfig, BenchFormat, DeviceChoice, DiagnoseFormat, Layout, Mode, ModelConfig,
-    ProfileConfig, ReportFormat, RunConfig,
+    Backend, DeviceChoice, DiagnoseFormat, Layout, Mode, ModelConfig, ProfileConfig, ReportFormat,
+    RunConfig,
 };
 use crate::error::{Error, Result};
-use crate::evaluate;
-use crate::record::bench::{Phase, Test};
 use crate::record::shard::Shard;
 
 use remote::RemoteArgs;
+
+pub use bench::BenchEngineArgs;
+pub use surroundings::Surroundings;
 
 /// Most flows of a run: more would be a mistake in `NUM_FLOWS`, not a workload.
 pub const MAX_FLOWS: usize = 1_000_000;
@@ -366,100 +368,6 @@ impl ModelFileArgs {
     }
 }
 
-/// `flowbench bench-engine`.
-#[derive(Debug, Clone, Args)]
-pub struct BenchEngineArgs {
-    // `--n-prompt`, `--n-gen`, `-d` and `--n-depth` are what llama-bench calls the same.
-    /// Lengths of prompts, in tokens; 0 for none
-    #[arg(short, long, alias = "n-prompt", env = "BENCH_PROMPT_TOKENS", value_name = "LIST", default_value = "512", value_delimiter = ',', value_parser = parse_length)]
-    prompt_tokens: Vec<usize>,
-
-    /// How many tokens are generated; 0 for none
-    #[arg(short = 'n', long, alias = "n-gen", env = "BENCH_GEN_TOKENS", value_name = "LIST", default_value = "128", value_delimiter = ',', value_parser = parse_length)]
-    gen_tokens: Vec<usize>,
-
-    /// Sequences that generate at once
-    #[arg(short, long, env = "BENCH_BATCH", value_name = "LIST", default_value = "1,8,25", value_delimiter = ',', value_parser = parse_count)]
-    batch: Vec<usize>,
-
-    /// Tokens that each sequence has before it generates, of its own
-    #[arg(short, long, short_alias = 'd', alias = "n-depth", env = "BENCH_CONTEXT", value_name = "TOKENS", default_value = "400", value_parser = parse_length)]
-    context: usize,
-
-    /// How often each test is repeated; the tests take turns
-    #[arg(short, long, env = "BENCH_REPETITIONS", value_name = "COUNT", default_value = "5", value_parser = parse_count)]
-    repetitions: usize,
-
-    /// What the figures are printed as
-    #[arg(
-        short,
-        long,
-        env = "BENCH_OUTPUT",
-        value_name = "FORMAT",
-        default_value = "md"
-    )]
-    output: BenchFormat,
-
-    #[command(flatten)]
-    model: ModelChoice,
-
-    /// Where the model runs
-    #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
-
-    /// Which forward pass computes the model: the fastest that knows it, or one of them
-    #[arg(long, env, value_name = "BACKEND", default_value = "auto")]
-    backend: Backend,
-
-    /// Memory for keys and values in MiB; one full context at least
-    #[arg(long, env, value_name = "KV_CACHE_MB", default_value = "1024", value_parser = parse_count)]
-    kv_cache_mb: usize,
-
-    /// 1: no progress lines and bars
-    #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
-    quiet: bool,
-}
-
-impl BenchEngineArgs {
-    /// Puts flags, environment and defaults together: prompts first, then a generation for each
-    /// length and batch.
-    ///
-    /// # Errors
-    /// Exit code 2 where there is nothing to measure or a variable cannot be understood.
-    pub fn resolve(self, surroundings: &Surroundings) -> Result<BenchConfig> {
-        let lengths = |list: Vec<usize>| list.into_iter().filter(|tokens| *tokens > 0);
-        let prompts = lengths(self.prompt_tokens).map(|tokens| Test {
-            phase: Phase::Prefill,
-            tokens,
-            batch: 1,
-            context: 0,
-        });
-        let generations = lengths(self.gen_tokens).flat_map(|tokens| {
-            let batches = self.batch.iter();
-            batches.map(move |batch| Test {
-                phase: Phase::Decode,
-                tokens,
-                batch: *batch,
-                context: self.context,
-            })
-        });
-        let tests: Vec<Test> = prompts.chain(generations).collect();
-        if tests.is_empty() {
-            return Err(Error::usage("there is nothing to measure")
-                .hint("give a length other than 0 with -p or -n"));
-        }
-        Ok(BenchConfig {
-            model: surroundings.model(self.model.model, self.quiet)?,
-            device: self.device,
-            backend: self.backend,
-            kv_cache_bytes: self.kv_cache_mb << 20,
-            tests,
-            repetitions: self.repetitions,
-            format: self.output,
-        })
-    }
-}
-
 impl RunArgs {
     /// Puts flags, environment and defaults together.
     ///
@@ -485,10 +393,7 @@ impl RunArgs {
             return Err(Error::usage("--input is given, but MODE is both")
                 .hint("MODE=both compares two modes on the template's own suite"));
         }
-        let remote = self.remote.resolve(
-            self.mode,
-            surroundings.api_key.as_ref().map(|key| key.0.as_str()),
-        )?;
+        let remote = self.remote.resolve(self.mode, surroundings.api_key())?;
         Ok(RunConfig {
             num_flows: self.flows.num_flows,
             mode: self.mode,
@@ -522,99 +427,10 @@ impl RunArgs {
     }
 }
 
-/// The environment variables that have no flag: those of the Hugging Face tools and of the
-/// system, read once.
-#[derive(Debug, Clone, Default)]
-pub struct Surroundings {
-    home: Option<PathBuf>,
-    xdg_cache_home: Option<PathBuf>,
-    hf_home: Option<PathBuf>,
-    hf_hub_cache: Option<PathBuf>,
-    hf_endpoint: Option<String>,
-    hf_token: Option<String>,
-    hf_hub_offline: Option<String>,
-    /// What Python needs to be found and to load its libraries.
-    python: Vec<(OsString, OsString)>,
-    api_key: Option<Secret>,
-}
-
-/// A text that is not shown.
-#[derive(Clone)]
-struct Secret(String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-impl Surroundings {
-    /// Reads them by `variable`; an empty one counts as unset, as those tools have it.
-    pub fn read(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let path = |name: &str| set(name).map(PathBuf::from);
-        let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
-        Self {
-            home: path("HOME"),
-            xdg_cache_home: path("XDG_CACHE_HOME"),
-            hf_home: path("HF_HOME"),
-            hf_hub_cache: path("HF_HUB_CACHE"),
-            hf_endpoint: text("HF_ENDPOINT"),
-            hf_token: text("HF_TOKEN"),
-            hf_hub_offline: text("HF_HUB_OFFLINE"),
-            python: (evaluate::KEPT_VARIABLES.iter())
-                .filter_map(|name| Some((OsString::from(name), variable(name)?)))
-                .collect(),
-            api_key: text("API_KEY").map(Secret),
-        }
-    }
-
-    fn model(&self, model: Option<String>, quiet: bool) -> Result<ModelConfig> {
-        let cache = self
-            .xdg_cache_home
-            .clone()
-            .or_else(|| Some(self.home.as_ref()?.join(".cache")))
-            .unwrap_or_else(std::env::temp_dir);
-        let offline = match self.hf_hub_offline.as_deref().map(str::to_ascii_lowercase) {
-            None => false,
-            Some(value) => match value.as_str() {
-                "1" | "true" | "yes" | "on" => true,
-                "0" | "false" | "no" | "off" => false,
-                _ => {
-                    return Err(Error::usage(format!(
-                        "HF_HUB_OFFLINE is {value:?}; expected 0 or 1"
-                    )));
-                }
-            },
-        };
-        Ok(ModelConfig {
-            model,
-            cache_dir: cache.join("flowbench"),
-            hf_cache_dir: self.hf_hub_cache.clone().unwrap_or_else(|| {
-                self.hf_home
-                    .clone()
-                    .unwrap_or_else(|| cache.join("huggingface"))
-                    .join("hub")
-            }),
-            hf_endpoint: self.hf_endpoint.clone(),
-            hf_token: self.hf_token.clone(),
-            offline,
-            quiet,
-        })
-    }
-}
-
 fn parse_count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=MAX_FLOWS) => Ok(count),
         _ => Err(format!("expected a whole number from 1 to {MAX_FLOWS}")),
-    }
-}
-
-fn parse_length(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 0..=MAX_FLOWS) => Ok(count),
-        _ => Err(format!("expected a whole number from 0 to {MAX_FLOWS}")),
     }
 }
 
@@ -660,32 +476,6 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    fn surroundings(set: &[(&str, &str)]) -> Surroundings {
-        Surroundings::read(|name| {
-            set.iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| OsString::from(value))
-        })
-    }
-
-    #[test]
-    fn caches_are_found_as_the_other_tools_find_them() {
-        let model = |set: &[(&str, &str)]| surroundings(set).model(None, false);
-        let home = model(&[("HOME", "/h")]).expect("sound");
-        assert_eq!(home.cache_dir, PathBuf::from("/h/.cache/flowbench"));
-        assert_eq!(
-            home.hf_cache_dir,
-            PathBuf::from("/h/.cache/huggingface/hub")
-        );
-        assert!(!home.offline);
-        let moved = model(&[("HOME", "/h"), ("HF_HOME", "/hf"), ("HF_HUB_OFFLINE", "1")]);
-        let moved = moved.expect("sound");
-        assert_eq!(moved.hf_cache_dir, PathBuf::from("/hf/hub"));
-        assert!(moved.offline);
-        let odd = model(&[("HF_HUB_OFFLINE", "maybe")]).expect_err("neither 0 nor 1");
-        assert_eq!(odd.exit(), crate::error::Exit::Usage);
     }
 
     #[test]
