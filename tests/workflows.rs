@@ -357,11 +357,11 @@ proptest! {
     /// Killed at any moment, and any number of times: in the end each row is there once, and the file
     /// is that of a run that nobody killed.
     #[test]
-    fn rollouts_survive_being_killed(moments in prop::collection::vec(0u64..120, 1..4)) {
+    fn rollouts_survive_being_killed(lines in prop::collection::vec(0usize..24, 1..4)) {
         let (undisturbed, _) = rows();
         printed(scripted(&undisturbed, "math_judge").args(ROLLOUTS), 0);
         let (workspace, _) = rows();
-        for moment in moments {
+        for least in lines {
             let mut child = workspace
                 .child(&[("TEMPLATE", "math_judge"), ("PATH", "/usr/bin:/bin")])
                 .args(ROLLOUTS)
@@ -370,7 +370,14 @@ proptest! {
                 .stderr(Stdio::null())
                 .spawn()
                 .expect("starts");
-            std::thread::sleep(Duration::from_millis(moment));
+            // With so many lines written, or somewhere before, where it has ended by then.
+            let written = || {
+                let text = fs::read(workspace.file("out.jsonl")).unwrap_or_default();
+                text.iter().filter(|byte| **byte == b'\n').count()
+            };
+            while written() < least && child.try_wait().expect("ours").is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             child.kill().expect("is there");
             child.wait().expect("ends");
         }
