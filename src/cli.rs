@@ -91,6 +91,21 @@ pub struct ModelChoice {
     pub model: Option<String>,
 }
 
+/// Which model is computed, where and how.
+#[derive(Debug, Clone, Args)]
+struct EngineArgs {
+    #[command(flatten)]
+    model: ModelChoice,
+
+    /// Where the model runs
+    #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+
+    /// Which forward pass computes the model: the fastest that knows it, or one of them
+    #[arg(long, env, value_name = "BACKEND", default_value = "auto")]
+    backend: Backend,
+}
+
 /// `flowbench run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
@@ -102,15 +117,7 @@ pub struct RunArgs {
     mode: Mode,
 
     #[command(flatten)]
-    model: ModelChoice,
-
-    /// Where the model runs
-    #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
-
-    /// Which forward pass computes the model: the fastest that knows it, or one of them
-    #[arg(long, env, value_name = "BACKEND", default_value = "auto")]
-    backend: Backend,
+    engine: EngineArgs,
 
     /// Flows in flight [default: 1; in MODE=reuse, and in the reuse rounds of MODE=both, all flows; in
     /// MODE=remote all flows, 256 at most]
@@ -398,9 +405,9 @@ impl RunArgs {
             num_flows: self.flows.num_flows,
             mode: self.mode,
             template: self.flows.template,
-            model: surroundings.model(self.model.model, self.quiet)?,
-            device: self.device,
-            backend: self.backend,
+            model: surroundings.model(self.engine.model.model, self.quiet)?,
+            device: self.engine.device,
+            backend: self.engine.backend,
             concurrency: (self.concurrency)
                 .unwrap_or_else(|| RunConfig::in_flight(self.mode, self.flows.num_flows)),
             all_in_flight: self.concurrency.is_none(),

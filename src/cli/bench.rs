@@ -3,8 +3,8 @@
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use super::{MAX_FLOWS, ModelChoice, Surroundings, parse_count};
-use crate::config::{Backend, BenchConfig, BenchFormat, DeviceChoice};
+use super::{EngineArgs, MAX_FLOWS, Surroundings, parse_count};
+use crate::config::{BenchConfig, BenchFormat};
 use crate::error::{Error, Result};
 use crate::record::bench::{Phase, Test};
 
@@ -43,15 +43,7 @@ pub struct BenchEngineArgs {
     output: BenchFormat,
 
     #[command(flatten)]
-    model: ModelChoice,
-
-    /// Where the model runs
-    #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
-
-    /// Which forward pass computes the model: the fastest that knows it, or one of them
-    #[arg(long, env, value_name = "BACKEND", default_value = "auto")]
-    backend: Backend,
+    engine: EngineArgs,
 
     /// Memory for keys and values in MiB; one full context at least
     #[arg(long, env, value_name = "KV_CACHE_MB", default_value = "1024", value_parser = parse_count)]
@@ -91,9 +83,9 @@ impl BenchEngineArgs {
                 .hint("give a length other than 0 with -p or -n"));
         }
         Ok(BenchConfig {
-            model: surroundings.model(self.model.model, self.quiet)?,
-            device: self.device,
-            backend: self.backend,
+            model: surroundings.model(self.engine.model.model, self.quiet)?,
+            device: self.engine.device,
+            backend: self.engine.backend,
             kv_cache_bytes: self.kv_cache_mb << 20,
             tests,
             repetitions: self.repetitions,

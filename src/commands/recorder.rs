@@ -31,8 +31,6 @@ pub(super) struct Recorder<'a> {
     pub(super) console: &'a mut Console,
     pub(super) config: &'a RunConfig,
     pub(super) folder: RunFolder,
-    /// Workflows that failed.
-    pub(super) failures: usize,
     /// Of `MODE=both` only.
     pub(super) rounds: Option<Rounds>,
     pub(super) positions: Positions,
@@ -401,10 +399,10 @@ impl Observer for Recorder<'_> {
             None => self.record.totals.workflows_done += 1,
             Some(error) => {
                 self.record.totals.workflows_failed += 1;
-                self.failures += 1;
-                if self.failures <= EXPLAINED_FAILURES {
+                let failures = self.record.totals.workflows_failed;
+                if failures <= EXPLAINED_FAILURES {
                     self.console.warning(&error.report());
-                } else if self.failures == EXPLAINED_FAILURES + 1 {
+                } else if failures == EXPLAINED_FAILURES + 1 {
                     self.console
                         .warning("further failures are in the record only");
                 }

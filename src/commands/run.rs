@@ -74,7 +74,6 @@ pub(crate) fn run(
         console,
         config,
         folder,
-        failures: 0,
         rounds: None,
         positions: Positions::default(),
         scores: Scores::default(),

@@ -128,13 +128,7 @@ fn read_loops(
     params: &Params,
 ) -> Result<Vec<Loop>> {
     let find = |name: &Spanned<String>, key: &str| {
-        ids.iter()
-            .position(|id| id == name.get_ref())
-            .ok_or_else(|| {
-                let what = format!("unknown step `{}` in `{key}`", name.get_ref());
-                file.error(name.span().start, what)
-                    .hint(choice(name.get_ref(), "steps", ids))
-            })
+        find_step(file, ids, name.get_ref(), key, name.span().start)
     };
     let mut loops: Vec<Loop> = Vec::with_capacity(keys.len());
     for key in keys {
@@ -175,6 +169,14 @@ fn read_loops(
         });
     }
     Ok(loops)
+}
+
+/// The step called `name`, which stands in `key` at the byte `at`.
+fn find_step(file: &SourceFile, ids: &[&str], name: &str, key: &str, at: usize) -> Result<usize> {
+    ids.iter().position(|id| *id == name).ok_or_else(|| {
+        let what = format!("unknown step `{name}` in `{key}`");
+        file.error(at, what).hint(choice(name, "steps", ids))
+    })
 }
 
 /// The steps in the order of the file.
@@ -243,12 +245,7 @@ impl All<'_> {
                     )),
             };
         }
-        self.find(name).ok_or_else(|| {
-            let what = format!("unknown step `{name}` in `{key}`");
-            self.file
-                .error(at, what)
-                .hint(choice(name, "steps", self.ids))
-        })
+        find_step(self.file, self.ids, name, key, at)
     }
 
     /// No step outside a loop may stand between two of its steps: it would have to run in each
@@ -365,10 +362,7 @@ impl All<'_> {
                 .hint("put `${previous.text}` into the prompt"));
         };
         let samples = match self.keys[parent].kind() {
-            Kind::Generate => {
-                let samples = self.keys[parent].samples.as_ref();
-                params.count(file, samples, "samples", 1, MOST)?
-            }
+            Kind::Generate => self.samples(&self.keys[parent], params)?,
             _ => 0,
         };
         if samples == 1 {
@@ -397,7 +391,7 @@ impl All<'_> {
                 let timeout = keys.timeout_ms.as_ref();
                 let most = 3_600_000;
                 Work::Evaluate(Evaluate {
-                    of: self.one_of(keys, &[Kind::Generate])?,
+                    of: self.one_of(keys, index, &[Kind::Generate])?,
                     task: Task::named(task.get_ref()).ok_or_else(|| {
                         let what = format!("unknown task `{}`", task.get_ref());
                         file.error(task.span().start, what).hint(choice(
@@ -416,12 +410,12 @@ impl All<'_> {
                 })
             }
             Kind::Verify => Work::Verify(Verify {
-                of: self.one_of(keys, &[Kind::Generate])?,
+                of: self.one_of(keys, index, &[Kind::Generate])?,
                 question: Vec::new(),
                 expected: Vec::new(),
             }),
             Kind::Judge => Work::Judge(Judge {
-                of: self.one_of(keys, &[Kind::Generate, Kind::Verify])?,
+                of: self.one_of(keys, index, &[Kind::Generate, Kind::Verify])?,
                 question: Vec::new(),
                 expected: Vec::new(),
                 max_tokens: keys.max_tokens(file, params)?,
@@ -436,10 +430,14 @@ impl All<'_> {
         })
     }
 
+    fn samples(&self, keys: &StepKeys, params: &Params) -> Result<usize> {
+        params.count(self.file, keys.samples.as_ref(), "samples", 1, MOST)
+    }
+
     fn generate(&self, keys: &StepKeys, params: &Params) -> Result<Generate> {
         let file = self.file;
         let context = keys.context.as_ref();
-        let samples = params.count(file, keys.samples.as_ref(), "samples", 1, MOST)?;
+        let samples = self.samples(keys, params)?;
         let temperature = keys.temperature(file)?;
         if let Some(given) = &keys.samples
             && samples > 1
@@ -461,8 +459,7 @@ impl All<'_> {
         })
     }
 
-    fn one_of(&self, keys: &StepKeys, kinds: &[Kind]) -> Result<String> {
-        let index = self.find(keys.id.get_ref()).unwrap_or_default();
+    fn one_of(&self, keys: &StepKeys, index: usize, kinds: &[Kind]) -> Result<String> {
         let mut of = self.of(keys, index, kinds)?;
         match of.len() {
             1 if of[0] != PREVIOUS => Ok(of.remove(0)),

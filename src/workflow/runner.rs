@@ -70,6 +70,22 @@ pub(super) struct InFlight {
     activity: Activity,
 }
 
+impl InFlight {
+    /// A request that was submitted just now, of a step that generates.
+    fn new(place: Place, submitted: Moment, origin: Origin, activity: Activity) -> Self {
+        Self {
+            place,
+            order: None,
+            submitted,
+            started: None,
+            tokens: Vec::new(),
+            messages: Vec::new(),
+            origin,
+            activity,
+        }
+    }
+}
+
 /// A program that is run.
 pub(super) struct Evaluating {
     place: Place,

@@ -26,22 +26,22 @@ impl<'a> Runner<'a, '_> {
     /// Begins steps that are ready, and whatever becomes ready at once by that.
     pub(super) fn begin_all(&mut self, flow: usize, ready: Vec<usize>) -> Result<()> {
         for step in ready {
-            let Some(running) = self.running.get(&flow) else {
-                return Ok(());
-            };
-            let id = &running.step(step).id;
             if let Err(error) = self.begin(flow, step) {
-                return self.not_run(flow, id, error);
+                return self.not_run(flow, step, error);
             }
         }
         Ok(())
     }
 
     /// A step that cannot begin ends its flow.
-    pub(super) fn not_run(&mut self, flow: usize, step: &str, error: Error) -> Result<()> {
+    pub(super) fn not_run(&mut self, flow: usize, step: usize, error: Error) -> Result<()> {
+        let Some(running) = self.running.get(&flow) else {
+            return Ok(());
+        };
+        let id = &running.step(step).id;
         self.fail(
             flow,
-            error.context(format!("flow {flow}, step {step}: not run")),
+            error.context(format!("flow {flow}, step {id}: not run")),
         )
     }
 
@@ -107,17 +107,12 @@ impl<'a> Runner<'a, '_> {
         for (sample, id) in ids.into_iter().enumerate() {
             running.nodes[step].begin(sample);
             origin.sample = sample + 1;
+            let place = Place { flow, step, sample };
+            let activity = activity.take();
+            let activity = activity.unwrap_or_else(|| step_activity(running, step));
             let request = InFlight {
-                place: Place { flow, step, sample },
-                order: None,
-                submitted,
-                started: None,
-                tokens: Vec::new(),
                 messages: messages.clone(),
-                origin: origin.clone(),
-                activity: activity
-                    .take()
-                    .unwrap_or_else(|| step_activity(running, step)),
+                ..InFlight::new(place, submitted, origin.clone(), activity)
             };
             self.in_flight.insert(id, request);
         }
@@ -153,14 +148,8 @@ impl<'a> Runner<'a, '_> {
             let id = self.means.engine.submit(request)?;
             drop(scope);
             let request = InFlight {
-                place,
                 order: Some(order),
-                submitted,
-                started: None,
-                tokens: Vec::new(),
-                messages: Vec::new(),
-                origin,
-                activity,
+                ..InFlight::new(place, submitted, origin, activity)
             };
             self.in_flight.insert(id, request);
         }
@@ -228,7 +217,7 @@ impl<'a> Runner<'a, '_> {
             submitted,
             answer: verify::last_boxed(&text).map(str::to_owned),
             text,
-            activity: Activity::default(),
+            activity,
         };
         let Some(answer) = &checking.answer else {
             let scored = Scored {
@@ -243,10 +232,6 @@ impl<'a> Runner<'a, '_> {
         let span = profile::span(Span::Verify);
         let id = self.means.verifier.submit(&question, answer, &expected);
         drop((span, scope));
-        let checking = Checking {
-            activity,
-            ..checking
-        };
         self.checks.insert(id, checking);
         Ok(())
     }

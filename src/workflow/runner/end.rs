@@ -286,9 +286,8 @@ impl Runner<'_, '_> {
         };
         let waiting = running.graph.wait_only_for(place.step);
         for step in waiting.into_iter().filter(works_on_it).collect::<Vec<_>>() {
-            let id = running_id(self.running.get(&place.flow), step);
             if let Err(error) = self.begin_sample(Place { step, ..place }) {
-                return self.not_run(place.flow, &id, error);
+                return self.not_run(place.flow, step, error);
             }
         }
         Ok(())
@@ -420,10 +419,6 @@ fn begins_with_each_sample(work: &Work) -> bool {
         Work::Judge(judge) => are_known([&judge.question, &judge.expected]),
         Work::Generate(_) | Work::Select(_) => false,
     }
-}
-
-fn running_id(running: Option<&Running>, step: usize) -> String {
-    running.map_or(String::new(), |running| running.step(step).id.clone())
 }
 
 /// What a generation came to, where its last step has just ended and it has trials.

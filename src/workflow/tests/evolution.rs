@@ -182,6 +182,22 @@ fn play(flows: &[Flow], script: &str, order: u64, pins: Option<&Script>) -> (Kep
     (kept, accounts)
 }
 
+/// The same on an engine, until so many tokens are used.
+fn play_to(
+    tokens: u64,
+    flows: &[Flow],
+    engine: &mut ScriptedEngine,
+) -> (Result<Outcome>, Kept, Accounts) {
+    let limits = crate::config::Limits {
+        tokens: Some(tokens),
+        ..crate::config::Limits::default()
+    };
+    let mut accounts = Accounts::new("m", None, limits);
+    let (mut double, mut kept) = (Double::default(), Kept::default());
+    let outcome = run_with(engine, &mut double, &mut accounts, None, flows, &mut kept);
+    (outcome, kept, accounts)
+}
+
 const EVOLVE: &str = r#"schema = 1
 name = "t"
 
@@ -498,22 +514,8 @@ fn half_a_judgement_is_kept_where_the_other_half_does_not_come() {
     let script = r#"{"step": "answer", "output": "so \\boxed{half}"}
 {"step": "judge", "sample": 1, "output": "[[A=B]]"}
 {"step": "judge", "output": "[[A=B]]", "latency_ms": 60000}"#;
-    let mut engine = scripted(script);
-    let limits = crate::config::Limits {
-        // Four answers of two words to prompts of three come to 20.
-        tokens: Some(21),
-        ..crate::config::Limits::default()
-    };
-    let mut accounts = Accounts::new("m", None, limits);
-    let (mut double, mut kept) = (Double::default(), Kept::default());
-    let outcome = run_with(
-        &mut engine,
-        &mut double,
-        &mut accounts,
-        None,
-        &flows,
-        &mut kept,
-    );
+    // Four answers of two words to prompts of three come to 20.
+    let (outcome, kept, accounts) = play_to(21, &flows, &mut scripted(script));
     assert!(matches!(outcome, Ok(Outcome::Limited(_))), "{outcome:?}");
     let judged = kept.steps.iter().filter(|step| step.kind() == "judge");
     let told: Vec<_> = judged
@@ -590,20 +592,7 @@ fn pinned_texts_are_what_later_steps_see() {
 fn a_limit_ends_the_run_and_keeps_what_was_done() {
     let flows = flows_of(EVOLVE, 3);
     let mut engine = scripted(&evolve_script());
-    let limits = crate::config::Limits {
-        tokens: Some(60),
-        ..crate::config::Limits::default()
-    };
-    let mut accounts = Accounts::new("m", None, limits);
-    let (mut double, mut kept) = (Double::default(), Kept::default());
-    let outcome = run_with(
-        &mut engine,
-        &mut double,
-        &mut accounts,
-        None,
-        &flows,
-        &mut kept,
-    );
+    let (outcome, kept, _) = play_to(60, &flows, &mut engine);
     let outcome = outcome.expect("it runs");
     let Outcome::Limited(Reached(what)) = outcome else {
         panic!("not limited: {outcome:?}");
