@@ -4,7 +4,6 @@ writes what came of it to stdout. Run by compare.py, a process a task."""
 from __future__ import annotations
 
 import ctypes
-import json
 import sys
 
 import numpy as np
@@ -297,11 +296,4 @@ def versions(_: dict) -> dict:
 
 
 if __name__ == "__main__":
-    tasks = {
-        "versions": versions,
-        "prefill": prefill,
-        "decode": decode,
-        "load": load,
-        "workload": workload,
-    }
-    serve(json.load(sys.stdin), tasks)
+    serve(versions, prefill, decode, load, workload)

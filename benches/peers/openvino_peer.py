@@ -3,7 +3,6 @@ writes what came of it to stdout. Run by compare.py, a process a task."""
 
 from __future__ import annotations
 
-import json
 import sys
 
 import numpy as np
@@ -174,11 +173,4 @@ def versions(_: dict) -> dict:
 
 
 if __name__ == "__main__":
-    tasks = {
-        "versions": versions,
-        "prefill": prefill,
-        "decode": decode,
-        "load": load,
-        "workload": workload,
-    }
-    serve(json.load(sys.stdin), tasks)
+    serve(versions, prefill, decode, load, workload)
