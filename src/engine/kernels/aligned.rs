@@ -22,6 +22,8 @@ unsafe impl Plain for u8 {}
 // SAFETY: plain numbers.
 unsafe impl Plain for u16 {}
 // SAFETY: plain numbers.
+unsafe impl Plain for i16 {}
+// SAFETY: plain numbers.
 unsafe impl Plain for f32 {}
 
 /// Bytes of a cache line.

@@ -1,19 +1,22 @@
 //! Attention over paged keys and values, block by block with a running softmax, over any [`Simd`].
 //!
-//! A page holds [`PAGE`] consecutive tokens of one layer, in f16: for each KV head the keys as
-//! `[head_size][16 tokens]`, so that sixteen scores grow side by side, then for each KV head the
-//! values as `[16 tokens][head_size]`. Both a score and an output element are then one chain of fused
-//! additions, over the head's dimensions and over the tokens in ascending order.
+//! Queries, keys and the softmax's powers are whole numbers with a scale (see `kv_memory`), so that
+//! scores and outputs are exact integer sums of products, two terms an instruction: over all of a
+//! head's columns for a score, over the sixteen tokens of a page for an output. What follows is f32:
+//!
+//! ```text
+//! score  = Σ (query · key) · key's scale
+//! power  = e^(score · query's scale / √head_size − running maximum)
+//! whole  = round(power · (value's scale · 32767 / the block's largest value scale))
+//! output = fma(Σ (whole · value), the block's largest value scale / 32767, output), page by page
+//! ```
 //!
 //! The softmax runs over blocks of [`SPAN`] tokens, aligned to absolute positions. A query's result is
 //! made by the same operations whether it is computed alone, with others, or in several calls that
 //! meet at multiples of [`SPAN`].
 
-use super::aligned::Aligned;
+use super::kv_memory::{HeadPage, KvLayer, KvShape, PAGE, SMALLEST, Scale, WHOLE};
 use super::simd::{LANES, Simd};
-
-/// Tokens of a page.
-pub(crate) const PAGE: usize = LANES;
 
 /// Tokens of a softmax block: the running maximum and sum change once per block.
 pub(crate) const SPAN: usize = 64;
@@ -21,129 +24,25 @@ pub(crate) const SPAN: usize = 64;
 /// Pages of a softmax block.
 const SPAN_PAGES: usize = SPAN / PAGE;
 
-/// The shape of the keys and values of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct KvShape {
-    /// Heads of keys and values.
-    pub(crate) kv_heads: usize,
-    /// Numbers per head.
-    pub(crate) head_size: usize,
-}
+/// The largest whole number that stands for a power. The sum over a page fits 31 bits:
+/// 16 · 32767 · 4095 < 2^31.
+const POWER: f32 = 32767.0;
 
 impl KvShape {
-    /// f16 numbers of a page: `2 · kv_heads · 16 · head_size` (rounded up to 16 for the values).
-    pub(crate) fn page_len(self) -> usize {
-        self.kv_heads * PAGE * (self.head_size + self.value_stride())
+    /// The largest whole number that stands for a query's: the sum over a head's columns fits 31 bits.
+    pub(super) fn query_limit(self) -> f32 {
+        let terms = 2 * self.key_pairs() * WHOLE as usize;
+        (i32::MAX as usize / terms).min(i16::MAX as usize) as f32
     }
 
-    /// Numbers from one token's values to the next one's.
-    fn value_stride(self) -> usize {
-        self.head_size.next_multiple_of(LANES)
-    }
-
-    /// Numbers of a head's keys and values in a block of [`SPAN`] tokens.
-    pub(super) fn widened_len(self) -> usize {
-        SPAN * (self.head_size + self.value_stride())
-    }
-
-    /// Where a head's keys start in a page.
-    fn keys_at(self, kv_head: usize) -> usize {
-        kv_head * PAGE * self.head_size
-    }
-
-    /// Where a head's values start in a page.
-    fn values_at(self, kv_head: usize) -> usize {
-        self.kv_heads * PAGE * self.head_size + kv_head * PAGE * self.value_stride()
+    /// Numbers of a [`super::room`] that a part of so many queries takes.
+    pub(super) fn room_len(self, queries: usize) -> usize {
+        queries * QUERY_ROOM * self.value_stride() / 2
     }
 }
 
-/// The keys and values of all layers: a number of pages, all zeros at first. A page's layers stand one
-/// after another, `[pages, layers, page_len]`: what a sequence uses lies together, so that it takes
-/// few pages of the system's, and large ones.
-pub(crate) struct KvMemory {
-    pub(super) shape: KvShape,
-    layers: usize,
-    pub(super) pages: usize,
-    pub(super) numbers: Aligned<u16>,
-}
-
-impl KvMemory {
-    /// Room for `pages` pages. Pages that are never written cost no memory.
-    pub(crate) fn new(shape: KvShape, layers: usize, pages: usize) -> Self {
-        Self {
-            shape,
-            layers,
-            pages,
-            numbers: Aligned::zeroed(pages * layers * shape.page_len()),
-        }
-    }
-
-    /// The shape of a layer.
-    pub(crate) fn shape(&self) -> KvShape {
-        self.shape
-    }
-
-    /// How many pages there are.
-    pub(crate) fn pages(&self) -> usize {
-        self.pages
-    }
-
-    /// Numbers from one page to the next.
-    pub(super) fn stride(&self) -> usize {
-        self.layers * self.shape.page_len()
-    }
-
-    /// Where a layer's first page starts.
-    ///
-    /// # Panics
-    /// Where there is no such layer.
-    pub(super) fn layer_at(&self, layer: usize) -> usize {
-        assert!(layer < self.layers, "layer {layer} of {}", self.layers);
-        layer * self.shape.page_len()
-    }
-
-    /// A layer's keys and values.
-    ///
-    /// # Panics
-    /// Where there is no such layer.
-    pub(crate) fn layer(&self, layer: usize) -> KvLayer<'_> {
-        KvLayer {
-            at: self.layer_at(layer),
-            memory: self,
-        }
-    }
-
-    /// Copies a page over another one, in every layer: a fork whose last page is not full.
-    ///
-    /// # Panics
-    /// Where there are no such pages.
-    pub(crate) fn copy_page(&mut self, from: u32, to: u32) {
-        let len = self.stride();
-        let from = from as usize * len;
-        self.numbers
-            .copy_within(from..from + len, to as usize * len);
-    }
-}
-
-/// The keys and values of one layer, to be read.
-#[derive(Clone, Copy)]
-pub(crate) struct KvLayer<'a> {
-    memory: &'a KvMemory,
-    /// Where its first page starts.
-    at: usize,
-}
-
-impl KvLayer<'_> {
-    /// The shape.
-    pub(crate) fn shape(self) -> KvShape {
-        self.memory.shape
-    }
-
-    /// How many pages there are.
-    pub(super) fn pages(self) -> usize {
-        self.memory.pages
-    }
-}
+/// Halves of a vector's width that a query has room for: an output of f32, and the query's whole numbers.
+const QUERY_ROOM: usize = 3;
 
 /// One query head's work: which token's keys it may see, and where its numbers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +64,8 @@ pub(crate) struct Running {
     pub(crate) sums: [f32; LANES],
     /// The largest score so far.
     pub(crate) max: f32,
+    /// What the query's scores are multiplied by: its scale / √head_size. Set by [`prepare`].
+    factor: f32,
 }
 
 impl Default for Running {
@@ -172,6 +73,7 @@ impl Default for Running {
         Self {
             sums: [0.0; LANES],
             max: f32::NEG_INFINITY,
+            factor: 0.0,
         }
     }
 }
@@ -192,40 +94,57 @@ pub(super) struct Call<'a> {
     /// Multiplies the scores: 1 / √head_size.
     pub(super) scale: f32,
     pub(super) input: &'a [f32],
-    /// Where the outputs build up, unnormalised until [`finish`].
+    /// Where [`finish`] writes the results.
     pub(super) output: *mut f32,
     pub(super) state: *mut Running,
-    /// Room for a block's keys and values as f32: [`KvShape::widened_len`] numbers.
-    pub(super) widened: *mut f32,
+    /// [`KvShape::room_len`] numbers for the queries of all the calls that belong together.
+    pub(super) room: *mut f32,
 }
 
 impl Call<'_> {
-    /// Where the head's keys and values in a page start.
+    /// Where a query's output builds up, padded to whole vectors.
     #[inline(always)]
-    unsafe fn page(&self, page: u32) -> (*const u16, *const u16) {
-        let KvLayer { memory, at } = self.layer;
-        let shape = memory.shape;
-        // SAFETY: the page is one of the layer's (the caller's promise).
+    fn sums(&self, query: &Query) -> *mut f32 {
+        let stride = self.layer.shape().value_stride();
+        self.room
+            .wrapping_add(query.state * QUERY_ROOM * stride / 2)
+    }
+
+    /// Where its whole numbers are, padded likewise. Written by [`prepare`].
+    #[inline(always)]
+    fn whole(&self, query: &Query) -> *mut i16 {
+        let stride = self.layer.shape().value_stride();
+        self.sums(query).wrapping_add(stride).cast()
+    }
+}
+
+/// Writes the queries' whole numbers and scales, before the first [`attend`].
+///
+/// # Safety
+/// As [`attend`]'s.
+#[inline(always)]
+pub(super) unsafe fn prepare<S: Simd>(call: &Call<'_>) {
+    let shape = call.layer.shape();
+    for query in call.queries {
+        let numbers = &call.input[query.at..query.at + shape.head_size];
+        // SAFETY: as this function's.
         unsafe {
-            let page = page as usize * memory.stride() + at;
-            let page = memory.numbers.as_ptr().add(page);
-            (
-                page.add(shape.keys_at(self.kv_head)),
-                page.add(shape.values_at(self.kv_head)),
-            )
+            let scale = Scale::of::<S>(numbers, shape.query_limit());
+            (*call.state.add(query.state)).factor = scale.scale * call.scale;
+            let whole = call.whole(query);
+            for at in (0..shape.head_size).step_by(LANES) {
+                scale.apply::<S>(numbers, at, whole.add(at));
+            }
         }
     }
 }
 
 /// A block of positions: where the head's keys and values lie, page by page, and those of the block
-/// after it, to be asked for meanwhile. Pointers to f16, or to f32 where the block was widened.
+/// after it, to be asked for meanwhile.
 struct Block {
     first: usize,
-    /// How many positions some query sees.
-    most: usize,
-    keys: [*const u16; SPAN_PAGES],
-    values: [*const u16; SPAN_PAGES],
-    next: [(*const u16, *const u16); SPAN_PAGES],
+    pages: [HeadPage; SPAN_PAGES],
+    next: [HeadPage; SPAN_PAGES],
     /// How many pages of `next` there are.
     coming: usize,
 }
@@ -244,95 +163,104 @@ impl Block {
         let coming = next.len().min(SPAN_PAGES);
         // SAFETY: as [`attend`]'s: all these pages are the layer's.
         unsafe {
-            let start = call.page(pages[0]);
+            let start = call.layer.head(pages[0], call.kv_head);
             let mut block = Self {
                 first,
-                most,
-                keys: [start.0; SPAN_PAGES],
-                values: [start.1; SPAN_PAGES],
+                pages: [start; SPAN_PAGES],
                 next: [start; SPAN_PAGES],
                 coming,
             };
             for place in 0..SPAN_PAGES {
                 // Past the last page the same one again: its scores are not used.
-                let page = call.page(pages[place.min(pages.len() - 1)]);
-                (block.keys[place], block.values[place]) = page;
+                let page = pages[place.min(pages.len() - 1)];
+                block.pages[place] = call.layer.head(page, call.kv_head);
                 if place < coming {
-                    block.next[place] = call.page(next[place]);
+                    block.next[place] = call.layer.head(next[place], call.kv_head);
                 }
             }
             block
         }
     }
 
-    /// How many pages some query sees.
-    fn pages(&self) -> usize {
-        self.most.div_ceil(PAGE)
-    }
-
-    /// Asks for the line of the next block's keys that stands where column `d` of a page is.
+    /// Asks for the line of the next block's keys that stands where a pair of columns of a page is.
     #[inline(always)]
-    unsafe fn ask_keys<S: Simd>(&self, page: usize, d: usize) {
-        // A line of 64 bytes holds two columns.
-        if d.is_multiple_of(2) && page < self.coming {
-            // SAFETY: a prefetch.
-            unsafe { S::prefetch(self.next[page].0.wrapping_add(d * PAGE).cast()) }
-        }
-    }
-
-    /// Asks for the next block's values of one slot of a page: `stride` numbers.
-    #[inline(always)]
-    unsafe fn ask_values<S: Simd>(&self, page: usize, slot: usize, stride: usize) {
+    unsafe fn ask_keys<S: Simd>(&self, page: usize, pair: usize) {
         if page < self.coming {
-            let row = self.next[page].1.wrapping_add(slot * stride);
-            for at in (0..stride).step_by(2 * LANES) {
-                // SAFETY: a prefetch.
-                unsafe { S::prefetch(row.wrapping_add(at).cast()) }
+            let next = self.next[page];
+            // SAFETY: prefetches.
+            unsafe {
+                S::prefetch_far(next.keys().wrapping_add(pair * 2 * PAGE).cast());
+                if pair == 0 {
+                    S::prefetch_far(next.key_scales().cast());
+                }
             }
         }
     }
 
-    /// Copies the block's keys and values to `to` as f32, which is exact, and lets the pointers point
-    /// there: for several tiles of queries that would each convert them.
+    /// Asks for the next block's values of a page.
     #[inline(always)]
-    unsafe fn widen<S: Simd>(&mut self, shape: KvShape, to: *mut f32) {
-        let (keys, values) = (PAGE * shape.head_size, PAGE * shape.value_stride());
-        // SAFETY: as [`attend`]'s: `to` has room for a block.
-        unsafe {
-            for page in 0..self.pages() {
-                let to_keys = to.add(page * (keys + values));
-                let to_values = to_keys.add(keys);
-                for d in 0..shape.head_size {
-                    self.ask_keys::<S>(page, d);
-                    let at = d * PAGE;
-                    S::store(to_keys.add(at), S::load_f16(self.keys[page].add(at)));
+    unsafe fn ask_values<S: Simd>(&self, page: usize, shape: KvShape) {
+        if page < self.coming {
+            let next = self.next[page];
+            // SAFETY: prefetches.
+            unsafe {
+                S::prefetch_far(next.value_scales(shape).cast());
+                for at in (0..PAGE * shape.value_stride()).step_by(2 * LANES) {
+                    S::prefetch_far(next.values(shape).wrapping_add(at).cast());
                 }
-                for slot in 0..PAGE {
-                    self.ask_values::<S>(page, slot, shape.value_stride());
-                    for at in (0..shape.value_stride()).step_by(LANES) {
-                        let at = slot * shape.value_stride() + at;
-                        S::store(to_values.add(at), S::load_f16(self.values[page].add(at)));
-                    }
-                }
-                (self.keys[page], self.values[page]) = (to_keys.cast(), to_values.cast());
             }
-            for page in self.pages()..SPAN_PAGES {
-                (self.keys[page], self.values[page]) = (self.keys[0], self.values[0]);
+        }
+    }
+
+    /// What the powers of a block are multiplied by to become whole, where its first `seen` tokens are
+    /// seen.
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(&self, shape: KvShape, seen: usize) -> Weights {
+        let mut scales = [0.0f32; SPAN];
+        // SAFETY: as [`attend`]'s; a block of scales is `SPAN_PAGES` vectors.
+        unsafe {
+            let mut largest = S::splat(0.0);
+            for page in 0..SPAN_PAGES {
+                let scale = S::load(self.pages[page].value_scales(shape));
+                let scale = S::first(scale, seen.saturating_sub(page * PAGE), 0.0);
+                largest = S::max(largest, scale);
+                S::store(scales.as_mut_ptr().add(page * PAGE), scale);
+            }
+            let largest = S::reduce_max(largest);
+            let inverse = if largest < SMALLEST / WHOLE {
+                0.0
+            } else {
+                POWER / largest
+            };
+            for page in 0..SPAN_PAGES {
+                let at = scales.as_mut_ptr().add(page * PAGE);
+                S::store(at, S::mul(S::load(at), S::splat(inverse)));
+            }
+            Weights {
+                seen,
+                scales,
+                back: largest / POWER,
             }
         }
     }
 }
 
+/// How a block's powers become whole.
+struct Weights {
+    seen: usize,
+    /// The values' scales · 32767 / the largest.
+    scales: [f32; SPAN],
+    /// Turns sums of whole numbers back.
+    back: f32,
+}
+
 /// Runs a call.
 ///
 /// # Safety
-/// As [`Simd`]'s; pages, queries and states lie within the layer, the input, the output and the state;
-/// `pages` covers `positions`; there is room for a widened block; nobody else uses these outputs,
-/// states and that room.
+/// As [`Simd`]'s; pages, queries and states lie within the layer, the input, the output, the room and
+/// the state; `pages` covers `positions`; nobody else uses these outputs, states and this room.
 #[inline(always)]
 pub(super) unsafe fn attend<S: Simd>(call: &Call<'_>) {
-    let (most_queries, vectors) = S::WIDE;
-    let tiles = call.queries.len().div_ceil(most_queries);
     let end = call.positions.end;
     let last = call.queries.iter().map(|query| query.position + 1).max();
     let last = last.unwrap_or(0).min(end);
@@ -340,43 +268,38 @@ pub(super) unsafe fn attend<S: Simd>(call: &Call<'_>) {
     while first < last {
         // SAFETY: as this function's.
         unsafe {
-            let mut block = Block::new(call, first, (last - first).min(SPAN));
-            if tiles < WORTH_WIDENING {
-                run_tiles::<S, false>(call, &block, vectors >= 4);
-            } else {
-                block.widen::<S>(call.layer.shape(), call.widened);
-                run_tiles::<S, true>(call, &block, vectors >= 4);
-            }
+            let block = Block::new(call, first, (last - first).min(SPAN));
+            run_tiles::<S>(call, &block);
         }
         first += SPAN;
     }
 }
 
-/// Tiles of queries from which on a block is converted to f32 once for all of them.
-const WORTH_WIDENING: usize = 2;
-
 /// All queries' tiles over one block.
 #[inline(always)]
-unsafe fn run_tiles<S: Simd, const WIDENED: bool>(call: &Call<'_>, block: &Block, wide: bool) {
+unsafe fn run_tiles<S: Simd>(call: &Call<'_>, block: &Block) {
+    let wide = S::WIDE.1 >= 4;
     let mut start = 0;
     while start < call.queries.len() {
         let parts = (call.queries.len() - start).div_ceil(S::WIDE.0);
         let count = (call.queries.len() - start).div_ceil(parts);
         let queries = &call.queries[start..start + count];
+        // The first tile asks for the next block.
+        let ask = start == 0;
         start += count;
         // SAFETY: as [`attend`]'s.
         unsafe {
             match (count, wide) {
-                (1, true) => tile::<S, 1, 4, WIDENED>(call, queries, block),
-                (2, true) => tile::<S, 2, 4, WIDENED>(call, queries, block),
-                (3, true) => tile::<S, 3, 4, WIDENED>(call, queries, block),
-                (4, true) => tile::<S, 4, 4, WIDENED>(call, queries, block),
-                (5, true) => tile::<S, 5, 4, WIDENED>(call, queries, block),
-                (6, true) => tile::<S, 6, 4, WIDENED>(call, queries, block),
-                (1, false) => tile::<S, 1, 1, WIDENED>(call, queries, block),
-                (2, false) => tile::<S, 2, 1, WIDENED>(call, queries, block),
-                (3, false) => tile::<S, 3, 1, WIDENED>(call, queries, block),
-                (4, false) => tile::<S, 4, 1, WIDENED>(call, queries, block),
+                (1, true) => tile::<S, 1, 4>(call, queries, block, ask),
+                (2, true) => tile::<S, 2, 4>(call, queries, block, ask),
+                (3, true) => tile::<S, 3, 4>(call, queries, block, ask),
+                (4, true) => tile::<S, 4, 4>(call, queries, block, ask),
+                (5, true) => tile::<S, 5, 4>(call, queries, block, ask),
+                (6, true) => tile::<S, 6, 4>(call, queries, block, ask),
+                (1, false) => tile::<S, 1, 1>(call, queries, block, ask),
+                (2, false) => tile::<S, 2, 1>(call, queries, block, ask),
+                (3, false) => tile::<S, 3, 1>(call, queries, block, ask),
+                (4, false) => tile::<S, 4, 1>(call, queries, block, ask),
                 _ => unreachable!("a tile of {count} queries"),
             }
         }
@@ -385,10 +308,11 @@ unsafe fn run_tiles<S: Simd, const WIDENED: bool>(call: &Call<'_>, block: &Block
 
 /// `Q` queries over a block, `V` vectors of keys or values at a time.
 #[inline(always)]
-unsafe fn tile<S: Simd, const Q: usize, const V: usize, const WIDENED: bool>(
+unsafe fn tile<S: Simd, const Q: usize, const V: usize>(
     call: &Call<'_>,
     queries: &[Query],
     block: &Block,
+    ask: bool,
 ) {
     // How many positions of the block each query sees.
     let mut seen = [0; Q];
@@ -401,68 +325,82 @@ unsafe fn tile<S: Simd, const Q: usize, const V: usize, const WIDENED: bool>(
     if most == 0 {
         return;
     }
+    let shape = call.layer.shape();
     let mut scores = [[0.0f32; SPAN]; Q];
     // SAFETY: as [`attend`]'s; only pages below `first + most` are read.
     unsafe {
-        self::scores::<S, Q, V, WIDENED>(call, queries, block, most, &mut scores);
+        self::scores::<S, Q, V>(call, queries, block, (most, ask), &mut scores);
         // All maxima before all powers: each is a chain of operations that wait for one another,
         // and chains side by side hide that.
         let mut largest = [f32::NEG_INFINITY; Q];
         for q in 0..Q {
             largest[q] = largest_score::<S>(&mut scores[q], seen[q]);
         }
+        let mut weights = block.weights::<S>(shape, seen[0]);
+        let mut whole = [[0i16; SPAN]; Q];
+        let mut back = [0.0f32; Q];
         for q in 0..Q {
-            soften::<S>(call, &queries[q], seen[q], largest[q], &mut scores[q]);
+            // The query heads of a token see the same.
+            if weights.seen != seen[q] {
+                weights = block.weights::<S>(shape, seen[q]);
+            }
+            back[q] = weights.back;
+            let powers = (&scores[q], &mut whole[q]);
+            soften::<S>(call, &queries[q], largest[q], &weights, powers);
         }
-        accumulate::<S, Q, V, WIDENED>(call, queries, block, most, &scores);
+        accumulate::<S, Q>(call, queries, block, (most, ask), (&whole, &back));
     }
 }
 
-/// Sixteen keys or values, `at` numbers from the start: f16, or f32 where they were widened.
+/// `scores[q][j] = Σ query · key`, without the query's scale, for the pages that hold the block's first
+/// `most` positions.
 #[inline(always)]
-unsafe fn load_kv<S: Simd, const WIDENED: bool>(from: *const u16, at: usize) -> S::F {
-    // SAFETY: as the caller's.
-    unsafe {
-        if WIDENED {
-            S::load(from.cast::<f32>().add(at))
-        } else {
-            S::load_f16(from.add(at))
-        }
-    }
-}
-
-/// `scores[q][j] = Σ query · key`, for the pages that hold the block's first `most` positions.
-#[inline(always)]
-unsafe fn scores<S: Simd, const Q: usize, const V: usize, const WIDENED: bool>(
+unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
     call: &Call<'_>,
     queries: &[Query],
     block: &Block,
-    most: usize,
+    (most, ask): (usize, bool),
     scores: &mut [[f32; SPAN]; Q],
 ) {
     let shape = call.layer.shape();
     // SAFETY: as [`attend`]'s.
     unsafe {
+        let mut whole = [call.whole(&queries[0]).cast_const(); Q];
+        for q in 1..Q {
+            whole[q] = call.whole(&queries[q]);
+        }
         for page in (0..most.div_ceil(PAGE)).step_by(V) {
-            let mut sums = [[S::splat(0.0); V]; Q];
-            for d in 0..shape.head_size {
-                let mut key = [S::splat(0.0); V];
-                for v in 0..V {
-                    key[v] = load_kv::<S, WIDENED>(block.keys[page + v], d * PAGE);
-                    if !WIDENED {
-                        block.ask_keys::<S>(page + v, d);
+            let pages: &[HeadPage; V] = &*block.pages.as_ptr().add(page).cast();
+            let mut sums = [[S::splat_i32(0); V]; Q];
+            for pair in 0..shape.key_pairs() {
+                if ask {
+                    for v in 0..V {
+                        block.ask_keys::<S>(page + v, pair);
                     }
                 }
+                let mut key = [S::load_weights(pages[0].keys().cast()); V];
+                for v in 0..V {
+                    key[v] = S::load_weights(pages[v].keys().add(pair * 2 * PAGE).cast());
+                }
                 for q in 0..Q {
-                    let query = S::splat(*call.input.as_ptr().add(queries[q].at + d));
+                    let query = S::quad(whole[q].add(2 * pair).cast());
                     for v in 0..V {
-                        sums[q][v] = S::mul_add(query, key[v], sums[q][v]);
+                        sums[q][v] = S::dot_pairs(sums[q][v], key[v], query);
                     }
                 }
             }
+            let mut scale = [S::splat(0.0); V];
+            for v in 0..V {
+                scale[v] = S::load(pages[v].key_scales());
+            }
             for q in 0..Q {
+                let to = scores
+                    .as_mut_ptr()
+                    .cast::<f32>()
+                    .add(q * SPAN + page * PAGE);
                 for v in 0..V {
-                    S::store(scores[q].as_mut_ptr().add((page + v) * PAGE), sums[q][v]);
+                    let score = S::mul(S::to_f32(sums[q][v]), scale[v]);
+                    S::store(to.add(v * PAGE), score);
                 }
             }
         }
@@ -495,50 +433,52 @@ unsafe fn largest_score<S: Simd>(scores: &mut [f32; SPAN], seen: usize) -> f32 {
     }
 }
 
-/// Turns a block's scores into `e^(score − max)`, zero beyond the `seen` first ones, and brings the
-/// query's running maximum, sums and output up to date.
+/// Turns a block's scores into `e^(score − max)`, zero beyond those that are seen, and these into whole
+/// numbers; brings the query's running maximum, sums and output up to date.
 #[inline(always)]
 unsafe fn soften<S: Simd>(
     call: &Call<'_>,
     query: &Query,
-    seen: usize,
     largest: f32,
-    scores: &mut [f32; SPAN],
+    weights: &Weights,
+    (scores, whole): (&[f32; SPAN], &mut [i16; SPAN]),
 ) {
+    let seen = weights.seen;
+    if seen == 0 {
+        return;
+    }
     // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
     unsafe {
-        if seen == 0 {
-            *scores = [0.0; SPAN];
-            return;
-        }
         let running = &mut *call.state.add(query.state);
         let mut block = [S::splat(0.0); SPAN_PAGES];
         for v in 0..SPAN_PAGES {
             block[v] = S::load(scores.as_ptr().add(v * LANES));
         }
         // Rounding keeps the order: the largest product is the product of the largest.
-        let max = running.max.max(largest * call.scale);
-        let (scale, minus_max) = (S::splat(call.scale), S::splat(-max));
+        let max = running.max.max(largest * running.factor);
+        let (scale, minus_max) = (S::splat(running.factor), S::splat(-max));
         let mut sums = S::splat(0.0);
         for v in 0..SPAN_PAGES {
-            let mut power = S::exp(S::mul_add(block[v], scale, minus_max));
+            let mut power = S::exp_negative(S::mul_add(block[v], scale, minus_max));
             if seen < SPAN {
                 power = S::first(power, seen.saturating_sub(v * LANES), 0.0);
             }
             sums = S::add(sums, power);
-            S::store(scores.as_mut_ptr().add(v * LANES), power);
+            let weight = S::load(weights.scales.as_ptr().add(v * LANES));
+            let to = whole.as_mut_ptr().add(v * LANES);
+            S::store_i16(to, S::mul(power, weight));
         }
         if max > running.max {
-            let output = call.output.add(query.at);
-            let size = call.layer.shape().head_size;
+            let output = call.sums(query);
+            let size = call.layer.shape().value_stride();
             if running.max == f32::NEG_INFINITY {
                 output.write_bytes(0, size);
             } else {
-                let decay = S::exp(S::splat(running.max - max));
+                let decay = S::exp_negative(S::splat(running.max - max));
                 sums = S::mul_add(S::load(running.sums.as_ptr()), decay, sums);
                 for d in (0..size).step_by(LANES) {
-                    let decayed = S::mul(load_within::<S>(output, d, size), decay);
-                    store_within::<S>(output, d, size, decayed);
+                    let output = output.add(d);
+                    S::store(output, S::mul(S::load(output), decay));
                 }
             }
             running.max = max;
@@ -550,76 +490,88 @@ unsafe fn soften<S: Simd>(
     }
 }
 
-/// `output[q] += Σ scores[q][j] · value[j]`, for the block's first `most` positions.
+/// `output[q] += Σ power · value`, page by page, for the block's first `most` positions.
 #[inline(always)]
-unsafe fn accumulate<S: Simd, const Q: usize, const V: usize, const WIDENED: bool>(
+unsafe fn accumulate<S: Simd, const Q: usize>(
     call: &Call<'_>,
     queries: &[Query],
     block: &Block,
-    most: usize,
-    scores: &[[f32; SPAN]; Q],
+    (most, ask): (usize, bool),
+    (whole, back): (&[[i16; SPAN]; Q], &[f32; Q]),
 ) {
     let shape = call.layer.shape();
-    let size = shape.head_size;
     let stride = shape.value_stride();
-    // SAFETY: as [`attend`]'s; values are padded to whole vectors, outputs are not, so that the last
-    // vectors of a head are loaded and stored in part.
+    // SAFETY: as [`attend`]'s; values and what builds up are padded to whole vectors.
     unsafe {
+        if ask {
+            for page in 0..SPAN_PAGES {
+                block.ask_values::<S>(page, shape);
+            }
+        }
+        let pages = most.div_ceil(PAGE);
         let mut d = 0;
-        while d < size {
-            let mut sums = [[S::splat(0.0); V]; Q];
-            for q in 0..Q {
-                let from = call.output.add(queries[q].at);
-                for v in 0..V {
-                    sums[q][v] = load_within::<S>(from, d + v * LANES, size);
-                }
+        while d < stride {
+            if S::WIDE.1 > 1 && d + 2 * LANES <= stride {
+                columns::<S, Q, 2>(call, queries, (block, pages), d, (whole, back));
+                d += 2 * LANES;
+            } else {
+                columns::<S, Q, 1>(call, queries, (block, pages), d, (whole, back));
+                d += LANES;
             }
-            for page in 0..most.div_ceil(PAGE) {
-                let values = block.values[page];
-                for slot in 0..PAGE.min(most - page * PAGE) {
-                    if !WIDENED && d == 0 {
-                        block.ask_values::<S>(page, slot, stride);
-                    }
-                    let mut value = [S::splat(0.0); V];
-                    for v in 0..V {
-                        // A vector past the head's end stands in for itself: it is not stored.
-                        let at = if d + v * LANES < size { v * LANES } else { 0 };
-                        value[v] = load_kv::<S, WIDENED>(values, slot * stride + d + at);
-                    }
-                    for q in 0..Q {
-                        let score = S::splat(scores[q][page * PAGE + slot]);
-                        for v in 0..V {
-                            sums[q][v] = S::mul_add(score, value[v], sums[q][v]);
-                        }
-                    }
-                }
-            }
-            for q in 0..Q {
-                let to = call.output.add(queries[q].at);
-                for v in 0..V {
-                    store_within::<S>(to, d + v * LANES, size, sums[q][v]);
-                }
-            }
-            d += V * LANES;
         }
     }
 }
 
-/// Sixteen of `from[at..size]`, zeros where it ends.
+/// The same for `V` vectors of columns, from column `d` on.
 #[inline(always)]
-unsafe fn load_within<S: Simd>(from: *const f32, at: usize, size: usize) -> S::F {
-    // SAFETY: `from` is good for `size` elements.
+unsafe fn columns<S: Simd, const Q: usize, const V: usize>(
+    call: &Call<'_>,
+    queries: &[Query],
+    (block, pages): (&Block, usize),
+    d: usize,
+    (whole, back): (&[[i16; SPAN]; Q], &[f32; Q]),
+) {
+    let shape = call.layer.shape();
+    let stride = shape.value_stride();
+    // SAFETY: as [`accumulate`]'s.
     unsafe {
-        if at + LANES <= size {
-            return S::load(from.add(at));
+        let mut outputs = [[S::splat(0.0); V]; Q];
+        for q in 0..Q {
+            let from = call.sums(&queries[q]).add(d);
+            for v in 0..V {
+                outputs[q][v] = S::load(from.add(v * LANES));
+            }
         }
-        let mut lanes = [0.0; LANES];
-        if at < size {
-            lanes
-                .as_mut_ptr()
-                .copy_from_nonoverlapping(from.add(at), size - at);
+        for page in 0..pages {
+            let values = block.pages.get_unchecked(page).values(shape).add(2 * d);
+            let powers = whole.as_ptr().cast::<i8>().add(2 * page * PAGE);
+            let mut sums = [[S::splat_i32(0); V]; Q];
+            for pair in 0..PAGE / 2 {
+                let row = values.add(2 * pair * stride);
+                let mut value = [S::load_weights(row.cast()); V];
+                for v in 1..V {
+                    value[v] = S::load_weights(row.add(2 * v * LANES).cast());
+                }
+                for q in 0..Q {
+                    let power = S::quad(powers.add(2 * (q * SPAN + 2 * pair)));
+                    for v in 0..V {
+                        sums[q][v] = S::dot_pairs(sums[q][v], value[v], power);
+                    }
+                }
+            }
+            for q in 0..Q {
+                let back = S::splat(back[q]);
+                for v in 0..V {
+                    outputs[q][v] = S::mul_add(S::to_f32(sums[q][v]), back, outputs[q][v]);
+                }
+            }
         }
-        S::load(lanes.as_ptr())
+        for q in 0..Q {
+            let to = call.sums(&queries[q]).add(d);
+            for v in 0..V {
+                S::store(to.add(v * LANES), outputs[q][v]);
+            }
+        }
     }
 }
 
@@ -639,7 +591,7 @@ unsafe fn store_within<S: Simd>(to: *mut f32, at: usize, size: usize, x: S::F) {
     }
 }
 
-/// Divides the queries' outputs by their sums.
+/// Divides what the queries' outputs have come to by their sums: the results.
 ///
 /// # Safety
 /// As [`attend`]'s.
@@ -651,68 +603,13 @@ pub(super) unsafe fn finish<S: Simd>(call: &Call<'_>) {
         unsafe {
             let sums = S::load((*call.state.add(query.state)).sums.as_ptr());
             let inverse = S::splat(1.0 / S::reduce_add(sums));
-            let output = call.output.add(query.at);
+            let output = call.sums(query);
             for d in (0..size).step_by(LANES) {
-                let x = S::mul(load_within::<S>(output, d, size), inverse);
-                // A masked score adds `0 · value`, which can turn −0 into 0. Adding 0 does so always.
-                store_within::<S>(output, d, size, S::add(x, S::splat(0.0)));
+                let x = S::mul(S::load(output.add(d)), inverse);
+                // A masked page adds 0, which can turn −0 into 0. Adding 0 does so always.
+                let x = S::add(x, S::splat(0.0));
+                store_within::<S>(call.output.add(query.at), d, size, x);
             }
         }
     }
-}
-
-/// Tokens to write to a layer, `[tokens, kv_heads, head_size]` each.
-pub(super) struct Writing<'a> {
-    pub(super) shape: KvShape,
-    /// The layer's first page.
-    pub(super) pages: *mut u16,
-    /// Numbers from one page to the next.
-    pub(super) stride: usize,
-    /// Page and slot of each token.
-    pub(super) places: &'a [(u32, usize)],
-    pub(super) keys: &'a [f32],
-    pub(super) values: &'a [f32],
-}
-
-/// Writes one head's keys, or its values, of all tokens, as f16 (to nearest even; what f16 cannot hold
-/// is cut to ±65504, for an infinity would spoil every later result).
-///
-/// # Safety
-/// As [`Simd`]'s; all places are in the layer's pages, there are as many keys and values as they take,
-/// and nobody else uses this head's keys (or values).
-#[inline(always)]
-pub(super) unsafe fn write<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) {
-    let shape = writing.shape;
-    let size = shape.head_size;
-    for (token, &(page, slot)) in writing.places.iter().enumerate() {
-        for d in (0..size).step_by(LANES) {
-            // SAFETY: as this function's; a head's vectors are cut at its end.
-            unsafe {
-                let from = if values { writing.values } else { writing.keys };
-                let from = from.as_ptr().add((token * shape.kv_heads + head) * size);
-                let mut half = [0u16; LANES];
-                let x = within_f16::<S>(load_within::<S>(from, d, size));
-                S::store_f16(half.as_mut_ptr(), x);
-                let half = &half[..LANES.min(size - d)];
-
-                let page = writing.pages.add(page as usize * writing.stride);
-                if values {
-                    let to = page.add(shape.values_at(head) + slot * shape.value_stride() + d);
-                    to.copy_from_nonoverlapping(half.as_ptr(), half.len());
-                } else {
-                    let to = page.add(shape.keys_at(head) + d * PAGE + slot);
-                    for (lane, half) in half.iter().enumerate() {
-                        *to.add(lane * PAGE) = *half;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Cut to what f16 can hold.
-#[inline(always)]
-unsafe fn within_f16<S: Simd>(x: S::F) -> S::F {
-    // SAFETY: as the caller's.
-    unsafe { S::max(S::min(x, S::splat(65504.0)), S::splat(-65504.0)) }
 }

@@ -56,11 +56,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fn load_f16(from: *const u16) -> [__m256; 2] {
             both!(|i| _mm256_cvtph_ps(_mm_loadu_si128(from.add(8 * i).cast())))
         }
-        fn store_f16(to: *mut u16, x: [__m256; 2]) {
-            let [low, high] = both!(|i| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[i]));
-            _mm_storeu_si128(to.cast(), low);
-            _mm_storeu_si128(to.add(8).cast(), high);
-        }
         fn load_bf16(from: *const u16) -> [__m256; 2] {
             both!(|i| {
                 let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8 * i).cast()));
@@ -128,6 +123,13 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
             _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b00_00_00_01>(sum)))
         }
+        fn store_i16(to: *mut i16, x: [__m256; 2]) {
+            let whole = both!(|i| _mm256_cvtps_epi32(x[i]));
+            // As above.
+            let words = _mm256_packs_epi32(whole[0], whole[1]);
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            _mm256_storeu_si256(to.cast(), words);
+        }
 
         fn splat_i32(x: i32) -> [__m256i; 2] { [_mm256_set1_epi32(x); 2] }
         fn to_f32(x: [__m256i; 2]) -> [__m256; 2] { both!(|i| _mm256_cvtepi32_ps(x[i])) }
@@ -165,6 +167,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 }
             })
         }
+        fn dot_pairs(acc: [__m256i; 2], w: [__m256i; 2], a: __m256i) -> [__m256i; 2] {
+            both!(|i| {
+                if VNNI {
+                    _mm256_dpwssd_avx_epi32(acc[i], w[i], a)
+                } else {
+                    _mm256_add_epi32(acc[i], _mm256_madd_epi16(w[i], a))
+                }
+            })
+        }
         fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        fn prefetch_far(at: *const u8) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }

@@ -23,9 +23,6 @@ impl Simd for Avx512 {
         fn load(from: *const f32) -> __m512 { _mm512_loadu_ps(from) }
         fn store(to: *mut f32, x: __m512) { _mm512_storeu_ps(to, x) }
         fn load_f16(from: *const u16) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
-        fn store_f16(to: *mut u16, x: __m512) {
-            _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x))
-        }
         fn load_bf16(from: *const u16) -> __m512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
@@ -67,6 +64,10 @@ impl Simd for Avx512 {
             _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(whole));
             _mm512_reduce_add_epi32(whole)
         }
+        fn store_i16(to: *mut i16, x: __m512) {
+            let whole = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x));
+            _mm256_storeu_si256(to.cast(), whole);
+        }
 
         fn splat_i32(x: i32) -> __m512i { _mm512_set1_epi32(x) }
         fn to_f32(x: __m512i) -> __m512 { _mm512_cvtepi32_ps(x) }
@@ -82,6 +83,10 @@ impl Simd for Avx512 {
         fn dot_signed(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(acc, w, a)
         }
+        fn dot_pairs(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+            _mm512_dpwssd_epi32(acc, w, a)
+        }
         fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        fn prefetch_far(at: *const u8) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }

@@ -4,8 +4,9 @@
 use std::arch::is_aarch64_feature_detected;
 
 use super::activations::{ActivationBlock, quantize};
-use super::attention::{self, Call, Writing};
+use super::attention::{self, Call};
 use super::ceiling;
+use super::kv_memory::{self, Writing};
 use super::pack::Format;
 use super::product::{Part, product};
 use super::scalar::Scalar;
@@ -124,6 +125,7 @@ pub(super) struct Table {
     pub(super) add: Elementwise,
     pub(super) silu_mul: Elementwise,
     pub(super) rope_neox: unsafe fn(&mut [f32], &[f32], &[f32]),
+    pub(super) prepare: unsafe fn(&Call<'_>),
     pub(super) attend: unsafe fn(&Call<'_>),
     pub(super) finish: unsafe fn(&Call<'_>),
     pub(super) write: unsafe fn(&Writing<'_>, usize, bool),
@@ -157,6 +159,7 @@ macro_rules! family {
                 add,
                 silu_mul,
                 rope_neox,
+                prepare,
                 attend,
                 finish,
                 write,
@@ -176,9 +179,10 @@ macro_rules! family {
                 add = vector::add(x: &mut [f32], y: &[f32]);
                 silu_mul = vector::silu_mul(gate: &mut [f32], up: &[f32]);
                 rope_neox = vector::rope_neox(x: &mut [f32], cos: &[f32], sin: &[f32]);
+                prepare = attention::prepare(call: &Call<'_>);
                 attend = attention::attend(call: &Call<'_>);
                 finish = attention::finish(call: &Call<'_>);
-                write = attention::write(writing: &Writing<'_>, head: usize, values: bool);
+                write = kv_memory::write(writing: &Writing<'_>, head: usize, values: bool);
                 read_all = ceiling::read_all(values: &[f32]);
                 multiply_add_all = ceiling::multiply_add_all(steps: usize);
             );

@@ -15,6 +15,7 @@ pub(super) fn f16_to_f32(bits: u16) -> f32 {
 }
 
 /// The nearest IEEE 754 binary16, halves to even; what is too large becomes infinite.
+#[cfg(test)]
 pub(super) fn f32_to_f16(x: f32) -> u16 {
     let bits = x.to_bits();
     let sign = ((bits >> 16) & 0x8000) as u16;

@@ -181,7 +181,6 @@ fn measure_attention() {
     for count in [3, 6, 75] {
         let input = vec![0.01; count * 64];
         let mut output = vec![0.0; count * 64];
-        let mut state = vec![Running::default(); count];
         let queries: Vec<Query> = (0..count)
             .map(|index| Query {
                 at: index * 64,
@@ -193,17 +192,15 @@ fn measure_attention() {
             std::env::var("RUNS").map_or(200, |runs| runs.parse().unwrap()),
             || {
                 for kv_head in 0..3 {
-                    state.fill(Running::default());
                     let attention = Attention {
                         layer: memory.layer(0),
                         kv_head,
                         pages: &pages,
-                        positions: 0..tokens,
                         queries: &queries,
                         scale: 0.125,
                         input: &input,
                     };
-                    kernels.attend(&attention, &mut output, &mut state, true);
+                    kernels.attend(&attention, &[0..tokens], &mut output);
                 }
             },
         );
@@ -212,6 +209,82 @@ fn measure_attention() {
             "{count} queries × 3 heads × {tokens}: {:.1} µs, {:.0} GFMA/s",
             seconds * 1e6,
             work / seconds / 1e9
+        );
+    }
+}
+
+/// A batch that decodes, each sequence with its own 400 tokens, through 30 layers: what memory gives.
+#[test]
+#[ignore = "a measurement"]
+fn measure_decoding_attention() {
+    let kernels = chosen();
+    let shape = KvShape {
+        kv_heads: 3,
+        head_size: 64,
+    };
+    let (sequences, tokens, layers) = (25, 416, 30);
+    let pages = tokens / PAGE;
+    let mut memory = KvMemory::new(shape, layers, sequences * pages);
+    memory.numbers.fill(1);
+    let tables: Vec<Vec<u32>> = (0..sequences)
+        .map(|sequence| {
+            (0..pages)
+                .map(|page| (sequence * pages + page) as u32)
+                .collect()
+        })
+        .collect();
+    let together = 7;
+    let mut parts = Vec::new();
+    for first in (0..sequences).step_by(together) {
+        let some = first..(first + together).min(sequences);
+        for kv_head in 0..3 {
+            let queries = some.clone().flat_map(|sequence| {
+                (0..3).map(move |head| (sequence * 9 + kv_head * 3 + head) * 64)
+            });
+            parts.push(AttentionPart {
+                kv_head,
+                queries: queries
+                    .enumerate()
+                    .map(|(state, at)| Query {
+                        at,
+                        position: tokens - 1,
+                        state,
+                    })
+                    .collect(),
+                looks: some
+                    .clone()
+                    .enumerate()
+                    .map(|(index, sequence)| Look {
+                        pages: &tables[sequence],
+                        positions: 0..tokens,
+                        queries: index * 3..index * 3 + 3,
+                    })
+                    .collect(),
+            });
+        }
+    }
+    let plan = AttentionPlan::new(shape, parts);
+    let input = vec![0.01; sequences * 576];
+    let mut output = vec![0.0; sequences * 576];
+    for threads in [1, 2] {
+        let pool = Pool::new(threads).unwrap();
+        let seconds = best(10, || {
+            for layer in 0..layers {
+                kernels.attend_all(
+                    &pool,
+                    memory.layer(layer),
+                    &plan,
+                    0.125,
+                    &input,
+                    &mut output,
+                );
+            }
+        });
+        let bytes = memory.numbers.len() * 2;
+        println!(
+            "{sequences} × {tokens}, {threads} threads: {:.2} ms, {:.1} GB/s",
+            seconds * 1e3,
+            bytes as f64 / seconds / 1e9
         );
     }
 }

@@ -23,6 +23,7 @@ mod ceiling;
 mod dispatch;
 mod gguf;
 mod half;
+mod kv_memory;
 #[cfg(test)]
 mod measure;
 #[cfg(target_arch = "aarch64")]
@@ -43,19 +44,20 @@ mod vector;
 use std::ops::Range;
 
 pub(crate) use activations::{ActivationBlock, BLOCK};
-pub(crate) use attention::{KvLayer, KvMemory, KvShape, PAGE, Query, SPAN};
+pub(crate) use attention::{Query, SPAN};
 pub(crate) use ceiling::measure as measure_ceilings;
 pub(crate) use dispatch::Kernels;
+pub(crate) use kv_memory::{KvLayer, KvMemory, KvShape, PAGE};
 pub(crate) use pack::PackedMatrix;
 pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
 
-use attention::Writing;
 #[cfg(test)]
 use attention::{Call, Running};
 #[cfg(test)]
 use dispatch::Isa;
+use kv_memory::Writing;
 use pack::Shared;
 #[cfg(test)]
 use pack::{Format, PackError};
@@ -69,7 +71,7 @@ pub(crate) struct Product<'a> {
     pub(crate) output: &'a mut [f32],
 }
 
-/// Attention of some queries to one KV head, one call at a time: what the properties of the kernels
+/// Attention of some queries to one KV head: what the properties of the kernels
 /// are tested by. A forward pass cuts its attention by an [`AttentionPlan`].
 #[cfg(test)]
 #[derive(Clone)]
@@ -80,8 +82,6 @@ pub(crate) struct Attention<'a> {
     pub(crate) kv_head: usize,
     /// Page `i` holds positions `16 i..16 (i + 1)`.
     pub(crate) pages: &'a [u32],
-    /// The positions to look at: from a multiple of [`SPAN`] to a multiple of it, or to the end.
-    pub(crate) positions: Range<usize>,
     /// The queries. They may belong to different sequences where these share the pages.
     pub(crate) queries: &'a [Query],
     /// Multiplies the scores: 1 / √head_size.
@@ -269,7 +269,7 @@ impl Kernels {
         let write = |part: usize| {
             let writing = Writing {
                 shape,
-                pages: pages.get(),
+                layer: pages.get(),
                 stride,
                 places,
                 keys,
@@ -287,11 +287,10 @@ impl Kernels {
         }
     }
 
-    /// Attends to some positions: brings the queries' outputs and states (fresh ones:
-    /// [`Running::default`]) up to date. With `last`, divides by the sums: then the outputs are done.
+    /// Attends to the positions, in these steps: the results.
     ///
-    /// The results have the same bits however the positions are split into calls, as long as each
-    /// split is at a multiple of [`SPAN`], and whatever the company of the query.
+    /// They have the same bits however the positions are split into steps, as long as each split is at
+    /// a multiple of [`SPAN`], and whatever the company of the query.
     ///
     /// # Panics
     /// Where the shapes do not fit.
@@ -299,50 +298,50 @@ impl Kernels {
     pub(crate) fn attend(
         self,
         attention: &Attention<'_>,
+        steps: &[Range<usize>],
         output: &mut [f32],
-        state: &mut [Running],
-        last: bool,
     ) {
-        self.check(attention, output.len(), state.len());
-        let (output_at, state_at) = (output.as_mut_ptr(), state.as_mut_ptr());
-        let call = |widened| Call {
-            layer: attention.layer,
-            kv_head: attention.kv_head,
-            pages: attention.pages,
-            positions: attention.positions.clone(),
-            queries: attention.queries,
-            next: &[],
-            scale: attention.scale,
-            input: attention.input,
-            output: output_at,
-            state: state_at,
-            widened,
-        };
-        room::with(attention.layer.shape().widened_len(), |widened| {
-            let call = call(widened);
+        let mut state = vec![Running::default(); attention.queries.len()];
+        self.check(attention, steps, output.len(), state.len());
+        let shape = attention.layer.shape();
+        room::with(shape.room_len(state.len()), |room| {
+            let mut call = Call {
+                layer: attention.layer,
+                kv_head: attention.kv_head,
+                pages: attention.pages,
+                positions: 0..0,
+                queries: attention.queries,
+                next: &[],
+                scale: attention.scale,
+                input: attention.input,
+                output: output.as_mut_ptr(),
+                state: state.as_mut_ptr(),
+                room,
+            };
             // SAFETY: this processor is able; `check` has compared all that the call names; output
             // and state are borrowed for writing, and the room is the thread's own.
             unsafe {
-                (self.table.attend)(&call);
-                if last {
-                    (self.table.finish)(&call);
+                (self.table.prepare)(&call);
+                for step in steps {
+                    call.positions = step.clone();
+                    (self.table.attend)(&call);
                 }
+                (self.table.finish)(&call);
             }
         });
     }
 
     /// What [`Kernels::attend`] relies on.
     #[cfg(test)]
-    fn check(self, attention: &Attention<'_>, output: usize, state: usize) {
+    fn check(self, attention: &Attention<'_>, steps: &[Range<usize>], output: usize, state: usize) {
         let shape = attention.layer.shape();
-        let positions = &attention.positions;
         assert!(attention.kv_head < shape.kv_heads);
-        assert!(positions.start.is_multiple_of(SPAN));
-        let pages = positions.end.div_ceil(PAGE);
-        assert!(pages <= attention.pages.len(), "too few pages");
+        for positions in steps {
+            assert!(positions.start.is_multiple_of(SPAN));
+            assert!(positions.end.div_ceil(PAGE) <= attention.pages.len());
+        }
         let known = attention.layer.pages();
-        let used = &attention.pages[..pages];
-        assert!(used.iter().all(|page| (*page as usize) < known));
+        assert!(attention.pages.iter().all(|page| (*page as usize) < known));
         for query in attention.queries {
             let end = query.at + shape.head_size;
             assert!(end <= attention.input.len() && end <= output && query.state < state);

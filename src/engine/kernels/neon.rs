@@ -96,18 +96,6 @@ impl<const DOT: bool> Simd for Neon<DOT> {
                 wide
             })
         }
-        fn store_f16(to: *mut u16, x: [float32x4_t; 4]) {
-            for i in 0..4 {
-                let half: uint16x4_t;
-                asm!(
-                    "fcvtn {half:v}.4h, {wide:v}.4s",
-                    half = lateout(vreg) half,
-                    wide = in(vreg) x[i],
-                    options(pure, nomem, nostack, preserves_flags)
-                );
-                vst1_u16(to.add(4 * i), half);
-            }
-        }
         fn load_bf16(from: *const u16) -> [float32x4_t; 4] {
             quarters!(|i| {
                 vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(from.add(4 * i)))))
@@ -183,6 +171,11 @@ impl<const DOT: bool> Simd for Neon<DOT> {
             let sum = vaddq_s32(vaddq_s32(whole[0], whole[1]), vaddq_s32(whole[2], whole[3]));
             vaddvq_s32(sum)
         }
+        fn store_i16(to: *mut i16, x: [float32x4_t; 4]) {
+            for i in 0..4 {
+                vst1_s16(to.add(4 * i), vmovn_s32(vcvtnq_s32_f32(x[i])));
+            }
+        }
 
         fn splat_i32(x: i32) -> [int32x4_t; 4] { [vdupq_n_s32(x); 4] }
         fn to_f32(x: [int32x4_t; 4]) -> [float32x4_t; 4] { quarters!(|i| vcvtq_f32_s32(x[i])) }
@@ -205,9 +198,23 @@ impl<const DOT: bool> Simd for Neon<DOT> {
                 dot_quads::<DOT>(acc[i], signed, a)
             })
         }
+        fn dot_pairs(acc: [int32x4_t; 4], w: [uint8x16_t; 4], a: int8x16_t) -> [int32x4_t; 4] {
+            quarters!(|i| {
+                let (w, a) = (vreinterpretq_s16_u8(w[i]), vreinterpretq_s16_s8(a));
+                let low = vmull_s16(vget_low_s16(w), vget_low_s16(a));
+                vaddq_s32(acc[i], vpaddq_s32(low, vmull_high_s16(w, a)))
+            })
+        }
         fn prefetch(at: *const u8) {
             asm!(
                 "prfm pldl1keep, [{at}]",
+                at = in(reg) at,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        fn prefetch_far(at: *const u8) {
+            asm!(
+                "prfm pldl2keep, [{at}]",
                 at = in(reg) at,
                 options(readonly, nostack, preserves_flags)
             );

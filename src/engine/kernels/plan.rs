@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::attention::{Call, KvLayer, KvShape, PAGE, Query, Running, SPAN};
+use super::attention::{Call, Query, Running, SPAN};
+use super::kv_memory::{KvLayer, KvShape, PAGE};
 use super::pack::Shared;
 use super::{Kernels, Pool, room};
 
@@ -46,14 +47,12 @@ thread_local! {
     static STATES: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `work` with so many fresh states, and room for a widened block.
+/// Calls `work` with so many fresh states, and room for as many queries.
 fn with_room(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *mut f32)) {
     STATES.with_borrow_mut(|kept| {
         kept.clear();
         kept.resize(states, Running::default());
-        room::with(shape.widened_len(), |widened| {
-            work(kept.as_mut_ptr(), widened)
-        });
+        room::with(shape.room_len(states), |room| work(kept.as_mut_ptr(), room));
     });
 }
 
@@ -136,7 +135,7 @@ impl Kernels {
         let output = Shared::new(output);
         pool.run(plan.parts.len(), |index| {
             let part = &plan.parts[index];
-            with_room(plan.shape, part.queries.len(), |state, widened| {
+            with_room(plan.shape, part.queries.len(), |state, room| {
                 let all = Call {
                     layer,
                     kv_head: part.kv_head,
@@ -148,8 +147,10 @@ impl Kernels {
                     input,
                     output: output.get(),
                     state,
-                    widened,
+                    room,
                 };
+                // SAFETY: as for the looks below.
+                unsafe { (self.table.prepare)(&all) }
                 for (index, look) in part.looks.iter().enumerate() {
                     let next = part.looks.get(index + 1);
                     let call = Call {

@@ -48,10 +48,6 @@ impl Simd for Scalar {
             let bits = from.cast::<[u16; LANES]>().read_unaligned();
             lanes!(|i| half::f16_to_f32(bits[i]))
         }
-        fn store_f16(to: *mut u16, x: [f32; LANES]) {
-            let bits: [u16; LANES] = lanes!(|i| half::f32_to_f16(x[i]));
-            to.cast::<[u16; LANES]>().write_unaligned(bits)
-        }
         fn load_bf16(from: *const u16) -> [f32; LANES] {
             let bits = from.cast::<[u16; LANES]>().read_unaligned();
             lanes!(|i| half::bf16_to_f32(bits[i]))
@@ -106,6 +102,10 @@ impl Simd for Scalar {
             }
             sum
         }
+        fn store_i16(to: *mut i16, x: [f32; LANES]) {
+            let whole: [i16; LANES] = lanes!(|i| x[i].round_ties_even() as i16);
+            to.cast::<[i16; LANES]>().write_unaligned(whole);
+        }
 
         fn splat_i32(x: i32) -> [i32; LANES] { [x; LANES] }
         fn to_f32(x: [i32; LANES]) -> [f32; LANES] { lanes!(|i| x[i] as f32) }
@@ -121,6 +121,17 @@ impl Simd for Scalar {
         fn dot_signed(acc: [i32; LANES], w: [[u8; 4]; LANES], a: [i8; 4]) -> [i32; LANES] {
             dot_with(acc, w, a, -128)
         }
+        fn dot_pairs(acc: [i32; LANES], w: [[u8; 4]; LANES], a: [i8; 4]) -> [i32; LANES] {
+            let pair = |[a, b, c, d]: [u8; 4]| {
+                [[a, b], [c, d]].map(|bytes| i32::from(i16::from_ne_bytes(bytes)))
+            };
+            let a = pair(a.map(i8::cast_unsigned));
+            lanes!(|i| {
+                let w = pair(w[i]);
+                acc[i] + w[0] * a[0] + w[1] * a[1]
+            })
+        }
         fn prefetch(_at: *const u8) {}
+        fn prefetch_far(_at: *const u8) {}
     }
 }

@@ -58,8 +58,6 @@ pub(super) trait Simd: 'static {
     unsafe fn store(to: *mut f32, x: Self::F);
     /// Loads 16 IEEE half-precision numbers.
     unsafe fn load_f16(from: *const u16) -> Self::F;
-    /// Stores 16 numbers as IEEE half precision, to nearest even.
-    unsafe fn store_f16(to: *mut u16, x: Self::F);
     /// Loads 16 bfloat16 numbers.
     unsafe fn load_bf16(from: *const u16) -> Self::F;
     /// Loads 16 unsigned bytes as numbers.
@@ -95,10 +93,12 @@ pub(super) trait Simd: 'static {
     /// Rounds to the nearest whole number (halves to even; |x| ≤ 127), stores 16 bytes, and returns
     /// their sum.
     unsafe fn store_i8(to: *mut i8, x: Self::F) -> i32;
+    /// Rounds to the nearest whole number (halves to even; |x| ≤ 32767) and stores 16 of them.
+    unsafe fn store_i16(to: *mut i16, x: Self::F);
 
     /// `x` in every lane.
     unsafe fn splat_i32(x: i32) -> Self::I;
-    /// As numbers (exact below 2^24).
+    /// As numbers, to nearest even (exact below 2^24).
     unsafe fn to_f32(x: Self::I) -> Self::F;
     /// Loads 64 weight bytes.
     unsafe fn load_weights(from: *const u8) -> Self::W;
@@ -112,16 +112,44 @@ pub(super) trait Simd: 'static {
     unsafe fn dot(acc: Self::I, w: Self::W, a: Self::A) -> Self::I;
     /// `acc + Σ (w − 128)·a`, for weights of 0..=255; with [`Simd::OFFSET_IN_SUM`], `acc + Σ w·a`.
     unsafe fn dot_signed(acc: Self::I, w: Self::W, a: Self::A) -> Self::I;
+    /// `acc + Σ w·a` over each lane's pair of 16-bit numbers, which [`Simd::load_weights`] and
+    /// [`Simd::quad`] have loaded as bytes.
+    unsafe fn dot_pairs(acc: Self::I, w: Self::W, a: Self::A) -> Self::I;
     /// Asks for the cache line at `at`, which need not be valid, in the nearest cache.
     unsafe fn prefetch(at: *const u8);
+    /// The same in the second-level cache, which takes more requests at a time: for what lies in pieces
+    /// all over memory.
+    unsafe fn prefetch_far(at: *const u8);
 
     /// `e^x`, within 1.5 units in the last place for −86.6 ≤ x ≤ 88; below, about 2.4e-38.
-    /// The range reduction and polynomial of Cephes' `expf`.
     #[inline(always)]
     unsafe fn exp(x: Self::F) -> Self::F {
         // SAFETY: as this function's.
         unsafe {
-            let x = Self::max(Self::min(x, Self::splat(88.0)), Self::splat(-86.6));
+            Self::exp_of(Self::max(
+                Self::min(x, Self::splat(88.0)),
+                Self::splat(-86.6),
+            ))
+        }
+    }
+
+    /// The same for x ≤ 0, and 1 for what rounding has brought above it.
+    #[inline(always)]
+    unsafe fn exp_negative(x: Self::F) -> Self::F {
+        // SAFETY: as this function's.
+        unsafe {
+            Self::exp_of(Self::max(
+                Self::min(x, Self::splat(0.0)),
+                Self::splat(-86.6),
+            ))
+        }
+    }
+
+    /// `e^x` for −86.6 ≤ x ≤ 88, by the range reduction and polynomial of Cephes' `expf`.
+    #[inline(always)]
+    unsafe fn exp_of(x: Self::F) -> Self::F {
+        // SAFETY: as this function's.
+        unsafe {
             let n = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
             // ln 2 in two parts: the first has few enough bits for n × it to be exact.
             let r = Self::mul_add(n, Self::splat(-0.693_359_4), x);

@@ -373,13 +373,35 @@ fn vector_property(kernels: Kernels) {
     }
 }
 
+/// Whole numbers, and what turns them back.
+struct Whole {
+    numbers: Vec<i32>,
+    scale: f32,
+}
+
+/// A head's numbers as whole ones of at most `most` in magnitude, in plain code.
+fn whole(numbers: &[f32], most: f32) -> Whole {
+    let numbers = numbers.iter().map(|x| x.clamp(-1e30, 1e30));
+    let largest = numbers.clone().fold(0f32, |max, x| max.max(x.abs()));
+    let (scale, inverse) = match largest < 1e-30 {
+        true => (0.0, 0.0),
+        false => (largest / most, most / largest),
+    };
+    Whole {
+        numbers: numbers
+            .map(|x| (x * inverse).round_ties_even() as i32)
+            .collect(),
+        scale,
+    }
+}
+
 /// A layer with `tokens` random tokens on shuffled pages: the layer, the page table, and the keys and
-/// values as f16 keeps them, `[tokens, kv_heads, head_size]`.
+/// values as it keeps them, `[tokens, kv_heads]` heads.
 struct Context {
     memory: KvMemory,
     pages: Vec<u32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Vec<Whole>,
+    values: Vec<Whole>,
 }
 
 fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
@@ -389,7 +411,12 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
     let mut memory = KvMemory::new(shape, 2, 2 * used);
     let size = shape.kv_heads * shape.head_size;
     let (mut keys, mut values) = (numbers(11, tokens * size), numbers(12, tokens * size));
+    let numbers_of_last = values.len() - shape.head_size;
     values[0] = 1e9;
+    // A key and a value that are nothing, and a number that has to be cut.
+    keys[..shape.head_size].fill(0.0);
+    values[numbers_of_last..].fill(1e-35);
+    values[numbers_of_last / 2] = f32::NEG_INFINITY;
     let places: Vec<_> = (0..tokens)
         .map(|token| (pages[token / PAGE], token % PAGE))
         .collect();
@@ -402,14 +429,15 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
         let (key, value) = (&keys[at..at + size], &values[at..at + size]);
         kernels.write_kv(&pool, &mut memory, 1, &[*place], key, value);
     }
-    for x in keys.iter_mut().chain(&mut values) {
-        *x = half::f16_to_f32(half::f32_to_f16(x.clamp(-65504.0, 65504.0)));
-    }
+    let kept = |numbers: &[f32]| {
+        let heads = numbers.chunks(shape.head_size);
+        heads.map(|head| whole(head, 4095.0)).collect()
+    };
     Context {
         memory,
         pages,
-        keys,
-        values,
+        keys: kept(&keys),
+        values: kept(&values),
     }
 }
 
@@ -419,25 +447,29 @@ fn attended(context: &Context, kv_head: usize, query: &[f32], position: usize) -
         kv_heads,
         head_size,
     } = context.memory.shape();
-    let scale = 1.0 / (head_size as f32).sqrt();
-    let at = |token: usize| (token * kv_heads + kv_head) * head_size;
+    let terms = head_size.next_multiple_of(2) as i64;
+    let limit = i64::from(i32::MAX) / (terms * 4095);
+    let query = whole(query, limit.min(32767) as f32);
+    let factor = query.scale * (1.0 / (head_size as f32).sqrt());
+    let at = |token: usize| token * kv_heads + kv_head;
     let (mut max, mut sums) = (f32::NEG_INFINITY, [0f32; 16]);
     let mut output = vec![0f32; head_size];
     for first in (0..=position).step_by(SPAN) {
-        let seen = first..(first + SPAN).min(position + 1);
+        let seen: Vec<usize> = (first..(first + SPAN).min(position + 1)).collect();
         let scores: Vec<f32> = seen
-            .clone()
+            .iter()
             .map(|token| {
-                let key = &context.keys[at(token)..][..head_size];
-                let pairs = query.iter().zip(key);
-                pairs.fold(0f32, |sum, (q, k)| q.mul_add(*k, sum))
+                let key = &context.keys[at(*token)];
+                let pairs = query.numbers.iter().zip(&key.numbers);
+                let sum: i64 = pairs.map(|(q, k)| i64::from(*q) * i64::from(*k)).sum();
+                i32::try_from(sum).unwrap() as f32 * key.scale
             })
             .collect();
         let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let larger = max.max(largest * scale);
+        let larger = max.max(largest * factor);
         let powers: Vec<f32> = scores
             .iter()
-            .map(|score| exp(score.mul_add(scale, -larger)))
+            .map(|score| exp(score.mul_add(factor, -larger).min(0.0)))
             .collect();
         let decay = if max == f32::NEG_INFINITY {
             0.0
@@ -452,10 +484,26 @@ fn attended(context: &Context, kv_head: usize, query: &[f32], position: usize) -
             *sum = sum.mul_add(decay, block);
         }
         max = larger;
+        let values: Vec<&Whole> = seen
+            .iter()
+            .map(|token| &context.values[at(*token)])
+            .collect();
+        let scale = values.iter().fold(0f32, |max, value| max.max(value.scale));
+        let inverse = if scale == 0.0 { 0.0 } else { 32767.0 / scale };
+        let powers: Vec<i32> = powers
+            .iter()
+            .zip(&values)
+            .map(|(power, value)| (power * (value.scale * inverse)).round_ties_even() as i32)
+            .collect();
         for (d, output) in output.iter_mut().enumerate() {
             *output *= decay;
-            for (token, power) in seen.clone().zip(&powers) {
-                *output = power.mul_add(context.values[at(token) + d], *output);
+            for (powers, values) in powers.chunks(PAGE).zip(values.chunks(PAGE)) {
+                let pairs = powers.iter().zip(values);
+                let sum: i64 = pairs
+                    .map(|(power, value)| i64::from(*power) * i64::from(value.numbers[d]))
+                    .sum();
+                let sum = i32::try_from(sum).unwrap() as f32;
+                *output = sum.mul_add(scale / 32767.0, *output);
             }
         }
     }
@@ -500,42 +548,27 @@ fn attention_property(kernels: Kernels) {
             layer: context.memory.layer(1),
             kv_head: kv_heads - 1,
             pages: &context.pages,
-            positions: 0..tokens,
             queries: &queries,
             scale: 1.0 / (head_size as f32).sqrt(),
             input: &input,
         };
-        let fresh = || {
-            (
-                vec![f32::NAN; input.len()],
-                vec![Running::default(); queries.len()],
-            )
-        };
-
-        let (mut together, mut state) = fresh();
-        kernels.attend(&attention, &mut together, &mut state, true);
-        let (mut alone, mut state) = fresh();
-        for query in 0..queries.len() {
-            let queries = &queries[query..query + 1];
-            let one = Attention {
+        let attend = |queries: &[Query], steps: &[Range<usize>], output: &mut [f32]| {
+            let some = Attention {
                 queries,
                 ..attention.clone()
             };
-            kernels.attend(&one, &mut alone, &mut state, true);
+            kernels.attend(&some, steps, output);
+        };
+
+        let fresh = || vec![f32::NAN; input.len()];
+        let (mut together, mut alone, mut in_steps) = (fresh(), fresh(), fresh());
+        attend(&queries, &[0..tokens], &mut together);
+        for query in &queries {
+            let first = Query { state: 0, ..*query };
+            attend(&[first], &[0..tokens], &mut alone);
         }
-        let (mut in_steps, mut state) = fresh();
-        let steps = [
-            (0..first, false),
-            (first..second, false),
-            (second..tokens, true),
-        ];
-        for (positions, last) in steps {
-            let step = Attention {
-                positions,
-                ..attention.clone()
-            };
-            kernels.attend(&step, &mut in_steps, &mut state, last);
-        }
+        let steps = [0..first, first..second, second..tokens];
+        attend(&queries, &steps, &mut in_steps);
         for (index, &position) in positions.iter().enumerate() {
             let at = index * head_size..(index + 1) * head_size;
             let expected = bits(&attended(

@@ -168,7 +168,7 @@ impl Model for NativeModel {
     }
 
     fn page_bytes(&self) -> Option<usize> {
-        Some(self.kv.shape().page_len() * size_of::<u16>() * self.spec.layers)
+        Some(self.kv.shape().page_len() * size_of::<i16>() * self.spec.layers)
     }
 
     fn set_pages(&mut self, pages: usize) -> Result<()> {

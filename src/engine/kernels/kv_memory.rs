@@ -1,0 +1,336 @@
+//! Keys and values in pages, as whole numbers with a scale for each token and head.
+//!
+//! A page holds [`PAGE`] consecutive tokens of one layer; the layers of a page, and the heads of a
+//! layer, lie one after another. For each KV head:
+//!
+//! ```text
+//! f32 [16 tokens]                   scales of the keys
+//! i16 [head_size / 2][16 tokens][2] keys: sixteen scores grow side by side, two columns at a time
+//! f32 [16 tokens]                   scales of the values
+//! i16 [8 pairs of tokens][head_size][2] values: so do sixteen columns of the output
+//! ```
+//!
+//! A number is `whole · scale`, of a magnitude of at most [`WHOLE`]: a step of 1/4095 of the head's
+//! largest number, which is finer than f16 for all that is above an eighth of it. Products of such
+//! numbers are exact in integers, two columns an instruction, and need no conversion on the way.
+
+use super::aligned::Aligned;
+use super::simd::{LANES, Simd};
+use super::vector::load_padded;
+
+/// Tokens of a page.
+pub(crate) const PAGE: usize = LANES;
+
+/// The largest magnitude of a whole number that stands for a key's or value's number: twelve bits, so
+/// that what 31 bits hold leaves nineteen to the other factor and the count of the terms.
+pub(super) const WHOLE: f32 = 4095.0;
+
+/// Magnitudes from which on a number is cut: an infinity would spoil every later result.
+const LARGEST: f32 = 1e30;
+
+/// Magnitudes below which all of a head's numbers are as good as zero: the inverse could overflow.
+pub(super) const SMALLEST: f32 = 1e-30;
+
+/// Whole numbers that a page's scales of one head's keys, or values, take the place of.
+const SCALES: usize = PAGE * size_of::<f32>() / size_of::<i16>();
+
+/// The shape of the keys and values of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KvShape {
+    /// Heads of keys and values.
+    pub(crate) kv_heads: usize,
+    /// Numbers per head.
+    pub(crate) head_size: usize,
+}
+
+impl KvShape {
+    /// Numbers of 16 bits that a page of a layer takes.
+    pub(crate) fn page_len(self) -> usize {
+        self.kv_heads * self.head_len()
+    }
+
+    /// Pairs of columns of a key.
+    pub(super) fn key_pairs(self) -> usize {
+        self.head_size.div_ceil(2)
+    }
+
+    /// Columns from one pair of tokens' values to the next pair's.
+    pub(super) fn value_stride(self) -> usize {
+        self.head_size.next_multiple_of(LANES)
+    }
+
+    /// Numbers from one head's scales to the next one's.
+    fn head_len(self) -> usize {
+        self.value_scales_at() + SCALES + PAGE * self.value_stride()
+    }
+
+    /// Where a head's values have their scales, from its start.
+    fn value_scales_at(self) -> usize {
+        SCALES + PAGE * 2 * self.key_pairs()
+    }
+}
+
+/// The keys and values of all layers: a number of pages, all zeros at first. A page's layers stand one
+/// after another, `[pages, layers, page_len]`: what a sequence uses lies together, so that it takes
+/// few pages of the system's, and large ones.
+pub(crate) struct KvMemory {
+    pub(super) shape: KvShape,
+    layers: usize,
+    pub(super) pages: usize,
+    pub(super) numbers: Aligned<i16>,
+}
+
+impl KvMemory {
+    /// Room for `pages` pages. Pages that are never written cost no memory.
+    pub(crate) fn new(shape: KvShape, layers: usize, pages: usize) -> Self {
+        Self {
+            shape,
+            layers,
+            pages,
+            numbers: Aligned::zeroed(pages * layers * shape.page_len()),
+        }
+    }
+
+    /// The shape of a layer.
+    pub(crate) fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// How many pages there are.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Numbers from one page to the next.
+    pub(super) fn stride(&self) -> usize {
+        self.layers * self.shape.page_len()
+    }
+
+    /// Where a layer's first page starts.
+    ///
+    /// # Panics
+    /// Where there is no such layer.
+    pub(super) fn layer_at(&self, layer: usize) -> usize {
+        assert!(layer < self.layers, "layer {layer} of {}", self.layers);
+        layer * self.shape.page_len()
+    }
+
+    /// A layer's keys and values.
+    ///
+    /// # Panics
+    /// Where there is no such layer.
+    pub(crate) fn layer(&self, layer: usize) -> KvLayer<'_> {
+        KvLayer {
+            at: self.layer_at(layer),
+            memory: self,
+        }
+    }
+
+    /// Copies a page over another one, in every layer: a fork whose last page is not full.
+    ///
+    /// # Panics
+    /// Where there are no such pages.
+    pub(crate) fn copy_page(&mut self, from: u32, to: u32) {
+        let len = self.stride();
+        let from = from as usize * len;
+        self.numbers
+            .copy_within(from..from + len, to as usize * len);
+    }
+}
+
+/// The keys and values of one layer, to be read.
+#[derive(Clone, Copy)]
+pub(crate) struct KvLayer<'a> {
+    memory: &'a KvMemory,
+    /// Where its first page starts.
+    at: usize,
+}
+
+impl KvLayer<'_> {
+    /// The shape.
+    pub(crate) fn shape(self) -> KvShape {
+        self.memory.shape
+    }
+
+    /// How many pages there are.
+    pub(super) fn pages(self) -> usize {
+        self.memory.pages
+    }
+
+    /// A head's part of a page, to be read.
+    ///
+    /// # Safety
+    /// The page is one of the memory's, and the head one of the layer's.
+    #[inline(always)]
+    pub(super) unsafe fn head(self, page: u32, kv_head: usize) -> HeadPage {
+        let KvMemory { numbers, shape, .. } = self.memory;
+        // SAFETY: as this function's.
+        unsafe {
+            let layer = numbers.as_ptr().add(self.at).cast_mut();
+            HeadPage::of(layer, self.memory.stride(), *shape, page, kv_head)
+        }
+    }
+}
+
+/// Where a head's part of a page starts.
+#[derive(Clone, Copy)]
+pub(super) struct HeadPage(*mut i16);
+
+impl HeadPage {
+    /// The part in the layer whose first page starts at `layer`, with `stride` numbers from one page to
+    /// the next.
+    ///
+    /// # Safety
+    /// There are such a page and such a head.
+    #[inline(always)]
+    unsafe fn of(
+        layer: *mut i16,
+        stride: usize,
+        shape: KvShape,
+        page: u32,
+        kv_head: usize,
+    ) -> Self {
+        // SAFETY: as this function's.
+        Self(unsafe { layer.add(page as usize * stride + kv_head * shape.head_len()) })
+    }
+
+    /// Scales of the keys, one for each token.
+    #[inline(always)]
+    pub(super) fn key_scales(self) -> *mut f32 {
+        self.0.cast()
+    }
+
+    /// Pairs of columns of the keys: `[key_pairs][16 tokens][2]`.
+    #[inline(always)]
+    pub(super) fn keys(self) -> *mut i16 {
+        self.0.wrapping_add(SCALES)
+    }
+
+    /// Scales of the values, one for each token.
+    #[inline(always)]
+    pub(super) fn value_scales(self, shape: KvShape) -> *mut f32 {
+        self.0.wrapping_add(shape.value_scales_at()).cast()
+    }
+
+    /// Pairs of tokens of the values: `[8][value_stride][2]`.
+    #[inline(always)]
+    pub(super) fn values(self, shape: KvShape) -> *mut i16 {
+        self.0.wrapping_add(shape.value_scales_at() + SCALES)
+    }
+}
+
+/// How some numbers become whole ones of a limited magnitude.
+#[derive(Clone, Copy)]
+pub(super) struct Scale {
+    /// Turns the whole numbers back.
+    pub(super) scale: f32,
+    /// What the numbers are multiplied by.
+    inverse: f32,
+}
+
+impl Scale {
+    /// For whole numbers of at most `most` in magnitude.
+    ///
+    /// # Safety
+    /// As [`Simd`]'s.
+    #[inline(always)]
+    pub(super) unsafe fn of<S: Simd>(numbers: &[f32], most: f32) -> Self {
+        // SAFETY: as this function's.
+        unsafe {
+            let mut largest = S::splat(0.0);
+            for at in (0..numbers.len()).step_by(LANES) {
+                largest = S::max(largest, S::abs(within::<S>(numbers, at)));
+            }
+            let largest = S::reduce_max(largest);
+            if largest < SMALLEST {
+                return Self {
+                    scale: 0.0,
+                    inverse: 0.0,
+                };
+            }
+            Self {
+                scale: largest / most,
+                inverse: most / largest,
+            }
+        }
+    }
+
+    /// The sixteen whole numbers from `at` on, zeros where the numbers end, rounded to the nearest.
+    ///
+    /// # Safety
+    /// As [`Simd`]'s.
+    #[inline(always)]
+    pub(super) unsafe fn apply<S: Simd>(self, numbers: &[f32], at: usize, to: *mut i16) {
+        // SAFETY: as this function's.
+        unsafe {
+            let x = S::mul(within::<S>(numbers, at), S::splat(self.inverse));
+            S::store_i16(to, x);
+        }
+    }
+}
+
+/// Sixteen of the numbers, cut to what [`LARGEST`] allows.
+#[inline(always)]
+unsafe fn within<S: Simd>(numbers: &[f32], at: usize) -> S::F {
+    // SAFETY: as the caller's.
+    unsafe {
+        let x = load_padded::<S>(numbers, at);
+        S::max(S::min(x, S::splat(LARGEST)), S::splat(-LARGEST))
+    }
+}
+
+/// Tokens to write to a layer, `[tokens, kv_heads, head_size]` each.
+pub(super) struct Writing<'a> {
+    pub(super) shape: KvShape,
+    /// The layer's first page.
+    pub(super) layer: *mut i16,
+    /// Numbers from one page to the next.
+    pub(super) stride: usize,
+    /// Page and slot of each token.
+    pub(super) places: &'a [(u32, usize)],
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+}
+
+/// Writes one head's keys, or its values, of all tokens.
+///
+/// # Safety
+/// As [`Simd`]'s; all places are in the layer's pages, there are as many keys and values as they take,
+/// and nobody else uses this head's keys (or values).
+#[inline(always)]
+pub(super) unsafe fn write<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) {
+    let shape = writing.shape;
+    let size = shape.head_size;
+    let from = if values { writing.values } else { writing.keys };
+    for (token, &(page, slot)) in writing.places.iter().enumerate() {
+        let from = &from[(token * shape.kv_heads + head) * size..][..size];
+        // SAFETY: as this function's: a head's part of a page has a place for each of these.
+        unsafe {
+            let page = HeadPage::of(writing.layer, writing.stride, shape, page, head);
+            let scale = Scale::of::<S>(from, WHOLE);
+            if values {
+                page.value_scales(shape).add(slot).write(scale.scale);
+            } else {
+                page.key_scales().add(slot).write(scale.scale);
+            }
+            for at in (0..size).step_by(LANES) {
+                let mut whole = [0i16; LANES];
+                scale.apply::<S>(from, at, whole.as_mut_ptr());
+                if values {
+                    let pair = page.values(shape).add(slot / 2 * 2 * shape.value_stride());
+                    let to = pair.add(2 * at + slot % 2);
+                    for column in 0..LANES {
+                        to.add(2 * column).write(whole[column]);
+                    }
+                } else {
+                    let to = page.keys().add(PAGE * at + 2 * slot);
+                    for pair in 0..LANES.min(2 * shape.key_pairs() - at) / 2 {
+                        to.add(pair * 2 * PAGE)
+                            .cast::<[i16; 2]>()
+                            .write([whole[2 * pair], whole[2 * pair + 1]]);
+                    }
+                }
+            }
+        }
+    }
+}
