@@ -96,6 +96,11 @@ impl KvMemory {
         self.shape
     }
 
+    /// How many layers there are.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers
+    }
+
     /// How many pages there are.
     pub(crate) fn pages(&self) -> usize {
         self.pages
@@ -155,6 +160,12 @@ impl KvLayer<'_> {
     /// How many pages there are.
     pub(super) fn pages(self) -> usize {
         self.memory.pages
+    }
+
+    /// Where the layer's part of a page starts.
+    pub(super) fn page(self, page: u32) -> *const i16 {
+        let at = page as usize * self.memory.stride() + self.at;
+        self.memory.numbers.as_ptr().wrapping_add(at)
     }
 
     /// A head's part of a page, to be read.

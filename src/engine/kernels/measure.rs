@@ -144,7 +144,13 @@ fn measure_products() {
                     let (weights, output) = (&layers[times.len() % copies], &mut output[..]);
                     let next = Some(&layers[(times.len() + 1) % copies]);
                     times.push(best(1, || {
-                        kernels.matmul(&pool, &mut [Product { weights, output }], input, next);
+                        kernels.matmul(
+                            &pool,
+                            &mut [Product { weights, output }],
+                            input,
+                            next,
+                            None,
+                        );
                     }));
                 }
                 times.sort_by(f64::total_cmp);

@@ -36,6 +36,7 @@ mod product;
 mod room;
 mod scalar;
 mod simd;
+mod soon;
 #[cfg(test)]
 mod tests;
 mod vector;
@@ -52,6 +53,7 @@ pub(crate) use pack::PackedMatrix;
 pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
+pub(crate) use soon::Soon;
 
 #[cfg(test)]
 use attention::{Call, Running};
@@ -62,6 +64,7 @@ use pack::Shared;
 #[cfg(test)]
 use pack::{Format, PackError};
 use product::Part;
+use soon::Asking;
 
 /// One of the products that share an input: `output = input · weightsᵀ`.
 pub(crate) struct Product<'a> {
@@ -112,7 +115,8 @@ impl Kernels {
     }
 
     /// Multiplies one input by several weight matrices, in one run of the pool. `next` is the matrix
-    /// that comes after them, if that is known: its first weights are asked for in advance.
+    /// that comes after them, if that is known: its first weights are asked for in advance; `soon` are
+    /// keys and values that are to be asked for meanwhile.
     ///
     /// # Panics
     /// Where the shapes do not fit.
@@ -122,6 +126,7 @@ impl Kernels {
         products: &mut [Product<'_>],
         input: Input<'_>,
         next: Option<&PackedMatrix>,
+        soon: Option<Soon<'_>>,
     ) {
         let Some(cols) = products.first().map(|product| product.weights.cols) else {
             return;
@@ -152,7 +157,7 @@ impl Kernels {
         let threads = pool.threads();
         let step_of = |groups: usize, work: usize| {
             let wanted = (work / PART_WORK)
-                .clamp(threads, threads * 8)
+                .clamp(threads, threads * 32)
                 .div_ceil(token_parts)
                 .next_multiple_of(threads);
             groups.div_ceil(wanted).next_multiple_of(self.table.tile.1)
@@ -190,6 +195,7 @@ impl Kernels {
                     (group < next.groups()).then_some((next, group))
                 }),
                 tokens: share(part)..share(part + 1),
+                soon: soon.map_or_else(Asking::nothing, |soon| soon.share(index, count)),
                 output: output.get(),
             };
             // SAFETY: this processor is able (`Kernels::of`); the lengths were checked above; the parts

@@ -136,8 +136,8 @@ pub(crate) enum PackError {
 
 /// A weight matrix `[rows = outputs, cols = inputs]`, repacked.
 pub(crate) struct PackedMatrix {
-    pub(super) rows: usize,
-    pub(super) cols: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
     pub(super) format: Format,
     /// Quants `[groups][blocks][quads of 64 bytes]`, or dense weights `[groups][cols][16]`.
     pub(super) quants: Aligned<u8>,

@@ -17,6 +17,7 @@ use super::activations::{ActivationBlock, BLOCK};
 use super::gguf::SUPER;
 use super::pack::{Format, PackedMatrix};
 use super::simd::{LANES, Simd};
+use super::soon::Asking;
 
 /// What a product reads: `tokens` activation vectors of `cols` numbers.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +39,8 @@ pub(super) struct Part<'a> {
     /// Weights that this thread will probably multiply next, and the group that it will start with.
     pub(super) next: Option<(&'a PackedMatrix, usize)>,
     pub(super) tokens: Range<usize>,
+    /// What else is asked for meanwhile.
+    pub(super) soon: Asking<'a>,
     /// `[tokens, rows]`, all of it; the part writes its own rows of its own tokens.
     pub(super) output: *mut f32,
 }
@@ -100,6 +103,9 @@ unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
     if part.tokens.len() <= ALONE {
         most_groups = 1;
     }
+    let mut soon = part.soon.clone();
+    let blocks = part.weights.cols / BLOCK;
+    soon.spread(tiles * part.groups.len().div_ceil(most_groups) * blocks);
     for (group, groups) in shares(part.groups.len(), most_groups) {
         let group = part.groups.start + group;
         for (index, (token, tokens)) in shares(part.tokens.len(), most_tokens).enumerate() {
@@ -116,7 +122,7 @@ unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
                     tokens,
                     groups,
                     quantized_tile::<S, FORMAT>,
-                    (part, at, ahead)
+                    (part, at, ahead, &mut soon)
                 )
             }
         }
@@ -320,6 +326,7 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
     part: &Part<'_>,
     (group, token): (usize, usize),
     ahead: Ahead,
+    soon: &mut Asking<'_>,
 ) {
     // SAFETY: the tile is inside the weights, the input and the output (the caller's promise), and
     // each pointer stays within the rows, tokens and blocks that it names.
@@ -335,6 +342,7 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
         for block in 0..blocks {
             let input = |t: usize| &*inputs.add(t * blocks + block);
             ahead.ask::<S, FORMAT>(block);
+            soon.ask::<S>();
             if FORMAT == Format::U8Half as u8 {
                 let inputs = inputs.add(block);
                 half_block::<S, 0, T, R>(&weights, inputs, blocks, block, &mut outputs);

@@ -137,7 +137,7 @@ fn multiply(kernels: Kernels, pool: &Pool, weights: &PackedMatrix, values: &[f32
         weights,
         output: output_slice,
     }];
-    kernels.matmul(pool, &mut products, input, Some(weights));
+    kernels.matmul(pool, &mut products, input, Some(weights), None);
     output
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    fn token_numbers(self) -> usize {
+    pub(super) fn token_numbers(self) -> usize {
         self.kv_heads * self.group * self.head_size
     }
 

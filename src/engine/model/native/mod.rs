@@ -7,6 +7,7 @@
 //! made by a fixed sequence of operations (see [`crate::engine::kernels`]), so that a sequence's
 //! logits have the same bits alone or in company, in one chunk or many, on one thread or several.
 
+mod ahead;
 mod attention;
 #[cfg(test)]
 pub(super) mod tests;
@@ -18,7 +19,7 @@ use super::candle::{check_names, checked_spec};
 use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages};
 use crate::engine::kernels::{
     ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvMemory, KvShape, PAGE,
-    PackedMatrix, Pool, Product,
+    PackedMatrix, Pool, Product, Soon,
 };
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -26,6 +27,7 @@ use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
 use crate::profile::{self, Span};
 
+use ahead::{During, Upcoming};
 use attention::Heads;
 use weights::{Layer, Linear, NativeWeights};
 
@@ -217,6 +219,17 @@ impl Model for NativeModel {
                 wanted.push(positions.len() - 1);
             }
         }
+        // Those whose logits are wanted, as a pass of their own.
+        let ends: Vec<Chunk<'_>> = chunks
+            .iter()
+            .filter(|chunk| chunk.logits)
+            .map(|chunk| Chunk {
+                tokens: &chunk.tokens[chunk.tokens.len() - 1..],
+                start: chunk.start + chunk.tokens.len() - 1,
+                ..*chunk
+            })
+            .collect();
+        let ends_at: Vec<usize> = ends.iter().map(|end| end.start).collect();
         let last = positions.iter().max();
         self.rotation.reach(last.map_or(0, |last| last + 1));
 
@@ -231,7 +244,8 @@ impl Model for NativeModel {
             scratch,
             ..
         } = self;
-        let pass = Pass {
+        let page_bytes = kv.shape().page_len() * size_of::<i16>();
+        let mut pass = Pass {
             spec,
             kernels: *kernels,
             pool,
@@ -240,22 +254,34 @@ impl Model for NativeModel {
             attention: attention::cut(chunks, heads, pool.threads()),
             positions: &positions,
             places: &places,
+            upcoming: Upcoming::of(chunks, ahead::works(spec), page_bytes),
         };
-        scratch.resize(spec, positions.len());
+        scratch.reach(spec, positions.len());
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
         let embedding = profile::span(Span::Embedding);
         for (row, token) in scratch.stream.chunks_exact_mut(spec.hidden).zip(tokens) {
             weights.embedding.row(*token as usize, row);
         }
         drop(embedding);
-        scratch.delta.fill(0.0);
+        scratch.delta[..positions.len() * spec.hidden].fill(0.0);
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
         let following = weights.layers.iter().skip(1).map(|next| &next.query.matrix);
         let following = following.chain(std::iter::once(head));
+        let last_layer = weights.layers.len().saturating_sub(1);
         for ((index, layer), next) in weights.layers.iter().enumerate().zip(following) {
-            pass.layer(layer, (kv, index), next, scratch);
+            pass.inputs(layer, (kv, index), scratch);
+            if index == last_layer && wanted.len() < positions.len() {
+                // What follows is for the logits alone.
+                scratch.keep(spec, &wanted);
+                pass = Pass {
+                    attention: attention::cut(&ends, heads, pool.threads()),
+                    positions: &ends_at,
+                    ..pass
+                };
+            }
+            pass.rest(layer, (kv, index), next, scratch);
         }
-        pass.head(&weights.norm, head, &wanted, scratch, logits);
+        pass.head(&weights.norm, head, scratch, logits);
         Ok(())
     }
 
@@ -265,21 +291,43 @@ impl Model for NativeModel {
 }
 
 impl Scratch {
-    fn resize(&mut self, spec: &ModelSpec, tokens: usize) {
+    /// Makes sure that there is room for so many tokens.
+    fn reach(&mut self, spec: &ModelSpec, tokens: usize) {
         let queries = spec.heads * spec.head_size;
         let keys = spec.kv_heads * spec.head_size;
-        self.stream.resize(tokens * spec.hidden, 0.0);
-        self.delta.resize(tokens * spec.hidden, 0.0);
-        self.normed.resize(tokens * spec.hidden, 0.0);
-        self.queries.resize(tokens * queries, 0.0);
-        self.keys.resize(tokens * keys, 0.0);
-        self.values.resize(tokens * keys, 0.0);
-        self.attended.resize(tokens * queries, 0.0);
-        self.gate.resize(tokens * spec.intermediate, 0.0);
-        self.up.resize(tokens * spec.intermediate, 0.0);
+        for (numbers, width) in [
+            (&mut self.stream, spec.hidden),
+            (&mut self.delta, spec.hidden),
+            (&mut self.normed, spec.hidden),
+            (&mut self.queries, queries),
+            (&mut self.keys, keys),
+            (&mut self.values, keys),
+            (&mut self.attended, queries),
+            (&mut self.gate, spec.intermediate),
+            (&mut self.up, spec.intermediate),
+        ] {
+            if numbers.len() < tokens * width {
+                numbers.resize(tokens * width, 0.0);
+            }
+        }
         let widest = spec.hidden.max(queries).max(spec.intermediate);
         let blocks = tokens * widest.div_ceil(BLOCK);
-        self.blocks.resize(blocks, ActivationBlock::default());
+        if self.blocks.len() < blocks {
+            self.blocks.resize(blocks, ActivationBlock::default());
+        }
+    }
+
+    /// Leaves the streams and queries of these tokens alone, one after another (they are ascending).
+    fn keep(&mut self, spec: &ModelSpec, tokens: &[usize]) {
+        let queries = spec.heads * spec.head_size;
+        for (to, &from) in tokens.iter().enumerate() {
+            for (numbers, width) in [
+                (&mut self.stream, spec.hidden),
+                (&mut self.queries, queries),
+            ] {
+                numbers.copy_within(from * width..(from + 1) * width, to * width);
+            }
+        }
     }
 }
 
@@ -295,18 +343,14 @@ struct Pass<'a> {
     positions: &'a [usize],
     /// Page and slot of its keys and values.
     places: &'a [(u32, usize)],
+    /// Pages that the layers to come will look at.
+    upcoming: Upcoming,
 }
 
 impl Pass<'_> {
-    /// A transformer block. On the way in, `scratch.delta` still has to be added to the stream; on
-    /// the way out it is this block's. `next` is the matrix that is multiplied after it.
-    fn layer(
-        &self,
-        layer: &Layer,
-        (kv, index): (&mut KvMemory, usize),
-        next: &PackedMatrix,
-        scratch: &mut Scratch,
-    ) {
+    /// The first part of a transformer block: all that later tokens need of these, and the queries. On
+    /// the way in, `scratch.delta` still has to be added to the stream.
+    fn inputs(&self, layer: &Layer, (kv, index): (&mut KvMemory, usize), scratch: &mut Scratch) {
         self.add_and_norm(&layer.attention_norm, scratch);
         self.products(
             [&layer.query, &layer.key, &layer.value],
@@ -314,21 +358,38 @@ impl Pass<'_> {
             &scratch.normed,
             &scratch.blocks,
             &layer.output.matrix,
+            self.upcoming.during(During::Inputs, kv, index),
         );
         self.rotate(layer, scratch);
-        let Scratch { keys, values, .. } = &*scratch;
-        let writing = profile::span(Span::KvWrite);
+        let _span = profile::span(Span::KvWrite);
+        let numbers = self.positions.len() * self.heads.kv_heads * self.heads.head_size;
+        let (keys, values) = (&scratch.keys[..numbers], &scratch.values[..numbers]);
         self.kernels
             .write_kv(self.pool, kv, index, self.places, keys, values);
-        drop(writing);
+    }
+
+    /// The rest of it. On the way out, `scratch.delta` is this block's. `next` is the matrix that is
+    /// multiplied after it.
+    fn rest(
+        &self,
+        layer: &Layer,
+        (kv, index): (&KvMemory, usize),
+        next: &PackedMatrix,
+        scratch: &mut Scratch,
+    ) {
+        if self.positions.is_empty() {
+            return;
+        }
         self.attend(kv.layer(index), scratch);
-        self.quantise(&scratch.attended, &mut scratch.blocks);
+        let attended = self.heads.token_numbers();
+        self.quantise(&scratch.attended, attended, &mut scratch.blocks);
         self.products(
             [&layer.output],
             [&mut scratch.delta],
             &scratch.attended,
             &scratch.blocks,
             &layer.gate.matrix,
+            self.upcoming.during(During::Output, kv, index + 1),
         );
 
         self.add_and_norm(&layer.feed_forward_norm, scratch);
@@ -338,6 +399,7 @@ impl Pass<'_> {
             &scratch.normed,
             &scratch.blocks,
             &layer.down.matrix,
+            self.upcoming.during(During::GateAndUp, kv, index + 1),
         );
         self.activate(scratch);
         self.products(
@@ -346,6 +408,7 @@ impl Pass<'_> {
             &scratch.gate,
             &scratch.blocks,
             next,
+            self.upcoming.during(During::Down, kv, index + 1),
         );
     }
 
@@ -445,10 +508,9 @@ impl Pass<'_> {
     }
 
     /// Quantises `values`, `[tokens, cols]`, for the next product.
-    fn quantise(&self, values: &[f32], blocks: &mut [ActivationBlock]) {
+    fn quantise(&self, values: &[f32], cols: usize, blocks: &mut [ActivationBlock]) {
         let _span = profile::span(Span::Quantise);
         let tokens = self.positions.len();
-        let cols = values.len() / tokens;
         let width = block_width(cols);
         if width == 0 {
             return;
@@ -475,17 +537,17 @@ impl Pass<'_> {
         values: &[f32],
         blocks: &[ActivationBlock],
         next: &PackedMatrix,
+        soon: Option<Soon<'_>>,
     ) {
         let _span = profile::span(Span::Linear);
         let pairs = linears.iter().zip(outputs);
         let mut products: Vec<_> = pairs
             .map(|(linear, output)| Product {
                 weights: &linear.matrix,
-                output,
+                output: &mut output[..self.positions.len() * linear.matrix.rows],
             })
             .collect();
-        let tokens = self.positions.len();
-        self.multiply(&mut products, tokens, values, blocks, Some(next));
+        self.multiply(&mut products, values, blocks, Some(next), soon);
         for (linear, product) in linears.iter().zip(products) {
             if let Some(bias) = &linear.bias {
                 self.add_bias(bias, product.output);
@@ -511,55 +573,39 @@ impl Pass<'_> {
     fn multiply(
         &self,
         products: &mut [Product<'_>],
-        tokens: usize,
         values: &[f32],
         blocks: &[ActivationBlock],
         next: Option<&PackedMatrix>,
+        soon: Option<Soon<'_>>,
     ) {
-        let width = values.len() / tokens / BLOCK;
+        let tokens = self.positions.len();
+        let cols = products.first().map_or(0, |product| product.weights.cols);
         let input = Input {
             tokens,
-            values,
-            blocks: &blocks[..tokens * width],
+            values: &values[..tokens * cols],
+            blocks: &blocks[..tokens * (cols / BLOCK)],
         };
-        self.kernels.matmul(self.pool, products, input, next);
+        self.kernels.matmul(self.pool, products, input, next, soon);
     }
 
-    /// The logits of the tokens at `wanted`.
+    /// The logits of all tokens.
     fn head(
         &self,
         norm: &[f32],
         head: &PackedMatrix,
-        wanted: &[usize],
         scratch: &mut Scratch,
         logits: &mut Vec<f32>,
     ) {
         let _span = profile::span(Span::Head);
+        let tokens = self.positions.len();
         // Every number is written below: what a kept buffer holds need not be cleared.
-        logits.resize(wanted.len() * self.spec.vocabulary, 0.0);
-        if wanted.is_empty() {
-            return;
-        }
-        let hidden = self.spec.hidden;
-        for (row, token) in wanted.iter().enumerate() {
-            let numbers = token * hidden..(token + 1) * hidden;
-            let stream = &mut scratch.stream[numbers.clone()];
-            self.kernels.add(stream, &scratch.delta[numbers]);
-            let normed = &mut scratch.normed[row * hidden..][..hidden];
-            self.kernels
-                .rms_norm(stream, norm, self.spec.norm_epsilon as f32, normed);
-            if hidden.is_multiple_of(BLOCK) {
-                let width = hidden / BLOCK;
-                let blocks = &mut scratch.blocks[row * width..][..width];
-                self.kernels.quantize(normed, blocks);
-            }
-        }
+        logits.resize(tokens * self.spec.vocabulary, 0.0);
+        self.add_and_norm(norm, scratch);
         let mut products = [Product {
             weights: head,
             output: logits,
         }];
-        let values = &scratch.normed[..wanted.len() * hidden];
-        self.multiply(&mut products, wanted.len(), values, &scratch.blocks, None);
+        self.multiply(&mut products, &scratch.normed, &scratch.blocks, None, None);
     }
 
     /// Rows of a part of a step between two products.

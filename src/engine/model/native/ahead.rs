@@ -1,0 +1,145 @@
+//! Which keys and values a pass asks for while it computes something else.
+//!
+//! The products between two layers' attention divide the pages that the next one will look at, each as
+//! many as its share of the multiply-adds: memory then works all the time that the processor does.
+
+use std::ops::Range;
+
+use super::super::{Chunk, ModelSpec};
+use crate::engine::kernels::{KvMemory, PAGE, Soon};
+
+/// Sequences from which on it pays: with fewer, reading the weights alone keeps memory busy.
+const FEW_SEQUENCES: usize = 4;
+
+/// Bytes of a layer's keys and values that are asked for at most: what comes further would push the
+/// first out of the third-level cache.
+const MOST_BYTES: usize = 8 << 20;
+
+/// Where the time between two layers' attention goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum During {
+    /// The product after the attention.
+    Output,
+    /// Gate and up.
+    GateAndUp,
+    /// Down.
+    Down,
+    /// Query, key and value of the next layer.
+    Inputs,
+}
+
+/// The pages that a pass looks at, each once.
+pub(super) struct Upcoming {
+    pages: Vec<u32>,
+    /// Where the share of each product starts, in the order of [`During`], and where the last one ends.
+    starts: [usize; 5],
+}
+
+/// Multiply-adds of each product for a token, in the order of [`During`].
+pub(super) fn works(spec: &ModelSpec) -> [usize; 4] {
+    let heads = spec.heads * spec.head_size;
+    [
+        heads * spec.hidden,
+        2 * spec.intermediate * spec.hidden,
+        spec.intermediate * spec.hidden,
+        (heads + 2 * spec.kv_heads * spec.head_size) * spec.hidden,
+    ]
+}
+
+impl Upcoming {
+    /// Of the sequences of a pass. `page_bytes` are those of a layer's part of a page.
+    pub(super) fn of(chunks: &[Chunk<'_>], works: [usize; 4], page_bytes: usize) -> Self {
+        let mut pages = Vec::new();
+        if chunks.len() >= FEW_SEQUENCES {
+            for chunk in chunks {
+                let end = chunk.start + chunk.tokens.len();
+                pages.extend_from_slice(&chunk.pages[..end.div_ceil(PAGE)]);
+            }
+            pages.sort_unstable();
+            pages.dedup();
+            pages.truncate(MOST_BYTES / page_bytes.max(1));
+        }
+        let all: usize = works.iter().sum();
+        let mut starts = [0; 5];
+        let mut before = 0;
+        for (index, work) in works.iter().enumerate() {
+            before += work;
+            starts[index + 1] = pages.len() * before / all.max(1);
+        }
+        Self { pages, starts }
+    }
+
+    /// What a product asks for on behalf of layer `index`, where there is one.
+    pub(super) fn during<'a>(
+        &'a self,
+        during: During,
+        kv: &'a KvMemory,
+        index: usize,
+    ) -> Option<Soon<'a>> {
+        let share = self.share(during);
+        (index < kv.layers() && !share.is_empty()).then(|| Soon {
+            layer: kv.layer(index),
+            pages: &self.pages[share],
+        })
+    }
+
+    fn share(&self, during: During) -> Range<usize> {
+        let at = during as usize;
+        self.starts[at]..self.starts[at + 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::kernels::KvShape;
+    use crate::engine::model::Slot;
+
+    fn upcoming(tables: &[Vec<u32>], page_bytes: usize) -> Upcoming {
+        let chunks: Vec<Chunk<'_>> = tables
+            .iter()
+            .map(|pages| Chunk {
+                slot: Slot(0),
+                pages,
+                tokens: &[0],
+                start: pages.len() * PAGE - 1,
+                logits: true,
+            })
+            .collect();
+        Upcoming::of(&chunks, [1, 5, 3, 2], page_bytes)
+    }
+
+    #[test]
+    fn the_products_divide_the_pages_that_the_pass_looks_at() {
+        let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, 101, own]).collect();
+        let upcoming = upcoming(&tables, 1);
+        let kv = KvMemory::new(
+            KvShape {
+                kv_heads: 1,
+                head_size: 8,
+            },
+            2,
+            200,
+        );
+        let mut pages = Vec::new();
+        for during in [
+            During::Output,
+            During::GateAndUp,
+            During::Down,
+            During::Inputs,
+        ] {
+            if let Some(soon) = upcoming.during(during, &kv, 1) {
+                pages.extend_from_slice(soon.pages);
+            }
+            assert!(upcoming.during(during, &kv, 2).is_none(), "no such layer");
+        }
+        assert_eq!(pages, [0, 1, 2, 3, 4, 5, 6, 7, 100, 101]);
+    }
+
+    #[test]
+    fn nothing_is_asked_for_in_small_company_or_beyond_the_cache() {
+        let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![own]).collect();
+        assert!(upcoming(&tables[..3], 1).pages.is_empty());
+        assert_eq!(upcoming(&tables, MOST_BYTES / 5).pages.len(), 5);
+    }
+}
