@@ -15,6 +15,7 @@
 //! numbers are exact in integers, two columns an instruction, and need no conversion on the way.
 
 use super::aligned::Aligned;
+use super::pool::Pool;
 use super::simd::{LANES, Simd};
 use super::vector::load_padded;
 
@@ -30,6 +31,10 @@ const LARGEST: f32 = 1e30;
 
 /// Magnitudes below which all of a head's numbers are as good as zero: the inverse could overflow.
 pub(super) const SMALLEST: f32 = 1e-30;
+
+/// Numbers of a page of the system's, and of a huge one.
+const SYSTEM_PAGE: usize = (4 << 10) / size_of::<i16>();
+const HUGE_PAGE: usize = (2 << 20) / size_of::<i16>();
 
 /// Whole numbers that a page's scales of one head's keys, or values, take the place of.
 const SCALES: usize = PAGE * size_of::<f32>() / size_of::<i16>();
@@ -78,6 +83,8 @@ pub(crate) struct KvMemory {
     layers: usize,
     pub(super) pages: usize,
     pub(super) numbers: Aligned<i16>,
+    /// Pages from the start whose memory the system has given.
+    settled: usize,
 }
 
 impl KvMemory {
@@ -88,7 +95,39 @@ impl KvMemory {
             layers,
             pages,
             numbers: Aligned::zeroed(pages * layers * shape.page_len()),
+            settled: 0,
         }
+    }
+
+    /// Has the system give the memory of all pages up to this one, and of an eighth more, on all threads.
+    /// It clears what it gives, which takes milliseconds for a huge page on a virtual machine: whoever
+    /// wrote there first would do it alone while the other threads wait.
+    pub(crate) fn settle(&mut self, pool: &Pool, page: u32) {
+        let page = page as usize;
+        if page < self.settled {
+            return;
+        }
+        let stride = self.stride();
+        let end = (page + 1 + page / 8).min(self.pages);
+        // Nothing was written there yet: a zero changes nothing.
+        let fresh = &mut self.numbers[self.settled * stride..end * stride];
+        self.settled = end;
+        let (rows, step) = (fresh.len() / SYSTEM_PAGE, HUGE_PAGE / SYSTEM_PAGE);
+        let nothing: (&mut [i16], usize) = (&mut [], 0);
+        let nothing_else: (&mut [i16], usize) = (&mut [], 0);
+        let fresh = (fresh, SYSTEM_PAGE);
+        pool.rows(
+            rows,
+            step,
+            fresh,
+            nothing,
+            nothing_else,
+            |_, fresh, _, _| {
+                for page in fresh.chunks_exact_mut(SYSTEM_PAGE) {
+                    page[0] = 0;
+                }
+            },
+        );
     }
 
     /// The shape of a layer.

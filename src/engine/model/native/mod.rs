@@ -180,6 +180,7 @@ impl Model for NativeModel {
     }
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
+        self.kv.settle(&self.pool, to);
         self.kv.copy_page(from, to);
         Ok(())
     }
@@ -256,6 +257,9 @@ impl Model for NativeModel {
             places: &places,
             upcoming: Upcoming::of(chunks, ahead::works(spec), page_bytes),
         };
+        if let Some(page) = places.iter().map(|(page, _)| *page).max() {
+            kv.settle(pool, page);
+        }
         scratch.reach(spec, positions.len());
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
         let embedding = profile::span(Span::Embedding);
