@@ -27,9 +27,10 @@ use crate::stopwatch::Fence;
 
 use speculate::Drafts;
 
-/// Most tokens of a forward pass: large enough for the matrix product to be at its best, small
-/// enough that an interrupt or another flow's next token waits for a second at most.
-pub(super) const TOKENS_A_PASS: usize = 512;
+/// Most tokens of a forward pass: enough for the matrix product to be at its best, and few enough that
+/// what one product writes is still in a near cache when the next step reads it (with 512, 4 % slower),
+/// and that an interrupt or another flow's next token waits for a fraction of a second.
+pub(super) const TOKENS_A_PASS: usize = 256;
 
 // Page tables are made in the one and read in the other.
 const _: () = assert!(PAGE_TOKENS == super::kernels::PAGE);

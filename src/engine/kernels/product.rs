@@ -337,10 +337,19 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
             weights[r] = GroupPointers::of(part.weights, group + r);
         }
         let inputs = part.input.blocks.as_ptr().add(token * blocks);
+        // A pointer a token: what is worked out from one would take more instructions than the products.
+        let mut next = [inputs; T];
+        for t in 1..T {
+            next[t] = inputs.add(t * blocks);
+        }
 
         let mut outputs = [[S::splat(0.0); R]; T];
         for block in 0..blocks {
-            let input = |t: usize| &*inputs.add(t * blocks + block);
+            let now = next;
+            for t in 0..T {
+                next[t] = now[t].add(1);
+            }
+            let input = |t: usize| &*now[t];
             ahead.ask::<S, FORMAT>(block);
             soon.ask::<S>();
             if FORMAT == Format::U8Half as u8 {

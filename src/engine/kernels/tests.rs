@@ -562,10 +562,12 @@ fn attention_property(kernels: Kernels) {
 
         let fresh = || vec![f32::NAN; input.len()];
         let (mut together, mut alone, mut in_steps) = (fresh(), fresh(), fresh());
-        attend(&queries, &[0..tokens], &mut together);
+        let all = 0..tokens;
+        let all = std::slice::from_ref(&all);
+        attend(&queries, all, &mut together);
         for query in &queries {
             let first = Query { state: 0, ..*query };
-            attend(&[first], &[0..tokens], &mut alone);
+            attend(&[first], all, &mut alone);
         }
         let steps = [0..first, first..second, second..tokens];
         attend(&queries, &steps, &mut in_steps);

@@ -38,5 +38,5 @@ use {
 };
 
 /// Tokens in a page. With 16 a prompt wastes half a page (8 tokens) of memory on average, and a
-/// page of SmolLM2-135M in f16 is 360 KiB: long enough runs to read at full bandwidth.
+/// page of SmolLM2-135M is 371 KiB: long enough runs to read at full bandwidth.
 pub(crate) const PAGE_TOKENS: usize = 16;
