@@ -267,16 +267,19 @@ fn passes(test: &Test) -> Vec<Pass> {
 fn pass_macs(spec: &ModelSpec, pass: &Pass) -> u64 {
     let queries = spec.heads * spec.head_size;
     let keys = spec.kv_heads * spec.head_size;
-    let products = 2 * spec.hidden * (queries + keys) + 3 * spec.hidden * spec.intermediate;
+    let inputs = spec.hidden * (queries + 2 * keys);
+    let rest = spec.hidden * queries + 3 * spec.hidden * spec.intermediate;
     let (start, end) = (pass.start, pass.start + pass.count);
     let seen = (end * (end + 1) - start * (start + 1)) / 2;
-    let layer = (pass.count * products + 2 * queries * seen) as u64;
-    let head = if pass.logits {
-        spec.vocabulary * spec.hidden
+    let layer = pass.count * (inputs + rest) + 2 * queries * seen;
+    // All tokens have keys and values in the last layer, and the one whose logits are wanted the rest.
+    let last = pass.count * inputs;
+    let end = if pass.logits {
+        rest + 2 * queries * end + spec.vocabulary * spec.hidden
     } else {
         0
     };
-    spec.layers as u64 * layer + head as u64
+    (spec.layers.saturating_sub(1) * layer + last + end) as u64
 }
 
 /// What does not fit is the user's to change.
@@ -360,7 +363,8 @@ mod tests {
             facts.map(|p| (p.start, p.count, p.logits)).collect()
         };
         let long = of(test(Phase::Prefill, 1100, 1, 0));
-        assert_eq!(long, [(0, 512, false), (512, 512, false), (1024, 76, true)]);
+        assert_eq!(long[0], (0, TOKENS_A_PASS, false));
+        assert_eq!(long[3..], [(768, 256, false), (1024, 76, true)]);
         let decode = of(test(Phase::Decode, 2, 8, 400));
         assert_eq!(decode, [(400, 1, true), (401, 1, true)]);
     }
@@ -387,9 +391,10 @@ mod tests {
             logits,
         };
         let attention = |seen: u64| 30 * 2 * 576 * seen;
+        // Without logits, nothing after the last layer's keys and values.
         assert_eq!(
             pass_macs(&spec, &pass(0, 1, false)),
-            106_168_320 + attention(1)
+            29 * 3_538_944 + 552_960 + attention(1) / 30 * 29
         );
         assert_eq!(
             pass_macs(&spec, &pass(499, 1, true)),
