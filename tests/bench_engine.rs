@@ -147,7 +147,7 @@ fn what_does_not_fit_is_refused_with_a_hint() {
         (&["-d", "8100"], "128 tokens after a context of 8100"),
         (
             &["-b", "100", "--kv-cache-mb", "1"],
-            "take 1.1 GiB for keys and values",
+            "take 1.2 GiB for keys and values",
         ),
         (&["--backend", "generic"], "computes at once (1)"),
     ] {
