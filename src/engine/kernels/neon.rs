@@ -1,7 +1,8 @@
 //! The primitives on 64-bit ARM: four registers each. With the dot product extension (ARMv8.4, and
 //! most cores before it) the integer products take one instruction, without it five.
 //!
-//! Tested under `qemu-aarch64` (bits, not speed): never yet run on a real one.
+//! Tested under `qemu-aarch64` (bits, not speed): never yet run on a real one. `dot_pairs` and
+//! `store_i16`, which came later, have only been compiled.
 
 use std::arch::aarch64::*;
 use std::arch::asm;

@@ -13,8 +13,10 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 /// Beyond so many rows, packing the operands as `gemm` does is faster.
 const MOST_TOKENS: usize = 64;
 /// Weight rows of a tile.
+#[cfg(target_arch = "x86_64")]
 const TILE: usize = 4;
 /// Weight rows of a task of the thread pool.
+#[cfg(target_arch = "x86_64")]
 const TASK_ROWS: usize = 64;
 
 /// `x · wᵀ`; `x`: `[tokens, inputs]`, `w`: `[outputs, inputs]`, both contiguous. Returns `[tokens,
