@@ -266,9 +266,8 @@ fn passes(test: &Test) -> Vec<Pass> {
 /// keys and scores · values), and the output head for the last token.
 fn pass_macs(spec: &ModelSpec, pass: &Pass) -> u64 {
     let queries = spec.heads * spec.head_size;
-    let keys = spec.kv_heads * spec.head_size;
-    let inputs = spec.hidden * (queries + 2 * keys);
-    let rest = spec.hidden * queries + 3 * spec.hidden * spec.intermediate;
+    let [output, gate_and_up, down, inputs] = spec.layer_products();
+    let rest = output + gate_and_up + down;
     let (start, end) = (pass.start, pass.start + pass.count);
     let seen = (end * (end + 1) - start * (start + 1)) / 2;
     let layer = pass.count * (inputs + rest) + 2 * queries * seen;
@@ -363,8 +362,16 @@ mod tests {
             facts.map(|p| (p.start, p.count, p.logits)).collect()
         };
         let long = of(test(Phase::Prefill, 1100, 1, 0));
-        assert_eq!(long[0], (0, TOKENS_A_PASS, false));
-        assert_eq!(long[3..], [(768, 256, false), (1024, 76, true)]);
+        assert_eq!(
+            long,
+            [
+                (0, 256, false),
+                (256, 256, false),
+                (512, 256, false),
+                (768, 256, false),
+                (1024, 76, true)
+            ]
+        );
         let decode = of(test(Phase::Decode, 2, 8, 400));
         assert_eq!(decode, [(400, 1, true), (401, 1, true)]);
     }

@@ -26,6 +26,16 @@ pub(crate) struct ActivationBlock {
     pub(crate) offset_high: i32,
 }
 
+/// What turns whole numbers of at most `most` in magnitude back into those whose largest magnitude is given,
+/// and what makes them whole. Below 1e-30 the latter could overflow: all are as good as zero.
+#[inline(always)]
+pub(super) fn whole_scale(largest: f32, most: f32) -> (f32, f32) {
+    if largest < 1e-30 {
+        return (0.0, 0.0);
+    }
+    (largest / most, most / largest)
+}
+
 /// Quantises `values` (a multiple of 32) into as many blocks.
 ///
 /// # Safety
@@ -38,12 +48,7 @@ pub(super) unsafe fn quantize<S: Simd>(values: &[f32], blocks: &mut [ActivationB
             let low = S::load(values.as_ptr());
             let high = S::load(values.as_ptr().add(LANES));
             let largest = S::reduce_max(S::max(S::abs(low), S::abs(high)));
-            // Below this the inverse could overflow; such a block is as good as zero.
-            let (scale, inverse) = if largest < 1e-30 {
-                (0.0, 0.0)
-            } else {
-                (largest / 127.0, 127.0 / largest)
-            };
+            let (scale, inverse) = whole_scale(largest, 127.0);
             let inverse = S::splat(inverse);
             let to = block.quants.as_mut_ptr();
             let low = S::store_i8(to, S::mul(low, inverse));

@@ -27,10 +27,10 @@ unsafe impl Plain for i16 {}
 unsafe impl Plain for f32 {}
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Bytes of a huge page on x86-64, and on 64-bit ARM with pages of 4 KiB.
-const HUGE: usize = 2 << 20;
+pub(super) const HUGE: usize = 2 << 20;
 
 /// Bytes of a region that small buffers share.
 const REGION: usize = 32 << 20;

@@ -15,8 +15,9 @@
 //! made by the same operations whether it is computed alone, with others, or in several calls that
 //! meet at multiples of [`SPAN`].
 
-use super::kv_memory::{HeadPage, KvLayer, KvShape, PAGE, SMALLEST, Scale, WHOLE};
+use super::kv_memory::{HeadPage, KvLayer, KvShape, PAGE, Scale, WHOLE};
 use super::simd::{LANES, Simd};
+use super::vector::store_padded;
 
 /// Tokens of a softmax block: the running maximum and sum change once per block.
 pub(crate) const SPAN: usize = 64;
@@ -227,11 +228,7 @@ impl Block {
                 S::store(scales.as_mut_ptr().add(page * PAGE), scale);
             }
             let largest = S::reduce_max(largest);
-            let inverse = if largest < SMALLEST / WHOLE {
-                0.0
-            } else {
-                POWER / largest
-            };
+            let inverse = if largest == 0.0 { 0.0 } else { POWER / largest };
             for page in 0..SPAN_PAGES {
                 let at = scales.as_mut_ptr().add(page * PAGE);
                 S::store(at, S::mul(S::load(at), S::splat(inverse)));
@@ -459,7 +456,7 @@ unsafe fn soften<S: Simd>(
         let (scale, minus_max) = (S::splat(running.factor), S::splat(-max));
         let mut sums = S::splat(0.0);
         for v in 0..SPAN_PAGES {
-            let mut power = S::exp_negative(S::mul_add(block[v], scale, minus_max));
+            let mut power = S::exp(S::mul_add(block[v], scale, minus_max), 0.0);
             if seen < SPAN {
                 power = S::first(power, seen.saturating_sub(v * LANES), 0.0);
             }
@@ -474,7 +471,7 @@ unsafe fn soften<S: Simd>(
             if running.max == f32::NEG_INFINITY {
                 output.write_bytes(0, size);
             } else {
-                let decay = S::exp_negative(S::splat(running.max - max));
+                let decay = S::exp(S::splat(running.max - max), 0.0);
                 sums = S::mul_add(S::load(running.sums.as_ptr()), decay, sums);
                 for d in (0..size).step_by(LANES) {
                     let output = output.add(d);
@@ -575,22 +572,6 @@ unsafe fn columns<S: Simd, const Q: usize, const V: usize>(
     }
 }
 
-/// Stores the lanes of `x` that fit in `to[at..size]`.
-#[inline(always)]
-unsafe fn store_within<S: Simd>(to: *mut f32, at: usize, size: usize, x: S::F) {
-    // SAFETY: `to` is good for `size` elements.
-    unsafe {
-        if at + LANES <= size {
-            S::store(to.add(at), x);
-        } else if at < size {
-            let mut lanes = [0.0; LANES];
-            S::store(lanes.as_mut_ptr(), x);
-            to.add(at)
-                .copy_from_nonoverlapping(lanes.as_ptr(), size - at);
-        }
-    }
-}
-
 /// Divides what the queries' outputs have come to by their sums: the results.
 ///
 /// # Safety
@@ -604,11 +585,12 @@ pub(super) unsafe fn finish<S: Simd>(call: &Call<'_>) {
             let sums = S::load((*call.state.add(query.state)).sums.as_ptr());
             let inverse = S::splat(1.0 / S::reduce_add(sums));
             let output = call.sums(query);
+            let to = std::slice::from_raw_parts_mut(call.output.add(query.at), size);
             for d in (0..size).step_by(LANES) {
                 let x = S::mul(S::load(output.add(d)), inverse);
                 // A masked page adds 0, which can turn −0 into 0. Adding 0 does so always.
                 let x = S::add(x, S::splat(0.0));
-                store_within::<S>(call.output.add(query.at), d, size, x);
+                store_padded::<S>(to, d, x);
             }
         }
     }

@@ -14,7 +14,9 @@
 //! largest number, which is finer than f16 for all that is above an eighth of it. Products of such
 //! numbers are exact in integers, two columns an instruction, and need no conversion on the way.
 
-use super::aligned::Aligned;
+use super::activations::whole_scale;
+use super::aligned::{Aligned, HUGE};
+use super::parallel::none;
 use super::pool::Pool;
 use super::simd::{LANES, Simd};
 use super::vector::load_padded;
@@ -29,12 +31,8 @@ pub(super) const WHOLE: f32 = 4095.0;
 /// Magnitudes from which on a number is cut: an infinity would spoil every later result.
 const LARGEST: f32 = 1e30;
 
-/// Magnitudes below which all of a head's numbers are as good as zero: the inverse could overflow.
-pub(super) const SMALLEST: f32 = 1e-30;
-
-/// Numbers of a page of the system's, and of a huge one.
+/// Numbers of a page of the system's, the smallest that there are.
 const SYSTEM_PAGE: usize = (4 << 10) / size_of::<i16>();
-const HUGE_PAGE: usize = (2 << 20) / size_of::<i16>();
 
 /// Whole numbers that a page's scales of one head's keys, or values, take the place of.
 const SCALES: usize = PAGE * size_of::<f32>() / size_of::<i16>();
@@ -52,6 +50,11 @@ impl KvShape {
     /// Numbers of 16 bits that a page of a layer takes.
     pub(crate) fn page_len(self) -> usize {
         self.kv_heads * self.head_len()
+    }
+
+    /// The same in bytes.
+    pub(crate) fn page_bytes(self) -> usize {
+        self.page_len() * size_of::<i16>()
     }
 
     /// Pairs of columns of a key.
@@ -112,22 +115,14 @@ impl KvMemory {
         // Nothing was written there yet: a zero changes nothing.
         let fresh = &mut self.numbers[self.settled * stride..end * stride];
         self.settled = end;
-        let (rows, step) = (fresh.len() / SYSTEM_PAGE, HUGE_PAGE / SYSTEM_PAGE);
-        let nothing: (&mut [i16], usize) = (&mut [], 0);
-        let nothing_else: (&mut [i16], usize) = (&mut [], 0);
+        let rows = fresh.len() / SYSTEM_PAGE;
+        let step = HUGE / size_of::<i16>() / SYSTEM_PAGE;
         let fresh = (fresh, SYSTEM_PAGE);
-        pool.rows(
-            rows,
-            step,
-            fresh,
-            nothing,
-            nothing_else,
-            |_, fresh, _, _| {
-                for page in fresh.chunks_exact_mut(SYSTEM_PAGE) {
-                    page[0] = 0;
-                }
-            },
-        );
+        pool.rows(rows, step, fresh, none(), none(), |_, fresh, _, _| {
+            for page in fresh.chunks_exact_mut(SYSTEM_PAGE) {
+                page[0] = 0;
+            }
+        });
     }
 
     /// The shape of a layer.
@@ -291,17 +286,8 @@ impl Scale {
             for at in (0..numbers.len()).step_by(LANES) {
                 largest = S::max(largest, S::abs(within::<S>(numbers, at)));
             }
-            let largest = S::reduce_max(largest);
-            if largest < SMALLEST {
-                return Self {
-                    scale: 0.0,
-                    inverse: 0.0,
-                };
-            }
-            Self {
-                scale: largest / most,
-                inverse: most / largest,
-            }
+            let (scale, inverse) = whole_scale(S::reduce_max(largest), most);
+            Self { scale, inverse }
         }
     }
 

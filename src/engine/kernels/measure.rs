@@ -13,6 +13,12 @@ use candle_core::quantized::GgmlDType;
 
 use super::*;
 
+/// The default model's keys and values.
+const SHAPE: KvShape = KvShape {
+    kv_heads: 3,
+    head_size: 64,
+};
+
 /// The shortest of some runs, in seconds.
 fn best(runs: usize, mut run: impl FnMut()) -> f64 {
     (0..runs)
@@ -177,13 +183,9 @@ fn measure_products() {
 #[ignore = "a measurement"]
 fn measure_attention() {
     let kernels = chosen();
-    let shape = KvShape {
-        kv_heads: 3,
-        head_size: 64,
-    };
     let tokens = 512;
     let all = 0..tokens;
-    let memory = KvMemory::new(shape, 1, tokens / PAGE);
+    let memory = KvMemory::new(SHAPE, 1, tokens / PAGE);
     let pages: Vec<u32> = (0..(tokens / PAGE) as u32).collect();
     for count in [3, 6, 75] {
         let input = vec![0.01; count * 64];
@@ -225,13 +227,9 @@ fn measure_attention() {
 #[ignore = "a measurement"]
 fn measure_decoding_attention() {
     let kernels = chosen();
-    let shape = KvShape {
-        kv_heads: 3,
-        head_size: 64,
-    };
     let (sequences, tokens, layers) = (25, 416, 30);
     let pages = tokens / PAGE;
-    let mut memory = KvMemory::new(shape, layers, sequences * pages);
+    let mut memory = KvMemory::new(SHAPE, layers, sequences * pages);
     memory.numbers.fill(1);
     let tables: Vec<Vec<u32>> = (0..sequences)
         .map(|sequence| {
@@ -270,7 +268,7 @@ fn measure_decoding_attention() {
             });
         }
     }
-    let plan = AttentionPlan::new(shape, parts);
+    let plan = AttentionPlan::new(SHAPE, parts);
     let input = vec![0.01; sequences * 576];
     let mut output = vec![0.0; sequences * 576];
     for threads in [1, 2] {
@@ -324,11 +322,7 @@ fn measure_vectors() {
         (0..100).for_each(|_| kernels.rope_neox(&mut x[..64], &y[..32], &y[..32]))
     });
     println!("rope_neox 64: {:.0} ns", nanos(t));
-    let shape = KvShape {
-        kv_heads: 3,
-        head_size: 64,
-    };
-    let mut memory = KvMemory::new(shape, 1, 32);
+    let mut memory = KvMemory::new(SHAPE, 1, 32);
     let places: Vec<_> = (0..512)
         .map(|token| (token / 16, token as usize % 16))
         .collect();

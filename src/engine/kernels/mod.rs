@@ -50,6 +50,7 @@ pub(crate) use ceiling::measure as measure_ceilings;
 pub(crate) use dispatch::Kernels;
 pub(crate) use kv_memory::{KvLayer, KvMemory, KvShape, PAGE};
 pub(crate) use pack::PackedMatrix;
+pub(crate) use parallel::none;
 pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
 pub(crate) use pool::Pool;
 pub(crate) use product::Input;
@@ -74,8 +75,8 @@ pub(crate) struct Product<'a> {
     pub(crate) output: &'a mut [f32],
 }
 
-/// Attention of some queries to one KV head: what the properties of the kernels
-/// are tested by. A forward pass cuts its attention by an [`AttentionPlan`].
+/// Attention of some queries to one KV head: what the properties of the kernels are tested by. A forward
+/// pass cuts its attention by an [`AttentionPlan`].
 #[cfg(test)]
 #[derive(Clone)]
 pub(crate) struct Attention<'a> {
@@ -344,7 +345,8 @@ impl Kernels {
         assert!(attention.kv_head < shape.kv_heads);
         for positions in steps {
             assert!(positions.start.is_multiple_of(SPAN));
-            assert!(positions.end.div_ceil(PAGE) <= attention.pages.len());
+            let pages = positions.end.div_ceil(PAGE);
+            assert!(pages <= attention.pages.len(), "too few pages");
         }
         let known = attention.layer.pages();
         assert!(attention.pages.iter().all(|page| (*page as usize) < known));

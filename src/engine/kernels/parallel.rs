@@ -16,6 +16,11 @@ impl<T> Shared<T> {
     }
 }
 
+/// No matrix, for [`Pool::rows`].
+pub(crate) fn none() -> (&'static mut [f32], usize) {
+    (&mut [], 0)
+}
+
 impl Pool {
     /// Calls `part(first row, rows of a, rows of b, rows of c)` for every `step` of `rows` rows. Each
     /// matrix is given with the width of its rows; a width of 0 stands for no matrix.

@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use super::activations::{ActivationBlock, BLOCK};
+use super::aligned::LINE;
 use super::gguf::SUPER;
 use super::pack::{Format, PackedMatrix};
 use super::simd::{LANES, Simd};
@@ -135,9 +136,6 @@ const ALONE: usize = 1;
 
 /// How many blocks of such a stream are asked for ahead of their use: 6 KiB of nibbles, 200 ns.
 const DISTANCE: usize = 24;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// A stretch of weights to ask for: so much for each block of the tile that asks.
 #[derive(Clone, Copy)]
@@ -353,9 +351,8 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
             ahead.ask::<S, FORMAT>(block);
             soon.ask::<S>();
             if FORMAT == Format::U8Half as u8 {
-                let inputs = inputs.add(block);
-                half_block::<S, 0, T, R>(&weights, inputs, blocks, block, &mut outputs);
-                half_block::<S, 1, T, R>(&weights, inputs, blocks, block, &mut outputs);
+                half_block::<S, 0, T, R>(&weights, &now, block, &mut outputs);
+                half_block::<S, 1, T, R>(&weights, &now, block, &mut outputs);
                 continue;
             }
 
@@ -461,8 +458,7 @@ unsafe fn scale_and_min<S: Simd, const FORMAT: u8>(
 #[inline(always)]
 unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>(
     weights: &[GroupPointers; R],
-    inputs: *const ActivationBlock,
-    stride: usize,
+    inputs: &[*const ActivationBlock; T],
     block: usize,
     outputs: &mut [[S::F; R]; T],
 ) {
@@ -470,7 +466,7 @@ unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>
     unsafe {
         let mut sums = [[S::splat_i32(0); R]; T];
         for t in 0..T {
-            let input = &*inputs.add(t * stride);
+            let input = &*inputs[t];
             let high = input.offset_high;
             let offset = if HALF == 1 { high } else { input.offset - high };
             sums[t] = [S::splat_i32(offset << 2); R];
@@ -481,7 +477,7 @@ unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>
                 quants[r] = S::load_weights(weights[r].quants.add(block * 512 + quad * 64));
             }
             for t in 0..T {
-                let a = S::quad((*inputs.add(t * stride)).quants.as_ptr().add(quad * 4));
+                let a = S::quad((*inputs[t]).quants.as_ptr().add(quad * 4));
                 for r in 0..R {
                     sums[t][r] = S::dot(sums[t][r], quants[r], a);
                 }
@@ -492,7 +488,7 @@ unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>
             let fine = weights[r].fine.add((block * 2 + HALF) * LANES);
             let scale = S::mul(coarse, S::load_i8(fine.cast()));
             for t in 0..T {
-                let scale = S::mul(scale, S::splat((*inputs.add(t * stride)).scale));
+                let scale = S::mul(scale, S::splat((*inputs[t]).scale));
                 outputs[t][r] = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
             }
         }

@@ -121,35 +121,13 @@ pub(super) trait Simd: 'static {
     /// all over memory.
     unsafe fn prefetch_far(at: *const u8);
 
-    /// `e^x`, within 1.5 units in the last place for −86.6 ≤ x ≤ 88; below, about 2.4e-38.
+    /// `e^x` for `x` up to `most` (88 or less), which stands for what lies above it: within 1.5 units in the
+    /// last place from −86.6 on; below, about 2.4e-38. The range reduction and polynomial of Cephes' `expf`.
     #[inline(always)]
-    unsafe fn exp(x: Self::F) -> Self::F {
+    unsafe fn exp(x: Self::F, most: f32) -> Self::F {
         // SAFETY: as this function's.
         unsafe {
-            Self::exp_of(Self::max(
-                Self::min(x, Self::splat(88.0)),
-                Self::splat(-86.6),
-            ))
-        }
-    }
-
-    /// The same for x ≤ 0, and 1 for what rounding has brought above it.
-    #[inline(always)]
-    unsafe fn exp_negative(x: Self::F) -> Self::F {
-        // SAFETY: as this function's.
-        unsafe {
-            Self::exp_of(Self::max(
-                Self::min(x, Self::splat(0.0)),
-                Self::splat(-86.6),
-            ))
-        }
-    }
-
-    /// `e^x` for −86.6 ≤ x ≤ 88, by the range reduction and polynomial of Cephes' `expf`.
-    #[inline(always)]
-    unsafe fn exp_of(x: Self::F) -> Self::F {
-        // SAFETY: as this function's.
-        unsafe {
+            let x = Self::max(Self::min(x, Self::splat(most)), Self::splat(-86.6));
             let n = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
             // ln 2 in two parts: the first has few enough bits for n × it to be exact.
             let r = Self::mul_add(n, Self::splat(-0.693_359_4), x);

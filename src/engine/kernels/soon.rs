@@ -4,11 +4,9 @@
 //! waits for memory for most of its own. What is asked for goes to the second-level cache, and from
 //! there, pushed out by what follows, to the third.
 
+use super::aligned::LINE;
 use super::kv_memory::KvLayer;
 use super::simd::Simd;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// A layer's parts of some pages.
 #[derive(Clone, Copy)]
@@ -21,7 +19,7 @@ pub(crate) struct Soon<'a> {
 impl<'a> Soon<'a> {
     /// Cache lines of a page's part.
     fn lines_of_page(&self) -> usize {
-        (self.layer.shape().page_len() * size_of::<i16>()).div_ceil(LINE)
+        self.layer.shape().page_bytes().div_ceil(LINE)
     }
 
     /// What part `index` of `count` parts of a product asks for.

@@ -85,7 +85,7 @@ pub(super) unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
         let one = S::splat(1.0);
         for at in (0..up.len()).step_by(LANES) {
             let x = load_padded::<S>(gate, at);
-            let decay = S::exp(S::sub(S::splat(0.0), x));
+            let decay = S::exp(S::sub(S::splat(0.0), x), 88.0);
             let silu = S::div(x, S::add(one, decay));
             store_padded::<S>(gate, at, S::mul(silu, load_padded::<S>(up, at)));
         }

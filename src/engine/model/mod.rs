@@ -168,6 +168,19 @@ pub(crate) struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// Multiply-adds of a layer's products for a token, in the order of its computation after the
+    /// attention: output; gate and up; down; query, key and value of the next layer.
+    pub(crate) fn layer_products(&self) -> [usize; 4] {
+        let queries = self.heads * self.head_size;
+        let keys = self.kv_heads * self.head_size;
+        [
+            queries * self.hidden,
+            2 * self.intermediate * self.hidden,
+            self.intermediate * self.hidden,
+            (queries + 2 * keys) * self.hidden,
+        ]
+    }
+
     /// Whether the sizes can be those of a model. The error is a fragment: "`model.gguf` …".
     pub(crate) fn check(&self) -> Result<(), String> {
         let Self {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::super::{Chunk, ModelSpec};
+use super::super::Chunk;
 use crate::engine::kernels::{KvMemory, PAGE, Soon};
 
 /// Sequences from which on it pays: with fewer, reading the weights alone keeps memory busy.
@@ -35,19 +35,9 @@ pub(super) struct Upcoming {
     starts: [usize; 5],
 }
 
-/// Multiply-adds of each product for a token, in the order of [`During`].
-pub(super) fn works(spec: &ModelSpec) -> [usize; 4] {
-    let heads = spec.heads * spec.head_size;
-    [
-        heads * spec.hidden,
-        2 * spec.intermediate * spec.hidden,
-        spec.intermediate * spec.hidden,
-        (heads + 2 * spec.kv_heads * spec.head_size) * spec.hidden,
-    ]
-}
-
 impl Upcoming {
-    /// Of the sequences of a pass. `page_bytes` are those of a layer's part of a page.
+    /// Of the sequences of a pass. `works` are the products' multiply-adds, and `page_bytes` the bytes of
+    /// a layer's part of a page.
     pub(super) fn of(chunks: &[Chunk<'_>], works: [usize; 4], page_bytes: usize) -> Self {
         let mut pages = Vec::new();
         if chunks.len() >= FEW_SEQUENCES {
@@ -93,19 +83,10 @@ impl Upcoming {
 mod tests {
     use super::*;
     use crate::engine::kernels::KvShape;
-    use crate::engine::model::Slot;
+    use crate::engine::model::native::tests::decoding;
 
     fn upcoming(tables: &[Vec<u32>], page_bytes: usize) -> Upcoming {
-        let chunks: Vec<Chunk<'_>> = tables
-            .iter()
-            .map(|pages| Chunk {
-                slot: Slot(0),
-                pages,
-                tokens: &[0],
-                start: pages.len() * PAGE - 1,
-                logits: true,
-            })
-            .collect();
+        let chunks = decoding(tables, PAGE - 1);
         Upcoming::of(&chunks, [1, 5, 3, 2], page_bytes)
     }
 

@@ -165,6 +165,7 @@ fn shared_positions(chunks: &[Chunk<'_>]) -> usize {
 mod tests {
     use super::*;
     use crate::engine::model::Slot;
+    use crate::engine::model::native::tests::decoding;
     use proptest::prelude::*;
 
     /// A chunk's start and number of tokens, and how many of its first pages are those that all
@@ -257,16 +258,7 @@ mod tests {
         let tables: Vec<Vec<u32>> = (0..24)
             .map(|own| (0..19).chain([100 + own]).collect())
             .collect();
-        let chunks: Vec<Chunk<'_>> = tables
-            .iter()
-            .map(|pages| Chunk {
-                slot: Slot(0),
-                pages,
-                tokens: &[0],
-                start: 19 * PAGE + 3,
-                logits: true,
-            })
-            .collect();
+        let chunks = decoding(&tables, 3);
         let plan = cut(&chunks, heads, 2);
         assert_eq!(plan.parts().len(), 12);
         // 304 positions are in shared pages; blocks of 64 end at 256.

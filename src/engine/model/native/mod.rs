@@ -20,7 +20,7 @@ use super::candle::{check_names, checked_spec};
 use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages};
 use crate::engine::kernels::{
     ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvMemory, KvShape, PAGE,
-    PackedMatrix, Pool, Product, Soon,
+    PackedMatrix, Pool, Product, Soon, none,
 };
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -171,7 +171,7 @@ impl Model for NativeModel {
     }
 
     fn page_bytes(&self) -> Option<usize> {
-        Some(self.kv.shape().page_len() * size_of::<i16>() * self.spec.layers)
+        Some(self.kv.shape().page_bytes() * self.spec.layers)
     }
 
     fn set_pages(&mut self, pages: usize) -> Result<()> {
@@ -246,7 +246,6 @@ impl Model for NativeModel {
             scratch,
             ..
         } = self;
-        let page_bytes = kv.shape().page_len() * size_of::<i16>();
         let mut pass = Pass {
             spec,
             kernels: *kernels,
@@ -256,7 +255,7 @@ impl Model for NativeModel {
             attention: attention::cut(chunks, heads, pool.threads()),
             positions: &positions,
             places: &places,
-            upcoming: Upcoming::of(chunks, ahead::works(spec), page_bytes),
+            upcoming: Upcoming::of(chunks, spec.layer_products(), kv.shape().page_bytes()),
         };
         if let Some(page) = places.iter().map(|(page, _)| *page).max() {
             kv.settle(pool, page);
@@ -629,11 +628,6 @@ fn block_width(cols: usize) -> usize {
         true => cols / BLOCK,
         false => 0,
     }
-}
-
-/// No matrix, for [`Pool::rows`].
-fn none() -> (&'static mut [f32], usize) {
-    (&mut [], 0)
 }
 
 /// Cosines and sines of every position so far.

@@ -48,6 +48,20 @@ pub(in crate::engine::model) fn native(path: &Path, threads: usize, pages: usize
     model
 }
 
+/// A batch that decodes: each sequence's next token goes to slot `at` of the last of its pages.
+pub(super) fn decoding(tables: &[Vec<u32>], at: usize) -> Vec<Chunk<'_>> {
+    tables
+        .iter()
+        .map(|pages| Chunk {
+            slot: Slot(0),
+            pages,
+            tokens: &[0],
+            start: (pages.len() - 1) * PAGE + at,
+            logits: true,
+        })
+        .collect()
+}
+
 /// The candle path in f32, on the same file, with room for `pages` pages.
 fn reference(path: &Path, pages: usize) -> CandleModel {
     let file = GgufFile::open(path).unwrap();
