@@ -1,6 +1,7 @@
 //! Activations as the integer products take them: int8 in blocks of 32 columns, each with its scale
 //! and its sums.
 
+use super::paired::{LOWERED, QUADS, RAISED};
 use super::simd::{LANES, Simd};
 
 /// Columns that share a scale, here and in every quantised weight.
@@ -13,18 +14,26 @@ pub(crate) const BLOCK: usize = 32;
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C, align(16))]
 pub(crate) struct ActivationBlock {
-    /// Rounded to the nearest, −127..=127.
+    /// Rounded to the nearest, −113..=127: what [`super::paired`] has room for.
     pub(crate) quants: [i8; BLOCK],
-    /// The largest magnitude / 127, or 0 where that is below 1e-30.
+    /// What makes the largest magnitude 127, and those of the other sign at most 113. It has the sign of the
+    /// largest magnitude, and is 0 where that is below 1e-30.
     pub(crate) scale: f32,
     /// `scale · Σ quants`: what a weight's minimum is multiplied by.
     pub(crate) scaled_sum: f32,
     /// `−8 · Σ quants`: what the products of weights stored with an offset of 8 start from. (Other
     /// offsets are this, shifted.)
-    pub(crate) offset: i32,
+    pub(crate) offset: i16,
     /// The same over the second half of the block, for scales per 16 columns.
-    pub(crate) offset_high: i32,
+    pub(crate) offset_high: i16,
+    /// What the paired products of [`super::paired`] start from, as far as it comes from activations:
+    /// `−Σ (low · high + 113 · low − 15 · high)` over the paired columns.
+    pub(crate) pairing: i32,
 }
+
+/// The largest magnitudes of quants, of the sign of the largest and of the other one.
+const MOST: f32 = 127.0;
+const LEAST: f32 = RAISED as f32;
 
 /// What turns whole numbers of at most `most` in magnitude back into those whose largest magnitude is given,
 /// and what makes them whole. Below 1e-30 the latter could overflow: all are as good as zero.
@@ -36,27 +45,92 @@ pub(super) fn whole_scale(largest: f32, most: f32) -> (f32, f32) {
     (largest / most, most / largest)
 }
 
+/// The scale of a block with this largest number and this largest negated one, and what makes its numbers
+/// quants.
+#[inline(always)]
+fn signed_scale(largest: f32, smallest: f32) -> (f32, f32) {
+    let (magnitude, other, sign) = match largest >= smallest {
+        true => (largest, smallest, 1.0),
+        false => (smallest, largest, -1.0),
+    };
+    if magnitude < 1e-30 {
+        return (0.0, 0.0);
+    }
+    let scale = sign * (magnitude / MOST).max(other / LEAST);
+    (scale, 1.0 / scale)
+}
+
+/// Blocks that are asked for ahead of what is written.
+const AHEAD: usize = 16;
+
 /// Quantises `values` (a multiple of 32) into as many blocks.
 ///
 /// # Safety
 /// As [`Simd`]'s; `blocks.len() * 32 == values.len()`.
 #[inline(always)]
 pub(super) unsafe fn quantize<S: Simd>(values: &[f32], blocks: &mut [ActivationBlock]) {
-    for (values, block) in values.chunks_exact(BLOCK).zip(blocks) {
-        // SAFETY: a chunk and a block have 32 elements, two vectors; the rest as this function's.
-        unsafe {
-            let low = S::load(values.as_ptr());
-            let high = S::load(values.as_ptr().add(LANES));
-            let largest = S::reduce_max(S::max(S::abs(low), S::abs(high)));
-            let (scale, inverse) = whole_scale(largest, 127.0);
+    let fours = blocks.len() / 4 * 4;
+    let (values, last_values) = values.split_at(fours * BLOCK);
+    let (blocks, last_blocks) = blocks.split_at_mut(fours);
+    // SAFETY: as this function's; a chunk has as many blocks as its values fill.
+    unsafe {
+        for (values, blocks) in values
+            .chunks_exact(4 * BLOCK)
+            .zip(blocks.chunks_exact_mut(4))
+        {
+            quantize_some::<S, 4>(values, blocks);
+        }
+        for (values, block) in last_values.chunks_exact(BLOCK).zip(last_blocks) {
+            quantize_some::<S, 1>(values, std::slice::from_mut(block));
+        }
+    }
+}
+
+/// Quantises `N` blocks, at most four: what is summed up in each is for four at once.
+#[inline(always)]
+unsafe fn quantize_some<S: Simd, const N: usize>(values: &[f32], blocks: &mut [ActivationBlock]) {
+    // SAFETY: as the caller's; a block has 32 elements, two vectors.
+    unsafe {
+        let zeros = [S::splat(0.0); 4];
+        let (mut low, mut high) = (zeros, zeros);
+        let (mut largest, mut smallest) = (zeros, zeros);
+        for i in 0..N {
+            low[i] = S::load(values.as_ptr().add(i * BLOCK));
+            high[i] = S::load(values.as_ptr().add(i * BLOCK + LANES));
+            largest[i] = S::max(low[i], high[i]);
+            smallest[i] = S::sub(S::splat(0.0), S::min(low[i], high[i]));
+        }
+        let (largest, smallest) = (S::maxima(largest), S::maxima(smallest));
+        // What is written next lies in a cache further off, and the stores wait for each other.
+        for i in 0..N {
+            S::prefetch(blocks.as_ptr().wrapping_add(AHEAD + i).cast());
+        }
+        let (mut all, mut pairs) = (zeros, zeros);
+        for i in 0..N {
+            let (scale, inverse) = signed_scale(largest[i], smallest[i]);
+            blocks[i].scale = scale;
             let inverse = S::splat(inverse);
-            let to = block.quants.as_mut_ptr();
-            let low = S::store_i8(to, S::mul(low, inverse));
-            let high = S::store_i8(to.add(LANES), S::mul(high, inverse));
-            block.scale = scale;
-            block.scaled_sum = scale * (low + high) as f32;
-            block.offset = -8 * (low + high);
-            block.offset_high = -8 * high;
+            low[i] = S::round(S::mul(low[i], inverse));
+            high[i] = S::round(S::mul(high[i], inverse));
+            let to = blocks[i].quants.as_mut_ptr();
+            S::store_i8(to, low[i]);
+            S::store_i8(to.add(LANES), high[i]);
+            all[i] = S::add(low[i], high[i]);
+            let raised = S::add(high[i], S::splat(f32::from(RAISED)));
+            let lowered = S::mul(high[i], S::splat(-f32::from(LOWERED)));
+            pairs[i] = S::first(S::mul_add(low[i], raised, lowered), 4 * QUADS, 0.0);
+        }
+        let (all, half, pairs) = (
+            S::whole_sums(all),
+            S::whole_sums(high),
+            S::whole_sums(pairs),
+        );
+        for i in 0..N {
+            blocks[i].scaled_sum = blocks[i].scale * all[i];
+            // Whole numbers: the first two of at most 8 · 32 · 127.
+            blocks[i].offset = (-8.0 * all[i]).to_int_unchecked();
+            blocks[i].offset_high = (-8.0 * half[i]).to_int_unchecked();
+            blocks[i].pairing = (-pairs[i]).to_int_unchecked();
         }
     }
 }

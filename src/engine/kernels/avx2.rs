@@ -35,6 +35,32 @@ static FIRST: [i32; 2 * LANES] = {
     lanes
 };
 
+/// `op` over all eight lanes of each of four registers. A macro, for a function's `op` would not be
+/// compiled for the processor.
+macro_rules! four_at_once {
+    ($wide:ident, $narrow:ident, $x:expr) => {{
+        let x = $x;
+        // Neighbours, then pairs of neighbours: within each half of the register one lane for each.
+        let ab = $wide(
+            _mm256_unpacklo_ps(x[0], x[1]),
+            _mm256_unpackhi_ps(x[0], x[1]),
+        );
+        let cd = $wide(
+            _mm256_unpacklo_ps(x[2], x[3]),
+            _mm256_unpackhi_ps(x[2], x[3]),
+        );
+        let (ab, cd) = (_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+        let low = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
+        let high = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
+        let all = $wide(low, high);
+        let all = $narrow(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
+        let mut to = [0.0; 4];
+        _mm_storeu_ps(to.as_mut_ptr(), all);
+        to
+    }};
+}
+pub(super) use four_at_once;
+
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = [__m256; 2];
     type I = [__m256i; 2];
@@ -108,7 +134,21 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
             _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps::<1>(x, x)))
         }
-        fn store_i8(to: *mut i8, x: [__m256; 2]) -> i32 {
+        fn maxima(x: [[__m256; 2]; 4]) -> [f32; 4] {
+            let mut halves = [_mm256_setzero_ps(); 4];
+            for i in 0..4 {
+                halves[i] = _mm256_max_ps(x[i][0], x[i][1]);
+            }
+            four_at_once!(_mm256_max_ps, _mm_max_ps, halves)
+        }
+        fn whole_sums(x: [[__m256; 2]; 4]) -> [f32; 4] {
+            let mut halves = [_mm256_setzero_ps(); 4];
+            for i in 0..4 {
+                halves[i] = _mm256_add_ps(x[i][0], x[i][1]);
+            }
+            four_at_once!(_mm256_add_ps, _mm_add_ps, halves)
+        }
+        fn store_i8(to: *mut i8, x: [__m256; 2]) {
             let whole = both!(|i| _mm256_cvtps_epi32(x[i]));
             // Packing works within 128-bit halves: the quarters come out as 0, 2, 1, 3.
             let words = _mm256_packs_epi32(whole[0], whole[1]);
@@ -118,10 +158,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 _mm256_extracti128_si256::<1>(words),
             );
             _mm_storeu_si128(to.cast(), bytes);
-            let sum = _mm256_add_epi32(whole[0], whole[1]);
-            let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
-            let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
-            _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b00_00_00_01>(sum)))
         }
         fn store_i16(to: *mut i16, x: [__m256; 2]) {
             let whole = both!(|i| _mm256_cvtps_epi32(x[i]));

@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::four_at_once;
+use super::paired::Pairing;
 use super::simd::{LANES, Simd, primitives};
 
 /// One 512-bit register for sixteen lanes.
@@ -59,10 +61,24 @@ impl Simd for Avx512 {
             let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
             _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps::<1>(x, x)))
         }
-        fn store_i8(to: *mut i8, x: __m512) -> i32 {
-            let whole = _mm512_cvtps_epi32(x);
-            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(whole));
-            _mm512_reduce_add_epi32(whole)
+        fn maxima(x: [__m512; 4]) -> [f32; 4] {
+            let mut halves = [_mm256_setzero_ps(); 4];
+            for i in 0..4 {
+                let low = _mm512_castps512_ps256(x[i]);
+                halves[i] = _mm256_max_ps(low, _mm512_extractf32x8_ps::<1>(x[i]));
+            }
+            four_at_once!(_mm256_max_ps, _mm_max_ps, halves)
+        }
+        fn whole_sums(x: [__m512; 4]) -> [f32; 4] {
+            let mut halves = [_mm256_setzero_ps(); 4];
+            for i in 0..4 {
+                let low = _mm512_castps512_ps256(x[i]);
+                halves[i] = _mm256_add_ps(low, _mm512_extractf32x8_ps::<1>(x[i]));
+            }
+            four_at_once!(_mm256_add_ps, _mm_add_ps, halves)
+        }
+        fn store_i8(to: *mut i8, x: __m512) {
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
         }
         fn store_i16(to: *mut i16, x: __m512) {
             let whole = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x));
@@ -88,5 +104,16 @@ impl Simd for Avx512 {
         }
         fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         fn prefetch_far(at: *const u8) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}
+
+impl Pairing for Avx512 {
+    primitives! {
+        fn dot_paired(acc: __m512i, low: __m512i, high: __m512i, a_low: __m512i, a_high: __m512i) -> __m512i {
+            _mm512_dpbusd_epi32(acc, _mm512_add_epi8(low, a_high), _mm512_add_epi8(high, a_low))
+        }
+        fn add_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
+        fn load_i32(from: *const i32) -> __m512i { _mm512_loadu_si512(from.cast()) }
+        fn store_i32(to: *mut i32, x: __m512i) { _mm512_storeu_si512(to.cast(), x) }
     }
 }

@@ -8,6 +8,8 @@ use super::attention::{self, Call};
 use super::ceiling;
 use super::kv_memory::{self, Writing};
 use super::pack::Format;
+#[cfg(any(test, target_arch = "x86_64"))]
+use super::paired;
 use super::product::{Part, product};
 use super::scalar::Scalar;
 use super::vector;
@@ -26,17 +28,26 @@ pub(crate) enum Isa {
     /// AVX-512 with VNNI: Intel since Ice Lake (servers), AMD since Zen 4.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same with paired products, which are faster where twice as many ports add as multiply: on
+    /// AMD's.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Paired,
     /// 64-bit ARM with the dot product extension.
     #[cfg(target_arch = "aarch64")]
     NeonDot,
     /// 64-bit ARM.
     #[cfg(target_arch = "aarch64")]
     Neon,
+    /// The paired products in plain code, which is only there to be compared.
+    #[cfg(test)]
+    ScalarPaired,
 }
 
 impl Isa {
     /// Every family of this architecture, the fastest first.
     pub(crate) const ALL: &'static [Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Paired,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
         #[cfg(target_arch = "x86_64")]
@@ -49,6 +60,36 @@ impl Isa {
         Self::Neon,
         Self::Scalar,
     ];
+
+    /// Whether it is faster than the others on a processor that is able to run it.
+    fn suits(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Paired => is_amd(),
+            _ => true,
+        }
+    }
+}
+
+/// Whether the processor has all that the AVX-512 kernels are compiled for.
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+}
+
+/// Whether the processor is one of AMD's or Hygon's, by the name that its leaf 0 spells.
+#[cfg(target_arch = "x86_64")]
+fn is_amd() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+    matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
 }
 
 /// The kernels of one family, on a processor that is able to run them.
@@ -63,6 +104,7 @@ impl Kernels {
     pub(crate) fn best() -> Self {
         Isa::ALL
             .iter()
+            .filter(|isa| isa.suits())
             .find_map(|isa| Self::of(*isa))
             .unwrap_or(Self {
                 isa: Isa::Scalar,
@@ -86,15 +128,11 @@ impl Kernels {
                 && is_x86_feature_detected!("f16c"))
             .then_some(&avx_vnni::TABLE),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => (is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512vnni")
-                && is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c"))
-            .then_some(&avx512::TABLE),
+            Isa::Avx512 => has_avx512().then_some(&avx512::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Paired => has_avx512().then_some(&avx512_paired::TABLE),
+            #[cfg(test)]
+            Isa::ScalarPaired => Some(&scalar_paired::TABLE),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => (is_aarch64_feature_detected!("neon")
                 && is_aarch64_feature_detected!("dotprod"))
@@ -114,10 +152,15 @@ impl Kernels {
 /// `vector`'s functions of two slices.
 type Elementwise = unsafe fn(&mut [f32], &[f32]);
 
+/// A product for each [`Format`].
+type Products = [unsafe fn(&Part<'_>); 10];
+
 /// The kernels' entry points. Each is unsafe as the generic function of its name; that the processor
 /// is able was checked when the table was chosen.
 pub(super) struct Table {
-    pub(super) product: [unsafe fn(&Part<'_>); 10],
+    pub(super) product: Products,
+    /// For parts of [`paired::LEAST`] tokens and more.
+    pub(super) product_of_many: Products,
     /// Tokens × groups of a tile, for splitting work along tiles.
     pub(super) tile: (usize, usize),
     pub(super) quantize: unsafe fn(&[f32], &mut [ActivationBlock]),
@@ -140,19 +183,22 @@ macro_rules! family {
         mod $name {
             use super::*;
 
-            pub(super) static TABLE: Table = Table {
-                product: [
-                    multiply::<{ Format::U4 as u8 }>,
-                    multiply::<{ Format::U4Min as u8 }>,
-                    multiply::<{ Format::U4Super as u8 }>,
-                    multiply::<{ Format::I8 as u8 }>,
-                    multiply::<{ Format::U8Min as u8 }>,
-                    multiply::<{ Format::U8Super as u8 }>,
-                    multiply::<{ Format::U8Half as u8 }>,
-                    multiply::<{ Format::F16 as u8 }>,
-                    multiply::<{ Format::Bf16 as u8 }>,
-                    multiply::<{ Format::F32 as u8 }>,
-                ],
+            const PRODUCT: Products = [
+                multiply::<{ Format::U4 as u8 }>,
+                multiply::<{ Format::U4Min as u8 }>,
+                multiply::<{ Format::U4Super as u8 }>,
+                multiply::<{ Format::I8 as u8 }>,
+                multiply::<{ Format::U8Min as u8 }>,
+                multiply::<{ Format::U8Super as u8 }>,
+                multiply::<{ Format::U8Half as u8 }>,
+                multiply::<{ Format::F16 as u8 }>,
+                multiply::<{ Format::Bf16 as u8 }>,
+                multiply::<{ Format::F32 as u8 }>,
+            ];
+
+            pub(super) const TABLE: Table = Table {
+                product: PRODUCT,
+                product_of_many: PRODUCT,
                 tile: <$simd as super::super::simd::Simd>::TILE,
                 quantize: quantize_values,
                 rms_norm,
@@ -237,4 +283,41 @@ family!(
     neon,
     super::super::neon::Neon<false>,
     enable = "neon"
+);
+
+/// A family's table with paired products where there are nibbles and many tokens.
+macro_rules! paired_family {
+    ($(#[$attribute:meta])* $name:ident of $family:ident, $simd:ty, $(enable = $features:literal)?) => {
+        $(#[$attribute])*
+        mod $name {
+            use super::*;
+
+            pub(super) static TABLE: Table = {
+                let mut table = super::$family::TABLE;
+                table.product_of_many[Format::U4 as usize] = multiply::<{ Format::U4 as u8 }>;
+                table.product_of_many[Format::U4Min as usize] = multiply::<{ Format::U4Min as u8 }>;
+                table.product_of_many[Format::U4Super as usize] =
+                    multiply::<{ Format::U4Super as u8 }>;
+                table
+            };
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply<const FORMAT: u8>(part: &Part<'_>) {
+                // SAFETY: as the callee's, which this function hands on to its caller.
+                unsafe { paired::product::<$simd, FORMAT>(part) }
+            }
+        }
+    };
+}
+
+paired_family!(
+    #[cfg(test)]
+    scalar_paired of scalar,
+    Scalar,
+);
+paired_family!(
+    #[cfg(target_arch = "x86_64")]
+    avx512_paired of avx512,
+    super::super::avx512::Avx512,
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
 );

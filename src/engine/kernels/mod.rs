@@ -29,6 +29,7 @@ mod measure;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod paired;
 mod parallel;
 mod plan;
 mod pool;
@@ -201,7 +202,13 @@ impl Kernels {
             };
             // SAFETY: this processor is able (`Kernels::of`); the lengths were checked above; the parts
             // are different rows or different tokens of the outputs.
-            unsafe { (self.table.product[weights.format as usize])(&part) }
+            unsafe {
+                let products = match part.tokens.len() < paired::LEAST {
+                    true => &self.table.product,
+                    false => &self.table.product_of_many,
+                };
+                (products[weights.format as usize])(&part)
+            }
         });
     }
 

@@ -164,13 +164,27 @@ impl<const DOT: bool> Simd for Neon<DOT> {
             let x = vaddq_f32(vaddq_f32(x[0], x[2]), vaddq_f32(x[1], x[3]));
             vaddv_f32(vadd_f32(vget_low_f32(x), vget_high_f32(x)))
         }
-        fn store_i8(to: *mut i8, x: [float32x4_t; 4]) -> i32 {
+        fn maxima(x: [[float32x4_t; 4]; 4]) -> [f32; 4] {
+            let mut maxima = [0.0; 4];
+            for i in 0..4 {
+                let [a, b, c, d] = x[i];
+                maxima[i] = vmaxvq_f32(vmaxq_f32(vmaxq_f32(a, b), vmaxq_f32(c, d)));
+            }
+            maxima
+        }
+        fn whole_sums(x: [[float32x4_t; 4]; 4]) -> [f32; 4] {
+            let mut sums = [0.0; 4];
+            for i in 0..4 {
+                let [a, b, c, d] = x[i];
+                sums[i] = vaddvq_f32(vaddq_f32(vaddq_f32(a, b), vaddq_f32(c, d)));
+            }
+            sums
+        }
+        fn store_i8(to: *mut i8, x: [float32x4_t; 4]) {
             let whole = quarters!(|i| vcvtnq_s32_f32(x[i]));
             let low = vcombine_s16(vmovn_s32(whole[0]), vmovn_s32(whole[1]));
             let high = vcombine_s16(vmovn_s32(whole[2]), vmovn_s32(whole[3]));
             vst1q_s8(to, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
-            let sum = vaddq_s32(vaddq_s32(whole[0], whole[1]), vaddq_s32(whole[2], whole[3]));
-            vaddvq_s32(sum)
         }
         fn store_i16(to: *mut i16, x: [float32x4_t; 4]) {
             for i in 0..4 {

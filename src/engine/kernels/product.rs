@@ -83,10 +83,11 @@ macro_rules! by_shape {
         }
     };
 }
+pub(super) use by_shape;
 
 /// Splits `count` into as few shares as `most` allows, and evenly: 25 by 6 is five fives.
 #[inline(always)]
-fn shares(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn shares(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let parts = count.div_ceil(most);
     (0..parts).map(move |part| {
         let (start, end) = (part * count / parts, (part + 1) * count / parts);
@@ -177,7 +178,7 @@ impl Stretch {
 /// What a tile asks for on behalf of those after it: with each block before `switch` some of `now`,
 /// and from there on some of `later`.
 #[derive(Clone, Copy)]
-struct Ahead {
+pub(super) struct Ahead {
     now: Stretch,
     switch: usize,
     later: Stretch,
@@ -186,7 +187,11 @@ struct Ahead {
 impl Ahead {
     /// For tile `index` of `tiles`: its share of the groups from `after` on, or of the next matrix's.
     #[inline(always)]
-    fn share<S: Simd>(part: &Part<'_>, after: usize, (index, tiles): (usize, usize)) -> Self {
+    pub(super) fn share<S: Simd>(
+        part: &Part<'_>,
+        after: usize,
+        (index, tiles): (usize, usize),
+    ) -> Self {
         let blocks = part.weights.cols / BLOCK;
         let (weights, group, end) = match part.next {
             Some((next, group)) if after == part.groups.end => (next, group, next.groups()),
@@ -239,7 +244,7 @@ impl Ahead {
 
     /// Asks for what goes with one of the tile's blocks.
     #[inline(always)]
-    unsafe fn ask<S: Simd, const FORMAT: u8>(&self, block: usize) {
+    pub(super) unsafe fn ask<S: Simd, const FORMAT: u8>(&self, block: usize) {
         // SAFETY: as this function's.
         unsafe {
             if block < self.switch {
@@ -252,7 +257,7 @@ impl Ahead {
 }
 
 /// Nibbles rather than bytes.
-const fn is_nibbles(format: u8) -> bool {
+pub(super) const fn is_nibbles(format: u8) -> bool {
     format == Format::U4 as u8 || format == Format::U4Min as u8 || format == Format::U4Super as u8
 }
 
@@ -273,8 +278,8 @@ const fn has_min(format: u8) -> bool {
 
 /// Where a group's arrays start.
 #[derive(Clone, Copy)]
-struct GroupPointers {
-    quants: *const u8,
+pub(super) struct GroupPointers {
+    pub(super) quants: *const u8,
     scales: *const u16,
     mins: *const u16,
     fine: *const u8,
@@ -282,7 +287,7 @@ struct GroupPointers {
 
 impl GroupPointers {
     #[inline(always)]
-    fn of(weights: &PackedMatrix, group: usize) -> Self {
+    pub(super) fn of(weights: &PackedMatrix, group: usize) -> Self {
         let blocks = weights.cols / BLOCK;
         let coarse = if weights.format.is_super() {
             weights.cols / SUPER
@@ -359,9 +364,9 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
             let mut sums = [[S::splat_i32(0); R]; T];
             for t in 0..T {
                 let start = if FORMAT == Format::U4 as u8 {
-                    S::splat_i32(input(t).offset)
+                    S::splat_i32(i32::from(input(t).offset))
                 } else if FORMAT == Format::I8 as u8 && S::OFFSET_IN_SUM {
-                    S::splat_i32(input(t).offset << 4)
+                    S::splat_i32(i32::from(input(t).offset) << 4)
                 } else {
                     S::splat_i32(0)
                 };
@@ -428,7 +433,7 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
 
 /// A block's scales of sixteen rows, and their minima where the format has them.
 #[inline(always)]
-unsafe fn scale_and_min<S: Simd, const FORMAT: u8>(
+pub(super) unsafe fn scale_and_min<S: Simd, const FORMAT: u8>(
     weights: &GroupPointers,
     block: usize,
 ) -> (S::F, S::F) {
@@ -469,7 +474,7 @@ unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>
             let input = &*inputs[t];
             let high = input.offset_high;
             let offset = if HALF == 1 { high } else { input.offset - high };
-            sums[t] = [S::splat_i32(offset << 2); R];
+            sums[t] = [S::splat_i32(i32::from(offset) << 2); R];
         }
         for quad in HALF * 4..HALF * 4 + 4 {
             let mut quants = [S::load_weights(weights[0].quants); R];
@@ -497,7 +502,7 @@ unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>
 
 /// Writes a tile's outputs; of the last group only the rows that there are.
 #[inline(always)]
-unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
+pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
     part: &Part<'_>,
     (group, token): (usize, usize),
     outputs: [[S::F; R]; T],
@@ -517,6 +522,34 @@ unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
                     S::store(lanes.as_mut_ptr(), outputs[t][r]);
                     to.copy_from_nonoverlapping(lanes.as_ptr(), rows - row);
                 }
+            }
+        }
+    }
+}
+
+/// Reads what [`store_tile`] has written.
+#[inline(always)]
+pub(super) unsafe fn load_tile<S: Simd, const T: usize, const R: usize>(
+    part: &Part<'_>,
+    (group, token): (usize, usize),
+    outputs: &mut [[S::F; R]; T],
+) {
+    let rows = part.weights.rows;
+    for t in 0..T {
+        for r in 0..R {
+            let row = (group + r) * LANES;
+            // SAFETY: as `store_tile`'s.
+            unsafe {
+                let from = part.output.add((token + t) * rows + row);
+                outputs[t][r] = if rows - row >= LANES {
+                    S::load(from)
+                } else {
+                    let mut lanes = [0.0; LANES];
+                    lanes
+                        .as_mut_ptr()
+                        .copy_from_nonoverlapping(from, rows - row);
+                    S::load(lanes.as_ptr())
+                };
             }
         }
     }

@@ -20,13 +20,23 @@ thread_local! {
 /// Calls `work` with the thread's room, from a 64-byte boundary on: at least `len` numbers, which hold
 /// anything. Not to be called inside `work`.
 pub(super) fn with<R>(len: usize, work: impl FnOnce(*mut f32) -> R) -> R {
-    ROOM.with_borrow_mut(|room| {
-        if room.len < len {
-            room.numbers = Aligned::zeroed(len);
-            room.len = len;
+    ROOM.with_borrow_mut(|room| work(room.of(len)))
+}
+
+/// The same for a caller whose work a closure would keep from being compiled for its processor: good
+/// until this thread asks for room again.
+pub(super) fn of(len: usize) -> *mut f32 {
+    ROOM.with_borrow_mut(|room| room.of(len))
+}
+
+impl Room {
+    fn of(&mut self, len: usize) -> *mut f32 {
+        if self.len < len {
+            self.numbers = Aligned::zeroed(len);
+            self.len = len;
         }
-        work(room.numbers.as_mut_ptr())
-    })
+        self.numbers.as_mut_ptr()
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //! multiply-add, and right everywhere.
 
 use super::half;
+#[cfg(test)]
+use super::paired::Pairing;
 use super::simd::{LANES, Simd, primitives};
 
 /// Arrays of sixteen.
@@ -93,14 +95,17 @@ impl Simd for Scalar {
             }
             x[0]
         }
-        fn store_i8(to: *mut i8, x: [f32; LANES]) -> i32 {
+        fn maxima(x: [[f32; LANES]; 4]) -> [f32; 4] {
+            let mut maxima = [0.0; 4];
+            for i in 0..4 {
+                maxima[i] = Self::reduce_max(x[i]);
+            }
+            maxima
+        }
+        fn whole_sums(x: [[f32; LANES]; 4]) -> [f32; 4] { x.map(|x| x.iter().sum()) }
+        fn store_i8(to: *mut i8, x: [f32; LANES]) {
             let bytes: [i8; LANES] = lanes!(|i| x[i].round_ties_even() as i8);
             to.cast::<[i8; LANES]>().write_unaligned(bytes);
-            let mut sum = 0;
-            for byte in bytes {
-                sum += i32::from(byte);
-            }
-            sum
         }
         fn store_i16(to: *mut i16, x: [f32; LANES]) {
             let whole: [i16; LANES] = lanes!(|i| x[i].round_ties_even() as i16);
@@ -133,5 +138,36 @@ impl Simd for Scalar {
         }
         fn prefetch(_at: *const u8) {}
         fn prefetch_far(_at: *const u8) {}
+    }
+}
+
+/// For the tests, which run the paired products on every processor.
+#[cfg(test)]
+impl Pairing for Scalar {
+    primitives! {
+        fn dot_paired(
+            acc: [i32; LANES],
+            low: [[u8; 4]; LANES],
+            high: [[u8; 4]; LANES],
+            a_low: [i8; 4],
+            a_high: [i8; 4]
+        ) -> [i32; LANES] {
+            lanes!(|i| {
+                let mut sum = acc[i];
+                for k in 0..4 {
+                    let first = low[i][k].wrapping_add_signed(a_high[k]);
+                    let second = high[i][k].wrapping_add_signed(a_low[k]).cast_signed();
+                    sum += i32::from(first) * i32::from(second);
+                }
+                sum
+            })
+        }
+        fn add_i32(a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] { lanes!(|i| a[i] + b[i]) }
+        fn load_i32(from: *const i32) -> [i32; LANES] {
+            from.cast::<[i32; LANES]>().read_unaligned()
+        }
+        fn store_i32(to: *mut i32, x: [i32; LANES]) {
+            to.cast::<[i32; LANES]>().write_unaligned(x)
+        }
     }
 }

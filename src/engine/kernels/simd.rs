@@ -90,9 +90,13 @@ pub(super) trait Simd: 'static {
     unsafe fn reduce_max(x: Self::F) -> f32;
     /// The sum of all lanes: lanes 8 apart first, then 4, 2, 1.
     unsafe fn reduce_add(x: Self::F) -> f32;
-    /// Rounds to the nearest whole number (halves to even; |x| ≤ 127), stores 16 bytes, and returns
-    /// their sum.
-    unsafe fn store_i8(to: *mut i8, x: Self::F) -> i32;
+    /// The largest lane of each.
+    unsafe fn maxima(x: [Self::F; 4]) -> [f32; 4];
+    /// The sum of each one's lanes, which hold whole numbers: in any order, for no partial sum reaches
+    /// 2^24.
+    unsafe fn whole_sums(x: [Self::F; 4]) -> [f32; 4];
+    /// Rounds to the nearest whole number (halves to even; |x| ≤ 127) and stores 16 bytes.
+    unsafe fn store_i8(to: *mut i8, x: Self::F);
     /// Rounds to the nearest whole number (halves to even; |x| ≤ 32767) and stores 16 of them.
     unsafe fn store_i16(to: *mut i16, x: Self::F);
 

@@ -72,18 +72,28 @@ fn bits(values: &[f32]) -> Vec<u32> {
 /// The quantisation of one block, in plain code.
 fn quantized(values: &[f32]) -> ActivationBlock {
     let mut block = ActivationBlock::default();
-    let largest = values.iter().fold(0f32, |max, x| max.max(x.abs()));
-    if largest >= 1e-30 {
-        block.scale = largest / 127.0;
-        let inverse = 127.0 / largest;
+    let largest = values.iter().fold(f32::MIN, |max, x| max.max(*x));
+    let smallest = values.iter().fold(f32::MAX, |min, x| min.min(*x));
+    let magnitude = largest.max(-smallest);
+    if magnitude >= 1e-30 {
+        block.scale = match largest == magnitude {
+            true => (largest / 127.0).max(-smallest / 113.0),
+            false => -(-smallest / 127.0).max(largest / 113.0),
+        };
+        let inverse = 1.0 / block.scale;
         for (quant, x) in block.quants.iter_mut().zip(values) {
             *quant = (x * inverse).round_ties_even() as i8;
         }
     }
     let sum = |quants: &[i8]| quants.iter().map(|&q| i32::from(q)).sum::<i32>();
     block.scaled_sum = block.scale * sum(&block.quants) as f32;
-    block.offset = -8 * sum(&block.quants);
-    block.offset_high = -8 * sum(&block.quants[16..]);
+    block.offset = (-8 * sum(&block.quants)).try_into().unwrap();
+    block.offset_high = (-8 * sum(&block.quants[16..])).try_into().unwrap();
+    let pairs = block.quants[..12].iter().zip(&block.quants[16..28]);
+    let pairs = pairs.map(|(&low, &high)| (i32::from(low), i32::from(high)));
+    block.pairing = -pairs
+        .map(|(low, high)| low * high + 113 * low - 15 * high)
+        .sum::<i32>();
     block
 }
 
@@ -237,6 +247,9 @@ each_family! {
     avx_vnni_family = Isa::AvxVnni;
     #[cfg(target_arch = "x86_64")]
     avx512_family = Isa::Avx512;
+    #[cfg(target_arch = "x86_64")]
+    avx512_paired_family = Isa::Avx512Paired;
+    scalar_paired_family = Isa::ScalarPaired;
     #[cfg(target_arch = "aarch64")]
     neon_dot_family = Isa::NeonDot;
     #[cfg(target_arch = "aarch64")]
@@ -262,14 +275,14 @@ fn product_property(kernels: Kernels) {
     for dtype in TYPES {
         // Whole superblocks; whole blocks (576: the default model's width); with dense weights any
         // number. Then some at random.
-        let mut shapes = vec![(1, 256), (16, 512), (70, 256), (200, 1024)];
+        let mut shapes = vec![(1, 256), (16, 512), (70, 256), (200, 1024), (37, 2304)];
         shapes.extend([(33, 576), (48, 96), (19, 37), (3, 1)]);
         shapes.extend((0..6).map(|_| (1 + below(90), dtype.block_size() * (1 + below(9)))));
         shapes.retain(|(_, cols)| cols.is_multiple_of(dtype.block_size()));
         for (rows, cols) in shapes {
             let pool = Pool::new(1 + below(3)).unwrap();
             let weights = packed(&pool, dtype, rows, cols, rows as u64);
-            for tokens in [1, 2, 5, 6, 7, 13, 1 + below(40)] {
+            for tokens in [1, 2, 5, 6, 7, 13, 1 + below(40), 48 + below(40)] {
                 let values = numbers(tokens as u64, tokens * cols);
                 let found = multiply(kernels, &pool, &weights, &values);
                 for (values, found) in values.chunks(cols).zip(found.chunks(rows)) {

@@ -1,0 +1,268 @@
+//! Products of nibbles with two columns a multiplication, for processors that add bytes on more ports
+//! than they multiply them on.
+//!
+//! Winograd ("A New Algorithm for Inner Product", IEEE Transactions on Computers, 1968) forms two terms
+//! of a sum of products by one multiplication:
+//!
+//! ```text
+//! w₁·a₁ + w₂·a₂ = (w₁ + a₂)·(w₂ + a₁) − w₁·w₂ − a₁·a₂
+//! ```
+//!
+//! `w₁·w₂` belongs to the weights alone and `a₁·a₂` to the activations alone, so that each is summed
+//! once for a whole panel. Here a block's first sixteen columns are paired with the others, as they lie
+//! in low and high nibbles. The two sums have to be an unsigned and a signed byte for the integer
+//! product, which is why the low nibble is raised, the high one lowered, and activations are −113..=127.
+//! (The wider side is the one that a block needs: its scale may be negative.)
+//!
+//! ```text
+//! low + 113 + a₂ is 0..=255        high − 15 + a₁ is −128..=127
+//! ```
+//!
+//! All of it is exact, so that outputs have the bits of [`super::product`].
+//!
+//! What it gives, by Zen 4's ports (two of its four multiply): 16 rows × 32 columns × a token take 8
+//! integer products, a multiplication and two fused additions on the multiplying ports, 11 cycles for a
+//! full register's width. With three quarters of the columns paired they take 8, and the additions fit
+//! beside them: 16 instructions in 8 cycles. Pairing all would take 17.
+
+use std::ops::Range;
+
+use super::activations::BLOCK;
+use super::aligned::LINE;
+use super::pack::Format;
+use super::product::{
+    Ahead, GroupPointers, Part, by_shape, is_nibbles, load_tile, scale_and_min, shares, store_tile,
+};
+use super::room;
+use super::simd::{LANES, Simd};
+use super::soon::Asking;
+
+/// What low nibbles are raised by.
+pub(super) const RAISED: u8 = 113;
+
+/// What high nibbles are lowered by.
+pub(super) const LOWERED: u8 = 15;
+
+/// Quads of a block's first half that are paired with those of the other; the last is not.
+pub(super) const QUADS: usize = 3;
+
+/// Tokens of a part from which on spreading the weights pays.
+pub(super) const LEAST: usize = 48;
+
+/// Blocks of columns that are spread at a time: a panel stays in the second-level cache.
+const PANEL: usize = 64;
+
+/// Processors with this kind of product.
+///
+/// # Safety
+/// As [`Simd`]'s.
+pub(super) trait Pairing: Simd {
+    /// `acc + Σ (low + a_high)·(high + a_low)` over each lane's quad: the first sum as a byte of
+    /// 0..=255, the second of −128..=127.
+    unsafe fn dot_paired(
+        acc: Self::I,
+        low: Self::W,
+        high: Self::W,
+        a_low: Self::A,
+        a_high: Self::A,
+    ) -> Self::I;
+    /// `a + b`.
+    unsafe fn add_i32(a: Self::I, b: Self::I) -> Self::I;
+    /// Loads 16 `i32`.
+    unsafe fn load_i32(from: *const i32) -> Self::I;
+    /// Stores 16 `i32`.
+    unsafe fn store_i32(to: *mut i32, x: Self::I);
+}
+
+/// A block of sixteen rows, spread out for many tokens.
+#[repr(C, align(64))]
+struct Spread {
+    /// Nibbles as bytes: low and high of each quad in turn, the paired ones raised and lowered.
+    quants: [[u8; LINE]; 8],
+    /// `−Σ` of the paired ones' products.
+    start: [i32; LANES],
+    scale: [f32; LANES],
+    min: [f32; LANES],
+}
+
+/// Computes a part of a product with nibbles of format `FORMAT`.
+///
+/// # Safety
+/// As [`super::product::product`]'s.
+#[inline(always)]
+pub(super) unsafe fn product<S: Pairing, const FORMAT: u8>(part: &Part<'_>) {
+    const { assert!(is_nibbles(FORMAT)) };
+    let panel = (part.weights.cols / BLOCK).min(PANEL) * S::TILE.1;
+    let room = room::of(panel * size_of::<Spread>() / size_of::<f32>());
+    // SAFETY: as this function's; the room holds a panel.
+    unsafe { quantized::<S, FORMAT>(part, room.cast()) }
+}
+
+/// The part's tiles, as `product`'s.
+#[inline(always)]
+unsafe fn quantized<S: Pairing, const FORMAT: u8>(part: &Part<'_>, room: *mut Spread) {
+    let (most_tokens, most_groups) = S::TILE;
+    let tiles = part.tokens.len().div_ceil(most_tokens);
+    let mut soon = part.soon.clone();
+    let blocks = part.weights.cols / BLOCK;
+    soon.spread(tiles * part.groups.len().div_ceil(most_groups) * blocks);
+    for (group, groups) in shares(part.groups.len(), most_groups) {
+        let group = part.groups.start + group;
+        for start in (0..blocks).step_by(PANEL) {
+            let panel = start..(start + PANEL).min(blocks);
+            for r in 0..groups {
+                // SAFETY: as this function's: the group is one of the weights', and the room holds a
+                // panel of a tile's groups.
+                unsafe { spread::<S, FORMAT>(part, group + r, panel.clone(), room.add(r), groups) }
+            }
+            for (index, (token, tokens)) in shares(part.tokens.len(), most_tokens).enumerate() {
+                let at = (group, part.tokens.start + token);
+                let ahead = Ahead::share::<S>(part, group + groups, (index, tiles));
+                // SAFETY: as this function's; the tile is inside the part, and its panel is spread.
+                unsafe {
+                    by_shape!(
+                        S::TILE,
+                        tokens,
+                        groups,
+                        tile::<S, FORMAT>,
+                        (part, room, at, panel.clone(), ahead, &mut soon)
+                    )
+                }
+            }
+        }
+    }
+}
+
+/// Spreads a group's blocks, each `step` after the one before.
+#[inline(always)]
+unsafe fn spread<S: Pairing, const FORMAT: u8>(
+    part: &Part<'_>,
+    group: usize,
+    blocks: Range<usize>,
+    to: *mut Spread,
+    step: usize,
+) {
+    // SAFETY: the blocks are the group's, and there is room for them (the caller's promise).
+    unsafe {
+        let weights = GroupPointers::of(part.weights, group);
+        let zero = S::quad([0; 4].as_ptr());
+        for (index, block) in blocks.enumerate() {
+            let to = &mut *to.add(index * step);
+            for quad in 0..4 {
+                let nibbles = &*weights
+                    .quants
+                    .add((block * 4 + quad) * LINE)
+                    .cast::<[u8; LINE]>();
+                let (raised, lowered) = if quad < QUADS {
+                    (RAISED, LOWERED)
+                } else {
+                    (0, 0)
+                };
+                for byte in 0..LINE {
+                    to.quants[quad * 2][byte] = (nibbles[byte] & 15) + raised;
+                    to.quants[quad * 2 + 1][byte] = (nibbles[byte] >> 4).wrapping_sub(lowered);
+                }
+            }
+            let mut sums = S::splat_i32(0);
+            for quad in 0..QUADS {
+                let low = S::load_weights(to.quants[quad * 2].as_ptr());
+                let high = S::load_weights(to.quants[quad * 2 + 1].as_ptr());
+                sums = S::dot_paired(sums, low, high, zero, zero);
+            }
+            S::store_i32(to.start.as_mut_ptr(), sums);
+            to.start = to.start.map(|sum| -sum);
+            let (scale, min) = scale_and_min::<S, FORMAT>(&weights, block);
+            S::store(to.scale.as_mut_ptr(), scale);
+            S::store(to.min.as_mut_ptr(), min);
+        }
+    }
+}
+
+/// The outputs of `T` tokens and `R` groups of rows, from `(group, token)` on, as far as these blocks.
+#[inline(always)]
+unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
+    part: &Part<'_>,
+    panel: *const Spread,
+    (group, token): (usize, usize),
+    blocks: Range<usize>,
+    ahead: Ahead,
+    soon: &mut Asking<'_>,
+) {
+    // SAFETY: the tile is inside the weights, the input and the output, and the blocks in the panel (the
+    // caller's promise).
+    unsafe {
+        let all = part.weights.cols / BLOCK;
+        let inputs = part.input.blocks.as_ptr().add(token * all + blocks.start);
+        let mut next = [inputs; T];
+        for t in 1..T {
+            next[t] = inputs.add(t * all);
+        }
+        let mut panel = panel;
+        let mut outputs = [[S::splat(0.0); R]; T];
+        if blocks.start > 0 {
+            load_tile::<S, T, R>(part, (group, token), &mut outputs);
+        }
+        // Rows of a wide matrix lie far apart, and fall into few sets of the nearest cache.
+        for t in 0..T {
+            for r in 0..R {
+                let at = (token + t) * part.weights.rows + (group + r) * LANES;
+                S::prefetch(part.output.wrapping_add(at).cast());
+            }
+        }
+        for block in blocks {
+            let now = next;
+            for t in 0..T {
+                next[t] = now[t].add(1);
+            }
+            let input = |t: usize| &*now[t];
+            let weights = |r: usize| &*panel.add(r);
+            ahead.ask::<S, FORMAT>(block);
+            soon.ask::<S>();
+
+            let mut sums = [[S::splat_i32(0); R]; T];
+            for r in 0..R {
+                let start = S::load_i32(weights(r).start.as_ptr());
+                for t in 0..T {
+                    let mut from = input(t).pairing;
+                    if FORMAT == Format::U4 as u8 {
+                        from += i32::from(input(t).offset);
+                    }
+                    sums[t][r] = S::add_i32(start, S::splat_i32(from));
+                }
+            }
+            for quad in 0..4 {
+                let mut low = [S::load_weights(weights(0).quants[0].as_ptr()); R];
+                let mut high = low;
+                for r in 0..R {
+                    low[r] = S::load_weights(weights(r).quants[quad * 2].as_ptr());
+                    high[r] = S::load_weights(weights(r).quants[quad * 2 + 1].as_ptr());
+                }
+                for t in 0..T {
+                    let a_low = S::quad(input(t).quants.as_ptr().add(quad * 4));
+                    let a_high = S::quad(input(t).quants.as_ptr().add(quad * 4 + BLOCK / 2));
+                    for r in 0..R {
+                        sums[t][r] = if quad < QUADS {
+                            S::dot_paired(sums[t][r], low[r], high[r], a_low, a_high)
+                        } else {
+                            S::dot(S::dot(sums[t][r], low[r], a_low), high[r], a_high)
+                        };
+                    }
+                }
+            }
+            for r in 0..R {
+                let scale = S::load(weights(r).scale.as_ptr());
+                let min = S::load(weights(r).min.as_ptr());
+                for t in 0..T {
+                    let scale = S::mul(scale, S::splat(input(t).scale));
+                    let mut output = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
+                    if FORMAT != Format::U4 as u8 {
+                        output = S::mul_add(min, S::splat(input(t).scaled_sum), output);
+                    }
+                    outputs[t][r] = output;
+                }
+            }
+            panel = panel.add(R);
+        }
+        store_tile::<S, T, R>(part, (group, token), outputs);
+    }
+}
