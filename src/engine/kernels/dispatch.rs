@@ -171,7 +171,7 @@ pub(super) struct Table {
     pub(super) prepare: unsafe fn(&Call<'_>),
     pub(super) attend: unsafe fn(&Call<'_>),
     pub(super) finish: unsafe fn(&Call<'_>),
-    pub(super) write: unsafe fn(&Writing<'_>, usize, bool),
+    pub(super) write: unsafe fn(&Writing<'_>),
     pub(super) read_all: unsafe fn(&[f32]),
     pub(super) multiply_add_all: unsafe fn(usize),
 }
@@ -228,7 +228,7 @@ macro_rules! family {
                 prepare = attention::prepare(call: &Call<'_>);
                 attend = attention::attend(call: &Call<'_>);
                 finish = attention::finish(call: &Call<'_>);
-                write = kv_memory::write(writing: &Writing<'_>, head: usize, values: bool);
+                write = kv_memory::write(writing: &Writing<'_>);
                 read_all = ceiling::read_all(values: &[f32]);
                 multiply_add_all = ceiling::multiply_add_all(steps: usize);
             );

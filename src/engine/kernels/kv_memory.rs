@@ -315,6 +315,44 @@ unsafe fn within<S: Simd>(numbers: &[f32], at: usize) -> S::F {
     }
 }
 
+/// Where a pass's tokens have their keys and values: a page and a slot each, which threads may write at
+/// once.
+pub(crate) struct Places {
+    places: Vec<(u32, usize)>,
+    /// The highest page and one.
+    pages: usize,
+}
+
+impl Places {
+    /// These pages and slots.
+    ///
+    /// # Panics
+    /// Where two are alike, or there is no such slot.
+    pub(crate) fn new(places: Vec<(u32, usize)>) -> Self {
+        let mut sorted = places.clone();
+        sorted.sort_unstable();
+        assert!(
+            sorted.windows(2).all(|two| two[0] != two[1]),
+            "two tokens have one place"
+        );
+        assert!(places.iter().all(|(_, slot)| *slot < PAGE), "no such slot");
+        Self {
+            pages: sorted.last().map_or(0, |(page, _)| *page as usize + 1),
+            places,
+        }
+    }
+
+    /// The highest page, if there is any.
+    pub(crate) fn last_page(&self) -> Option<u32> {
+        self.pages.checked_sub(1).map(|page| page as u32)
+    }
+
+    /// The pages and slots.
+    pub(super) fn as_slice(&self) -> &[(u32, usize)] {
+        &self.places
+    }
+}
+
 /// Tokens to write to a layer, `[tokens, kv_heads, head_size]` each.
 pub(super) struct Writing<'a> {
     pub(super) shape: KvShape,
@@ -328,13 +366,25 @@ pub(super) struct Writing<'a> {
     pub(super) values: &'a [f32],
 }
 
-/// Writes one head's keys, or its values, of all tokens.
+/// Writes the tokens' keys and values.
 ///
 /// # Safety
 /// As [`Simd`]'s; all places are in the layer's pages, there are as many keys and values as they take,
-/// and nobody else uses this head's keys (or values).
+/// and nobody else uses these places.
 #[inline(always)]
-pub(super) unsafe fn write<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) {
+pub(super) unsafe fn write<S: Simd>(writing: &Writing<'_>) {
+    for head in 0..writing.shape.kv_heads {
+        // SAFETY: as this function's.
+        unsafe {
+            write_head::<S>(writing, head, false);
+            write_head::<S>(writing, head, true);
+        }
+    }
+}
+
+/// Writes one head's keys, or its values.
+#[inline(always)]
+unsafe fn write_head<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) {
     let shape = writing.shape;
     let size = shape.head_size;
     let from = if values { writing.values } else { writing.keys };

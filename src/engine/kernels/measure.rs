@@ -148,13 +148,13 @@ fn measure_products() {
                 let start = Instant::now();
                 while start.elapsed().as_millis() < 60 || times.len() < 20 {
                     let (weights, output) = (&layers[times.len() % copies], &mut output[..]);
-                    let next = Some(&layers[(times.len() + 1) % copies]);
+                    let next = [&layers[(times.len() + 1) % copies]];
                     times.push(best(1, || {
                         kernels.matmul(
                             &pool,
                             &mut [Product { weights, output }],
                             input,
-                            next,
+                            &next,
                             None,
                         );
                     }));
@@ -268,7 +268,7 @@ fn measure_decoding_attention() {
             });
         }
     }
-    let plan = AttentionPlan::new(SHAPE, parts);
+    let plan = AttentionPlan::new(SHAPE, parts, 2);
     let input = vec![0.01; sequences * 576];
     let mut output = vec![0.0; sequences * 576];
     for threads in [1, 2] {
@@ -330,9 +330,10 @@ fn measure_vectors() {
     for threads in [1, 2] {
         let pool = Pool::new(threads).unwrap();
         for tokens in [1, 25, 512] {
-            let (places, kv) = (&places[..tokens], &kv[..tokens * 192]);
+            let kv = &kv[..tokens * 192];
+            let places = Places::new(places[..tokens].to_vec());
             let t = best(500, || {
-                kernels.write_kv(&pool, &mut memory, 0, places, kv, kv)
+                kernels.write_kv(&pool, &mut memory, 0, &places, kv, kv)
             });
             println!(
                 "write_kv {tokens} × 3 × 64, {threads} threads: {:.2} µs",

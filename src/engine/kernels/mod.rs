@@ -26,6 +26,7 @@ mod half;
 mod kv_memory;
 #[cfg(test)]
 mod measure;
+mod multiply;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
@@ -49,11 +50,12 @@ pub(crate) use activations::{ActivationBlock, BLOCK};
 pub(crate) use attention::{Query, SPAN};
 pub(crate) use ceiling::measure as measure_ceilings;
 pub(crate) use dispatch::Kernels;
-pub(crate) use kv_memory::{KvLayer, KvMemory, KvShape, PAGE};
+pub(crate) use kv_memory::{KvLayer, KvMemory, KvShape, PAGE, Places};
+pub(crate) use multiply::Product;
 pub(crate) use pack::PackedMatrix;
 pub(crate) use parallel::none;
 pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Pool, share};
 pub(crate) use product::Input;
 pub(crate) use soon::Soon;
 
@@ -65,16 +67,6 @@ use kv_memory::Writing;
 use pack::Shared;
 #[cfg(test)]
 use pack::{Format, PackError};
-use product::Part;
-use soon::Asking;
-
-/// One of the products that share an input: `output = input · weightsᵀ`.
-pub(crate) struct Product<'a> {
-    /// `[rows, cols]`.
-    pub(crate) weights: &'a PackedMatrix,
-    /// `[tokens, rows]`.
-    pub(crate) output: &'a mut [f32],
-}
 
 /// Attention of some queries to one KV head: what the properties of the kernels are tested by. A forward
 /// pass cuts its attention by an [`AttentionPlan`].
@@ -95,15 +87,11 @@ pub(crate) struct Attention<'a> {
     pub(crate) input: &'a [f32],
 }
 
-/// Activations of a token block that stay in the second-level cache beside the weights, in bytes.
-const TOKENS_BYTES: usize = 512 << 10;
-
-/// Multiply-adds of a part, about 10 µs: long runs of weights stream best, and a thread that loses its
-/// core leaves the others no more than this to wait for.
-const PART_WORK: usize = 4 << 20;
-
-/// Numbers to write to a layer from which on threads share them: about a microsecond's.
+/// Numbers of keys, and of values, that a part writes at the least: about a microsecond's.
 const WRITE_WORK: usize = 2048;
+
+/// Parts a thread that writing is cut into at most.
+const WRITE_PARTS: usize = 4;
 
 impl Kernels {
     /// Quantises `values`, `[tokens, cols]`, into `blocks`, `[tokens, cols / 32]`.
@@ -114,102 +102,6 @@ impl Kernels {
         assert_eq!(values.len(), blocks.len() * BLOCK);
         // SAFETY: this processor is able (`Kernels::of`); the lengths were checked.
         unsafe { (self.table.quantize)(values, blocks) }
-    }
-
-    /// Multiplies one input by several weight matrices, in one run of the pool. `next` is the matrix
-    /// that comes after them, if that is known: its first weights are asked for in advance; `soon` are
-    /// keys and values that are to be asked for meanwhile.
-    ///
-    /// # Panics
-    /// Where the shapes do not fit.
-    pub(crate) fn matmul(
-        self,
-        pool: &Pool,
-        products: &mut [Product<'_>],
-        input: Input<'_>,
-        next: Option<&PackedMatrix>,
-        soon: Option<Soon<'_>>,
-    ) {
-        let Some(cols) = products.first().map(|product| product.weights.cols) else {
-            return;
-        };
-        if input.tokens == 0 {
-            return;
-        }
-        let mut groups = 0;
-        let parts: Vec<_> = products
-            .iter_mut()
-            .map(|product| {
-                let weights = product.weights;
-                assert_eq!(weights.cols, cols, "products of one input");
-                assert_eq!(product.output.len(), input.tokens * weights.rows);
-                if weights.format.is_dense() {
-                    assert_eq!(input.values.len(), input.tokens * cols);
-                } else {
-                    assert_eq!(input.blocks.len() * BLOCK, input.tokens * cols);
-                }
-                groups += weights.groups();
-                (weights, Shared::new(product.output))
-            })
-            .collect();
-
-        let token_bytes = cols / BLOCK * size_of::<ActivationBlock>();
-        let token_parts = (input.tokens * token_bytes).div_ceil(TOKENS_BYTES).max(1);
-        let work = groups * simd::LANES * cols * input.tokens;
-        let threads = pool.threads();
-        let step_of = |groups: usize, work: usize| {
-            let wanted = (work / PART_WORK)
-                .clamp(threads, threads * 32)
-                .div_ceil(token_parts)
-                .next_multiple_of(threads);
-            groups.div_ceil(wanted).next_multiple_of(self.table.tile.1)
-        };
-        let step = step_of(groups, work);
-        // The last parts are likely to be followed, on their threads, by the first ones of the next.
-        let next = next.filter(|next| !next.format.is_dense()).map(|next| {
-            (
-                next,
-                step_of(next.groups(), next.rows * next.cols * input.tokens),
-            )
-        });
-        // Which product each run of groups belongs to; none crosses from one to the next.
-        let runs: Vec<_> = parts
-            .iter()
-            .flat_map(|&(weights, output)| {
-                let count = weights.groups();
-                (0..count)
-                    .step_by(step)
-                    .map(move |start| (weights, output, start..(start + step).min(count)))
-            })
-            .collect();
-
-        let count = token_parts * runs.len();
-        pool.run(count, |index| {
-            let (weights, output, groups) = runs[index % runs.len()].clone();
-            let share = |part: usize| part * input.tokens / token_parts;
-            let part = index / runs.len();
-            let part = Part {
-                weights,
-                input,
-                groups,
-                next: next.and_then(|(next, step)| {
-                    let group = (index + threads).checked_sub(count)? * step;
-                    (group < next.groups()).then_some((next, group))
-                }),
-                tokens: share(part)..share(part + 1),
-                soon: soon.map_or_else(Asking::nothing, |soon| soon.share(index, count)),
-                output: output.get(),
-            };
-            // SAFETY: this processor is able (`Kernels::of`); the lengths were checked above; the parts
-            // are different rows or different tokens of the outputs.
-            unsafe {
-                let products = match part.tokens.len() < paired::LEAST {
-                    true => &self.table.product,
-                    false => &self.table.product_of_many,
-                };
-                (products[weights.format as usize])(&part)
-            }
-        });
     }
 
     /// `out = x / sqrt(mean(x²) + epsilon) · weight`, for one token or one head.
@@ -254,8 +146,7 @@ impl Kernels {
         unsafe { (self.table.rope_neox)(x, cos, sin) }
     }
 
-    /// Writes tokens' keys and values in one layer, `[tokens, kv_heads, head_size]` each, each token to
-    /// its page and slot.
+    /// Writes tokens' keys and values in one layer, `[tokens, kv_heads, head_size]` each, to their places.
     ///
     /// # Panics
     /// Where there is no such place, or the lengths do not fit.
@@ -264,41 +155,36 @@ impl Kernels {
         pool: &Pool,
         memory: &mut KvMemory,
         layer: usize,
-        places: &[(u32, usize)],
+        places: &Places,
         keys: &[f32],
         values: &[f32],
     ) {
         let shape = memory.shape;
+        let last_page = places.last_page();
+        assert!(last_page.is_none_or(|page| (page as usize) < memory.pages));
+        let places = places.as_slice();
         let numbers = places.len() * shape.kv_heads * shape.head_size;
         assert!(keys.len() == numbers && values.len() == numbers);
-        let pages = memory.pages;
-        assert!(
-            places
-                .iter()
-                .all(|&(page, slot)| (page as usize) < pages && slot < PAGE)
-        );
         let stride = memory.stride();
         let at = memory.layer_at(layer);
         let pages = Shared::new(&mut memory.numbers[at..]);
-        let write = |part: usize| {
+        let width = shape.kv_heads * shape.head_size;
+        let parts = (numbers / WRITE_WORK).clamp(1, WRITE_PARTS * pool.threads());
+        pool.run(parts, |part| {
+            let tokens = share(part, parts, places.len());
+            let numbers = tokens.start * width..tokens.end * width;
             let writing = Writing {
                 shape,
                 layer: pages.get(),
                 stride,
-                places,
-                keys,
-                values,
+                places: &places[tokens],
+                keys: &keys[numbers.clone()],
+                values: &values[numbers],
             };
             // SAFETY: this processor is able; places and lengths were checked; the memory is
-            // borrowed for writing, and each part has the keys or the values of a head for itself.
-            unsafe { (self.table.write)(&writing, part / 2, part % 2 == 1) }
-        };
-        let parts = 2 * shape.kv_heads;
-        if numbers < WRITE_WORK {
-            (0..parts).for_each(write);
-        } else {
-            pool.run(parts, write);
-        }
+            // borrowed for writing, and no two tokens have one place.
+            unsafe { (self.table.write)(&writing) }
+        });
     }
 
     /// Attends to the positions, in these steps: the results.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::attention::{Call, Query, Running, SPAN};
 use super::kv_memory::{KvLayer, KvShape, PAGE};
 use super::pack::Shared;
-use super::{Kernels, Pool, room};
+use super::{Kernels, Pool, room, share};
 
 /// Queries of one KV head, and what they look at. Their [`Query::state`] is their place among the
 /// part's queries.
@@ -57,12 +57,13 @@ fn with_room(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *mut
 }
 
 impl<'a> AttentionPlan<'a> {
-    /// A plan of these parts. The costliest are taken first, so that the threads end together.
+    /// A plan of these parts for so many threads, each of which begins with those of its share of the
+    /// tokens, the costliest first: so the threads end together.
     ///
     /// # Panics
     /// Where two queries have the same place, places are not multiples of the head size, or a look
     /// leaves its page table or its part.
-    pub(crate) fn new(shape: KvShape, mut parts: Vec<AttentionPart<'a>>) -> Self {
+    pub(crate) fn new(shape: KvShape, mut parts: Vec<AttentionPart<'a>>, threads: usize) -> Self {
         let mut places = HashSet::new();
         let (mut numbers, mut pages) = (0, 0);
         for part in &parts {
@@ -81,7 +82,11 @@ impl<'a> AttentionPlan<'a> {
                 pages = pages.max(highest.map_or(0, |page| *page as usize + 1));
             }
         }
-        parts.sort_by_cached_key(|part| std::cmp::Reverse(part.cost()));
+        parts.sort_by_key(|part| part.queries.first().map(|query| query.at));
+        for thread in 0..threads {
+            let share = share(thread, threads, parts.len());
+            parts[share].sort_by_cached_key(|part| std::cmp::Reverse(part.cost()));
+        }
         Self {
             shape,
             parts,
@@ -200,11 +205,20 @@ mod tests {
     }
 
     #[test]
-    fn the_costliest_part_comes_first() {
-        let parts = vec![part(&[0], 0..4, &[0]), part(&[8, 16], 0..4, &[0])];
-        let plan = AttentionPlan::new(SHAPE, parts);
-        let counts: Vec<usize> = plan.parts().iter().map(|part| part.queries.len()).collect();
-        assert_eq!(counts, [2, 1]);
+    fn each_thread_has_its_tokens_and_begins_with_the_costliest_part() {
+        let parts = || {
+            vec![
+                part(&[24, 32, 40], 0..4, &[0]),
+                part(&[0], 0..4, &[0]),
+                part(&[8, 16], 0..4, &[0]),
+                part(&[48, 56, 64, 72], 0..4, &[0]),
+            ]
+        };
+        for (threads, expected) in [(1, [4, 3, 2, 1]), (2, [2, 1, 4, 3]), (4, [1, 2, 3, 4])] {
+            let plan = AttentionPlan::new(SHAPE, parts(), threads);
+            let counts: Vec<usize> = plan.parts().iter().map(|part| part.queries.len()).collect();
+            assert_eq!(counts, expected, "{threads} threads");
+        }
     }
 
     #[test]
@@ -213,19 +227,20 @@ mod tests {
         AttentionPlan::new(
             SHAPE,
             vec![part(&[0], 0..4, &[0]), part(&[8, 0], 0..4, &[0])],
+            1,
         );
     }
 
     #[test]
     #[should_panic(expected = "too few pages")]
     fn positions_without_pages_are_refused() {
-        AttentionPlan::new(SHAPE, vec![part(&[0], 0..17, &[0])]);
+        AttentionPlan::new(SHAPE, vec![part(&[0], 0..17, &[0])], 1);
     }
 
     #[test]
     #[should_panic(expected = "plan.pages <= layer.pages()")]
     fn a_layer_with_fewer_pages_is_refused() {
-        let plan = AttentionPlan::new(SHAPE, vec![part(&[0], 0..4, &[7])]);
+        let plan = AttentionPlan::new(SHAPE, vec![part(&[0], 0..4, &[7])], 1);
         let pool = Pool::new(1).expect("no threads");
         let memory = KvMemory::new(SHAPE, 1, 7);
         Kernels::best().attend_all(&pool, memory.layer(0), &plan, 1.0, &[0.0; 8], &mut [0.0; 8]);

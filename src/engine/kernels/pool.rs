@@ -1,11 +1,15 @@
 //! A thread pool for work of microseconds: [`Pool::run`] hands numbered parts to threads that are
 //! already spinning, and the caller works along.
 //!
-//! Parts are claimed from a counter, so a thread that the system has put aside delays nothing but
-//! the part in its hands: a run closes when the parts are gone, not when every worker has looked.
+//! Each thread begins with a share of the parts that is its own ([`share`]), so that work which is cut
+//! alike again and again finds in a thread's caches what that thread left there: two cores need not
+//! have a cache in common. Then it helps with the others' shares. Parts are claimed from counters, so a
+//! thread that the system has put aside delays nothing but the part in its hands: a run closes when the
+//! parts are gone, not when every worker has looked.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +24,21 @@ const SPIN: Duration = Duration::from_micros(200);
 const OPEN: u64 = 1 << 16;
 /// One further run in the gate's upper bits.
 const RUN: u64 = 1 << 17;
+
+/// Counters on a cache line: with few threads a claim costs one line, whoever's share it is from.
+const COUNTERS: usize = 16;
+
+/// One of `shares` even shares of `count` things: of a run's parts, those that a thread begins with (0 is
+/// the caller's).
+#[inline(always)]
+pub(crate) fn share(index: usize, shares: usize, count: usize) -> Range<usize> {
+    index * count / shares..(index + 1) * count / shares
+}
+
+/// The thread that begins with a part's share.
+pub(super) fn owner(part: usize, threads: usize, parts: usize) -> usize {
+    ((part + 1) * threads - 1) / parts
+}
 
 /// A fixed set of worker threads, which live as long as it does.
 pub(crate) struct Pool {
@@ -37,11 +56,13 @@ struct Job {
 
 /// On its own cache lines, so that claiming parts does not disturb those who watch the gate.
 #[repr(align(128))]
+#[derive(Default)]
 struct Line<T>(T);
 
 struct Shared {
     gate: Line<AtomicU64>,
-    next: Line<AtomicUsize>,
+    /// The next part of each thread's share.
+    next: Vec<Line<[AtomicUsize; COUNTERS]>>,
     job: UnsafeCell<Job>,
     /// Set while a run is on: a run inside a run (or beside it) is done by its caller alone.
     busy: AtomicBool,
@@ -66,7 +87,9 @@ impl Pool {
         let workers = threads.saturating_sub(1);
         let shared = Arc::new(Shared {
             gate: Line(AtomicU64::new(0)),
-            next: Line(AtomicUsize::new(0)),
+            next: std::iter::repeat_with(Line::default)
+                .take((workers + 1).div_ceil(COUNTERS))
+                .collect(),
             job: UnsafeCell::new(Job {
                 call: nothing,
                 closure: std::ptr::null(),
@@ -121,7 +144,10 @@ impl Pool {
         };
         // SAFETY: `busy` was ours to set, and the last run left the gate closed with nobody inside.
         unsafe { *shared.job.get() = job }
-        shared.next.0.store(0, Ordering::Relaxed);
+        for thread in 0..self.threads() {
+            let start = share(thread, self.threads(), parts).start;
+            shared.next(thread).store(start, Ordering::Relaxed);
+        }
         let closed = shared.gate.0.load(Ordering::Relaxed);
         shared
             .gate
@@ -135,7 +161,7 @@ impl Pool {
             }
         }
 
-        shared.claim(job);
+        shared.claim(job, 0);
 
         shared.gate.0.fetch_and(!OPEN, Ordering::Relaxed);
         let mut tries = 0u32;
@@ -189,7 +215,7 @@ impl Shared {
             last = gate / RUN;
             // SAFETY: inside an open gate nobody writes the job.
             let job = unsafe { *self.job.get() };
-            self.claim(job);
+            self.claim(job, index + 1);
             self.gate.0.fetch_sub(1, Ordering::Release);
         }
     }
@@ -227,22 +253,35 @@ impl Shared {
         }
     }
 
-    /// Takes parts until there are none.
-    fn claim(&self, job: Job) {
+    /// The counter of a thread's share.
+    fn next(&self, thread: usize) -> &AtomicUsize {
+        &self.next[thread / COUNTERS].0[thread % COUNTERS]
+    }
+
+    /// Takes parts until there are none: first those of the thread's own share.
+    fn claim(&self, job: Job, thread: usize) {
+        let threads = self.sleepers.len() + 1;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let part = self.next.0.fetch_add(1, Ordering::Relaxed);
-                if part >= job.parts {
-                    return;
+            for whose in (thread..threads).chain(0..thread) {
+                let next = self.next(whose);
+                let end = share(whose, threads, job.parts).end;
+                // Looking first, for most shares are gone by the time that others come.
+                while next.load(Ordering::Relaxed) < end {
+                    let part = next.fetch_add(1, Ordering::Relaxed);
+                    if part >= end {
+                        break;
+                    }
+                    // SAFETY: the caller of `run` keeps the closure alive until the gate is closed
+                    // and nobody is inside.
+                    unsafe { (job.call)(job.closure, part) }
                 }
-                // SAFETY: the caller of `run` keeps the closure alive until the gate is closed and
-                // nobody is inside.
-                unsafe { (job.call)(job.closure, part) }
             }
         }));
         if let Err(panic) = outcome {
             // No further part starts; the first panic is the one told.
-            self.next.0.store(job.parts, Ordering::Relaxed);
+            for whose in 0..threads {
+                self.next(whose).store(job.parts, Ordering::Relaxed);
+            }
             self.panic
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -287,22 +326,38 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_joins_in_and_has_a_name() {
+    fn shares_hold_every_part_once_and_know_their_owners() {
+        for threads in 1..9 {
+            for parts in 0..40 {
+                let mut next = 0;
+                for thread in 0..threads {
+                    for part in share(thread, threads, parts) {
+                        assert_eq!(part, next);
+                        assert_eq!(owner(part, threads, parts), thread);
+                        next += 1;
+                    }
+                }
+                assert_eq!(next, parts);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_begin_with_their_own_shares() {
         let pool = Pool::new(2).unwrap();
         let met = AtomicUsize::new(0);
-        let names = Mutex::new(Vec::new());
-        pool.run(2, |_| {
-            names
-                .lock()
-                .unwrap()
-                .push(thread::current().name().unwrap_or_default().to_owned());
+        let names = Mutex::new(vec![String::new(); 2]);
+        pool.run(2, |part| {
+            names.lock().unwrap()[part] = thread::current().name().unwrap_or_default().to_owned();
             met.fetch_add(1, Ordering::SeqCst);
             // Neither part ends before both have begun: it takes two threads.
             while met.load(Ordering::SeqCst) < 2 {
                 thread::yield_now();
             }
         });
-        assert!(names.lock().unwrap().iter().any(|name| name == "kernel-1"));
+        let names = names.into_inner().unwrap();
+        assert_eq!(names[1], "kernel-1");
+        assert_ne!(names[0], "kernel-1");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::activations::{ActivationBlock, BLOCK};
 use super::aligned::LINE;
 use super::gguf::SUPER;
 use super::pack::{Format, PackedMatrix};
+use super::pool::share;
 use super::simd::{LANES, Simd};
 use super::soon::Asking;
 
@@ -90,8 +91,8 @@ pub(super) use by_shape;
 pub(super) fn shares(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let parts = count.div_ceil(most);
     (0..parts).map(move |part| {
-        let (start, end) = (part * count / parts, (part + 1) * count / parts);
-        (start, end - start)
+        let share = share(part, parts, count);
+        (share.start, share.len())
     })
 }
 

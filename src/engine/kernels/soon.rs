@@ -4,8 +4,11 @@
 //! waits for memory for most of its own. What is asked for goes to the second-level cache, and from
 //! there, pushed out by what follows, to the third.
 
+use std::ops::Range;
+
 use super::aligned::LINE;
 use super::kv_memory::KvLayer;
+use super::pool::share;
 use super::simd::Simd;
 
 /// A layer's parts of some pages.
@@ -26,7 +29,7 @@ impl<'a> Soon<'a> {
     pub(super) fn share(&self, index: usize, count: usize) -> Asking<'a> {
         let lines = self.lines_of_page();
         let all = self.pages.len() * lines;
-        let (first, end) = (index * all / count, (index + 1) * all / count);
+        let Range { start: first, end } = share(index, count, all);
         let pages = self.pages.get(first / lines..).unwrap_or(&[]);
         let mut asking = Asking {
             soon: Some(Soon { pages, ..*self }),

@@ -147,7 +147,7 @@ fn multiply(kernels: Kernels, pool: &Pool, weights: &PackedMatrix, values: &[f32
         weights,
         output: output_slice,
     }];
-    kernels.matmul(pool, &mut products, input, Some(weights), None);
+    kernels.matmul(pool, &mut products, input, &[weights], None);
     output
 }
 
@@ -437,10 +437,12 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
     // Some in one go, others one by one.
     let (first, rest) = places.split_at(tokens / 2);
     let at = first.len() * size;
+    let first = &Places::new(first.to_vec());
     kernels.write_kv(&pool, &mut memory, 1, first, &keys[..at], &values[..at]);
     for (place, at) in rest.iter().zip((at..).step_by(size)) {
         let (key, value) = (&keys[at..at + size], &values[at..at + size]);
-        kernels.write_kv(&pool, &mut memory, 1, &[*place], key, value);
+        let place = Places::new(vec![*place]);
+        kernels.write_kv(&pool, &mut memory, 1, &place, key, value);
     }
     let kept = |numbers: &[f32]| {
         let heads = numbers.chunks(shape.head_size);

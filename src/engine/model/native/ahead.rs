@@ -1,12 +1,13 @@
 //! Which keys and values a pass asks for while it computes something else.
 //!
 //! The products between two layers' attention divide the pages that the next one will look at, each as
-//! many as its share of the multiply-adds: memory then works all the time that the processor does.
+//! many as its share of the multiply-adds: memory then works all the time that the processor does. What
+//! a thread will look at is asked for by the same thread, whose core may have caches of its own.
 
 use std::ops::Range;
 
 use super::super::Chunk;
-use crate::engine::kernels::{KvMemory, PAGE, Soon};
+use crate::engine::kernels::{KvMemory, PAGE, Soon, share};
 
 /// Sequences from which on it pays: with fewer, reading the weights alone keeps memory busy.
 const FEW_SEQUENCES: usize = 4;
@@ -28,7 +29,7 @@ pub(super) enum During {
     Inputs,
 }
 
-/// The pages that a pass looks at, each once.
+/// The pages that a pass looks at, once for each thread that does.
 pub(super) struct Upcoming {
     pages: Vec<u32>,
     /// Where the share of each product starts, in the order of [`During`], and where the last one ends.
@@ -36,27 +37,37 @@ pub(super) struct Upcoming {
 }
 
 impl Upcoming {
-    /// Of the sequences of a pass. `works` are the products' multiply-adds, and `page_bytes` the bytes of
-    /// a layer's part of a page.
-    pub(super) fn of(chunks: &[Chunk<'_>], works: [usize; 4], page_bytes: usize) -> Self {
-        let mut pages = Vec::new();
-        if chunks.len() >= FEW_SEQUENCES {
-            for chunk in chunks {
-                let end = chunk.start + chunk.tokens.len();
-                pages.extend_from_slice(&chunk.pages[..end.div_ceil(PAGE)]);
-            }
-            pages.sort_unstable();
-            pages.dedup();
-            pages.truncate(MOST_BYTES / page_bytes.max(1));
+    /// Of the sequences of a pass on so many threads. `works` are the products' multiply-adds, and
+    /// `page_bytes` the bytes of a layer's part of a page.
+    pub(super) fn of(
+        chunks: &[Chunk<'_>],
+        works: [usize; 4],
+        page_bytes: usize,
+        threads: usize,
+    ) -> Self {
+        let mut upcoming = Self {
+            pages: Vec::new(),
+            starts: [0; 5],
+        };
+        if chunks.len() < FEW_SEQUENCES {
+            return upcoming;
         }
-        let all: usize = works.iter().sum();
-        let mut starts = [0; 5];
+        let most = MOST_BYTES / page_bytes.max(1) / threads;
+        let of_threads: Vec<_> = (0..threads)
+            .map(|thread| looked_at(&chunks[share(thread, threads, chunks.len())], most))
+            .collect();
+        let all = works.iter().sum::<usize>().max(1);
         let mut before = 0;
         for (index, work) in works.iter().enumerate() {
-            before += work;
-            starts[index + 1] = pages.len() * before / all.max(1);
+            let after = before + work;
+            for pages in &of_threads {
+                let share = pages.len() * before / all..pages.len() * after / all;
+                upcoming.pages.extend_from_slice(&pages[share]);
+            }
+            upcoming.starts[index + 1] = upcoming.pages.len();
+            before = after;
         }
-        Self { pages, starts }
+        upcoming
     }
 
     /// What a product asks for on behalf of layer `index`, where there is one.
@@ -79,21 +90,34 @@ impl Upcoming {
     }
 }
 
+/// The pages that these sequences look at, each once, and at most so many.
+fn looked_at(chunks: &[Chunk<'_>], most: usize) -> Vec<u32> {
+    let mut pages = Vec::new();
+    for chunk in chunks {
+        let end = chunk.start + chunk.tokens.len();
+        pages.extend_from_slice(&chunk.pages[..end.div_ceil(PAGE)]);
+    }
+    pages.sort_unstable();
+    pages.dedup();
+    pages.truncate(most);
+    pages
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::kernels::KvShape;
     use crate::engine::model::native::tests::decoding;
 
-    fn upcoming(tables: &[Vec<u32>], page_bytes: usize) -> Upcoming {
+    fn upcoming(tables: &[Vec<u32>], page_bytes: usize, threads: usize) -> Upcoming {
         let chunks = decoding(tables, PAGE - 1);
-        Upcoming::of(&chunks, [1, 5, 3, 2], page_bytes)
+        Upcoming::of(&chunks, [1, 5, 3, 2], page_bytes, threads)
     }
 
     #[test]
     fn the_products_divide_the_pages_that_the_pass_looks_at() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, 101, own]).collect();
-        let upcoming = upcoming(&tables, 1);
+        let upcoming = upcoming(&tables, 1, 1);
         let kv = KvMemory::new(
             KvShape {
                 kv_heads: 1,
@@ -118,9 +142,23 @@ mod tests {
     }
 
     #[test]
+    fn each_thread_asks_for_what_it_will_look_at() {
+        let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, own]).collect();
+        let upcoming = upcoming(&tables, 1, 2);
+        assert_eq!(upcoming.pages.len(), 10);
+        for during in [During::Output, During::GateAndUp, During::Down] {
+            let pages = &upcoming.pages[upcoming.share(during)];
+            // Threads take about half of a product each.
+            let (first, second) = pages.split_at(pages.len() / 2);
+            assert!(first.iter().all(|page| *page < 4 || *page == 100));
+            assert!(second.iter().all(|page| *page >= 4));
+        }
+    }
+
+    #[test]
     fn nothing_is_asked_for_in_small_company_or_beyond_the_cache() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![own]).collect();
-        assert!(upcoming(&tables[..3], 1).pages.is_empty());
-        assert_eq!(upcoming(&tables, MOST_BYTES / 5).pages.len(), 5);
+        assert!(upcoming(&tables[..3], 1, 1).pages.is_empty());
+        assert_eq!(upcoming(&tables, MOST_BYTES / 5, 1).pages.len(), 5);
     }
 }

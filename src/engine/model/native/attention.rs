@@ -82,7 +82,7 @@ pub(super) fn cut<'a>(chunks: &[Chunk<'a>], heads: Heads, threads: usize) -> Att
         kv_heads: heads.kv_heads,
         head_size: heads.head_size,
     };
-    AttentionPlan::new(shape, parts)
+    AttentionPlan::new(shape, parts, threads)
 }
 
 /// The parts of a prompt's chunk whose first token is `token` of the pass.

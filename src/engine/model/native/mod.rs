@@ -20,7 +20,7 @@ use super::candle::{check_names, checked_spec};
 use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages};
 use crate::engine::kernels::{
     ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvMemory, KvShape, PAGE,
-    PackedMatrix, Pool, Product, Soon, none,
+    PackedMatrix, Places, Pool, Product, Soon, none,
 };
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -221,6 +221,7 @@ impl Model for NativeModel {
                 wanted.push(positions.len() - 1);
             }
         }
+        let places = Places::new(places);
         // Those whose logits are wanted, as a pass of their own.
         let ends: Vec<Chunk<'_>> = chunks
             .iter()
@@ -255,9 +256,14 @@ impl Model for NativeModel {
             attention: attention::cut(chunks, heads, pool.threads()),
             positions: &positions,
             places: &places,
-            upcoming: Upcoming::of(chunks, spec.layer_products(), kv.shape().page_bytes()),
+            upcoming: Upcoming::of(
+                chunks,
+                spec.layer_products(),
+                kv.shape().page_bytes(),
+                pool.threads(),
+            ),
         };
-        if let Some(page) = places.iter().map(|(page, _)| *page).max() {
+        if let Some(page) = places.last_page() {
             kv.settle(pool, page);
         }
         scratch.reach(spec, positions.len());
@@ -269,8 +275,8 @@ impl Model for NativeModel {
         drop(embedding);
         scratch.delta[..positions.len() * spec.hidden].fill(0.0);
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
-        let following = weights.layers.iter().skip(1).map(|next| &next.query.matrix);
-        let following = following.chain(std::iter::once(head));
+        let following = weights.layers.iter().skip(1).map(Layer::inputs);
+        let following = following.chain(std::iter::once(vec![head]));
         let last_layer = weights.layers.len().saturating_sub(1);
         for ((index, layer), next) in weights.layers.iter().enumerate().zip(following) {
             pass.inputs(layer, (kv, index), scratch);
@@ -283,7 +289,7 @@ impl Model for NativeModel {
                     ..pass
                 };
             }
-            pass.rest(layer, (kv, index), next, scratch);
+            pass.rest(layer, (kv, index), &next, scratch);
         }
         pass.head(&weights.norm, head, scratch, logits);
         Ok(())
@@ -345,8 +351,8 @@ struct Pass<'a> {
     attention: AttentionPlan<'a>,
     /// Position of each packed token.
     positions: &'a [usize],
-    /// Page and slot of its keys and values.
-    places: &'a [(u32, usize)],
+    /// Where their keys and values are.
+    places: &'a Places,
     /// Pages that the layers to come will look at.
     upcoming: Upcoming,
 }
@@ -361,7 +367,7 @@ impl Pass<'_> {
             [&mut scratch.queries, &mut scratch.keys, &mut scratch.values],
             &scratch.normed,
             &scratch.blocks,
-            &layer.output.matrix,
+            &[&layer.output.matrix],
             self.upcoming.during(During::Inputs, kv, index),
         );
         self.rotate(layer, scratch);
@@ -372,13 +378,13 @@ impl Pass<'_> {
             .write_kv(self.pool, kv, index, self.places, keys, values);
     }
 
-    /// The rest of it. On the way out, `scratch.delta` is this block's. `next` is the matrix that is
+    /// The rest of it. On the way out, `scratch.delta` is this block's. `next` are the matrices that are
     /// multiplied after it.
     fn rest(
         &self,
         layer: &Layer,
         (kv, index): (&KvMemory, usize),
-        next: &PackedMatrix,
+        next: &[&PackedMatrix],
         scratch: &mut Scratch,
     ) {
         if self.positions.is_empty() {
@@ -392,7 +398,7 @@ impl Pass<'_> {
             [&mut scratch.delta],
             &scratch.attended,
             &scratch.blocks,
-            &layer.gate.matrix,
+            &[&layer.gate.matrix, &layer.up.matrix],
             self.upcoming.during(During::Output, kv, index + 1),
         );
 
@@ -402,7 +408,7 @@ impl Pass<'_> {
             [&mut scratch.gate, &mut scratch.up],
             &scratch.normed,
             &scratch.blocks,
-            &layer.down.matrix,
+            &[&layer.down.matrix],
             self.upcoming.during(During::GateAndUp, kv, index + 1),
         );
         self.activate(scratch);
@@ -532,15 +538,15 @@ impl Pass<'_> {
         );
     }
 
-    /// Products of one input, `[tokens, cols]`, with several matrices, and their biases; `next` is the
-    /// matrix after them.
+    /// Products of one input, `[tokens, cols]`, with several matrices, and their biases; `next` are the
+    /// matrices after them.
     fn products<const N: usize>(
         &self,
         linears: [&Linear; N],
         outputs: [&mut Vec<f32>; N],
         values: &[f32],
         blocks: &[ActivationBlock],
-        next: &PackedMatrix,
+        next: &[&PackedMatrix],
         soon: Option<Soon<'_>>,
     ) {
         let _span = profile::span(Span::Linear);
@@ -551,7 +557,7 @@ impl Pass<'_> {
                 output: &mut output[..self.positions.len() * linear.matrix.rows],
             })
             .collect();
-        self.multiply(&mut products, values, blocks, Some(next), soon);
+        self.multiply(&mut products, values, blocks, next, soon);
         for (linear, product) in linears.iter().zip(products) {
             if let Some(bias) = &linear.bias {
                 self.add_bias(bias, product.output);
@@ -579,7 +585,7 @@ impl Pass<'_> {
         products: &mut [Product<'_>],
         values: &[f32],
         blocks: &[ActivationBlock],
-        next: Option<&PackedMatrix>,
+        next: &[&PackedMatrix],
         soon: Option<Soon<'_>>,
     ) {
         let tokens = self.positions.len();
@@ -609,7 +615,7 @@ impl Pass<'_> {
             weights: head,
             output: logits,
         }];
-        self.multiply(&mut products, &scratch.normed, &scratch.blocks, None, None);
+        self.multiply(&mut products, &scratch.normed, &scratch.blocks, &[], None);
     }
 
     /// Rows of a part of a step between two products.

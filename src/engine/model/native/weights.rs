@@ -37,6 +37,13 @@ pub(super) struct Layer {
 }
 
 impl Layer {
+    /// What is multiplied first.
+    pub(super) fn inputs(&self) -> Vec<&PackedMatrix> {
+        [&self.query, &self.key, &self.value]
+            .map(|linear| &linear.matrix)
+            .to_vec()
+    }
+
     fn linears(&self) -> [&Linear; 7] {
         [
             &self.query,
