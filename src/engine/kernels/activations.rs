@@ -126,11 +126,12 @@ unsafe fn quantize_some<S: Simd, const N: usize>(values: &[f32], blocks: &mut [A
             S::whole_sums(pairs),
         );
         for i in 0..N {
-            blocks[i].scaled_sum = blocks[i].scale * all[i];
-            // Whole numbers: the first two of at most 8 · 32 · 127.
-            blocks[i].offset = (-8.0 * all[i]).to_int_unchecked();
-            blocks[i].offset_high = (-8.0 * half[i]).to_int_unchecked();
-            blocks[i].pairing = (-pairs[i]).to_int_unchecked();
+            blocks[i].scaled_sum = blocks[i].scale * all[i] as f32;
+            // At most 8 · 32 · 127 in magnitude. Where a number was not finite they are anything, and the
+            // scale, which is not finite either, decides.
+            blocks[i].offset = all[i].wrapping_mul(-8) as i16;
+            blocks[i].offset_high = half[i].wrapping_mul(-8) as i16;
+            blocks[i].pairing = pairs[i].wrapping_neg();
         }
     }
 }

@@ -53,10 +53,7 @@ macro_rules! four_at_once {
         let low = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
         let high = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
         let all = $wide(low, high);
-        let all = $narrow(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
-        let mut to = [0.0; 4];
-        _mm_storeu_ps(to.as_mut_ptr(), all);
-        to
+        $narrow(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all))
     }};
 }
 pub(super) use four_at_once;
@@ -139,14 +136,22 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             for i in 0..4 {
                 halves[i] = _mm256_max_ps(x[i][0], x[i][1]);
             }
-            four_at_once!(_mm256_max_ps, _mm_max_ps, halves)
+            let mut maxima = [0.0; 4];
+            _mm_storeu_ps(
+                maxima.as_mut_ptr(),
+                four_at_once!(_mm256_max_ps, _mm_max_ps, halves),
+            );
+            maxima
         }
-        fn whole_sums(x: [[__m256; 2]; 4]) -> [f32; 4] {
+        fn whole_sums(x: [[__m256; 2]; 4]) -> [i32; 4] {
             let mut halves = [_mm256_setzero_ps(); 4];
             for i in 0..4 {
                 halves[i] = _mm256_add_ps(x[i][0], x[i][1]);
             }
-            four_at_once!(_mm256_add_ps, _mm_add_ps, halves)
+            let mut sums = [0; 4];
+            let whole = _mm_cvtps_epi32(four_at_once!(_mm256_add_ps, _mm_add_ps, halves));
+            _mm_storeu_si128(sums.as_mut_ptr().cast(), whole);
+            sums
         }
         fn store_i8(to: *mut i8, x: [__m256; 2]) {
             let whole = both!(|i| _mm256_cvtps_epi32(x[i]));

@@ -67,15 +67,23 @@ impl Simd for Avx512 {
                 let low = _mm512_castps512_ps256(x[i]);
                 halves[i] = _mm256_max_ps(low, _mm512_extractf32x8_ps::<1>(x[i]));
             }
-            four_at_once!(_mm256_max_ps, _mm_max_ps, halves)
+            let mut maxima = [0.0; 4];
+            _mm_storeu_ps(
+                maxima.as_mut_ptr(),
+                four_at_once!(_mm256_max_ps, _mm_max_ps, halves),
+            );
+            maxima
         }
-        fn whole_sums(x: [__m512; 4]) -> [f32; 4] {
+        fn whole_sums(x: [__m512; 4]) -> [i32; 4] {
             let mut halves = [_mm256_setzero_ps(); 4];
             for i in 0..4 {
                 let low = _mm512_castps512_ps256(x[i]);
                 halves[i] = _mm256_add_ps(low, _mm512_extractf32x8_ps::<1>(x[i]));
             }
-            four_at_once!(_mm256_add_ps, _mm_add_ps, halves)
+            let mut sums = [0; 4];
+            let whole = _mm_cvtps_epi32(four_at_once!(_mm256_add_ps, _mm_add_ps, halves));
+            _mm_storeu_si128(sums.as_mut_ptr().cast(), whole);
+            sums
         }
         fn store_i8(to: *mut i8, x: __m512) {
             _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));

@@ -172,11 +172,12 @@ impl<const DOT: bool> Simd for Neon<DOT> {
             }
             maxima
         }
-        fn whole_sums(x: [[float32x4_t; 4]; 4]) -> [f32; 4] {
-            let mut sums = [0.0; 4];
+        fn whole_sums(x: [[float32x4_t; 4]; 4]) -> [i32; 4] {
+            let mut sums = [0; 4];
             for i in 0..4 {
                 let [a, b, c, d] = x[i];
-                sums[i] = vaddvq_f32(vaddq_f32(vaddq_f32(a, b), vaddq_f32(c, d)));
+                let sum = vaddvq_f32(vaddq_f32(vaddq_f32(a, b), vaddq_f32(c, d)));
+                sums[i] = sum as i32;
             }
             sums
         }

@@ -102,7 +102,9 @@ impl Simd for Scalar {
             }
             maxima
         }
-        fn whole_sums(x: [[f32; LANES]; 4]) -> [f32; 4] { x.map(|x| x.iter().sum()) }
+        fn whole_sums(x: [[f32; LANES]; 4]) -> [i32; 4] {
+            x.map(|x| x.iter().sum::<f32>() as i32)
+        }
         fn store_i8(to: *mut i8, x: [f32; LANES]) {
             let bytes: [i8; LANES] = lanes!(|i| x[i].round_ties_even() as i8);
             to.cast::<[i8; LANES]>().write_unaligned(bytes);

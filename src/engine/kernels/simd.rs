@@ -93,8 +93,8 @@ pub(super) trait Simd: 'static {
     /// The largest lane of each.
     unsafe fn maxima(x: [Self::F; 4]) -> [f32; 4];
     /// The sum of each one's lanes, which hold whole numbers: in any order, for no partial sum reaches
-    /// 2^24.
-    unsafe fn whole_sums(x: [Self::F; 4]) -> [f32; 4];
+    /// 2^24. Of what is not finite, some number.
+    unsafe fn whole_sums(x: [Self::F; 4]) -> [i32; 4];
     /// Rounds to the nearest whole number (halves to even; |x| ≤ 127) and stores 16 bytes.
     unsafe fn store_i8(to: *mut i8, x: Self::F);
     /// Rounds to the nearest whole number (halves to even; |x| ≤ 32767) and stores 16 of them.

@@ -218,6 +218,12 @@ macro_rules! each_family {
                 }
 
                 #[test]
+                fn what_is_not_finite_stays_so_in_its_token() {
+                    let Some(kernels) = kernels() else { return };
+                    infinity_property(kernels);
+                }
+
+                #[test]
                 fn splits_do_not_matter() {
                     let Some(kernels) = kernels() else { return };
                     split_property(kernels);
@@ -254,6 +260,26 @@ each_family! {
     neon_dot_family = Isa::NeonDot;
     #[cfg(target_arch = "aarch64")]
     neon_family = Isa::Neon;
+}
+
+fn infinity_property(kernels: Kernels) {
+    let (rows, cols) = (37, 256);
+    let pool = Pool::new(2).unwrap();
+    for dtype in TYPES {
+        let weights = packed(&pool, dtype, rows, cols, 5);
+        for tokens in [3, 61] {
+            for bad in [f32::INFINITY, f32::NEG_INFINITY] {
+                let mut values = numbers(8, tokens * cols);
+                values[cols + 70] = bad;
+                let found = multiply(kernels, &pool, &weights, &values);
+                for (token, found) in found.chunks(rows).enumerate() {
+                    let finite = found.iter().filter(|x| x.is_finite()).count();
+                    let expected = if token == 1 { 0 } else { rows };
+                    assert_eq!(finite, expected, "{dtype:?}, token {token} of {tokens}");
+                }
+            }
+        }
+    }
 }
 
 fn quantize_property(kernels: Kernels) {
