@@ -72,8 +72,8 @@ fn threads_that_have_ended_are_counted() {
 #[test]
 fn open_spans_of_the_reader_count_as_if_they_ended() {
     profile::enable();
-    let _open = profile::span(Span::Activation);
-    let row = row(Span::Activation);
+    let _open = profile::span(Span::Gate);
+    let row = row(Span::Gate);
     assert_eq!((row.ncall, row.nprim), (1, 1));
 }
 

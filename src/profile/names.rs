@@ -111,8 +111,8 @@ spans! {
     KvWrite = "kv_write", Detail;
     /// Attention proper: scores, softmax, weighted values.
     Attention = "attention", Detail;
-    /// The feed-forward block's activation.
-    Activation = "activation", Detail;
+    /// Gate and up of a feed-forward, and the activation: these follow one another part by part.
+    Gate = "gate", Detail;
     /// The last norm and the product with the vocabulary.
     Head = "head", Detail;
 }

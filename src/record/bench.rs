@@ -49,7 +49,7 @@ pub struct BenchRecord {
 pub struct Ceilings {
     /// Threads that measured, and that the tests use.
     pub threads: usize,
-    /// The kernels' processor family: `avx512`.
+    /// The kernels' processor family: `avx512`, `avx512paired`.
     pub instructions: String,
     /// GB/s read from memory (256 MiB), all threads.
     pub read_gb_s: f64,
@@ -140,7 +140,7 @@ pub struct TestRecord {
     pub read_share: Option<f64>,
     /// GMAC/s of [`Work::macs`] at the mean speed.
     pub gmac_s: Option<f64>,
-    /// Their share of [`Ceilings::int8_gmac_s`], 0 to 1.
+    /// Their share of [`Ceilings::int8_gmac_s`], 0 to 1 but where one multiplication does the work of two.
     pub int8_share: Option<f64>,
 }
 

@@ -2,7 +2,7 @@
 //! and its sums.
 
 use super::paired::{LOWERED, QUADS, RAISED};
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, NOT_FINITE, Simd};
 
 /// Columns that share a scale, here and in every quantised weight.
 pub(crate) const BLOCK: usize = 32;
@@ -16,8 +16,8 @@ pub(crate) const BLOCK: usize = 32;
 pub(crate) struct ActivationBlock {
     /// Rounded to the nearest, −113..=127: what [`super::paired`] has room for.
     pub(crate) quants: [i8; BLOCK],
-    /// What makes the largest magnitude 127, and those of the other sign at most 113. It has the sign of the
-    /// largest magnitude, and is 0 where that is below 1e-30.
+    /// The least that leaves the largest magnitude at most 127, and those of the other sign at most 113. It
+    /// has the sign of the number of the largest magnitude, and is 0 where that is below 1e-30.
     pub(crate) scale: f32,
     /// `scale · Σ quants`: what a weight's minimum is multiplied by.
     pub(crate) scaled_sum: f32,
@@ -31,9 +31,22 @@ pub(crate) struct ActivationBlock {
     pub(crate) pairing: i32,
 }
 
-/// The largest magnitudes of quants, of the sign of the largest and of the other one.
+/// The largest magnitude of a quant that has the sign of the block's largest magnitude.
 const MOST: f32 = 127.0;
-const LEAST: f32 = RAISED as f32;
+
+/// The same for the other sign.
+const MOST_OF_OTHERS: f32 = RAISED as f32;
+
+/// What stands for a block with a number that is not finite, so that no result of its token is: a comparison
+/// of such numbers says different things on different processors, and so would their scale.
+const NO_BLOCK: ActivationBlock = ActivationBlock {
+    quants: [0; BLOCK],
+    scale: f32::NAN,
+    scaled_sum: f32::NAN,
+    offset: 0,
+    offset_high: 0,
+    pairing: 0,
+};
 
 /// What turns whole numbers of at most `most` in magnitude back into those whose largest magnitude is given,
 /// and what makes them whole. Below 1e-30 the latter could overflow: all are as good as zero.
@@ -45,18 +58,17 @@ pub(super) fn whole_scale(largest: f32, most: f32) -> (f32, f32) {
     (largest / most, most / largest)
 }
 
-/// The scale of a block with this largest number and this largest negated one, and what makes its numbers
-/// quants.
+/// The scale of a block with these largest magnitudes of either sign, and what makes its numbers quants.
 #[inline(always)]
-fn signed_scale(largest: f32, smallest: f32) -> (f32, f32) {
-    let (magnitude, other, sign) = match largest >= smallest {
-        true => (largest, smallest, 1.0),
-        false => (smallest, largest, -1.0),
+fn signed_scale(positive: f32, negative: f32) -> (f32, f32) {
+    let (magnitude, other, sign) = match positive >= negative {
+        true => (positive, negative, 1.0),
+        false => (negative, positive, -1.0),
     };
     if magnitude < 1e-30 {
         return (0.0, 0.0);
     }
-    let scale = sign * (magnitude / MOST).max(other / LEAST);
+    let scale = sign * (magnitude / MOST).max(other / MOST_OF_OTHERS);
     (scale, 1.0 / scale)
 }
 
@@ -78,41 +90,55 @@ pub(super) unsafe fn quantize<S: Simd>(values: &[f32], blocks: &mut [ActivationB
             .chunks_exact(4 * BLOCK)
             .zip(blocks.chunks_exact_mut(4))
         {
-            quantize_some::<S, 4>(values, blocks);
+            let mut from = [values.as_ptr(); 4];
+            let mut to = [blocks.as_mut_ptr(); 4];
+            for i in 0..4 {
+                from[i] = values.as_ptr().add(i * BLOCK);
+                to[i] = to[0].add(i);
+            }
+            quantize_some::<S, 4>(from, to, AHEAD);
         }
         for (values, block) in last_values.chunks_exact(BLOCK).zip(last_blocks) {
-            quantize_some::<S, 1>(values, std::slice::from_mut(block));
+            quantize_some::<S, 1>([values.as_ptr()], [block], AHEAD);
         }
     }
 }
 
-/// Quantises `N` blocks, at most four: what is summed up in each is for four at once.
+/// Quantises the 32 numbers at each of `N` places, at most four: what is summed up in each is for four at
+/// once. Blocks `ahead` of those that are written are asked for.
+///
+/// # Safety
+/// As [`Simd`]'s; the places hold 32 numbers and a block, and nobody else uses the blocks.
 #[inline(always)]
-unsafe fn quantize_some<S: Simd, const N: usize>(values: &[f32], blocks: &mut [ActivationBlock]) {
-    // SAFETY: as the caller's; a block has 32 elements, two vectors.
+pub(super) unsafe fn quantize_some<S: Simd, const N: usize>(
+    values: [*const f32; N],
+    blocks: [*mut ActivationBlock; N],
+    ahead: usize,
+) {
+    // SAFETY: as this function's; 32 elements are two vectors.
     unsafe {
         let zeros = [S::splat(0.0); 4];
         let (mut low, mut high) = (zeros, zeros);
-        let (mut largest, mut smallest) = (zeros, zeros);
+        let (mut positive, mut negative) = (zeros, zeros);
         for i in 0..N {
-            low[i] = S::load(values.as_ptr().add(i * BLOCK));
-            high[i] = S::load(values.as_ptr().add(i * BLOCK + LANES));
-            largest[i] = S::max(low[i], high[i]);
-            smallest[i] = S::sub(S::splat(0.0), S::min(low[i], high[i]));
+            low[i] = S::load(values[i]);
+            high[i] = S::load(values[i].add(LANES));
+            positive[i] = S::max(low[i], high[i]);
+            negative[i] = S::sub(S::splat(0.0), S::min(low[i], high[i]));
         }
-        let (largest, smallest) = (S::maxima(largest), S::maxima(smallest));
+        let (positive, negative) = (S::maxima(positive), S::maxima(negative));
         // What is written next lies in a cache further off, and the stores wait for each other.
         for i in 0..N {
-            S::prefetch(blocks.as_ptr().wrapping_add(AHEAD + i).cast());
+            S::prefetch(blocks[i].wrapping_add(ahead).cast_const().cast());
         }
         let (mut all, mut pairs) = (zeros, zeros);
         for i in 0..N {
-            let (scale, inverse) = signed_scale(largest[i], smallest[i]);
-            blocks[i].scale = scale;
+            let (scale, inverse) = signed_scale(positive[i], negative[i]);
+            (*blocks[i]).scale = scale;
             let inverse = S::splat(inverse);
             low[i] = S::round(S::mul(low[i], inverse));
             high[i] = S::round(S::mul(high[i], inverse));
-            let to = blocks[i].quants.as_mut_ptr();
+            let to = (&raw mut (*blocks[i]).quants).cast();
             S::store_i8(to, low[i]);
             S::store_i8(to.add(LANES), high[i]);
             all[i] = S::add(low[i], high[i]);
@@ -126,12 +152,16 @@ unsafe fn quantize_some<S: Simd, const N: usize>(values: &[f32], blocks: &mut [A
             S::whole_sums(pairs),
         );
         for i in 0..N {
-            blocks[i].scaled_sum = blocks[i].scale * all[i] as f32;
-            // At most 8 · 32 · 127 in magnitude. Where a number was not finite they are anything, and the
-            // scale, which is not finite either, decides.
-            blocks[i].offset = all[i].wrapping_mul(-8) as i16;
-            blocks[i].offset_high = half[i].wrapping_mul(-8) as i16;
-            blocks[i].pairing = pairs[i].wrapping_neg();
+            let block = &mut *blocks[i];
+            if all[i] == NOT_FINITE {
+                *block = NO_BLOCK;
+                continue;
+            }
+            block.scaled_sum = block.scale * all[i] as f32;
+            // At most 8 · 32 · 127 in magnitude.
+            block.offset = (-8 * all[i]) as i16;
+            block.offset_high = (-8 * half[i]) as i16;
+            block.pairing = -pairs[i];
         }
     }
 }

@@ -149,6 +149,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 halves[i] = _mm256_add_ps(x[i][0], x[i][1]);
             }
             let mut sums = [0; 4];
+            // The instruction gives `NOT_FINITE` by itself.
             let whole = _mm_cvtps_epi32(four_at_once!(_mm256_add_ps, _mm_add_ps, halves));
             _mm_storeu_si128(sums.as_mut_ptr().cast(), whole);
             sums

@@ -81,6 +81,7 @@ impl Simd for Avx512 {
                 halves[i] = _mm256_add_ps(low, _mm512_extractf32x8_ps::<1>(x[i]));
             }
             let mut sums = [0; 4];
+            // The instruction gives `NOT_FINITE` by itself.
             let whole = _mm_cvtps_epi32(four_at_once!(_mm256_add_ps, _mm_add_ps, halves));
             _mm_storeu_si128(sums.as_mut_ptr().cast(), whole);
             sums

@@ -1,5 +1,6 @@
 //! What this machine can do at most: bytes read from memory and integer multiply-adds, with the very
-//! instructions that the kernels use. `flowbench bench-engine` puts its figures beside them.
+//! instructions that the kernels use. `flowbench bench-engine` puts its figures beside them. (Products of
+//! which one multiplication makes two, `paired`, are bound by more than this: theirs could reach 1.14 of it.)
 
 use std::hint::black_box;
 

@@ -6,6 +6,7 @@ use std::arch::is_aarch64_feature_detected;
 use super::activations::{ActivationBlock, quantize};
 use super::attention::{self, Call};
 use super::ceiling;
+use super::gated::{self, Gating};
 use super::kv_memory::{self, Writing};
 use super::pack::Format;
 #[cfg(any(test, target_arch = "x86_64"))]
@@ -44,7 +45,7 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
-    /// Every family of this architecture, the fastest first.
+    /// Every family of this architecture, the fastest first, of those that [`Self::suits`].
     pub(crate) const ALL: &'static [Self] = &[
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Paired,
@@ -61,7 +62,7 @@ impl Isa {
         Self::Scalar,
     ];
 
-    /// Whether it is faster than the others on a processor that is able to run it.
+    /// Whether it is worth choosing on a processor that is able to run it.
     fn suits(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -159,14 +160,14 @@ type Products = [unsafe fn(&Part<'_>); 10];
 /// is able was checked when the table was chosen.
 pub(super) struct Table {
     pub(super) product: Products,
-    /// For parts of [`paired::LEAST`] tokens and more.
+    /// For parts of [`paired::FEWEST_TOKENS`] tokens and more: [`paired::product`] where the family has it.
     pub(super) product_of_many: Products,
     /// Tokens × groups of a tile, for splitting work along tiles.
     pub(super) tile: (usize, usize),
     pub(super) quantize: unsafe fn(&[f32], &mut [ActivationBlock]),
     pub(super) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub(super) add: Elementwise,
-    pub(super) silu_mul: Elementwise,
+    pub(super) gate: unsafe fn(&Gating<'_>),
     pub(super) rope_neox: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) prepare: unsafe fn(&Call<'_>),
     pub(super) attend: unsafe fn(&Call<'_>),
@@ -203,7 +204,7 @@ macro_rules! family {
                 quantize: quantize_values,
                 rms_norm,
                 add,
-                silu_mul,
+                gate,
                 rope_neox,
                 prepare,
                 attend,
@@ -223,7 +224,7 @@ macro_rules! family {
                 quantize_values = quantize(values: &[f32], blocks: &mut [ActivationBlock]);
                 rms_norm = vector::rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]);
                 add = vector::add(x: &mut [f32], y: &[f32]);
-                silu_mul = vector::silu_mul(gate: &mut [f32], up: &[f32]);
+                gate = gated::gate(part: &Gating<'_>);
                 rope_neox = vector::rope_neox(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 prepare = attention::prepare(call: &Call<'_>);
                 attend = attention::attend(call: &Call<'_>);

@@ -319,7 +319,7 @@ unsafe fn within<S: Simd>(numbers: &[f32], at: usize) -> S::F {
 /// once.
 pub(crate) struct Places {
     places: Vec<(u32, usize)>,
-    /// The highest page and one.
+    /// One more than the highest page.
     pages: usize,
 }
 
@@ -418,5 +418,45 @@ unsafe fn write_head<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) 
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::kernels::Kernels;
+
+    #[test]
+    fn places_know_their_last_page() {
+        assert_eq!(
+            Places::new(vec![(3, 1), (1, 15), (3, 0)]).last_page(),
+            Some(3)
+        );
+        assert_eq!(Places::new(Vec::new()).last_page(), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "two tokens have one place")]
+    fn tokens_that_share_a_place_are_refused() {
+        Places::new(vec![(2, 3), (1, 3), (2, 3)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "no such slot")]
+    fn a_slot_that_no_page_has_is_refused() {
+        Places::new(vec![(0, PAGE)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "no such page")]
+    fn a_page_that_the_memory_has_not_is_refused() {
+        let shape = KvShape {
+            kv_heads: 1,
+            head_size: 8,
+        };
+        let mut memory = KvMemory::new(shape, 1, 2);
+        let pool = Pool::new(1).expect("no threads");
+        let places = Places::new(vec![(2, 0)]);
+        Kernels::best().write_kv(&pool, &mut memory, 0, &places, &[0.0; 8], &[0.0; 8]);
     }
 }

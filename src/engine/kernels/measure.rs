@@ -154,7 +154,7 @@ fn measure_products() {
                             &pool,
                             &mut [Product { weights, output }],
                             input,
-                            &next,
+                            Matrices::Each(&next),
                             None,
                         );
                     }));
@@ -268,11 +268,11 @@ fn measure_decoding_attention() {
             });
         }
     }
-    let plan = AttentionPlan::new(SHAPE, parts, 2);
     let input = vec![0.01; sequences * 576];
     let mut output = vec![0.0; sequences * 576];
     for threads in [1, 2] {
         let pool = Pool::new(threads).unwrap();
+        let plan = AttentionPlan::new(SHAPE, parts.clone(), threads);
         let seconds = best(10, || {
             for layer in 0..layers {
                 kernels.attend_all(

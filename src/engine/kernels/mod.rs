@@ -21,6 +21,7 @@ mod avx2;
 mod avx512;
 mod ceiling;
 mod dispatch;
+mod gated;
 mod gguf;
 mod half;
 mod kv_memory;
@@ -51,7 +52,7 @@ pub(crate) use attention::{Query, SPAN};
 pub(crate) use ceiling::measure as measure_ceilings;
 pub(crate) use dispatch::Kernels;
 pub(crate) use kv_memory::{KvLayer, KvMemory, KvShape, PAGE, Places};
-pub(crate) use multiply::Product;
+pub(crate) use multiply::{Gated, Matrices, Product};
 pub(crate) use pack::PackedMatrix;
 pub(crate) use parallel::none;
 pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
@@ -63,6 +64,8 @@ pub(crate) use soon::Soon;
 use attention::{Call, Running};
 #[cfg(test)]
 use dispatch::Isa;
+#[cfg(test)]
+use gated::Gating;
 use kv_memory::Writing;
 use pack::Shared;
 #[cfg(test)]
@@ -128,10 +131,22 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the lengths differ.
+    #[cfg(test)]
     pub(crate) fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
         assert_eq!(gate.len(), up.len());
+        let mut up = up.to_vec();
+        let part = Gating {
+            gate: gate.as_mut_ptr(),
+            up: up.as_mut_ptr(),
+            width: up.len(),
+            gate_bias: None,
+            up_bias: None,
+            blocks: None,
+            rows: 0..up.len(),
+            tokens: 0..1,
+        };
         // SAFETY: this processor is able; the lengths were checked.
-        unsafe { (self.table.silu_mul)(gate, up) }
+        unsafe { (self.table.gate)(&part) }
     }
 
     /// Rotates the pairs `(x[i], x[i + n])` of one head by `n` angles, given as cosines and sines: the
@@ -161,7 +176,10 @@ impl Kernels {
     ) {
         let shape = memory.shape;
         let last_page = places.last_page();
-        assert!(last_page.is_none_or(|page| (page as usize) < memory.pages));
+        assert!(
+            last_page.is_none_or(|page| (page as usize) < memory.pages),
+            "no such page"
+        );
         let places = places.as_slice();
         let numbers = places.len() * shape.kv_heads * shape.head_size;
         assert!(keys.len() == numbers && values.len() == numbers);
@@ -169,7 +187,8 @@ impl Kernels {
         let at = memory.layer_at(layer);
         let pages = Shared::new(&mut memory.numbers[at..]);
         let width = shape.kv_heads * shape.head_size;
-        let parts = (numbers / WRITE_WORK).clamp(1, WRITE_PARTS * pool.threads());
+        let parts = (numbers / WRITE_WORK).min(places.len());
+        let parts = parts.clamp(1, WRITE_PARTS * pool.threads());
         pool.run(parts, |part| {
             let tokens = share(part, parts, places.len());
             let numbers = tokens.start * width..tokens.end * width;

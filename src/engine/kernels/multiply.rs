@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::activations::{ActivationBlock, BLOCK};
+use super::gated::Gating;
 use super::pack::{PackedMatrix, Shared};
 use super::pool::{Pool, owner, share};
 use super::product::{Input, Part};
@@ -19,16 +20,41 @@ pub(crate) struct Product<'a> {
 }
 
 /// Activations of a stretch of tokens that stay in the second-level cache beside the weights, in bytes.
-const TOKENS_BYTES: usize = 640 << 10;
+pub(super) const TOKENS_BYTES: usize = 640 << 10;
 
-/// Multiply-adds of a part, about 10 µs: long runs of weights stream best, and a thread that loses its
+/// Multiply-adds of a part, 10–25 µs: long runs of weights stream best, and a thread that loses its
 /// core leaves the others no more than this to wait for.
 const PART_WORK: usize = 4 << 20;
+
+/// Matrices that one input is multiplied by, in one run of the pool.
+#[derive(Clone, Copy)]
+pub(crate) enum Matrices<'a> {
+    /// One after another.
+    Each(&'a [&'a PackedMatrix]),
+    /// Matrices of as many rows: the same rows of all in one part.
+    Together(&'a [&'a PackedMatrix]),
+}
+
+/// The gate of a feed-forward: `silu(input · gateᵀ + bias) · (input · upᵀ + bias)`.
+pub(crate) struct Gated<'a> {
+    /// Its output is that of the whole.
+    pub(crate) gate: Product<'a>,
+    /// Of as many rows. Its output is used on the way.
+    pub(crate) up: Product<'a>,
+    /// `[rows]`, where there is one.
+    pub(crate) gate_bias: Option<&'a [f32]>,
+    /// Likewise.
+    pub(crate) up_bias: Option<&'a [f32]>,
+    /// Takes the result quantised, `[tokens, rows / 32]`; empty where it is not wanted.
+    pub(crate) blocks: &'a mut [ActivationBlock],
+}
 
 /// How the products of an input are cut: the tokens into stretches, the matrices into runs of groups of
 /// rows, none of which crosses from one matrix to the next.
 struct Cut<'a> {
     matrices: &'a [&'a PackedMatrix],
+    /// How many of the matrices a part computes.
+    together: usize,
     tokens: usize,
     stretches: usize,
     /// Groups of a run.
@@ -38,30 +64,34 @@ struct Cut<'a> {
 }
 
 impl<'a> Cut<'a> {
-    /// For `threads` threads, and tiles of `tile` groups. The matrices have one width, and rows.
-    fn new(
-        matrices: &'a [&'a PackedMatrix],
-        tokens: usize,
-        (threads, tile): (usize, usize),
-    ) -> Self {
+    /// For `threads` threads, and tiles of `tile` groups. All matrices have the same width, and at least
+    /// one row.
+    fn new(matrices: Matrices<'a>, tokens: usize, (threads, tile): (usize, usize)) -> Self {
+        let (matrices, together, tile) = match matrices {
+            Matrices::Each(matrices) => (matrices, 1, tile),
+            // What is computed together is quantised together, in whole blocks.
+            Matrices::Together(matrices) => {
+                (matrices, matrices.len().max(1), tile.max(BLOCK / LANES))
+            }
+        };
         let cols = matrices.first().map_or(0, |weights| weights.cols);
-        let groups: usize = matrices.iter().map(|weights| weights.groups()).sum();
+        let groups = matrices.iter().map(|weights| weights.groups());
+        let groups = groups.sum::<usize>() / together;
         let bytes = tokens * (cols / BLOCK * size_of::<ActivationBlock>());
         let stretches = bytes.div_ceil(TOKENS_BYTES).max(1);
-        let wanted = (groups * LANES * cols * tokens / PART_WORK)
+        let wanted = (together * groups * LANES * cols * tokens / PART_WORK)
             .clamp(threads, threads * 32)
             .div_ceil(stretches)
             .next_multiple_of(threads);
         let step = groups.div_ceil(wanted).max(1).next_multiple_of(tile);
+        let runs = matrices.iter().step_by(together);
         Self {
             matrices,
+            together,
             tokens,
             stretches,
             step,
-            runs: matrices
-                .iter()
-                .map(|weights| weights.groups().div_ceil(step))
-                .sum(),
+            runs: runs.map(|weights| weights.groups().div_ceil(step)).sum(),
         }
     }
 
@@ -69,8 +99,8 @@ impl<'a> Cut<'a> {
         self.stretches * self.runs
     }
 
-    /// The tokens of a part, its matrix, and the groups of it. The runs of a stretch come one after
-    /// another.
+    /// The tokens of a part, its matrix (the first of those together), and the groups of it. The runs of
+    /// a stretch come one after another: where there are several, threads divide tokens rather than rows.
     fn part(&self, index: usize) -> (Range<usize>, usize, Range<usize>) {
         let stretch = share(index / self.runs, self.stretches, self.tokens);
         let mut run = index % self.runs;
@@ -108,61 +138,145 @@ impl Kernels {
         pool: &Pool,
         products: &mut [Product<'_>],
         input: Input<'_>,
-        next: &[&PackedMatrix],
+        next: Matrices<'_>,
         soon: Option<Soon<'_>>,
     ) {
-        let Some(cols) = products.first().map(|product| product.weights.cols) else {
-            return;
+        let (matrices, outputs): (Vec<_>, Vec<_>) = products
+            .iter_mut()
+            .map(|product| (product.weights, Output::of(product, input)))
+            .unzip();
+        let matrices = Matrices::Each(&matrices);
+        // SAFETY: the outputs were made for these matrices and this input, and are borrowed for writing.
+        unsafe { self.multiply(pool, (matrices, next), &outputs, input, soon, |_, _| {}) }
+    }
+
+    /// Multiplies one input by the matrices of a gate, and lets the one through by the other. The rest is
+    /// as in [`Self::matmul`].
+    ///
+    /// # Panics
+    /// Where the shapes do not fit.
+    pub(crate) fn matmul_gated(
+        self,
+        pool: &Pool,
+        gated: Gated<'_>,
+        input: Input<'_>,
+        next: Matrices<'_>,
+        soon: Option<Soon<'_>>,
+    ) {
+        let Gated {
+            mut gate,
+            mut up,
+            gate_bias,
+            up_bias,
+            blocks,
+        } = gated;
+        let width = gate.weights.rows;
+        assert_eq!(width, up.weights.rows, "gate and up have the same rows");
+        assert!(gate_bias.is_none_or(|bias| bias.len() == width));
+        assert!(up_bias.is_none_or(|bias| bias.len() == width));
+        assert!(blocks.is_empty() || blocks.len() * BLOCK == input.tokens * width);
+        assert!(blocks.is_empty() || width.is_multiple_of(BLOCK));
+        let quantised = !blocks.is_empty();
+        let blocks = Shared::new(blocks);
+        let outputs = [Output::of(&mut gate, input), Output::of(&mut up, input)];
+        let matrices = Matrices::Together(&[gate.weights, up.weights]);
+        let then = |tokens: Range<usize>, groups: Range<usize>| {
+            let part = Gating {
+                gate: outputs[0].0.get(),
+                up: outputs[1].0.get(),
+                width,
+                gate_bias,
+                up_bias,
+                blocks: quantised.then(|| blocks.get()),
+                rows: groups.start * LANES..(groups.end * LANES).min(width),
+                tokens,
+            };
+            // SAFETY: this processor is able (`Kernels::of`); the lengths were checked above; a part has
+            // these rows of these tokens for itself, and runs of groups start and end at whole blocks.
+            unsafe { (self.table.gate)(&part) }
         };
+        // SAFETY: as in `matmul`.
+        unsafe { self.multiply(pool, (matrices, next), &outputs, input, soon, then) }
+    }
+
+    /// The parts of some products; `then` is called for each part's tokens and groups, on its thread.
+    ///
+    /// # Safety
+    /// Each output has been made for its matrix and this input, and nobody else uses it.
+    unsafe fn multiply(
+        self,
+        pool: &Pool,
+        (matrices, next): (Matrices<'_>, Matrices<'_>),
+        outputs: &[Output],
+        input: Input<'_>,
+        soon: Option<Soon<'_>>,
+        then: impl Fn(Range<usize>, Range<usize>) + Sync,
+    ) {
         if input.tokens == 0 {
             return;
         }
-        let (matrices, outputs): (Vec<_>, Vec<_>) = products
-            .iter_mut()
-            .map(|product| {
-                let weights = product.weights;
-                assert_eq!(weights.cols, cols, "products of one input");
-                assert_eq!(product.output.len(), input.tokens * weights.rows);
-                if weights.format.is_dense() {
-                    assert_eq!(input.values.len(), input.tokens * cols);
-                } else {
-                    assert_eq!(input.blocks.len() * BLOCK, input.tokens * cols);
-                }
-                (weights, Shared::new(product.output))
-            })
-            .unzip();
-
         let threads = pool.threads();
-        let cut = Cut::new(&matrices, input.tokens, (threads, self.table.tile.1));
+        let cut = Cut::new(matrices, input.tokens, (threads, self.table.tile.1));
         let following = Cut::new(next, input.tokens, (threads, self.table.tile.1));
+        let same_width = |weights: &&PackedMatrix| weights.cols == cut.matrices[0].cols;
+        assert!(cut.matrices.iter().all(same_width), "products of one input");
         let count = cut.parts();
         pool.run(count, |index| {
-            let (tokens, matrix, groups) = cut.part(index);
+            let (tokens, first, groups) = cut.part(index);
             let thread = owner(index, threads, count);
-            // What this thread will probably multiply next.
-            let next = if index + 1 < share(thread, threads, count).end {
-                cut.begins(index + 1)
-            } else {
-                following.begins(share(thread, threads, following.parts()).start)
-            };
-            let part = Part {
-                weights: matrices[matrix],
-                input,
-                groups,
-                next: next.filter(|(next, _)| !next.format.is_dense()),
-                tokens,
-                soon: soon.map_or_else(Asking::nothing, |soon| soon.share(index, count)),
-                output: outputs[matrix].get(),
-            };
-            let products = if part.tokens.len() < paired::LEAST {
+            let products = if tokens.len() < paired::FEWEST_TOKENS {
                 &self.table.product
             } else {
                 &self.table.product_of_many
             };
-            // SAFETY: this processor is able (`Kernels::of`); the lengths were checked above; the parts
-            // are different rows or different tokens of the outputs.
-            unsafe { (products[part.weights.format as usize])(&part) }
+            for matrix in first..first + cut.together {
+                // What this thread will probably multiply next.
+                let next = if matrix + 1 < first + cut.together {
+                    Some((cut.matrices[matrix + 1], groups.start))
+                } else if index + 1 < share(thread, threads, count).end {
+                    cut.begins(index + 1)
+                } else {
+                    let mut parts = share(thread, threads, following.parts());
+                    parts.next().and_then(|part| following.begins(part))
+                };
+                let part = Part {
+                    weights: cut.matrices[matrix],
+                    input,
+                    groups: groups.clone(),
+                    next: next.filter(|(next, _)| !next.format.is_dense()),
+                    tokens: tokens.clone(),
+                    soon: soon.map_or_else(Asking::nothing, |soon| {
+                        let asked = index * cut.together + matrix - first;
+                        soon.share(asked, count * cut.together)
+                    }),
+                    output: outputs[matrix].0.get(),
+                };
+                // SAFETY: this processor is able (`Kernels::of`); the lengths were checked (`Output::of`);
+                // the parts are different rows or different tokens of the outputs.
+                unsafe { (products[part.weights.format as usize])(&part) }
+            }
+            then(tokens, groups);
         });
+    }
+}
+
+/// Where a product's parts write.
+struct Output(Shared<f32>);
+
+impl Output {
+    /// The product's output, checked to fit its weights and the input.
+    ///
+    /// # Panics
+    /// Where it does not.
+    fn of(product: &mut Product<'_>, input: Input<'_>) -> Self {
+        let weights = product.weights;
+        assert_eq!(product.output.len(), input.tokens * weights.rows);
+        if weights.format.is_dense() {
+            assert_eq!(input.values.len(), input.tokens * weights.cols);
+        } else {
+            assert_eq!(input.blocks.len() * BLOCK, input.tokens * weights.cols);
+        }
+        Self(Shared::new(product.output))
     }
 }
 
@@ -181,6 +295,7 @@ mod tests {
             tokens in 1usize..20_000,
             threads in 1usize..9,
             tile in 1usize..3,
+            together: bool,
         ) {
             const COLS: usize = 64;
             let pool = Pool::new(1).expect("no threads");
@@ -193,7 +308,11 @@ mod tests {
                 })
                 .collect();
             let matrices: Vec<_> = matrices.iter().collect();
-            let cut = Cut::new(&matrices, tokens, (threads, tile));
+            let cut = match together {
+                true => Cut::new(Matrices::Together(&matrices[..1]), tokens, (threads, tile)),
+                false => Cut::new(Matrices::Each(&matrices), tokens, (threads, tile)),
+            };
+            let matrices = cut.matrices;
             let mut met: Vec<_> = matrices.iter().map(|matrix| vec![0; matrix.groups()]).collect();
             for index in 0..cut.parts() {
                 let (tokens, matrix, groups) = cut.part(index);
@@ -201,6 +320,7 @@ mod tests {
                 prop_assert!(std::ptr::eq(begins.0, matrices[matrix]));
                 prop_assert_eq!(begins.1, groups.start);
                 prop_assert!(!groups.is_empty());
+                prop_assert!(!together || groups.start.is_multiple_of(BLOCK / LANES));
                 for met in &mut met[matrix][groups] {
                     prop_assert_eq!(*met, tokens.start, "tokens ascend");
                     *met = tokens.end;
@@ -213,7 +333,7 @@ mod tests {
 
     #[test]
     fn nothing_is_cut_into_nothing() {
-        let cut = Cut::new(&[], 7, (2, 2));
+        let cut = Cut::new(Matrices::Each(&[]), 7, (2, 2));
         assert_eq!(cut.parts(), 0);
         assert!(cut.begins(0).is_none());
     }

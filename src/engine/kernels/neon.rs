@@ -7,7 +7,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::simd::{LANES, Simd, primitives};
+use super::simd::{LANES, NOT_FINITE, Simd, primitives};
 
 /// Lanes 0..4, 4..8, 8..12 and 12..16. `DOT`: the dot product extension is there.
 pub(super) struct Neon<const DOT: bool>;
@@ -177,7 +177,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
             for i in 0..4 {
                 let [a, b, c, d] = x[i];
                 let sum = vaddvq_f32(vaddq_f32(vaddq_f32(a, b), vaddq_f32(c, d)));
-                sums[i] = sum as i32;
+                sums[i] = if sum.is_finite() { sum as i32 } else { NOT_FINITE };
             }
             sums
         }

@@ -31,7 +31,8 @@ use super::activations::BLOCK;
 use super::aligned::LINE;
 use super::pack::Format;
 use super::product::{
-    Ahead, GroupPointers, Part, by_shape, is_nibbles, load_tile, scale_and_min, shares, store_tile,
+    Ahead, GroupPointers, Part, by_shape, has_min, is_nibbles, load_tile, scale_and_min, shares,
+    store_tile,
 };
 use super::room;
 use super::simd::{LANES, Simd};
@@ -47,7 +48,7 @@ pub(super) const LOWERED: u8 = 15;
 pub(super) const QUADS: usize = 3;
 
 /// Tokens of a part from which on spreading the weights pays.
-pub(super) const LEAST: usize = 48;
+pub(super) const FEWEST_TOKENS: usize = 48;
 
 /// Blocks of columns that are spread at a time: a panel stays in the second-level cache.
 const PANEL: usize = 64;
@@ -255,7 +256,7 @@ unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
                 for t in 0..T {
                     let scale = S::mul(scale, S::splat(input(t).scale));
                     let mut output = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
-                    if FORMAT != Format::U4 as u8 {
+                    if has_min(FORMAT) {
                         output = S::mul_add(min, S::splat(input(t).scaled_sum), output);
                     }
                     outputs[t][r] = output;

@@ -57,8 +57,8 @@ fn with_room(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *mut
 }
 
 impl<'a> AttentionPlan<'a> {
-    /// A plan of these parts for so many threads, each of which begins with those of its share of the
-    /// tokens, the costliest first: so the threads end together.
+    /// A plan of these parts for so many threads. Each begins with its share of them, which are in the order
+    /// of their tokens, and with the costliest of it: so the threads end together.
     ///
     /// # Panics
     /// Where two queries have the same place, places are not multiples of the head size, or a look

@@ -270,7 +270,7 @@ const fn is_super(format: u8) -> bool {
 }
 
 /// A minimum per block.
-const fn has_min(format: u8) -> bool {
+pub(super) const fn has_min(format: u8) -> bool {
     format == Format::U4Min as u8
         || format == Format::U8Min as u8
         || format == Format::U4Super as u8

@@ -4,7 +4,7 @@
 use super::half;
 #[cfg(test)]
 use super::paired::Pairing;
-use super::simd::{LANES, Simd, primitives};
+use super::simd::{LANES, NOT_FINITE, Simd, primitives};
 
 /// Arrays of sixteen.
 pub(super) enum Scalar {}
@@ -103,7 +103,10 @@ impl Simd for Scalar {
             maxima
         }
         fn whole_sums(x: [[f32; LANES]; 4]) -> [i32; 4] {
-            x.map(|x| x.iter().sum::<f32>() as i32)
+            x.map(|x| {
+                let sum = x.iter().sum::<f32>();
+                if sum.is_finite() { sum as i32 } else { NOT_FINITE }
+            })
         }
         fn store_i8(to: *mut i8, x: [f32; LANES]) {
             let bytes: [i8; LANES] = lanes!(|i| x[i].round_ties_even() as i8);

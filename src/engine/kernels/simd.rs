@@ -5,6 +5,9 @@
 //! Every primitive has one exact meaning (IEEE 754 single operations, exact integers), so a kernel
 //! written over them gives the same bits on every processor.
 
+/// What stands for a whole number that there is none for.
+pub(super) const NOT_FINITE: i32 = i32::MIN;
+
 /// Lanes of every vector type here, and rows of a weight group.
 pub(super) const LANES: usize = 16;
 
@@ -93,7 +96,7 @@ pub(super) trait Simd: 'static {
     /// The largest lane of each.
     unsafe fn maxima(x: [Self::F; 4]) -> [f32; 4];
     /// The sum of each one's lanes, which hold whole numbers: in any order, for no partial sum reaches
-    /// 2^24. Of what is not finite, some number.
+    /// 2^24. [`NOT_FINITE`] where one of them is not finite.
     unsafe fn whole_sums(x: [Self::F; 4]) -> [i32; 4];
     /// Rounds to the nearest whole number (halves to even; |x| ≤ 127) and stores 16 bytes.
     unsafe fn store_i8(to: *mut i8, x: Self::F);

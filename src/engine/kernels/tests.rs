@@ -147,7 +147,8 @@ fn multiply(kernels: Kernels, pool: &Pool, weights: &PackedMatrix, values: &[f32
         weights,
         output: output_slice,
     }];
-    kernels.matmul(pool, &mut products, input, &[weights], None);
+    let next = Matrices::Each(&[weights]);
+    kernels.matmul(pool, &mut products, input, next, None);
     output
 }
 
@@ -224,6 +225,12 @@ macro_rules! each_family {
                 }
 
                 #[test]
+                fn a_gate_is_its_steps() {
+                    let Some(kernels) = kernels() else { return };
+                    gate_property(kernels);
+                }
+
+                #[test]
                 fn splits_do_not_matter() {
                     let Some(kernels) = kernels() else { return };
                     split_property(kernels);
@@ -268,9 +275,16 @@ fn infinity_property(kernels: Kernels) {
     for dtype in TYPES {
         let weights = packed(&pool, dtype, rows, cols, 5);
         for tokens in [3, 61] {
-            for bad in [f32::INFINITY, f32::NEG_INFINITY] {
+            for (bad, at) in [
+                (f32::INFINITY, 70),
+                (f32::NEG_INFINITY, 90),
+                (f32::NAN, 64),
+                (f32::NAN, 95),
+                (f32::NAN, 3),
+            ] {
                 let mut values = numbers(8, tokens * cols);
-                values[cols + 70] = bad;
+                values[cols..cols + BLOCK].fill(0.0);
+                values[cols + at] = bad;
                 let found = multiply(kernels, &pool, &weights, &values);
                 for (token, found) in found.chunks(rows).enumerate() {
                     let finite = found.iter().filter(|x| x.is_finite()).count();
@@ -282,16 +296,91 @@ fn infinity_property(kernels: Kernels) {
     }
 }
 
+fn gate_property(kernels: Kernels) {
+    let pool = Pool::new(2).unwrap();
+    for dtype in [GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::F16] {
+        for (rows, cols) in [(32, 64), (37, 256), (160, 256)] {
+            for (tokens, biased) in [(1, false), (3, true), (61, false), (130, true)] {
+                let matrices = [1, 2].map(|seed| packed(&pool, dtype, rows, cols, seed));
+                let values = numbers(7, tokens * cols);
+                let biases = [3, 4].map(|seed| numbers(seed, rows));
+                let bias = |index: usize| biased.then_some(&biases[index][..]);
+
+                let mut steps = [0, 1].map(|index| {
+                    let mut output = multiply(kernels, &pool, &matrices[index], &values);
+                    for row in output.chunks_mut(rows) {
+                        if let Some(bias) = bias(index) {
+                            kernels.add(row, bias);
+                        }
+                    }
+                    output
+                });
+                let [expected, up] = &mut steps;
+                kernels.silu_mul(expected, up);
+                let count = match rows.is_multiple_of(BLOCK) {
+                    true => tokens * rows / BLOCK,
+                    false => 0,
+                };
+                let mut expected_blocks = vec![ActivationBlock::default(); count];
+                if count > 0 {
+                    kernels.quantize(expected, &mut expected_blocks);
+                }
+
+                let mut input_blocks = vec![ActivationBlock::default(); values.len() / BLOCK];
+                kernels.quantize(&values, &mut input_blocks);
+                let (mut gate, mut up) = (vec![0.0; tokens * rows], vec![0.0; tokens * rows]);
+                let mut blocks = vec![ActivationBlock::default(); count];
+                let product = |index: usize, output| Product {
+                    weights: &matrices[index],
+                    output,
+                };
+                let gated = Gated {
+                    gate: product(0, &mut gate),
+                    up: product(1, &mut up),
+                    gate_bias: bias(0),
+                    up_bias: bias(1),
+                    blocks: &mut blocks,
+                };
+                let input = Input {
+                    tokens,
+                    values: &values,
+                    blocks: &input_blocks,
+                };
+                kernels.matmul_gated(&pool, gated, input, Matrices::Each(&[]), None);
+                assert_eq!(bits(&gate), bits(expected), "{dtype:?}, {tokens} × {rows}");
+                assert_eq!(blocks, expected_blocks);
+            }
+        }
+    }
+}
+
 fn quantize_property(kernels: Kernels) {
-    let mut values = numbers(1, 64 * BLOCK);
+    // Four blocks at a time, and the rest one by one.
+    let mut values = numbers(1, 67 * BLOCK);
     values[..BLOCK].fill(0.0);
     values[BLOCK..2 * BLOCK].fill(1e-38);
     values[2 * BLOCK] = 3e38;
     values[3 * BLOCK..4 * BLOCK].fill(-2.5);
-    let mut blocks = vec![ActivationBlock::default(); 64];
+    // Where a largest magnitude begins to count, ends, and is near to what the other sign allows.
+    let edge = 113.0f32 / 127.0;
+    let pairs = [1e-30f32.next_down(), 1e-30, 1.0, f32::MAX].into_iter();
+    let pairs = pairs.flat_map(|most| {
+        let others = [edge.next_down(), edge, edge.next_up(), 1.0];
+        others.into_iter().flat_map(move |other| {
+            let other = -most * other;
+            [(most, other), (-most, -other)]
+        })
+    });
+    for (block, (one, other)) in values[32 * BLOCK..].chunks_mut(BLOCK).zip(pairs) {
+        block.fill(0.0);
+        block[17] = one;
+        block[4] = other;
+    }
+    let mut blocks = vec![ActivationBlock::default(); 67];
     kernels.quantize(&values, &mut blocks);
     for (block, values) in blocks.iter().zip(values.chunks(BLOCK)) {
         assert_eq!(*block, quantized(values));
+        assert!(block.quants.iter().all(|quant| *quant >= -113));
     }
 }
 
@@ -324,12 +413,15 @@ fn product_property(kernels: Kernels) {
 fn split_property(kernels: Kernels) {
     let (one, three) = (Pool::new(1).unwrap(), Pool::new(3).unwrap());
     for dtype in TYPES {
-        // Long enough for several blocks of tokens, and of outputs.
-        let (rows, cols, tokens) = (300, 512, 700);
+        // Long enough for two stretches of tokens, and once for two panels of weights.
+        let cols = if dtype == GgmlDType::Q4_1 { 2304 } else { 512 };
+        let rows = 300;
+        let token_bytes = cols / BLOCK * size_of::<ActivationBlock>();
+        let tokens = multiply::TOKENS_BYTES / token_bytes + 100;
         let weights = packed(&one, dtype, rows, cols, 3);
         let values = numbers(9, tokens * cols);
         let together = multiply(kernels, &three, &weights, &values);
-        for token in [0, 1, 349, 350, 699] {
+        for token in [0, 1, tokens / 2 - 1, tokens / 2, tokens - 1] {
             let alone = multiply(kernels, &one, &weights, &values[token * cols..][..cols]);
             assert_eq!(bits(&alone), bits(&together[token * rows..][..rows]));
         }

@@ -19,8 +19,8 @@ use super::candle::weights::Weights;
 use super::candle::{check_names, checked_spec};
 use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages};
 use crate::engine::kernels::{
-    ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvMemory, KvShape, PAGE,
-    PackedMatrix, Places, Pool, Product, Soon, none,
+    ActivationBlock, AttentionPlan, BLOCK, Gated, Input, Kernels, KvLayer, KvMemory, KvShape,
+    Matrices, PAGE, PackedMatrix, Places, Pool, Product, Soon, none,
 };
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -62,8 +62,10 @@ struct Scratch {
     delta: Vec<f32>,
     /// The normed stream, likewise.
     normed: Vec<f32>,
-    /// The input of the next product, quantised.
+    /// The input of the next product, quantised, but down's.
     blocks: Vec<ActivationBlock>,
+    /// The gated numbers, likewise.
+    gated: Vec<ActivationBlock>,
     /// `[tokens, heads · head_size]`.
     queries: Vec<f32>,
     /// `[tokens, kv_heads · head_size]`.
@@ -289,7 +291,7 @@ impl Model for NativeModel {
                     ..pass
                 };
             }
-            pass.rest(layer, (kv, index), &next, scratch);
+            pass.rest(layer, (kv, index), Matrices::Each(&next), scratch);
         }
         pass.head(&weights.norm, head, scratch, logits);
         Ok(())
@@ -320,10 +322,14 @@ impl Scratch {
                 numbers.resize(tokens * width, 0.0);
             }
         }
-        let widest = spec.hidden.max(queries).max(spec.intermediate);
-        let blocks = tokens * widest.div_ceil(BLOCK);
-        if self.blocks.len() < blocks {
-            self.blocks.resize(blocks, ActivationBlock::default());
+        for (blocks, width) in [
+            (&mut self.blocks, spec.hidden.max(queries)),
+            (&mut self.gated, spec.intermediate),
+        ] {
+            let count = tokens * width.div_ceil(BLOCK);
+            if blocks.len() < count {
+                blocks.resize(count, ActivationBlock::default());
+            }
         }
     }
 
@@ -367,7 +373,7 @@ impl Pass<'_> {
             [&mut scratch.queries, &mut scratch.keys, &mut scratch.values],
             &scratch.normed,
             &scratch.blocks,
-            &[&layer.output.matrix],
+            Matrices::Each(&[&layer.output.matrix]),
             self.upcoming.during(During::Inputs, kv, index),
         );
         self.rotate(layer, scratch);
@@ -384,7 +390,7 @@ impl Pass<'_> {
         &self,
         layer: &Layer,
         (kv, index): (&KvMemory, usize),
-        next: &[&PackedMatrix],
+        next: Matrices<'_>,
         scratch: &mut Scratch,
     ) {
         if self.positions.is_empty() {
@@ -398,25 +404,21 @@ impl Pass<'_> {
             [&mut scratch.delta],
             &scratch.attended,
             &scratch.blocks,
-            &[&layer.gate.matrix, &layer.up.matrix],
+            Matrices::Together(&[&layer.gate.matrix, &layer.up.matrix]),
             self.upcoming.during(During::Output, kv, index + 1),
         );
 
         self.add_and_norm(&layer.feed_forward_norm, scratch);
-        self.products(
-            [&layer.gate, &layer.up],
-            [&mut scratch.gate, &mut scratch.up],
-            &scratch.normed,
-            &scratch.blocks,
-            &[&layer.down.matrix],
+        self.gate(
+            layer,
             self.upcoming.during(During::GateAndUp, kv, index + 1),
+            scratch,
         );
-        self.activate(scratch);
         self.products(
             [&layer.down],
             [&mut scratch.delta],
             &scratch.gate,
-            &scratch.blocks,
+            &scratch.gated,
             next,
             self.upcoming.during(During::Down, kv, index + 1),
         );
@@ -496,25 +498,27 @@ impl Pass<'_> {
         );
     }
 
-    /// `gate = silu(gate) · up`, and the same quantised.
-    fn activate(&self, scratch: &mut Scratch) {
-        let _span = profile::span(Span::Activation);
-        let width = self.spec.intermediate;
-        let up = &scratch.up;
-        self.pool.rows(
-            self.positions.len(),
-            self.step(),
-            (&mut scratch.gate, width),
-            none(),
-            (&mut scratch.blocks, block_width(width)),
-            |first, gate, _, blocks| {
-                let up = &up[first * width..][..gate.len()];
-                self.kernels.silu_mul(gate, up);
-                if !blocks.is_empty() {
-                    self.kernels.quantize(gate, blocks);
-                }
+    /// `gate = silu(normed · gateᵀ) · (normed · upᵀ)`, and the same quantised.
+    fn gate(&self, layer: &Layer, soon: Option<Soon<'_>>, scratch: &mut Scratch) {
+        let _span = profile::span(Span::Gate);
+        let (tokens, width) = (self.positions.len(), self.spec.intermediate);
+        let gated = Gated {
+            gate: Product {
+                weights: &layer.gate.matrix,
+                output: &mut scratch.gate[..tokens * width],
             },
-        );
+            up: Product {
+                weights: &layer.up.matrix,
+                output: &mut scratch.up[..tokens * width],
+            },
+            gate_bias: layer.gate.bias.as_deref(),
+            up_bias: layer.up.bias.as_deref(),
+            blocks: &mut scratch.gated[..tokens * block_width(width)],
+        };
+        let input = self.input(self.spec.hidden, &scratch.normed, &scratch.blocks);
+        let next = Matrices::Each(&[&layer.down.matrix]);
+        self.kernels
+            .matmul_gated(self.pool, gated, input, next, soon);
     }
 
     /// Quantises `values`, `[tokens, cols]`, for the next product.
@@ -546,7 +550,7 @@ impl Pass<'_> {
         outputs: [&mut Vec<f32>; N],
         values: &[f32],
         blocks: &[ActivationBlock],
-        next: &[&PackedMatrix],
+        next: Matrices<'_>,
         soon: Option<Soon<'_>>,
     ) {
         let _span = profile::span(Span::Linear);
@@ -585,17 +589,27 @@ impl Pass<'_> {
         products: &mut [Product<'_>],
         values: &[f32],
         blocks: &[ActivationBlock],
-        next: &[&PackedMatrix],
+        next: Matrices<'_>,
         soon: Option<Soon<'_>>,
     ) {
-        let tokens = self.positions.len();
         let cols = products.first().map_or(0, |product| product.weights.cols);
-        let input = Input {
+        let input = self.input(cols, values, blocks);
+        self.kernels.matmul(self.pool, products, input, next, soon);
+    }
+
+    /// The pass's tokens of `cols` numbers each.
+    fn input<'i>(
+        &self,
+        cols: usize,
+        values: &'i [f32],
+        blocks: &'i [ActivationBlock],
+    ) -> Input<'i> {
+        let tokens = self.positions.len();
+        Input {
             tokens,
             values: &values[..tokens * cols],
             blocks: &blocks[..tokens * (cols / BLOCK)],
-        };
-        self.kernels.matmul(self.pool, products, input, next, soon);
+        }
     }
 
     /// The logits of all tokens.
@@ -615,7 +629,8 @@ impl Pass<'_> {
             weights: head,
             output: logits,
         }];
-        self.multiply(&mut products, &scratch.normed, &scratch.blocks, &[], None);
+        let next = Matrices::Each(&[]);
+        self.multiply(&mut products, &scratch.normed, &scratch.blocks, next, None);
     }
 
     /// Rows of a part of a step between two products.

@@ -1,0 +1,100 @@
+//! The gate of a feed-forward, a part of a product at a time: `silu(gate) · up` and its quantising follow
+//! the products of the same rows and tokens, while these lie in the nearest caches of the core that made
+//! them.
+
+use std::ops::Range;
+
+use super::activations::{self, ActivationBlock, BLOCK};
+use super::simd::Simd;
+use super::vector;
+
+/// Some rows of some tokens.
+pub(super) struct Gating<'a> {
+    /// `[tokens, width]`; becomes `silu(gate) · up`.
+    pub(super) gate: *mut f32,
+    /// Likewise.
+    pub(super) up: *mut f32,
+    pub(super) width: usize,
+    /// What is added to each, `[width]`.
+    pub(super) gate_bias: Option<&'a [f32]>,
+    pub(super) up_bias: Option<&'a [f32]>,
+    /// `[tokens, width / 32]`, where the result is wanted quantised: then the rows are whole blocks.
+    pub(super) blocks: Option<*mut ActivationBlock>,
+    pub(super) rows: Range<usize>,
+    pub(super) tokens: Range<usize>,
+}
+
+/// Tokens that are quantised at once.
+const TOGETHER: usize = 4;
+
+/// Tokens ahead of which the blocks to be written are asked for.
+const AHEAD: usize = 8;
+
+/// Computes these rows of these tokens.
+///
+/// # Safety
+/// As [`Simd`]'s; rows and tokens lie within gate, up, biases and blocks, and nobody else uses them.
+#[inline(always)]
+pub(super) unsafe fn gate<S: Simd>(part: &Gating<'_>) {
+    let mut token = part.tokens.start;
+    while token < part.tokens.end {
+        let together = TOGETHER.min(part.tokens.end - token);
+        // SAFETY: as this function's.
+        unsafe {
+            for token in token..token + together {
+                gate_token::<S>(part, token);
+            }
+            match (part.blocks, together) {
+                (None, _) => {}
+                (Some(blocks), TOGETHER) => quantize::<S, TOGETHER>(part, token, blocks),
+                (Some(blocks), _) => {
+                    for token in token..token + together {
+                        quantize::<S, 1>(part, token, blocks);
+                    }
+                }
+            }
+        }
+        token += together;
+    }
+}
+
+#[inline(always)]
+unsafe fn gate_token<S: Simd>(part: &Gating<'_>, token: usize) {
+    let rows = part.rows.clone();
+    let at = token * part.width + rows.start;
+    // SAFETY: as `gate`'s.
+    unsafe {
+        let gate = std::slice::from_raw_parts_mut(part.gate.add(at), rows.len());
+        let up = std::slice::from_raw_parts_mut(part.up.add(at), rows.len());
+        if let Some(bias) = part.gate_bias {
+            vector::add::<S>(gate, &bias[rows.clone()]);
+        }
+        if let Some(bias) = part.up_bias {
+            vector::add::<S>(up, &bias[rows]);
+        }
+        vector::silu_mul::<S>(gate, up);
+    }
+}
+
+/// Quantises the rows of `N` tokens.
+#[inline(always)]
+unsafe fn quantize<S: Simd, const N: usize>(
+    part: &Gating<'_>,
+    token: usize,
+    blocks: *mut ActivationBlock,
+) {
+    let stride = part.width / BLOCK;
+    for block in part.rows.start / BLOCK..part.rows.end / BLOCK {
+        // SAFETY: as `gate`'s.
+        unsafe {
+            let mut values = [part.gate.cast_const(); N];
+            let mut to = [blocks; N];
+            for i in 0..N {
+                let at = (token + i) * stride + block;
+                values[i] = part.gate.add(at * BLOCK);
+                to[i] = blocks.add(at);
+            }
+            activations::quantize_some::<S, N>(values, to, AHEAD * stride);
+        }
+    }
+}
