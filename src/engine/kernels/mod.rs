@@ -31,6 +31,10 @@ mod multiply;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+#[cfg_attr(
+    not(any(test, target_arch = "x86_64")),
+    allow(dead_code, reason = "no family of this architecture pairs")
+)]
 mod paired;
 mod parallel;
 mod plan;

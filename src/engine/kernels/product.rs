@@ -529,6 +529,10 @@ pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
 }
 
 /// Reads what [`store_tile`] has written.
+#[cfg_attr(
+    not(any(test, target_arch = "x86_64")),
+    allow(dead_code, reason = "no family of this architecture pairs")
+)]
 #[inline(always)]
 pub(super) unsafe fn load_tile<S: Simd, const T: usize, const R: usize>(
     part: &Part<'_>,

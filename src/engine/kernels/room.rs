@@ -25,6 +25,10 @@ pub(super) fn with<R>(len: usize, work: impl FnOnce(*mut f32) -> R) -> R {
 
 /// The same for a caller whose work a closure would keep from being compiled for its processor: good
 /// until this thread asks for room again.
+#[cfg_attr(
+    not(any(test, target_arch = "x86_64")),
+    allow(dead_code, reason = "no family of this architecture pairs")
+)]
 pub(super) fn of(len: usize) -> *mut f32 {
     ROOM.with_borrow_mut(|room| room.of(len))
 }
