@@ -48,11 +48,14 @@ const NO_BLOCK: ActivationBlock = ActivationBlock {
     pairing: 0,
 };
 
+/// A largest magnitude below which what makes numbers whole could overflow: all are as good as zero.
+const NOTHING: f32 = 1e-30;
+
 /// What turns whole numbers of at most `most` in magnitude back into those whose largest magnitude is given,
-/// and what makes them whole. Below 1e-30 the latter could overflow: all are as good as zero.
+/// and what makes them whole.
 #[inline(always)]
 pub(super) fn whole_scale(largest: f32, most: f32) -> (f32, f32) {
-    if largest < 1e-30 {
+    if largest < NOTHING {
         return (0.0, 0.0);
     }
     (largest / most, most / largest)
@@ -65,14 +68,14 @@ fn signed_scale(positive: f32, negative: f32) -> (f32, f32) {
         true => (positive, negative, 1.0),
         false => (negative, positive, -1.0),
     };
-    if magnitude < 1e-30 {
+    if magnitude < NOTHING {
         return (0.0, 0.0);
     }
     let scale = sign * (magnitude / MOST).max(other / MOST_OF_OTHERS);
     (scale, 1.0 / scale)
 }
 
-/// Blocks that are asked for ahead of what is written.
+/// Blocks of a row that are asked for ahead of what is written.
 const AHEAD: usize = 16;
 
 /// Quantises `values` (a multiple of 32) into as many blocks.
@@ -81,64 +84,81 @@ const AHEAD: usize = 16;
 /// As [`Simd`]'s; `blocks.len() * 32 == values.len()`.
 #[inline(always)]
 pub(super) unsafe fn quantize<S: Simd>(values: &[f32], blocks: &mut [ActivationBlock]) {
-    let fours = blocks.len() / 4 * 4;
-    let (values, last_values) = values.split_at(fours * BLOCK);
-    let (blocks, last_blocks) = blocks.split_at_mut(fours);
-    // SAFETY: as this function's; a chunk has as many blocks as its values fill.
+    // SAFETY: as this function's.
     unsafe {
-        for (values, blocks) in values
-            .chunks_exact(4 * BLOCK)
-            .zip(blocks.chunks_exact_mut(4))
-        {
-            let mut from = [values.as_ptr(); 4];
-            let mut to = [blocks.as_mut_ptr(); 4];
-            for i in 0..4 {
-                from[i] = values.as_ptr().add(i * BLOCK);
-                to[i] = to[0].add(i);
+        let blocks = (blocks.as_mut_ptr(), blocks.len());
+        quantize_strided::<S>(values.as_ptr(), blocks, 1, AHEAD);
+    }
+}
+
+/// Quantises 32 numbers into each of so many blocks, of which one stands `stride` blocks after another, and
+/// the numbers likewise. What stands `ahead` strides further is asked for.
+///
+/// # Safety
+/// As [`Simd`]'s; the numbers and blocks are there, and nobody else uses the blocks.
+#[inline(always)]
+pub(super) unsafe fn quantize_strided<S: Simd>(
+    values: *const f32,
+    (blocks, count): (*mut ActivationBlock, usize),
+    stride: usize,
+    ahead: usize,
+) {
+    let mut done = 0;
+    while done < count {
+        // SAFETY: as this function's.
+        unsafe {
+            let values = values.add(done * stride * BLOCK);
+            let blocks = blocks.add(done * stride);
+            if count - done >= 4 {
+                quantize_some::<S, 4>(values, blocks, stride, ahead);
+                done += 4;
+            } else {
+                quantize_some::<S, 1>(values, blocks, stride, ahead);
+                done += 1;
             }
-            quantize_some::<S, 4>(from, to, AHEAD);
-        }
-        for (values, block) in last_values.chunks_exact(BLOCK).zip(last_blocks) {
-            quantize_some::<S, 1>([values.as_ptr()], [block], AHEAD);
         }
     }
 }
 
-/// Quantises the 32 numbers at each of `N` places, at most four: what is summed up in each is for four at
-/// once. Blocks `ahead` of those that are written are asked for.
-///
-/// # Safety
-/// As [`Simd`]'s; the places hold 32 numbers and a block, and nobody else uses the blocks.
+/// Quantises `N` of [`quantize_strided`]'s, at most four: what is summed up in each is for four at once.
 #[inline(always)]
-pub(super) unsafe fn quantize_some<S: Simd, const N: usize>(
-    values: [*const f32; N],
-    blocks: [*mut ActivationBlock; N],
+unsafe fn quantize_some<S: Simd, const N: usize>(
+    values: *const f32,
+    blocks: *mut ActivationBlock,
+    stride: usize,
     ahead: usize,
 ) {
-    // SAFETY: as this function's; 32 elements are two vectors.
+    // SAFETY: as the caller's; 32 numbers are two vectors.
     unsafe {
         let zeros = [S::splat(0.0); 4];
         let (mut low, mut high) = (zeros, zeros);
         let (mut positive, mut negative) = (zeros, zeros);
         for i in 0..N {
-            low[i] = S::load(values[i]);
-            high[i] = S::load(values[i].add(LANES));
+            let values = values.add(i * stride * BLOCK);
+            low[i] = S::load(values);
+            high[i] = S::load(values.add(LANES));
             positive[i] = S::max(low[i], high[i]);
             negative[i] = S::sub(S::splat(0.0), S::min(low[i], high[i]));
         }
         let (positive, negative) = (S::maxima(positive), S::maxima(negative));
         // What is written next lies in a cache further off, and the stores wait for each other.
         for i in 0..N {
-            S::prefetch(blocks[i].wrapping_add(ahead).cast_const().cast());
+            S::prefetch(
+                blocks
+                    .wrapping_add((ahead + i) * stride)
+                    .cast_const()
+                    .cast(),
+            );
         }
         let (mut all, mut pairs) = (zeros, zeros);
         for i in 0..N {
             let (scale, inverse) = signed_scale(positive[i], negative[i]);
-            (*blocks[i]).scale = scale;
+            let block = &mut *blocks.add(i * stride);
+            block.scale = scale;
             let inverse = S::splat(inverse);
             low[i] = S::round(S::mul(low[i], inverse));
             high[i] = S::round(S::mul(high[i], inverse));
-            let to = (&raw mut (*blocks[i]).quants).cast();
+            let to = block.quants.as_mut_ptr();
             S::store_i8(to, low[i]);
             S::store_i8(to.add(LANES), high[i]);
             all[i] = S::add(low[i], high[i]);
@@ -152,7 +172,7 @@ pub(super) unsafe fn quantize_some<S: Simd, const N: usize>(
             S::whole_sums(pairs),
         );
         for i in 0..N {
-            let block = &mut *blocks[i];
+            let block = &mut *blocks.add(i * stride);
             if all[i] == NOT_FINITE {
                 *block = NO_BLOCK;
                 continue;

@@ -56,7 +56,6 @@ macro_rules! four_at_once {
         $narrow(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all))
     }};
 }
-pub(super) use four_at_once;
 
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = [__m256; 2];

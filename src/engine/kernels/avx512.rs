@@ -2,12 +2,34 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::four_at_once;
+use super::avx2::Avx2;
 use super::paired::Pairing;
 use super::simd::{LANES, Simd, primitives};
 
 /// One 512-bit register for sixteen lanes.
 pub(super) enum Avx512 {}
+
+/// What works on halves of registers.
+type Halves = Avx2<true>;
+
+/// The halves of each register.
+///
+/// # Safety
+/// As [`Simd`]'s.
+#[inline(always)]
+unsafe fn halves(x: [__m512; 4]) -> [[__m256; 2]; 4] {
+    // SAFETY: as this function's.
+    unsafe {
+        let mut halves = [[_mm256_setzero_ps(); 2]; 4];
+        for i in 0..4 {
+            halves[i] = [
+                _mm512_castps512_ps256(x[i]),
+                _mm512_extractf32x8_ps::<1>(x[i]),
+            ];
+        }
+        halves
+    }
+}
 
 impl Simd for Avx512 {
     type F = __m512;
@@ -61,31 +83,8 @@ impl Simd for Avx512 {
             let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
             _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps::<1>(x, x)))
         }
-        fn maxima(x: [__m512; 4]) -> [f32; 4] {
-            let mut halves = [_mm256_setzero_ps(); 4];
-            for i in 0..4 {
-                let low = _mm512_castps512_ps256(x[i]);
-                halves[i] = _mm256_max_ps(low, _mm512_extractf32x8_ps::<1>(x[i]));
-            }
-            let mut maxima = [0.0; 4];
-            _mm_storeu_ps(
-                maxima.as_mut_ptr(),
-                four_at_once!(_mm256_max_ps, _mm_max_ps, halves),
-            );
-            maxima
-        }
-        fn whole_sums(x: [__m512; 4]) -> [i32; 4] {
-            let mut halves = [_mm256_setzero_ps(); 4];
-            for i in 0..4 {
-                let low = _mm512_castps512_ps256(x[i]);
-                halves[i] = _mm256_add_ps(low, _mm512_extractf32x8_ps::<1>(x[i]));
-            }
-            let mut sums = [0; 4];
-            // The instruction gives `NOT_FINITE` by itself.
-            let whole = _mm_cvtps_epi32(four_at_once!(_mm256_add_ps, _mm_add_ps, halves));
-            _mm_storeu_si128(sums.as_mut_ptr().cast(), whole);
-            sums
-        }
+        fn maxima(x: [__m512; 4]) -> [f32; 4] { Halves::maxima(halves(x)) }
+        fn whole_sums(x: [__m512; 4]) -> [i32; 4] { Halves::whole_sums(halves(x)) }
         fn store_i8(to: *mut i8, x: __m512) {
             _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
         }

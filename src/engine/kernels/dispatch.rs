@@ -150,9 +150,6 @@ impl Kernels {
     }
 }
 
-/// `vector`'s functions of two slices.
-type Elementwise = unsafe fn(&mut [f32], &[f32]);
-
 /// A product for each [`Format`].
 type Products = [unsafe fn(&Part<'_>); 10];
 
@@ -166,7 +163,7 @@ pub(super) struct Table {
     pub(super) tile: (usize, usize),
     pub(super) quantize: unsafe fn(&[f32], &mut [ActivationBlock]),
     pub(super) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    pub(super) add: Elementwise,
+    pub(super) add: unsafe fn(&mut [f32], &[f32]),
     pub(super) gate: unsafe fn(&Gating<'_>),
     pub(super) rope_neox: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) prepare: unsafe fn(&Call<'_>),

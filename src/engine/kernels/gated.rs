@@ -24,7 +24,7 @@ pub(super) struct Gating<'a> {
     pub(super) tokens: Range<usize>,
 }
 
-/// Tokens that are quantised at once.
+/// Tokens that are gated, and then quantised, at once.
 const TOGETHER: usize = 4;
 
 /// Tokens ahead of which the blocks to be written are asked for.
@@ -44,13 +44,13 @@ pub(super) unsafe fn gate<S: Simd>(part: &Gating<'_>) {
             for token in token..token + together {
                 gate_token::<S>(part, token);
             }
-            match (part.blocks, together) {
-                (None, _) => {}
-                (Some(blocks), TOGETHER) => quantize::<S, TOGETHER>(part, token, blocks),
-                (Some(blocks), _) => {
-                    for token in token..token + together {
-                        quantize::<S, 1>(part, token, blocks);
-                    }
+            if let Some(blocks) = part.blocks {
+                let stride = part.width / BLOCK;
+                for block in part.rows.start / BLOCK..part.rows.end / BLOCK {
+                    let at = token * stride + block;
+                    let values = part.gate.add(at * BLOCK);
+                    let blocks = (blocks.add(at), together);
+                    activations::quantize_strided::<S>(values, blocks, stride, AHEAD);
                 }
             }
         }
@@ -73,28 +73,5 @@ unsafe fn gate_token<S: Simd>(part: &Gating<'_>, token: usize) {
             vector::add::<S>(up, &bias[rows]);
         }
         vector::silu_mul::<S>(gate, up);
-    }
-}
-
-/// Quantises the rows of `N` tokens.
-#[inline(always)]
-unsafe fn quantize<S: Simd, const N: usize>(
-    part: &Gating<'_>,
-    token: usize,
-    blocks: *mut ActivationBlock,
-) {
-    let stride = part.width / BLOCK;
-    for block in part.rows.start / BLOCK..part.rows.end / BLOCK {
-        // SAFETY: as `gate`'s.
-        unsafe {
-            let mut values = [part.gate.cast_const(); N];
-            let mut to = [blocks; N];
-            for i in 0..N {
-                let at = (token + i) * stride + block;
-                values[i] = part.gate.add(at * BLOCK);
-                to[i] = blocks.add(at);
-            }
-            activations::quantize_some::<S, N>(values, to, AHEAD * stride);
-        }
     }
 }

@@ -319,8 +319,8 @@ unsafe fn within<S: Simd>(numbers: &[f32], at: usize) -> S::F {
 /// once.
 pub(crate) struct Places {
     places: Vec<(u32, usize)>,
-    /// One more than the highest page.
-    pages: usize,
+    /// The highest page, if there is any.
+    last_page: Option<u32>,
 }
 
 impl Places {
@@ -337,14 +337,14 @@ impl Places {
         );
         assert!(places.iter().all(|(_, slot)| *slot < PAGE), "no such slot");
         Self {
-            pages: sorted.last().map_or(0, |(page, _)| *page as usize + 1),
+            last_page: sorted.last().map(|(page, _)| *page),
             places,
         }
     }
 
     /// The highest page, if there is any.
     pub(crate) fn last_page(&self) -> Option<u32> {
-        self.pages.checked_sub(1).map(|page| page as u32)
+        self.last_page
     }
 
     /// The pages and slots.

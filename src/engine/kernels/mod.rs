@@ -185,12 +185,12 @@ impl Kernels {
             "no such page"
         );
         let places = places.as_slice();
-        let numbers = places.len() * shape.kv_heads * shape.head_size;
+        let width = shape.kv_heads * shape.head_size;
+        let numbers = places.len() * width;
         assert!(keys.len() == numbers && values.len() == numbers);
         let stride = memory.stride();
         let at = memory.layer_at(layer);
         let pages = Shared::new(&mut memory.numbers[at..]);
-        let width = shape.kv_heads * shape.head_size;
         let parts = (numbers / WRITE_WORK).min(places.len());
         let parts = parts.clamp(1, WRITE_PARTS * pool.threads());
         pool.run(parts, |part| {

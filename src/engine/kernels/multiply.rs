@@ -143,7 +143,7 @@ impl Kernels {
     ) {
         let (matrices, outputs): (Vec<_>, Vec<_>) = products
             .iter_mut()
-            .map(|product| (product.weights, Output::of(product, input)))
+            .map(|product| (product.weights, output(product, input)))
             .unzip();
         let matrices = Matrices::Each(&matrices);
         // SAFETY: the outputs were made for these matrices and this input, and are borrowed for writing.
@@ -178,12 +178,12 @@ impl Kernels {
         assert!(blocks.is_empty() || width.is_multiple_of(BLOCK));
         let quantised = !blocks.is_empty();
         let blocks = Shared::new(blocks);
-        let outputs = [Output::of(&mut gate, input), Output::of(&mut up, input)];
+        let outputs = [output(&mut gate, input), output(&mut up, input)];
         let matrices = Matrices::Together(&[gate.weights, up.weights]);
         let then = |tokens: Range<usize>, groups: Range<usize>| {
             let part = Gating {
-                gate: outputs[0].0.get(),
-                up: outputs[1].0.get(),
+                gate: outputs[0].get(),
+                up: outputs[1].get(),
                 width,
                 gate_bias,
                 up_bias,
@@ -207,7 +207,7 @@ impl Kernels {
         self,
         pool: &Pool,
         (matrices, next): (Matrices<'_>, Matrices<'_>),
-        outputs: &[Output],
+        outputs: &[Shared<f32>],
         input: Input<'_>,
         soon: Option<Soon<'_>>,
         then: impl Fn(Range<usize>, Range<usize>) + Sync,
@@ -249,9 +249,9 @@ impl Kernels {
                         let asked = index * cut.together + matrix - first;
                         soon.share(asked, count * cut.together)
                     }),
-                    output: outputs[matrix].0.get(),
+                    output: outputs[matrix].get(),
                 };
-                // SAFETY: this processor is able (`Kernels::of`); the lengths were checked (`Output::of`);
+                // SAFETY: this processor is able (`Kernels::of`); the lengths were checked (`output`);
                 // the parts are different rows or different tokens of the outputs.
                 unsafe { (products[part.weights.format as usize])(&part) }
             }
@@ -260,24 +260,19 @@ impl Kernels {
     }
 }
 
-/// Where a product's parts write.
-struct Output(Shared<f32>);
-
-impl Output {
-    /// The product's output, checked to fit its weights and the input.
-    ///
-    /// # Panics
-    /// Where it does not.
-    fn of(product: &mut Product<'_>, input: Input<'_>) -> Self {
-        let weights = product.weights;
-        assert_eq!(product.output.len(), input.tokens * weights.rows);
-        if weights.format.is_dense() {
-            assert_eq!(input.values.len(), input.tokens * weights.cols);
-        } else {
-            assert_eq!(input.blocks.len() * BLOCK, input.tokens * weights.cols);
-        }
-        Self(Shared::new(product.output))
+/// Where a product's parts write, checked to fit its weights and the input.
+///
+/// # Panics
+/// Where it does not.
+fn output(product: &mut Product<'_>, input: Input<'_>) -> Shared<f32> {
+    let weights = product.weights;
+    assert_eq!(product.output.len(), input.tokens * weights.rows);
+    if weights.format.is_dense() {
+        assert_eq!(input.values.len(), input.tokens * weights.cols);
+    } else {
+        assert_eq!(input.blocks.len() * BLOCK, input.tokens * weights.cols);
     }
+    Shared::new(product.output)
 }
 
 #[cfg(test)]

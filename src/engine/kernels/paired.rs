@@ -31,7 +31,7 @@ use super::activations::BLOCK;
 use super::aligned::LINE;
 use super::pack::Format;
 use super::product::{
-    Ahead, GroupPointers, Part, by_shape, has_min, is_nibbles, load_tile, scale_and_min, shares,
+    Ahead, GroupPointers, Part, add_scaled, by_shape, is_nibbles, load_tile, scale_and_min, shares,
     store_tile,
 };
 use super::room;
@@ -251,15 +251,13 @@ unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
                 }
             }
             for r in 0..R {
-                let scale = S::load(weights(r).scale.as_ptr());
-                let min = S::load(weights(r).min.as_ptr());
+                let scales = (
+                    S::load(weights(r).scale.as_ptr()),
+                    S::load(weights(r).min.as_ptr()),
+                );
                 for t in 0..T {
-                    let scale = S::mul(scale, S::splat(input(t).scale));
-                    let mut output = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
-                    if has_min(FORMAT) {
-                        output = S::mul_add(min, S::splat(input(t).scaled_sum), output);
-                    }
-                    outputs[t][r] = output;
+                    outputs[t][r] =
+                        add_scaled::<S, FORMAT>(sums[t][r], scales, input(t), outputs[t][r]);
                 }
             }
             panel = panel.add(R);

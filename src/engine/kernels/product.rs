@@ -270,7 +270,7 @@ const fn is_super(format: u8) -> bool {
 }
 
 /// A minimum per block.
-pub(super) const fn has_min(format: u8) -> bool {
+const fn has_min(format: u8) -> bool {
     format == Format::U4Min as u8
         || format == Format::U8Min as u8
         || format == Format::U4Super as u8
@@ -417,18 +417,34 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
             }
 
             for r in 0..R {
-                let (scale, min) = scale_and_min::<S, FORMAT>(&weights[r], block);
+                let scales = scale_and_min::<S, FORMAT>(&weights[r], block);
                 for t in 0..T {
-                    let scale = S::mul(scale, S::splat(input(t).scale));
-                    let mut output = S::mul_add(S::to_f32(sums[t][r]), scale, outputs[t][r]);
-                    if has_min(FORMAT) {
-                        output = S::mul_add(min, S::splat(input(t).scaled_sum), output);
-                    }
-                    outputs[t][r] = output;
+                    outputs[t][r] =
+                        add_scaled::<S, FORMAT>(sums[t][r], scales, input(t), outputs[t][r]);
                 }
             }
         }
         store_tile::<S, T, R>(part, (group, token), outputs);
+    }
+}
+
+/// An output and a block's part of it, as this module's beginning says.
+#[inline(always)]
+pub(super) unsafe fn add_scaled<S: Simd, const FORMAT: u8>(
+    sum: S::I,
+    (scale, min): (S::F, S::F),
+    input: &ActivationBlock,
+    output: S::F,
+) -> S::F {
+    // SAFETY: as [`Simd`]'s.
+    unsafe {
+        let scale = S::mul(scale, S::splat(input.scale));
+        let output = S::mul_add(S::to_f32(sum), scale, output);
+        if has_min(FORMAT) {
+            S::mul_add(min, S::splat(input.scaled_sum), output)
+        } else {
+            output
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which keys and values a pass asks for while it computes something else.
 //!
 //! The products between two layers' attention divide the pages that the next one will look at, each as
-//! many as its share of the multiply-adds: memory then works all the time that the processor does. What
-//! a thread will look at is asked for by the same thread, whose core may have caches of its own.
+//! many as its share of the multiply-adds: memory then works all the time that the processor does. Most
+//! of what a thread will look at the same thread asks for, since its core may have caches of its own.
 
 use std::ops::Range;
 

@@ -277,10 +277,8 @@ impl Model for NativeModel {
         drop(embedding);
         scratch.delta[..positions.len() * spec.hidden].fill(0.0);
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
-        let following = weights.layers.iter().skip(1).map(Layer::inputs);
-        let following = following.chain(std::iter::once(vec![head]));
         let last_layer = weights.layers.len().saturating_sub(1);
-        for ((index, layer), next) in weights.layers.iter().enumerate().zip(following) {
+        for (index, layer) in weights.layers.iter().enumerate() {
             pass.inputs(layer, (kv, index), scratch);
             if index == last_layer && wanted.len() < positions.len() {
                 // What follows is for the logits alone.
@@ -291,7 +289,12 @@ impl Model for NativeModel {
                     ..pass
                 };
             }
-            pass.rest(layer, (kv, index), Matrices::Each(&next), scratch);
+            let following = weights.layers.get(index + 1).map(Layer::inputs);
+            let next: &[_] = match &following {
+                Some(inputs) => inputs,
+                None => &[head],
+            };
+            pass.rest(layer, (kv, index), Matrices::Each(next), scratch);
         }
         pass.head(&weights.norm, head, scratch, logits);
         Ok(())

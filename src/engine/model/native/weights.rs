@@ -38,10 +38,8 @@ pub(super) struct Layer {
 
 impl Layer {
     /// What is multiplied first.
-    pub(super) fn inputs(&self) -> Vec<&PackedMatrix> {
-        [&self.query, &self.key, &self.value]
-            .map(|linear| &linear.matrix)
-            .to_vec()
+    pub(super) fn inputs(&self) -> [&PackedMatrix; 3] {
+        [&self.query, &self.key, &self.value].map(|linear| &linear.matrix)
     }
 
     fn linears(&self) -> [&Linear; 7] {
