@@ -24,9 +24,10 @@ if [[ ${1-} == test ]]; then
     exec bash scripts/test.sh "$@"
 fi
 
-# The CUDA build, where a compiler and a card are there and the CPU is not asked for.
-features=()
-target=target
+# The CUDA build, where a compiler and a card are there and the CPU is not asked for. It has a folder
+# of its own beside the plain build's, wherever that is (CARGO_TARGET_DIR, build.target-dir).
+options=()
+build=CPU
 capability=
 if [[ ${DEVICE-auto} != cpu ]] && command -v nvcc >/dev/null 2>&1 && command -v nvidia-smi >/dev/null 2>&1; then
     # The kernels are compiled for the card that is there: as 9.0, without the dot.
@@ -34,35 +35,48 @@ if [[ ${DEVICE-auto} != cpu ]] && command -v nvcc >/dev/null 2>&1 && command -v 
 fi
 if [[ $capability =~ ^[0-9]+$ ]]; then
     export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-$capability}
-    features=(--features cuda)
-    target=target/cuda
+    options=(--features cuda --target-dir "$(bash scripts/target-dir.sh)/cuda")
     build="CUDA, compute capability $CUDA_COMPUTE_CAP"
-else
-    build=CPU
 fi
 
 # Set before the process starts: CUDA reads it once.
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
 
-[[ ${QUIET-0} == 1 ]] || printf '[PROGRESS] Building (%s); the first time takes some minutes\n' "$build" >&2
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+# Cargo says where the program is (messages in JSON, on stdout) and, as it starts on a crate, that
+# something is to be built at all (on stderr).
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+compile() {
+    cargo build --release --locked --bin flowbench ${options[@]+"${options[@]}"} \
+        --message-format json-render-diagnostics "$@" >"$work/messages"
+}
+announce() {
+    local line told=0
+    while IFS= read -r line; do
+        printf '%s\n' "$line"
+        if [[ $told == 0 && $line == *Compiling* ]]; then
+            told=1
+            [[ ${QUIET-0} == 1 ]] || printf '[PROGRESS] Building (%s); the first time takes some minutes\n' "$build" >&2
+        fi
+    done
+}
 # On a terminal the compiler's own progress is worth seeing; in a log only its errors are.
 if [[ -t 2 && ${QUIET-0} != 1 ]]; then
-    cargo build --release --locked --target-dir "$target" ${features[@]+"${features[@]}"} ||
-        fail 'the build failed' 'the errors are above; it needs Rust 1.89 or later and a C compiler as its linker'
+    compile || fail 'the build failed' 'the errors are above; it needs Rust 1.89 or later and a C compiler as its linker'
 else
-    cargo build --release --locked --target-dir "$target" ${features[@]+"${features[@]}"} >"$log" 2>&1 || {
-        cat "$log" >&2
+    compile 2> >(announce >"$work/log") || {
+        wait
+        cat "$work/log" >&2
         fail 'the build failed' 'the errors are above; it needs Rust 1.89 or later, and the crates (cargo fetch) where there is no network'
     }
 fi
-rm -f "$log"
+binary=$(bash scripts/executable.sh <"$work/messages") ||
+    fail 'cargo did not say where the program is' 'its version may be too old: Rust 1.89 or later is needed'
+rm -rf "$work"
 trap - EXIT
 
-binary=$target/release/flowbench
 # The loader would name the first missing library only, and nothing of what to do.
-if [[ ${#features[@]} -gt 0 ]]; then
+if [[ ${#options[@]} -gt 0 ]]; then
     missing=$(ldd "$binary" 2>/dev/null | awk '/not found/ { printf "%s ", $1 }') || missing=
     if [[ -n $missing ]]; then
         fail "the CUDA build needs libraries that are not here: $missing" \
@@ -70,7 +84,8 @@ if [[ ${#features[@]} -gt 0 ]]; then
     fi
 fi
 
+# A first word is a subcommand; flags alone are those of `run`.
 case ${1-} in
-run | expand | diagnose | report | merge | doctor | model | bench-engine | help | --help | -h | --version | -V) exec "$binary" "$@" ;;
+--help | -h | --version | -V | [!-]*) exec "$binary" "$@" ;;
 *) exec "$binary" run "$@" ;;
 esac

@@ -29,8 +29,7 @@ step 'lint'
 cargo clippy --release --locked --all-targets -- --deny warnings
 
 step 'default model'
-cargo build --release --locked
-FLOWBENCH_TEST_MODEL=$(target/release/flowbench model fetch)
+FLOWBENCH_TEST_MODEL=$(cargo run --release --locked -- model fetch)
 export FLOWBENCH_TEST_MODEL
 
 step 'Python of the evaluator'
@@ -69,7 +68,7 @@ step 'comparison with other engines'
 # Without the engines: what it counts and how it compares.
 if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     for script in benches/peers/*.py; do
-        PYTHONPYCACHEPREFIX=target/pycache python3 -m py_compile "$script"
+        PYTHONPYCACHEPREFIX="$(bash scripts/target-dir.sh)/pycache" python3 -m py_compile "$script"
     done
     PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover --quiet --start-directory benches/peers
 else

@@ -15,8 +15,11 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version go to stdout and exit 0, everything else to stderr and 2.
             let code = error.exit_code();
-            if error.print().is_err() {
-                return ExitCode::from(flowbench::error::Exit::Output as u8);
+            match error.print() {
+                Ok(()) => {}
+                // `flowbench run --help | head`: its reader has seen enough.
+                Err(closed) if closed.kind() == std::io::ErrorKind::BrokenPipe => {}
+                Err(_) => return ExitCode::from(flowbench::error::Exit::Output as u8),
             }
             if let Some(hint) = cli::hint_for(&error) {
                 let _ = writeln!(std::io::stderr(), "hint: {hint}");

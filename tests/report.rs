@@ -107,3 +107,32 @@ fn runs_that_are_not_there_or_not_runs() {
         );
     }
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error_of_a_listing() {
+    let workspace = workspace_with_a_run();
+    for arguments in [
+        &["report", "-o", "md"][..],
+        &["report"],
+        &["diagnose"],
+        &["diagnose", "-o", "json"],
+        &["doctor"],
+        &["expand", "--template", "chain"],
+        &["run", "--help"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_flowbench"))
+            .current_dir(workspace.path())
+            .args(arguments)
+            .stdout(writer)
+            .output()
+            .expect("starts");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}

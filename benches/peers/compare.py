@@ -30,6 +30,13 @@ class Failed(Exception):
     """A process did not do its task."""
 
 
+def built_program() -> Path:
+    """Where `cargo build --release` puts the program."""
+    script = ["bash", str(ROOT / "scripts/target-dir.sh")]
+    target = subprocess.run(script, check=True, capture_output=True, text=True).stdout.strip()
+    return Path(target) / "release/flowbench"
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benches/peers/run.sh", description=__doc__)
     parser.add_argument("--only", default=",".join(TASKS), help="of " + ",".join(TASKS))
@@ -55,7 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--model", type=Path, help="a .gguf file; without it, the default model")
     parser.add_argument(
-        "--flowbench", type=Path, default=ROOT / "target/release/flowbench", help="the program"
+        "--flowbench", type=Path, default=built_program(), help="the program"
     )
     parser.add_argument(
         "--results",

@@ -15,7 +15,7 @@ if [[ -z $python ]] || ! "$python" -c 'import llama_cpp.server.app' 2>/dev/null;
     printf 'skipped: FLOWBENCH_LLAMA_PYTHON names no Python with llama-cpp-python[server]\n' >&2
     exit 0
 fi
-flowbench=${FLOWBENCH:-target/release/flowbench}
+flowbench=${FLOWBENCH:-$(bash scripts/target-dir.sh)/release/flowbench}
 if [[ ! -x $flowbench ]]; then
     printf 'there is no %s\nhint: cargo build --release --locked\n' "$flowbench" >&2
     exit 3

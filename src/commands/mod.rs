@@ -31,12 +31,12 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
             run::run(&config, &mut console, interrupts()?)
         }
         Command::Expand(arguments) => {
-            let mut console = Console::terminal(arguments.quiet);
+            let mut console = Console::terminal(arguments.quiet).for_listing();
             expand::run(&arguments, &mut console, interrupts()?)
         }
         Command::Doctor(arguments) => {
             let model = arguments.model(surroundings)?;
-            doctor::run(&arguments, &model, &mut Console::terminal(false))
+            doctor::run(&arguments, &model, &mut listing())
         }
         Command::Model(arguments) => match arguments.command {
             ModelCommand::Fetch(file) => {
@@ -46,19 +46,24 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
             }
             ModelCommand::Inspect(file) => {
                 let config = file.resolve(surroundings)?;
-                let mut console = Console::terminal(config.quiet);
+                let mut console = Console::terminal(config.quiet).for_listing();
                 model::inspect(&config, &mut console, interrupts()?)
             }
         },
-        Command::Diagnose(arguments) => diagnose::run(&arguments, &mut Console::terminal(false)),
-        Command::Report(arguments) => report::run(&arguments, &mut Console::terminal(false)),
-        Command::Merge(arguments) => merge::run(&arguments, &mut Console::terminal(false)),
+        Command::Diagnose(arguments) => diagnose::run(&arguments, &mut listing()),
+        Command::Report(arguments) => report::run(&arguments, &mut listing()),
+        Command::Merge(arguments) => merge::run(&arguments, &mut listing()),
         Command::BenchEngine(arguments) => {
             let config = arguments.resolve(surroundings)?;
             let mut console = Console::terminal(config.model.quiet);
             bench_engine::run(&config, &mut console, interrupts()?)
         }
     }
+}
+
+/// The terminal of a command whose output can be had again.
+fn listing() -> Console {
+    Console::terminal(false).for_listing()
 }
 
 /// A flag that Ctrl-C (SIGINT), SIGTERM and SIGHUP raise, so that a run can end in order. The

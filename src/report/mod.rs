@@ -28,7 +28,18 @@ pub struct Console {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     quiet: bool,
+    /// What becomes of results whose reader has closed the pipe.
+    closed_pipe: ClosedPipe,
     progress: progress::Progress,
+}
+
+/// What a closed stdout means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClosedPipe {
+    /// Results are lost: an error.
+    Error,
+    /// The reader has seen enough (`flowbench diagnose | head`); nothing more is written.
+    Enough { reached: bool },
 }
 
 impl Console {
@@ -38,6 +49,7 @@ impl Console {
             out: Box::new(std::io::stdout()),
             err: Box::new(std::io::stderr()),
             quiet,
+            closed_pipe: ClosedPipe::Error,
             progress: progress::Progress::new(quiet),
         }
     }
@@ -48,24 +60,46 @@ impl Console {
             out,
             err,
             quiet,
+            closed_pipe: ClosedPipe::Error,
             // What goes elsewhere is not beside the terminal's bars.
             progress: progress::Progress::new(true),
         }
     }
 
+    /// For commands that only list what can be listed again: a reader that closes the pipe early, as
+    /// `head` does, is no error.
+    #[must_use]
+    pub fn for_listing(mut self) -> Self {
+        self.closed_pipe = ClosedPipe::Enough { reached: false };
+        self
+    }
+
     /// A result line, on stdout.
     ///
     /// # Errors
-    /// Exit code 110 where stdout is closed or full.
+    /// Exit code 110 where stdout is closed or full; a closed pipe is none of a listing
+    /// ([`Self::for_listing`]).
     pub fn result(&mut self, line: &str) -> Result<()> {
+        if self.closed_pipe == (ClosedPipe::Enough { reached: true }) {
+            return Ok(());
+        }
         let out = &mut self.out;
-        self.progress
-            .beside(|| writeln!(out, "{line}").and_then(|()| out.flush()))
-            .map_err(|source| {
+        let written = self
+            .progress
+            .beside(|| writeln!(out, "{line}").and_then(|()| out.flush()));
+        match (written, &mut self.closed_pipe) {
+            (Err(source), ClosedPipe::Enough { reached })
+                if source.kind() == std::io::ErrorKind::BrokenPipe =>
+            {
+                *reached = true;
+                Ok(())
+            }
+            (written, _) => written.map_err(|source| {
                 Error::output("failed to write to standard output")
                     .hint("keep the reader of the pipe open, or send the output to a file on a disk with room")
                     .caused_by(source)
-            })
+            }),
+        }
     }
 
     /// A `[PROGRESS]` line, on stderr, unless quiet. A closed stderr is no reason to stop.

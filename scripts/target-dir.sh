@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Prints the folder that cargo builds into: `target`, unless CARGO_TARGET_DIR or build.target-dir says
+# otherwise.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+path=$(cargo metadata --format-version 1 --no-deps --offline --locked | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+printf '%s\n' "${path:-target}"
