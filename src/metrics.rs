@@ -2,6 +2,7 @@
 //! steps of one id are spread over the flows.
 
 mod scores;
+mod streamed;
 
 use crate::record::StepRecord;
 use crate::record::metrics::{Distribution, PositionRecord};
@@ -9,6 +10,7 @@ use crate::statistics::distribution;
 use crate::units::Millis;
 
 pub use scores::Scores;
+pub use streamed::{Streamed, streamed};
 
 /// A step that has ended: when, counted from the start of its flow, and which steps it needed, by
 /// their numbers, which are smaller than its own.

@@ -217,19 +217,26 @@ pub struct StepRecord {
     /// Its conversation is rendered and tokenised within. `null` where the engine cannot tell.
     #[serde(default)]
     pub queue_ms: Option<Millis>,
-    /// Submission to last token (end-to-end latency, E2EL).
+    /// Submission to last token (end-to-end latency, E2EL); of `MODE=remote` to the end of the answer.
     pub latency_ms: Millis,
     /// Submission to first token (TTFT); `null` where no token came.
     pub ttft_ms: Option<Millis>,
-    /// Time per output token after the first: (E2EL − TTFT) / (n − 1); `null` below two tokens.
+    /// Time per output token after the first: (E2EL − TTFT) / (n − 1); `null` below two tokens. Of
+    /// `MODE=remote`: (last chunk − first chunk) / (n − 1), n the tokens in them; `null` also where the
+    /// answer came in one burst, where n is not known, and where fewer than 10 chunks hold more than
+    /// 2 tokens each.
     pub tpot_ms: Option<Millis>,
     /// Inter-token latencies (ITL): how `gaps_ms` are spread; `null` below two tokens.
     #[serde(default)]
     pub itl_ms: Option<Distribution>,
     /// The times between successive tokens, n − 1 of them, to a microsecond. 0 between tokens of one
-    /// pass.
+    /// pass. Between what, `gaps_between` says.
     #[serde(default)]
     pub gaps_ms: Vec<f64>,
+    /// What `gaps_ms` and `itl_ms` lie between: of `MODE=remote` `chunks` of the stream, which may hold
+    /// several tokens or none that is counted; absent otherwise: tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gaps_between: Option<String>,
     /// `prefill_tokens` a second of TTFT − queue wait; `null` without either.
     #[serde(default)]
     pub prefill_tokens_per_s: Option<f64>,
@@ -250,8 +257,8 @@ pub struct StepRecord {
     /// Those of them that were right: passes saved.
     #[serde(default)]
     pub accepted_tokens: usize,
-    /// `stop` (the model ended its turn) or `length`; of a step that evaluates or verifies, its
-    /// outcome.
+    /// `stop` (the model ended its turn), `length`, or of a server `tool_calls`; of a step that
+    /// evaluates or verifies, its outcome.
     pub finish: String,
     /// First 16 hex digits of SHA-256 of the generated token ids (little-endian u32).
     pub out_hash: String,
@@ -284,9 +291,23 @@ pub struct StepRecord {
     pub attempts: Option<usize>,
     /// Of `MODE=remote` only: who counted the tokens. `usage`: the server; `chunks`: the server did not
     /// tell, so that each streamed chunk counts as one, and prompt tokens are 0; `chunks+tokenizer`: the
-    /// same, with the prompt counted by the local tokenizer.
+    /// same, with the prompt counted by the local tokenizer; `chunks+usage`: the server counted the
+    /// prompt alone; `usage+tokenizer`: it counted the generated tokens alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_by: Option<String>,
+    /// Of `MODE=remote` only: those of `decode_tokens` that were thoughts, as the server counts them;
+    /// else the chunks of thoughts that it streamed. Absent where there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<usize>,
+    /// Of `MODE=remote` only: those of `decode_tokens` that were not streamed (thoughts that the server
+    /// keeps to itself). Where the server does not say how many, the fewest that it can be: a token
+    /// that is streamed has a byte at least. Absent where there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_tokens: Option<usize>,
+    /// Of `MODE=remote` only: the answer came in one piece, or faster than any engine writes: something
+    /// between held it back. Its TTFT is then its latency, and its TPOT `null`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub burst: bool,
     /// Of `MODE=both` only: the round, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,

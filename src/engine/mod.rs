@@ -263,18 +263,41 @@ pub struct Served {
     pub attempts: usize,
     /// Tokens that were generated, as far as the server tells; else the streamed chunks.
     pub decode_tokens: usize,
-    /// Who counted: `usage`, `chunks`, `chunks+tokenizer`.
+    /// Who counted: `usage`, `usage+tokenizer`, `chunks+usage`, `chunks`, `chunks+tokenizer`.
     pub counted_by: &'static str,
+    /// Generated tokens that were thoughts, by the server's count, else the number of chunks with
+    /// thoughts; `None` without any.
+    pub reasoning_tokens: Option<usize>,
+    /// Tokens that the server counted but did not stream; if it does not say how many, the least
+    /// possible number.
+    pub hidden_tokens: Option<usize>,
+    /// Tokens in the streamed chunks, if known.
+    pub streamed_tokens: Option<usize>,
+    /// The answer was a single chunk of several tokens.
+    pub one_piece: bool,
 }
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Finish {
     /// The model ended its turn.
     Stop,
     /// `max_tokens`, or the end of the context.
     Length,
+    /// The model called a tool; only of servers, with tools in `ENDPOINT_EXTRA`.
+    ToolCalls,
+}
+
+impl Finish {
+    /// As records have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+        }
+    }
 }
 
 /// What an engine is, for the record.

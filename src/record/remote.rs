@@ -27,7 +27,8 @@ pub struct RemoteRecord {
     pub timeouts: usize,
     /// Attempts that the server put off (429).
     pub rate_limited: usize,
-    /// Attempts that ended in an error of the server (408, 5xx, an error within the stream).
+    /// Attempts that ended in an error of the server (408, 5xx, an error within the stream, an ending
+    /// that is not known to be a good one).
     pub server_errors: usize,
     /// Attempts whose connection or stream ended before the answer did.
     pub cut_off: usize,
@@ -37,8 +38,8 @@ pub struct RemoteRecord {
     pub malformed: usize,
     /// Streamed chunks of attempts that were cut off and made again: generated, and thrown away.
     pub discarded_chunks: usize,
-    /// Answers without `usage`: their tokens are counted as chunks, and those of their prompts by the
-    /// local tokenizer, or not at all (0).
+    /// Answers without a `usage` that counts their tokens, or with one of zeros: they are counted as
+    /// chunks, and those of their prompts by the local tokenizer, or not at all (0).
     pub without_usage: usize,
     /// Answers whose `usage` was compared with the local tokenizer's counts.
     pub checked: usize,

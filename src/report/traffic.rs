@@ -32,8 +32,8 @@ pub fn warnings(remote: &RemoteRecord) -> Vec<String> {
     let mut warnings = Vec::new();
     if remote.without_usage > 0 {
         warnings.push(format!(
-            "The server sent no usage with {} answers: their generated tokens are counted \
-             as streamed chunks, and their prompt tokens by TOKENIZER, or not at all (0)",
+            "The server sent no usage with {} answers, or one without their tokens: these are \
+             counted as streamed chunks, and prompt tokens by TOKENIZER, or not at all (0)",
             remote.without_usage
         ));
     }
@@ -91,7 +91,7 @@ mod tests {
             ..RemoteRecord::default()
         };
         insta::assert_snapshot!(warnings(&remote).join("\n"), @r"
-        The server sent no usage with 2 answers: their generated tokens are counted as streamed chunks, and their prompt tokens by TOKENIZER, or not at all (0)
+        The server sent no usage with 2 answers, or one without their tokens: these are counted as streamed chunks, and prompt tokens by TOKENIZER, or not at all (0)
         The server's usage and the local tokenizer differ: in the prompts of 4 and the answers of 0 of 9 requests; first in flow 3, step planner: 753 prompt tokens by usage, 752 by the tokenizer
         ");
     }

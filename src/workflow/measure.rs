@@ -1,7 +1,7 @@
 //! From what was seen of a request or an evaluation to its record.
 
 use super::runner::InFlight;
-use crate::engine::{Completion, Finish};
+use crate::engine::Completion;
 use crate::evaluate::Finished;
 use crate::hash::token_hash;
 use crate::metrics;
@@ -21,9 +21,18 @@ pub(super) fn generation(
     let ttft = request.tokens.first().copied();
     let queue = (request.started).map(|moment| moment.since(request.submitted));
     let count = completion.decode_tokens();
-    let tpot = ttft
-        .filter(|_| count > 1)
-        .map(|ttft| Millis((latency - ttft).0 / (count - 1) as f64));
+    let served = completion.served.as_ref();
+    let (tpot, burst) = match served {
+        None => {
+            let tpot = (ttft.filter(|_| count > 1))
+                .map(|ttft| Millis((latency - ttft).0 / (count - 1) as f64));
+            (tpot, false)
+        }
+        Some(served) => {
+            let streamed = metrics::streamed(&request.tokens, served.streamed_tokens);
+            (streamed.tpot, streamed.burst || served.one_piece)
+        }
+    };
     let (gaps_ms, itl_ms) = metrics::gaps(&request.tokens);
     StepRecord {
         schema: RECORD_SCHEMA,
@@ -43,15 +52,15 @@ pub(super) fn generation(
         drafted_tokens: completion.drafted_tokens,
         accepted_tokens: completion.accepted_tokens,
         decode_tokens: count,
-        finish: match completion.finish {
-            Finish::Stop => "stop",
-            Finish::Length => "length",
-        }
-        .to_owned(),
+        finish: completion.finish.as_str().to_owned(),
         out_hash: token_hash(&completion.tokens),
         output: completion.text.clone(),
-        attempts: completion.served.as_ref().map(|served| served.attempts),
-        counted_by: (completion.served.as_ref()).map(|served| served.counted_by.to_owned()),
+        attempts: served.map(|served| served.attempts),
+        counted_by: served.map(|served| served.counted_by.to_owned()),
+        reasoning_tokens: served.and_then(|served| served.reasoning_tokens),
+        hidden_tokens: served.and_then(|served| served.hidden_tokens),
+        burst,
+        gaps_between: served.map(|_| "chunks".to_owned()),
         ..StepRecord::default()
     }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use ureq::http::header;
 use ureq::{Agent, Body};
 
+use super::answer::{Answer, End, Part};
 use super::failure::{Cause, Failure, excerpt};
-use super::sse::EventParser;
-use super::wire::{self, Usage};
+use super::{json, reason};
 use crate::config::{EndpointApi, RemoteConfig};
-use crate::engine::{Finish, RequestId};
+use crate::engine::RequestId;
 
 /// How long a connection is kept for the next request: less than uvicorn's five seconds, after which
 /// the server may close it while a request is under way.
@@ -37,19 +37,11 @@ pub(super) struct News {
 #[derive(Debug)]
 pub(super) enum What {
     /// A piece of the answer.
-    Chunk {
-        /// Of the answer.
-        text: String,
-        /// Of what does not count to it.
-        thought: String,
-    },
+    Chunk(Part),
+    /// What the server says beside its answer: the end of an error's line, should it come to one.
+    Beside(String),
     /// The answer is whole.
-    Done {
-        /// Why it ended.
-        finish: Finish,
-        /// What the server counted, if it says.
-        usage: Option<Usage>,
-    },
+    Done(End),
     /// There will be no answer.
     Failed(Failure),
     /// After [`What::Done`]: the stream is at its end, and its connection free.
@@ -134,15 +126,16 @@ impl Caller {
         };
         let answered = self.hidden(|| {
             let mut stream = self.open(agent, body)?;
-            let (finish, usage) = stream.follow(|text, thought| {
-                tell(What::Chunk { text, thought });
+            let end = stream.follow(|what| match what {
+                What::Beside(line) => tell(What::Beside(self.hide(line))),
+                what => tell(what),
             })?;
-            Ok((stream, finish, usage))
+            Ok((stream, end))
         });
         match answered {
             Err(failure) => tell(What::Failed(failure)),
-            Ok((stream, finish, usage)) => {
-                tell(What::Done { finish, usage });
+            Ok((stream, end)) => {
+                tell(What::Done(end));
                 // Read to its end, a connection serves again.
                 stream.drain();
                 tell(What::Drained);
@@ -153,11 +146,17 @@ impl Caller {
     /// What `call` does, with the key taken out of what went wrong.
     fn hidden<T>(&self, call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         call().map_err(|mut failure| {
-            if let Some(key) = &self.config.api_key {
-                failure.message = key.hide(&failure.message);
-            }
+            failure.message = self.hide(failure.message);
             failure
         })
+    }
+
+    /// A text without the key.
+    fn hide(&self, text: String) -> String {
+        match &self.config.api_key {
+            Some(key) => key.hide(&text),
+            None => text,
+        }
     }
 
     /// Sends the request; the stream of its answer.
@@ -171,30 +170,43 @@ impl Caller {
         let sent = request.send(body);
         let response = sent.map_err(|error| Failure::transport(&error, &self.config))?;
         let response = ok(response)?;
-        let body = response.into_body();
-        let kind = body.mime_type().map(str::to_owned);
+        let kind = media_type(response.headers().get(header::CONTENT_TYPE));
         let mut stream = Stream {
-            reader: Box::new(body.into_reader()),
-            parser: EventParser::default(),
-            finish: None,
-            usage: None,
+            reader: Box::new(response.into_body().into_reader()),
+            answer: Answer::default(),
         };
         match kind.as_deref() {
             None | Some("text/event-stream") => Ok(stream),
             Some(other) => {
                 let mut beginning = Vec::new();
                 // As much as there is, of what is no answer anyway.
-                let _ = (&mut stream.reader).take(1024).read_to_end(&mut beginning);
-                Err(Failure::new(
-                    Cause::Malformed,
-                    format!(
-                        "the server answers with {other} in place of a stream (text/event-stream): {}",
-                        excerpt(&beginning)
-                    ),
-                ))
+                let _ = (&mut stream.reader)
+                    .take(ERROR_BODY)
+                    .read_to_end(&mut beginning);
+                Err(no_stream(other, &beginning))
             }
         }
     }
+}
+
+/// The media type without its parameters, in lower case: it does not mind case (RFC 9110, §8.3.1).
+fn media_type(header: Option<&header::HeaderValue>) -> Option<String> {
+    let text = String::from_utf8_lossy(header?.as_bytes()).to_ascii_lowercase();
+    let kind = text.split([';', ',']).next().unwrap_or_default().trim();
+    Some(kind.to_owned()).filter(|kind| !kind.is_empty())
+}
+
+/// An answer that is no stream: an error in spite of its status, or something else.
+fn no_stream(kind: &str, body: &[u8]) -> Failure {
+    let value = json::parse(&String::from_utf8_lossy(body)).map(|parsed| parsed.value);
+    let reported = value.as_ref().and_then(reason::reported);
+    reported.unwrap_or_else(|| {
+        let message = format!(
+            "the server answers with {kind} in place of a stream (text/event-stream): {}",
+            excerpt(body)
+        );
+        Failure::new(Cause::Malformed, message)
+    })
 }
 
 /// A response with status 200.
@@ -213,58 +225,30 @@ fn ok(response: ureq::http::Response<Body>) -> Result<ureq::http::Response<Body>
 /// An answer on its way.
 struct Stream {
     reader: Box<dyn Read>,
-    parser: EventParser,
-    finish: Option<Finish>,
-    usage: Option<Usage>,
+    answer: Answer,
 }
 
 impl Stream {
     /// Reads up to the answer's end: `[DONE]`, or the end of the stream behind a reason to finish.
-    fn follow(
-        &mut self,
-        mut tell: impl FnMut(String, String),
-    ) -> Result<(Finish, Option<Usage>), Failure> {
+    fn follow(&mut self, tell: impl Fn(What)) -> Result<End, Failure> {
+        let mut part = |part| tell(What::Chunk(part));
+        let mut told = String::new();
         let mut buffer = vec![0; 16 << 10];
         loop {
             let count = match self.reader.read(&mut buffer) {
                 Ok(count) => count,
                 // What came is all there is to say.
-                Err(_) if self.finish.is_some() && self.usage.is_some() => 0,
-                Err(error) => return Err(Failure::reading(&error)),
+                Err(_) if self.answer.is_whole() => 0,
+                Err(error) => return Err(self.answer.broken(Failure::reading(&error))),
             };
-            let events = match count {
-                0 => std::mem::take(&mut self.parser)
-                    .finish()
-                    .into_iter()
-                    .collect(),
-                count => (self.parser.push(&buffer[..count])).map_err(|too_long| {
-                    Failure::new(Cause::Malformed, format!("{too_long} in the stream"))
-                })?,
-            };
-            for event in events {
-                let piece = wire::read(&event)?;
-                self.finish = piece.finish.or(self.finish);
-                self.usage = piece.usage.or(self.usage);
-                if !(piece.text.is_empty() && piece.thought.is_empty()) {
-                    tell(piece.text, piece.thought);
-                }
-                if piece.done {
-                    return self.ended("the server ended its stream (data: [DONE])");
-                }
+            if count == 0 || self.answer.push(&buffer[..count], &mut part)? {
+                return self.answer.finish(&mut part);
             }
-            if count == 0 {
-                return self.ended("the stream was cut off");
+            let beside = self.answer.beside();
+            if beside != told {
+                told.clone_from(&beside);
+                tell(What::Beside(beside));
             }
-        }
-    }
-
-    fn ended(&self, how: &str) -> Result<(Finish, Option<Usage>), Failure> {
-        match self.finish {
-            Some(finish) => Ok((finish, self.usage)),
-            None => Err(Failure::new(
-                Cause::CutOff,
-                format!("{how} before its end: no finish_reason came"),
-            )),
         }
     }
 
@@ -272,5 +256,49 @@ impl Stream {
     fn drain(mut self) {
         let mut rest = [0; 1024];
         while matches!(self.reader.read(&mut rest), Ok(1..)) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_media_type_in_any_spelling() {
+        for text in [
+            "text/event-stream",
+            "Text/Event-Stream; charset=UTF-8",
+            "text/event-stream;charset=utf-8",
+            " text/event-stream , text/event-stream",
+        ] {
+            let value = header::HeaderValue::from_str(text).expect("a value");
+            assert_eq!(
+                media_type(Some(&value)).as_deref(),
+                Some("text/event-stream"),
+                "{text}"
+            );
+        }
+        assert_eq!(media_type(None), None);
+        assert_eq!(
+            media_type(Some(&header::HeaderValue::from_static(" "))),
+            None
+        );
+    }
+
+    #[test]
+    fn an_error_behind_a_good_status_is_the_error() {
+        let refused = no_stream(
+            "application/json",
+            br#"{"error": {"code": 400, "message": "too long"}}"#,
+        );
+        assert_eq!(refused.cause, Cause::Refused);
+        assert!(refused.message.ends_with("too long"), "{}", refused.message);
+        let page = no_stream("text/html", b"<h1>Welcome</h1>");
+        assert_eq!(page.cause, Cause::Malformed);
+        assert!(
+            page.message.contains("text/html in place of a stream"),
+            "{}",
+            page.message
+        );
     }
 }

@@ -3,9 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use serde_json::Value;
 use ureq::http::HeaderMap;
 
+use super::reason::said;
 use crate::config::RemoteConfig;
 use crate::record::remote::RemoteRecord;
 
@@ -116,25 +116,6 @@ impl Failure {
         }
     }
 
-    /// An error that was reported within a stream, whose status was 200.
-    pub(super) fn in_stream(event: &Value) -> Self {
-        let error = event.get("error").unwrap_or(event);
-        let code = error.get("code").and_then(|code| {
-            let text = || code.as_str()?.parse().ok();
-            code.as_u64().or_else(text)
-        });
-        let cause = match code {
-            Some(429) => Cause::RateLimited,
-            Some(400..=499) if code != Some(408) => Cause::Refused,
-            _ => Cause::Server,
-        };
-        let said = said(event.to_string().as_bytes());
-        Self::new(
-            cause,
-            format!("the server breaks its answer off with an error: {said}"),
-        )
-    }
-
     /// What kept a request from being sent, or an answer from beginning.
     pub(super) fn transport(error: &ureq::Error, config: &RemoteConfig) -> Self {
         let endpoint = &config.endpoint;
@@ -227,27 +208,6 @@ fn status_text(status: u16) -> String {
     }
 }
 
-/// What an error's body says: the message of OpenAI's, FastAPI's and other forms, or its beginning.
-fn said(body: &[u8]) -> String {
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
-    let places = [
-        value.pointer("/error/message"),
-        value.pointer("/error"),
-        value.pointer("/message"),
-        value.pointer("/detail"),
-    ];
-    let message = places.into_iter().flatten().find_map(|place| match place {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Array(items) if !items.is_empty() => Some(place.to_string()),
-        _ => None,
-    });
-    match message {
-        Some(message) => shorten(&message),
-        None if body.trim_ascii().is_empty() => String::new(),
-        None => excerpt(body),
-    }
-}
-
 /// The beginning of what came, fit for a line.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
     if bytes.is_empty() {
@@ -257,7 +217,8 @@ pub(super) fn excerpt(bytes: &[u8]) -> String {
     shorten(&String::from_utf8_lossy(beginning))
 }
 
-fn shorten(text: &str) -> String {
+/// The beginning of a text, fit for a line.
+pub(super) fn shorten(text: &str) -> String {
     let printable = |character: char| {
         if character.is_control() {
             ' '

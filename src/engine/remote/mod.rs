@@ -11,14 +11,19 @@
 //! event, counts are the server's, and the tokens of a [`Completion`] are hashes of the words of its
 //! text, as those of recorded answers are: equal texts have equal hashes, however they were streamed.
 
+mod answer;
 mod call;
+mod ending;
 mod failure;
+mod json;
 mod models;
+mod reason;
 mod request;
 mod retry;
 mod sse;
 mod tokens;
 mod traffic;
+mod usage;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap};
@@ -32,7 +37,7 @@ use ureq::Agent;
 use super::device::DeviceInfo;
 use super::scripted::{token_id, word_ids};
 use super::{
-    Completion, Engine, EngineInfo, Event, EventKind, Finish, Origin, Request, RequestId, Served,
+    Completion, Engine, EngineInfo, Event, EventKind, Origin, Request, RequestId, Served,
     restart_refused,
 };
 use crate::config::{EndpointApi, RemoteConfig};
@@ -41,12 +46,12 @@ use crate::profile::{self, Activity, Count, Pass, Span};
 use crate::record::remote::RemoteRecord;
 use crate::stopwatch::{Fence, Pace};
 
+use answer::{End, Part};
 use call::{Caller, News, What};
 use failure::{Cause, Failure};
 use retry::Verdict;
 use tokens::{Counter, LocalTokens, Prompt};
-use traffic::Traffic;
-use wire::Usage;
+use traffic::{Traffic, Usage};
 
 /// Longest wait of a poll, so that its caller can look after other things.
 const POLL: Duration = Duration::from_millis(20);
@@ -111,6 +116,8 @@ struct Attempt {
     last_token: Option<Pace>,
     chunks: usize,
     text: String,
+    /// What the server says beside its answer.
+    beside: String,
 }
 
 impl Open {
@@ -251,6 +258,7 @@ impl RemoteEngine {
             last_token: None,
             chunks: 0,
             text: String::new(),
+            beside: String::new(),
         });
         Ok(())
     }
@@ -271,7 +279,7 @@ impl RemoteEngine {
             return;
         };
         match news.what {
-            What::Chunk { text, thought } => {
+            What::Chunk(Part { text, thought }) => {
                 let piece = if text.is_empty() { &thought } else { &text };
                 let kind = EventKind::Token(token_id(piece));
                 attempt.text.push_str(&text);
@@ -282,10 +290,11 @@ impl RemoteEngine {
                 }
                 events.push(Event { id, kind });
             }
-            What::Done { finish, usage } => {
+            What::Beside(line) => attempt.beside = line,
+            What::Done(end) => {
                 let ended = self.open.remove(&id);
                 if let Some((open, attempt)) = ended.and_then(Open::into_attempt) {
-                    let completion = self.completion(id, open, attempt, finish, usage);
+                    let completion = self.completion(id, open, attempt, end);
                     let kind = EventKind::Finished(completion);
                     events.push(Event { id, kind });
                 }
@@ -303,27 +312,39 @@ impl RemoteEngine {
         &mut self,
         id: RequestId,
         (origin, attempts): (Origin, usize),
-        attempt: Attempt,
-        finish: Finish,
-        usage: Option<Usage>,
+        mut attempt: Attempt,
+        end: End,
     ) -> Completion {
+        attempt.text.push_str(end.tail);
         let draining = (attempt.agent, Pace::start());
         self.draining.insert(attempt.number, draining);
-        let known_prompt = match (&self.counter, usage) {
-            (Some(counter), None) => counter.prompt_of(id),
+        let counts = end.counts;
+        let known_prompt = match &self.counter {
+            Some(counter) if counts.prompt.is_none() => counter.prompt_of(id),
             _ => None,
         };
-        if let (Some(counter), Some(usage)) = (&self.counter, usage) {
+        if let Some(counter) = &self.counter
+            && (counts.prompt.is_some() || counts.decode.is_some())
+        {
             counter.answer(id, attempt.text.clone());
+            let usage = Usage {
+                prompt: counts.prompt,
+                answer: end.answer_tokens(),
+            };
             self.traffic.compare_later(id, origin, usage);
         }
-        let (prompt, cached, decode, counted_by) = match (usage, known_prompt) {
-            (Some(usage), _) => (usage.prompt, usage.cached, usage.decode, "usage"),
-            (None, Some(prompt)) => (prompt, 0, attempt.chunks, "chunks+tokenizer"),
-            (None, None) => (0, 0, attempt.chunks, "chunks"),
+        let counted_by = match (counts.prompt, counts.decode, known_prompt) {
+            (Some(_), Some(_), _) | (None, Some(_), None) => "usage",
+            (None, Some(_), Some(_)) => "usage+tokenizer",
+            (Some(_), None, _) => "chunks+usage",
+            (None, None, Some(_)) => "chunks+tokenizer",
+            (None, None, None) => "chunks",
         };
+        let prompt = counts.prompt.or(known_prompt).unwrap_or(0);
+        let cached = counts.cached.unwrap_or(0);
         profile::count(Count::Prefilled, prompt - cached);
-        self.traffic.record.without_usage += usize::from(usage.is_none());
+        self.traffic.record.without_usage += usize::from(counts.decode.is_none());
+        let streamed = end.streamed(attempt.chunks);
         Completion {
             tokens: word_ids(&attempt.text),
             text: attempt.text,
@@ -332,11 +353,16 @@ impl RemoteEngine {
             reused_tokens: cached,
             drafted_tokens: 0,
             accepted_tokens: 0,
-            finish,
+            finish: end.finish,
             served: Some(Served {
                 attempts,
-                decode_tokens: decode,
+                decode_tokens: counts.decode.unwrap_or(attempt.chunks),
                 counted_by,
+                reasoning_tokens: (counts.reasoning)
+                    .or(Some(end.thoughts).filter(|thoughts| *thoughts > 0)),
+                hidden_tokens: streamed.hidden,
+                streamed_tokens: streamed.tokens,
+                one_piece: streamed.one_piece,
             }),
         }
     }
@@ -402,7 +428,7 @@ impl RemoteEngine {
                     )
                 })?
             };
-            Some((*id, attempt.agent.clone(), message))
+            Some((*id, attempt.agent.clone(), message + &attempt.beside))
         };
         let late: Vec<(RequestId, Agent, String)> = self.open.iter().filter_map(late).collect();
         for (id, agent, message) in late {

@@ -1,5 +1,8 @@
 //! Server-sent events: bytes to events, however the bytes were cut on their way (HTML Standard,
 //! §9.2.6 "Interpreting an event stream").
+//!
+//! Comments and lines that are not fields are kept, unlike in the standard: a server that fails may say
+//! why in a comment, or send a plain JSON error where a stream was announced.
 
 use std::fmt;
 
@@ -12,12 +15,35 @@ const LONGEST: usize = 8 << 20;
 pub(super) struct EventParser {
     /// The line that is not whole yet.
     line: Vec<u8>,
-    /// The event's data so far: its lines, joined by line feeds.
-    data: Option<Vec<u8>>,
+    /// The event so far.
+    event: Event,
     /// The last byte was a carriage return, whose line feed may follow.
     after_return: bool,
     /// Something of the stream has been read.
     begun: bool,
+}
+
+/// The lines between two blank lines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Event {
+    /// Its name (`event:`); used for errors and heartbeats.
+    pub(super) name: String,
+    /// Its data: the `data:` lines, joined by line feeds.
+    pub(super) data: Option<Vec<u8>>,
+    /// Its comments, joined by line feeds.
+    pub(super) comment: Vec<u8>,
+    /// Lines that are not fields, joined by line feeds.
+    pub(super) stray: Vec<u8>,
+}
+
+impl Event {
+    fn len(&self) -> usize {
+        self.data.as_ref().map_or(0, Vec::len) + self.comment.len() + self.stray.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.name.is_empty() && self.data.is_none() && self.len() == 0
+    }
 }
 
 /// An event that is longer than any chunk of an answer.
@@ -31,12 +57,11 @@ impl fmt::Display for TooLong {
 }
 
 impl EventParser {
-    /// The data of the events that end in these bytes, which follow those before. Names, ids and
-    /// comments are passed over: completions use none.
+    /// The events that end in these bytes, which follow those before.
     ///
     /// # Errors
     /// An event that is too long; the stream is then of no use any more.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, TooLong> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
         let mut events = Vec::new();
         let mut rest = bytes;
         while let Some(&first) = rest.first() {
@@ -47,7 +72,7 @@ impl EventParser {
             let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
             self.line
                 .extend_from_slice(&rest[..end.unwrap_or(rest.len())]);
-            if self.line.len() + self.data.as_ref().map_or(0, Vec::len) > LONGEST {
+            if self.line.len() + self.event.len() > LONGEST {
                 return Err(TooLong);
             }
             let Some(end) = end else {
@@ -60,41 +85,61 @@ impl EventParser {
         Ok(events)
     }
 
-    /// The stream has ended: what an event without its blank line holds. The standard drops it; there
-    /// are servers that close behind their last line.
-    pub(super) fn finish(mut self) -> Option<Vec<u8>> {
+    /// The stream has ended: an event without its blank line. The standard drops it; there are
+    /// servers that close behind their last line.
+    pub(super) fn finish(mut self) -> Option<Event> {
         if !self.line.is_empty() {
             self.line_ended();
         }
-        self.data
+        Some(self.event).filter(|event| !event.is_empty())
     }
 
     /// A whole line has been read; a blank one ends the event.
-    fn line_ended(&mut self) -> Option<Vec<u8>> {
+    fn line_ended(&mut self) -> Option<Event> {
         let line = std::mem::take(&mut self.line);
         let mut line = line.as_slice();
         if !std::mem::replace(&mut self.begun, true) {
             line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
         }
         if line.is_empty() {
-            return self.data.take();
+            return Some(std::mem::take(&mut self.event)).filter(|event| !event.is_empty());
         }
-        let value = match line.strip_prefix(b"data") {
-            Some(b"") => Some(&b""[..]),
-            Some([b':', b' ', value @ ..] | [b':', value @ ..]) => Some(value),
-            _ => None,
+        let colon = line.iter().position(|byte| *byte == b':');
+        let (field, value) = match colon {
+            None => (line, &b""[..]),
+            Some(colon) => {
+                let value = &line[colon + 1..];
+                (&line[..colon], value.strip_prefix(b" ").unwrap_or(value))
+            }
         };
-        if let Some(value) = value {
-            match &mut self.data {
-                None => self.data = Some(value.to_vec()),
+        match field {
+            b"data" => match &mut self.event.data {
+                None => self.event.data = Some(value.to_vec()),
                 Some(data) => {
                     data.push(b'\n');
                     data.extend_from_slice(value);
                 }
+            },
+            b"event" => self.event.name = String::from_utf8_lossy(value).trim().to_owned(),
+            b"id" | b"retry" => {}
+            b"" if colon.is_some() => join(&mut self.event.comment, value),
+            // Older llama.cpp servers send errors in a field of this name.
+            b"error" if colon.is_some() => {
+                self.event.name = "error".to_owned();
+                join(&mut self.event.stray, value);
             }
+            _ => join(&mut self.event.stray, line),
         }
         None
     }
+}
+
+/// Adds a line.
+fn join(lines: &mut Vec<u8>, line: &[u8]) {
+    if !lines.is_empty() {
+        lines.push(b'\n');
+    }
+    lines.extend_from_slice(line);
 }
 
 #[cfg(test)]
@@ -102,17 +147,49 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// All events of the pieces, the unfinished one last.
-    fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+    fn parsed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Event> {
         let mut parser = EventParser::default();
         let mut events = Vec::new();
         for piece in pieces {
             events.extend(parser.push(piece).expect("short"));
         }
         events.extend(parser.finish());
-        (events.iter())
-            .map(|data| String::from_utf8_lossy(data).into_owned())
+        events
+    }
+
+    /// The data of all events of the pieces, of the unfinished one last.
+    fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+        (parsed(pieces).into_iter())
+            .filter_map(|event| event.data)
+            .map(|data| String::from_utf8_lossy(&data).into_owned())
             .collect()
+    }
+
+    #[test]
+    fn names_comments_and_lines_that_are_no_field_are_kept() {
+        let text = "event: error\n: out of memory\n: sorry\n\n\
+                    {\"error\":\n  {\"code\": 400}}\n\n\
+                    error: {\"code\": 500}\n\n\
+                    retry: 10\nid: 3\n\n\
+                    : ping\n\n";
+        let event = |name: &str, comment: &str, stray: &str| Event {
+            name: name.to_owned(),
+            data: None,
+            comment: comment.as_bytes().to_vec(),
+            stray: stray.as_bytes().to_vec(),
+        };
+        assert_eq!(
+            parsed([text.as_bytes()]),
+            [
+                event("error", "out of memory\nsorry", ""),
+                event("", "", "{\"error\":\n  {\"code\": 400}}"),
+                event("error", "", "{\"code\": 500}"),
+                event("", "ping", ""),
+            ]
+        );
+        // The name is that of one event.
+        let named = parsed([&b"event: a\ndata: 1\n\ndata: 2\n\n"[..]]);
+        assert_eq!((named[0].name.as_str(), named[1].name.as_str()), ("a", ""));
     }
 
     #[test]
@@ -161,6 +238,8 @@ mod tests {
             Just(b"data: {\"a\": 1}".to_vec()),
             Just(b"data:".to_vec()),
             Just(b": ping".to_vec()),
+            Just(b"event: error".to_vec()),
+            Just(b"{\"error\": 1}".to_vec()),
             Just("data: gr\u{fc}n \u{1f600}".as_bytes().to_vec()),
             Just(Vec::new()),
             prop::collection::vec(any::<u8>(), 0..12),
@@ -189,9 +268,9 @@ mod tests {
             cuts.extend([0, stream.len()]);
             cuts.sort_unstable();
             let pieces = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]);
-            let whole = events([stream.as_slice()]);
-            prop_assert_eq!(events(pieces), whole.clone());
-            prop_assert_eq!(events(stream.chunks(1)), whole);
+            let whole = parsed([stream.as_slice()]);
+            prop_assert_eq!(parsed(pieces), whole.clone());
+            prop_assert_eq!(parsed(stream.chunks(1)), whole);
         }
     }
 }

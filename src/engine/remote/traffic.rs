@@ -5,10 +5,18 @@ use std::time::Duration;
 
 use super::failure::Cause;
 use super::tokens::Counts;
-use super::wire::Usage;
 use crate::engine::{Origin, RequestId};
 use crate::record::remote::{RemoteRecord, UsageMismatch};
 use crate::units::Millis;
+
+/// What the server counted of an answer, to be compared with the local tokenizer's counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Tokens of the prompt.
+    pub(super) prompt: Option<usize>,
+    /// Tokens of the answer's text, thoughts left out; `None` where they cannot be told apart.
+    pub(super) answer: Option<usize>,
+}
 
 /// The counts of an engine.
 #[derive(Debug, Default)]
@@ -67,14 +75,15 @@ impl Traffic {
 /// Compares two counts of the same tokens.
 fn compare(record: &mut RemoteRecord, origin: &Origin, usage: Usage, counts: Counts) {
     record.checked += usize::from(counts.prompt.is_some() || counts.answer.is_some());
-    let differing = |usage: usize, local: Option<usize>, most: usize| {
-        local.filter(|local| local.abs_diff(usage) > most)
+    let differing = |usage: Option<usize>, local: Option<usize>, most: usize| {
+        let both = usage.zip(local);
+        both.filter(|(usage, local)| local.abs_diff(*usage) > most)
     };
     let prompt = differing(usage.prompt, counts.prompt, 0);
-    let decode = differing(usage.decode, counts.answer, 1);
+    let decode = differing(usage.answer, counts.answer, 1);
     record.prompt_mismatches += usize::from(prompt.is_some());
     record.decode_mismatches += usize::from(decode.is_some());
-    let first = |tokens: &str, usage, local: usize| UsageMismatch {
+    let first = |tokens: &str, (usage, local): (usize, usize)| UsageMismatch {
         flow: origin.flow,
         step: origin.step.clone(),
         tokens: tokens.to_owned(),
@@ -82,8 +91,8 @@ fn compare(record: &mut RemoteRecord, origin: &Origin, usage: Usage, counts: Cou
         tokenizer: local,
     };
     if record.first_mismatch.is_none() {
-        record.first_mismatch = (prompt.map(|local| first("prompt", usage.prompt, local)))
-            .or_else(|| decode.map(|local| first("decode", usage.decode, local)));
+        record.first_mismatch = (prompt.map(|both| first("prompt", both)))
+            .or_else(|| decode.map(|both| first("decode", both)));
     }
 }
 
@@ -109,10 +118,9 @@ mod tests {
 
     #[test]
     fn counts_that_differ_are_told_with_both_numbers() {
-        let usage = |prompt, decode| Usage {
-            prompt,
-            cached: 0,
-            decode,
+        let usage = |prompt, answer| Usage {
+            prompt: Some(prompt),
+            answer: Some(answer),
         };
         let mut traffic = Traffic::new(1);
         let origin = |flow| Origin {

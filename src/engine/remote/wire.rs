@@ -1,240 +1,319 @@
-//! What the events of a streamed completion say (OpenAI's API reference, "The chat completion chunk
-//! object" and "Completions"; vLLM's and llama.cpp's servers as they differ from it).
+//! Reads the choices of a streamed completion (OpenAI's API reference, "The chat completion chunk
+//! object" and "Completions"), including how other servers deviate from it.
 
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::failure::{Cause, Failure, excerpt};
+use super::ending;
+use super::failure::Failure;
 use crate::engine::Finish;
 
-/// What the server counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Usage {
-    /// Tokens of the prompt.
-    pub(super) prompt: usize,
-    /// Those of them that it had in a cache.
-    pub(super) cached: usize,
-    /// Tokens that it generated.
-    pub(super) decode: usize,
-}
+/// How deeply parts of a text may be nested.
+const DEEPEST: usize = 8;
 
-/// An event of the stream.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Members that hold thoughts: DeepSeek and vLLM, then OpenRouter and newer vLLM, then others.
+const THOUGHTS: [&str; 5] = [
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "reasoning_text",
+    "reasoning_details",
+];
+
+/// What a choice of an event adds to its answer.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Piece {
+    /// Index of the choice; 0 unless the server was asked for several.
+    pub(super) index: i64,
     /// Text of the answer.
     pub(super) text: String,
+    /// The text of a `message` that takes the place of a `delta`: a piece, or the answer so far.
+    pub(super) message: String,
     /// Text that the model thought and does not count to its answer.
     pub(super) thought: String,
+    /// Whether it holds a part of a tool call.
+    pub(super) tool: bool,
     /// Why the answer ends, with its last text or after it.
-    pub(super) finish: Option<Finish>,
-    /// What was counted, mostly with the last event.
-    pub(super) usage: Option<Usage>,
-    /// `[DONE]`: nothing follows.
-    pub(super) done: bool,
+    pub(super) finish: Option<Result<Finish, Failure>>,
 }
 
-#[derive(Deserialize)]
-struct Chunk {
-    choices: Option<Vec<Choice>>,
-    usage: Option<WireUsage>,
-    error: Option<Value>,
-}
+/// `choices`, or the text in them, has a type that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoChoice;
 
-#[derive(Deserialize)]
-struct Choice {
-    /// Of chats.
-    delta: Option<Delta>,
-    /// Of plain completions.
-    text: Option<String>,
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Delta {
-    content: Option<String>,
-    reasoning_content: Option<String>,
-    reasoning: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct WireUsage {
-    prompt_tokens: usize,
-    #[serde(default)]
-    completion_tokens: usize,
-    prompt_tokens_details: Option<PromptDetails>,
-}
-
-#[derive(Deserialize)]
-struct PromptDetails {
-    cached_tokens: Option<usize>,
-}
-
-/// Reads an event's data.
+/// Reads the choices of an event; everything but texts, thoughts and endings is ignored.
 ///
 /// # Errors
-/// What is no chunk of a completion, and an error that the server reports in its stream.
-pub(super) fn read(data: &[u8]) -> Result<Piece, Failure> {
-    if data.trim_ascii() == b"[DONE]" {
-        return Ok(Piece {
-            done: true,
-            ..Piece::default()
-        });
+/// Something that cannot be read as choices.
+pub(super) fn pieces(choices: &Value) -> Result<Vec<Piece>, NoChoice> {
+    match choices {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(choices) => {
+            let choices = choices.iter().filter(|choice| !choice.is_null());
+            choices.map(piece).collect()
+        }
+        Value::Object(_) => Ok(vec![piece(choices)?]),
+        _ => Err(NoChoice),
     }
-    let malformed = |what: &str| {
-        Failure::new(
-            Cause::Malformed,
-            format!("{what} in the stream: {}", excerpt(data)),
-        )
-    };
-    let text = std::str::from_utf8(data).map_err(|_| malformed("bytes that are no UTF-8"))?;
-    let value: Value = serde_json::from_str(text).map_err(|_| malformed("no JSON"))?;
-    // Some report an error as a message of its own, without the `error` around it.
-    let is_error = value.get("object").and_then(Value::as_str) == Some("error");
-    let chunk: Chunk =
-        Chunk::deserialize(&value).map_err(|_| malformed("no chunk of a completion"))?;
-    if is_error || chunk.error.is_some() {
-        return Err(Failure::in_stream(&value));
-    }
-    if chunk.choices.is_none() && chunk.usage.is_none() {
-        return Err(malformed("no chunk of a completion"));
-    }
+}
+
+fn piece(choice: &Value) -> Result<Piece, NoChoice> {
+    let members = choice.as_object().ok_or(NoChoice)?;
     let mut piece = Piece {
-        usage: chunk.usage.map(|usage| Usage {
-            prompt: usage.prompt_tokens,
-            cached: (usage.prompt_tokens_details)
-                .and_then(|details| details.cached_tokens)
-                .unwrap_or(0)
-                .min(usage.prompt_tokens),
-            decode: usage.completion_tokens,
-        }),
+        index: members.get("index").and_then(Value::as_i64).unwrap_or(0),
         ..Piece::default()
     };
-    if let Some(choice) = chunk.choices.unwrap_or_default().into_iter().next() {
-        piece.text = choice.text.unwrap_or_default();
-        if let Some(delta) = choice.delta {
-            piece.text.push_str(&delta.content.unwrap_or_default());
-            piece.thought = (delta.reasoning_content.or(delta.reasoning)).unwrap_or_default();
-        }
-        piece.finish = match choice.finish_reason.as_deref() {
-            None | Some("") => None,
-            Some("length") => Some(Finish::Length),
-            Some("content_filter") => {
-                let why = "the server withheld the answer (finish_reason: content_filter)";
-                return Err(Failure::new(Cause::Refused, why));
-            }
-            Some(_) => Some(Finish::Stop),
-        };
+    match members.get("delta") {
+        Some(delta) if !delta.is_null() => said(delta, &mut piece)?,
+        _ => {}
     }
+    let whole = members.get("message").filter(|message| !message.is_null());
+    if let Some(message) = whole.filter(|_| piece.text.is_empty()) {
+        let mut whole = Piece::default();
+        said(message, &mut whole)?;
+        piece.message = whole.text;
+        if piece.thought.is_empty() && piece.message.is_empty() {
+            piece.thought = whole.thought;
+        }
+        piece.tool |= whole.tool;
+    }
+    if piece.text.is_empty() && piece.message.is_empty() {
+        piece.text = text(members.get("text"))?.0;
+    }
+    let reason = match members.get("finish_reason") {
+        // SGLang's own interface has an object.
+        Some(Value::Object(reason)) => reason.get("type").and_then(Value::as_str),
+        Some(Value::String(reason)) => Some(reason.as_str()),
+        _ => None,
+    };
+    piece.finish = reason.and_then(ending::read);
     Ok(piece)
+}
+
+/// What a `delta` or a `message` holds.
+fn said(delta: &Value, piece: &mut Piece) -> Result<(), NoChoice> {
+    let delta = match delta {
+        Value::Object(members) => members,
+        // Only its text.
+        Value::String(text) => {
+            piece.text.push_str(text);
+            return Ok(());
+        }
+        _ => return Err(NoChoice),
+    };
+    let (content, within) = text(delta.get("content"))?;
+    piece.text = content;
+    if piece.text.is_empty() {
+        // OpenAI's models refuse in a member of its own.
+        piece.text = text(delta.get("refusal"))?.0;
+    }
+    piece.thought = (THOUGHTS.iter().copied())
+        .filter_map(|name| {
+            let (text, thought) = text(delta.get(name)).ok()?;
+            Some(text + &thought).filter(|text| !text.is_empty())
+        })
+        .next()
+        .unwrap_or_default();
+    if piece.thought.is_empty() {
+        piece.thought = within;
+    }
+    piece.tool = ["tool_calls", "function_call"].iter().any(|name| {
+        let call = delta.get(*name);
+        call.is_some_and(|call| match call {
+            Value::Array(calls) => !calls.is_empty(),
+            call => call.is_object(),
+        })
+    });
+    Ok(())
+}
+
+/// The text of a `content`, and the thoughts in it: a text, or parts of both.
+fn text(content: Option<&Value>) -> Result<(String, String), NoChoice> {
+    let (mut text, mut thought) = (String::new(), String::new());
+    if let Some(content) = content {
+        gather(content, false, DEEPEST, &mut text, &mut thought)?;
+    }
+    Ok((text, thought))
+}
+
+fn gather(
+    content: &Value,
+    thinks: bool,
+    depth: usize,
+    text: &mut String,
+    thought: &mut String,
+) -> Result<(), NoChoice> {
+    let depth = depth.checked_sub(1).ok_or(NoChoice)?;
+    match content {
+        Value::Null | Value::Bool(false) => {}
+        Value::String(said) if thinks => thought.push_str(said),
+        Value::String(said) => text.push_str(said),
+        Value::Array(parts) => {
+            for part in parts {
+                gather(part, thinks, depth, text, thought)?;
+            }
+        }
+        Value::Object(part) => {
+            let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
+            let thinks = thinks || kind.contains("think") || kind.contains("reason");
+            let is_text = thinks || kind.contains("text") || kind == "refusal";
+            // Mistral's `thinking` is a list of parts, OpenRouter's may be a `summary`, and the
+            // `text` of OpenAI's Assistants has a `value`. References, images and others are none.
+            let names = [
+                "text",
+                "thinking",
+                "content",
+                "value",
+                "reasoning",
+                "summary",
+                "refusal",
+            ];
+            let inner = names
+                .iter()
+                .find_map(|name| part.get(*name).filter(|value| !value.is_null()));
+            if let Some(inner) = inner.filter(|_| is_text) {
+                gather(inner, thinks, depth, text, thought)?;
+            }
+        }
+        Value::Number(_) | Value::Bool(true) => return Err(NoChoice),
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::engine::remote::failure::Cause;
+    use serde_json::json;
 
-    fn piece(data: &str) -> Piece {
-        read(data.as_bytes()).expect("a chunk")
+    fn piece(choice: Value) -> Piece {
+        let pieces = pieces(&json!([choice])).expect("choices");
+        pieces.into_iter().next().expect("one")
+    }
+
+    /// Text, message and thought.
+    fn texts(choice: Value) -> (String, String, String) {
+        let piece = piece(choice);
+        (piece.text, piece.message, piece.thought)
+    }
+
+    fn three(text: &str, message: &str, thought: &str) -> (String, String, String) {
+        (text.to_owned(), message.to_owned(), thought.to_owned())
     }
 
     #[test]
-    fn chunks_of_chats_and_completions() {
-        let role =
-            piece(r#"{"choices":[{"delta":{"role":"assistant","content":""}}],"usage":null}"#);
-        assert_eq!(role, Piece::default());
-        let chat = piece(r#"{"choices":[{"delta":{"content":"a"},"finish_reason":null}]}"#);
-        assert_eq!(chat.text, "a");
-        let plain = piece(r#"{"choices":[{"text":"b","index":0,"finish_reason":"length"}]}"#);
-        assert_eq!(
-            (plain.text.as_str(), plain.finish),
-            ("b", Some(Finish::Length))
-        );
-        let end = piece(r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#);
-        assert_eq!((end.text.as_str(), end.finish), ("", Some(Finish::Stop)));
-        let thought = piece(r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#);
-        assert_eq!(
-            (thought.text.as_str(), thought.thought.as_str()),
-            ("", "hm")
-        );
-        assert!(piece(" [DONE] ").done);
-    }
-
-    #[test]
-    fn usage_with_and_without_a_cache() {
-        let usage = |text: &str| piece(text).usage.expect("usage");
-        assert_eq!(
-            usage(
-                r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13,"prompt_tokens_details":{"cached_tokens":8}}}"#
-            ),
-            Usage {
-                prompt: 9,
-                cached: 8,
-                decode: 4
-            }
-        );
-        assert_eq!(
-            usage(
-                r#"{"usage":{"prompt_tokens":9,"completion_tokens":4,"prompt_tokens_details":null}}"#
-            ),
-            Usage {
-                prompt: 9,
-                cached: 0,
-                decode: 4
-            }
-        );
-        // More cached than there are would make the computed ones negative.
-        assert_eq!(
-            usage(r#"{"usage":{"prompt_tokens":2,"prompt_tokens_details":{"cached_tokens":8}}}"#)
-                .cached,
-            2
-        );
-    }
-
-    #[test]
-    fn what_is_no_chunk_is_named() {
-        let failure = |data: &[u8]| read(data).expect_err("no chunk");
-        for (data, what) in [
-            (&b"{oops"[..], "no JSON in the stream: {oops"),
-            (b"\xff\xfe", "no UTF-8 in the stream: \u{fffd}\u{fffd}"),
+    fn texts_of_chats_and_completions() {
+        for (choice, text) in [
+            (json!({"delta": {"role": "assistant", "content": ""}}), ""),
+            (json!({"delta": {"role": "assistant"}}), ""),
             (
-                b"{\"hello\": 1}",
-                "no chunk of a completion in the stream: {\"hello\": 1}",
+                json!({"delta": {"content": "a"}, "finish_reason": null}),
+                "a",
             ),
-            (b"[]", "no chunk of a completion"),
-            (b"{\"choices\": 3}", "no chunk of a completion"),
-            (b"", "no JSON in the stream: nothing"),
+            (json!({"delta": "a"}), "a"),
+            (json!({"text": "a", "index": 0}), "a"),
+            (json!({"text": null, "delta": {"content": "a"}}), "a"),
+            (json!({"text": "a", "delta": {"content": "a"}}), "a"),
+            (json!({"text": "a", "delta": null}), "a"),
+            (json!({"text": "a", "delta": {}}), "a"),
+            (json!({"delta": {"content": null, "refusal": "a"}}), "a"),
+            (
+                json!({"delta": {"content": [{"type": "text", "text": "a"}]}}),
+                "a",
+            ),
+            (
+                json!({"delta": {"content": {"type": "text", "text": {"value": "a"}}}}),
+                "a",
+            ),
+            (
+                json!({"delta": {"content": ["a", {"text": "b"}, {"type": "reference", "text": "no"}]}}),
+                "ab",
+            ),
+            (
+                json!({"delta": {"content": false, "audio": {"id": 1}}, "logprobs": 7}),
+                "",
+            ),
+            (json!({}), ""),
         ] {
-            let failure = failure(data);
-            assert!(failure.message.contains(what), "{}", failure.message);
-            assert_eq!(failure.cause, Cause::Malformed);
+            assert_eq!(texts(choice.clone()), three(text, "", ""), "{choice}");
         }
-        let withheld = failure(br#"{"choices":[{"delta":{},"finish_reason":"content_filter"}]}"#);
-        assert_eq!(withheld.cause, Cause::Refused);
+        assert_eq!(
+            texts(json!({"message": {"content": "a"}})),
+            three("", "a", "")
+        );
+        assert_eq!(
+            texts(json!({"message": {"content": "a"}, "delta": {"content": "b"}})),
+            three("b", "", "")
+        );
     }
 
     #[test]
-    fn errors_in_the_stream() {
-        let failure = |data: &str| read(data.as_bytes()).expect_err("an error");
-        let server = failure(r#"{"error":{"message":"out of pages","code":500}}"#);
-        assert_eq!(server.cause, Cause::Server);
-        assert!(
-            server.message.contains("out of pages"),
-            "{}",
-            server.message
-        );
-        let refused = failure(r#"{"error":{"message":"too long","code":400}}"#);
-        assert_eq!(refused.cause, Cause::Refused);
-        let bare = failure(r#"{"object":"error","message":"gone","code":503}"#);
-        assert_eq!(
-            (bare.cause, bare.message.contains("gone")),
-            (Cause::Server, true)
-        );
+    fn thoughts_are_the_first_that_say_something() {
+        for delta in [
+            json!({"reasoning_content": "hm"}),
+            json!({"reasoning": "hm", "reasoning_content": "", "content": ""}),
+            json!({"reasoning": "hm", "reasoning_content": "hm"}),
+            json!({"thinking": "hm", "reasoning": null}),
+            json!({"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}),
+            json!({"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]}),
+            json!({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}),
+            json!({"content": [{"type": "thinking", "thinking": "hm"}]}),
+        ] {
+            assert_eq!(
+                texts(json!({"delta": delta})),
+                three("", "", "hm"),
+                "{delta}"
+            );
+        }
+        let both = json!({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}]});
+        assert_eq!(texts(json!({"delta": both})), three("a", "", "hm"));
+        // What is no text of thoughts is none.
+        assert_eq!(texts(json!({"delta": {"reasoning": 3}})), three("", "", ""));
+        assert!(piece(json!({"delta": {"tool_calls": [{"index": 0}]}})).tool);
+        assert!(!piece(json!({"delta": {"tool_calls": []}})).tool);
     }
 
-    proptest! {
-        #[test]
-        fn nothing_panics(data in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = read(&data);
+    #[test]
+    fn endings_come_with_texts_or_after_them() {
+        let plain = piece(json!({"text": "b", "index": 2, "finish_reason": "length"}));
+        assert_eq!((plain.index, plain.finish), (2, Some(Ok(Finish::Length))));
+        let object = piece(json!({"finish_reason": {"type": "stop", "matched": 2}}));
+        assert_eq!(object.finish, Some(Ok(Finish::Stop)));
+        for reason in [
+            json!(null),
+            json!(""),
+            json!("null"),
+            json!(false),
+            json!(0),
+        ] {
+            assert_eq!(
+                piece(json!({"finish_reason": reason})).finish,
+                None,
+                "{reason}"
+            );
+        }
+        let bad = piece(json!({"delta": {}, "finish_reason": "content_filter"}));
+        let failure = bad.finish.expect("an ending").expect_err("withheld");
+        assert_eq!(failure.cause, Cause::Refused);
+    }
+
+    #[test]
+    fn what_is_no_choice_is_none() {
+        assert_eq!(pieces(&json!(null)), Ok(Vec::new()));
+        assert_eq!(pieces(&json!([])), Ok(Vec::new()));
+        assert_eq!(pieces(&json!([null])), Ok(Vec::new()));
+        assert_eq!(
+            pieces(&json!({"delta": {"content": "a"}})).map(|all| all.len()),
+            Ok(1)
+        );
+        for choices in [
+            json!(3),
+            json!("a"),
+            json!([3]),
+            json!([{"delta": 3}]),
+            json!([{"delta": {"content": 3}}]),
+            json!([{"delta": {"content": [[[[[[[[["deep"]]]]]]]]]}}]),
+        ] {
+            assert_eq!(pieces(&choices), Err(NoChoice), "{choices}");
         }
     }
 }
