@@ -310,7 +310,8 @@ pub struct EngineInfo {
     pub model: String,
     /// Where the model was found; of a server its endpoint.
     pub model_path: Option<String>,
-    /// SHA-256 of the model file (64 hex digits), where it is one file whose digest is known.
+    /// SHA-256 of the GGUF file (64 hex digits), where it is known; of a split model that of its parts'
+    /// digests, in hex, one a line.
     pub model_sha256: Option<String>,
     /// Architecture, as the file names it (`llama`, `qwen2`).
     pub architecture: Option<String>,

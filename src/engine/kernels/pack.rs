@@ -186,6 +186,11 @@ struct Group<'a> {
 }
 
 impl PackedMatrix {
+    /// Whether weights of this type can be multiplied.
+    pub(crate) fn has_kernel(dtype: GgmlDType) -> bool {
+        Format::of(dtype).is_some()
+    }
+
     /// Repacks `bytes`, the blocks of a GGUF tensor `[rows, cols]`, with its row `from(row)` in the place
     /// of each row.
     ///

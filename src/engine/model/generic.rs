@@ -10,22 +10,9 @@ use candle_transformers::models::{
     quantized_phi3,
 };
 
-use super::{Chunk, Model, ModelSpec, Slot, candle, check_chunk};
+use super::{Chunk, Model, ModelSpec, Slot, check_chunk};
 use crate::engine::load::gguf::GgufFile;
 use crate::error::{Context, Error, Exit, Result};
-
-/// `general.architecture`s that run here, beside those of [`candle::ARCHITECTURES`].
-///
-/// Left out of what candle-transformers has: `qwen3moe`, whose keys and values cannot be dropped and
-/// whose experts' products exist on CUDA only, and models that expect another file's tensor names.
-const ARCHITECTURES: [&str; 6] = [
-    "llama with experts",
-    "phi2",
-    "phi3",
-    "gemma3",
-    "glm4",
-    "lfm2",
-];
 
 enum Inner {
     Llama(quantized_llama::ModelWeights),
@@ -37,7 +24,7 @@ enum Inner {
 }
 
 /// What one of candle-transformers' models can do.
-struct Traits {
+pub(super) struct Traits {
     /// Most positions that it has rotations for.
     positions: usize,
     /// Whether it can take several tokens after the first pass. gemma3's mask hides what was before
@@ -62,26 +49,12 @@ impl GenericModel {
     /// Loads a GGUF file's model.
     ///
     /// # Errors
-    /// Exit code 3: an architecture that is not supported, which lists those that are, or a file
-    /// that candle-transformers does not take.
+    /// Exit code 3: a file that candle-transformers does not take, or would compute as another model.
     pub(super) fn from_gguf(file: &GgufFile, device: &Device) -> Result<Self> {
-        let architecture = file.architecture()?;
-        if !matches!(
-            architecture,
-            "llama" | "phi2" | "phi3" | "gemma3" | "glm4" | "lfm2"
-        ) {
-            return Err(Error::preflight(format!(
-                "`{}` is a model of the architecture `{architecture}`; supported are {}, {}",
-                file.path().display(),
-                candle::ARCHITECTURES.join(", "),
-                ARCHITECTURES.join(", "),
-            ))
-            .hint("give another model with MODEL=/path/file.gguf or MODEL=owner/name:file"));
-        }
-        let mut spec = file.spec()?;
-        let traits = traits(file, &spec)?;
+        let (mut spec, traits) = check(file)?;
         spec.context_length = spec.context_length.min(traits.positions);
-        let (content, mut reader) = file.for_candle()?;
+        let architecture = spec.architecture.as_str();
+        let (content, mut reader) = file.for_candle(&spec)?;
         let inner = match architecture {
             "llama" => quantized_llama::ModelWeights::from_gguf(content, &mut reader, device)
                 .map(Inner::Llama),
@@ -145,22 +118,38 @@ impl GenericModel {
     }
 }
 
-/// What the model can do, or why it is refused: candle-transformers would compute another one.
-fn traits(file: &GgufFile, spec: &ModelSpec) -> Result<Traits> {
+/// The model's sizes and what can be done with it.
+///
+/// # Errors
+/// Exit code 3: candle-transformers would compute another model.
+pub(super) fn check(file: &GgufFile) -> Result<(ModelSpec, Traits)> {
+    let spec = file.spec()?;
     let architecture = spec.architecture.as_str();
-    if architecture == "phi3" {
-        if file.shape("rope_factors_short.weight").is_some() {
+    // None of its models scales rotations.
+    let factor = file.rope_factor()?;
+    if factor != 1.0 {
+        return Err(file.differs(format!(
+            "stretches its context by {factor} (rope.scaling.factor)"
+        )));
+    }
+    match architecture {
+        "llama" => check_llama(file, &spec)?,
+        "phi2" if spec.rope_base != 10_000.0 => {
+            return Err(file.differs(format!("has the rotary base {}", spec.rope_base)));
+        }
+        "phi3" if file.shape("rope_factors_short.weight").is_some() => {
             return Err(file.wrong(
                 "phi3.rope.scaling",
                 "stretches the context, which is not supported",
             ));
         }
-        if spec.rope_base != 10_000.0 || spec.rope_dimensions != spec.head_size {
+        "phi3" if spec.rope_base != 10_000.0 || spec.rope_dimensions != spec.head_size => {
             return Err(file.wrong(
                 "phi3.rope",
                 "is not that of Phi 3, which is the only one supported",
             ));
         }
+        _ => {}
     }
     let positions = match architecture {
         "llama" => quantized_llama::MAX_SEQ_LEN,
@@ -174,10 +163,76 @@ fn traits(file: &GgufFile, spec: &ModelSpec) -> Result<Traits> {
         Some(window) if window > 0 => window,
         _ => usize::MAX,
     };
-    Ok(Traits {
+    let traits = Traits {
         positions: positions.min(window),
         continues: !matches!(architecture, "gemma3" | "lfm2"),
-    })
+    };
+    Ok((spec, traits))
+}
+
+/// What candle-transformers' Llama takes for granted, or passes over.
+fn check_llama(file: &GgufFile, spec: &ModelSpec) -> Result<()> {
+    const OF_MODEL: [&str; 3] = ["token_embd.weight", "output_norm.weight", "output.weight"];
+    const OF_LAYER: [&str; 7] = [
+        "attn_norm",
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_norm",
+        "ffn_gate_inp",
+    ];
+    let experts = file.count("expert_count")?.unwrap_or(0);
+    if experts > 1 {
+        let key = "llama.expert_used_count";
+        match file.count("expert_used_count")? {
+            None => return Err(file.lacks(key)),
+            Some(used) if used == 0 || used > experts => {
+                return Err(file.wrong(key, &format!("is {used}, of {experts} experts")));
+            }
+            Some(_) => {}
+        }
+    }
+    if experts == 0 {
+        // What the better path refuses is not computed here either.
+        super::candle::check(file)?;
+    }
+    if file
+        .count("attention.value_length")?
+        .is_some_and(|length| length != spec.head_size)
+    {
+        return Err(file.differs("has values that are not as long as its keys".to_owned()));
+    }
+    if spec.head_size * spec.heads != spec.hidden {
+        return Err(file.differs(format!("has {} heads of {}", spec.heads, spec.head_size)));
+    }
+    if spec.rope_dimensions != spec.head_size {
+        return Err(file.differs(format!(
+            "rotates {} dimensions of a head",
+            spec.rope_dimensions
+        )));
+    }
+    let mut names: Vec<&str> = file.tensor_names().collect();
+    names.sort_unstable();
+    for name in names {
+        let in_layer = name
+            .strip_prefix("blk.")
+            .and_then(|rest| rest.split_once('.'));
+        let known = match in_layer {
+            None => OF_MODEL.contains(&name),
+            Some((_, part)) => part.strip_suffix(".weight").is_some_and(|stem| {
+                OF_LAYER.contains(&stem)
+                    // Of each expert, of all together, or of the layer.
+                    || ["ffn_gate", "ffn_up", "ffn_down"].iter().any(|of| stem.starts_with(of))
+                    // Frequencies of the rotation in old files: those that the base gives.
+                    || stem == "attn_rot_embd"
+            }),
+        };
+        if !known {
+            return Err(file.differs(format!("has the tensor `{name}`")));
+        }
+    }
+    Ok(())
 }
 
 impl Model for GenericModel {
@@ -260,6 +315,7 @@ mod tests {
     use candle_core::quantized::{GgmlDType, QTensor};
 
     use super::*;
+    use crate::engine::model::candle;
     use crate::engine::model::testing::{Random, Tiny, difference, test_model, write_gguf};
 
     const HIDDEN: usize = 64;
@@ -473,6 +529,142 @@ mod tests {
             model.close(slot);
             assert!(model.forward(&[chunk(&long[..2], 2)]).is_err());
         }
+    }
+
+    /// Files of after April 2024 hold the experts of a layer as one tensor, `[experts, rows, columns]`.
+    /// The keys are of other widths here, too, as files have them.
+    #[test]
+    fn merged_experts_compute_what_separate_ones_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let separate = tiny(folder.path(), "llama");
+        let file = GgufFile::open(&separate).unwrap();
+        let mut tensors: Vec<(String, QTensor)> = Vec::new();
+        for name in file.tensor_names() {
+            let tensor = file.tensor(name, &Device::Cpu).unwrap();
+            match name.strip_suffix(".0.weight") {
+                Some(stem) => {
+                    let dense = |name: &str| {
+                        let tensor = file.tensor(name, &Device::Cpu).unwrap();
+                        tensor.dequantize(&Device::Cpu).unwrap()
+                    };
+                    let experts = [0, 1].map(|expert| dense(&format!("{stem}.{expert}.weight")));
+                    let merged = Tensor::stack(&experts, 0).unwrap();
+                    let merged = QTensor::quantize(&merged, GgmlDType::F32).unwrap();
+                    tensors.push((format!("{stem}_exps.weight"), merged));
+                }
+                None if name.ends_with(".1.weight") => {}
+                None => tensors.push((name.to_owned(), tensor)),
+            }
+        }
+        let mut metadata: Vec<(String, Value)> = file.metadata().clone().into_iter().collect();
+        for (key, value) in &mut metadata {
+            match key.as_str() {
+                "llama.attention.head_count" => *value = Value::Array(vec![Value::I32(4); 2]),
+                "llama.block_count" => *value = Value::U64(2),
+                "llama.expert_used_count" => *value = Value::U16(1),
+                "llama.rope.freq_base" => *value = Value::F64(10_000.0),
+                _ => {}
+            }
+        }
+        metadata.retain(|(key, _)| key != "llama.rope.dimension_count");
+        let merged = folder.path().join("merged.gguf");
+        write_gguf(&merged, &metadata, &tensors);
+        let tokens = Random(4).tokens(30, VOCABULARY);
+        let logits = |path: &Path| {
+            let backend = crate::config::Backend::Auto;
+            let mut model = super::super::load(path, backend, &Device::Cpu)
+                .unwrap()
+                .model;
+            assert_eq!(model.backend(), "generic");
+            let slot = model.open().unwrap();
+            run(&mut *model, slot, &tokens, &[20, 30])
+        };
+        assert_eq!(logits(&separate), logits(&merged));
+
+        let refused = |change: &dyn Fn(&mut Value), key: &str| {
+            let mut metadata = metadata.clone();
+            let key = format!("llama.{key}");
+            let found = metadata.iter_mut().find(|(other, _)| *other == key);
+            change(&mut found.unwrap().1);
+            let path = folder.path().join("wrong.gguf");
+            write_gguf(&path, &metadata, &tensors);
+            let backend = crate::config::Backend::Auto;
+            let error = super::super::load(&path, backend, &Device::Cpu)
+                .err()
+                .unwrap();
+            assert_eq!(error.exit(), Exit::Preflight);
+            error.report()
+        };
+        let report = refused(&|value| *value = Value::U32(3), "expert_count");
+        assert!(report.contains("does not hold 3 experts"), "{report}");
+        let report = refused(&|value| *value = Value::U32(0), "expert_used_count");
+        assert!(report.contains("is 0, of 2 experts"), "{report}");
+    }
+
+    /// candle-transformers' models know no scaling and no biases: a file that has them is refused
+    /// here, and the backend that computes it is named.
+    #[test]
+    fn what_would_be_passed_over_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let tiny_llama = Tiny::new("llama", true);
+        let path = folder.path().join("changed.gguf");
+        let load = |backend| super::super::load(&path, backend, &Device::Cpu);
+        let refused = |metadata: &[(String, Value)], tensors: &[(String, QTensor)], what: &str| {
+            write_gguf(&path, metadata, tensors);
+            let error = load(crate::config::Backend::Generic).err().unwrap();
+            let report = error.report();
+            assert!(report.contains(what), "{report}");
+            assert!(report.contains("hint: BACKEND=native can"), "{report}");
+            assert!(load(crate::config::Backend::Candle).is_ok());
+        };
+        let stored = || tiny_llama.stored(|_| GgmlDType::F32);
+        let mut scaled = tiny_llama.metadata();
+        scaled.push(("llama.rope.scaling.factor".to_owned(), Value::F32(2.0)));
+        refused(&scaled, &stored(), "stretches its context by 2");
+
+        let one = |name: &str, length: usize| {
+            let tensor = Tensor::ones(length, DType::F32, &Device::Cpu).unwrap();
+            (
+                name.to_owned(),
+                QTensor::quantize(&tensor, GgmlDType::F32).unwrap(),
+            )
+        };
+        let mut tensors = stored();
+        tensors.push(one("rope_freqs.weight", 32));
+        refused(
+            &tiny_llama.metadata(),
+            &tensors,
+            "the tensor `rope_freqs.weight`",
+        );
+        let mut tensors = stored();
+        for layer in 0..2 {
+            for (name, length) in [("attn_q", 256), ("attn_k", 128), ("attn_v", 128)] {
+                tensors.push(one(&format!("blk.{layer}.{name}.bias"), length));
+            }
+        }
+        refused(
+            &tiny_llama.metadata(),
+            &tensors,
+            "the tensor `blk.0.attn_k.bias`",
+        );
+    }
+
+    #[test]
+    fn a_split_file_computes_what_the_whole_one_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let tiny = Tiny::new("llama", true);
+        let whole = tiny.write_gguf(folder.path(), GgmlDType::Q8_0);
+        let parts = tiny.write_split(folder.path(), GgmlDType::Q8_0, 2);
+        let tokens = Random(5).tokens(20, tiny.vocabulary);
+        let logits = |path: &Path| {
+            let backend = crate::config::Backend::Generic;
+            let mut model = super::super::load(path, backend, &Device::Cpu)
+                .unwrap()
+                .model;
+            let slot = model.open().unwrap();
+            run(&mut *model, slot, &tokens, &[20])
+        };
+        assert_eq!(logits(&whole), logits(&parts[1]));
     }
 
     #[test]

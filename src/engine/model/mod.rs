@@ -4,6 +4,7 @@
 mod candle;
 mod generic;
 mod native;
+mod support;
 #[cfg(test)]
 pub(super) mod testing;
 
@@ -13,7 +14,7 @@ use candle_core::Device;
 
 use super::kv::PAGE_TOKENS;
 use super::load::gguf::{GgufFile, Metadata};
-use super::load::safetensors::SafetensorsFolder;
+use super::load::safetensors::{SafetensorsFolder, folder_of};
 use crate::config::Backend;
 use crate::error::{Error, Result};
 
@@ -36,10 +37,33 @@ pub(crate) enum Source {
     Folder(PathBuf),
 }
 
+/// A model whose files are open, and whose weights are not read.
+enum Opened {
+    Gguf(GgufFile),
+    Folder(SafetensorsFolder),
+}
+
+fn open(path: &Path) -> Result<Opened> {
+    if path.is_dir() {
+        return SafetensorsFolder::open(path).map(Opened::Folder);
+    }
+    match folder_of(path) {
+        None => GgufFile::open(path).map(Opened::Gguf),
+        Some(folder) => Err(Error::preflight(format!(
+            "`{}` is one file of a model",
+            path.display()
+        ))
+        .hint(format!(
+            "give the folder that holds it, with config.json, tokenizer.json and the weights in it: MODEL={}",
+            folder.display()
+        ))),
+    }
+}
+
 /// Loads a GGUF file, or a folder with safetensors, to the device.
 ///
 /// The Llama family runs on [`native`] (CPU) or [`candle`] (any device), in any batch; other
-/// architectures of GGUF files on [`generic`], one sequence at a time.
+/// architectures of GGUF files on [`generic`], one sequence at a time ([`support`]).
 ///
 /// # Errors
 /// Exit code 3, with path and hint: nothing there, a damaged file, an architecture that is not
@@ -49,33 +73,14 @@ pub(crate) fn load(path: &Path, backend: Backend, device: &Device) -> Result<Loa
         return Err(Error::preflight("BACKEND=native computes on the CPU only")
             .hint("set DEVICE=cpu, or BACKEND=auto"));
     }
-    if path.is_dir() {
-        return load_folder(&SafetensorsFolder::open(path)?, backend, device);
-    }
-    if path.extension().is_some_and(|end| end == "safetensors") {
-        return Err(
-            Error::preflight(format!("`{}` is one file of a model", path.display())).hint(
-                "give the folder that holds it, with config.json and tokenizer.json beside it",
-            ),
-        );
-    }
-    let file = GgufFile::open(path)?;
-    let is_llama_family = candle::supports(&file)?;
-    let unknown = |name: &str| {
-        let architecture = file.architecture().unwrap_or("?").to_owned();
-        Error::preflight(format!("BACKEND={name} does not know `{architecture}`"))
-            .hint("set BACKEND=auto")
+    let file = match open(path)? {
+        Opened::Gguf(file) => file,
+        Opened::Folder(folder) => return load_folder(&folder, backend, device),
     };
-    let model: Box<dyn Model> = match backend {
-        Backend::Native if !is_llama_family => return Err(unknown("native")),
-        Backend::Candle if !is_llama_family => return Err(unknown("candle")),
-        Backend::Auto | Backend::Native if is_llama_family && device.is_cpu() => {
-            Box::new(native::NativeModel::from_gguf(&file)?)
-        }
-        Backend::Auto | Backend::Native | Backend::Candle if is_llama_family => {
-            Box::new(candle::CandleModel::from_gguf(&file, device)?)
-        }
-        _ => Box::new(generic::GenericModel::from_gguf(&file, device)?),
+    let model: Box<dyn Model> = match support::choose(&file, backend, device)? {
+        Backend::Native => Box::new(native::NativeModel::from_gguf(&file)?),
+        Backend::Generic => Box::new(generic::GenericModel::from_gguf(&file, device)?),
+        Backend::Candle | Backend::Auto => Box::new(candle::CandleModel::from_gguf(&file, device)?),
     };
     let metadata = file.into_metadata();
     let name = match metadata.get("general.name") {
@@ -90,6 +95,7 @@ pub(crate) fn load(path: &Path, backend: Backend, device: &Device) -> Result<Loa
 }
 
 fn load_folder(folder: &SafetensorsFolder, backend: Backend, device: &Device) -> Result<Loaded> {
+    support::check_folder(folder)?;
     let model: Box<dyn Model> = match backend {
         Backend::Generic => {
             return Err(
@@ -108,34 +114,84 @@ fn load_folder(folder: &SafetensorsFolder, backend: Backend, device: &Device) ->
     })
 }
 
-/// What a model file says of itself, without loading its weights: names and values, for people.
+/// What a model file says of itself, without loading its weights: names and values, for people. The
+/// last one says which backends can compute it, or why none can.
 ///
 /// # Errors
-/// Exit code 3 where it is broken or its architecture unknown.
+/// Exit code 3 where it is broken.
 pub(crate) fn inspect(path: &Path) -> Result<Vec<(&'static str, String)>> {
-    let (spec, weights, tensors) = if path.is_dir() {
-        let folder = SafetensorsFolder::open(path)?;
-        let tensors = folder.tensor_names().count();
-        (folder.spec()?, folder.weight_type().to_owned(), tensors)
-    } else {
-        let file = GgufFile::open(path)?;
-        let tensors = file.tensor_names().count();
-        (file.spec()?, file.weight_type(), tensors)
+    let opened = open(path)?;
+    let spec = match &opened {
+        Opened::Gguf(file) => file.spec(),
+        Opened::Folder(folder) => folder.spec(),
     };
-    Ok(vec![
-        ("architecture", spec.architecture),
-        ("layers", spec.layers.to_string()),
-        ("hidden", spec.hidden.to_string()),
-        ("feed-forward", spec.intermediate.to_string()),
+    let size = |gguf: &str, folder_key: &str| match &opened {
+        Opened::Gguf(file) => file.shown(gguf),
+        Opened::Folder(folder) => folder.shown(folder_key),
+    };
+    let (architecture, vocabulary, weights, tensors, backends) = match &opened {
+        Opened::Gguf(file) => {
+            let embedding = file.shape("token_embd.weight");
+            (
+                file.architecture()?.to_owned(),
+                embedding.map_or("?".to_owned(), |shape| shape[0].to_string()),
+                file.weight_type(),
+                file.tensor_names().count(),
+                support::backends_of_gguf(file),
+            )
+        }
+        Opened::Folder(folder) => (
+            folder.model_type()?.to_owned(),
+            folder.shown("vocab_size"),
+            folder.weight_type().to_owned(),
+            folder.tensor_names().count(),
+            support::backends_of_folder(folder),
+        ),
+    };
+    // What a file that is not supported says of itself is shown as it stands.
+    let head_size = match &spec {
+        Ok(spec) => spec.head_size.to_string(),
+        Err(_) => size("attention.key_length", "head_dim"),
+    };
+    let kv_heads = match &spec {
+        Ok(spec) => spec.kv_heads.to_string(),
+        Err(_) => size("attention.head_count_kv", "num_key_value_heads"),
+    };
+    let positions = size("context_length", "max_position_embeddings");
+    let context = match &spec {
+        Ok(spec) if spec.context_length.to_string() != positions => format!(
+            "{} tokens (of {positions} positions: limited by its sliding window or scaling)",
+            spec.context_length
+        ),
+        _ => format!("{positions} tokens"),
+    };
+    let mut facts = vec![
+        ("architecture", architecture),
+        ("layers", size("block_count", "num_hidden_layers")),
+        ("hidden", size("embedding_length", "hidden_size")),
+        (
+            "feed-forward",
+            size("feed_forward_length", "intermediate_size"),
+        ),
         (
             "heads",
-            format!("{} of size {}", spec.heads, spec.head_size),
+            format!(
+                "{} of size {head_size}",
+                size("attention.head_count", "num_attention_heads")
+            ),
         ),
-        ("kv heads", spec.kv_heads.to_string()),
-        ("vocabulary", format!("{} tokens", spec.vocabulary)),
-        ("context", format!("{} tokens", spec.context_length)),
+        ("kv heads", kv_heads),
+        ("vocabulary", format!("{vocabulary} tokens")),
+        ("context", context),
         ("weights", format!("{weights}, {tensors} tensors")),
-    ])
+        ("backends", backends),
+    ];
+    if let Opened::Gguf(file) = &opened
+        && file.parts() > 1
+    {
+        facts.insert(0, ("parts", format!("{} files", file.parts())));
+    }
+    Ok(facts)
 }
 
 /// The sizes of a decoder-only transformer, from the model file.

@@ -191,6 +191,37 @@ impl Tiny {
         path
     }
 
+    /// The same in so many parts, the first of which has the metadata; returns their paths.
+    pub(crate) fn write_split(
+        &self,
+        folder: &Path,
+        dtype: GgmlDType,
+        count: usize,
+    ) -> Vec<PathBuf> {
+        let tensors = self.stored(|_| dtype);
+        let share = tensors.len().div_ceil(count);
+        let mut paths = Vec::new();
+        for (index, part) in tensors.chunks(share).enumerate() {
+            let path = folder.join(format!("split-{:05}-of-{count:05}.gguf", index + 1));
+            let mut metadata = match index {
+                0 => self.metadata(),
+                _ => Vec::new(),
+            };
+            metadata.extend([
+                ("split.no".to_owned(), Value::U16(index as u16)),
+                ("split.count".to_owned(), Value::U16(count as u16)),
+                (
+                    "split.tensors.count".to_owned(),
+                    Value::I32(tensors.len() as i32),
+                ),
+            ]);
+            write_gguf(&path, &metadata, part);
+            paths.push(path);
+        }
+        assert_eq!(paths.len(), count);
+        paths
+    }
+
     /// The tensors as a GGUF file has them, matrices of the type that `types` says for their names.
     pub(crate) fn stored(&self, types: impl Fn(&str) -> GgmlDType) -> Vec<(String, QTensor)> {
         self.tensors
@@ -271,6 +302,18 @@ pub(crate) fn write_gguf(path: &Path, metadata: &[(String, Value)], tensors: &[(
         .map(|(name, tensor)| (name.as_str(), tensor))
         .collect();
     gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+/// Gives a tensor of a GGUF file another type, by ggml's number; its data stays as it is.
+pub(crate) fn retype(path: &Path, tensor: &str, number: u32) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let name = tensor.as_bytes();
+    let found = bytes.windows(name.len()).position(|window| window == name);
+    let dimensions = found.unwrap() + name.len();
+    let count = u32::from_le_bytes(bytes[dimensions..dimensions + 4].try_into().unwrap());
+    let place = dimensions + 4 + 8 * count as usize;
+    bytes[place..place + 4].copy_from_slice(&number.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
 }
 
 /// The same model with every tensor in f32, as a file in memory: what candle-transformers computes

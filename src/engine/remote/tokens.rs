@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::engine::chat::ChatTemplate;
-use crate::engine::load::gguf::GgufFile;
+use crate::engine::load::gguf;
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::{Message, RequestId};
 use crate::error::{Error, Exit, Result};
@@ -39,7 +39,7 @@ impl LocalTokens {
                 let chat = ChatTemplate::from_folder(folder, &tokenizer).ok();
                 return Ok(Self { tokenizer, chat });
             }
-            let metadata = GgufFile::open(path)?.into_metadata();
+            let metadata = gguf::metadata(path)?;
             let tokenizer = Tokenizer::from_gguf(&metadata)?;
             let chat = ChatTemplate::from_gguf(&metadata, &tokenizer).ok();
             Ok(Self { tokenizer, chat })

@@ -105,21 +105,7 @@ fn check_added_ids(bytes: &[u8], tokenizer: &tokenizers::Tokenizer, path: &Path)
 
 /// A JSON file of the folder, if it is there.
 pub(in crate::engine) fn read_json(folder: &Path, file: &str) -> Result<Option<Value>> {
-    let path = folder.join(file);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(
-                Error::preflight(format!("failed to read {}", path.display())).caused_by(error),
-            );
-        }
-    };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .or_exit(Exit::Preflight, || {
-            format!("failed to understand {}", path.display())
-        })
+    crate::engine::load::json::read(&folder.join(file))
 }
 
 /// A token is written as its text, or as an object that has it as `content`.

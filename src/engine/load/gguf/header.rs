@@ -2,17 +2,20 @@
 //!
 //! candle has such a reader. This one differs in what it does with a file that is not what it says:
 //! it names the place, it tells a file that was cut short from a wrong one, it bounds memory by the
-//! file's size, and it cannot panic (candle's divides by `general.alignment`, which may be 0). It
-//! gives candle's own [`Content`], so that candle's models can be loaded from it.
+//! file's size, and it cannot panic (candle's divides by `general.alignment`, which may be 0). A
+//! tensor of a type that candle does not have is kept with the type's name: only whoever needs its
+//! data has to refuse it.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 
 use std::collections::HashMap;
 use std::fmt;
 
-use candle_core::Shape;
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, TensorInfo, Value, VersionedMagic};
+use candle_core::quantized::gguf_file::Value;
+
+use super::Metadata;
+use crate::engine::load::foreign;
 
 /// Most elements in all metadata arrays together. A vocabulary has three arrays of at most a few
 /// hundred thousand; an element takes 32 bytes here whatever it takes in the file.
@@ -26,7 +29,7 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HeaderError {
     /// The file does not begin as a GGUF does.
-    NotGguf([u8; 4]),
+    NotGguf(Vec<u8>),
     /// A GGUF of a version (or a byte order) that is not read here.
     Version(u32),
     /// The file ends before its header does.
@@ -38,24 +41,45 @@ pub(super) enum HeaderError {
     },
     /// The header contradicts itself.
     Corrupt(String),
-    /// A tensor of a type that candle does not have.
-    TensorType {
-        /// The tensor.
-        tensor: String,
-        /// The type.
-        name: String,
-    },
+    /// The header is what its writer meant, but not what the format allows.
+    Invalid(String),
+}
+
+impl HeaderError {
+    /// What to do about it. Only a file that may be damaged is worth fetching again.
+    pub(super) fn hint(&self) -> &'static str {
+        match self {
+            Self::NotGguf(start) => {
+                foreign::recognise(start).map_or(super::GIVE_GGUF, |(_, hint)| hint)
+            }
+            Self::Version(version) if is_big_endian(*version) => {
+                "convert it with `gguf-convert-endian FILE little` (Python package gguf), or take a little-endian file"
+            }
+            Self::Version(1) => "take a newer file of this model, or convert it again",
+            Self::Version(_) => "take a file of GGUF version 3",
+            Self::CutShort { .. } | Self::Corrupt(_) => super::FETCH_AGAIN,
+            Self::Invalid(_) => super::OTHER_FILE,
+        }
+    }
+}
+
+/// Whether the version's bytes are in the other order.
+fn is_big_endian(version: u32) -> bool {
+    version != 0 && version.swap_bytes() <= 3
 }
 
 impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotGguf(start) => write!(
-                f,
-                "is not a GGUF file (it starts with `{}`)",
-                start.escape_ascii()
-            ),
-            Self::Version(version) if version.swap_bytes() <= 3 => {
+            Self::NotGguf(start) => match foreign::recognise(start) {
+                Some((what, _)) => write!(f, "is not a GGUF file: it {what}"),
+                None => write!(
+                    f,
+                    "is not a GGUF file (it starts with `{}`)",
+                    start[..start.len().min(4)].escape_ascii()
+                ),
+            },
+            Self::Version(version) if is_big_endian(*version) => {
                 f.write_str("is a big-endian GGUF file, which is not supported")
             }
             Self::Version(version) => {
@@ -69,17 +93,44 @@ impl fmt::Display for HeaderError {
                 "is cut short or corrupt: {missing} bytes are missing to read {reading}"
             ),
             Self::Corrupt(why) => write!(f, "is corrupt: {why}"),
-            Self::TensorType { tensor, name } => {
-                write!(
-                    f,
-                    "has tensor `{tensor}` of type {name}, which is not supported"
-                )
-            }
+            Self::Invalid(why) => write!(f, "is not a valid GGUF file: {why}"),
         }
     }
 }
 
 impl std::error::Error for HeaderError {}
+
+/// What a file's header says.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) metadata: Metadata,
+    pub(super) tensors: HashMap<String, TensorInfo>,
+    /// Where the tensors' data begins, in bytes from the file's start.
+    pub(super) data_offset: u64,
+}
+
+/// An entry of the table of tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TensorInfo {
+    /// The type, or the name of one that candle does not have.
+    pub(super) dtype: Result<GgmlDType, String>,
+    /// Outermost dimension first.
+    pub(super) shape: Vec<usize>,
+    /// Bytes from the start of the tensors' data.
+    pub(super) offset: u64,
+}
+
+impl TensorInfo {
+    /// Bytes of its data; `None` where the type is unknown. It cannot overflow:
+    /// [`Reader::tensor_info`] has checked that the elements fit into an `i64`, and a block of 32
+    /// takes at most 4 bytes an element.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        let dtype = self.dtype.as_ref().ok()?;
+        let elements: usize = self.shape.iter().product();
+        let blocks = (elements / dtype.block_size()) as u64;
+        Some(blocks.saturating_mul(dtype.type_size() as u64))
+    }
+}
 
 /// The tensors of a file whose data ends before they do.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,74 +144,55 @@ pub(super) struct Missing {
 }
 
 /// Parses the header that `bytes`, the whole file, begins with.
-pub(super) fn parse(bytes: &[u8]) -> Result<Content, HeaderError> {
-    let mut reader = Reader {
-        bytes,
-        position: 0,
-        array_elements: 0,
-    };
-    let magic = reader.array::<4>("the magic number")?;
-    if &magic != b"GGUF" {
-        return Err(HeaderError::NotGguf(magic));
-    }
-    let magic = match reader.u32("the version")? {
-        2 => VersionedMagic::GgufV2,
-        3 => VersionedMagic::GgufV3,
-        other => return Err(HeaderError::Version(other)),
-    };
-    let tensor_count = reader.u64("the number of tensors")?;
-    let metadata_count = reader.u64("the number of metadata keys")?;
-
-    let mut metadata = HashMap::new();
-    for index in 0..metadata_count {
-        let key = reader.string(|| format!("metadata key {index} of {metadata_count}"))?;
-        let value_type = reader.u32(&format!("the type of metadata key `{key}`"))?;
-        let value = reader.value(value_type, &key, 0)?;
-        if metadata.insert(key.clone(), value).is_some() {
-            return Err(HeaderError::Corrupt(format!(
-                "metadata key `{key}` is there twice"
-            )));
-        }
-    }
-
-    let mut tensor_infos = HashMap::new();
+pub(super) fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
+    let mut reader = Reader::new(bytes);
+    let (tensor_count, metadata) = reader.metadata()?;
+    let mut tensors = HashMap::new();
     for index in 0..tensor_count {
         let name = reader.string(|| format!("the name of tensor {index} of {tensor_count}"))?;
         let info = reader.tensor_info(&name)?;
-        if tensor_infos.insert(name.clone(), info).is_some() {
+        if tensors.insert(name.clone(), info).is_some() {
             return Err(HeaderError::Corrupt(format!(
                 "tensor `{name}` is there twice"
             )));
         }
     }
-
     let alignment = match metadata.get("general.alignment") {
         None => DEFAULT_ALIGNMENT,
         Some(Value::U32(value)) if value.is_power_of_two() => u64::from(*value),
-        Some(other) => {
+        Some(Value::U32(value)) => {
             return Err(HeaderError::Corrupt(format!(
-                "`general.alignment` is {other:?}, not a power of two"
+                "`general.alignment` is {value}, not a power of two"
+            )));
+        }
+        Some(other) => {
+            return Err(HeaderError::Invalid(format!(
+                "`general.alignment` is not a u32 but {other:?}"
             )));
         }
     };
-    let tensor_data_offset = (reader.position as u64).next_multiple_of(alignment);
-    Ok(Content {
-        magic,
+    Ok(Header {
         metadata,
-        tensor_infos,
-        tensor_data_offset,
+        tensors,
+        data_offset: (reader.position as u64).next_multiple_of(alignment),
     })
 }
 
-/// Which tensors' data a file of `file_size` bytes does not hold.
-pub(super) fn missing_data(content: &Content, file_size: u64) -> Option<Missing> {
+/// Parses the metadata alone: whatever is wrong with the tensors does not matter.
+pub(super) fn parse_metadata(bytes: &[u8]) -> Result<Metadata, HeaderError> {
+    Reader::new(bytes).metadata().map(|(_, metadata)| metadata)
+}
+
+/// Which tensors' data a file of `file_size` bytes does not hold. Those of an unknown type are taken
+/// for empty.
+pub(super) fn missing_data(header: &Header, file_size: u64) -> Option<Missing> {
     let mut missing: Option<Missing> = None;
     let mut tensors = 0;
-    for (name, info) in &content.tensor_infos {
-        let end = content
-            .tensor_data_offset
+    for (name, info) in &header.tensors {
+        let end = header
+            .data_offset
             .saturating_add(info.offset)
-            .saturating_add(size_in_bytes(info));
+            .saturating_add(info.bytes().unwrap_or(0));
         let Some(bytes) = end.checked_sub(file_size).filter(|&bytes| bytes > 0) else {
             continue;
         };
@@ -176,13 +208,6 @@ pub(super) fn missing_data(content: &Content, file_size: u64) -> Option<Missing>
     missing.map(|missing| Missing { tensors, ..missing })
 }
 
-/// The size of a tensor's data. It cannot overflow: [`Reader::tensor_info`] has checked that the
-/// elements fit into an `i64`, and a block of 32 takes at most 4 bytes an element.
-fn size_in_bytes(info: &TensorInfo) -> u64 {
-    let blocks = (info.shape.elem_count() / info.ggml_dtype.block_size()) as u64;
-    blocks.saturating_mul(info.ggml_dtype.type_size() as u64)
-}
-
 struct Reader<'a> {
     bytes: &'a [u8],
     position: usize,
@@ -190,6 +215,41 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            position: 0,
+            array_elements: 0,
+        }
+    }
+
+    /// The file's start up to the table of tensors: how many they are, and the metadata.
+    fn metadata(&mut self) -> Result<(u64, Metadata), HeaderError> {
+        let magic = self.array::<4>("the magic number")?;
+        if &magic != b"GGUF" {
+            let start = &self.bytes[..self.bytes.len().min(32)];
+            return Err(HeaderError::NotGguf(start.to_vec()));
+        }
+        match self.u32("the version")? {
+            2 | 3 => {}
+            other => return Err(HeaderError::Version(other)),
+        }
+        let tensor_count = self.u64("the number of tensors")?;
+        let metadata_count = self.u64("the number of metadata keys")?;
+        let mut metadata = HashMap::new();
+        for index in 0..metadata_count {
+            let key = self.string(|| format!("metadata key {index} of {metadata_count}"))?;
+            let value_type = self.u32(&format!("the type of metadata key `{key}`"))?;
+            let value = self.value(value_type, &key, 0)?;
+            if metadata.insert(key.clone(), value).is_some() {
+                return Err(HeaderError::Corrupt(format!(
+                    "metadata key `{key}` is there twice"
+                )));
+            }
+        }
+        Ok((tensor_count, metadata))
+    }
+
     fn take(
         &mut self,
         length: u64,
@@ -245,15 +305,8 @@ impl<'a> Reader<'a> {
             4 => Value::U32(u32::from_le_bytes(self.array(key)?)),
             5 => Value::I32(i32::from_le_bytes(self.array(key)?)),
             6 => Value::F32(f32::from_le_bytes(self.array(key)?)),
-            7 => match self.array::<1>(key)? {
-                [0] => Value::Bool(false),
-                [1] => Value::Bool(true),
-                [other] => {
-                    return Err(HeaderError::Corrupt(format!(
-                        "metadata key `{key}` is neither true nor false but {other}"
-                    )));
-                }
-            },
+            // As in C: some writers have 255 for true.
+            7 => Value::Bool(self.array::<1>(key)? != [0]),
             8 => Value::String(self.string(|| format!("metadata key `{key}`"))?),
             9 => {
                 let element_type = self.u32(key)?;
@@ -301,21 +354,19 @@ impl<'a> Reader<'a> {
         }
         // GGUF begins with the dimension that is contiguous, candle ends with it.
         dimensions.reverse();
-        let ggml_dtype =
-            ggml_dtype(self.u32(name)?).map_err(|name_of_type| HeaderError::TensorType {
-                tensor: name.to_owned(),
-                name: name_of_type,
-            })?;
+        let dtype = ggml_dtype(self.u32(name)?);
         let offset = self.u64(name)?;
         let row = dimensions.last().copied().unwrap_or(0);
-        if !row.is_multiple_of(ggml_dtype.block_size()) {
+        if let Ok(dtype) = &dtype
+            && !row.is_multiple_of(dtype.block_size())
+        {
             return corrupt(format!(
-                "has rows of {row} elements, which {ggml_dtype:?} cannot hold"
+                "has rows of {row} elements, which {dtype:?} cannot hold"
             ));
         }
         Ok(TensorInfo {
-            ggml_dtype,
-            shape: Shape::from(dimensions),
+            dtype,
+            shape: dimensions,
             offset,
         })
     }
@@ -358,6 +409,7 @@ fn ggml_dtype(number: u32) -> Result<GgmlDType, String> {
         34 => "TQ1_0",
         35 => "TQ2_0",
         39 => "MXFP4",
+        40 => "NVFP4",
         other => return Err(format!("number {other}")),
     };
     Err(unsupported.to_owned())

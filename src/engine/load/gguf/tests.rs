@@ -2,20 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use crate::config::Backend;
 use std::fs;
 
-use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file::Content;
 
 use super::*;
-use crate::engine::model::testing::{Random, Tiny, test_model, write_gguf};
+use crate::config::Backend;
+use crate::engine::model::ModelSpec;
+use crate::engine::model::testing::{LAYERS, Random, Tiny, retype, test_model, write_gguf};
 
 /// A whole file, and where its header ends.
 fn tiny() -> (Vec<u8>, usize) {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new("qwen2", true).write_gguf(folder.path(), GgmlDType::Q4K);
     let bytes = fs::read(path).unwrap();
-    let end = header::parse(&bytes).unwrap().tensor_data_offset as usize;
+    let end = header::parse(&bytes).unwrap().data_offset as usize;
     (bytes, end)
 }
 
@@ -161,8 +162,8 @@ fn what_is_wrong_is_said() {
     let key = text("general.alignment");
     let cases: Vec<(&str, Vec<u8>)> = vec![
         (
-            "not a GGUF file (it starts with `PK\\x03\\x04`)",
-            b"PK\x03\x04zip".to_vec(),
+            "not a GGUF file (it starts with `\\x01abc`)",
+            b"\x01abcd".to_vec(),
         ),
         ("version 1; 2 and 3", raw(1, 0, 0, &[])),
         ("big-endian", raw(3u32.swap_bytes(), 0, 0, &[])),
@@ -181,10 +182,6 @@ fn what_is_wrong_is_said() {
         (
             "unknown type 13",
             raw(3, 0, 1, &[&text("a"), &13u32.to_le_bytes()]),
-        ),
-        (
-            "neither true nor false",
-            raw(3, 0, 1, &[&text("a"), &7u32.to_le_bytes(), &[2]]),
         ),
         ("too large", raw(3, 0, 1, &[&text("a"), &array(0, 1 << 40)])),
         (
@@ -210,12 +207,8 @@ fn what_is_wrong_is_said() {
         ),
         ("rows of 33 elements", raw(3, 1, 0, &[&tensor(&[33], 2)])),
         (
-            "tensor `t` of type IQ4_NL",
-            raw(3, 1, 0, &[&tensor(&[32], 20)]),
-        ),
-        (
-            "tensor `t` of type number 99",
-            raw(3, 1, 0, &[&tensor(&[32], 99)]),
+            "`general.alignment` is not a u32 but U64(32)",
+            raw(3, 0, 1, &[&key, &10u32.to_le_bytes(), &32u64.to_le_bytes()]),
         ),
         (
             "there twice",
@@ -283,19 +276,292 @@ fn the_default_model_says_what_it_is() {
         "smollm"
     );
     // The same header as candle's own reader finds.
-    let (ours, mut reader) = file.for_candle().unwrap();
+    let (ours, mut reader) = file.for_candle(&expected).unwrap();
     let theirs = Content::read(&mut reader).unwrap();
-    assert_eq!(ours.tensor_data_offset, theirs.tensor_data_offset);
     assert_eq!(
-        format!("{:?}", ours.metadata["tokenizer.ggml.tokens"]),
+        format!("{:?}", file.metadata()["tokenizer.ggml.tokens"]),
         format!("{:?}", theirs.metadata["tokenizer.ggml.tokens"])
     );
-    assert_eq!(ours.metadata.len(), theirs.metadata.len());
+    assert_eq!(file.metadata().len(), theirs.metadata.len());
     assert_eq!(ours.tensor_infos.len(), theirs.tensor_infos.len());
     for (name, info) in &ours.tensor_infos {
-        assert_eq!(
-            format!("{info:?}"),
-            format!("{:?}", theirs.tensor_infos[name])
-        );
+        let other = &theirs.tensor_infos[name];
+        assert_eq!(info.offset, theirs.tensor_data_offset + other.offset);
+        assert_eq!(info.shape, other.shape);
+        assert_eq!(info.ggml_dtype, other.ggml_dtype);
     }
+}
+
+/// Only a file that may be damaged is worth fetching again.
+#[test]
+fn the_hint_fits_what_is_wrong() {
+    let u64_alignment = raw(
+        3,
+        0,
+        1,
+        &[
+            &text("general.alignment"),
+            &10u32.to_le_bytes(),
+            &32u64.to_le_bytes(),
+        ],
+    );
+    let cases: [(&str, &str, Vec<u8>); 9] = [
+        ("", "convert it with", raw(3u32.swap_bytes(), 0, 0, &[])),
+        ("version 1", "convert it again", raw(1, 0, 0, &[])),
+        ("version 9", "GGUF version 3", raw(9, 0, 0, &[])),
+        ("not a u32", "convert it again", u64_alignment),
+        (
+            "Git LFS",
+            "git lfs pull",
+            b"version https://git-lfs.github.com/spec/v1".to_vec(),
+        ),
+        (
+            "zip archive",
+            "with safetensors",
+            b"PK\x03\x04rest".to_vec(),
+        ),
+        (
+            "before GGUF",
+            "take a GGUF file",
+            b"tjgg\x03\0\0\0".to_vec(),
+        ),
+        (
+            "web page",
+            "not the page",
+            b"<!DOCTYPE html><html>".to_vec(),
+        ),
+        ("starts with `{ 1,`", "give a GGUF file", b"{ 1, }".to_vec()),
+    ];
+    for (what, hint, bytes) in cases {
+        let report = complaint(&bytes);
+        assert!(report.contains(what), "{what}: {report}");
+        assert!(report.contains(hint), "{hint}: {report}");
+        assert!(!report.contains("delete the file"), "{report}");
+    }
+    let damaged = complaint(&raw(3, 0, 1, &[&text("a")]));
+    assert!(damaged.contains("delete the file"), "{damaged}");
+}
+
+#[test]
+fn any_byte_but_0_is_true() {
+    for (byte, expected) in [(0, false), (1, true), (2, true), (255, true)] {
+        let bytes = raw(3, 0, 1, &[&text("a"), &7u32.to_le_bytes(), &[byte]]);
+        let header = header::parse(&bytes).unwrap();
+        assert!(matches!(header.metadata["a"], Value::Bool(value) if value == expected));
+    }
+}
+
+#[test]
+fn weights_of_an_unknown_type_do_not_hide_the_metadata() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
+    for (number, name) in [(20, "IQ4_NL"), (39, "MXFP4"), (99, "number 99")] {
+        retype(&path, "blk.1.ffn_up.weight", number);
+        assert!(metadata(&path).unwrap().contains_key("llama.block_count"));
+        let file = GgufFile::open(&path).unwrap();
+        assert_eq!(file.spec().unwrap().layers, 2);
+        let expected = format!("has tensor `blk.1.ffn_up.weight` of type {name}");
+        let errors = [
+            file.check_types().unwrap_err(),
+            file.tensor("blk.1.ffn_up.weight", &Device::Cpu)
+                .unwrap_err(),
+        ];
+        for error in errors {
+            let report = error.report();
+            assert!(report.contains(&expected), "{report}");
+            assert!(
+                report.contains("hint: take the model in another"),
+                "{report}"
+            );
+        }
+    }
+    // The weights of a file of which only the start is here do not matter either.
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1000]).unwrap();
+    assert!(metadata(&path).is_ok());
+}
+
+/// A file of a llama with these keys changed; those without a value are removed.
+fn with_keys(changes: &[(&str, Option<Value>)]) -> (tempfile::TempDir, GgufFile) {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = Tiny::new("llama", true);
+    let mut metadata = tiny.metadata();
+    for (key, value) in changes {
+        let key = format!("llama.{key}");
+        metadata.retain(|(other, _)| *other != key);
+        metadata.extend(value.clone().map(|value| (key, value)));
+    }
+    let path = folder.path().join("changed.gguf");
+    write_gguf(&path, &metadata, &tiny.stored(|_| GgmlDType::F32));
+    let file = GgufFile::open(&path).unwrap();
+    (folder, file)
+}
+
+#[test]
+fn numbers_of_any_width_and_equal_numbers_a_layer_are_read() {
+    let (_folder, plain) = with_keys(&[]);
+    let expected = plain.spec().unwrap();
+    let layers = |count: u32| Some(Value::Array(vec![Value::U32(count); LAYERS]));
+    for changes in [
+        vec![("attention.head_count", layers(4))],
+        vec![
+            ("attention.head_count", layers(4)),
+            ("attention.head_count_kv", layers(2)),
+            ("feed_forward_length", layers(512)),
+        ],
+        vec![
+            ("block_count", Some(Value::U64(2))),
+            ("embedding_length", Some(Value::I32(256))),
+            ("context_length", Some(Value::I64(2048))),
+            ("attention.head_count", Some(Value::U8(4))),
+            ("attention.head_count_kv", Some(Value::I16(2))),
+            ("rope.freq_base", Some(Value::F64(10_000.0))),
+        ],
+        vec![
+            ("rope.freq_base", None),
+            ("rope.dimension_count", None),
+            ("attention.key_length", None),
+        ],
+    ] {
+        let (_folder, file) = with_keys(&changes);
+        assert_eq!(file.spec().unwrap(), expected, "{changes:?}");
+    }
+    let different = Value::Array(vec![Value::I32(4), Value::I32(2)]);
+    for key in [
+        "attention.head_count",
+        "attention.head_count_kv",
+        "feed_forward_length",
+    ] {
+        let (_folder, file) = with_keys(&[(key, Some(different.clone()))]);
+        let report = file.spec().unwrap_err().report();
+        let expected =
+            format!("`llama.{key}` differs between layers (4, 2), which is not supported");
+        assert!(report.contains(&expected), "{report}");
+        assert!(!report.contains("delete the file"), "{report}");
+        assert_eq!(file.shown(key), "4, 2");
+    }
+    let (_folder, file) = with_keys(&[("block_count", Some(Value::Array(Vec::new())))]);
+    assert!(file.spec().unwrap_err().report().contains("empty array"));
+}
+
+/// As llama.cpp: a factor is linear unless a type says otherwise, and it has an older name.
+#[test]
+fn linear_scaling_is_read_in_every_spelling() {
+    let number = |number: f32| Some(Value::F32(number));
+    let kind = |kind: &str| Some(Value::String(kind.to_owned()));
+    let factor = "rope.scaling.factor";
+    let old = "rope.scale_linear";
+    let of_type = "rope.scaling.type";
+    let cases = [
+        (vec![], Ok(1.0)),
+        (vec![(factor, number(4.0))], Ok(4.0)),
+        (vec![(factor, Some(Value::U32(4)))], Ok(4.0)),
+        (vec![(factor, Some(Value::F64(2.5)))], Ok(2.5)),
+        (vec![(old, number(2.0))], Ok(2.0)),
+        (vec![(old, number(2.0)), (factor, number(4.0))], Ok(4.0)),
+        (
+            vec![(of_type, kind("linear")), (factor, number(8.0))],
+            Ok(8.0),
+        ),
+        (vec![(of_type, kind("linear")), (old, number(8.0))], Ok(8.0)),
+        (vec![(of_type, kind("linear"))], Ok(1.0)),
+        (
+            vec![(of_type, kind("none")), (factor, number(4.0))],
+            Ok(1.0),
+        ),
+        (vec![(factor, number(0.0))], Ok(1.0)),
+        (vec![(of_type, kind("yarn"))], Ok(1.0)),
+        (vec![("rope.scaling.attn_factor", number(1.0))], Ok(1.0)),
+        (
+            vec![(of_type, kind("yarn")), (factor, number(4.0))],
+            Err("by `yarn`"),
+        ),
+        (vec![(of_type, kind("longrope"))], Err("by `longrope`")),
+        (vec![(of_type, kind("other"))], Err("by `other`")),
+        (
+            vec![(factor, number(-1.0))],
+            Err("is -1, not a number above 0"),
+        ),
+        (vec![(old, number(f32::NAN))], Err("is not a number")),
+        (
+            vec![("rope.scaling.attn_factor", number(1.2))],
+            Err("attn_factor"),
+        ),
+    ];
+    for (changes, expected) in cases {
+        let (_folder, file) = with_keys(&changes);
+        match (file.rope_factor(), expected) {
+            (Ok(factor), Ok(expected)) => assert_eq!(factor, expected, "{changes:?}"),
+            (Err(error), Err(expected)) => {
+                assert_eq!(error.exit(), Exit::Preflight);
+                assert!(error.report().contains(expected), "{}", error.report());
+            }
+            (factor, _) => panic!("{changes:?}: {:?}", factor.ok()),
+        }
+    }
+}
+
+#[test]
+fn a_split_model_is_read_whichever_part_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = Tiny::new("llama", false);
+    let whole = GgufFile::open(&tiny.write_gguf(folder.path(), GgmlDType::Q8_0)).unwrap();
+    let parts = tiny.write_split(folder.path(), GgmlDType::Q8_0, 3);
+    for part in &parts {
+        let file = GgufFile::open(part).unwrap();
+        assert_eq!((file.parts(), file.path()), (3, &*parts[0]));
+        assert_eq!(file.spec().unwrap(), whole.spec().unwrap());
+        assert_eq!(file.tensor_names().count(), whole.tensor_names().count());
+        for name in whole.tensor_names() {
+            assert!(file.stored(name) == whole.stored(name), "{name}");
+        }
+        assert!(metadata(part).unwrap().contains_key("llama.block_count"));
+    }
+
+    // A name that is not a part's.
+    let renamed = folder.path().join("renamed.gguf");
+    fs::copy(&parts[1], &renamed).unwrap();
+    let report = GgufFile::open(&renamed).err().unwrap().report();
+    assert!(
+        report.contains("is part 2 of 3 of a split model"),
+        "{report}"
+    );
+    assert!(report.contains("NAME-00002-of-00003.gguf"), "{report}");
+
+    // A part of another split.
+    let kept = fs::read(&parts[2]).unwrap();
+    fs::copy(&parts[1], &parts[2]).unwrap();
+    let report = GgufFile::open(&parts[0]).err().unwrap().report();
+    assert!(
+        report.contains("-00003-of-00003.gguf` is not part 3 of 3"),
+        "{report}"
+    );
+
+    // A part that is cut short.
+    fs::write(&parts[2], &kept[..kept.len() - 100]).unwrap();
+    let report = GgufFile::open(&parts[0]).err().unwrap().report();
+    assert!(
+        report.contains("-00003-of-00003.gguf` is cut short"),
+        "{report}"
+    );
+
+    fs::remove_file(&parts[2]).unwrap();
+    let missing = |given: usize| GgufFile::open(&parts[given]).err().unwrap().report();
+    let report = missing(0);
+    assert!(
+        report.contains("is part 1 of 3 of a split model"),
+        "{report}"
+    );
+    assert!(
+        report.contains("-00003-of-00003.gguf` is missing"),
+        "{report}"
+    );
+    assert!(!report.contains("delete the file"), "{report}");
+    fs::remove_file(&parts[0]).unwrap();
+    let report = missing(1);
+    assert!(report.contains("-00001-of-00003.gguf` and `"), "{report}");
+    assert!(
+        report.contains("-00003-of-00003.gguf` are missing"),
+        "{report}"
+    );
 }

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+pub(super) use crate::engine::load::safetensors::shards::{INDEX, SINGLE, is_weights};
+
+use crate::engine::load::safetensors::shards;
 use crate::error::{Context, Error, Exit, Result};
 
 /// Files that no folder can do without.
@@ -15,9 +18,6 @@ pub(super) const OPTIONAL: [&str; 3] = [
     "chat_template.jinja",
 ];
 
-/// Says which file of weights holds which tensor, where there is more than one.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
-
 /// Files that a folder lacks to be a model.
 ///
 /// # Errors
@@ -28,16 +28,21 @@ pub(super) fn missing(folder: &Path) -> Result<Vec<String>> {
         .filter(|file| !folder.join(file).is_file())
         .map(str::to_owned)
         .collect();
-    let index = folder.join(INDEX);
-    if index.is_file() {
-        let weights = weights_of_index(&index)?;
-        missing.extend(
-            weights
+    let has_index = folder.join(INDEX).is_file();
+    if !has_index && !files(folder)?.iter().any(|file| is_weights(file)) {
+        missing.push("*.safetensors".to_owned());
+        return Ok(missing);
+    }
+    match shards::of_folder(folder) {
+        Ok(shards) => missing.extend(
+            shards
+                .files
                 .into_iter()
                 .filter(|file| !folder.join(file).is_file()),
-        );
-    } else if !files(folder)?.iter().any(|file| is_weights(file)) {
-        missing.push("*.safetensors".to_owned());
+        ),
+        Err(error) if has_index => return Err(error),
+        // Several files, and nothing says which of them are the model.
+        Err(_) => missing.push(INDEX.to_owned()),
     }
     Ok(missing)
 }
@@ -68,27 +73,7 @@ pub(super) fn check(folder: &Path) -> Result<()> {
 
 /// The files of weights that an index names, each once, in order.
 pub(super) fn weights_of_index(index: &Path) -> Result<BTreeSet<String>> {
-    let context = || format!("failed to read {}", index.display());
-    let bytes = std::fs::read(index).or_exit(Exit::Preflight, context)?;
-    let json: serde_json::Value =
-        serde_json::from_slice(&bytes).or_exit(Exit::Preflight, context)?;
-    let files = json["weight_map"].as_object().into_iter().flatten();
-    let files: BTreeSet<String> = files
-        .filter_map(|(_, file)| file.as_str().map(str::to_owned))
-        .collect();
-    // An index comes from elsewhere: it must not name files outside of the folder.
-    if files.is_empty() || !files.iter().all(|file| is_weights(file)) {
-        return Err(Error::preflight(format!(
-            "{} does not name files of weights",
-            index.display()
-        )));
-    }
-    Ok(files)
-}
-
-/// Whether this is a file of weights at the top of a folder.
-pub(super) fn is_weights(file: &str) -> bool {
-    file.ends_with(".safetensors") && !file.contains(['/', '\\'])
+    shards::of_index(index).map(|shards| shards.files)
 }
 
 /// Names of the files in a folder, sorted.

@@ -22,16 +22,17 @@ use self::cache::{Cache, Digest};
 use self::repository::{Hub, Repository};
 use self::spec::Spec;
 use crate::config::ModelConfig;
+use crate::engine::load::gguf::split;
 use crate::error::{Error, Exit, Result};
 
 /// A model that is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFile {
-    /// The GGUF file, or the folder.
+    /// The GGUF file (of a split model any part), or the folder.
     pub path: PathBuf,
     /// Where it was found, or came from just now.
     pub source: ModelSource,
-    /// SHA-256 of a GGUF file (64 hex digits), where it is known: it was hashed now, or before and
+    /// SHA-256 of a GGUF model (64 hex digits), where it is known: it was hashed now, or before and
     /// has not changed since. [`digest`] finds it out.
     pub sha256: Option<String>,
     /// What is there.
@@ -139,7 +140,8 @@ pub fn find_local(config: &ModelConfig) -> Result<Option<ModelFile>> {
 }
 
 /// SHA-256 of a GGUF file, of every byte of it, whatever was known before; remembered for later
-/// runs. A folder has none.
+/// runs. Of a split model it is that of its parts' digests, in order, each in hex and followed by a
+/// line break (`sha256sum PARTS | cut -c-64 | sha256sum`). A folder has none.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -148,7 +150,29 @@ pub fn digest(config: &ModelConfig, model: &ModelFile) -> Result<Option<String>>
         ModelFormat::Folder => Ok(None),
         ModelFormat::Gguf => {
             let cache = Cache::new(&config.cache_dir, config.quiet);
-            cache.digest(&model.path, Digest::Fresh).map(Some)
+            let digests: Result<Vec<String>> = files_of(&model.path)
+                .iter()
+                .map(|file| cache.digest(file, Digest::Fresh))
+                .collect();
+            digests.map(|digests| Some(joined(digests)))
+        }
+    }
+}
+
+/// The files of the model that the GGUF file at `path` belongs to: itself, or all parts of a split one.
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    split::part_paths(path)
+        .filter(|parts| parts.iter().all(|part| part.is_file()))
+        .unwrap_or_else(|| vec![path.to_owned()])
+}
+
+/// The digest of a model whose files have these digests.
+fn joined(digests: Vec<String>) -> String {
+    match &digests[..] {
+        [one] => one.clone(),
+        parts => {
+            let lines: String = parts.iter().map(|digest| format!("{digest}\n")).collect();
+            crate::hash::sha256(lines.as_bytes())
         }
     }
 }
@@ -248,7 +272,11 @@ impl<'a> Finder<'a> {
     /// Adds the digest where an earlier run has found it out.
     fn with_known_digest(&self, mut model: ModelFile) -> ModelFile {
         if model.format == ModelFormat::Gguf && model.sha256.is_none() {
-            model.sha256 = self.cache().known_digest(&model.path);
+            let cache = self.cache();
+            let files = files_of(&model.path);
+            let known: Option<Vec<String>> =
+                files.iter().map(|file| cache.known_digest(file)).collect();
+            model.sha256 = known.map(joined);
         }
         model
     }

@@ -5,6 +5,7 @@
 //! in a thread that is watched and, if need be, left behind, and a file whose name in the cache is
 //! its SHA-256 (as that of each large file is) is checked against it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use indicatif::ProgressBar;
 
 use super::{ModelFile, ModelFormat, ModelSource, POLL, Watch, bar, folder, interrupted};
 use crate::config::ModelConfig;
+use crate::engine::load::gguf::split;
 use crate::error::{Context, Error, Exit, Result};
 use crate::hash;
 
@@ -111,32 +113,44 @@ impl Repository {
         path.is_file().then_some(path)
     }
 
-    /// The model in the cache: the file that is asked for; without one, the only GGUF that is
-    /// there, or the folder if it is whole.
+    /// The model in the cache: the file that is asked for, with all parts of its model; without one,
+    /// the only GGUF model that is there, or the folder if it is whole.
     ///
     /// # Errors
     /// More than one GGUF file to choose from.
     pub(super) fn find_local(&self, hub: &Hub, file: Option<&str>) -> Result<Option<ModelFile>> {
         if let Some(file) = file {
-            let path = self.cached_file(hub, file);
+            let path = self.cached_parts(hub, file);
             return Ok(path.map(|path| model(path, ModelSource::Cache, ModelFormat::Gguf)));
         }
         let Some(snapshot) = self.snapshot(hub) else {
             return Ok(None);
         };
         if let Some(gguf) = self.choose_gguf(&folder::files(&snapshot)?)? {
-            let path = snapshot.join(gguf);
-            return Ok(Some(model(path, ModelSource::Cache, ModelFormat::Gguf)));
+            let path = self.cached_parts(hub, gguf);
+            return Ok(path.map(|path| model(path, ModelSource::Cache, ModelFormat::Gguf)));
         }
         let is_whole = folder::missing(&snapshot)?.is_empty();
         Ok(is_whole.then(|| model(snapshot, ModelSource::Cache, ModelFormat::Folder)))
     }
 
+    /// Where the first part of a file's model is in the cache, if all parts are there.
+    fn cached_parts(&self, hub: &Hub, file: &str) -> Option<PathBuf> {
+        let parts = parts(file);
+        let paths: Option<Vec<PathBuf>> = parts
+            .iter()
+            .map(|part| self.cached_file(hub, part))
+            .collect();
+        paths?.into_iter().next()
+    }
+
+    /// The only GGUF model among these files; of a split one the first part that is there.
     fn choose_gguf<'f>(&self, files: &'f [String]) -> Result<Option<&'f str>> {
+        let mut models = BTreeSet::new();
         let ggufs: Vec<&str> = files
             .iter()
             .map(String::as_str)
-            .filter(|file| file.ends_with(".gguf"))
+            .filter(|file| file.ends_with(".gguf") && models.insert(parts(file)))
             .collect();
         match ggufs[..] {
             [] => Ok(None),
@@ -149,8 +163,8 @@ impl Repository {
         }
     }
 
-    /// Fetches the model: the file that is asked for; without one, the only GGUF that the repository
-    /// has, or the files of a folder.
+    /// Fetches the model: the file that is asked for, with all parts of its model; without one, the only
+    /// GGUF model that the repository has, or the files of a folder.
     ///
     /// # Errors
     /// The hub has no such thing, or cannot be reached; the watcher ended it.
@@ -167,12 +181,12 @@ impl Repository {
                 .hint("check the name and the network, or MODEL=/path/to/file.gguf"),
         };
         if let Some(file) = file {
-            let path = self.fetch_file(hub, file, watch).map_err(failed)?;
+            let path = self.fetch_parts(hub, file, watch).map_err(failed)?;
             return Ok(model(path, ModelSource::Hub, ModelFormat::Gguf));
         }
         let files = self.list(hub, watch).map_err(failed)?;
         if let Some(gguf) = self.choose_gguf(&files)? {
-            let path = self.fetch_file(hub, gguf, watch).map_err(failed)?;
+            let path = self.fetch_parts(hub, gguf, watch).map_err(failed)?;
             return Ok(model(path, ModelSource::Hub, ModelFormat::Gguf));
         }
         let path = self.fetch_folder(hub, &files, watch).map_err(failed)?;
@@ -215,9 +229,13 @@ impl Repository {
         // The index comes before the weights: with it, a folder that was broken off shows it.
         if has(folder::INDEX) {
             let index = self.fetch_file(hub, folder::INDEX, watch)?;
-            weights = folder::weights_of_index(&index)?.into_iter().collect();
-        } else if has("model.safetensors") {
-            weights = vec!["model.safetensors".to_owned()];
+            let named: Vec<String> = folder::weights_of_index(&index)?.into_iter().collect();
+            weights = match named.iter().any(|file| has(file)) {
+                false if has(folder::SINGLE) => vec![folder::SINGLE.to_owned()],
+                _ => named,
+            };
+        } else if has(folder::SINGLE) {
+            weights = vec![folder::SINGLE.to_owned()];
         }
         let optional = folder::OPTIONAL.into_iter().filter(|file| has(file));
         for file in optional.chain(weights.iter().map(String::as_str)) {
@@ -230,6 +248,16 @@ impl Repository {
         path.pop();
         folder::check(&path)?;
         Ok(path)
+    }
+
+    /// Fetches all parts of a file's model; returns the place of the first.
+    fn fetch_parts(&self, hub: &Hub, file: &str, watch: &mut Watch) -> Result<PathBuf> {
+        let mut first = None;
+        for part in parts(file) {
+            let path = self.fetch_file(hub, &part, watch)?;
+            first.get_or_insert(path);
+        }
+        first.ok_or_else(|| Error::preflight(format!("{file} has no parts")))
     }
 
     /// Fetches one file, unless it is in the cache; returns its place there.
@@ -310,6 +338,11 @@ impl Repository {
         }
         Error::preflight("the hub cannot be used").caused_by(error)
     }
+}
+
+/// The files of the model that a GGUF file belongs to: itself, or all parts of a split one.
+fn parts(file: &str) -> Vec<String> {
+    split::part_names(file).unwrap_or_else(|| vec![file.to_owned()])
 }
 
 fn model(path: PathBuf, source: ModelSource, format: ModelFormat) -> ModelFile {

@@ -49,13 +49,17 @@ pub(crate) use self::linear::WeightFormat;
 #[cfg(test)]
 pub(super) use self::weights::hub_name;
 
-/// `general.architecture`s that run here. Mistral's files call themselves `llama`.
+/// `general.architecture`s that run here.
+#[cfg(test)]
 pub(super) const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
-/// Whether the file's model runs here: of the Llama family, without experts.
-pub(super) fn supports(file: &GgufFile) -> Result<bool> {
-    Ok(ARCHITECTURES.contains(&file.architecture()?)
-        && file.count("expert_count")?.unwrap_or(0) == 0)
+/// Whether a GGUF file of the Llama family can be computed here, as far as its header tells.
+///
+/// # Errors
+/// Exit code 3: what is not supported.
+pub(super) fn check(file: &GgufFile) -> Result<()> {
+    let spec = checked_spec(file)?;
+    file.rope_divisors(&spec).map(|_| ())
 }
 
 /// The sizes of a GGUF file's model of the Llama family, once it is sure that the file holds such a

@@ -225,37 +225,29 @@ impl Weights for GgufFile {
         self.shape("output.weight").is_none()
     }
 
+    /// Both a factor and the tensor `rope_freqs.weight` (Llama 3) divide, as in llama.cpp.
     fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>> {
         let pairs = spec.rope_dimensions / 2;
+        let factor = self.rope_factor()? as f32;
         let name = "rope_freqs.weight";
-        if let Some(divisors) = self.vector(name, pairs, &Device::Cpu)? {
-            let divisors: Vec<f32> = divisors.to_vec1().or_exit(Exit::Preflight, || {
-                format!("failed to load {}", self.place(name))
-            })?;
-            if divisors
-                .iter()
-                .any(|divisor| !divisor.is_finite() || *divisor <= 0.0)
-            {
-                return Err(Error::preflight(format!(
-                    "{} holds a divisor that is not a positive number",
-                    self.place(name)
-                )));
-            }
-            return Ok(Some(divisors));
+        let Some(divisors) = self.vector(name, pairs, &Device::Cpu)? else {
+            return Ok((factor != 1.0).then(|| vec![factor; pairs]));
+        };
+        let divisors: Vec<f32> = divisors.to_vec1().or_exit(Exit::Preflight, || {
+            format!("failed to load {}", self.place(name))
+        })?;
+        if divisors
+            .iter()
+            .any(|divisor| !divisor.is_finite() || *divisor <= 0.0)
+        {
+            return Err(Error::preflight(format!(
+                "{} holds a divisor that is not a positive number",
+                self.place(name)
+            )));
         }
-        let key = "rope.scaling.type";
-        match self.text(key)? {
-            None | Some("none") => Ok(None),
-            Some("linear") => match self.number("rope.scaling.factor")? {
-                Some(factor) if factor > 0.0 => Ok(Some(vec![factor as f32; pairs])),
-                _ => Err(self.lacks(&format!("{}.rope.scaling.factor", spec.architecture))),
-            },
-            Some(other) => Err(Error::preflight(format!(
-                "`{}` stretches its context by `{other}`, which is not supported",
-                self.path().display()
-            ))
-            .hint("take a model without rotary scaling, or with `linear` or Llama 3's")),
-        }
+        Ok(Some(
+            divisors.iter().map(|divisor| divisor * factor).collect(),
+        ))
     }
 
     fn file_name(&self, name: &str) -> String {

@@ -32,6 +32,8 @@ use ahead::{During, Upcoming};
 use attention::Heads;
 use weights::{Layer, Linear, NativeWeights};
 
+pub(super) use weights::check_types;
+
 /// Tokens below which a step between two products is not worth a hand-over to the pool.
 const FEW_TOKENS: usize = 4;
 

@@ -8,6 +8,7 @@ use super::super::candle::weights::{
 };
 use super::super::{ModelSpec, WeightBytes};
 use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
+use crate::engine::load::gguf::GgufFile;
 use crate::error::{Context, Error, Exit, Result};
 
 /// A transformer block.
@@ -155,6 +156,20 @@ impl NativeWeights {
             layers: linears.map(|linear| linear.matrix.bytes()).sum(),
             head: self.head.as_ref().unwrap_or(&self.embedding).bytes(),
         }
+    }
+}
+
+/// Whether there is a kernel for each of a file's matrices.
+///
+/// # Errors
+/// Exit code 3, with the tensor and its type.
+pub(in crate::engine::model) fn check_types(file: &GgufFile) -> Result<()> {
+    match file.matrix_of_other_type(PackedMatrix::has_kernel) {
+        None => Ok(()),
+        Some((name, dtype)) => Err(Error::preflight(format!(
+            "{} is of type {dtype}, which BACKEND=native cannot multiply",
+            Weights::place(file, name)
+        ))),
     }
 }
 

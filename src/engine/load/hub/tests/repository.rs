@@ -246,3 +246,48 @@ fn a_cache_filled_by_the_python_libraries_is_found() {
     assert_eq!(found.source, ModelSource::Cache);
     assert_eq!(found.path, snapshot.join(place.pinned.file));
 }
+
+#[test]
+fn all_parts_of_a_split_model_are_fetched() {
+    let hub = TestHub::start(&[
+        ("o/n/m-00001-of-00002.gguf", b"one"),
+        ("o/n/m-00002-of-00002.gguf", b"two"),
+        ("o/two/a-00001-of-00002.gguf", b"1"),
+        ("o/two/a-00002-of-00002.gguf", b"2"),
+        ("o/two/b.gguf", b"b"),
+    ]);
+    // Named by any part, or not at all: it is the only model there.
+    for model in [
+        "o/n:m-00002-of-00002.gguf",
+        "o/n:m-00001-of-00002.gguf",
+        "o/n",
+    ] {
+        let place = place_with(&hub, Some(model));
+        let found = place.locate().unwrap();
+        assert_eq!(found.source, ModelSource::Hub, "{model}");
+        assert_eq!(fs::read(&found.path).unwrap(), b"one");
+        let second = found.path.with_file_name("m-00002-of-00002.gguf");
+        assert_eq!(fs::read(&second).unwrap(), b"two");
+        assert_eq!(place.locate().unwrap().source, ModelSource::Cache);
+
+        // Its digest is that of its parts' digests.
+        let lines = format!("{}\n{}\n", hash::sha256(b"one"), hash::sha256(b"two"));
+        let digest = digest(&place.config, &found).unwrap();
+        assert_eq!(digest, Some(hash::sha256(lines.as_bytes())));
+        assert_eq!(place.locate().unwrap().sha256, digest);
+
+        // Half of it is fetched again.
+        fs::remove_file(&second).unwrap();
+        assert_eq!(place.finder().find_local().unwrap(), None);
+        assert_eq!(place.locate().unwrap().source, ModelSource::Hub);
+        assert!(second.is_file());
+    }
+    let report = place_with(&hub, Some("o/two"))
+        .locate()
+        .unwrap_err()
+        .report();
+    assert!(
+        report.contains("several models: a-00001-of-00002.gguf, b.gguf"),
+        "{report}"
+    );
+}

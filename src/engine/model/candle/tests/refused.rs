@@ -160,12 +160,12 @@ fn a_file_that_does_not_hold_its_model_is_refused() {
             key("attention.layer_norm_rms_epsilon", Some(Value::F32(0.0))),
         ),
         (
-            "by `yarn`",
-            key("rope.scaling.type", Some(Value::String("yarn".into()))),
+            "by `longrope`",
+            key("rope.scaling.type", Some(Value::String("longrope".into()))),
         ),
         (
             "rope.scaling.factor",
-            key("rope.scaling.type", Some(Value::String("linear".into()))),
+            key("rope.scaling.factor", Some(Value::F32(-1.0))),
         ),
         ("tensor `token_embd.weight`", without("token_embd.weight")),
         ("`output_norm.weight`", without("output_norm.weight")),

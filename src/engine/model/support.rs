@@ -1,0 +1,426 @@
+//! Which models can be computed, and by which backend: one table of families, and checks that need a
+//! file's header only. The backend is chosen before any weight is read.
+
+use candle_core::Device;
+
+use super::candle::{self, check_names};
+use super::{ModelSpec, generic, native};
+use crate::config::Backend;
+use crate::engine::load::gguf::GgufFile;
+use crate::engine::load::safetensors::SafetensorsFolder;
+use crate::error::{Error, Result};
+
+/// Models that are computed in the same way.
+pub(super) struct Family {
+    /// What messages call it.
+    name: &'static str,
+    /// `general.architecture` of its GGUF files.
+    architecture: &'static str,
+    /// Whether it is the kind of that architecture that has experts.
+    experts: bool,
+    /// `model_type`s that are read from safetensors.
+    safetensors: &'static [&'static str],
+    /// `model_type`s that are this family and can be had as GGUF files only.
+    gguf_only: &'static [&'static str],
+    /// What computes it, the fastest first.
+    backends: &'static [Backend],
+}
+
+const DENSE: &[Backend] = &[Backend::Native, Backend::Candle];
+const GENERIC: &[Backend] = &[Backend::Generic];
+
+/// What can be computed.
+///
+/// Left out of what candle-transformers has: `qwen3moe`, whose keys and values cannot be dropped and
+/// whose experts' products exist on CUDA only, and models that expect another file's tensor names.
+const FAMILIES: [Family; 9] = [
+    Family {
+        name: "llama",
+        architecture: "llama",
+        experts: false,
+        // Mistral's GGUF files call themselves `llama`.
+        safetensors: &["llama", "mistral"],
+        gguf_only: &[],
+        backends: &[Backend::Native, Backend::Candle, Backend::Generic],
+    },
+    family("qwen2", &["qwen2"], &[], DENSE),
+    family("qwen3", &["qwen3"], &[], DENSE),
+    Family {
+        name: "llama with experts",
+        architecture: "llama",
+        experts: true,
+        safetensors: &[],
+        gguf_only: &["mixtral"],
+        backends: GENERIC,
+    },
+    family("phi2", &[], &["phi"], GENERIC),
+    family("phi3", &[], &["phi3"], GENERIC),
+    family("gemma3", &[], &["gemma3", "gemma3_text"], GENERIC),
+    family("glm4", &[], &["glm4"], GENERIC),
+    family("lfm2", &[], &["lfm2"], GENERIC),
+];
+
+const fn family(
+    architecture: &'static str,
+    safetensors: &'static [&'static str],
+    gguf_only: &'static [&'static str],
+    backends: &'static [Backend],
+) -> Family {
+    Family {
+        name: architecture,
+        architecture,
+        experts: false,
+        safetensors,
+        gguf_only,
+        backends,
+    }
+}
+
+/// A GGUF file's family.
+///
+/// # Errors
+/// Exit code 3 where it is none of those that can be computed, which are listed.
+fn of_gguf(file: &GgufFile) -> Result<&'static Family> {
+    let architecture = file.architecture()?;
+    let experts = file.count("expert_count")?.unwrap_or(0) > 0;
+    let found = FAMILIES
+        .iter()
+        .find(|family| family.architecture == architecture && family.experts == experts);
+    found.ok_or_else(|| {
+        let with = if experts { " with experts" } else { "" };
+        let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+        Error::preflight(format!(
+            "`{}` is a model of the architecture `{architecture}`{with}; supported are {}",
+            file.path().display(),
+            names.join(", "),
+        ))
+        .hint("take a model of one of these architectures")
+    })
+}
+
+/// A folder's family, likewise.
+fn of_folder(folder: &SafetensorsFolder) -> Result<&'static Family> {
+    let model_type = folder.model_type()?;
+    let found = FAMILIES
+        .iter()
+        .find(|family| family.safetensors.contains(&model_type));
+    found.ok_or_else(|| {
+        let types = FAMILIES.iter().flat_map(|family| family.safetensors);
+        let error = folder.wrong(
+            "model_type",
+            &format!(
+                "is `{model_type}`; from safetensors, {} are supported",
+                types.copied().collect::<Vec<_>>().join(", ")
+            ),
+        );
+        let as_gguf = FAMILIES
+            .iter()
+            .find(|family| family.gguf_only.contains(&model_type));
+        let only_gguf = FAMILIES
+            .iter()
+            .filter(|family| family.safetensors.is_empty());
+        error.hint(match as_gguf {
+            Some(family) => format!("take it as a GGUF file: {} is supported there", family.name),
+            None => format!(
+                "take a model of one of these types, or a GGUF file of {}",
+                only_gguf
+                    .map(|family| family.name)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        })
+    })
+}
+
+/// Whether this backend can compute the file's model, as far as the header tells.
+fn check_gguf(file: &GgufFile, backend: Backend) -> Result<()> {
+    file.check_types()?;
+    match backend {
+        Backend::Generic => generic::check(file).map(|_| ()),
+        Backend::Native => {
+            candle::check(file)?;
+            native::check_types(file)
+        }
+        Backend::Candle | Backend::Auto => candle::check(file),
+    }
+}
+
+/// The sizes of a folder's model, once it is sure that it can be computed.
+///
+/// # Errors
+/// Exit code 3: another family, or something in it that is not supported.
+pub(super) fn check_folder(folder: &SafetensorsFolder) -> Result<ModelSpec> {
+    of_folder(folder)?;
+    folder.check()?;
+    let spec = folder.spec()?;
+    folder.rope_divisors(&spec)?;
+    check_names(folder, &spec, folder.tensor_names())?;
+    Ok(spec)
+}
+
+/// The backend for a GGUF file on a device: the one that is asked for, or the fastest that can compute
+/// the model.
+///
+/// # Errors
+/// Exit code 3: what keeps the backend from it, and which other one has no such limit.
+pub(super) fn choose(file: &GgufFile, asked: Backend, device: &Device) -> Result<Backend> {
+    let family = of_gguf(file)?;
+    let on_device = |backend: &Backend| device.is_cpu() || *backend != Backend::Native;
+    let mut refusal = None;
+    let mut able = None;
+    for &backend in family.backends.iter().filter(|backend| on_device(backend)) {
+        match check_gguf(file, backend) {
+            Ok(()) if asked == Backend::Auto || asked == backend => return Ok(backend),
+            Ok(()) => able = able.or(Some(backend)),
+            Err(error) if asked == Backend::Auto || asked == backend => {
+                refusal.get_or_insert(error);
+            }
+            Err(_) => {}
+        }
+    }
+    let error = refusal.unwrap_or_else(|| {
+        Error::preflight(format!(
+            "BACKEND={} does not compute {} models",
+            name(asked),
+            family.name
+        ))
+    });
+    Err(match able {
+        Some(able) => error.hint(format!(
+            "BACKEND={} can, and BACKEND=auto chooses it",
+            name(able)
+        )),
+        None => error.hint("take another file, or another model"),
+    })
+}
+
+/// The backends that can compute a GGUF file's model, for people; or why none can.
+pub(super) fn backends_of_gguf(file: &GgufFile) -> String {
+    let able = of_gguf(file).and_then(|family| {
+        let mut able = Vec::new();
+        let mut refusal = Ok(());
+        for &backend in family.backends {
+            match check_gguf(file, backend) {
+                Ok(()) => able.push(backend),
+                Err(error) => refusal = refusal.and(Err(error)),
+            }
+        }
+        if able.is_empty() {
+            refusal?;
+        }
+        Ok(able)
+    });
+    shown(able)
+}
+
+/// The same for a folder.
+pub(super) fn backends_of_folder(folder: &SafetensorsFolder) -> String {
+    shown(check_folder(folder).map(|_| DENSE.to_vec()))
+}
+
+fn shown(able: Result<Vec<Backend>>) -> String {
+    match able {
+        Ok(able) => {
+            let shown = able.into_iter().map(|backend| match backend {
+                Backend::Native => "native (CPU)",
+                other => name(other),
+            });
+            shown.collect::<Vec<_>>().join(", ")
+        }
+        Err(error) => format!("none: {}", error.chain()),
+    }
+}
+
+fn name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Auto => "auto",
+        Backend::Native => "native",
+        Backend::Candle => "candle",
+        Backend::Generic => "generic",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use candle_core::quantized::GgmlDType;
+    use candle_core::quantized::gguf_file::Value;
+    use serde_json::json;
+
+    use super::*;
+    use crate::engine::model::inspect;
+    use crate::engine::model::testing::{Tiny, retype, write_gguf};
+    use crate::error::Exit;
+
+    const CPU: Device = Device::Cpu;
+
+    fn chosen(path: &std::path::Path, asked: Backend) -> Result<Backend> {
+        choose(&GgufFile::open(path).unwrap(), asked, &CPU)
+    }
+
+    fn fact(path: &std::path::Path, name: &str) -> String {
+        let facts = inspect(path).unwrap();
+        facts
+            .into_iter()
+            .find(|(other, _)| *other == name)
+            .unwrap()
+            .1
+    }
+
+    #[test]
+    fn auto_takes_the_fastest_backend_that_knows_the_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let tiny = Tiny::new("llama", true);
+        for (dtype, expected, backends) in [
+            (
+                GgmlDType::F32,
+                Backend::Native,
+                "native (CPU), candle, generic",
+            ),
+            (
+                GgmlDType::Q6K,
+                Backend::Native,
+                "native (CPU), candle, generic",
+            ),
+            (GgmlDType::Q2K, Backend::Candle, "candle, generic"),
+            (GgmlDType::Q3K, Backend::Candle, "candle, generic"),
+        ] {
+            let path = tiny.write_gguf(folder.path(), dtype);
+            assert_eq!(chosen(&path, Backend::Auto).unwrap(), expected, "{dtype:?}");
+            assert_eq!(fact(&path, "backends"), backends, "{dtype:?}");
+        }
+        // One matrix is enough, whichever it is.
+        let path = folder.path().join("mixed.gguf");
+        let stored = tiny.stored(|name| match name {
+            "blk.1.ffn_down.weight" => GgmlDType::Q3K,
+            _ => GgmlDType::Q8_0,
+        });
+        write_gguf(&path, &tiny.metadata(), &stored);
+        assert_eq!(chosen(&path, Backend::Auto).unwrap(), Backend::Candle);
+        let loaded = crate::engine::model::load(&path, Backend::Auto, &CPU).unwrap();
+        assert_eq!(loaded.model.backend(), "candle");
+        let report = chosen(&path, Backend::Native).unwrap_err().report();
+        assert!(report.contains("`blk.1.ffn_down.weight`"), "{report}");
+        assert!(report.contains("of type Q3K"), "{report}");
+        assert!(report.contains("hint: BACKEND=candle can"), "{report}");
+    }
+
+    #[test]
+    fn a_backend_that_does_not_know_the_family_names_one_that_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Tiny::new("qwen3", true).write_gguf(folder.path(), GgmlDType::F32);
+        let error = chosen(&path, Backend::Generic).unwrap_err();
+        assert_eq!(error.exit(), Exit::Preflight);
+        let report = error.report();
+        assert!(
+            report.contains("BACKEND=generic does not compute qwen3"),
+            "{report}"
+        );
+        assert!(report.contains("hint: BACKEND=native can"), "{report}");
+    }
+
+    #[test]
+    fn what_no_backend_knows_is_said_before_loading() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
+        retype(&path, "blk.0.ffn_up.weight", 20);
+        assert_eq!(fact(&path, "layers"), "2");
+        assert_eq!(fact(&path, "vocabulary"), "320 tokens");
+        let backends = fact(&path, "backends");
+        assert!(backends.starts_with("none: "), "{backends}");
+        assert!(
+            backends.contains("`blk.0.ffn_up.weight` of type IQ4_NL"),
+            "{backends}"
+        );
+        for backend in [
+            Backend::Auto,
+            Backend::Native,
+            Backend::Candle,
+            Backend::Generic,
+        ] {
+            let report = chosen(&path, backend).unwrap_err().report();
+            assert!(
+                report.contains("IQ4_NL, which is not supported"),
+                "{report}"
+            );
+            assert!(
+                report.contains("hint: take the model in another"),
+                "{report}"
+            );
+        }
+
+        // Another family, with sizes for each layer.
+        let mut metadata = Tiny::new("llama", true).metadata();
+        for (key, value) in &mut metadata {
+            *key = key.replace("llama.", "openelm.");
+            if key == "general.architecture" {
+                *value = Value::String("openelm".to_owned());
+            }
+            if key == "openelm.attention.head_count" {
+                *value = Value::Array(vec![Value::I32(4), Value::I32(8)]);
+            }
+        }
+        let path = folder.path().join("other.gguf");
+        let tensors = Tiny::new("llama", true).stored(|_| GgmlDType::F32);
+        write_gguf(&path, &metadata, &tensors);
+        assert_eq!(fact(&path, "architecture"), "openelm");
+        assert_eq!(fact(&path, "heads"), "4, 8 of size 64");
+        assert_eq!(fact(&path, "context"), "2048 tokens");
+        let backends = fact(&path, "backends");
+        assert!(
+            backends
+                .contains("`openelm`; supported are llama, qwen2, qwen3, llama with experts, phi2"),
+            "{backends}"
+        );
+    }
+
+    #[test]
+    fn a_folder_of_another_family_gets_advice_that_can_help() {
+        let folder = tempfile::tempdir().unwrap();
+        let tiny = Tiny::new("llama", true);
+        let mut config = tiny.config();
+        tiny.write_folder(folder.path(), &config);
+        assert_eq!(fact(folder.path(), "backends"), "native (CPU), candle");
+        for (model_type, expected) in [
+            (
+                "phi3",
+                "hint: take it as a GGUF file: phi3 is supported there",
+            ),
+            ("gemma3_text", "hint: take it as a GGUF file: gemma3"),
+            (
+                "mixtral",
+                "hint: take it as a GGUF file: llama with experts",
+            ),
+            (
+                "gemma2",
+                "hint: take a model of one of these types, or a GGUF file of llama with experts, phi2, phi3",
+            ),
+            ("qwen3_moe", "hint: take a model of one of these types"),
+        ] {
+            config["model_type"] = json!(model_type);
+            tiny.write_folder(folder.path(), &config);
+            let error = crate::engine::model::load(folder.path(), Backend::Auto, &CPU);
+            let report = error.err().unwrap().report();
+            let said =
+                format!("is `{model_type}`; from safetensors, llama, mistral, qwen2, qwen3 are");
+            assert!(report.contains(&said), "{report}");
+            assert!(report.contains(expected), "{report}");
+            assert!(fact(folder.path(), "backends").contains(&said));
+        }
+    }
+
+    /// The backends' own lists and the table agree.
+    #[test]
+    fn the_table_lists_what_the_backends_know() {
+        let of = |backend| {
+            FAMILIES
+                .iter()
+                .filter(move |family| family.backends.contains(&backend))
+                .map(|family| family.name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(Backend::Candle), candle::ARCHITECTURES);
+        assert_eq!(of(Backend::Native), candle::ARCHITECTURES);
+    }
+}
