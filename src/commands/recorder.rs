@@ -57,6 +57,12 @@ impl Recorder<'_> {
         let init = Moment::now(engine.as_ref())?.since(start);
         drop(span);
         self.console.result(&timing::engine_init(init))?;
+        // Told once, however often the engine starts.
+        if self.record.engine.is_null() {
+            for note in &engine.info().notes {
+                self.console.warning(&format!("warning: {note}"));
+            }
+        }
         self.record.engine = serde_json::to_value(engine.info()).unwrap_or_default();
         self.record.engine_starts = match prepared {
             // Counted where models are loaded: a load that nobody asked for would show here.

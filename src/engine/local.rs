@@ -168,6 +168,7 @@ impl LocalEngine {
             weights: Some(model.weights()),
             context_length: spec.context_length,
             device: device_info,
+            notes: tokenizer.notes().to_vec(),
         };
         let places = model.max_sequences().min(options.max_sequences);
         Ok(Self {

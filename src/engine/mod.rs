@@ -323,4 +323,7 @@ pub struct EngineInfo {
     pub context_length: usize,
     /// The device it runs on.
     pub device: DeviceInfo,
+    /// What had to be assumed of a model file that does not say it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }

@@ -215,6 +215,7 @@ impl ScriptedEngine {
                 weights: None,
                 context_length: usize::MAX,
                 device: DeviceInfo::none(),
+                notes: Vec::new(),
             },
             script,
             timed,

@@ -176,6 +176,9 @@ impl RemoteEngine {
                 weights: None,
                 context_length: model.max_model_len.unwrap_or(usize::MAX),
                 device: DeviceInfo::none(),
+                notes: tokens
+                    .as_ref()
+                    .map_or_else(Vec::new, |tokens| tokens.notes().to_vec()),
             },
             config: config.clone(),
             caller: Arc::new(caller),

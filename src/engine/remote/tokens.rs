@@ -56,6 +56,11 @@ impl LocalTokens {
         })
     }
 
+    /// What had to be assumed of the file.
+    pub(super) fn notes(&self) -> &[String] {
+        self.tokenizer.notes()
+    }
+
     /// The conversation through the model's chat template, if it has one.
     pub(super) fn render(&self, messages: &[Message]) -> Option<Result<String>> {
         Some(self.chat.as_ref()?.render(messages))

@@ -3,7 +3,7 @@
 //! Keys and their meaning: the GGUF specification and llama.cpp's `llama-vocab.cpp`, which wrote
 //! most of the files that there are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use candle_core::quantized::gguf_file::Value;
 use tokenizers::AddedToken;
@@ -18,7 +18,7 @@ use tokenizers::normalizers::Replace;
 use tokenizers::tokenizer::TokenizerImpl;
 
 use super::sentencepiece::{SPACE, SentencePiece};
-use super::{Pipeline, Tokenizer, is_end_of_turn, pre};
+use super::{Pipeline, Tokenizer, control, pre};
 use crate::error::{Error, Result};
 
 /// What a token is for (`tokenizer.ggml.token_type`; llama.cpp's `llama_token_type`).
@@ -49,48 +49,41 @@ impl Kind {
 /// Builds the tokenizer.
 pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> {
     let keys = Keys(metadata);
-    let texts = keys.texts("tokenizer.ggml.tokens")?;
-    let kinds = match keys.numbers("tokenizer.ggml.token_type")? {
-        None => vec![Kind::Normal; texts.len()],
-        Some(numbers) if numbers.len() == texts.len() => {
-            numbers.into_iter().map(Kind::from_number).collect()
-        }
-        Some(numbers) => {
-            return Err(damaged(format!(
-                "{} token types for {} tokens",
-                numbers.len(),
-                texts.len()
-            )));
-        }
-    };
     let model = keys.text("tokenizer.ggml.model")?;
+    let texts = texts(keys)?;
+    let vocabulary = texts.len();
+    let mut kinds = kinds(keys, vocabulary)?;
+    let ids: HashMap<&str, u32> = texts.iter().map(String::as_str).zip(0..).collect();
+    let mut ends = ends_by_name(keys, &ids, &mut kinds)?;
+
+    // What llama.cpp takes where the file is silent. 11 is Falcon's, and a letter elsewhere.
     let (default_bos, default_eos, default_unknown) = match model {
         "llama" => (Some(1), Some(2), Some(0)),
-        _ => (None, None, None),
+        _ => {
+            let falcon = (kinds.get(11) == Some(&Kind::Control)).then_some(11);
+            (falcon, falcon, None)
+        }
     };
-    let bos = keys
-        .id("tokenizer.ggml.bos_token_id", texts.len())?
-        .or(default_bos);
-    let eos = keys
-        .id("tokenizer.ggml.eos_token_id", texts.len())?
-        .or(default_eos);
-    let unknown = keys
-        .id("tokenizer.ggml.unknown_token_id", texts.len())?
-        .or(default_unknown);
-
-    let mut ends: BTreeSet<u32> = eos.into_iter().collect();
+    let token = |key: &str, default: Option<u32>| {
+        let given = keys.id(key, vocabulary)?;
+        Ok::<_, Error>(given.or(default.filter(|id| (*id as usize) < vocabulary)))
+    };
+    let bos = token("tokenizer.ggml.bos_token_id", default_bos)?;
+    let eos = token("tokenizer.ggml.eos_token_id", default_eos)?;
+    let unknown = token("tokenizer.ggml.unknown_token_id", default_unknown)?;
+    ends.extend(eos);
     for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
-        ends.extend(keys.id(key, texts.len())?);
+        ends.extend(keys.id(key, vocabulary)?);
     }
+    // Ollama's converter writes the others of several here.
+    let more = keys
+        .numbers("tokenizer.ggml.eos_token_ids")?
+        .unwrap_or_default();
+    let is_token = |id: &u32| (*id as usize) < vocabulary;
     ends.extend(
-        texts
-            .iter()
-            .zip(&kinds)
-            .zip(0..)
-            .filter_map(|((text, kind), id)| {
-                let is_special = matches!(kind, Kind::Control | Kind::UserDefined);
-                (is_special && is_end_of_turn(text, &texts)).then_some(id)
-            }),
+        more.into_iter()
+            .filter_map(|id| u32::try_from(id).ok())
+            .filter(is_token),
     );
 
     let strips_after = strips_space_after_special(keys);
@@ -110,11 +103,21 @@ pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> 
 
     let token_of = |id: Option<u32>| id.and_then(|id| texts.get(id as usize)).cloned();
     let (bos_token, eos_token) = (token_of(bos), token_of(eos));
-    let vocabulary = texts.len();
+    let mut notes = Vec::new();
 
+    let mut expansions = Vec::new();
     let (pipeline, adds_bos) = match model {
-        "gpt2" => byte_pairs(keys, texts, added)?,
-        "llama" => (sentence_pieces(keys, texts, &kinds, unknown, added)?, true),
+        "gpt2" => {
+            let pre = pre_tokenizer(keys, &mut notes)?;
+            let adds_bos = pre.adds_bos;
+            let pipeline = byte_pairs(keys, texts, added, pre, &mut expansions)?;
+            (pipeline, adds_bos)
+        }
+        "llama" => {
+            let scores = scores(keys, vocabulary, &mut notes)?;
+            let pipeline = sentence_pieces(keys, texts, &scores, &kinds, unknown, added)?;
+            (pipeline, true)
+        }
         other => {
             return Err(Error::preflight(format!(
                 "unsupported kind of tokenizer `{other}` (tokenizer.ggml.model)"
@@ -127,51 +130,177 @@ pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> 
         .flag("tokenizer.ggml.add_bos_token")?
         .unwrap_or(adds_bos);
     let adds_eos = keys.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
-    let asked = |adds: bool, id: Option<u32>, name: &str| match (adds, id) {
-        (false, _) => Ok(None),
-        (true, Some(id)) => Ok(Some(id)),
-        (true, None) => Err(damaged(format!(
-            "it adds a {name} token and does not say which"
-        ))),
-    };
     Ok(Tokenizer {
+        letters: super::letters_of(&pipeline),
         pipeline,
-        first: asked(adds_bos, bos, "BOS")?,
-        last: asked(adds_eos, eos, "EOS")?,
+        expansions,
+        // A file that wants one and does not say which has none.
+        first: bos.filter(|_| adds_bos),
+        last: eos.filter(|_| adds_eos),
         ends,
         vocabulary,
         bos_token,
         eos_token,
+        notes,
     })
 }
 
-/// Byte-level BPE: the merges are in the file, the pre-tokenizer is named there.
-fn byte_pairs(keys: Keys, texts: Vec<String>, added: Vec<AddedToken>) -> Result<(Pipeline, bool)> {
-    let Some(Value::String(name)) = keys.0.get("tokenizer.ggml.pre") else {
-        return Err(Error::preflight(
-            "the model file does not name its pre-tokenizer (tokenizer.ggml.pre)",
-        )
-        .hint("it was converted by an old version of llama.cpp; take a newer file of this model"));
-    };
-    let pre = pre::named(name)?;
-    let merges = keys
-        .texts("tokenizer.ggml.merges")?
-        .into_iter()
-        .map(|merge| {
-            // From the second letter on: the first part may itself begin with a space.
-            let split = merge
-                .char_indices()
-                .skip(1)
-                .find(|(_, c)| *c == ' ')
-                .map(|(at, _)| (merge[..at].to_owned(), merge[at + 1..].to_owned()));
-            split.ok_or_else(|| damaged(format!("`{merge}` is not a merge")))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let count = texts.len();
-    let vocabulary: tokenizers::models::bpe::Vocab = texts.into_iter().zip(0..).collect();
-    if vocabulary.len() != count {
-        return Err(damaged("two tokens have the same text"));
+/// The tokens' texts, which are all different.
+fn texts(keys: Keys) -> Result<Vec<String>> {
+    let mut texts = keys.texts("tokenizer.ggml.tokens")?;
+    if texts.is_empty() {
+        return Err(damaged("`tokenizer.ggml.tokens` is empty"));
     }
+    for (id, text) in texts.iter_mut().enumerate() {
+        // As llama.cpp does: converters write several of them where a vocabulary has holes.
+        if text.is_empty() {
+            *text = format!("[EMPTY_{id}]");
+        }
+    }
+    let mut seen = HashMap::with_capacity(texts.len());
+    for (id, text) in texts.iter().enumerate() {
+        if let Some(first) = seen.insert(text.as_str(), id) {
+            return Err(damaged(format!(
+                "the tokens {first} and {id} have the same text, `{}`",
+                text.escape_debug()
+            )));
+        }
+    }
+    drop(seen);
+    Ok(texts)
+}
+
+/// What each token is for. Without a list all are plain text.
+fn kinds(keys: Keys, vocabulary: usize) -> Result<Vec<Kind>> {
+    let Some(numbers) = keys.numbers("tokenizer.ggml.token_type")? else {
+        return Ok(vec![Kind::Normal; vocabulary]);
+    };
+    if numbers.len() < vocabulary {
+        return Err(damaged(format!(
+            "{} token types for {vocabulary} tokens",
+            numbers.len()
+        )));
+    }
+    let numbers = numbers.into_iter().take(vocabulary);
+    Ok(numbers.map(Kind::from_number).collect())
+}
+
+/// The tokens that end an answer by their names. Tokens of known names become control tokens,
+/// whatever their type.
+fn ends_by_name(keys: Keys, ids: &HashMap<&str, u32>, kinds: &mut [Kind]) -> Result<BTreeSet<u32>> {
+    let mut ends = BTreeSet::new();
+    let has = |text: &str| ids.contains_key(text);
+    for (text, id) in ids {
+        if control::is_control(text) {
+            set_control(kinds, *id);
+        }
+        if control::is_end(text, has) {
+            ends.insert(*id);
+        }
+    }
+    for fill in &control::FILLS {
+        let mut given = None;
+        for key in fill.keys {
+            given = keys
+                .id(&format!("tokenizer.ggml.{key}"), kinds.len())?
+                .or(given);
+        }
+        let id = given.or_else(|| {
+            let named = fill.names.iter().filter_map(|name| ids.get(name)).min();
+            if let Some(id) = named {
+                set_control(kinds, *id);
+            }
+            named.copied()
+        });
+        ends.extend(id.filter(|_| fill.is_end));
+    }
+    Ok(ends)
+}
+
+fn set_control(kinds: &mut [Kind], id: u32) {
+    if let Some(kind) = kinds.get_mut(id as usize) {
+        *kind = Kind::Control;
+    }
+}
+
+/// How text is cut before the merges. Files from before the pre-tokenizers were named are read as
+/// llama.cpp reads them, which is not how their models were trained.
+fn pre_tokenizer(keys: Keys, notes: &mut Vec<String>) -> Result<pre::Pre> {
+    let name = match keys.0.get("tokenizer.ggml.pre") {
+        None => "",
+        Some(Value::String(name)) => name,
+        Some(_) => return Err(damaged("`tokenizer.ggml.pre` is not a text")),
+    };
+    if name.is_empty() {
+        notes.push(
+            "the model file does not name its pre-tokenizer (tokenizer.ggml.pre): `default` is taken, as llama.cpp does, and answers may be worse than the model's; a newer file of this model has the name"
+                .to_owned(),
+        );
+        return pre::named("default");
+    }
+    pre::named(name)
+}
+
+/// Each piece's score: 0 where the file has none.
+fn scores(keys: Keys, vocabulary: usize, notes: &mut Vec<String>) -> Result<Vec<f32>> {
+    let Some(mut scores) = keys.scores("tokenizer.ggml.scores")? else {
+        notes.push(
+            "the model file has no scores for its tokens (tokenizer.ggml.scores): all count alike, as in llama.cpp, and prompts may be cut into other tokens than the model was trained on"
+                .to_owned(),
+        );
+        return Ok(vec![0.0; vocabulary]);
+    };
+    if scores.len() < vocabulary {
+        return Err(damaged(format!(
+            "{} scores for {vocabulary} tokens",
+            scores.len()
+        )));
+    }
+    scores.truncate(vocabulary);
+    Ok(scores)
+}
+
+/// Byte-level BPE, from the merges in the file.
+///
+/// Some files hold merges whose parts or result are no tokens. As in llama.cpp they are carried
+/// out, and what is no token at the end is taken apart again into its letters: those texts get
+/// numbers behind the vocabulary, and `expansions` the letters of each.
+fn byte_pairs(
+    keys: Keys,
+    texts: Vec<String>,
+    added: Vec<AddedToken>,
+    pre: pre::Pre,
+    expansions: &mut Vec<Vec<u32>>,
+) -> Result<Pipeline> {
+    let merges = keys.texts("tokenizer.ggml.merges")?;
+    let mut seen = HashSet::with_capacity(merges.len());
+    let merges: Vec<(String, String)> = merges
+        .iter()
+        // Of two alike the first applies, and one that does not name two parts never does.
+        .filter(|merge| seen.insert(merge.as_str()))
+        .filter_map(|merge| split_merge(merge))
+        .collect();
+    let mut vocabulary: tokenizers::models::bpe::Vocab = texts.into_iter().zip(0..).collect();
+    let mut missing = Vec::new();
+    let mut union = String::new();
+    for (left, right) in &merges {
+        union.clear();
+        union.push_str(left);
+        union.push_str(right);
+        for text in [left, right, &union] {
+            let next = vocabulary.len() as u32;
+            if !vocabulary.contains_key(text.as_str()) {
+                vocabulary.insert(text.clone(), next);
+                missing.push(text.clone());
+            }
+        }
+    }
+    let first_missing = (vocabulary.len() - missing.len()) as u32;
+    let letters = |text: &String| {
+        let letters = text.chars().filter_map(|c| vocabulary.get(&c.to_string()));
+        letters.copied().filter(|id| *id < first_missing).collect()
+    };
+    *expansions = missing.iter().map(letters).collect();
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, merges)
         .ignore_merges(pre.ignore_merges)
@@ -187,25 +316,25 @@ fn byte_pairs(keys: Keys, texts: Vec<String>, added: Vec<AddedToken>) -> Result<
                 .add_tokens(added)
         })
         .map_err(|error| damaged("its special tokens cannot be used").caused_by(error))?;
-    Ok((Pipeline::Library(Box::new(tokenizer)), pre.adds_bos))
+    Ok(Pipeline::Library(Box::new(tokenizer)))
+}
+
+/// The two parts of a merge. From the second letter on: the first part may itself begin with a
+/// space.
+fn split_merge(merge: &str) -> Option<(String, String)> {
+    let (at, _) = merge.char_indices().skip(1).find(|(_, c)| *c == ' ')?;
+    Some((merge[..at].to_owned(), merge[at + 1..].to_owned()))
 }
 
 /// SentencePiece: pieces with scores.
 fn sentence_pieces(
     keys: Keys,
     texts: Vec<String>,
+    scores: &[f32],
     kinds: &[Kind],
     unknown: Option<u32>,
     added: Vec<AddedToken>,
 ) -> Result<Pipeline> {
-    let scores = keys.scores("tokenizer.ggml.scores")?;
-    if scores.len() != texts.len() {
-        return Err(damaged(format!(
-            "{} scores for {} tokens",
-            scores.len(),
-            texts.len()
-        )));
-    }
     let space_prefix = keys
         .flag("tokenizer.ggml.add_space_prefix")?
         .unwrap_or(true);
@@ -222,7 +351,7 @@ fn sentence_pieces(
     }
     let mut tokenizer = TokenizerImpl::new(SentencePiece::new(
         texts,
-        &scores,
+        scores,
         &is_piece,
         unknown,
         space_prefix,
@@ -279,7 +408,10 @@ impl<'a> Keys<'a> {
         self.array(key)?.iter().map(text).collect()
     }
 
-    fn scores(self, key: &str) -> Result<Vec<f32>> {
+    fn scores(self, key: &str) -> Result<Option<Vec<f32>>> {
+        if !self.0.contains_key(key) {
+            return Ok(None);
+        }
         let score = |value: &Value| match value {
             Value::F32(score) => Ok(*score),
             Value::I32(score) => Ok(*score as f32),
@@ -287,7 +419,11 @@ impl<'a> Keys<'a> {
                 "`{key}` holds something that is no number"
             ))),
         };
-        self.array(key)?.iter().map(score).collect()
+        self.array(key)?
+            .iter()
+            .map(score)
+            .collect::<Result<_>>()
+            .map(Some)
     }
 
     fn numbers(self, key: &str) -> Result<Option<Vec<i64>>> {

@@ -1,12 +1,15 @@
 //! The tokenizer out of a model's folder: `tokenizer.json` and the small files beside it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
+use tokenizers::AddedToken;
 
-use super::{Pipeline, Tokenizer, is_end_of_turn};
+use super::beside::Beside;
+use super::{Pipeline, Tokenizer, control, oniguruma};
 use crate::error::{Context, Error, Exit, Result};
 
 /// Builds the tokenizer.
@@ -15,23 +18,43 @@ pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
     let bytes = std::fs::read(&path).or_exit(Exit::Preflight, || {
         format!("failed to read {}", path.display())
     })?;
+    let file: File = serde_json::from_slice(&bytes).or_exit(Exit::Preflight, || {
+        format!("failed to understand {}", path.display())
+    })?;
+    let bytes = with_patterns(bytes, &file, &path)?;
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
         Error::preflight(format!("failed to understand {}", path.display())).caused_by(error)
     })?;
+    let unusable = |error: tokenizers::Error| {
+        Error::preflight(format!("failed to use {}", path.display())).caused_by(error)
+    };
     // Some files are saved with the settings of a training run; nothing here may cut or pad.
     tokenizer
         .with_padding(None)
         .with_truncation(None)
-        .map_err(|error| {
-            Error::preflight(format!("failed to use {}", path.display())).caused_by(error)
-        })?;
+        .map_err(unusable)?;
+    for token in &file.added_tokens {
+        check_id(&tokenizer, &token.content, token.id, &path)?;
+    }
 
-    check_added_ids(&bytes, &tokenizer, &path)?;
+    let beside = Beside::read(folder)?;
+    let place = folder.join(beside.file);
+    let is_new = |token: &AddedToken| {
+        !token.content.is_empty() && tokenizer.token_to_id(&token.content).is_none()
+    };
+    let new: Vec<(u32, String)> = (beside.numbered.iter())
+        .filter(|(_, token)| is_new(token))
+        .map(|(id, token)| (*id, token.content.clone()))
+        .collect();
+    let tokens = beside.tokens(tokenizer.get_added_tokens_decoder());
+    tokenizer.add_tokens(tokens).map_err(unusable)?;
+    tokenizer.set_encode_special_tokens(beside.splits_special);
+    for (id, text) in new {
+        check_id(&tokenizer, &text, id, &place)?;
+    }
 
-    let config = read_json(folder, "tokenizer_config.json")?;
-    let token = |key: &str| config.as_ref().and_then(|config| token_text(&config[key]));
+    let token = |key: &str| beside.named.get(key).cloned();
     let (bos_token, eos_token) = (token("bos_token"), token("eos_token"));
-
     let mut ends: BTreeSet<u32> = eos_token
         .iter()
         .filter_map(|token| tokenizer.token_to_id(token))
@@ -39,18 +62,16 @@ pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
     for file in ["generation_config.json", "config.json"] {
         if let Some(config) = read_json(folder, file)? {
             ends.extend(token_ids(&config["eos_token_id"]));
+            // Of a model that has eyes or ears as well.
+            ends.extend(token_ids(&config["text_config"]["eos_token_id"]));
         }
     }
-    let added: Vec<(u32, String)> = tokenizer
-        .get_added_tokens_decoder()
-        .into_iter()
-        .map(|(id, token)| (id, token.content))
-        .collect();
-    let texts: Vec<String> = added.iter().map(|(_, text)| text.clone()).collect();
+    let added = tokenizer.get_added_tokens_decoder();
+    let texts: BTreeSet<&str> = added.values().map(|token| token.content.as_str()).collect();
     ends.extend(
         added
             .iter()
-            .filter(|(_, text)| is_end_of_turn(text, &texts))
+            .filter(|(_, token)| control::is_end(&token.content, |text| texts.contains(text)))
             .map(|(id, _)| id),
     );
 
@@ -60,8 +81,11 @@ pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
         .into_values()
         .max()
         .map_or(0, |id| id as usize + 1);
+    let pipeline = Pipeline::Library(Box::new(tokenizer));
     Ok(Tokenizer {
-        pipeline: Pipeline::Library(Box::new(tokenizer)),
+        letters: super::letters_of(&pipeline),
+        pipeline,
+        expansions: Vec::new(),
         // The file's post-processor adds them.
         first: None,
         last: None,
@@ -69,51 +93,91 @@ pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
         vocabulary,
         bos_token,
         eos_token,
+        notes: Vec::new(),
     })
 }
 
-/// The library numbers added tokens that are not in the vocabulary by itself, one after another,
-/// and goes by the file only as long as the file does so, too.
-fn check_added_ids(bytes: &[u8], tokenizer: &tokenizers::Tokenizer, path: &Path) -> Result<()> {
-    #[derive(Deserialize)]
-    struct File {
-        #[serde(default)]
-        added_tokens: Vec<Added>,
+/// The parts of a `tokenizer.json` that are looked at here.
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    decoder: Value,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+}
+
+/// The file with its regular expressions in the syntax of the engine that matches them.
+fn with_patterns(bytes: Vec<u8>, file: &File, path: &Path) -> Result<Vec<u8>> {
+    let mut parts = [&file.normalizer, &file.pre_tokenizer, &file.decoder].map(Value::clone);
+    let mut differ = false;
+    for part in &mut parts {
+        differ |= translate_patterns(part);
     }
-    #[derive(Deserialize)]
-    struct Added {
-        id: u32,
-        content: String,
+    if !differ {
+        return Ok(bytes);
     }
-    let file: File = serde_json::from_slice(bytes).or_exit(Exit::Preflight, || {
-        format!("failed to understand {}", path.display())
-    })?;
-    for token in file.added_tokens {
-        let id = tokenizer.token_to_id(&token.content);
-        if id != Some(token.id) {
-            return Err(Error::preflight(format!(
-                "failed to use {}: its added token `{}` has the id {}, where {} is free",
-                path.display(),
-                token.content,
-                token.id,
-                id.map_or("none".to_owned(), |id| id.to_string()),
-            )));
+    let context = || format!("failed to understand {}", path.display());
+    let mut whole: Value = serde_json::from_slice(&bytes).or_exit(Exit::Preflight, context)?;
+    let names = ["normalizer", "pre_tokenizer", "decoder"];
+    for (name, part) in names.into_iter().zip(parts) {
+        whole[name] = part;
+    }
+    serde_json::to_vec(&whole).or_exit(Exit::Preflight, context)
+}
+
+/// Translates each `{"Regex": …}` in a part of the file; whether one changed.
+fn translate_patterns(part: &mut Value) -> bool {
+    match part {
+        Value::Array(parts) => parts
+            .iter_mut()
+            .fold(false, |changed, part| translate_patterns(part) | changed),
+        Value::Object(members) => {
+            let mut changed = false;
+            for (name, member) in members {
+                match member {
+                    Value::String(pattern) if name == "Regex" => {
+                        if let Cow::Owned(translated) = oniguruma::translate(pattern) {
+                            *pattern = translated;
+                            changed = true;
+                        }
+                    }
+                    member => changed |= translate_patterns(member),
+                }
+            }
+            changed
         }
+        _ => false,
     }
-    Ok(())
+}
+
+/// An error where a token has another id than its file says. The library numbers added tokens that
+/// are not in the vocabulary by itself, one after another, and goes by a file only as long as the
+/// file does so, too.
+fn check_id(tokenizer: &tokenizers::Tokenizer, text: &str, id: u32, path: &Path) -> Result<()> {
+    let free = tokenizer.token_to_id(text);
+    if free == Some(id) {
+        return Ok(());
+    }
+    Err(Error::preflight(format!(
+        "failed to use {}: its added token `{text}` has the id {id}, where {} is free",
+        path.display(),
+        free.map_or("none".to_owned(), |id| id.to_string()),
+    )))
 }
 
 /// A JSON file of the folder, if it is there.
 pub(in crate::engine) fn read_json(folder: &Path, file: &str) -> Result<Option<Value>> {
     crate::engine::load::json::read(&folder.join(file))
-}
-
-/// A token is written as its text, or as an object that has it as `content`.
-fn token_text(value: &Value) -> Option<String> {
-    value
-        .as_str()
-        .or_else(|| value["content"].as_str())
-        .map(str::to_owned)
 }
 
 /// `eos_token_id` is one id or a list of them.

@@ -7,8 +7,11 @@
 //! content, which can therefore end a turn; whoever feeds untrusted text to a model has to take
 //! such markers out first.
 
+mod beside;
+mod control;
 mod gguf;
 mod json;
+mod oniguruma;
 mod pre;
 mod sentencepiece;
 
@@ -36,8 +39,14 @@ pub(crate) struct Tokenizer {
     /// Tokens that end a turn.
     ends: BTreeSet<u32>,
     vocabulary: usize,
+    /// What the numbers from `vocabulary` on stand for: texts that merges make and that are no
+    /// tokens, in tokens.
+    expansions: Vec<Vec<u32>>,
+    /// Added tokens that decode to their text, where the decoder would take it for bytes.
+    letters: HashMap<u32, String>,
     bos_token: Option<String>,
     eos_token: Option<String>,
+    notes: Vec<String>,
 }
 
 /// Boxed, since the library's tokenizer is a large value.
@@ -67,7 +76,8 @@ impl Tokenizer {
     }
 
     /// The tokenizer of a folder: `tokenizer.json`, with what `tokenizer_config.json`,
-    /// `generation_config.json` and `config.json` say of its special tokens, as far as they exist.
+    /// `special_tokens_map.json`, `added_tokens.json`, `generation_config.json` and `config.json`
+    /// say of its special tokens, as far as they exist.
     ///
     /// # Errors
     /// A file that cannot be read or understood; no `tokenizer.json`.
@@ -91,16 +101,27 @@ impl Tokenizer {
         .map_err(|error| {
             Error::new(Exit::FlowFailed, "failed to turn the prompt into tokens").caused_by(error)
         })?;
-        let ids = encoding.get_ids();
+        let ids = self.expanded(encoding.get_ids());
         if !add_special {
-            return Ok(ids.to_vec());
+            return Ok(ids);
         }
-        Ok(self
-            .first
-            .into_iter()
-            .chain(ids.iter().copied())
-            .chain(self.last)
-            .collect())
+        Ok(self.first.into_iter().chain(ids).chain(self.last).collect())
+    }
+
+    /// The tokens behind the library's numbers.
+    fn expanded(&self, ids: &[u32]) -> Vec<u32> {
+        if self.expansions.is_empty() {
+            return ids.to_vec();
+        }
+        let mut expanded = Vec::with_capacity(ids.len());
+        for id in ids {
+            let beyond = (*id as usize).checked_sub(self.vocabulary);
+            match beyond.and_then(|index| self.expansions.get(index)) {
+                Some(tokens) => expanded.extend_from_slice(tokens),
+                None => expanded.push(*id),
+            }
+        }
+        expanded
     }
 
     /// The text of these tokens, special ones left out and nothing cleaned up. Bytes that are no
@@ -110,6 +131,28 @@ impl Tokenizer {
     /// # Errors
     /// What the tokenizers library refuses; no sequence is known that it does.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String> {
+        let ids: Vec<u32> = ids
+            .iter()
+            .copied()
+            .filter(|id| (*id as usize) < self.vocabulary)
+            .collect();
+        if self.letters.is_empty() {
+            return self.decoded(&ids);
+        }
+        // A byte-level decoder looks at nothing but the bytes, and the first byte of a letter ends
+        // any letter that is not whole: the parts decode as they do together.
+        let mut text = String::new();
+        let mut rest = ids.as_slice();
+        while let Some(at) = rest.iter().position(|id| self.letters.contains_key(id)) {
+            text.push_str(&self.decoded(&rest[..at])?);
+            text.push_str(&self.letters[&rest[at]]);
+            rest = &rest[at + 1..];
+        }
+        text.push_str(&self.decoded(rest)?);
+        Ok(text)
+    }
+
+    fn decoded(&self, ids: &[u32]) -> Result<String> {
         match &self.pipeline {
             Pipeline::Library(tokenizer) => tokenizer.decode(ids, true),
             Pipeline::SentencePiece(tokenizer) => tokenizer.decode(ids, true),
@@ -130,6 +173,11 @@ impl Tokenizer {
         self.vocabulary
     }
 
+    /// What had to be assumed of a file that does not say it, for the user to know.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Text of the beginning-of-sequence token, for chat templates.
     pub(crate) fn bos_token(&self) -> Option<&str> {
         self.bos_token.as_deref()
@@ -141,28 +189,29 @@ impl Tokenizer {
     }
 }
 
-/// Special tokens that end a turn whatever the file says of them, by their text: models are
-/// published whose EOS token is not the one that their chats end with. The list is llama.cpp's
-/// (`special_eog_ids`), without the tokens that only end a code completion.
-fn is_end_of_turn(text: &str, vocabulary: &[String]) -> bool {
-    match text {
-        "<|im_end|>"
-        | "<|eot_id|>"
-        | "<|eom_id|>"
-        | "<|endoftext|>"
-        | "<|end_of_text|>"
-        | "<end_of_turn>"
-        | "<end_of_utterance>"
-        | "<EOT>"
-        | "[EOT]"
-        | "<eos>"
-        | "</s>"
-        | "<｜end▁of▁sentence｜>"
-        | "<|return|>" => true,
-        // In OpenAI's harmony format it ends a part of a turn, and `<|return|>` the turn.
-        "<|end|>" => !vocabulary.iter().any(|token| token == "<|return|>"),
+/// The added tokens that a byte-level decoder would take for bytes: those of letters such as `ü`,
+/// which it writes the byte `0xFC` with. They are matched as they stand, so that this is what they
+/// decode to.
+fn letters_of(pipeline: &Pipeline) -> HashMap<u32, String> {
+    let Pipeline::Library(tokenizer) = pipeline else {
+        return HashMap::new();
+    };
+    let is_byte_level = match tokenizer.get_decoder() {
+        Some(DecoderWrapper::ByteLevel(_)) => true,
+        Some(DecoderWrapper::Sequence(decoders)) => {
+            matches!(decoders.get_decoders(), [DecoderWrapper::ByteLevel(_)])
+        }
         _ => false,
+    };
+    if !is_byte_level {
+        return HashMap::new();
     }
+    tokenizer
+        .get_added_tokens_decoder()
+        .into_iter()
+        .filter(|(_, token)| !token.special && !token.content.is_ascii())
+        .map(|(id, token)| (id, token.content))
+        .collect()
 }
 
 #[cfg(test)]

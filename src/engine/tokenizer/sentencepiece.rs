@@ -88,7 +88,8 @@ impl SentencePiece {
             .zip(0..)
             .zip(scores.iter().zip(is_piece))
             .filter(|(_, (_, is_piece))| **is_piece)
-            .map(|((text, id), (score, _))| (text.clone(), (id, *score)))
+            // Adding zero makes -0 the same as 0.
+            .map(|((text, id), (score, _))| (text.clone(), (id, *score + 0.0)))
             .collect();
         let bytes =
             std::array::from_fn(|byte| ids.get(format!("<0x{byte:02X}>").as_str()).copied());

@@ -131,7 +131,7 @@ fn ends_are_what_the_file_names_and_known_ends_of_turn() {
     // "None", as converters write it.
     set(&mut metadata, "eom_token_id", Value::U32(u32::MAX));
     assert_eq!(ends(&metadata), [2, 3]);
-    // `</s>` is an end by its text where the file names another token; a plain token is not.
+    // `</s>` is an end by its text where the file names another token, and whatever its type.
     set(&mut metadata, "eos_token_id", Value::U32(1));
     metadata.remove("tokenizer.ggml.eot_token_id");
     assert_eq!(ends(&metadata), [1, 2]);
@@ -140,9 +140,188 @@ fn ends_are_what_the_file_names_and_known_ends_of_turn() {
         "token_type",
         Value::Array(vec![Value::I32(1); 37]),
     );
-    assert_eq!(ends(&metadata), [1]);
-    assert!(is_end_of_turn("<|end|>", &[]));
-    assert!(!is_end_of_turn("<|end|>", &["<|return|>".to_owned()]));
+    assert_eq!(ends(&metadata), [1, 2]);
+    // A list of several, as Ollama writes it; what is no token is left out.
+    let several = [4, 5, 99, u32::MAX].map(Value::U32).to_vec();
+    set(&mut metadata, "eos_token_ids", Value::Array(several));
+    assert_eq!(ends(&metadata), [1, 2, 4, 5]);
+}
+
+/// Puts a token of this type behind the others; its id.
+fn push_token(metadata: &mut HashMap<String, Value>, text: &str, kind: i32) -> u32 {
+    let mut id = 0;
+    for (key, value) in [
+        ("tokens", Value::String(text.to_owned())),
+        ("token_type", Value::I32(kind)),
+    ] {
+        let Some(Value::Array(list)) = metadata.get_mut(&format!("tokenizer.ggml.{key}")) else {
+            panic!("an array");
+        };
+        list.push(value);
+        id = list.len() as u32 - 1;
+    }
+    id
+}
+
+#[test]
+fn tokens_of_known_names_are_control_tokens_whatever_their_type() {
+    let mut metadata = metadata();
+    let end = push_token(&mut metadata, "<|im_end|>", 1);
+    let prefix = push_token(&mut metadata, "<fim_prefix>", 1);
+    let other = push_token(&mut metadata, "<fim-prefix>", 1);
+    let pad = push_token(&mut metadata, "<|fim_pad|>", 1);
+    let start = push_token(&mut metadata, "<|im_start|>", 1);
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    let encode = |text: &str| tokenizer.encode(text, false).unwrap();
+    assert_eq!(encode("a<|im_end|>"), [6, end]);
+    assert_eq!(encode("<fim_prefix>a<|fim_pad|>"), [prefix, 6, pad]);
+    assert_eq!(tokenizer.decode(&[6, end, prefix, pad, 7]).unwrap(), "ab");
+    assert!(tokenizer.is_end(end) && tokenizer.is_end(pad) && !tokenizer.is_end(prefix));
+    // A vocabulary has one marker of a kind, and this name is nobody's.
+    for (plain, text) in [(other, "<fim-prefix>"), (start, "<|im_start|>")] {
+        assert!(!encode(text).contains(&plain));
+        assert_eq!(tokenizer.decode(&[plain]).unwrap(), text);
+    }
+
+    set(&mut metadata, "fim_pre_token_id", Value::U32(other));
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    assert!(
+        !tokenizer
+            .encode("<fim_prefix>", false)
+            .unwrap()
+            .contains(&prefix)
+    );
+}
+
+#[test]
+fn added_letters_decode_to_themselves() {
+    let mut metadata = metadata();
+    let byte = push_token(&mut metadata, "Ã", 1);
+    let half = push_token(&mut metadata, "¼", 1);
+    let letter = push_token(&mut metadata, "ü", 4);
+    let spaced = push_token(&mut metadata, "Ġé ", 4);
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    let decode = |ids: &[u32]| tokenizer.decode(ids).unwrap();
+    assert_eq!(tokenizer.encode("aü", false).unwrap(), [6, letter]);
+    assert_eq!(decode(&[letter]), "ü");
+    assert_eq!(decode(&[6, letter, letter, 7, spaced]), "aüübĠé ");
+    // Bytes are still bytes, and do not join with a letter's.
+    assert_eq!(decode(&[byte, half, letter]), "üü");
+    assert_eq!(decode(&[byte, letter, half]), "\u{fffd}ü\u{fffd}");
+    assert_eq!(decode(&[2, letter, 9_999]), "ü");
+}
+
+#[test]
+fn files_without_a_pre_tokenizer_are_read_as_llama_cpp_reads_them() {
+    let mut metadata = metadata();
+    set(&mut metadata, "pre", Value::String("default".to_owned()));
+    let named = Tokenizer::from_gguf(&metadata).unwrap();
+    assert!(named.notes().is_empty());
+    for pre in [None, Some(Value::String(String::new()))] {
+        metadata.remove("tokenizer.ggml.pre");
+        metadata.extend(pre.map(|pre| ("tokenizer.ggml.pre".to_owned(), pre)));
+        let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+        let text = "hello he";
+        assert_eq!(
+            tokenizer.encode(text, true).unwrap(),
+            named.encode(text, true).unwrap()
+        );
+        assert!(tokenizer.notes()[0].contains("does not name its pre-tokenizer"));
+    }
+}
+
+#[test]
+fn merges_of_texts_that_are_no_tokens_are_carried_out_and_taken_apart() {
+    let mut metadata = metadata();
+    let merges = [
+        "x y", "nospace", "h e", "x y", "xy z", "q zz", "a é", "l l", "he ll", "hell o",
+    ];
+    let merges = merges.map(|merge| Value::String(merge.to_owned())).to_vec();
+    set(&mut metadata, "merges", Value::Array(merges));
+    let whole = push_token(&mut metadata, "xyz", 1);
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    let texts = |text: &str| texts_of(&metadata, &tokenizer.encode(text, false).unwrap());
+    // `xy` is a step to `xyz`, and by itself nothing.
+    assert_eq!(texts("xyz"), ["xyz"]);
+    assert_eq!(texts("xyhello"), ["x", "y", "hello"]);
+    assert_eq!(texts("qzz"), ["q", "z", "z"]);
+    assert_eq!(tokenizer.vocabulary(), whole as usize + 1);
+    // A model's output may have more rows than the vocabulary: they are no tokens.
+    assert_eq!(
+        tokenizer.decode(&[whole, whole + 1, whole + 2]).unwrap(),
+        "xyz"
+    );
+}
+
+#[test]
+fn a_bos_token_that_a_file_does_not_name_is_not_added() {
+    let mut metadata = metadata();
+    metadata.remove("tokenizer.ggml.bos_token_id");
+    set(&mut metadata, "add_bos_token", Value::Bool(true));
+    let encode = |metadata: &HashMap<String, Value>| {
+        let tokenizer = Tokenizer::from_gguf(metadata).unwrap();
+        texts_of(metadata, &tokenizer.encode("a", true).unwrap())
+    };
+    assert_eq!(encode(&metadata), ["a"]);
+    metadata.remove("tokenizer.ggml.add_bos_token");
+    set(&mut metadata, "pre", Value::String("llama-bpe".to_owned()));
+    assert_eq!(encode(&metadata), ["a"]);
+    // Falcon's is token 11, and a control token.
+    let Some(Value::Array(kinds)) = metadata.get_mut("tokenizer.ggml.token_type") else {
+        panic!("an array");
+    };
+    kinds[11] = Value::I32(3);
+    assert_eq!(encode(&metadata), ["f", "a"]);
+    // SentencePiece's are 1 and 2; a number that is no token's is as good as none.
+    let mut metadata = sentencepiece_metadata();
+    metadata.remove("tokenizer.ggml.bos_token_id");
+    set(&mut metadata, "eos_token_id", Value::U32(9_999));
+    assert_eq!(encode(&metadata), ["<s>", "▁", "a"]);
+    assert!(Tokenizer::from_gguf(&metadata).unwrap().is_end(2));
+}
+
+#[test]
+fn sentencepiece_files_without_scores_or_types_join_from_the_left() {
+    let mut metadata = sentencepiece_metadata();
+    metadata.remove("tokenizer.ggml.scores");
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    assert!(tokenizer.notes()[0].contains("has no scores"));
+    let texts = |tokenizer: &Tokenizer, text: &str| {
+        texts_of(&metadata, &tokenizer.encode(text, false).unwrap())
+    };
+    // The leftmost pair first: `▁h`, then `ll`.
+    assert_eq!(texts(&tokenizer, "hello"), ["▁h", "e", "ll", "o"]);
+
+    let mut untyped = metadata.clone();
+    untyped.remove("tokenizer.ggml.token_type");
+    let tokenizer = Tokenizer::from_gguf(&untyped).unwrap();
+    assert_eq!(
+        texts(&tokenizer, "hello\n"),
+        ["▁h", "e", "ll", "o", "<0x0A>"]
+    );
+    // Known by its name.
+    assert_eq!(texts(&tokenizer, "</s>"), ["</s>"]);
+}
+
+#[test]
+fn tokens_without_a_text_get_one_and_two_alike_are_refused() {
+    let mut metadata = metadata();
+    let empty = push_token(&mut metadata, "", 1);
+    push_token(&mut metadata, "", 1);
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    assert_eq!(tokenizer.decode(&[empty]).unwrap(), "[EMPTY_37]");
+    push_token(&mut metadata, "he", 1);
+    let report = refused(&metadata).report();
+    assert!(
+        report.contains("the tokens 32 and 39 have the same text, `he`"),
+        "{report}"
+    );
+    set(&mut metadata, "tokens", Value::Array(vec![]));
+    let report = refused(&metadata).report();
+    assert!(
+        report.contains("`tokenizer.ggml.tokens` is empty"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -192,7 +371,6 @@ fn what_a_file_lacks_is_an_error_that_names_it() {
     assert!(without("tokens").contains("`tokenizer.ggml.tokens` is missing"));
     assert!(without("merges").contains("`tokenizer.ggml.merges` is missing"));
     assert!(without("model").contains("`tokenizer.ggml.model` is missing"));
-    assert!(without("pre").contains("does not name its pre-tokenizer"));
 
     let with = |key: &str, value: Value| {
         let mut metadata = metadata();
@@ -202,17 +380,19 @@ fn what_a_file_lacks_is_an_error_that_names_it() {
     let text = |text: &str| Value::String(text.to_owned());
     assert!(with("pre", text("klingon")).contains("unknown pre-tokenizer `klingon`"));
     assert!(with("model", text("bert")).contains("unsupported kind of tokenizer `bert`"));
-    assert!(with("model", text("llama")).contains("`tokenizer.ggml.scores` is missing"));
     assert!(with("tokens", Value::U32(1)).contains("`tokenizer.ggml.tokens` is not an array"));
-    assert!(with("merges", Value::Array(vec![text("nospace")])).contains("not a merge"));
-    assert!(with("merges", Value::Array(vec![text("x nope")])).contains("do not fit"));
+    assert!(with("merges", text("h e")).contains("`tokenizer.ggml.merges` is not an array"));
+    assert!(with("pre", Value::U32(1)).contains("`tokenizer.ggml.pre` is not a text"));
     assert!(with("token_type", Value::Array(vec![])).contains("0 token types for 37 tokens"));
     assert!(with("add_bos_token", Value::U32(1)).contains("neither true nor false"));
 
-    let mut metadata = metadata();
-    metadata.remove("tokenizer.ggml.bos_token_id");
-    set(&mut metadata, "add_bos_token", Value::Bool(true));
-    assert!(refused(&metadata).report().contains("adds a BOS token"));
+    let mut metadata = sentencepiece_metadata();
+    set(&mut metadata, "scores", Value::Array(vec![Value::F32(0.0)]));
+    assert!(
+        refused(&metadata)
+            .report()
+            .contains("1 scores for 37 tokens")
+    );
 }
 
 /// A folder's `tokenizer.json` with the settings that files are found with.
@@ -302,6 +482,177 @@ fn an_added_token_whose_id_the_library_would_change_is_an_error() {
     );
 }
 
+/// The folder's tokenizer with these files beside it.
+fn beside(files: &[(&str, &str)]) -> Result<Tokenizer> {
+    let folder = folder();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    Tokenizer::from_folder(folder.path())
+}
+
+/// What each case expects is what transformers 5.24 makes of the same files.
+#[test]
+fn files_beside_a_tokenizer_json_add_tokens_as_transformers_does() {
+    const CONFIG: &str = "tokenizer_config.json";
+    const MAP: &str = "special_tokens_map.json";
+    const ADDED: &str = "added_tokens.json";
+    let x = r#"{"content": "<x>", "special": true}"#;
+    let y = r#"{"content": "<y>", "lstrip": false, "normalized": false, "rstrip": true,
+                "single_word": false, "special": false}"#;
+    let decoder = format!(r#"{{"added_tokens_decoder": {{"6": {y}, "5": {x}}}}}"#);
+    let only_x = format!(r#"{{"added_tokens_decoder": {{"5": {x}}}}}"#);
+    let object = format!(r#"{{"additional_special_tokens": [{x}]}}"#);
+    let lists: &[(&[(&str, &str)], &[u32], &str)] = &[
+        (&[], &[2, 2], "abab"),
+        // By their ids, whatever the order; one is no special token and takes the space along.
+        (&[(CONFIG, &decoder)], &[5, 2, 6, 2], "ab<y>ab"),
+        // It says all: the other files do not count.
+        (
+            &[
+                (CONFIG, &only_x),
+                (MAP, r#"{"bos_token": "<y>"}"#),
+                (ADDED, r#"{"<y>": 6}"#),
+            ],
+            &[5, 2, 2],
+            "abab",
+        ),
+        (
+            &[(CONFIG, r#"{"additional_special_tokens": ["<y>", "<x>"]}"#)],
+            &[6, 2, 5, 2],
+            "abab",
+        ),
+        (
+            &[(
+                CONFIG,
+                r#"{"extra_special_tokens": ["<x>"], "additional_special_tokens": ["<y>"]}"#,
+            )],
+            &[5, 2, 2],
+            "abab",
+        ),
+        (
+            &[(MAP, r#"{"additional_special_tokens": ["<y>"]}"#)],
+            &[2, 5, 2],
+            "abab",
+        ),
+        // Older files write them as objects, which transformers 5 itself does not take.
+        (&[(MAP, &object)], &[5, 2, 2], "abab"),
+        (
+            &[
+                (ADDED, r#"{"<y>": 6, "<x>": 5}"#),
+                (CONFIG, r#"{"pad_token": "<x>"}"#),
+            ],
+            &[5, 2, 6, 2],
+            "ab<y>ab",
+        ),
+        (
+            &[(
+                CONFIG,
+                r#"{"image_token": "<x>", "extra_special_tokens": {"audio_token": "<y>"}}"#,
+            )],
+            &[5, 2, 6, 2],
+            "abab",
+        ),
+        // A token of the vocabulary keeps its id.
+        (&[(ADDED, r#"{"ab": 7}"#)], &[2, 2], "abab"),
+        (
+            &[(
+                CONFIG,
+                r#"{"pad_token": "", "unk_token": null, "add_bos_token": true}"#,
+            )],
+            &[2, 2],
+            "abab",
+        ),
+    ];
+    for (files, ids, text) in lists {
+        let tokenizer = beside(files).unwrap();
+        let encoded: Vec<u32> = tokenizer.encode("<x>ab<y> ab", false).unwrap();
+        let known: Vec<u32> = encoded
+            .iter()
+            .copied()
+            .filter(|id| *id == 2 || *id > 4)
+            .collect();
+        assert_eq!(known, *ids, "{files:?}");
+        assert_eq!(tokenizer.decode(&known).unwrap(), *text, "{files:?}");
+    }
+}
+
+#[test]
+fn files_beside_a_tokenizer_json_name_its_special_tokens() {
+    let files = [
+        (
+            "special_tokens_map.json",
+            r#"{"bos_token": {"content": "<x>", "rstrip": true}}"#,
+        ),
+        (
+            "tokenizer_config.json",
+            r#"{"bos_token": "<y>", "eos_token": "<|im_end|>"}"#,
+        ),
+    ];
+    let tokenizer = beside(&files).unwrap();
+    assert_eq!(tokenizer.bos_token(), Some("<x>"));
+    assert_eq!(tokenizer.eos_token(), Some("<|im_end|>"));
+    assert_eq!(tokenizer.encode("<x> ab", false).unwrap(), [5, 2]);
+
+    // A token that the tokenizer.json has, with other properties.
+    let strips = r#"{"added_tokens_decoder": {"4": {"content": "<|im_end|>", "lstrip": true,
+        "special": true}}, "eos_token": "<|im_end|>"}"#;
+    let tokenizer = beside(&[("tokenizer_config.json", strips)]).unwrap();
+    assert_eq!(tokenizer.encode("a <|im_end|>a", false).unwrap(), [0, 4, 0]);
+    let tokenizer = beside(&[("tokenizer_config.json", r#"{"split_special_tokens": true}"#)]);
+    let tokenizer = tokenizer.unwrap();
+    assert_eq!(tokenizer.encode("<s>ab", false).unwrap(), [2]);
+    // Ends of a model that has eyes as well.
+    let tokenizer = beside(&[("config.json", r#"{"text_config": {"eos_token_id": [1]}}"#)]);
+    assert!(tokenizer.unwrap().is_end(1));
+}
+
+#[test]
+fn files_beside_a_tokenizer_json_that_do_not_fit_are_errors() {
+    let refused = |file: &str, text: &str| {
+        let error = beside(&[(file, text)]).err().unwrap();
+        assert_eq!(error.exit(), Exit::Preflight);
+        let report = error.report();
+        assert!(report.contains(file), "{report}");
+        report
+    };
+    // transformers would give it the id 5 without a word.
+    assert!(refused("added_tokens.json", r#"{"<x>": 9}"#).contains("`<x>` has the id 9"));
+    refused("added_tokens.json", r#"{"<x>": "five"}"#);
+    refused("added_tokens.json", "[]");
+    refused("special_tokens_map.json", "{");
+    refused(
+        "tokenizer_config.json",
+        r#"{"added_tokens_decoder": {"5": "<x>"}}"#,
+    );
+    refused(
+        "tokenizer_config.json",
+        r#"{"added_tokens_decoder": {"five": {"content": "<x>"}}}"#,
+    );
+}
+
+#[test]
+fn a_folders_patterns_mean_what_they_mean_to_transformers() {
+    let folder = folder();
+    let path = folder.path().join("tokenizer.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let bytes = r#"{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "post"#;
+    let split = r#"{"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": "a(?=ba{2}+\\z)"}, "behavior": "Isolated", "invert": false},
+        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
+        "post"#;
+    assert!(text.contains(bytes));
+    std::fs::write(&path, text.replace(bytes, split)).unwrap();
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    // Any even number of `a`; possessive, the repeat would be two.
+    assert_eq!(
+        tokenizer.encode("abaaaa", false).unwrap(),
+        [0, 1, 0, 0, 0, 0]
+    );
+    assert_eq!(tokenizer.encode("abaaa", false).unwrap(), [2, 0, 0, 0]);
+}
+
 fn smollm2() -> Option<Tokenizer> {
     let path: PathBuf = test_model()?;
     let mut file = std::fs::File::open(path).unwrap();
@@ -337,7 +688,8 @@ fn smollm2s_facts() {
     assert_eq!(tokenizer.bos_token(), Some("<|im_start|>"));
     assert_eq!(tokenizer.eos_token(), Some("<|im_end|>"));
     let ends: Vec<u32> = (0..49_152).filter(|id| tokenizer.is_end(*id)).collect();
-    assert_eq!(ends, [0, 2]);
+    // 4 is `<reponame>`, which ends a completion.
+    assert_eq!(ends, [0, 2, 4]);
     assert_eq!(tokenizer.encode("<|im_end|>", false).unwrap(), [2]);
 }
 
