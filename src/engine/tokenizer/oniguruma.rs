@@ -13,16 +13,14 @@
 //! Source: `doc/RE` and `doc/SYNTAX.md` of Oniguruma, and what the Python library does with the
 //! patterns of `oniguruma_splits.json`.
 
+mod class;
+
 use std::borrow::Cow;
+
+use self::class::WORD_ALONE;
 
 /// Patterns with groups nested deeper than this are left as they are.
 const MAX_DEPTH: usize = 64;
-
-/// The characters of `\w` in a class, and of `[[:word:]]`.
-const WORD: &str = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}";
-
-/// The characters of `\w` by itself: `²`, `³`, `¹`, `¼`, `½` and `¾` as well.
-const WORD_ALONE: &str = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE}";
 
 /// The same pattern in the syntax of fancy-regex. Borrowed where both read it alike.
 pub(super) fn translate(pattern: &str) -> Cow<'_, str> {
@@ -53,22 +51,6 @@ struct Translator<'a> {
     /// Whether case does not count (`(?i)`).
     ignores_case: bool,
     depth: usize,
-}
-
-/// A set of characters that Oniguruma knows by a name.
-struct Named {
-    /// As the inside of a class.
-    body: &'static str,
-    /// Whether the body lists what does not belong to it.
-    is_negated: bool,
-}
-
-/// What stands at one place of a class.
-enum Item {
-    /// One character, as it is to be written.
-    Character(String),
-    /// A set, as it is to be written.
-    Set(String),
 }
 
 impl<'a> Translator<'a> {
@@ -164,10 +146,11 @@ impl<'a> Translator<'a> {
                 self.out.push_str(&flags);
                 self.out.push(':');
                 self.inside();
-                self.out.push(')');
                 // `(?i)` holds for the rest of the group that it stands in, alternatives included.
+                if is_rest || self.eat(")") {
+                    self.out.push(')');
+                }
                 if !is_rest {
-                    self.eat(")");
                     (self.extended, self.ignores_case) = outside;
                 }
             }
@@ -437,187 +420,6 @@ impl<'a> Translator<'a> {
             u32::from(letter) & 0x1F
         })
     }
-
-    /// `\p{…}`, `\P{…}` or `\p{^…}`, in a class or by itself.
-    fn property(&mut self, is_alone: bool) -> String {
-        let is_braced = self.rest[2..].starts_with('{');
-        let Some(end) = self.rest.find('}').filter(|_| is_braced) else {
-            return self.take(2).to_owned();
-        };
-        let text = self.take(end + 1);
-        let (is_not, name) = match text[3..end].strip_prefix('^') {
-            Some(name) => (true, name),
-            None => (false, &text[3..end]),
-        };
-        let is_negated = is_not != text.starts_with(r"\P");
-        // Case, spaces, hyphens and underscores do not count.
-        let plain: String = name
-            .chars()
-            .filter(|c| !matches!(c, ' ' | '_' | '-'))
-            .map(|c| c.to_ascii_lowercase())
-            .collect();
-        let named = match plain.as_str() {
-            // As a property this is the category, without the symbols of `[[:punct:]]`.
-            "punct" => None,
-            "posixpunct" => posix("punct"),
-            "word" if is_alone => Some(Named {
-                body: WORD_ALONE,
-                is_negated: false,
-            }),
-            plain => posix(plain),
-        };
-        match named {
-            Some(named) => named.written(is_negated),
-            None if is_not => format!(r"\{}{{{name}}}", if is_negated { 'P' } else { 'p' }),
-            None => text.to_owned(),
-        }
-    }
-
-    /// A class, up to its end.
-    fn class(&mut self) {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return;
-        }
-        self.copy(1);
-        if self.eat("^") {
-            self.out.push('^');
-        }
-        // A bracket that comes first is no end.
-        if self.eat("]") {
-            self.out.push_str(r"\]");
-            self.range();
-        }
-        while let Some(next) = self.peek() {
-            match next {
-                ']' => {
-                    self.copy(1);
-                    self.depth -= 1;
-                    return;
-                }
-                '[' if !self.rest.starts_with("[:") || self.bracket().is_none() => {
-                    self.class();
-                    if self.depth > MAX_DEPTH {
-                        return;
-                    }
-                }
-                '[' => {
-                    if let Some((length, set)) = self.bracket() {
-                        self.replace(length, &set);
-                    }
-                }
-                '&' if self.rest.starts_with("&&") => self.copy(2),
-                _ => match self.item(next) {
-                    Item::Set(set) => self.out.push_str(&set),
-                    Item::Character(character) => {
-                        self.out.push_str(&character);
-                        self.range();
-                    }
-                },
-            }
-        }
-    }
-
-    /// The end of a range, whose begin was written.
-    fn range(&mut self) {
-        let Some(ahead) = self.rest.strip_prefix('-') else {
-            return;
-        };
-        let Some(next) = ahead.chars().next().filter(|c| !matches!(c, ']' | '[')) else {
-            return;
-        };
-        if ahead.starts_with("&&") {
-            return;
-        }
-        self.take(1);
-        match self.item(next) {
-            Item::Character(character) => {
-                self.out.push('-');
-                self.out.push_str(&character);
-            }
-            // `a-\d` is no range.
-            Item::Set(set) => {
-                self.out.push_str(r"\-");
-                self.out.push_str(&set);
-            }
-        }
-    }
-
-    /// `[:alpha:]` and `[:^alpha:]` in a class: how long it is, and the set.
-    fn bracket(&self) -> Option<(usize, String)> {
-        let end = self.rest.find(":]")?;
-        let name = self.rest.get(2..end)?;
-        let (is_negated, name) = match name.strip_prefix('^') {
-            Some(name) => (true, name),
-            None => (false, name),
-        };
-        Some((end + 2, posix(name)?.written(is_negated)))
-    }
-
-    fn item(&mut self, next: char) -> Item {
-        if next != '\\' {
-            self.take(next.len_utf8());
-            // These are operators of the classes here, alone or doubled.
-            let is_operator = match next {
-                '-' | '[' => true,
-                '~' => self.rest.starts_with('~') || self.out.ends_with('~'),
-                _ => false,
-            };
-            let escape = if is_operator { r"\" } else { "" };
-            return Item::Character(format!("{escape}{next}"));
-        }
-        match self.rest[1..].chars().next() {
-            None => Item::Character(self.take(1).to_owned()),
-            Some('d' | 'D' | 's' | 'S' | 'h' | 'H') => Item::Set(self.take(2).to_owned()),
-            Some('w') => {
-                self.take(2);
-                Item::Set(WORD.to_owned())
-            }
-            Some('W') => {
-                self.take(2);
-                Item::Set(format!("[^{WORD}]"))
-            }
-            Some('p' | 'P') => Item::Set(self.property(false)),
-            Some('b') => {
-                self.take(2);
-                Item::Character(r"\x08".to_owned())
-            }
-            Some(letter) => Item::Character(self.character(letter)),
-        }
-    }
-}
-
-impl Named {
-    fn written(&self, is_negated: bool) -> String {
-        let caret = if self.is_negated == is_negated {
-            ""
-        } else {
-            "^"
-        };
-        format!("[{caret}{}]", self.body)
-    }
-}
-
-/// The sets of `[[:…:]]`, all of Unicode.
-fn posix(name: &str) -> Option<Named> {
-    let (body, is_negated) = match name {
-        "alnum" => (r"\p{Alphabetic}\p{Nd}", false),
-        "alpha" => (r"\p{Alphabetic}", false),
-        "ascii" => (r"\x00-\x7F", false),
-        "blank" => (r"\t\p{Zs}", false),
-        "cntrl" => (r"\p{Cc}", false),
-        "digit" => (r"\p{Nd}", false),
-        "graph" => (r"\s\p{Cc}\p{Cn}", true),
-        "lower" => (r"\p{Lowercase}", false),
-        "print" => (r"\p{Cc}\p{Cn}\p{Zl}\p{Zp}", true),
-        "punct" => (r"\p{P}\p{S}", false),
-        "space" => (r"\s", false),
-        "upper" => (r"\p{Uppercase}", false),
-        "word" => (WORD, false),
-        "xdigit" => ("0-9A-Fa-f", false),
-        _ => return None,
-    };
-    Some(Named { body, is_negated })
 }
 
 /// A count of an interval. Oniguruma's own limit is 100,000.
@@ -629,98 +431,4 @@ fn number(digits: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde::Deserialize;
-    use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-    use tokenizers::tokenizer::{
-        OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
-    };
-
-    use super::*;
-
-    /// `oniguruma_splits.json`: what the Python library (tokenizers 0.23.3, with Oniguruma) makes
-    /// of texts with a `Split`, as the byte that each piece begins at.
-    #[derive(Deserialize)]
-    struct Splits {
-        texts: Vec<String>,
-        patterns: Vec<(String, Vec<Vec<usize>>)>,
-    }
-
-    fn starts(pattern: &str, text: &str) -> Vec<usize> {
-        let pattern = SplitPattern::Regex(translate(pattern).into_owned());
-        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap();
-        let mut pieces = PreTokenizedString::from(text);
-        split.pre_tokenize(&mut pieces).unwrap();
-        pieces
-            .get_splits(OffsetReferential::Original, OffsetType::Byte)
-            .into_iter()
-            .map(|(_, (start, _), _)| start)
-            .collect()
-    }
-
-    #[test]
-    fn patterns_split_as_they_do_in_oniguruma() {
-        let splits: Splits =
-            serde_json::from_str(include_str!("../testdata/oniguruma_splits.json")).unwrap();
-        assert!(splits.patterns.len() > 100);
-        for (pattern, expected) in &splits.patterns {
-            for (text, expected) in splits.texts.iter().zip(expected) {
-                let translated = translate(pattern);
-                assert_eq!(
-                    starts(pattern, text),
-                    *expected,
-                    "{pattern} ({translated}) on {text:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_pattern_that_means_the_same_is_left_alone() {
-        for pattern in [
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-            r"[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*",
-            r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"##,
-            r"(?<name>a)(?>b+)(?<=c)(?<!d)\k<name>\x{E9}\u00e9",
-        ] {
-            assert!(
-                matches!(translate(pattern), Cow::Borrowed(_)),
-                "{}",
-                translate(pattern)
-            );
-        }
-        assert_eq!(translate(r"\p{Nd}{3}+\z"), r"(?:\p{Nd}{3})+\z");
-    }
-
-    /// What is no pattern is refused by the engine, not here.
-    #[test]
-    fn what_is_broken_or_deep_passes_through() {
-        for pattern in [
-            "(", ")", "[", "a{", "(?", "(?<", "(?i", "\\", "[\\", "[a-", "[[:", "\\x", "\\p",
-            "\\p{", "*a", "\\c", "\\C-", "(?#", "[]", "[^", "\\o{9}", "\\u12", "é{", "{,}", "\\xé",
-            "(?'a", "\\0é", "[:é:]",
-        ] {
-            translate(pattern);
-        }
-        for deep in [
-            "(".repeat(100_000),
-            "[".repeat(100_000),
-            "(?i)".repeat(100_000),
-        ] {
-            assert!(translate(&deep).len() >= deep.len() / 2);
-        }
-        // Every combination of a few letters that mean something.
-        let letters = [
-            "(", ")", "[", "]", "?", "\\", "{", "1,2}", "i", ":", "-", "^", "é",
-        ];
-        for first in letters {
-            for second in letters {
-                for third in letters {
-                    for fourth in letters {
-                        translate(&format!("{first}{second}{third}{fourth}"));
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

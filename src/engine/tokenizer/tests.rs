@@ -209,6 +209,10 @@ fn added_letters_decode_to_themselves() {
     assert_eq!(decode(&[byte, half, letter]), "üü");
     assert_eq!(decode(&[byte, letter, half]), "\u{fffd}ü\u{fffd}");
     assert_eq!(decode(&[2, letter, 9_999]), "ü");
+
+    let tokenizer = beside(&[("added_tokens.json", r#"{"ü": 5}"#)]).unwrap();
+    assert_eq!(tokenizer.encode("aü", false).unwrap(), [0, 5]);
+    assert_eq!(tokenizer.decode(&[0, 5, 1]).unwrap(), "aüb");
 }
 
 #[test]
