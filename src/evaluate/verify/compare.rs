@@ -1,5 +1,7 @@
 //! From two texts to a verdict, to a question for the library, or to a reason why there is neither.
 
+use std::borrow::Cow;
+
 use num_rational::BigRational;
 use serde::Serialize;
 
@@ -9,7 +11,7 @@ use super::numeral::{self, Value};
 use super::shape::{self, Kind, Part, Shape};
 use super::units::{self, Unit};
 use super::words::{self, Choice};
-use super::{LONGEST_ANSWER, Verdict};
+use super::{LONGEST_ANSWER, Verdict, given_answer};
 
 /// The most parts of lists and sets that are compared each with each.
 const MOST_PARTS: usize = 24;
@@ -63,6 +65,17 @@ pub(in crate::evaluate) fn examine(answer: &str, expected: &str) -> Finding {
     }
     if answer == expected {
         return known(Verdict::Equal);
+    }
+    // An expected answer may come as the end of a worked solution.
+    let boxed = |text: &str| match text.contains(r"\boxed") || text.contains(r"\fbox") {
+        true => given_answer(text).map(Cow::into_owned),
+        false => None,
+    };
+    if let Some(boxed) = boxed(expected) {
+        return examine(answer, &boxed);
+    }
+    if let Some(boxed) = boxed(answer).filter(|boxed| boxed.len() < answer.len()) {
+        return examine(&boxed, expected);
     }
     let longest = LONGEST_ANSWER.max(expected.len().saturating_mul(2));
     if answer.len() > longest {
