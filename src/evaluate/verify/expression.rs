@@ -257,7 +257,7 @@ impl<'a> Reader<'a> {
                 };
                 self.rest = &self.rest[other.len_utf8()..];
                 // `<=` and `>=` of plain text.
-                let operator = match (*operator, self.take_equals(*operator)) {
+                let operator = match (*operator, self.take_equals(operator)) {
                     ("<", true) => r"\le ",
                     (">", true) => r"\ge ",
                     (operator, _) => operator,

@@ -369,10 +369,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let mut groups = 0;
-            loop {
-                let Some(group) = self.rest.strip_prefix(separator) else {
-                    break;
-                };
+            while let Some(group) = self.rest.strip_prefix(separator) {
                 // `1, 234` is a list, and `{,}` is set without a space anyway.
                 let length = group.bytes().take_while(u8::is_ascii_digit).count();
                 if length != 3 {
@@ -470,7 +467,6 @@ impl<'a> Reader<'a> {
 
     /// A proper fraction behind an integer: `1\frac{1}{2}`, `1 1/2`. `None` where that cannot be one number
     /// and is no plain fraction either; nothing where there is none.
-    #[expect(clippy::option_option, reason = "unreadable, or not there, or there")]
     fn mixed(&mut self) -> Option<Option<BigRational>> {
         let before = self.rest;
         self.spaces();

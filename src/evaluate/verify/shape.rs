@@ -282,20 +282,17 @@ fn without_name(text: &str) -> (Option<&str>, &str) {
                     let after = rest.strip_prefix(name);
                     after.is_some_and(|after| !after.starts_with(|c: char| c.is_ascii_alphabetic()))
                 };
-                let length = if rest.starts_with('=') {
-                    1
-                } else if is_command(r"\in") {
-                    3
-                } else if rest.starts_with(['<', '>'])
-                    || [r"\le", r"\ge", r"\ne", r"\approx", r"\equiv"]
-                        .iter()
-                        .any(|it| is_command(it))
-                {
+                let others = [r"\le", r"\ge", r"\ne", r"\approx", r"\equiv"];
+                let is_other =
+                    rest.starts_with(['<', '>']) || others.iter().any(|name| is_command(name));
+                let parts_before = rest.starts_with([',', ';']) && relation.is_none();
+                if is_other || parts_before {
                     return (None, text);
-                } else if rest.starts_with([',', ';']) && relation.is_none() {
-                    return (None, text);
-                } else {
-                    continue;
+                }
+                let length = match rest.starts_with('=') {
+                    true => 1,
+                    false if is_command(r"\in") => 3,
+                    false => continue,
                 };
                 if relation.is_some() {
                     return (None, text);

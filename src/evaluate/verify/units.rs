@@ -472,7 +472,7 @@ fn find(word: &str) -> Option<&'static Known> {
     };
     KNOWN
         .iter()
-        .find(|known| known.spellings.iter().any(|spelling| is(&spelling)))
+        .find(|known| known.spellings.iter().any(|spelling| is(spelling)))
 }
 
 fn noun(word: &str) -> Option<String> {
