@@ -470,9 +470,7 @@ fn find(word: &str) -> Option<&'static Known> {
     let is = |spelling: &&str| {
         *spelling == word || spelling.len() > 2 && word.strip_suffix('s') == Some(spelling)
     };
-    KNOWN
-        .iter()
-        .find(|known| known.spellings.iter().any(|spelling| is(spelling)))
+    KNOWN.iter().find(|known| known.spellings.iter().any(&is))
 }
 
 fn noun(word: &str) -> Option<String> {
