@@ -212,7 +212,7 @@ fn a_profile_has_the_evaluations_under_their_steps() {
 fn a_profile_has_the_checks_that_the_library_is_asked_for() {
     let workspace = shipped("math_judge");
     let mut command = scripted(&workspace, "math_judge");
-    printed(command.args(["--num-flows", "30", "--profile"]), 0);
+    printed(command.args(["--num-flows", "60", "--profile"]), 0);
     let asked = workspace.record()["totals"]["verification"]["by_library"].as_u64();
     let events = trace(&workspace);
     let checks = events.iter().filter(|event| event.0 == "verify").count();
