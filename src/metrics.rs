@@ -9,7 +9,7 @@ use crate::record::metrics::{Distribution, PositionRecord};
 use crate::statistics::distribution;
 use crate::units::Millis;
 
-pub use scores::Scores;
+pub use scores::{Scores, set_rewards};
 pub use streamed::{Streamed, streamed};
 
 /// A step that has ended: when, counted from the start of its flow, and which steps it needed, by

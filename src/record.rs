@@ -132,7 +132,7 @@ pub struct PrefixRecord {
 }
 
 /// One workflow.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WorkflowRecord {
     /// Number of the flow, from 1.
@@ -157,6 +157,10 @@ pub struct WorkflowRecord {
     /// them could not be judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<f64>,
+    /// The same mean, in which an answer that was left undecided, or whose program failed, counts 0;
+    /// absent where nothing judges, or where the machinery failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_floor: Option<f64>,
     /// Prompt tokens of its steps.
     #[serde(default)]
     pub prompt_tokens: usize,
@@ -377,6 +381,14 @@ pub struct Totals {
     /// Of the workflows' rewards; absent where nothing was judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<Distribution>,
+    /// Workflows that were judged and have no reward, since an answer was left undecided or a program
+    /// failed.
+    #[serde(default)]
+    pub undecided: usize,
+    /// Mean of the workflows' `reward_floor`, which counts what is undecided as 0. It does not rise when a
+    /// model answers what cannot be read, as the mean of `reward` may. Absent where nothing was judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_reward: Option<f64>,
     /// How answers were checked; absent where none were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationRecord>,

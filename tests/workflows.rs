@@ -212,7 +212,7 @@ fn a_profile_has_the_evaluations_under_their_steps() {
 fn a_profile_has_the_checks_that_the_library_is_asked_for() {
     let workspace = shipped("math_judge");
     let mut command = scripted(&workspace, "math_judge");
-    printed(command.args(["--num-flows", "30", "--profile"]), 0);
+    printed(command.args(["--num-flows", "60", "--profile"]), 0);
     let asked = workspace.record()["totals"]["verification"]["by_library"].as_u64();
     let events = trace(&workspace);
     let checks = events.iter().filter(|event| event.0 == "verify").count();
@@ -275,6 +275,55 @@ fn answers_are_verified_and_the_rest_is_judged() {
     assert_eq!(asked.into_iter().flatten().sum::<u64>(), 144);
 }
 
+#[test]
+fn an_answer_that_cannot_be_read_does_not_raise_the_mean() {
+    let row = |number: usize| {
+        format!("{{\"id\": \"r{number}\", \"problem\": \"{number}?\", \"answer\": \"{number}\"}}\n")
+    };
+    let template = "schema = 1\nname = \"sums\"\nsuite = \"sums.suite.jsonl\"\n\
+        [[step]]\nid = \"answer\"\nprompt = \"{{ row.problem }}\"\n\
+        [[step]]\nid = \"check\"\nkind = \"verify\"\nof = \"answer\"\n\
+        question = \"{{ row.problem }}\"\nexpected = \"{{ row.answer }}\"\n";
+    let says = |others: &str| {
+        let answer = |number: usize| {
+            let said = if number == 1 { "1" } else { others };
+            let output = serde_json::to_string(&format!("\\boxed{{{said}}}")).expect("JSON");
+            format!("{{\"row\": \"r{number}\", \"step\": \"answer\", \"output\": {output}}}\n")
+        };
+        (1..=4).map(answer).collect::<String>()
+    };
+    let nines = "9".repeat(2001);
+    for (others, judged, mean, undecided) in [
+        ("99", 4, "0.2500", 0),
+        (nines.as_str(), 4, "0.2500", 0),
+        (r"9^{9^{9^{9}}}", 4, "0.2500", 0),
+        (r"n \equiv 1 \pmod 9", 1, "1.0000", 3),
+    ] {
+        let workspace = Workspace::new();
+        let rows: String = (1..=4).map(row).collect();
+        workspace.write("templates/sums.toml", template);
+        workspace.write("templates/sums.suite.jsonl", rows);
+        workspace.write("templates/sums.script.jsonl", says(others));
+        let mut command = scripted(&workspace, "sums");
+        let (out, _) = printed(command.args(["--num-flows", "4"]), 0);
+        let line = out
+            .lines()
+            .find(|line| line.starts_with("[REWARD]"))
+            .expect(&out);
+        assert!(
+            line.starts_with(&format!("[REWARD] flows=4 judged={judged} mean={mean} ")),
+            "{line}"
+        );
+        assert!(
+            line.ends_with(&format!(" undecided={undecided} mean_reward=0.2500")),
+            "{line}"
+        );
+        let totals = &workspace.record()["totals"];
+        assert_eq!(totals["undecided"], undecided);
+        assert_eq!(totals["mean_reward"], 0.25);
+    }
+}
+
 const ROWS: usize = 12;
 
 /// Rows with an answer each, which the script knows; every fourth is answered wrongly.
@@ -314,7 +363,7 @@ fn rows_come_back_with_what_became_of_them() {
     let (workspace, input) = rows();
     let (out, _) = printed(scripted(&workspace, "math_judge").args(ROLLOUTS), 0);
     assert!(
-        out.contains("[REWARD] rows=12 repeats=2 done=24 failed=0 unjudged=0 mean=0.7500 min=0.0000 median=1.0000 max=1.0000 std=0.4423"),
+        out.contains("[REWARD] rows=12 repeats=2 done=24 failed=0 unjudged=0 mean=0.7500 min=0.0000 median=1.0000 max=1.0000 std=0.4423 mean_reward=0.7500"),
         "{out}"
     );
     let output = workspace.read("out.jsonl");

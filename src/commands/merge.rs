@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cli::MergeArgs;
 use crate::error::{Error, Exit, Result};
-use crate::metrics::{Positions, Scores};
+use crate::metrics::{Positions, Scores, set_rewards};
 use crate::record::evaluation::{UsageRecord, VerificationRecord};
 use crate::record::remote::RemoteRecord;
 use crate::record::shard::{Shard, ShardRun};
@@ -99,6 +99,9 @@ pub(crate) fn run(arguments: &MergeArgs, console: &mut Console) -> Result<Exit> 
         console.result(&line)?;
     }
     for line in timing::scores(&record.totals) {
+        console.result(&line)?;
+    }
+    if let Some(line) = timing::reward(&record.totals) {
         console.result(&line)?;
     }
     if let Some(remote) = &record.totals.remote {
@@ -393,7 +396,7 @@ fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[Part]) ->
     let all = || parts.iter().map(|part| &part.record().totals);
     let energies: Option<Vec<&Energy>> = all().map(|totals| totals.energy.as_ref()).collect();
     let remotes: Vec<&RemoteRecord> = all().filter_map(|totals| totals.remote.as_ref()).collect();
-    Totals {
+    let mut totals = Totals {
         workflows_done: done.len(),
         workflows_failed: workflows.len() - done.len(),
         steps_done: steps.len(),
@@ -422,7 +425,9 @@ fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[Part]) ->
             sum
         }),
         ..Totals::default()
-    }
+    };
+    set_rewards(&mut totals, workflows);
+    totals
 }
 
 /// What was asked of each model, for each kind of step.

@@ -4,7 +4,7 @@ use crate::config::{Mode, RunConfig};
 use crate::engine::{Engine, LocalEngine};
 use crate::error::{Error, Exit, Result};
 use crate::flow::{Flow, Step};
-use crate::metrics::{Positions, Scores};
+use crate::metrics::{Positions, Scores, set_rewards};
 use crate::profile::{self, Span};
 use crate::record::evaluation::{GenerationRecord, TrialRecord};
 use crate::record::{Energy, RunRecord, Status, StepRecord, WorkflowRecord};
@@ -183,10 +183,7 @@ impl Recorder<'_> {
         }
         totals.positions = self.positions.records();
         totals.scores = self.scores.records();
-        let rewards: Vec<f64> = (self.record.workflows.iter())
-            .filter_map(|workflow| workflow.reward)
-            .collect();
-        totals.reward = distribution(&rewards);
+        set_rewards(totals, &self.record.workflows);
         if let (Some(watts), Some(total)) = (self.config.gpu_power, totals.benchmark_total_ms) {
             totals.energy = Some(Energy {
                 source: "assumed".to_owned(),
@@ -391,6 +388,7 @@ impl Observer for Recorder<'_> {
                     cached_tokens: workflow.reused_tokens,
                 },
                 reward: response.reward,
+                reward_floor: response.reward_floor,
                 extracted_answer: response.answer.clone(),
                 outcome: response.outcome.clone(),
                 error: error.map(Error::chain),

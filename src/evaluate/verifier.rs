@@ -1,5 +1,5 @@
-//! Checking many answers: what [`super::verify`] decides is decided here and now, what it leaves open
-//! goes to math-verify (a Python library) in a sandboxed process, and nothing is asked twice.
+//! Checking many answers: what [`super::verify`] decides is decided here and now, what it has a question
+//! about goes to math-verify (a Python library) in a sandboxed process, and nothing is asked twice.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::verify::{Verdict, compare};
+use super::verify::{Finding, Verdict, examine};
 use super::{EvaluationId, Finished, Outcome, Pool, Request, Settings, Times};
 use crate::error::{Error, Result};
 use crate::hash::PartsHasher;
@@ -17,9 +17,6 @@ const CHECK: &str = include_str!("math_check.py");
 
 /// The module of the library.
 const MODULE: &str = "math_verify";
-
-/// The longest answer that the library is asked about (bytes); parsing takes more than linear time.
-const LONGEST_ANSWER: usize = 2000;
 
 /// How long the library may take for one answer, unless it is said otherwise.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -67,7 +64,7 @@ pub struct VerificationId(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DecidedBy {
-    /// Exact arithmetic, in this process.
+    /// This process: exact arithmetic, and words and lists compared part by part.
     Numerals,
     /// The library.
     MathVerify,
@@ -84,7 +81,7 @@ pub struct Verified {
     pub verdict: Verdict,
     /// Who says so.
     pub by: DecidedBy,
-    /// Why nobody could decide; empty otherwise.
+    /// Why nobody could decide, or why a text that was not read is wrong; empty otherwise.
     pub reason: String,
     /// It had been asked before, or was being asked.
     pub cached: bool,
@@ -215,17 +212,20 @@ impl Verifier {
         answer: &str,
         expected: &str,
     ) -> std::result::Result<EvaluationId, Answered> {
-        match compare(answer, expected) {
-            Verdict::Undecided => {}
-            verdict => return Err(Answered::by(DecidedBy::Numerals, verdict)),
-        }
-        if answer.trim().is_empty() {
-            return Err(Answered::open("there is no answer"));
-        }
-        if answer.len().max(expected.len()) > LONGEST_ANSWER {
-            let why = format!("longer than {LONGEST_ANSWER} bytes, which no answer is");
-            return Err(Answered::open(why));
-        }
+        let question = match examine(answer, expected) {
+            Finding::Known(verdict, reason) => {
+                return Err(Answered {
+                    reason,
+                    ..Answered::by(DecidedBy::Numerals, verdict)
+                });
+            }
+            Finding::Open(why) => return Err(Answered::open(why)),
+            Finding::Ask(question) => question,
+        };
+        let question = match serde_json::to_value(question) {
+            Ok(question) => question,
+            Err(error) => return Err(Answered::open(error.to_string())),
+        };
         let pool = match &mut self.library {
             Ok(pool) => pool,
             Err(why) => return Err(Answered::open(why.as_str())),
@@ -233,7 +233,7 @@ impl Verifier {
         Ok(pool.submit_check(Request {
             code: CHECK.to_owned(),
             entry_points: vec!["check".to_owned()],
-            arguments: vec![answer.into(), expected.into()],
+            arguments: vec![question],
             seed: 0,
             deadline: self.deadline,
             score: decided,
@@ -447,10 +447,11 @@ mod tests {
     }
 
     #[test]
-    fn what_no_answer_is_is_not_asked() {
+    fn what_is_longer_than_an_answer_is_wrong() {
         let mut verifier = Verifier::default();
         verifier.submit("q", &"x+".repeat(2000), "x");
         let long = verifier.poll(Duration::ZERO).remove(0);
+        assert_eq!(long.verdict, Verdict::Unequal);
         assert!(long.reason.contains("2000 bytes"), "{long:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! What the judged steps of a run came to.
 
-use crate::record::StepRecord;
 use crate::record::evaluation::ScoreRecord;
+use crate::record::{StepRecord, Totals, WorkflowRecord};
 use crate::statistics::distribution;
 use crate::units::Millis;
 
@@ -65,6 +65,18 @@ impl Scores {
     }
 }
 
+/// Sums the rewards of workflows up: those that were judged, and all of them with 0 for what was not.
+pub fn set_rewards(totals: &mut Totals, workflows: &[WorkflowRecord]) {
+    let of = |reward: fn(&WorkflowRecord) -> Option<f64>| -> Vec<f64> {
+        workflows.iter().filter_map(reward).collect()
+    };
+    let (rewards, floors) = (of(|flow| flow.reward), of(|flow| flow.reward_floor));
+    let undecided = |flow: &&WorkflowRecord| flow.reward.is_none() && flow.reward_floor.is_some();
+    totals.reward = distribution(&rewards);
+    totals.undecided = workflows.iter().filter(undecided).count();
+    totals.mean_reward = distribution(&floors).map(|floors| floors.mean);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +111,25 @@ mod tests {
         let score = trial.score.as_ref().expect("two scores");
         assert_eq!((score.count, score.max), (2, 2.5));
         assert_eq!(trial.overhead_ms.as_ref().map(|ms| ms.mean), Some(3.0));
+    }
+
+    #[test]
+    fn what_is_undecided_counts_0_and_is_told_apart() {
+        let flow = |reward, reward_floor| WorkflowRecord {
+            reward,
+            reward_floor,
+            ..WorkflowRecord::default()
+        };
+        let flows = [
+            flow(Some(1.0), Some(1.0)),
+            flow(None, Some(0.0)),
+            flow(None, Some(0.5)),
+            flow(None, None),
+        ];
+        let mut totals = Totals::default();
+        set_rewards(&mut totals, &flows);
+        let judged = totals.reward.as_ref().expect("one");
+        assert_eq!((judged.count, judged.mean), (1, 1.0));
+        assert_eq!((totals.undecided, totals.mean_reward), (2, Some(0.5)));
     }
 }

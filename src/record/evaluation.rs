@@ -222,4 +222,7 @@ pub struct RolloutRecord {
     pub outcomes: BTreeMap<String, usize>,
     /// Of the rewards.
     pub reward: Option<Distribution>,
+    /// Mean of the lines' `reward_floor`, which counts what is undecided as 0.
+    #[serde(default)]
+    pub mean_reward: Option<f64>,
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::folder::{cannot_write_file, ordinary, replace_named};
 use crate::error::{Error, Result};
+use crate::evaluate::verify::UNDECIDED;
 use crate::record::evaluation::RolloutRecord;
 use crate::statistics::distribution;
 
@@ -21,11 +22,12 @@ use crate::statistics::distribution;
 const FLAG: &str = "--output";
 
 /// The keys that are added to a row.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "rollout",
     "response",
     "usage",
     "reward",
+    "reward_floor",
     "extracted_answer",
     "outcome",
     "error",
@@ -42,12 +44,23 @@ pub struct Rollout {
     pub usage: Usage,
     /// The reward; `null` where it could not be judged.
     pub reward: Option<f64>,
+    /// The reward in which an answer that could not be judged counts 0; `null` where nothing judges.
+    #[serde(default)]
+    pub reward_floor: Option<f64>,
     /// The answer that was taken from the response.
     pub extracted_answer: Option<String>,
     /// What it was found to be: `equal`, `unequal`, `undecided`, `no_answer`, or how a program ended.
     pub outcome: Option<String>,
     /// Why the flow failed; such a row is run again by `--resume`.
     pub error: Option<String>,
+}
+
+impl Rollout {
+    /// The reward with 0 for what was not judged, also of a line that an earlier version wrote.
+    fn floor(&self) -> Option<f64> {
+        let unjudged = self.error.is_none() && self.outcome.as_deref() == Some(UNDECIDED);
+        (self.reward_floor.or(self.reward)).or(unjudged.then_some(0.0))
+    }
 }
 
 /// Which row, and which of its repeats.
@@ -191,6 +204,7 @@ impl RolloutFile {
     pub fn finish(mut self) -> Result<RolloutRecord> {
         replace_named(&self.path, FLAG, join(&self.lines).as_bytes())?;
         let mut rewards = Vec::new();
+        let mut floors = Vec::new();
         for line in self.lines.values() {
             let Ok(rollout) = serde_json::from_str::<Rollout>(line) else {
                 continue;
@@ -199,12 +213,14 @@ impl RolloutFile {
             self.record.failed += usize::from(rollout.error.is_some());
             let unjudged = rollout.error.is_none() && rollout.reward.is_none();
             self.record.unjudged += usize::from(unjudged);
+            floors.extend(rollout.floor());
             if let Some(outcome) = rollout.outcome {
                 *self.record.outcomes.entry(outcome).or_default() += 1;
             }
             rewards.extend(rollout.reward);
         }
         self.record.reward = distribution(&rewards);
+        self.record.mean_reward = distribution(&floors).map(|floors| floors.mean);
         Ok(self.record)
     }
 }
@@ -319,6 +335,7 @@ mod tests {
             response: Some("said".to_owned()),
             usage: Usage::default(),
             reward,
+            reward_floor: reward.or(error.is_none().then_some(0.0)),
             extracted_answer: None,
             outcome: reward.map(|_| "equal".to_owned()),
             error: error.map(str::to_owned),
@@ -366,6 +383,8 @@ mod tests {
         assert_eq!((record.done, record.unjudged, record.failed), (6, 1, 0));
         assert_eq!(record.outcomes["equal"], 5);
         assert_eq!(record.reward.expect("five").mean, 3.0);
+        // The one that could not be judged counts 0.
+        assert_eq!(record.mean_reward, Some(2.5));
         let text = fs::read_to_string(&files.output).expect("written");
         let places: Vec<Place> = text
             .lines()

@@ -66,6 +66,7 @@ pub(crate) fn run(
             steps: 3,
             error: None,
             reward: None,
+            reward_floor: None,
             prompt_tokens: 2400,
             prefill_tokens: 2400,
             reused_tokens: 0,

@@ -70,28 +70,33 @@ pub fn scores(totals: &Totals) -> Vec<String> {
     totals.scores.iter().map(line).collect()
 }
 
-/// `[REWARD] rows=… repeats=… done=… failed=… unjudged=… mean=… min=… median=… max=… std=…`
+/// `[REWARD] rows=… repeats=… done=… failed=… unjudged=… mean=… min=… median=… max=… std=… mean_reward=…`:
+/// `mean` is of those that were judged, `mean_reward` counts the others as 0.
 pub fn rollouts(rollouts: &RolloutRecord) -> String {
     format!(
-        "[REWARD] rows={} repeats={} done={} failed={} unjudged={}{}",
+        "[REWARD] rows={} repeats={} done={} failed={} unjudged={}{} mean_reward={}",
         rollouts.rows,
         rollouts.repeats,
         rollouts.done,
         rollouts.failed,
         rollouts.unjudged,
-        spread(rollouts.reward.as_ref())
+        spread(rollouts.reward.as_ref()),
+        Score(rollouts.mean_reward)
     )
 }
 
-/// `[REWARD] flows=… judged=… mean=… min=… median=… max=… std=…`, where anything was judged.
+/// `[REWARD] flows=… judged=… mean=… min=… median=… max=… std=… undecided=… mean_reward=…`, where anything was
+/// judged: `mean` is of those that were decided, `mean_reward` counts the undecided as 0.
 pub fn reward(totals: &Totals) -> Option<String> {
     let judges = !totals.scores.is_empty();
     judges.then(|| {
         format!(
-            "[REWARD] flows={} judged={}{}",
+            "[REWARD] flows={} judged={}{} undecided={} mean_reward={}",
             totals.workflows_done,
             totals.reward.as_ref().map_or(0, |reward| reward.count),
-            spread(totals.reward.as_ref())
+            spread(totals.reward.as_ref()),
+            totals.undecided,
+            Score(totals.mean_reward)
         )
     })
 }
@@ -292,6 +297,7 @@ mod tests {
             steps: 3,
             error: None,
             reward: None,
+            reward_floor: None,
             prompt_tokens: 0,
             prefill_tokens: 0,
             reused_tokens: 0,

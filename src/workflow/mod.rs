@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::{Engine, Script};
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluator, Verifier};
-use crate::flow::{Flow, Work};
+use crate::evaluate::{self, Evaluator, Verifier};
+use crate::flow::{Flow, Scored, Work};
 use crate::record::evaluation::{GenerationRecord, TrialRecord};
 use crate::record::{StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
@@ -120,6 +120,9 @@ pub struct Response {
     /// The mean score of the answers of the last step that judges; `None` with none, or where one of
     /// them could not be judged.
     pub reward: Option<f64>,
+    /// The same mean, in which an answer without a score counts 0; `None` where nothing judges, or where
+    /// the machinery failed under one of them.
+    pub reward_floor: Option<f64>,
 }
 
 impl Response {
@@ -137,12 +140,19 @@ impl Response {
         };
         let scored = readable.scored.as_deref().unwrap_or_default();
         let scores: Option<Vec<f64>> = scored.iter().map(|scored| scored.score).collect();
-        let scores = scores.unwrap_or_default();
+        // What the machinery failed at says nothing about the answer.
+        let is_known = |scored: &&Scored| scored.outcome != evaluate::Outcome::InfraError.as_str();
+        let all_known = scored.iter().all(|scored| is_known(&scored));
+        let floors = scored.iter().map(|scored| scored.score.unwrap_or(0.0));
+        let mean = |scores: Vec<f64>| {
+            (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+        };
         Self {
             text: readable.texts.first().cloned(),
             answer: scored.first().and_then(|scored| scored.answer.clone()),
             outcome: scored.first().map(|scored| scored.outcome.clone()),
-            reward: (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64),
+            reward: scores.and_then(mean),
+            reward_floor: mean(floors.collect()).filter(|_| all_known),
         }
     }
 }

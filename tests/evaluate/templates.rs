@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use flowbench::evaluate::verify::{Verdict, compare, last_boxed};
+use flowbench::evaluate::verify::{Verdict, compare, given_answer};
 use flowbench::evaluate::{
     Finished, Outcome, Request, Verifier, VerifierSettings, packing, program,
 };
@@ -124,10 +124,11 @@ fn recorded_answers_are_judged_as_expected() {
         let problem = problems[answer.row.as_str()];
         let expected = answer.expect.as_deref().unwrap();
         *seen.entry(expected).or_default() += 1;
-        let Some(boxed) = last_boxed(&answer.output) else {
+        let Some(boxed) = given_answer(&answer.output) else {
             assert_eq!(expected, "no_answer", "{}", answer.row);
             continue;
         };
+        let boxed = boxed.as_ref();
         let verdict = verifier.verify(&problem.problem, boxed, &problem.answer);
         let which = format!("{}: {boxed} | {}", answer.row, problem.answer);
         if has_library || compare(boxed, &problem.answer) != Verdict::Undecided {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flowbench::evaluate::verify::Verdict::{self, Equal, Undecided, Unequal};
@@ -113,7 +114,9 @@ fn an_answer_without_an_end_is_killed_and_the_next_is_checked() {
     let Some(mut verifier) = verifier(Duration::from_secs(2)) else {
         return;
     };
-    let tower = verifier.submit("q", "9^{9^{9^9}}", "7");
+    // Each power is small enough to be tried, all of them together are not.
+    let endless = r"\sin(((1000^{1000})^{1000})^{1000})x";
+    let tower = verifier.submit("q", endless, "x");
     let tower = &collect(&mut verifier)[&tower];
     assert_eq!(tower.verdict, Undecided, "{tower:?}");
     assert!(
@@ -162,6 +165,70 @@ fn hostile_answers_are_text() {
     }
     assert!(!written.exists());
     expect(&mut verifier, &[(r"\sqrt{8}", r"2\sqrt{2}", Equal)]);
+}
+
+#[test]
+fn the_table_of_answers_holds_with_the_library() {
+    let Some(mut verifier) = patient_verifier() else {
+        return;
+    };
+    let table =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/answers.jsonl"))
+            .unwrap();
+    let lines: Vec<[String; 4]> = (table.lines())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let ids: Vec<_> = lines
+        .iter()
+        .map(|[answer, expected, ..]| verifier.submit("q", answer, expected))
+        .collect();
+    let all = collect(&mut verifier);
+    for (id, [answer, expected, _, verdict]) in ids.iter().zip(&lines) {
+        let verified = &all[id];
+        let case = format!("{answer} | {expected}: {verified:?}");
+        assert_eq!(verified.verdict.as_str(), verdict, "{case}");
+    }
+}
+
+#[test]
+fn a_verdict_of_the_library_is_one_on_the_whole_text() {
+    let Some(mut verifier) = patient_verifier() else {
+        return;
+    };
+    expect(
+        &mut verifier,
+        &[
+            // Read as mathematics, with every sign of it.
+            (r"\pi \cdot 10^{-20}", r"2\pi \cdot 10^{-20}", Unequal),
+            ("3.14159265", r"\pi", Equal),
+            ("3.14", r"\pi", Unequal),
+            (r"60^\circ", r"\frac{\pi}{3}", Equal),
+            (r"\sin 30^\circ", r"\frac{1}{2}", Equal),
+            ("(1 + i)^2", "2i", Equal),
+            (r"(\sqrt{8}, 1)", r"(2\sqrt{2}, 1)", Equal),
+            (r"\{1, \sqrt{8}\}", r"\{2\sqrt{2}, 1\}", Equal),
+            (
+                r"(-\infty, 2) \cup (3, \infty)",
+                r"(3, \infty) \cup (-\infty, 2)",
+                Equal,
+            ),
+            (
+                r"(-\infty, 2) \cup (3, \infty)",
+                r"(-\infty, 2] \cup (3, \infty)",
+                Unequal,
+            ),
+            ("2x^2 + 2y^2 = 8", "x^2 + y^2 = 4", Equal),
+            ("x^2 + y^2 = 9", "x^2 + y^2 = 4", Unequal),
+            ("x > 3", "3 < x", Equal),
+            ("x > 3", "x > 4", Unequal),
+            // They agree for some values only, or differ by letters that mean the same, perhaps.
+            (r"\sqrt{x^2}", "x", Undecided),
+            ("(-1)^{2n}", "1", Undecided),
+            (r"\frac{n(n+1)}{2}", r"\frac{k(k+1)}{2}", Undecided),
+            ("X + 1", "x + 1", Undecided),
+            ("x^2 + C", "x^2", Undecided),
+        ],
+    );
 }
 
 #[test]

@@ -110,6 +110,15 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
             note: format!("of {}", totals.prompt_tokens),
         });
     }
+    if totals.undecided > 0
+        && let Some(mean) = totals.mean_reward
+    {
+        tiles.push(Tile {
+            label: "reward, undecided as 0",
+            value: format!("{mean:.3}"),
+            note: format!("{} undecided", totals.undecided),
+        });
+    }
     if let Some(reward) = &totals.reward {
         tiles.push(Tile {
             label: "reward, mean",

@@ -205,6 +205,11 @@ pub(super) fn rollouts(rollouts: &RolloutRecord) -> Vec<(&'static str, String)> 
         let mean = format!("mean {:.4}", reward.mean);
         facts.push(("reward", format!("{mean} · {}", chart::scores(reward))));
     }
+    if rollouts.unjudged > 0
+        && let Some(mean) = rollouts.mean_reward
+    {
+        facts.push(("reward, not judged as 0", format!("mean {mean:.4}")));
+    }
     facts
 }
 

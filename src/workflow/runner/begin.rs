@@ -1,5 +1,6 @@
 //! What is ready begins: requests are submitted, programs and answers handed in, the best selected.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{Checking, Evaluating, InFlight, Place, Runner, Settled, step_activity};
@@ -215,7 +216,7 @@ impl<'a> Runner<'a, '_> {
         let checking = Checking {
             place,
             submitted,
-            answer: verify::last_boxed(&text).map(str::to_owned),
+            answer: verify::given_answer(&text).map(Cow::into_owned),
             text,
             activity,
         };
@@ -223,7 +224,7 @@ impl<'a> Runner<'a, '_> {
             let scored = Scored {
                 score: Some(0.0),
                 outcome: "no_answer".to_owned(),
-                detail: r"the answer holds no complete \boxed{}".to_owned(),
+                detail: r"the response holds no complete \boxed{} with an answer in it".to_owned(),
                 answer: None,
             };
             self.settled.push_back(Settled::NoAnswer(checking, scored));

@@ -352,6 +352,7 @@ impl Runner<'_, '_> {
             steps: running.flow.steps.len(),
             error: error.as_ref().map(Error::chain),
             reward: response.reward,
+            reward_floor: response.reward_floor,
             prompt_tokens: tokens.prompt,
             prefill_tokens: tokens.prefill,
             reused_tokens: tokens.reused,
