@@ -143,8 +143,9 @@ pub(crate) fn run(
     let answers: usize = flows.iter().map(answers).sum();
     recorder.console.plan(num_workflows, passes * answers);
     profile::count(Count::Flows, num_workflows);
-    support.accounts.begin();
+    // Before the deadline and the benchmark begin: it reads the list of processes.
     recorder.load = LoadMeter::start();
+    support.accounts.begin();
     let job = Job {
         prepared: &prepared,
         flows,

@@ -75,21 +75,29 @@ impl FirstRequests {
         let came = start + step.ttft_ms.unwrap_or(step.latency_ms).0;
         let earliest = self.first_token.map_or(came, |known| known.min(came));
         self.first_token = Some(earliest);
-        self.requests.push(FirstRequest {
-            start,
-            reused: step.reused_tokens,
-            prompt: step.prompt_tokens,
-            tried_before: step.attempts > Some(1),
-        });
-        self.requests.retain(|request| request.start < earliest);
+        if start < earliest {
+            self.requests.push(FirstRequest {
+                start,
+                reused: step.reused_tokens,
+                prompt: step.prompt_tokens,
+                tried_before: step.attempts > Some(1),
+            });
+        }
     }
 
     /// The request that was spared least, if all were spared something.
     fn warm(&self) -> Option<FirstRequest> {
-        if self.requests.iter().any(|request| request.tried_before) {
+        let earliest = self.first_token?;
+        // Some were taken in before an earlier first token was known.
+        let first = || {
+            self.requests
+                .iter()
+                .filter(|request| request.start < earliest)
+        };
+        if first().any(|request| request.tried_before) {
             return None;
         }
-        let least = self.requests.iter().min_by_key(|request| request.reused)?;
+        let least = first().min_by_key(|request| request.reused)?;
         (least.reused > 0).then_some(*least)
     }
 }

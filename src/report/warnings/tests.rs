@@ -155,7 +155,7 @@ fn tokens_that_nobody_counted() {
     });
     assert_eq!(chunks[0].code, "token_counts");
     assert!(
-        chunks[0].to_string().contains("with 1 answer:"),
+        chunks[0].to_string().contains("with 1 answer,"),
         "{chunks:?}"
     );
 }
