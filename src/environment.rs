@@ -1,9 +1,14 @@
 //! Where a run runs: processor, memory, system, revision. Read from the machine, for the record.
 
+mod load;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::hash::PartsHasher;
 use crate::record::Environment;
+
+pub use load::LoadMeter;
 
 /// The machine and the build; `root` is the checkout whose revision is named.
 pub fn capture(root: &Path) -> Environment {
@@ -21,7 +26,18 @@ pub fn capture(root: &Path) -> Environment {
             "cpu"
         }
         .to_owned(),
+        hostname_hash: hostname_hash(rustix::system::uname().nodename().to_bytes()),
+        load: None,
     }
+}
+
+/// What stands for the host's name in the record. The part before it keeps the digest from being
+/// that of the bare name, which other tools may have published.
+fn hostname_hash(name: &[u8]) -> Option<String> {
+    let mut hasher = PartsHasher::default();
+    hasher.part(b"flowbench hostname");
+    hasher.part(name);
+    (!name.is_empty()).then(|| hasher.finish()[..16].to_owned())
 }
 
 /// Operating system, kernel and architecture: `Linux 6.1.0 x86_64`.
@@ -122,6 +138,14 @@ mod tests {
         assert!(environment.memory_bytes > 1 << 20);
         assert!(!environment.cpu.is_empty() && !environment.os.is_empty());
         assert_eq!(environment.git_revision, None, "no checkout there");
+        let hash = environment.hostname_hash.expect("a host has a name");
+        assert_eq!(
+            Some(&hash),
+            hostname_hash(rustix::system::uname().nodename().to_bytes()).as_ref()
+        );
+        assert!(hash.len() == 16 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        assert_eq!(hostname_hash(b""), None);
+        assert_ne!(hostname_hash(b"a"), hostname_hash(b"b"));
         assert!(free_disk_bytes(&std::env::temp_dir()).is_some());
         assert_eq!(free_disk_bytes(Path::new("/no/such/folder")), None);
     }

@@ -113,6 +113,12 @@ impl Positions {
         position.decode_rate.extend(step.decode_tokens_per_s);
     }
 
+    /// The times to first tokens of all steps together.
+    pub fn ttft_ms(&self) -> Option<Distribution> {
+        let all = self.0.iter().flat_map(|position| &position.ttft);
+        distribution(&all.copied().collect::<Vec<f64>>())
+    }
+
     /// What there is to tell of each id, in the order in which the first step of each came.
     pub fn records(&self) -> Vec<PositionRecord> {
         let record = |position: &Position| PositionRecord {

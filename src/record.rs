@@ -3,12 +3,14 @@
 
 pub mod bench;
 pub mod evaluation;
+pub mod load;
 pub mod metrics;
 pub mod profile;
 pub mod remote;
 #[cfg(test)]
 mod schema;
 pub mod shard;
+pub mod warning;
 
 use std::collections::BTreeMap;
 
@@ -16,9 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::Millis;
 use evaluation::{EvaluationRecord, RolloutRecord, ScoreRecord, UsageRecord, VerificationRecord};
+use load::LoadRecord;
 use metrics::{CriticalStep, Distribution, PositionRecord};
 use remote::RemoteRecord;
 use shard::{Shard, ShardRun};
+use warning::Warning;
 
 /// Version of the layout of [`RunRecord`] and [`StepRecord`]; raised when a field changes meaning.
 pub const RECORD_SCHEMA: u32 = 1;
@@ -57,6 +61,9 @@ pub struct RunRecord {
     pub workflows: Vec<WorkflowRecord>,
     /// Sums over all workflows.
     pub totals: Totals,
+    /// What makes the figures prove less than they seem to; empty while the run goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
     /// Of `MODE=both` only: its rounds, and what they say of the two modes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
@@ -116,6 +123,25 @@ pub struct ExpansionRecord {
     /// flows.
     #[serde(default)]
     pub prefix: Option<PrefixRecord>,
+    /// The template's steps that ask the model for answers. Those of a loop are there once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<PlannedStep>,
+}
+
+/// What a step asks the model for.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct PlannedStep {
+    /// The step's id, without a generation.
+    pub step: String,
+    /// Answers to its prompt.
+    pub samples: usize,
+    /// Its temperature; 0 is greedy.
+    pub temperature: f64,
+    /// Most tokens of an answer, as the template says (`MAX_TOKENS` is in the settings).
+    pub max_tokens: usize,
+    /// Whether an `evaluate`, `verify`, `judge` or `select` step works on its answers.
+    pub judged: bool,
 }
 
 /// How much of the prompts a prefix cache can take from requests before, in bytes of the text that
@@ -367,6 +393,9 @@ pub struct Totals {
     /// Of the workflows that ended well; `null` as `avg_workflow_ms` is.
     #[serde(default)]
     pub workflow_ms: Option<Distribution>,
+    /// Of the `ttft_ms` of all steps together. `null` while the run goes on, and in `MODE=both`.
+    #[serde(default)]
+    pub ttft_ms: Option<Distribution>,
     /// An entry a step id, in the order in which the first of each ended. Empty while the run goes
     /// on.
     #[serde(default)]
@@ -526,7 +555,7 @@ pub struct OutputOf {
 }
 
 /// Where a run ran.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Environment {
     /// Version of this program.
@@ -545,4 +574,11 @@ pub struct Environment {
     pub memory_bytes: u64,
     /// The command line's feature set: `cpu`, or `cpu+cuda`.
     pub build: String,
+    /// First 16 hex digits of a SHA-256 of the host's name: tells machines apart without naming them.
+    /// Whoever guesses the name can check it. `null` where the host has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname_hash: Option<String>,
+    /// How busy the machine was during the run; absent while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<LoadRecord>,
 }

@@ -76,6 +76,14 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// A count and what is counted: `1 workflow`, `2 workflows`. For nouns whose plural ends in s.
+pub fn plural(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +96,10 @@ mod tests {
         );
         assert_eq!(Bytes(0).to_string(), "0 B");
         assert_eq!(Bytes(1023).to_string(), "1023 B");
+        assert_eq!(
+            [0, 1, 2].map(|count| plural(count, "flow")),
+            ["0 flows", "1 flow", "2 flows"]
+        );
         assert_eq!(Bytes(98_362_432).to_string(), "93.8 MiB");
     }
 }

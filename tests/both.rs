@@ -33,6 +33,7 @@ fn redacted(printed: &Printed, workspace: &Workspace) -> String {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.first() {
             Some(name) if timed.contains(name) => text.push_str(&format!("{name} [VALUES]")),
+            _ if line.contains("of rounds") => text.push_str("[FASTER]"),
             _ => text.push_str(&words.join(" ")),
         }
         text.push('\n');

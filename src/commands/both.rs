@@ -14,7 +14,7 @@ use crate::record::{
 use crate::report::timing;
 use crate::statistics::{LEAST_FOR_MEDIAN, mean, median, range, range_coverage};
 use crate::stopwatch::Moment;
-use crate::units::Millis;
+use crate::units::{Millis, plural};
 use crate::workflow::Outcome;
 
 use super::recorder::Recorder;
@@ -65,9 +65,9 @@ pub(super) fn refusal(outputs: &OutputComparison) -> Option<Error> {
     let first = outputs.first.as_ref()?;
     let (one, other) = (&first.one, &first.other);
     let message = format!(
-        "outputs differ in {} of {} steps, first in flow {}, step {}: {} in {} (round {}), {} in {} (round {})",
+        "outputs differ in {} of {}, first in flow {}, step {}: {} in {} (round {}), {} in {} (round {})",
         outputs.differing,
-        outputs.compared,
+        plural(outputs.compared, "step"),
         first.flow,
         first.step,
         one.out_hash,

@@ -3,14 +3,17 @@
 use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::cli::DoctorArgs;
 use crate::config::{DeviceChoice, ModelConfig};
 use crate::engine::{self, DEFAULT_MODEL, ModelFile};
-use crate::environment;
+use crate::environment::{self, LoadMeter};
 use crate::error::{Exit, Result};
+use crate::record::load::LoadRecord;
 use crate::report::Console;
-use crate::units::Bytes;
+use crate::report::warnings::BUSY_SHARE;
+use crate::units::{Bytes, plural};
 
 /// The oldest Rust that builds this program: `rust-version` in Cargo.toml.
 const RUST_VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
@@ -115,6 +118,7 @@ pub(crate) fn run(
         toolchain(tool_version("rustc", "--version").as_deref()),
         cpu(&environment::cpu_features()),
         memory(environment::memory_bytes()),
+        load(sample_load().as_ref()),
         gpu(
             arguments.device,
             engine::BUILD_HAS_CUDA,
@@ -204,9 +208,9 @@ fn minor(version: &str) -> (u32, u32) {
 
 fn cpu(features: &[String]) -> Check {
     let finding = format!(
-        "{}, {} threads, {}",
+        "{}, {}, {}",
         environment::cpu_name(),
-        environment::cpu_threads(),
+        plural(environment::cpu_threads(), "thread"),
         if features.is_empty() {
             "no vector extensions".to_owned()
         } else {
@@ -234,6 +238,43 @@ fn memory(bytes: u64) -> Check {
         )
     } else {
         Check::ok("memory", finding)
+    }
+}
+
+/// How long the load is looked at.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// How busy the machine is just now; `None` where it does not say.
+fn sample_load() -> Option<LoadRecord> {
+    let meter = LoadMeter::start();
+    std::thread::sleep(LOOK);
+    meter.read()
+}
+
+fn load(load: Option<&LoadRecord>) -> Check {
+    let Some(load) = load else {
+        return Check::ok("load", "unknown: this system has no /proc/stat");
+    };
+    let (others, steal) = (
+        load.others_share.unwrap_or(0.0),
+        load.steal_share.unwrap_or(0.0),
+    );
+    let mut finding = format!(
+        "other processes use {:.0} % of {}, steal {:.0} %",
+        100.0 * others,
+        plural(load.processors, "processor"),
+        100.0 * steal
+    );
+    if let Some(average) = load.load_average_end {
+        finding.push_str(&format!(", load average {average:.1}"));
+    }
+    match others >= BUSY_SHARE || steal >= BUSY_SHARE {
+        false => Check::ok("load", finding),
+        true => Check::warn(
+            "load",
+            finding,
+            "times on a busy machine are longer, and compare badly: wait, or stop what else runs",
+        ),
     }
 }
 
@@ -414,6 +455,23 @@ mod tests {
             level(DeviceChoice::Cuda, true, Some("580"), Ok(())),
             Level::Ok
         );
+    }
+
+    #[test]
+    fn a_busy_machine_is_named() {
+        let level = |others, steal| {
+            load(Some(&LoadRecord {
+                processors: 2,
+                others_share: Some(others),
+                steal_share: Some(steal),
+                ..LoadRecord::default()
+            }))
+            .level
+        };
+        assert_eq!(level(0.05, 0.05), Level::Ok);
+        assert_eq!(level(0.3, 0.0), Level::Warn);
+        assert_eq!(level(0.0, 0.3), Level::Warn);
+        assert_eq!(load(None).level, Level::Ok);
     }
 
     #[test]

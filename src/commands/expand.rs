@@ -1,16 +1,17 @@
 //! `flowbench expand`: the expansion alone, or with `--check` its verification.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::cli::ExpandArgs;
 use crate::error::{Error, Exit, Result};
-use crate::flow::{self, CacheState, ExpandRequest, Expansion};
-use crate::record::{ExpansionRecord, PrefixRecord};
+use crate::flow::{self, CacheState, ExpandRequest, Expansion, Flow, Work};
+use crate::record::{ExpansionRecord, PlannedStep, PrefixRecord};
 use crate::report::{Console, timing};
 use crate::stopwatch::{Moment, NoFence};
-use crate::units::Millis;
+use crate::units::{Millis, plural};
 
 /// How long a wait may be before it is worth a line.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -59,10 +60,14 @@ pub(crate) fn run(
 fn verdict(expansion: &Expansion, console: &mut Console) -> Result<Exit> {
     match &expansion.state {
         CacheState::Hit => {
-            console.result(&format!(
-                "{} flows are as they should be",
-                expansion.num_flows
-            ))?;
+            let (flows, are) = (
+                plural(expansion.num_flows, "flow"),
+                match expansion.num_flows {
+                    1 => "is as it",
+                    _ => "are as they",
+                },
+            );
+            console.result(&format!("{flows} {are} should be"))?;
             Ok(Exit::Done)
         }
         CacheState::Miss(reason) => {
@@ -92,7 +97,33 @@ pub(super) fn record(expansion: &Expansion, took: Millis) -> ExpansionRecord {
         },
         flow_expansion_ms: took,
         prefix: None,
+        steps: expansion.flows.first().map(planned).unwrap_or_default(),
     }
+}
+
+/// What the steps of a flow ask the model for; those of a loop once.
+fn planned(flow: &Flow) -> Vec<PlannedStep> {
+    let name = |id: &str| id.split('.').next().unwrap_or(id).to_owned();
+    let judging = flow.steps.iter().flat_map(|step| step.work.of());
+    let judged: BTreeSet<String> = judging.map(|id| name(id)).collect();
+    let mut steps: Vec<PlannedStep> = Vec::new();
+    for step in &flow.steps {
+        let Work::Generate(generate) = &step.work else {
+            continue;
+        };
+        if steps.iter().any(|known| known.step == step.name()) {
+            continue;
+        }
+        steps.push(PlannedStep {
+            step: step.name().to_owned(),
+            samples: generate.samples,
+            // The decimal that the template has, and not the nearest f32.
+            temperature: generate.temperature.to_string().parse().unwrap_or_default(),
+            max_tokens: generate.max_tokens,
+            judged: judged.contains(step.name()),
+        });
+    }
+    steps
 }
 
 /// Most flows whose prompts are compared after a run: it takes about as long as to expand them.

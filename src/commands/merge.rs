@@ -14,9 +14,10 @@ use crate::record::shard::{Shard, ShardRun};
 use crate::record::{Energy, PrefixRecord, RunRecord, Status, StepRecord, Totals, WorkflowRecord};
 use crate::report::folder::RunFolder;
 use crate::report::saved::SavedRun;
+use crate::report::warnings::{self, Gathered};
 use crate::report::{Console, timing, traffic};
 use crate::statistics::{distribution, mean};
-use crate::units::Millis;
+use crate::units::{Millis, plural};
 
 /// Settings that say where and how a machine works and not what is computed: they may differ.
 const OF_THE_MACHINE: &[&str] = &[
@@ -83,6 +84,9 @@ pub(crate) fn run(arguments: &MergeArgs, console: &mut Console) -> Result<Exit> 
         Some(_) => Status::Failed,
     };
     record.error = error.as_ref().map(Error::chain);
+    let mut gathered = Gathered::default();
+    steps.iter().for_each(|step| gathered.add(step));
+    record.warnings = warnings::warnings(&record, &gathered);
 
     let (mut folder, run_id) = RunFolder::create(&arguments.out, &name)?;
     record.run_id = run_id;
@@ -105,18 +109,18 @@ pub(crate) fn run(arguments: &MergeArgs, console: &mut Console) -> Result<Exit> 
         console.result(&line)?;
     }
     if let Some(remote) = &record.totals.remote {
-        traffic::warnings(remote)
-            .iter()
-            .for_each(|warning| console.warning(&format!("warning: {warning}")));
         console.result(&traffic::line(remote))?;
     }
-    let folder = folder.path().display().to_string();
+    for warning in &record.warnings {
+        console.warning(&format!("warning: {warning}"));
+    }
+    console.result(&timing::run(folder.path()))?;
     match error {
-        None => {
-            console.progress(&format!("Results in {folder}"));
-            Ok(Exit::Done)
+        None => Ok(Exit::Done),
+        Some(error) => {
+            let folder = folder.path().display();
+            Err(error.hint(format!("what there is has been joined in {folder}")))
         }
-        Some(error) => Err(error.hint(format!("what there is has been joined in {folder}"))),
     }
 }
 
@@ -158,7 +162,8 @@ fn part(run: Result<SavedRun>) -> Result<Part> {
     for flow in flows {
         if !shard.holds(flow) || !(1..=of).contains(&flow) {
             return Err(Error::usage(format!(
-                "{folder}: flow {flow} is not in shard {shard} of {of} flows"
+                "{folder}: flow {flow} is not in shard {shard} of {}",
+                plural(of, "flow")
             ))
             .hint("the record was changed after the run: take it as the run wrote it"));
         }
@@ -277,8 +282,9 @@ fn missing(parts: &[Part]) -> Vec<String> {
         let ended = record.workflows.len();
         if ended < expected || matches!(record.status, Status::Running | Status::Incomplete) {
             missing.push(format!(
-                "shard {} ended early, with {ended} of its {expected} workflows",
-                part.shard
+                "shard {} ended early, with {ended} of its {}",
+                part.shard,
+                plural(expected, "workflow")
             ));
         }
     }
@@ -298,7 +304,11 @@ fn verdict(record: &RunRecord, missing: &[String]) -> Option<Error> {
         let all = record.workflows.len();
         Error::new(
             exit,
-            format!("{} of {all} workflows failed", totals.workflows_failed),
+            format!(
+                "{} of {} failed",
+                totals.workflows_failed,
+                plural(all, "workflow")
+            ),
         )
     })
 }
@@ -349,6 +359,8 @@ fn join(parts: &[Part]) -> (Vec<StepRecord>, RunRecord) {
     );
     record.workflows = workflows;
     record.profile = None;
+    // Each machine's is in its shard.
+    record.environment.load = None;
     // Each part's rows are in a file of their own.
     record.rollouts = None;
     record.shard = None;
@@ -408,6 +420,7 @@ fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[Part]) ->
         accepted_tokens: sum(|step| step.accepted_tokens),
         avg_workflow_ms: mean(&done).map(Millis),
         workflow_ms: distribution(&done),
+        ttft_ms: positions.ttft_ms(),
         positions: positions.records(),
         usage: usage(all().flat_map(|totals| &totals.usage)),
         scores: scores.records(),

@@ -71,6 +71,7 @@ fn listing() -> Console {
 fn interrupts() -> Result<&'static AtomicBool> {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
     ctrlc::set_handler(|| {
+        crate::report::clear_progress();
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             // The user has asked twice: something hangs that does not look at the flag. What it
             // is may stand in the profile.

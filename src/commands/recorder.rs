@@ -2,6 +2,7 @@
 
 use crate::config::{Mode, RunConfig};
 use crate::engine::{Engine, LocalEngine};
+use crate::environment::LoadMeter;
 use crate::error::{Error, Exit, Result};
 use crate::flow::{Flow, Step};
 use crate::metrics::{Positions, Scores, set_rewards};
@@ -12,10 +13,11 @@ use crate::report::evolution::EvolutionFolder;
 use crate::report::folder::RunFolder;
 use crate::report::recording::Recording;
 use crate::report::rollouts::{Rollout, RolloutFile, Usage};
-use crate::report::{Console, table, timing, traffic};
+use crate::report::warnings::{self, Gathered};
+use crate::report::{Console, summary, table, timing, traffic};
 use crate::statistics::distribution;
 use crate::stopwatch::Moment;
-use crate::units::Millis;
+use crate::units::{Millis, plural};
 use crate::workflow::{self, Observer, Outcome, Reached, Response, RunnerOptions};
 
 use super::both::Rounds;
@@ -35,6 +37,9 @@ pub(super) struct Recorder<'a> {
     pub(super) rounds: Option<Rounds>,
     pub(super) positions: Positions,
     pub(super) scores: Scores,
+    pub(super) gathered: Gathered,
+    /// How busy the machine is, since before the engine was started.
+    pub(super) load: LoadMeter,
     pub(super) evolution: EvolutionFolder,
     pub(super) rollouts: Option<RolloutFile>,
     pub(super) recording: Option<Recording>,
@@ -141,12 +146,7 @@ impl Recorder<'_> {
             ignore_eos: self.config.ignore_eos,
             seed: self.config.seed,
         };
-        let answers = |flow: &Flow| -> usize {
-            let steps = flow.steps.iter().filter_map(Step::generate);
-            steps.map(|generate| generate.samples).sum()
-        };
-        self.console
-            .flows(flows.len(), flows.iter().map(answers).sum());
+        self.console.flows();
         let mut means = support.means(engine);
         let outcome = workflow::run(
             &mut means,
@@ -182,6 +182,9 @@ impl Recorder<'_> {
             totals.workflow_ms = distribution(&values);
         }
         totals.positions = self.positions.records();
+        if self.config.mode != Mode::Both {
+            totals.ttft_ms = self.positions.ttft_ms();
+        }
         totals.scores = self.scores.records();
         set_rewards(totals, &self.record.workflows);
         if let (Some(watts), Some(total)) = (self.config.gpu_power, totals.benchmark_total_ms) {
@@ -206,13 +209,14 @@ impl Recorder<'_> {
                 } else {
                     Exit::FlowFailed
                 };
-                let message = format!("{failed} of {num_workflows} workflows failed");
+                let message = format!("{failed} of {} failed", plural(num_workflows, "workflow"));
                 (Status::Failed, Some(Error::new(exit, message)))
             }
             (Ok(Outcome::Interrupted), _) => {
                 let message = format!(
-                    "interrupted after {} of {num_workflows} workflows",
-                    done.len()
+                    "interrupted after {} of {}",
+                    done.len(),
+                    plural(num_workflows, "workflow")
                 );
                 (
                     Status::Incomplete,
@@ -221,7 +225,8 @@ impl Recorder<'_> {
             }
             (Ok(Outcome::Limited(Reached(what))), _) => {
                 let done = done.len();
-                let message = format!("ended at {what}, after {done} of {num_workflows} workflows");
+                let workflows = plural(num_workflows, "workflow");
+                let message = format!("ended at {what}, after {done} of {workflows}");
                 (
                     Status::Incomplete,
                     Some(Error::new(Exit::Incomplete, message)),
@@ -236,6 +241,8 @@ impl Recorder<'_> {
         };
         self.record.status = status;
         self.record.error = error.as_ref().map(Error::chain);
+        self.record.environment.load = self.load.read();
+        self.record.warnings = warnings::warnings(&self.record, &self.gathered);
 
         // Saved before it is printed: a closed pipe must not cost the record.
         let recorded = self.finish_recording(status == Status::Complete);
@@ -246,7 +253,6 @@ impl Recorder<'_> {
             .and_then(|()| self.pending.write(self.record.profile.as_ref()))
             .and(recorded)
             .and(rolled);
-        let folder = self.folder.path().display().to_string();
         if self.record.totals.benchmark_total_ms.is_some() {
             for line in timing::totals(&self.record.totals, num_workflows) {
                 self.console.result(&line)?;
@@ -264,9 +270,6 @@ impl Recorder<'_> {
             }
         }
         if let Some(remote) = &self.record.totals.remote {
-            for warning in traffic::warnings(remote) {
-                self.console.warning(&format!("warning: {warning}"));
-            }
             self.console.result(&traffic::line(remote))?;
         }
         if let Some(comparison) = &self.record.comparison {
@@ -274,14 +277,32 @@ impl Recorder<'_> {
                 self.console.result(&line)?;
             }
         }
-        saved?;
-        match error {
-            None => {
-                self.console.progress(&format!("Results in {folder}"));
-                Ok(Exit::Done)
-            }
-            Some(error) => Err(error.hint(format!("what was measured is in {folder}"))),
+        for warning in &self.record.warnings {
+            self.console.warning(&format!("warning: {warning}"));
         }
+        saved?;
+        let folder = self.folder.path();
+        let next = self.next_command();
+        if let Some(line) = summary::line(&self.record, &next) {
+            self.console.progress(&line);
+        }
+        self.console.result(&timing::run(folder))?;
+        match error {
+            None => Ok(Exit::Done),
+            Some(error) => Err(error.hint(format!("what was measured is in {}", folder.display()))),
+        }
+    }
+
+    /// What to type to see where the time went.
+    fn next_command(&self) -> String {
+        let in_checkout = self.config.layout.root.join("run.sh").is_file();
+        let program = if in_checkout {
+            "bash run.sh"
+        } else {
+            "flowbench"
+        };
+        let folder = self.folder.path().display().to_string();
+        format!("{program} diagnose {}", summary::quoted(&folder))
     }
 
     /// Keeps the record as it is now.
@@ -325,6 +346,7 @@ impl Observer for Recorder<'_> {
         };
         self.positions.add(step);
         self.scores.add(step);
+        self.gathered.add(step);
         let totals = &mut self.record.totals;
         totals.steps_done += 1;
         totals.prompt_tokens += step.prompt_tokens;

@@ -7,9 +7,9 @@ use crate::config::{Mode, RemoteConfig, RunConfig};
 use crate::engine::{
     Engine, LocalEngine, LocalOptions, ModelFile, RemoteEngine, Script, ScriptedEngine,
 };
-use crate::environment;
+use crate::environment::{self, LoadMeter};
 use crate::error::{Error, Exit, Result};
-use crate::flow::{self, ExpandRequest, Expansion, Flow, Input};
+use crate::flow::{self, ExpandRequest, Expansion, Flow, Input, Step};
 use crate::live;
 use crate::metrics::{Positions, Scores};
 use crate::profile::{self, Count, Span};
@@ -17,8 +17,10 @@ use crate::record::{ExpansionRecord, RECORD_SCHEMA, RunRecord, Status, Totals};
 use crate::report::evolution::EvolutionFolder;
 use crate::report::folder::RunFolder;
 use crate::report::rollouts::RolloutFile;
+use crate::report::warnings::Gathered;
 use crate::report::{Console, timing};
 use crate::stopwatch::{Moment, NoFence};
+use crate::units::plural;
 use crate::workflow::{self, Outcome};
 
 use super::expand::WaitNotice;
@@ -56,10 +58,11 @@ pub(crate) fn run(
         expansion.flows.retain(|flow| shard.holds(flow.flow));
         if expansion.flows.is_empty() {
             let flows = expansion.num_flows;
-            return Err(
-                Error::usage(format!("shard {shard} of {flows} flows holds none"))
-                    .hint("SHARD=i/n splits the flows into n parts; n is at most their number"),
-            );
+            return Err(Error::usage(format!(
+                "shard {shard} of {} holds none",
+                plural(flows, "flow")
+            ))
+            .hint("SHARD=i/n splits the flows into n parts; n is at most their number"));
         }
     }
     let rollouts = rollouts(config)?;
@@ -77,6 +80,8 @@ pub(crate) fn run(
         rounds: None,
         positions: Positions::default(),
         scores: Scores::default(),
+        gathered: Gathered::default(),
+        load: LoadMeter::start(),
         evolution,
         rollouts,
         recording: None,
@@ -95,6 +100,7 @@ pub(crate) fn run(
             engine_starts: 0,
             workflows: Vec::new(),
             totals: Totals::default(),
+            warnings: Vec::new(),
             comparison: None,
             rollouts: None,
             profile: None,
@@ -129,11 +135,16 @@ pub(crate) fn run(
     }
     recorder.save()?;
 
-    let num_workflows = match config.mode {
-        Mode::Both => 2 * config.rounds * flows.len(),
-        _ => flows.len(),
+    let passes = match config.mode {
+        Mode::Both => 2 * config.rounds,
+        _ => 1,
     };
+    let num_workflows = passes * flows.len();
+    let answers: usize = flows.iter().map(answers).sum();
+    recorder.console.plan(num_workflows, passes * answers);
     profile::count(Count::Flows, num_workflows);
+    // Before the deadline and the benchmark begin: it reads the list of processes.
+    recorder.load = LoadMeter::start();
     support.accounts.begin();
     let job = Job {
         prepared: &prepared,
@@ -152,6 +163,12 @@ pub(crate) fn run(
     recorder.record.totals.verification = support.verification();
     recorder.record.expansion.prefix = super::expand::prefix(&expansion);
     recorder.close(result, num_workflows)
+}
+
+/// How many answers a flow asks the model for, judgements left out.
+fn answers(flow: &Flow) -> usize {
+    let steps = flow.steps.iter().filter_map(Step::generate);
+    steps.map(|generate| generate.samples).sum()
 }
 
 /// The settings, where the number of flows comes from the rows of an input.

@@ -107,7 +107,8 @@ pub trait Engine: Fence {
 /// Why an engine does not restart.
 fn restart_refused(in_flight: usize) -> Error {
     Error::flow(format!(
-        "the engine cannot restart: {in_flight} requests are in flight"
+        "the engine cannot restart: {} in flight",
+        crate::units::plural(in_flight, "request")
     ))
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::units::plural;
 
 use super::render::Renderer;
 use super::{Context, Flow, Generate, Part, Step};
@@ -254,9 +255,9 @@ impl fmt::Display for PrefixShare {
         let percent = |bytes: u64| 100.0 * bytes as f64 / self.prompt_bytes.max(1) as f64;
         writeln!(
             f,
-            "Prefix sharing: {} flows x {} steps, {} bytes of prompt text",
-            self.flows,
-            self.steps.len(),
+            "Prefix sharing: {} x {}, {} bytes of prompt text",
+            plural(self.flows, "flow"),
+            plural(self.steps.len(), "step"),
             self.prompt_bytes
         )?;
         for step in &self.steps {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::config::BenchFormat;
 use crate::error::{Context, Exit, Result};
 use crate::record::bench::{BenchRecord, TestRecord};
+use crate::units::plural;
 
 /// All of it, lines ended.
 ///
@@ -42,17 +43,20 @@ fn markdown(record: &BenchRecord) -> String {
             record.device_name
         ),
         format!(
-            "- processor: {}, {} threads, {features}; load average {}",
+            "- processor: {}, {}, {features}; load average {}",
             environment.cpu,
-            environment.cpu_threads,
+            plural(environment.cpu_threads, "thread"),
             number(record.load_average, 2)
         ),
         format!("- engine init: {} ms", record.engine_init_ms),
     ];
     if let Some(ceilings) = &record.ceilings {
         lines.push(format!(
-            "- ceilings: {:.1} GB/s read from memory, {:.0} GMAC/s int8 ({}, {} threads)",
-            ceilings.read_gb_s, ceilings.int8_gmac_s, ceilings.instructions, ceilings.threads
+            "- ceilings: {:.1} GB/s read from memory, {:.0} GMAC/s int8 ({}, {})",
+            ceilings.read_gb_s,
+            ceilings.int8_gmac_s,
+            ceilings.instructions,
+            plural(ceilings.threads, "thread")
         ));
     }
     if !record.complete {
@@ -231,6 +235,7 @@ mod tests {
                 cpu_features: vec!["avx2".to_owned(), "fma".to_owned()],
                 memory_bytes: 1 << 33,
                 build: "cpu".to_owned(),
+                ..Environment::default()
             },
             load_average: Some(0.25),
             model: "Tiny".to_owned(),

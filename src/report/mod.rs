@@ -1,27 +1,33 @@
 //! What people and programs are shown: the lines on the terminal ([`timing`], of `MODE=remote`
 //! [`traffic`]), the table of
 //! `MODE=both` ([`table`]), the engine's figures ([`mod@bench`]) and the run's folder ([`folder`]).
-//! These read records and compute nothing. Of runs that were kept ([`saved`]), [`mod@diagnose`] says
+//! These read records and compute nothing. [`mod@warnings`] says where a run proves little, and
+//! [`summary`] ends it in a sentence. Of runs that were kept ([`saved`]), [`mod@diagnose`] says
 //! why they took as long as they did, and [`page`] shows them.
 
 pub mod bench;
 pub mod diagnose;
 pub mod evolution;
 pub mod folder;
+mod markdown;
 pub mod page;
 mod progress;
 pub mod recording;
 pub mod rollouts;
 pub mod saved;
+pub mod summary;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timing;
 pub mod traffic;
+pub mod warnings;
 
 use std::io::Write;
 
 use crate::error::{Error, Result};
+
+pub(crate) use progress::clear as clear_progress;
 
 /// The terminal: results on stdout, progress on stderr.
 pub struct Console {
@@ -122,9 +128,14 @@ impl Console {
         self.progress.wait(what);
     }
 
-    /// Draws how far so many flows with so many steps have come.
-    pub fn flows(&mut self, flows: usize, steps: usize) {
-        self.progress.flows(flows, steps);
+    /// Says how many flows with how many steps are to be run in all, in one go or in several.
+    pub fn plan(&mut self, flows: usize, steps: usize) {
+        self.progress.plan(flows, steps);
+    }
+
+    /// Draws how far these have come.
+    pub fn flows(&mut self) {
+        self.progress.flows();
     }
 
     /// A step has ended, with so many generated tokens.

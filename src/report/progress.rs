@@ -1,18 +1,62 @@
-//! What is drawn while a run goes on: on stderr where it is a terminal, gone when the work is done.
+//! What is drawn while a run goes on: on stderr where it is a terminal, gone when the work is done
+//! or interrupted.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
+
+use crate::stopwatch::Pace;
+
+/// What is drawn now, for [`clear`].
+static DRAWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
+
+/// Whether nothing is to be drawn any more.
+static CLEARED: AtomicBool = AtomicBool::new(false);
+
+/// How long an interrupt waits for the terminal.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Takes away what is drawn, from whatever thread, and draws nothing again in this process: an
+/// interrupt leaves no half a bar on the terminal. A terminal or pipe that takes no more text holds
+/// the bar, and must not hold the interrupt, too.
+pub(crate) fn clear() {
+    CLEARED.store(true, Ordering::Relaxed);
+    let drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(bar) = drawn.and_then(|bar| bar.upgrade()) else {
+        return;
+    };
+    let (done, wait) = channel();
+    let clearing = thread::Builder::new().spawn(move || {
+        bar.finish_and_clear();
+        // Nobody waits any more where it took too long.
+        let _ = done.send(());
+    });
+    if clearing.is_ok() {
+        let _ = wait.recv_timeout(PATIENCE);
+    }
+}
 
 /// How far the flows have come, or what is waited for. Nothing is drawn when quiet or when stderr is
 /// no terminal.
 pub(super) struct Progress {
     shown: bool,
     bar: ProgressBar,
+    job: Option<Job>,
+}
+
+/// All that a run has to do, and what of it is done: the rounds of `MODE=both` are one job.
+struct Job {
     flows: usize,
     flows_done: usize,
+    steps: usize,
+    steps_done: usize,
     tokens: usize,
+    since: Pace,
 }
 
 impl Progress {
@@ -20,15 +64,13 @@ impl Progress {
         Self {
             shown: !quiet && std::io::stderr().is_terminal(),
             bar: ProgressBar::hidden(),
-            flows: 0,
-            flows_done: 0,
-            tokens: 0,
+            job: None,
         }
     }
 
     fn start(&mut self, total: u64, template: &str) {
         self.end();
-        if !self.shown {
+        if !self.shown || CLEARED.load(Ordering::Relaxed) {
             return;
         }
         self.bar =
@@ -37,6 +79,8 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.bar.set_style(style.progress_chars("=> "));
         }
+        let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
+        *drawn = Some(self.bar.downgrade());
     }
 
     /// Something without a measure goes on.
@@ -48,35 +92,50 @@ impl Progress {
         }
     }
 
-    /// Flows begin.
-    pub(super) fn flows(&mut self, flows: usize, steps: usize) {
-        (self.flows, self.flows_done, self.tokens) = (flows, 0, 0);
-        self.start(
-            steps as u64,
-            "[{wide_bar}] {pos}/{len} steps, {msg}, {eta} left",
-        );
+    /// So many flows with so many steps are to be run, in one go or in several.
+    pub(super) fn plan(&mut self, flows: usize, steps: usize) {
+        self.job = Some(Job {
+            flows,
+            flows_done: 0,
+            steps,
+            steps_done: 0,
+            tokens: 0,
+            since: Pace::start(),
+        });
+    }
+
+    /// Flows begin, or go on after something else was waited for.
+    pub(super) fn flows(&mut self) {
+        let Some(steps) = self.job.as_ref().map(|job| job.steps) else {
+            return;
+        };
+        // Narrower than the terminal: the `^C` that it echoes then stands in the same line, which is
+        // taken away as a whole.
+        self.start(steps as u64, "[{bar:16}] {pos}/{len} steps, {msg}");
         self.tell();
     }
 
     /// A step has ended, with so many tokens.
     pub(super) fn step(&mut self, tokens: usize) {
-        self.tokens += tokens;
-        self.bar.inc(1);
+        if let Some(job) = &mut self.job {
+            job.tokens += tokens;
+            job.steps_done += 1;
+        }
         self.tell();
     }
 
     /// A flow has ended.
     pub(super) fn flow(&mut self) {
-        self.flows_done += 1;
+        if let Some(job) = &mut self.job {
+            job.flows_done += 1;
+        }
         self.tell();
     }
 
     fn tell(&self) {
-        if self.shown {
-            let rate = self.tokens as f64 / self.bar.elapsed().as_secs_f64().max(1e-3);
-            let (done, all) = (self.flows_done, self.flows);
-            self.bar
-                .set_message(format!("{done}/{all} flows, {rate:.0} tokens/s"));
+        if let Some(job) = self.job.as_ref().filter(|_| self.shown) {
+            self.bar.set_message(job.message());
+            self.bar.set_position(job.steps_done as u64);
         }
     }
 
@@ -96,8 +155,53 @@ impl Progress {
     }
 }
 
+impl Job {
+    fn message(&self) -> String {
+        let elapsed = self.since.elapsed();
+        let rate = self.tokens as f64 / elapsed.as_secs_f64().max(1e-3);
+        let left = self.steps.saturating_sub(self.steps_done);
+        let left = match self.steps_done {
+            0 => String::new(),
+            done => {
+                let left = elapsed.mul_f64(left as f64 / done as f64);
+                format!(", {:#} left", HumanDuration(left))
+            }
+        };
+        let (done, all) = (self.flows_done, self.flows);
+        format!("{done}/{all} flows, {rate:.0} tokens/s{left}")
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_one_job() {
+        let mut progress = Progress::new(true);
+        progress.plan(4, 12);
+        for _round in 0..2 {
+            progress.wait("Loading");
+            progress.flows();
+            for _step in 0..3 {
+                progress.step(10);
+            }
+            progress.flow();
+            progress.end();
+        }
+        let job = progress.job.as_ref().expect("planned");
+        assert_eq!((job.flows_done, job.steps_done, job.tokens), (2, 6, 60));
+        assert!(
+            job.message().starts_with("2/4 flows, "),
+            "{}",
+            job.message()
+        );
+        assert!(job.message().ends_with(" left"), "{}", job.message());
     }
 }

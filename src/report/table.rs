@@ -1,9 +1,11 @@
 //! The table of `MODE=both`. It reads [`Comparison`] and computes nothing.
 
 use crate::record::{Comparison, Metric, Sample};
+use crate::units::plural;
 
 /// The lines of the table: a row a quantity, with the values of both modes and their ratio, then
-/// how the outputs compare. Without a complete round there is nothing but the outputs.
+/// how the outputs compare, and which mode is faster. Without a complete round there is nothing but
+/// the outputs.
 pub fn comparison(comparison: &Comparison) -> Vec<String> {
     let mut rows = vec![[
         "per round".to_owned(),
@@ -32,13 +34,54 @@ pub fn comparison(comparison: &Comparison) -> Vec<String> {
     }
     let outputs = &comparison.outputs;
     lines.push(match outputs.differing {
-        0 => format!("outputs: equal in {} steps", outputs.compared),
+        0 => format!("outputs: equal in {}", plural(outputs.compared, "step")),
         differing => format!(
-            "outputs: different in {differing} of {} steps",
-            outputs.compared
+            "outputs: different in {differing} of {}",
+            plural(outputs.compared, "step")
         ),
     });
+    lines.extend(faster(comparison));
     lines
+}
+
+/// Which mode is faster and by how much, by the times of the rounds; `None` where no pair of rounds
+/// is complete, or the two did not generate the same.
+pub fn faster(comparison: &Comparison) -> Option<String> {
+    let total = |metric: &&Metric| metric.name == "total_ms";
+    let ratio = &comparison.metrics.iter().find(total)?.ratio;
+    if comparison.outputs.differing > 0 {
+        return None;
+    }
+    let sum: f64 = ratio.values.iter().sum();
+    let middle = ratio.median.unwrap_or(sum / ratio.values.len() as f64);
+    let (low, high) = crate::statistics::range(&ratio.values)?;
+    let pairs = plural(ratio.values.len(), "pair");
+    let (fast, slow) = match middle < 1.0 {
+        true => ("reuse", "standalone"),
+        false => ("standalone", "reuse"),
+    };
+    // How many times as fast the faster one is.
+    let speed = |ratio: f64| if middle < 1.0 { 1.0 / ratio } else { ratio };
+    let (least, most) = match middle < 1.0 {
+        true => (speed(high), speed(low)),
+        false => (speed(low), speed(high)),
+    };
+    Some(if ratio.values.len() == 1 {
+        format!(
+            "{fast} was {:.2} times as fast as {slow} in the one pair of rounds: ROUNDS=3 gives a range",
+            speed(middle)
+        )
+    } else if low <= 1.0 && high >= 1.0 {
+        format!(
+            "neither mode is faster for certain: reuse took {low:.2} to {high:.2} times as long as \
+             standalone in {pairs} of rounds"
+        )
+    } else {
+        format!(
+            "{fast} is {:.2} times as fast as {slow} ({least:.2} to {most:.2} times in {pairs} of rounds)",
+            speed(middle)
+        )
+    })
 }
 
 /// What the cells of the table are.
@@ -51,9 +94,9 @@ fn legend(comparison: &Comparison) -> String {
     };
     let (standalone, reuse) = (complete("standalone"), complete("reuse"));
     let rounds = if standalone == reuse {
-        format!("{standalone} rounds")
+        plural(standalone, "round")
     } else {
-        format!("{standalone} and {reuse} rounds")
+        format!("{standalone} and {}", plural(reuse, "round"))
     };
     match comparison.range_coverage {
         Some(coverage) => format!(
@@ -155,8 +198,33 @@ mod tests {
                 "total_ms       20011.50 [19800.25–21000.00]  4002.50 [3990.00–4100.12]  0.200 [0.190–0.207]",
                 "median of 3 rounds [min–max]; a range covers the true median with probability 75.0 %",
                 "outputs: equal in 75 steps",
+                "reuse is 5.00 times as fast as standalone (4.83 to 5.26 times in 3 pairs of rounds)",
             ]
         );
+    }
+
+    #[test]
+    fn which_mode_is_faster() {
+        let of = |ratios: &[f64]| {
+            faster(&Comparison {
+                metrics: vec![Metric {
+                    name: "total_ms".to_owned(),
+                    standalone: Sample::default(),
+                    reuse: Sample::default(),
+                    ratio: Sample {
+                        median: crate::statistics::median(ratios).filter(|_| ratios.len() > 2),
+                        ..sample(ratios, None)
+                    },
+                }],
+                ..Comparison::default()
+            })
+        };
+        assert_eq!(of(&[]), None);
+        insta::assert_snapshot!(of(&[0.5]).expect("one"), @"reuse was 2.00 times as fast as standalone in the one pair of rounds: ROUNDS=3 gives a range");
+        insta::assert_snapshot!(of(&[0.5, 0.4]).expect("two"), @"reuse is 2.22 times as fast as standalone (2.00 to 2.50 times in 2 pairs of rounds)");
+        insta::assert_snapshot!(of(&[1.2, 1.5, 1.25]).expect("three"), @"standalone is 1.25 times as fast as reuse (1.20 to 1.50 times in 3 pairs of rounds)");
+        insta::assert_snapshot!(of(&[0.97, 1.01, 0.99]).expect("three"), @"neither mode is faster for certain: reuse took 0.97 to 1.01 times as long as standalone in 3 pairs of rounds");
+        assert_eq!(faster(&Comparison::default()), None);
     }
 
     #[test]

@@ -106,6 +106,7 @@ pub(crate) fn run(
             miss: None,
             flow_expansion_ms: Millis(5.0),
             prefix: None,
+            steps: Vec::new(),
         },
         engine: json!({"kind": "local", "model": "a model", "backend": "native"}),
         engine_init_ms: Some(Millis(init)),
@@ -123,6 +124,7 @@ pub(crate) fn run(
             avg_workflow_ms: Some(Millis((at - init) / flows as f64)),
             ..Totals::default()
         },
+        warnings: Vec::new(),
         comparison: None,
         profile: None,
         shard: None,

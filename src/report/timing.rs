@@ -1,11 +1,12 @@
 //! The lines that a run prints. Keys are never renamed: nightly jobs read them.
 
 use std::fmt;
+use std::path::Path;
 
 use crate::record::evaluation::{GenerationRecord, RolloutRecord, ScoreRecord};
 use crate::record::metrics::Distribution;
 use crate::record::{ExpansionRecord, RoundRecord, StepRecord, Totals, WorkflowRecord};
-use crate::units::Millis;
+use crate::units::{Millis, plural};
 
 /// `[INPUT] fixture_bytes=… fixture_files=…`
 pub fn input(expansion: &ExpansionRecord) -> String {
@@ -217,12 +218,10 @@ pub fn totals(totals: &Totals, num_flows: usize) -> Vec<String> {
     let remark = if done == num_flows {
         String::new()
     } else if done + totals.workflows_failed == num_flows {
-        format!(
-            " ({} of {num_flows} workflows failed)",
-            totals.workflows_failed
-        )
+        let workflows = plural(num_flows, "workflow");
+        format!(" ({} of {workflows} failed)", totals.workflows_failed)
     } else {
-        format!(" (incomplete: {done} of {num_flows} workflows)")
+        format!(" (incomplete: {done} of {})", plural(num_flows, "workflow"))
     };
     vec![
         format!(
@@ -234,6 +233,11 @@ pub fn totals(totals: &Totals, num_flows: usize) -> Vec<String> {
             OrNull(totals.avg_workflow_ms)
         ),
     ]
+}
+
+/// `[RUN] path=…`, the last line: where the run is kept. The path is the rest of the line.
+pub fn run(folder: &Path) -> String {
+    format!("[RUN] path={}", folder.display())
 }
 
 struct OrNull(Option<Millis>);

@@ -1,6 +1,7 @@
 //! What a run says of its calls to a server.
 
 use crate::record::remote::RemoteRecord;
+use crate::units::plural;
 
 /// `[REMOTE] requests=… attempts=… retries=… …`, every kind of failure counted.
 pub fn line(remote: &RemoteRecord) -> String {
@@ -32,19 +33,19 @@ pub fn warnings(remote: &RemoteRecord) -> Vec<String> {
     let mut warnings = Vec::new();
     if remote.without_usage > 0 {
         warnings.push(format!(
-            "The server sent no usage with {} answers, or one without their tokens: these are \
+            "The server sent no usage with {}, or one without their tokens: these are \
              counted as streamed chunks, and prompt tokens by TOKENIZER, or not at all (0)",
-            remote.without_usage
+            plural(remote.without_usage, "answer")
         ));
     }
     if let Some(first) = &remote.first_mismatch {
         warnings.push(format!(
             "The server's usage and the local tokenizer differ: in the prompts of {} and \
-             the answers of {} of {} requests; first in flow {}, step {}: {} {} tokens by usage, {} \
+             the answers of {} of {}; first in flow {}, step {}: {} {} tokens by usage, {} \
              by the tokenizer",
             remote.prompt_mismatches,
             remote.decode_mismatches,
-            remote.checked,
+            plural(remote.checked, "request"),
             first.flow,
             first.step,
             first.usage,

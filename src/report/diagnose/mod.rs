@@ -1,7 +1,11 @@
 //! What made a run as long as it was: stages by their share of the wall time, what would help, and
 //! by how much at most. It sees records only.
 
+mod advice;
 mod causes;
+mod prefixes;
+mod present;
+mod server;
 mod stages;
 #[cfg(test)]
 mod tests;
@@ -9,8 +13,13 @@ mod text;
 
 use serde::Serialize;
 
+use crate::record::warning::Warning;
 use crate::record::{RunRecord, Status, StepRecord};
+use crate::report::warnings;
 
+use present::Present;
+
+pub use present::Setting;
 pub use text::{markdown, seconds};
 
 /// Version of the layout of [`Diagnosis`].
@@ -35,6 +44,8 @@ pub struct Diagnosis {
     pub causes: Vec<Cause>,
     /// The stages, by their share.
     pub stages: Vec<Finding>,
+    /// What the run has warned of.
+    pub warnings: Vec<Warning>,
     /// What to keep in mind.
     pub notes: Vec<String>,
 }
@@ -60,8 +71,10 @@ pub struct Cause {
     pub stage: &'static str,
     /// The figures that say so.
     pub evidence: String,
-    /// What would help.
+    /// What would help, and is not so in the run.
     pub advice: String,
+    /// The settings that this is about, as they are in the run; empty where it is about none.
+    pub settings: Vec<Setting>,
     /// The most that it could save.
     pub saves_s: f64,
 }
@@ -120,18 +133,23 @@ pub struct Finding {
     pub exposed_s: f64,
     /// Its equal share of the time in which it was at work beside others.
     pub split_s: f64,
-    /// What would help in general.
+    /// What would help in general, as far as the run has it not; empty where nothing would.
     pub advice: String,
 }
 
 /// Diagnoses a run. `steps` are all of its steps that ended.
 pub fn diagnose(run: &RunRecord, steps: &[StepRecord]) -> Diagnosis {
     let shares = stages::shares(run, steps);
+    let present = Present {
+        run,
+        steps,
+        profiled: shares.source == Source::Profile,
+    };
     let mut findings: Vec<Finding> = shares
         .stages
         .iter()
         .filter(|stage| stage.calls > 0)
-        .map(|stage| finding(stage, shares.wall_s))
+        .map(|stage| finding(stage, shares.wall_s, &present))
         .collect();
     findings.sort_by(|a, b| b.share.total_cmp(&a.share));
     Diagnosis {
@@ -141,8 +159,9 @@ pub fn diagnose(run: &RunRecord, steps: &[StepRecord]) -> Diagnosis {
         source: shares.source,
         wall_s: shares.wall_s,
         idle_s: shares.idle_s,
-        causes: causes::causes(run, steps, &shares),
+        causes: causes::causes(&present, &shares),
         stages: findings,
+        warnings: warnings::of(run, steps).into_owned(),
         notes: notes(run, steps, &shares),
     }
 }
@@ -150,7 +169,7 @@ pub fn diagnose(run: &RunRecord, steps: &[StepRecord]) -> Diagnosis {
 /// Least time a call that a start of its own is worth a word.
 const START_S: f64 = 0.1;
 
-fn finding(stage: &stages::Stage, wall_s: f64) -> Finding {
+fn finding(stage: &stages::Stage, wall_s: f64, present: &Present) -> Finding {
     let share = if wall_s > 0.0 {
         stage.split_s / wall_s
     } else {
@@ -172,38 +191,8 @@ fn finding(stage: &stages::Stage, wall_s: f64) -> Finding {
         union_s: stage.union_s,
         exposed_s: stage.exposed_s,
         split_s: stage.split_s,
-        advice: advice(&stage.name).to_owned(),
+        advice: advice::advice(&stage.name, present),
         stage: stage.name.clone(),
-    }
-}
-
-/// What helps with a stage, whatever the run.
-fn advice(stage: &str) -> &'static str {
-    match stage {
-        "flow_expansion" => "Keep flows/ and its cache between runs; include fewer fixture files.",
-        "locate_model" => "Fetch the model before (`flowbench model fetch`); keep the cache.",
-        "environment" => "Nothing to do: it asks git for the revision.",
-        "pool_init" => {
-            "More flows in one run spread it; math-verify takes longer to load than Python itself."
-        }
-        "engine_init" => "Start one engine for the whole run; more flows in one run spread it.",
-        "prompt_rendering" => "Shorten the conversations that steps carry on.",
-        "tokenise" => "Shorten the prompts; what is tokenised again is what steps append.",
-        "queue_wait" => "More memory for keys and values (KV_CACHE_MB), or fewer flows in flight.",
-        "prefill" => "Reuse prefixes (MODE=reuse), with the shared parts first; shorter prompts.",
-        "decode" => "Several flows in flight (CONCURRENCY, MODE=reuse); fewer tokens (MAX_TOKENS).",
-        "schedule" => "Fewer sequences in flight.",
-        "sample" => "Greedy steps (temperature 0) are the cheapest; top_k bounds what is sorted.",
-        "detokenise" => "Nothing to do: it grows with the generated text alone.",
-        "synchronise" => "Nothing to save: it is time in which the device works.",
-        "evaluate.start_up" => {
-            "Keep workers that run many programs, in place of a process for each."
-        }
-        "evaluate.run" => "More workers; a shorter time limit for programs that hang.",
-        "evaluate.validate" => "Simpler checks, or more workers.",
-        "verify" => "Compare normalised text in place of asking a model.",
-        "record_io" => "Let OUT name a folder on a faster disk; QUIET=1 where a terminal is slow.",
-        _ => "",
     }
 }
 

@@ -1,3 +1,5 @@
+mod settings;
+
 use serde_json::json;
 
 use super::*;
@@ -193,6 +195,7 @@ fn programs_that_are_killed_are_the_cause() {
 fn calls_that_are_made_again_are_a_cause() {
     let (mut record, mut steps) = run(5, 0.0, 100.0, 100.0);
     record.engine["kind"] = json!("remote");
+    record.settings.insert("concurrency".to_owned(), json!(5));
     record.totals.remote = Some(RemoteRecord {
         requests: 15,
         attempts: 17,
@@ -249,6 +252,9 @@ fn a_prefix_hostile_template_is_the_cause() {
     let (mut record, mut steps) = run(25, 0.0, 400.0, 100.0);
     record.settings.insert("mode".to_owned(), json!("reuse"));
     record.settings.insert("concurrency".to_owned(), json!(25));
+    record
+        .settings
+        .insert("kv_cache_bytes".to_owned(), json!(512u64 << 20));
     record.expansion.prefix = Some(PrefixRecord {
         prompt_bytes: 100_000,
         reusable_bytes: 2_000,
@@ -303,10 +309,11 @@ fn slow_remote_calls_are_the_cause() {
         step.queue_ms = None;
     }
     let diagnosis = diagnose(&record, &steps);
-    assert_eq!(ids(&diagnosis), ["slow_server"]);
+    assert_eq!(ids(&diagnosis), ["slow_server", "one_call_at_a_time"]);
     let cause = &diagnosis.causes[0];
-    assert!(cause.advice.contains("CONCURRENCY") && cause.advice.contains("first tokens"));
+    assert!(cause.advice.contains("first tokens"), "{}", cause.advice);
     assert!(cause.evidence.contains("75 calls"), "{}", cause.evidence);
+    assert!(diagnosis.causes[1].advice.contains("CONCURRENCY"));
     assert!(
         diagnosis
             .notes

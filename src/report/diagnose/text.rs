@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Diagnosis, Source, Verdict};
+use super::{Cause, Diagnosis, Source, Verdict};
+use crate::report::markdown::escaped;
 
 /// A time with three digits and its unit.
 pub fn seconds(seconds: f64) -> String {
@@ -20,6 +21,17 @@ pub fn seconds(seconds: f64) -> String {
 /// A share: `12.3 %`.
 pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
+}
+
+impl Cause {
+    /// The present values of its settings, as ` Now: MODE is standalone.`; empty without any.
+    pub(in crate::report) fn now(&self) -> String {
+        if self.settings.is_empty() {
+            return String::new();
+        }
+        let settings: Vec<String> = self.settings.iter().map(ToString::to_string).collect();
+        format!(" Now: {}.", settings.join(", "))
+    }
 }
 
 /// The diagnosis, of the shape of `ROOT_CAUSE_ANALYSIS.md`.
@@ -88,14 +100,15 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         for (number, cause) in diagnosis.causes.iter().enumerate() {
             writeln!(
                 out,
-                "{}. **{}** ({}; at most {}, {}). {}. {}",
+                "{}. **{}** ({}; at most {}, {}). {}. {}{}",
                 number + 1,
                 cause.title,
                 cause.stage,
                 seconds(cause.saves_s),
                 share(cause.saves_s),
                 cause.evidence,
-                cause.advice
+                cause.advice,
+                cause.now()
             )?;
         }
     }
@@ -116,10 +129,16 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
             )?;
         }
     }
+    if !diagnosis.warnings.is_empty() {
+        writeln!(out, "\n## Warnings\n")?;
+        for warning in &diagnosis.warnings {
+            writeln!(out, "- {}.", escaped(&warning.to_string()))?;
+        }
+    }
     if !diagnosis.notes.is_empty() {
         writeln!(out, "\n## To keep in mind\n")?;
         for note in &diagnosis.notes {
-            writeln!(out, "- {note}")?;
+            writeln!(out, "- {}", escaped(note))?;
         }
     }
     Ok(())

@@ -3,9 +3,11 @@
 use serde::Serialize;
 
 use super::chart;
+use crate::record::load::LoadRecord;
 use crate::record::{RunRecord, Status, StepRecord};
 use crate::report::diagnose::seconds;
 use crate::statistics::{distribution, median};
+use crate::units::plural;
 
 /// A headline figure.
 #[derive(Debug, Serialize)]
@@ -28,8 +30,9 @@ pub(super) fn subtitle(run: &RunRecord) -> String {
         .and_then(|device| text(device, "name"));
     let mut parts = vec![
         format!(
-            "{} flows of {}",
-            run.expansion.num_flows, run.expansion.template
+            "{} of {}",
+            plural(run.expansion.num_flows, "flow"),
+            run.expansion.template
         ),
         model.to_owned(),
     ];
@@ -99,7 +102,7 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
         tiles.push(Tile {
             label: "generated",
             value: format!("{:.1} t/s", totals.decode_tokens as f64 / busy),
-            note: format!("{} tokens", totals.decode_tokens),
+            note: plural(totals.decode_tokens, "token"),
         });
     }
     if totals.prompt_tokens > 0 {
@@ -161,9 +164,11 @@ const DRIFT: f64 = 1.1;
 /// By how much the first workflow may be slower than the others' median.
 const FIRST_RUN: f64 = 1.3;
 
-/// What makes the figures worth less than they look.
-pub(super) fn warnings(run: &RunRecord) -> Vec<String> {
-    let mut warnings = Vec::new();
+/// What makes the figures worth less than they look: what the run has warned of itself, and how its
+/// workflows' times lie.
+pub(super) fn warnings(run: &RunRecord, steps: &[StepRecord]) -> Vec<String> {
+    let own = crate::report::warnings::of(run, steps);
+    let mut warnings: Vec<String> = own.iter().map(|warning| format!("{warning}.")).collect();
     let failed = run.totals.workflows_failed;
     match run.status {
         Status::Complete => {}
@@ -177,24 +182,26 @@ pub(super) fn warnings(run: &RunRecord) -> Vec<String> {
     }
     if failed > 0 {
         warnings.push(format!(
-            "{failed} workflows failed: they are in no mean and in no median."
+            "{} failed, and {} in no mean and in no median.",
+            plural(failed, "workflow"),
+            if failed == 1 { "is" } else { "are" }
         ));
     }
-    if let Some(remote) = &run.totals.remote {
-        if remote.retries > 0 {
-            warnings.push(format!(
-                "{} of {} calls to the server were made again; the times of their steps have all \
-                 attempts and the waits between in them.",
-                remote.retries, remote.attempts
-            ));
-        }
-        warnings.extend(crate::report::traffic::warnings(remote));
+    if let Some(remote) = &run.totals.remote
+        && remote.retries > 0
+    {
+        warnings.push(format!(
+            "{} of {} to the server were made again; the times of their steps have all attempts and \
+             the waits between in them.",
+            remote.retries,
+            plural(remote.attempts, "call")
+        ));
     }
     if !run.shards.is_empty() {
         warnings.push(format!(
-            "Joined from the runs of {} shards, each with a clock of its own: starts of different \
+            "Joined from the runs of {}, each with a clock of its own: starts of different \
              shards cannot be compared.",
-            run.shards.len()
+            plural(run.shards.len(), "shard")
         ));
     }
     let modes: Vec<Option<&str>> = match run.comparison {
@@ -231,18 +238,30 @@ pub(super) fn warnings(run: &RunRecord) -> Vec<String> {
         .filter(|profile| profile.spans_dropped > 0)
     {
         warnings.push(format!(
-            "The trace has left out {} events; the profile misses nothing.",
-            profile.spans_dropped
+            "The trace has left out {}; the profile misses nothing.",
+            plural(
+                usize::try_from(profile.spans_dropped).unwrap_or(usize::MAX),
+                "event"
+            )
         ));
     }
+    warnings.iter_mut().for_each(|warning| capitalise(warning));
     warnings
+}
+
+/// A sentence begins with a capital letter, whichever part it begins with.
+fn capitalise(text: &mut str) {
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
 }
 
 fn noise(times: &[f64], serial: bool, prefix: &str, warnings: &mut Vec<String>) {
     if (1..6).contains(&times.len()) {
         warnings.push(format!(
-            "{prefix}{} workflows are too few for an interval of the median: run 6 or more.",
-            times.len()
+            "{prefix}{} {} too few for an interval of the median: run 6 or more.",
+            plural(times.len(), "workflow"),
+            if times.len() == 1 { "is" } else { "are" }
         ));
         return;
     }
@@ -285,9 +304,10 @@ fn noise(times: &[f64], serial: bool, prefix: &str, warnings: &mut Vec<String>) 
     let outliers = outliers.count();
     if outliers > 0 {
         warnings.push(format!(
-            "{prefix}{outliers} of {} workflows lie more than five usual deviations from the median \
+            "{prefix}{outliers} of {} {} more than five usual deviations from the median \
              (none is left out): noise, or work of another size.",
-            times.len()
+            plural(times.len(), "workflow"),
+            if outliers == 1 { "lies" } else { "lie" }
         ));
     }
 }
@@ -310,7 +330,11 @@ pub(super) fn environment(run: &RunRecord) -> Vec<(&'static str, String)> {
         ("system", environment.os.clone()),
         (
             "processor",
-            format!("{}, {} threads", environment.cpu, environment.cpu_threads),
+            format!(
+                "{}, {}",
+                environment.cpu,
+                plural(environment.cpu_threads, "thread")
+            ),
         ),
         ("extensions", environment.cpu_features.join(" ")),
         (
@@ -318,6 +342,12 @@ pub(super) fn environment(run: &RunRecord) -> Vec<(&'static str, String)> {
             crate::units::Bytes(environment.memory_bytes).to_string(),
         ),
     ];
+    if let Some(host) = &environment.hostname_hash {
+        facts.push(("host (hash)", host.clone()));
+    }
+    if let Some(load) = &environment.load {
+        facts.push(("load", load_in_words(load)));
+    }
     for (label, name) in [
         ("model", "model"),
         ("model file", "model_path"),
@@ -350,6 +380,28 @@ pub(super) fn environment(run: &RunRecord) -> Vec<(&'static str, String)> {
         },
     ));
     facts
+}
+
+/// How busy the machine was: `own 48 %, others 3 %, steal 0 % of 2 processors; load average 0.5 to 1.2`.
+fn load_in_words(load: &LoadRecord) -> String {
+    let shares = [
+        ("own", load.own_share),
+        ("others", load.others_share),
+        ("steal", load.steal_share),
+    ];
+    let shares = shares.into_iter().filter_map(|(name, share)| {
+        let share = share?;
+        Some(format!("{name} {:.0} %", 100.0 * share))
+    });
+    let mut text = format!(
+        "{} of {}",
+        shares.collect::<Vec<_>>().join(", "),
+        plural(load.processors, "processor")
+    );
+    if let (Some(start), Some(end)) = (load.load_average_start, load.load_average_end) {
+        text.push_str(&format!("; load average {start:.1} to {end:.1}"));
+    }
+    text
 }
 
 /// The settings, those that are unset left out.

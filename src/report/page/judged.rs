@@ -10,6 +10,7 @@ use crate::metrics::Scores;
 use crate::record::evaluation::{RolloutRecord, ScoreRecord, UsageRecord};
 use crate::record::{RunRecord, StepRecord};
 use crate::report::diagnose::seconds;
+use crate::units::plural;
 
 /// Judged steps of one name.
 #[derive(Debug, Serialize)]
@@ -181,7 +182,7 @@ pub(super) fn rollouts(rollouts: &RolloutRecord) -> Vec<(&'static str, String)> 
             "rows",
             match rollouts.repeats {
                 1 => rollouts.rows.to_string(),
-                repeats => format!("{}, {repeats} flows each", rollouts.rows),
+                repeats => format!("{}, {} each", rollouts.rows, plural(repeats, "flow")),
             },
         ),
         (

@@ -9,6 +9,7 @@ use super::chart::{Mark, WIDTH, escaped, ticks_between, trimmed};
 use super::judged;
 use crate::record::evaluation::{EvolutionRecord, GenerationRecord, LineageRecord};
 use crate::report::diagnose::seconds;
+use crate::units::plural;
 
 /// Most evolutions that are drawn.
 pub(super) const SHOWN: usize = 8;
@@ -156,8 +157,8 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
     let path = best_path(record);
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" preserveAspectRatio=\"none\" style=\"height:{height}px\" \
-         role=\"img\" aria-label=\"Lineage of {} trials\">",
-        lineage.len()
+         role=\"img\" aria-label=\"Lineage of {}\">",
+        plural(lineage.len(), "trial")
     );
     let mut labels = Vec::new();
     let mut line = |class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64), title: &str| {
@@ -286,8 +287,8 @@ fn summary(record: &EvolutionRecord) -> String {
     };
     let unfinished = if record.complete { "" } else { "; not ended" };
     format!(
-        "{} trials, {} with a score{}, {best}; {}{unfinished}",
-        record.trials,
+        "{}, {} with a score{}, {best}; {}{unfinished}",
+        plural(record.trials, "trial"),
         record.valid,
         rate.unwrap_or_default(),
         judged::outcomes(&record.outcomes)

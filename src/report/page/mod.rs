@@ -20,6 +20,7 @@ use crate::record::evaluation::EvolutionRecord;
 use crate::record::metrics::PositionRecord;
 use crate::record::{Metric, RunRecord, Status, StepRecord};
 use crate::report::diagnose::{Diagnosis, Source, diagnose, seconds};
+use crate::report::table;
 
 pub use text::markdown;
 
@@ -56,7 +57,7 @@ pub fn html(
         },
         "subtitle": facts::subtitle(run),
         "tiles": facts::tiles(run, steps),
-        "warnings": facts::warnings(run),
+        "warnings": facts::warnings(run, steps),
         "stages": stages(&diagnosis),
         "wall": seconds(diagnosis.wall_s),
         "source": match diagnosis.source {
@@ -77,6 +78,7 @@ pub fn html(
         "tokens": tokens(&positions),
         "slowest": slowest(run),
         "comparison": comparison(run),
+        "faster": run.comparison.as_ref().and_then(table::faster),
         "profile": profile(run),
         "environment": facts::environment(run),
         "settings": facts::settings(run),
@@ -188,7 +190,7 @@ fn causes(diagnosis: &Diagnosis) -> Vec<CauseRow> {
         stage: cause.stage,
         saves: seconds(cause.saves_s),
         evidence: cause.evidence.clone(),
-        advice: cause.advice.clone(),
+        advice: format!("{}{}", cause.advice, cause.now()),
     };
     diagnosis.causes.iter().map(row).collect()
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::record::profile::{Profile, ProfileRow};
+use crate::record::warning::Warning;
 use crate::report::testing::run;
 use crate::units::Millis;
 
@@ -93,13 +94,10 @@ fn ticks_are_round_and_few() {
 fn what_makes_figures_worth_less_is_told() {
     let warned = |change: fn(&mut RunRecord), word: &str| {
         let (mut record, _) = run(25, 1.0, 260.0, 195.0);
-        assert!(
-            facts::warnings(&record).is_empty(),
-            "{:?}",
-            facts::warnings(&record)
-        );
+        let before = facts::warnings(&record, &[]);
+        assert!(before.is_empty(), "{before:?}");
         change(&mut record);
-        let warnings = facts::warnings(&record);
+        let warnings = facts::warnings(&record, &[]);
         assert!(
             warnings.iter().any(|warning| warning.contains(word)),
             "{word}: {warnings:?}"
@@ -120,7 +118,24 @@ fn what_makes_figures_worth_less_is_told() {
         "throttled",
     );
     warned(|run| run.workflows[9].workflow_ms = Millis(9000.0), "noise");
-    warned(|run| run.totals.workflows_failed = 2, "2 workflows failed");
+    warned(
+        |run| run.totals.workflows_failed = 2,
+        "2 workflows failed, and are in no mean",
+    );
+    warned(
+        |run| run.totals.workflows_failed = 1,
+        "1 workflow failed, and is in no mean",
+    );
+    warned(
+        |run| {
+            run.warnings.push(Warning {
+                code: "answers_empty".to_owned(),
+                text: "Some answers are empty".to_owned(),
+                evidence: "3 of 75 answers".to_owned(),
+            });
+        },
+        "Some answers are empty (3 of 75 answers).",
+    );
     warned(
         |run| run.environment.git_revision = Some("abc-dirty".to_owned()),
         "no revision names",

@@ -7,6 +7,8 @@ use crate::record::evaluation::EvolutionRecord;
 use crate::record::metrics::Distribution;
 use crate::record::{RunRecord, Sample, StepRecord};
 use crate::report::diagnose::{diagnose, seconds};
+use crate::report::markdown::escaped;
+use crate::report::table;
 
 /// The median of a rate, or the mean of a few values.
 pub(super) fn rate(spread: &Option<Distribution>) -> String {
@@ -35,9 +37,9 @@ pub(super) fn sample(sample: &Sample) -> String {
     }
 }
 
-/// A cell's text: what would end it is escaped, and no HTML comes in.
+/// A cell's text, which is shown as it is.
 fn cell(text: &str) -> String {
-    chart::escaped(text).replace('|', "\\|").replace('\n', " ")
+    escaped(text)
 }
 
 /// The run in Markdown. `evolutions` are those that the run has left.
@@ -56,7 +58,7 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
     for tile in facts::tiles(run, steps) {
         writeln!(out, "| {} | {} | {} |", tile.label, tile.value, tile.note)?;
     }
-    let warnings = facts::warnings(run);
+    let warnings = facts::warnings(run, steps);
     if !warnings.is_empty() {
         writeln!(out, "\n### Warnings\n")?;
         for warning in warnings {
@@ -89,7 +91,7 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
             cell(&cause.title),
             seconds(cause.saves_s),
             cell(&cause.evidence),
-            cell(&cause.advice)
+            cell(&format!("{}{}", cause.advice, cause.now()))
         )?;
     }
 
@@ -141,6 +143,9 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
                 sample(&metric.reuse),
                 sample(&metric.ratio)
             )?;
+        }
+        if let Some(faster) = table::faster(comparison) {
+            writeln!(out, "\n{}.", cell(&faster))?;
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::chart::{Mark, WIDTH, axis, escaped, ticks};
 use crate::record::StepRecord;
 use crate::report::diagnose::seconds;
+use crate::units::plural;
 
 /// Parts of the axis.
 const PARTS: f64 = 6.0;
@@ -110,11 +111,11 @@ fn title(step: &StepRecord) -> String {
         ),
         (Some(outcome), None) => format!("{head}, {outcome}"),
         (None, _) => format!(
-            "{head} (queue {}, first token {}), {} + {} tokens",
+            "{head} (queue {}, first token {}), {} + {}",
             seconds(step.queue_ms.unwrap_or_default().seconds()),
             seconds(step.ttft_ms.unwrap_or(step.latency_ms).seconds()),
             step.prompt_tokens,
-            step.decode_tokens
+            plural(step.decode_tokens, "token")
         ),
     }
 }
@@ -156,7 +157,8 @@ pub(super) fn timeline(
 
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" preserveAspectRatio=\"none\" style=\"height:{height}px\" \
-         role=\"img\" aria-label=\"Timeline of {all} flows\">"
+         role=\"img\" aria-label=\"Timeline of {}\">",
+        plural(all, "flow")
     );
     for tick in ticks(end, PARTS) {
         let at = x(tick);
@@ -229,7 +231,7 @@ pub(super) fn timeline(
     }
     let shown = flows.len();
     let cut = match shown < all {
-        true => format!(" The first {shown} of {all} flows."),
+        true => format!(" The first {shown} of {}.", plural(all, "flow")),
         false => String::new(),
     };
     Timeline {

@@ -1,0 +1,68 @@
+//! Foreign text in Markdown: names of models, rows, errors, whatever was not written here.
+
+/// The text as Markdown shows it letter by letter, on one line: what Markdown would take for markup
+/// has a backslash before it, and what moves a terminal's cursor or turns text around is left out.
+pub(super) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    let mut before = ' ';
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let next = characters.peek().copied().unwrap_or(' ');
+        let markup = match character {
+            '\\' | '`' | '*' | '[' | ']' | '<' | '>' | '|' | '~' | '@' => true,
+            // Within a word it is no emphasis.
+            '_' => !(before.is_alphanumeric() && next.is_alphanumeric()),
+            // An image, a link's target, a heading, a character reference, the scheme of a bare link.
+            '!' => next == '[',
+            '(' => before == ']',
+            '#' => before == ' ',
+            '&' => next.is_alphanumeric() || next == '#',
+            ':' => next == '/',
+            '.' => safe.to_ascii_lowercase().ends_with("www"),
+            _ => false,
+        };
+        match character {
+            '\n' | '\r' | '\t' => safe.push(' '),
+            control if control.is_control() || turns_text(control) => continue,
+            _ if markup => safe.extend(['\\', character]),
+            _ => safe.push(character),
+        }
+        before = character;
+    }
+    safe
+}
+
+/// Marks and overrides of the direction of writing, and characters that nobody sees.
+fn turns_text(character: char) -> bool {
+    matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_is_text() {
+        for (text, shown) in [
+            ("it's \"A & B\", 5 %", "it's \"A & B\", 5 %"),
+            ("three_step, (95 %), 3–4", "three_step, (95 %), 3–4"),
+            ("A <processor>", "A \\<processor\\>"),
+            ("[x](https://a.b)", "\\[x\\]\\(https\\://a.b)"),
+            ("![x](y)", "\\!\\[x\\]\\(y)"),
+            ("Done!", "Done!"),
+            (
+                "*a* _b_ __c__ `d` ~~e~~",
+                "\\*a\\* \\_b\\_ \\_\\_c\\_\\_ \\`d\\` \\~\\~e\\~\\~",
+            ),
+            ("a|b\nc\\d", "a\\|b c\\\\d"),
+            ("@team &lt; &#39;", "\\@team \\&lt; \\&#39;"),
+            ("see www.a.b", "see www\\.a.b"),
+            ("# a", "\\# a"),
+            ("a\u{1b}[2Jb\u{202e}c\u{7}", "a\\[2Jbc"),
+            ("model:Q4, 12:30", "model:Q4, 12:30"),
+        ] {
+            assert_eq!(escaped(text), shown, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! What the steps of a run say of it, gathered as they end: a run may have more of them than memory.
+
+use std::collections::BTreeMap;
+
+use super::thoughts::{Content, content};
+use super::warning;
+use crate::record::warning::Warning;
+use crate::record::{PlannedStep, StepRecord};
+use crate::units::plural;
+
+/// Counts over the steps that asked the model.
+#[derive(Debug, Clone, Default)]
+pub struct Gathered {
+    answers: usize,
+    tokens: usize,
+    /// Answers without text, or with thoughts alone.
+    empty: usize,
+    /// Those of them that ended at the token limit.
+    empty_cut: usize,
+    /// Those of them that have thoughts.
+    empty_thought: usize,
+    /// Those of them that have tokens of which nothing is known.
+    empty_tokens: usize,
+    /// Answers whose thoughts do not end.
+    within_thoughts: usize,
+    /// Answers with text, of which no token was counted.
+    uncounted: usize,
+    /// Streamed answers of two tokens or more.
+    streamed: usize,
+    /// Those of them that came in one piece.
+    bursts: usize,
+    /// Those of them in which so few chunks held so many tokens that none has a time of its own.
+    few_chunks: usize,
+    /// Answers with tokens that were counted and not streamed, and how many these are.
+    hiding: usize,
+    hidden: usize,
+    /// By step id, without generations.
+    steps: BTreeMap<String, OfStep>,
+    /// By mode and round, which `MODE=both` has.
+    first: BTreeMap<(Option<String>, Option<usize>), FirstRequests>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct OfStep {
+    answers: usize,
+    /// Answers that ended at the token limit.
+    cut: usize,
+    /// Answers behind thoughts that the prompt had begun.
+    behind_thoughts: usize,
+    /// Answers without any mark of thoughts that ended at the token limit.
+    cut_unmarked: usize,
+}
+
+/// The requests that began before any first token had come: what one of them was spared, none of the
+/// others can have computed before.
+#[derive(Debug, Clone, Default)]
+struct FirstRequests {
+    /// When the first token of all came, in milliseconds.
+    first_token: Option<f64>,
+    requests: Vec<FirstRequest>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct FirstRequest {
+    start: f64,
+    reused: usize,
+    prompt: usize,
+    /// An attempt before may have filled the cache.
+    tried_before: bool,
+}
+
+impl FirstRequests {
+    fn add(&mut self, step: &StepRecord) {
+        let start = step.start_ms.0;
+        let came = start + step.ttft_ms.unwrap_or(step.latency_ms).0;
+        let earliest = self.first_token.map_or(came, |known| known.min(came));
+        self.first_token = Some(earliest);
+        if start < earliest {
+            self.requests.push(FirstRequest {
+                start,
+                reused: step.reused_tokens,
+                prompt: step.prompt_tokens,
+                tried_before: step.attempts > Some(1),
+            });
+        }
+    }
+
+    /// The request that was spared least, if all were spared something.
+    fn warm(&self) -> Option<FirstRequest> {
+        let earliest = self.first_token?;
+        // Some were taken in before an earlier first token was known.
+        let first = || {
+            self.requests
+                .iter()
+                .filter(|request| request.start < earliest)
+        };
+        if first().any(|request| request.tried_before) {
+            return None;
+        }
+        let least = first().min_by_key(|request| request.reused)?;
+        (least.reused > 0).then_some(*least)
+    }
+}
+
+impl Gathered {
+    /// Counts a step in.
+    pub fn add(&mut self, step: &StepRecord) {
+        if !matches!(step.kind(), "generate" | "judge") {
+            return;
+        }
+        self.answers += 1;
+        self.tokens += step.decode_tokens;
+        let cut = step.finish == "length";
+        let name = step.step.split('.').next().unwrap_or(&step.step);
+        if !self.steps.contains_key(name) {
+            self.steps.insert(name.to_owned(), OfStep::default());
+        }
+        let content = content(&step.output);
+        if let Some(of_step) = self.steps.get_mut(name) {
+            of_step.answers += 1;
+            of_step.cut += usize::from(cut);
+            match content {
+                Content::AfterBegunThoughts => of_step.behind_thoughts += 1,
+                Content::Answer if cut => of_step.cut_unmarked += 1,
+                _ => {}
+            }
+        }
+        match content {
+            Content::Nothing | Content::ThoughtsOnly => {
+                self.empty += 1;
+                self.empty_cut += usize::from(cut);
+                let thought = content == Content::ThoughtsOnly || step.reasoning_tokens > Some(0);
+                self.empty_thought += usize::from(thought);
+                self.empty_tokens += usize::from(!thought && step.decode_tokens > 0);
+            }
+            Content::WithinThoughts => self.within_thoughts += 1,
+            Content::Answer | Content::AfterThoughts | Content::AfterBegunThoughts => {}
+        }
+        self.uncounted += usize::from(content != Content::Nothing && step.decode_tokens == 0);
+        let hidden = step.hidden_tokens.unwrap_or(0);
+        self.hiding += usize::from(hidden > 0);
+        self.hidden += hidden;
+        if step.attempts.is_some() && step.decode_tokens > 1 {
+            self.streamed += 1;
+            self.bursts += usize::from(step.burst);
+            let untimed = step.tpot_ms.is_none() && !step.burst && hidden == 0;
+            self.few_chunks += usize::from(untimed);
+        }
+        let round = (step.mode.clone(), step.round);
+        self.first.entry(round).or_default().add(step);
+    }
+
+    /// Answers that are none.
+    pub(super) fn answers(&self) -> Vec<Warning> {
+        let mut all = Vec::new();
+        let answers = plural(self.answers, "answer");
+        if self.answers > 0 && self.tokens == 0 {
+            all.push(warning(
+                "no_tokens",
+                "No token was counted: there is no speed to tell",
+                format!("0 tokens in {answers}"),
+            ));
+        } else if self.empty > 0 {
+            let mut evidence = format!("{} of {answers}", self.empty);
+            if self.empty_cut > 0 {
+                evidence.push_str(&format!("; {} ended at the token limit", self.empty_cut));
+            }
+            if self.empty_thought > 0 {
+                evidence.push_str(&format!("; {} with thoughts alone", self.empty_thought));
+            }
+            if self.empty_tokens > 0 {
+                evidence.push_str(&format!(
+                    "; {} with tokens that are not in the text",
+                    self.empty_tokens
+                ));
+            }
+            let text = match self.empty == self.answers {
+                true => "All answers are empty",
+                false => "Some answers are empty",
+            };
+            all.push(warning("answers_empty", text, evidence));
+        }
+        // Where some answers of a step show that the prompt begins their thoughts, one that was cut
+        // before any mark was cut within them.
+        let steps = self.steps.values();
+        let unmarked = steps.filter(|step| step.behind_thoughts > 0);
+        let within = self.within_thoughts + unmarked.map(|step| step.cut_unmarked).sum::<usize>();
+        if within > 0 {
+            let text = match within == self.answers {
+                true => "All answers end within their thoughts, before any answer",
+                false => "Some answers end within their thoughts, before any answer",
+            };
+            all.push(warning(
+                "thoughts_cut",
+                text,
+                format!("{within} of {answers}"),
+            ));
+        }
+        all
+    }
+
+    /// Answers that were judged although most of them were cut.
+    pub(super) fn cut(&self, planned: &[PlannedStep], as_planned: bool) -> Vec<Warning> {
+        let mut all = Vec::new();
+        for step in planned.iter().filter(|step| step.judged && !as_planned) {
+            let Some(of_step) = self.steps.get(&step.step) else {
+                continue;
+            };
+            if 2 * of_step.cut > of_step.answers {
+                all.push(warning(
+                    "answers_cut",
+                    format!(
+                        "Most answers of step {} were cut by the token limit before they were judged: \
+                         raise MAX_TOKENS, or the step's max_tokens",
+                        step.step
+                    ),
+                    format!("{} of {}", of_step.cut, plural(of_step.answers, "answer")),
+                ));
+            }
+        }
+        all
+    }
+
+    /// Counts and times that mean less than they seem to.
+    pub(super) fn counts(&self) -> Vec<Warning> {
+        let mut all = Vec::new();
+        if self.uncounted > 0 && self.tokens > 0 {
+            all.push(warning(
+                "tokens_not_counted",
+                "Some answers have text, and no token was counted: their rates are missing",
+                format!("{} of {}", self.uncounted, plural(self.answers, "answer")),
+            ));
+        }
+        let of_streamed = |count: usize| {
+            let streamed = plural(self.streamed, "answer");
+            format!("{count} of {streamed} of two tokens or more")
+        };
+        if 2 * self.bursts > self.streamed {
+            all.push(warning(
+                "one_piece",
+                "Most answers came in one piece: their time to first token is their whole latency, \
+                 and they have no time per token",
+                of_streamed(self.bursts),
+            ));
+        }
+        if 2 * self.few_chunks > self.streamed {
+            all.push(warning(
+                "few_chunks",
+                "Most answers came in few chunks of many tokens: they have no time per token",
+                of_streamed(self.few_chunks),
+            ));
+        }
+        if self.hiding > 0 {
+            all.push(warning(
+                "hidden_tokens",
+                "Some tokens were counted and not streamed, as thoughts that the server keeps to \
+                 itself: the time to first token has theirs in it",
+                format!(
+                    "{} in {} of {}",
+                    plural(self.hidden, "token"),
+                    self.hiding,
+                    plural(self.answers, "answer")
+                ),
+            ));
+        }
+        if let Some(first) = self.first.values().find_map(FirstRequests::warm) {
+            all.push(warning(
+                "cache_warm",
+                "The prefix cache was warm before the first request: times to first tokens are not \
+                 those of a cold start",
+                format!(
+                    "{} of its {} were reused",
+                    first.reused,
+                    plural(first.prompt, "prompt token")
+                ),
+            ));
+        }
+        all
+    }
+}

@@ -1,0 +1,170 @@
+//! Warnings: a run that ended well and proves little says so. They are found in the record and the
+//! steps alone, shown at the end of the run, and kept in `run.json`. `docs/report.md` lists them.
+
+mod gathered;
+#[cfg(test)]
+mod tests;
+mod thoughts;
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use super::traffic;
+use crate::record::load::LoadRecord;
+use crate::record::warning::Warning;
+use crate::record::{PlannedStep, RunRecord, Status, StepRecord};
+use crate::units::plural;
+
+pub use gathered::Gathered;
+
+/// From this share of the processors' time on, other processes (or other virtual machines) are told.
+pub const BUSY_SHARE: f64 = 0.1;
+
+/// Shares of a shorter time are too coarse: the kernel counts in hundredths of a second.
+const LEAST_SECONDS: f64 = 1.0;
+
+/// The warnings of a run that was kept: those it ended with, or, of one that was killed, those that
+/// its steps give.
+pub fn of<'a>(run: &'a RunRecord, steps: &[StepRecord]) -> Cow<'a, [Warning]> {
+    if run.status != Status::Running {
+        return Cow::Borrowed(&run.warnings);
+    }
+    let mut gathered = Gathered::default();
+    for step in steps {
+        gathered.add(step);
+    }
+    Cow::Owned(warnings(run, &gathered))
+}
+
+/// All that there is to warn of, the gravest first. `gathered` has the run's steps.
+pub fn warnings(run: &RunRecord, gathered: &Gathered) -> Vec<Warning> {
+    let mut all = gathered.answers();
+    all.extend(gathered.cut(&run.expansion.steps, ignores_eos(run)));
+    all.extend(gathered.counts());
+    all.extend(identical(run));
+    all.extend(busy(run));
+    let counts = run.totals.remote.iter().flat_map(traffic::warnings);
+    all.extend(counts.map(|text| warning("token_counts", text, String::new())));
+    all
+}
+
+fn warning(code: &str, text: impl Into<String>, evidence: String) -> Warning {
+    Warning {
+        code: code.to_owned(),
+        text: text.into(),
+        evidence,
+    }
+}
+
+/// Whether the user wants answers that are as long as the limit.
+fn ignores_eos(run: &RunRecord) -> bool {
+    run.settings.get("ignore_eos") == Some(&Value::Bool(true))
+}
+
+/// The temperature that the server is told in place of the template's, where there is one.
+fn other_temperature(run: &RunRecord) -> Option<f64> {
+    let remote = run.settings.get("remote")?;
+    remote.pointer("/endpoint_extra/temperature")?.as_f64()
+}
+
+/// Several answers to one prompt, all of them greedy.
+fn identical(run: &RunRecord) -> Vec<Warning> {
+    let steps = &run.expansion.steps;
+    let temperature = other_temperature(run);
+    let is_greedy = |step: &PlannedStep| temperature.unwrap_or(step.temperature) <= 0.0;
+    let mut all = Vec::new();
+    let repeats = (run.settings.get("rollouts"))
+        .and_then(|rollouts| rollouts.get("repeats")?.as_u64())
+        .unwrap_or(1);
+    if repeats > 1 && !steps.is_empty() && steps.iter().all(is_greedy) {
+        all.push(warning(
+            "identical_repeats",
+            "The flows of a row are identical by construction: the temperature of every step is 0",
+            format!("--repeats {repeats}"),
+        ));
+    }
+    let several = steps.iter().filter(|step| step.samples > 1);
+    for step in several.filter(|step| is_greedy(step)) {
+        all.push(warning(
+            "identical_samples",
+            format!(
+                "The samples of step {} are identical by construction: its temperature is 0",
+                step.step
+            ),
+            plural(step.samples, "sample"),
+        ));
+    }
+    all
+}
+
+/// Whether the server may be one of the other processes.
+fn serves_here(run: &RunRecord) -> bool {
+    let endpoint = run
+        .settings
+        .get("remote")
+        .and_then(|remote| remote.get("endpoint"));
+    let Some(endpoint) = endpoint.and_then(Value::as_str) else {
+        return false;
+    };
+    let authority = endpoint
+        .split_once("://")
+        .map_or(endpoint, |(_, rest)| rest);
+    let authority = authority.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(address) => address.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let address: Option<std::net::IpAddr> = host.parse().ok();
+    address.is_some_and(|address| address.is_loopback() || address.is_unspecified())
+        || host.eq_ignore_ascii_case("localhost")
+        || host.to_ascii_lowercase().ends_with(".localhost")
+}
+
+/// Other processes, or other virtual machines, had a share of the processors that matters.
+fn busy(run: &RunRecord) -> Option<Warning> {
+    // Of a run that was joined, each shard has a machine of its own.
+    let shards = run.shards.iter().map(|shard| &shard.environment);
+    let own = Some(&run.environment).filter(|_| run.shards.is_empty());
+    let loads = shards
+        .chain(own)
+        .filter_map(|environment| environment.load.as_ref());
+    let others = |load: &LoadRecord| match serves_here(run) {
+        true => 0.0,
+        false => load.others_share.unwrap_or(0.0),
+    };
+    let worst = |load: &LoadRecord| others(load).max(load.steal_share.unwrap_or(0.0));
+    let load = loads
+        .filter(|load| load.seconds >= LEAST_SECONDS)
+        .max_by(|a, b| worst(a).total_cmp(&worst(b)))?;
+    let steal = load.steal_share.unwrap_or(0.0);
+    let mut shares = Vec::new();
+    if others(load) >= BUSY_SHARE {
+        shares.push(format!(
+            "other processes used {:.0} %",
+            100.0 * others(load)
+        ));
+    }
+    if steal >= BUSY_SHARE {
+        shares.push(format!(
+            "other virtual machines took {:.0} % (steal)",
+            100.0 * steal
+        ));
+    }
+    if shares.is_empty() {
+        return None;
+    }
+    let average = match (load.load_average_start, load.load_average_end) {
+        (Some(start), Some(end)) => format!("; load average {start:.1} to {end:.1}"),
+        _ => String::new(),
+    };
+    Some(warning(
+        "busy_machine",
+        "The machine was busy with other work: times are longer than on a quiet one, and compare badly",
+        format!(
+            "{} of {}{average}",
+            shares.join(" and "),
+            plural(load.processors, "processor")
+        ),
+    ))
+}
