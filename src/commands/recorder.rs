@@ -249,7 +249,11 @@ impl Recorder<'_> {
                 self.console.result(&line)?;
             }
         }
-        for line in timing::scores(&self.record.totals) {
+        let scores = timing::scores(&self.record.totals);
+        for line in scores
+            .into_iter()
+            .chain(timing::failures(&self.record.totals))
+        {
             self.console.result(&line)?;
         }
         match &self.record.rollouts {

@@ -107,6 +107,7 @@ pub(crate) fn run(
             prefix: None,
         },
         engine: json!({"kind": "local", "model": "a model", "backend": "native"}),
+        evaluator: None,
         engine_init_ms: Some(Millis(init)),
         pool_init_ms: None,
         rollouts: None,
