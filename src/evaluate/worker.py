@@ -103,7 +103,7 @@ def receive_exactly(control, count, descriptors):
 def confine(request, sandbox, zygote):
     """Everything that must hold before the first line of the program, in this order."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != zygote:
+    if struct.pack("=I", os.getppid()) != zygote:
         os._exit(1)  # it died before the line above
     for what, most in request["limits"].items():
         resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
@@ -181,7 +181,8 @@ def take_job(jobs):
     """The request; its result socket is descriptor 3 from then on."""
     _, descriptors, _, _ = socket.recv_fds(jobs, 1, 2)
     result, request = descriptors
-    text = os.pread(request, os.fstat(request).st_size, 0)
+    # Not fstat: how many objects its result has differs with the number of the inode.
+    text = os.pread(request, os.lseek(request, 0, os.SEEK_END), 0)
     result = fcntl.fcntl(result, fcntl.F_DUPFD, FIRST_FREE)  # out of the way of the numbers below
     for place, descriptor in enumerate([NULL, NULL, NULL, result, RULESET]):
         os.dup2(descriptor, place, inheritable=False)
@@ -352,7 +353,8 @@ def main():
         filters = [bytes.fromhex(program) for program in setup["filters"]]
         sandbox = {"filters": filters, "own_pid": struct.pack("=I", setup["own_pid"])}
     jobs = socket.socket(fileno=JOBS)
-    zygote = os.getpid()
+    # As bytes: small numbers are objects that exist already, others are made.
+    zygote = struct.pack("=I", os.getpid())
     del setup, descriptors
     gc.collect()
     gc.freeze()
