@@ -122,8 +122,8 @@ impl Support {
                 .map(|python| python.loaded.clone())
                 .unwrap_or_default(),
             missing: self.missing(),
-            fixed_addresses: python.is_some_and(|python| python.fixed_addresses),
-            sandboxed: python.is_some_and(|python| python.sandboxed),
+            fixed_addresses: python.map(|python| python.fixed_addresses),
+            sandboxed: python.map(|python| python.sandboxed),
         })
     }
 

@@ -41,10 +41,12 @@ pub struct EvaluatorRecord {
     /// Modules that prompts name, or steps of kind `verify` use, and that it lacks.
     pub missing: Vec<String>,
     /// Whether a program finds the same addresses in every run (no randomisation). Where a container
-    /// forbids that, what depends on them, such as the order of a set of objects, may differ.
-    pub fixed_addresses: bool,
-    /// Whether they run in the sandbox; not so with `--unsafe-eval` on a machine that has none.
-    pub sandboxed: bool,
+    /// forbids that, what depends on them, such as the order of a set of objects, may differ. `null`
+    /// where no step evaluates programs.
+    pub fixed_addresses: Option<bool>,
+    /// Whether they run in the sandbox; not so with `--unsafe-eval` on a machine that has none. `null`
+    /// where no step evaluates programs.
+    pub sandboxed: Option<bool>,
 }
 
 /// A generated program and what came of it: `evolution/flow_NNNNN/trials/NNNNN.json`.
