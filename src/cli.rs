@@ -17,6 +17,7 @@ use crate::config::{
     RunConfig,
 };
 use crate::error::{Error, Result};
+use crate::evaluate;
 use crate::record::shard::Shard;
 
 use remote::RemoteArgs;
@@ -316,11 +317,20 @@ pub struct DoctorArgs {
     #[arg(long, env, value_name = "OUT", default_value = "results")]
     pub out: PathBuf,
 
+    /// Python that generated programs run on
+    #[arg(long, env, value_name = "PYTHON", default_value = "python3")]
+    python: PathBuf,
+
     #[command(flatten)]
     layout: LayoutArgs,
 }
 
 impl DoctorArgs {
+    /// How generated programs would be run.
+    pub fn evaluator(&self, surroundings: &Surroundings) -> evaluate::Settings {
+        evaluate::Settings::new(&self.python, surroundings.python.clone())
+    }
+
     /// Where templates, fixtures and flows are.
     pub fn layout(&self) -> Layout {
         Layout {

@@ -17,7 +17,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::units::Millis;
-use evaluation::{EvaluationRecord, RolloutRecord, ScoreRecord, UsageRecord, VerificationRecord};
+use evaluation::{
+    EvaluationRecord, EvaluatorRecord, RolloutRecord, ScoreRecord, UsageRecord, VerificationRecord,
+};
 use load::LoadRecord;
 use metrics::{CriticalStep, Distribution, PositionRecord};
 use remote::RemoteRecord;
@@ -55,6 +57,9 @@ pub struct RunRecord {
     /// Time in which the evaluation pool was started, before the engine; `null` without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_init_ms: Option<Millis>,
+    /// What generated programs are run on; absent where no step evaluates or verifies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluator: Option<EvaluatorRecord>,
     /// How many times an engine was started (1, but for the *before* measurement).
     pub engine_starts: usize,
     /// One entry a finished or failed workflow, in the flows' order.

@@ -108,6 +108,124 @@ fn an_evolution_leaves_its_trials_generations_and_lineage() {
     );
 }
 
+/// A template whose step `root` has these answers, which are evaluated for a second at most.
+#[cfg(target_os = "linux")]
+fn evaluating(prompt: &str, answers: &[&str]) -> Workspace {
+    let workspace = Workspace::new();
+    let samples = answers.len();
+    workspace.write(
+        "templates/programs.toml",
+        format!(
+            "schema = 1\nname = \"programs\"\n[[step]]\nid = \"root\"\nsamples = {samples}\n\
+             prompt = \"{prompt}\"\ntemperature = 0.8\n[[step]]\nid = \"trial\"\n\
+             kind = \"evaluate\"\nof = \"root\"\ntask = \"packing\"\ntimeout_ms = 20000\n"
+        ),
+    );
+    let lines = answers.iter().enumerate().map(|(index, answer)| {
+        let line = serde_json::json!({"step": "root", "sample": index + 1, "output": answer});
+        format!("{line}\n")
+    });
+    workspace.write("templates/programs.script.jsonl", lines.collect::<String>());
+    workspace
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_says_why_programs_failed_and_what_they_ran_on() {
+    let workspace = evaluating(
+        "Use no_such_numpy and math.",
+        &[
+            "```python\ndef construct_packing():\n    return x\n```",
+            "```python\nimport math\ndef construct_packing():\n\n    return x\n```",
+            "```python\ndef construct_packing():\n    raise ValueError('\u{1b}[31mred\\n\u{202e}')\n```",
+            "```python\ndef construct_packing():\n    \
+             c = [((k % 6 + .5) / 6, (k // 6 + .5) / 6) for k in range(26)]\n    \
+             return c, [1 / 12] * 26, 99\n```\nUse it:\n```python\nprint(construct_packing())\n```",
+        ],
+    );
+    let mut command = scripted(&workspace, "programs");
+    let (out, err) = printed(command.args(["--num-flows", "1"]), 0);
+    let failures: Vec<&str> = (out.lines())
+        .filter(|line| line.starts_with("[FAILURES]"))
+        .collect();
+    let head = "[FAILURES] step=trial failed=3 of=4 outcome=runtime_error";
+    let [two, one] = failures[..] else {
+        panic!("two reasons: {out}");
+    };
+    let name = "NameError: name 'x' is not defined (line 2)";
+    assert_eq!(two, format!("{head} count=2 first={name:?}"));
+    assert!(one.starts_with(&format!("{head} count=1 first=\"ValueError: ")));
+    assert!(!out.contains(['\u{1b}', '\u{202e}']), "{out:?}");
+    assert!(!err.contains("warning: "), "{err}");
+
+    let record = workspace.record();
+    assert_eq!(record["totals"]["scores"][0]["failures"][0]["count"], 2);
+    // The program's own sum is not believed.
+    let best = record["totals"]["scores"][0]["score"]["max"].as_f64();
+    assert!((best.expect("a score") - 26.0 / 12.0).abs() < 1e-9);
+    let evaluator = &record["evaluator"];
+    assert_eq!(evaluator["sandboxed"], true);
+    assert!(evaluator["fixed_addresses"].is_boolean());
+    assert!(evaluator["python"].as_str().expect("one").starts_with("3."));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn modules_that_prompts_name_and_python_lacks_are_told() {
+    let workspace = evaluating("Use ortools.", &["```python\nimport ortools\n```"]);
+    let (_, err) = printed(
+        scripted(&workspace, "programs").args(["--num-flows", "1"]),
+        0,
+    );
+    let missing = &workspace.record()["evaluator"]["missing"];
+    if missing == &serde_json::json!(["ortools"]) {
+        assert!(err.contains("has no ortools: the prompts name it"), "{err}");
+        assert!(err.contains("-m pip install ortools`, or name"), "{err}");
+    } else {
+        assert_eq!(missing, &serde_json::json!([]));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hang_up_that_was_ignored_at_the_start_stays_ignored() {
+    let workspace = evaluating(
+        "x",
+        &["```python\nimport time\ndef construct_packing(): time.sleep(1)\n```"],
+    );
+    let flowbench = env!("CARGO_BIN_EXE_flowbench");
+    let mut command = std::process::Command::new("sh");
+    command
+        .arg("-c")
+        .arg(format!(
+            "trap '' HUP; exec '{flowbench}' run --template programs --mode scripted --num-flows 1"
+        ))
+        .current_dir(workspace.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(python) = std::env::var_os("FLOWBENCH_TEST_PYTHON") {
+        command.env("PYTHON", python);
+    }
+    let mut run = command.spawn().expect("starts");
+    // The handlers are there once the pool has been started.
+    let stdout = run.stdout.take().expect("piped");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout));
+    let started = lines.find(|line| {
+        line.as_ref()
+            .is_ok_and(|line| line.contains("engine_init_ms"))
+    });
+    assert!(started.is_some());
+    let pid = run.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-HUP", &pid])
+        .status();
+    assert!(sent.expect("sent").success());
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("[EVALUATE]"))));
+    lines.for_each(drop);
+    assert!(run.wait().expect("ends").success());
+    assert_eq!(workspace.record()["status"], "complete");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn an_evolution_is_reported_and_what_made_it_long_is_found() {

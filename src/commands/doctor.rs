@@ -10,6 +10,7 @@ use crate::config::{DeviceChoice, ModelConfig};
 use crate::engine::{self, DEFAULT_MODEL, ModelFile};
 use crate::environment::{self, LoadMeter};
 use crate::error::{Exit, Result};
+use crate::evaluate::{Pool, PythonInfo, Settings};
 use crate::record::load::LoadRecord;
 use crate::report::Console;
 use crate::report::warnings::BUSY_SHARE;
@@ -99,6 +100,7 @@ impl fmt::Display for Check {
 pub(crate) fn run(
     arguments: &DoctorArgs,
     model: &ModelConfig,
+    programs: Settings,
     console: &mut Console,
 ) -> Result<Exit> {
     let layout = arguments.layout();
@@ -133,6 +135,7 @@ pub(crate) fn run(
         model.model.is_some() || matches!(found, Ok(Some(_))),
     ));
     checks.push(self::model(model, found));
+    checks.push(evaluator(programs));
     for (subject, folder, hint) in [
         (
             "templates",
@@ -337,6 +340,65 @@ fn python(python: Option<&str>, pip: Option<&str>, model_is_here: bool) -> Check
     }
 }
 
+/// What templates that evaluate programs or verify answers want to import.
+const EVALUATOR_MODULES: [(&str, &str); 3] = [
+    ("numpy", "numpy"),
+    ("scipy", "scipy"),
+    ("math_verify", "math-verify"),
+];
+
+/// Starts the pool for generated programs, which tries the sandbox, and imports what they may want.
+fn evaluator(settings: Settings) -> Check {
+    let python = settings.python.display().to_string();
+    let modules = EVALUATOR_MODULES.map(|(module, _)| module.to_owned());
+    let pool = Pool::start(Settings {
+        preload: modules.to_vec(),
+        parallel: 1,
+        ..settings
+    });
+    match pool {
+        Ok(pool) => imports(&python, pool.python()),
+        // A run without such steps needs none of it.
+        Err(error) => Check::warn(
+            "evaluator",
+            error.chain(),
+            error
+                .hint_text()
+                .unwrap_or("name another Python (PYTHON, --python)")
+                .to_owned(),
+        ),
+    }
+}
+
+fn imports(python: &str, found: &PythonInfo) -> Check {
+    let mut here = vec![format!("Python {}, sandbox holds", found.version)];
+    let mut missing = Vec::new();
+    for (module, package) in EVALUATOR_MODULES {
+        match found.loaded.get(module) {
+            Some(version) => here.push(format!("{package} {version}")),
+            None => missing.push(package),
+        }
+    }
+    if !found.fixed_addresses {
+        here.push("addresses differ from run to run (personality is forbidden here)".to_owned());
+    }
+    let finding = here.join(", ");
+    if missing.is_empty() {
+        return Check::ok("evaluator", finding);
+    }
+    let hint = format!(
+        "`{python} -m pip install {}` for templates that evaluate programs or verify answers, or \
+         name another Python (PYTHON, --python)",
+        missing.join(" ")
+    );
+    let missing = missing.join(", ");
+    Check::warn(
+        "evaluator",
+        format!("{finding}; cannot import {missing}"),
+        hint,
+    )
+}
+
 fn model(config: &ModelConfig, found: Result<Option<ModelFile>>) -> Check {
     match found {
         Ok(Some(found)) => digest(config, &found),
@@ -488,6 +550,30 @@ mod tests {
         warn  python     python3 cannot be run
                          hint: install it
         ");
+    }
+
+    #[test]
+    fn what_the_evaluator_cannot_import_is_named() {
+        let mut found = PythonInfo {
+            version: "3.12.3".to_owned(),
+            loaded: [("numpy".to_owned(), "2.4".to_owned())].into(),
+            missing: Vec::new(),
+            fixed_addresses: true,
+            sandboxed: true,
+        };
+        let check = imports("python3", &found);
+        assert_eq!(check.level, Level::Warn);
+        assert!(check.finding.contains("numpy 2.4"), "{check}");
+        assert!(
+            check.finding.ends_with("cannot import scipy, math-verify"),
+            "{check}"
+        );
+        let hint = check.hint.unwrap_or_default();
+        assert!(hint.contains("pip install scipy math-verify"), "{hint}");
+        for (module, _) in EVALUATOR_MODULES {
+            found.loaded.insert(module.to_owned(), "1".to_owned());
+        }
+        assert_eq!(imports("python3", &found).level, Level::Ok);
     }
 
     #[test]

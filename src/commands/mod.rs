@@ -11,6 +11,7 @@ mod profile;
 mod recorder;
 mod report;
 mod run;
+mod signals;
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,8 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
         }
         Command::Doctor(arguments) => {
             let model = arguments.model(surroundings)?;
-            doctor::run(&arguments, &model, &mut listing())
+            let python = arguments.evaluator(surroundings);
+            doctor::run(&arguments, &model, python, &mut listing())
         }
         Command::Model(arguments) => match arguments.command {
             ModelCommand::Fetch(file) => {
@@ -67,10 +69,10 @@ fn listing() -> Console {
 }
 
 /// A flag that Ctrl-C (SIGINT), SIGTERM and SIGHUP raise, so that a run can end in order. The
-/// second signal ends the process at once.
+/// second signal ends the process at once. What was ignored at the start stays so (`nohup`).
 fn interrupts() -> Result<&'static AtomicBool> {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
+    let handler = || {
         crate::report::clear_progress();
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             // The user has asked twice: something hangs that does not look at the flag. What it
@@ -79,7 +81,8 @@ fn interrupts() -> Result<&'static AtomicBool> {
             #[allow(clippy::exit)]
             std::process::exit(Exit::Incomplete as i32);
         }
-    })
-    .map_err(|source| Error::preflight("failed to listen for Ctrl-C").caused_by(source))?;
+    };
+    signals::keeping_ignored(|| ctrlc::set_handler(handler))
+        .map_err(|source| Error::preflight("failed to listen for Ctrl-C").caused_by(source))?;
     Ok(&INTERRUPTED)
 }

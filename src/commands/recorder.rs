@@ -4,7 +4,7 @@ use crate::config::{Mode, RunConfig};
 use crate::engine::{Engine, LocalEngine};
 use crate::environment::LoadMeter;
 use crate::error::{Error, Exit, Result};
-use crate::flow::{Flow, Step};
+use crate::flow::Flow;
 use crate::metrics::{Positions, Scores, set_rewards};
 use crate::profile::{self, Span};
 use crate::record::evaluation::{GenerationRecord, TrialRecord};
@@ -258,7 +258,11 @@ impl Recorder<'_> {
                 self.console.result(&line)?;
             }
         }
-        for line in timing::scores(&self.record.totals) {
+        let scores = timing::scores(&self.record.totals);
+        for line in scores
+            .into_iter()
+            .chain(timing::failures(&self.record.totals))
+        {
             self.console.result(&line)?;
         }
         match &self.record.rollouts {

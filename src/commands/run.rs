@@ -97,6 +97,7 @@ pub(crate) fn run(
             engine: serde_json::Value::Null,
             engine_init_ms: None,
             pool_init_ms: None,
+            evaluator: None,
             engine_starts: 0,
             workflows: Vec::new(),
             totals: Totals::default(),
@@ -129,6 +130,7 @@ pub(crate) fn run(
             return Err(error);
         }
     };
+    recorder.record.evaluator = support.evaluator_record();
     if let Some(init) = pool_init {
         recorder.record.pool_init_ms = Some(init);
         recorder.console.result(&timing::pool_init(init))?;

@@ -5,18 +5,30 @@ use crate::config::RunConfig;
 use crate::engine::{Engine, Script};
 use crate::error::Result;
 use crate::evaluate::{Pool, Settings, Verifier, VerifierSettings};
-use crate::flow::{Flow, Work};
+use crate::flow::{Flow, Part, Work};
 use crate::profile::{self, Span};
-use crate::record::evaluation::VerificationRecord;
+use crate::record::evaluation::{EvaluatorRecord, VerificationRecord};
 use crate::report::Console;
 use crate::stopwatch::{Moment, NoFence};
 use crate::units::Millis;
 use crate::workflow::{Accounts, Means};
 
+/// Modules that prompts may tell a model to use, and that Python may lack.
+const MODULES: [&str; 9] = [
+    "numpy", "scipy", "sympy", "networkx", "pandas", "shapely", "numba", "cvxpy", "ortools",
+];
+
+/// In how many flows' prompts they are looked for; those of one template hardly differ in this.
+const FLOWS_LOOKED_AT: usize = 25;
+
+/// What steps of kind `verify` use.
+const MATH_VERIFY: &str = "math_verify";
+
 /// What a run has beside its engine.
 pub(super) struct Support {
     evaluator: Option<Pool>,
     verifier: Verifier,
+    verifies: bool,
     pub(super) accounts: Accounts,
     pins: Option<Script>,
 }
@@ -37,6 +49,7 @@ impl Support {
         let mut support = Self {
             evaluator: None,
             verifier: Verifier::default(),
+            verifies: false,
             accounts: Accounts::new("", config.workflow.prices, config.workflow.limits),
             pins,
         };
@@ -54,6 +67,9 @@ impl Support {
             config.workflow.python_environment.clone(),
         );
         settings.unsafe_eval = config.workflow.unsafe_eval;
+        if evaluates {
+            settings.wanted = modules_in_prompts(flows);
+        }
         console.waiting("Starting the evaluation pool");
         let start = Moment::now(&NoFence)?;
         let span = profile::span(Span::PoolInit);
@@ -61,7 +77,54 @@ impl Support {
         console.idle();
         drop(span);
         started?;
+        support.tell_what_is_missing(&config.workflow.python.display().to_string(), console);
         Ok((support, Some(Moment::now(&NoFence)?.since(start))))
+    }
+
+    /// Says which modules Python lacks that the flows need: each answer would fail for the same reason.
+    fn tell_what_is_missing(&self, python: &str, console: &mut Console) {
+        for module in self.missing() {
+            let (package, why) = match module.as_str() {
+                MATH_VERIFY => (
+                    "math-verify",
+                    "answers that plain numerals do not decide stay undecided",
+                ),
+                module => (
+                    module,
+                    "the prompts name it, and programs that import it fail",
+                ),
+            };
+            console.warning(&format!(
+                "warning: {python} has no {package}: {why}\n\
+                 hint: `{python} -m pip install {package}`, or name another Python (PYTHON, --python)"
+            ));
+        }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let of_programs = self
+            .evaluator
+            .iter()
+            .flat_map(|pool| &pool.python().missing);
+        let mut missing: Vec<String> = of_programs.cloned().collect();
+        if self.verifies && self.verifier.library().is_err() {
+            missing.push(MATH_VERIFY.to_owned());
+        }
+        missing
+    }
+
+    /// What generated programs are run on, where any are.
+    pub(super) fn evaluator_record(&self) -> Option<EvaluatorRecord> {
+        let python = self.evaluator.as_ref().map(Pool::python);
+        (self.verifies || python.is_some()).then(|| EvaluatorRecord {
+            python: python.map(|python| python.version.clone()),
+            modules: python
+                .map(|python| python.loaded.clone())
+                .unwrap_or_default(),
+            missing: self.missing(),
+            fixed_addresses: python.map(|python| python.fixed_addresses),
+            sandboxed: python.map(|python| python.sandboxed),
+        })
     }
 
     fn start_processes(
@@ -73,6 +136,7 @@ impl Support {
         if evaluates {
             self.evaluator = Some(Pool::start(settings.clone())?);
         }
+        self.verifies = verifies;
         if verifies {
             self.verifier = Verifier::start(VerifierSettings::new(settings))?;
         }
@@ -105,6 +169,58 @@ impl Support {
             verifier: &mut self.verifier,
             accounts: &mut self.accounts,
             pins: self.pins.as_ref(),
+        }
+    }
+}
+
+/// Which of [`MODULES`] the flows' prompts name.
+fn modules_in_prompts(flows: &[Flow]) -> Vec<String> {
+    let mut left: Vec<&str> = MODULES.to_vec();
+    let mut named = Vec::new();
+    let mut look = |text: &str| {
+        left.retain(|module| {
+            let is_named = holds_word(text, module);
+            if is_named {
+                named.push((*module).to_owned());
+            }
+            !is_named
+        });
+    };
+    for flow in flows.iter().take(FLOWS_LOOKED_AT) {
+        look(flow.system.as_deref().unwrap_or_default());
+        for step in &flow.steps {
+            if let Work::Generate(generate) = &step.work {
+                let texts = generate.prompt.iter().filter_map(Part::as_text);
+                texts.for_each(&mut look);
+            }
+        }
+    }
+    named
+}
+
+fn holds_word(text: &str, word: &str) -> bool {
+    let is_part = |letter: char| letter == '_' || letter.is_alphanumeric();
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + word.len()..].chars().next();
+        !before.is_some_and(is_part) && !after.is_some_and(is_part)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_found_as_words() {
+        for (text, is_there) in [
+            ("You may use numpy and math.", true),
+            ("(`numpy`)", true),
+            ("import numpy as np", true),
+            ("numpy_like", false),
+            ("", false),
+        ] {
+            assert_eq!(holds_word(text, "numpy"), is_there, "{text}");
         }
     }
 }

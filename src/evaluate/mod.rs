@@ -5,6 +5,8 @@
 //! [`Finished`], while the engine goes on decoding. Programs are run on Linux only: `pool.rs` or
 //! `no_pool.rs` stands behind the same names, so that no caller needs to know.
 
+#[cfg(target_os = "linux")]
+mod channel;
 mod evaluation;
 mod evaluator;
 pub mod packing;

@@ -37,7 +37,8 @@ pub fn score(returned: &Value) -> Result<f64, String> {
             }
         }
     }
-    Ok(circles.iter().map(|circle| circle.radius).sum())
+    // From 0.0, since a sum of negative zeros is one, too.
+    Ok(circles.iter().fold(0.0, |sum, circle| sum + circle.radius))
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -134,6 +135,13 @@ mod tests {
             let score = score(&json!([centers, radii, sum])).unwrap();
             assert!((score - 0.26).abs() < 1e-12, "{score}");
         }
+    }
+
+    #[test]
+    fn no_score_is_a_negative_zero() {
+        let (centers, radii) = grid(-0.0);
+        let score = scored(&centers, &radii).unwrap();
+        assert!(score == 0.0 && score.is_sign_positive(), "{score}");
     }
 
     #[test]

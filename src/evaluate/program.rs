@@ -1,111 +1,90 @@
 //! The program in a model's answer.
 
-/// The program in a Markdown text: the last block that is called `python` or `py`, or else the last
-/// without a name, fenced by ``` or ~~~. A block that is cut off counts to the end of the text. Text
-/// without any fence is a program itself where a line of it begins a function.
+mod blocks;
+mod loose;
+mod source;
+
+use std::collections::BTreeSet;
+
+use blocks::{Block, Language};
+use source::{Names, defines};
+
+/// The program in a Markdown text: the last block of Python that defines one of `entry_points`, with those
+/// blocks before it that define what it needs. Where no block defines one, text outside of all blocks is
+/// looked at, and then it is the last block that is called Python, or else the last without a name.
 ///
-/// A fence may be indented, as in a list; what its first line is indented by is taken off each line.
-pub fn last_block(text: &str) -> Option<String> {
-    let mut named = None;
-    let mut unnamed = None;
-    let mut any = false;
-    let mut open: Option<(Fence, String)> = None;
-    for line in text.split_inclusive('\n') {
-        match (open.take(), Fence::read(line)) {
-            (None, None) => {}
-            (None, Some(fence)) => {
-                any = true;
-                open = Some((fence, String::new()));
-            }
-            (Some((fence, block)), Some(end)) if end.closes(&fence) => {
-                keep(&fence, block, &mut named, &mut unnamed);
-            }
-            (Some((fence, mut block)), _) => {
-                block.push_str(fence.without_indent(line));
-                open = Some((fence, block));
-            }
+/// Text without any block is a program itself, less its prose, where a line of it begins a function.
+pub fn of_answer(answer: &str, entry_points: &[&str]) -> Option<String> {
+    let text = answer.replace("\r\n", "\n").replace('\u{feff}', "");
+    let read = blocks::read(&text);
+    let blocks = &read.blocks;
+    let last = |is: &dyn Fn(&Block) -> bool| blocks.iter().rposition(is);
+    let defining =
+        last(&|block| block.language.may_be_python() && defines(&block.text, entry_points))
+            .or_else(|| last(&|block| defines(&block.text, entry_points)));
+    let loose = || {
+        let code = loose::code(&read.prose);
+        (defines(&code, entry_points) || blocks.is_empty() && loose::begins_a_function(&code))
+            .then_some(code)
+    };
+    let named = || last(&|block| block.language == Language::Python);
+    let unnamed = || last(&|block| block.language == Language::Unnamed);
+    let program = match defining {
+        Some(place) => Some(with_what_it_needs(&blocks[..place], &blocks[place].text)),
+        None => loose().or_else(|| {
+            let place = named().or_else(unnamed)?;
+            Some(blocks[place].text.clone())
+        }),
+    };
+    program.filter(|program| !program.trim().is_empty())
+}
+
+/// The program, behind those of the blocks before it that define a name which it uses and does not define.
+/// A draft that it does without stays out, and so does what such a draft would do when it is run.
+fn with_what_it_needs(before: &[Block], program: &str) -> String {
+    let names = Names::of(program);
+    let mut needed: BTreeSet<&str> = names.needed().collect();
+    let mut parts = vec![program];
+    for block in before.iter().rev() {
+        if !block.language.may_be_python() {
+            continue;
+        }
+        let names = Names::of(&block.text);
+        if names.star || needed.iter().any(|name| names.defined.contains(name)) {
+            needed.retain(|name| !names.defined.contains(name));
+            needed.extend(names.needed());
+            parts.push(&block.text);
         }
     }
-    if let Some((fence, block)) = open {
-        keep(&fence, block, &mut named, &mut unnamed);
-    }
-    let is_program = !any && text.lines().any(|line| line.starts_with("def "));
-    named
-        .or(unnamed)
-        .or_else(|| is_program.then(|| text.to_owned()))
-        .filter(|program| !program.trim().is_empty())
+    parts.reverse();
+    join(&parts)
 }
 
-fn keep(fence: &Fence, block: String, named: &mut Option<String>, unnamed: &mut Option<String>) {
-    match fence.language {
-        Language::Python => *named = Some(block),
-        Language::Unnamed => *unnamed = Some(block),
-        Language::Other => {}
+/// One program of several parts. Python wants `from __future__` before all else.
+fn join(parts: &[&str]) -> String {
+    if let [only] = parts {
+        return (*only).to_owned();
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Language {
-    Python,
-    Unnamed,
-    Other,
-}
-
-/// A line that opens or closes a block (CommonMark 0.31, section 4.5).
-struct Fence {
-    mark: char,
-    length: usize,
-    /// Spaces before it.
-    indent: usize,
-    language: Language,
-}
-
-impl Fence {
-    fn read(line: &str) -> Option<Self> {
-        let indented = line.trim_start_matches(' ');
-        let mark = indented
-            .chars()
-            .next()
-            .filter(|mark| "`~".contains(*mark))?;
-        let length = indented.chars().take_while(|next| *next == mark).count();
-        let info = indented[length..].trim();
-        if length < 3 || (mark == '`' && info.contains('`')) {
-            return None;
-        }
-        let language = info.split_whitespace().next().unwrap_or_default();
-        let is_python = ["python", "py", "python3"]
-            .iter()
-            .any(|known| language.eq_ignore_ascii_case(known));
-        Some(Self {
-            mark,
-            length,
-            indent: line.len() - indented.len(),
-            language: match language {
-                "" => Language::Unnamed,
-                _ if is_python => Language::Python,
-                _ => Language::Other,
-            },
-        })
-    }
-
-    fn closes(&self, open: &Self) -> bool {
-        let is_bare = self.language == Language::Unnamed;
-        self.mark == open.mark && self.length >= open.length && is_bare
-    }
-
-    fn without_indent<'a>(&self, line: &'a str) -> &'a str {
-        let spaces = line.len() - line.trim_start_matches(' ').len();
-        &line[spaces.min(self.indent)..]
-    }
+    let is_future = |line: &&str| line.starts_with("from __future__ import ");
+    let lines = || parts.iter().flat_map(|part| part.lines());
+    let future = lines().filter(is_future);
+    let rest = lines().filter(|line| !is_future(line));
+    let all: Vec<&str> = future.chain(rest).collect();
+    all.join("\n") + "\n"
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
 
+    use super::*;
+
+    fn last_block(text: &str) -> Option<String> {
+        of_answer(text, &["solve"])
+    }
+
     #[test]
-    fn the_last_block_of_python_counts() {
+    fn without_an_entry_point_the_last_block_of_python_counts() {
         let cases = [
             (
                 "```python\na = 1\n```\ntext\n```py\nb = 2\n```",
@@ -123,7 +102,6 @@ mod tests {
             ("  ```py\n  a\n b\n  ```", Some("a\nb\n")),
             ("Here:\n  ```Python\nx\n  ```", Some("x\n")),
             ("```python\nx = 1\n", Some("x = 1\n")),
-            ("````python\n```\ny\n```\n````", Some("```\ny\n```\n")),
             ("~~~python\nz\n~~~", Some("z\n")),
             ("def f():\n    return 1\n", Some("def f():\n    return 1\n")),
             ("I would define def f().", None),
@@ -137,9 +115,57 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_last_block_that_defines_an_entry_point_counts() {
+        let program = "def solve():\n    return 1\n";
+        let cases = [
+            format!("```python\n{program}```\nUsage:\n```python\nprint(solve())\n```\n"),
+            format!("```python\ndef solve(): return 0\n```\nBetter:\n```python\n{program}```\n"),
+            // A draft that would end all if it were run, and one that does not even compile.
+            format!(
+                "```python\nsolve = 1 / 0\n```\n```python\ndef solve(\n```\n```python\n{program}```"
+            ),
+            format!("```\n{program}```\n```python\nsolve()\n```"),
+            format!("```text\n{program}```\n"),
+            format!("```bash\npip install x\n```\n```python\n{program}```\n```\n1\n```"),
+            format!("First:\n\n{program}\nThen run it:\n```python\nprint(solve())\n```"),
+        ];
+        for text in cases {
+            let found = last_block(&text).unwrap();
+            assert_eq!(found.trim_end(), program.trim_end(), "{text}");
+        }
+        let aliased = "def f():\n    return 1\nsolve = f\n";
+        let text = format!("```python\n{aliased}```\n```python\nsolve()\n```");
+        assert_eq!(last_block(&text).as_deref(), Some(aliased));
+    }
+
+    #[test]
+    fn what_the_program_needs_comes_with_it() {
+        let text = "```python\nimport math\nfrom random import (\n    random as chance,\n)\n```\n\
+                    A first draft:\n```python\ndef solve(): return unknown\nsolve()\n```\n\
+                    ```python\nclass Cell:\n    side = 2\nRADIUS, LEFT = 1, 2\n```\n\
+                    ```python\ndef area(r):\n    return math.pi * r * Cell.side\n```\n\
+                    Nobody needs:\n```python\nr = 1 / 0\n```\n\
+                    ```python\nfrom __future__ import annotations\ndef solve():\n    \
+                    return f'{area(RADIUS)}' + chance()\n```\n```python\nsolve()\n```";
+        let expected = "from __future__ import annotations\n\
+                        import math\nfrom random import (\n    random as chance,\n)\n\
+                        class Cell:\n    side = 2\nRADIUS, LEFT = 1, 2\n\
+                        def area(r):\n    return math.pi * r * Cell.side\n\
+                        def solve():\n    return f'{area(RADIUS)}' + chance()\n";
+        assert_eq!(last_block(text).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn byte_order_marks_and_line_ends_are_no_part_of_a_program() {
+        let text = "\u{feff}```python\r\n\u{feff}def solve():\r\n    return 1\r\n```\r\n";
+        let program = "def solve():\n    return 1\n";
+        assert_eq!(last_block(text).as_deref(), Some(program));
+    }
+
     proptest! {
         #[test]
-        fn what_is_found_is_of_the_text(text in "(```|~~~|python|\n|a| |ä){0,20}") {
+        fn what_is_found_is_of_the_text(text in "(```|~~~|python|\n|a| |ä|'|\"\"\"|def |solve|=|:|#|\\(){0,30}") {
             if let Some(program) = last_block(&text) {
                 prop_assert!(program.lines().all(|line| text.contains(line)));
             }
@@ -148,7 +174,7 @@ mod tests {
         #[test]
         fn a_fenced_program_is_found(lines in prop::collection::vec("[a-z =()]{1,12}", 1..5)) {
             let program = lines.join("\n") + "\n";
-            prop_assume!(!program.trim().is_empty());
+            prop_assume!(!program.starts_with(' ') && !program.trim().is_empty());
             let text = format!("Sure.\n```python\n{program}```\nDone.");
             prop_assert_eq!(last_block(&text), Some(program));
         }

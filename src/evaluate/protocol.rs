@@ -1,25 +1,32 @@
-//! Frames between the pool and its zygote, with the descriptors that ride along.
+//! What the pool and its zygote say to each other.
 //!
-//! A frame is 4 bytes of length (little-endian) and as many bytes of JSON, on a stream socket.
-//! Descriptors are sent with a frame's first bytes and are received in the order of their frames.
+//! While the zygote starts: frames of 4 bytes of length (little-endian) and as many bytes of JSON, on the
+//! control socket. After that: one byte a command, and a [`Report`] for each child that was waited for.
+//! A request does not go through the zygote, see `worker.py`.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, IoSlice, IoSliceMut, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The longest frame that is taken from a zygote (bytes); its messages have a few hundred.
 const LONGEST_FRAME: usize = 64 * 1024;
 
-/// What the pool asks for.
+/// Asks the zygote for a child.
+pub(super) const FORK: u8 = b'f';
+
+/// Asks the zygote to wait for a child that has ended.
+pub(super) const WAIT: u8 = b'w';
+
+/// What a child is asked for.
 #[derive(Debug, Serialize)]
 pub(super) struct Start<'a> {
-    pub(super) id: u64,
     pub(super) code: &'a str,
     pub(super) entry_points: &'a [String],
     pub(super) arguments: &'a [Value],
@@ -33,42 +40,49 @@ pub(super) struct Start<'a> {
 pub(super) struct SetUp {
     /// Seccomp filters in hex; `None` where programs are run without a sandbox.
     pub(super) filters: Option<Vec<String>>,
+    /// What stands in the filters in place of the child's own process id.
+    pub(super) own_pid: u32,
 }
 
-/// What a zygote says.
+/// What a zygote says when it has loaded its modules.
 #[derive(Debug, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub(super) enum Event {
-    /// It has loaded its modules.
-    Ready {
-        python: String,
-        paths: Vec<PathBuf>,
-        loaded: BTreeMap<String, String>,
-    },
-    /// The child exists; its pidfd comes with the frame.
-    Started { id: u64 },
-    /// The child could not be made.
-    Failed { id: u64, message: String },
-    /// The child has been waited for. `status` is as `wait4(2)` gives it.
-    Ended {
-        id: u64,
-        status: i32,
-        cpu_seconds: f64,
-    },
+pub(super) struct Ready {
+    pub(super) python: String,
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) loaded: BTreeMap<String, String>,
+    pub(super) missing: Vec<String>,
 }
 
-/// What a child has written to its result pipe, where it begins with `S` and 8 bytes: the time at which
-/// its program began, in nanoseconds of CLOCK_MONOTONIC (little-endian), and what follows.
-///
-/// These 9 bytes are written at once and before the program's first line: whatever a program writes
-/// itself stands behind them.
-pub(super) fn begun(output: &[u8]) -> Option<(u64, &[u8])> {
-    let (nanos, reply) = output.strip_prefix(b"S")?.split_first_chunk()?;
-    Some((u64::from_le_bytes(*nanos), reply))
+/// A child that has been waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) pid: i32,
+    /// As `wait4(2)` gives it.
+    pub(super) status: i32,
+    /// Processor time of all its threads.
+    pub(super) cpu: Duration,
 }
 
-/// How many bytes stand before what a program's child replies.
-pub(super) const BEFORE_REPLY: usize = 9;
+impl Report {
+    /// `Report` of `worker.py`: process id, status, and `struct rusage` of 18 longs.
+    pub(super) const BYTES: usize = 8 + 18 * size_of::<libc::c_long>();
+
+    fn read(bytes: &[u8; Self::BYTES]) -> Self {
+        let int = |at: usize| i32::from_ne_bytes([0, 1, 2, 3].map(|next| bytes[at + next]));
+        let long = |index: usize| {
+            const SIZE: usize = size_of::<libc::c_long>();
+            let long = bytes[8 + index * SIZE..].first_chunk();
+            u64::try_from(long.map_or(0, |long| libc::c_long::from_ne_bytes(*long))).unwrap_or(0)
+        };
+        // User and system time, in seconds and microseconds each.
+        let time = |at| Duration::from_secs(long(at)) + Duration::from_micros(long(at + 1));
+        Self {
+            pid: int(0),
+            status: int(4),
+            cpu: time(0) + time(2),
+        }
+    }
+}
 
 /// Sends `message` with `descriptors`. A peer that does not read makes it fail after the socket's
 /// write time-out.
@@ -80,63 +94,55 @@ pub(super) fn send(
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).map_err(io::Error::other)?;
     let frame = [&length.to_le_bytes(), body.as_slice()].concat();
-    let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let rights = if raw.is_empty() { &[][..] } else { &rights };
-    let sent = sendmsg::<UnixAddr>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(&frame)],
-        rights,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
+    let sent = send_with(socket, &frame, descriptors)?;
     socket.write_all(&frame[sent..])
 }
 
-/// Frames that arrive, put together.
-#[derive(Debug, Default)]
-pub(super) struct Inbox {
-    bytes: Vec<u8>,
-    descriptors: VecDeque<OwnedFd>,
+/// One message with descriptors; how much of it was sent.
+pub(super) fn send_with(
+    socket: &impl AsRawFd,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let sent = sendmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(message)],
+        &rights[..usize::from(!raw.is_empty())],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    );
+    Ok(sent?)
 }
+
+/// What has arrived from a zygote and was not taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Inbox(Vec<u8>);
 
 impl Inbox {
     /// Takes what the socket has, after it was found readable.
     ///
     /// # Errors
     ///
-    /// `UnexpectedEof` when the peer is gone, `InvalidData` for a frame that is too long.
-    pub(super) fn fill(&mut self, socket: &UnixStream) -> io::Result<()> {
+    /// `UnexpectedEof` when the peer is gone.
+    pub(super) fn fill(&mut self, mut socket: &UnixStream) -> io::Result<()> {
         let mut buffer = [0; 4096];
-        let mut rights = nix::cmsg_space!([i32; 8]);
-        let mut slices = [IoSliceMut::new(&mut buffer)];
-        let message = recvmsg::<UnixAddr>(
-            socket.as_fd().as_raw_fd(),
-            &mut slices,
-            Some(&mut rights),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )?;
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = control {
-                // SAFETY: the kernel has just made these descriptors for this process, and nothing
-                // else knows their numbers.
-                let owned = raw
-                    .into_iter()
-                    .map(|raw| unsafe { OwnedFd::from_raw_fd(raw) });
-                self.descriptors.extend(owned);
-            }
-        }
-        let count = message.bytes;
+        let count = io::Read::read(&mut socket, &mut buffer)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.bytes.extend_from_slice(&buffer[..count]);
+        self.0.extend_from_slice(&buffer[..count]);
         Ok(())
     }
 
-    /// The next whole frame.
-    pub(super) fn next(&mut self) -> io::Result<Option<Event>> {
-        let Some((length, rest)) = self.bytes.split_first_chunk() else {
+    /// The frame with which the zygote says that it is ready, once it is whole.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` for a frame that is too long or something else.
+    pub(super) fn ready(&mut self) -> io::Result<Option<Ready>> {
+        let Some((length, rest)) = self.0.split_first_chunk() else {
             return Ok(None);
         };
         let length = u32::from_le_bytes(*length) as usize;
@@ -147,14 +153,41 @@ impl Inbox {
         let Some(body) = rest.get(..length) else {
             return Ok(None);
         };
-        let event = serde_json::from_slice(body)?;
-        self.bytes.drain(..4 + length);
-        Ok(Some(event))
+        let ready = serde_json::from_slice(body)?;
+        self.0.drain(..4 + length);
+        Ok(Some(ready))
     }
 
-    /// The descriptor that came with the frame just taken.
-    pub(super) fn descriptor(&mut self) -> io::Result<OwnedFd> {
-        let descriptor = self.descriptors.pop_front();
-        descriptor.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no descriptor came"))
+    /// The next whole report.
+    pub(super) fn report(&mut self) -> Option<Report> {
+        let report = Report::read(self.0.first_chunk()?);
+        self.0.drain(..Report::BYTES);
+        Some(report)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_as_the_kernel_writes_it() {
+        let mut bytes = Vec::new();
+        bytes.extend(7_i32.to_ne_bytes());
+        bytes.extend((3_i32 << 8).to_ne_bytes());
+        for long in [1, 500_000, 2, 250_000] as [libc::c_long; 4] {
+            bytes.extend(long.to_ne_bytes());
+        }
+        bytes.resize(Report::BYTES, 0);
+        let mut inbox = Inbox(bytes[..100].to_vec());
+        assert_eq!(inbox.report(), None);
+        inbox.0.extend(&bytes[100..]);
+        let expected = Report {
+            pid: 7,
+            status: 3 << 8,
+            cpu: Duration::from_millis(3750),
+        };
+        assert_eq!(inbox.report(), Some(expected));
+        assert_eq!(inbox.report(), None);
     }
 }

@@ -1,15 +1,15 @@
 //! One evaluation between its fork and its end.
 
-use std::io::{self, PipeReader, PipeWriter, Read, pipe};
+use std::fs::metadata;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
-use rustix::fs::{OFlags, fcntl_setfl};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::channel::{Channel, Mark, Received};
 use super::evaluation::{Finished, Outcome, Times};
-use super::protocol::{self, BEFORE_REPLY};
 use super::supervisor::Job;
 use super::verdict::{self, Killed, Verdict};
 
@@ -17,25 +17,38 @@ use super::verdict::{self, Killed, Verdict};
 /// as busy as it may be.
 const ZYGOTE_ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a process may take to end once its result pipe is closed, as it is at the end: the
+/// How long a process may take to end once its result socket is closed, as it is at the end: the
 /// program's own time is over by then.
 const LEAVES_WITHIN: Duration = Duration::from_millis(50);
+
+/// How many threads a program may have at a time. The kernel's own limit (RLIMIT_NPROC) counts all of a
+/// user's processes, and does not bind root.
+const MOST_THREADS: u64 = 256;
+
+/// How often a running program's threads are counted. Some 30 threads can be started in a millisecond.
+const COUNT_THREADS_EVERY: Duration = Duration::from_millis(10);
 
 /// An evaluation that the zygote has been asked for.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) job: Job,
-    result: Option<PipeReader>,
+    channel: Option<Channel>,
     longest_result: usize,
+    /// What came after the mark.
     output: Vec<u8>,
-    /// When the result pipe was found closed.
+    /// When the result socket was found closed.
     closed: Option<Instant>,
+    pid: Option<Pid>,
     pidfd: Option<OwnedFd>,
     asked: Instant,
     begun: Option<Instant>,
+    /// Why the program was not started, where the child says so.
+    failed: Option<String>,
     last_output: Option<Instant>,
+    threads_counted: Option<Instant>,
     killed: Option<(Killed, Instant)>,
     gone: Option<Instant>,
+    wait_sent: bool,
 }
 
 impl Running {
@@ -43,38 +56,63 @@ impl Running {
         job.phases.start_up();
         Self {
             job,
-            result: None,
+            channel: None,
             longest_result,
             output: Vec::new(),
             closed: None,
+            pid: None,
             pidfd: None,
             asked: Instant::now(),
             begun: None,
+            failed: None,
             last_output: None,
+            threads_counted: None,
             killed: None,
             gone: None,
+            wait_sent: false,
         }
     }
 
-    /// Makes the result pipe; what comes back is the child's end.
-    pub(super) fn open_result(&mut self) -> io::Result<PipeWriter> {
-        let (result, to_write) = pipe()?;
-        fcntl_setfl(&result, OFlags::NONBLOCK)?;
-        self.result = Some(result);
-        Ok(to_write)
+    /// Makes the result socket; what comes back is the child's side.
+    pub(super) fn open_channel(&mut self) -> io::Result<OwnedFd> {
+        let (channel, other) = Channel::open()?;
+        self.channel = Some(channel);
+        Ok(other)
     }
 
-    /// The child exists. A kill that was decided before is made up for.
-    pub(super) fn started(&mut self, pidfd: OwnedFd) {
-        self.pidfd = Some(pidfd);
+    /// The child exists. A kill that was decided before is made up for. The process id cannot have been
+    /// used again: only [`Self::must_be_waited_for`] makes the zygote wait for the child.
+    fn started(&mut self, pid: i32) {
+        self.pid = Pid::from_raw(pid);
+        self.pidfd = self
+            .pid
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         if self.killed.is_some() {
             self.signal();
         }
     }
 
-    /// What to wait on: the result pipe until it is closed, and the process until it is gone.
+    /// Whether the child is `pid`, or is dead without having said which one it was.
+    pub(super) fn is(&self, pid: i32) -> bool {
+        self.pid.map(Pid::as_raw_pid) == Some(pid)
+    }
+
+    pub(super) fn ended_unnamed(&self) -> bool {
+        self.pid.is_none() && self.wait_sent
+    }
+
+    /// Whether the child is dead and the zygote has not been told to wait for it; true once.
+    pub(super) fn must_be_waited_for(&mut self) -> bool {
+        // One that closes its socket before the mark is on its way out: this crate's own code.
+        let unnamed = self.pid.is_none() && self.closed.is_some();
+        let must = (self.gone.is_some() || unnamed) && !self.wait_sent;
+        self.wait_sent |= must;
+        must
+    }
+
+    /// What to wait on: the result socket until it is closed, and the process until it is gone.
     pub(super) fn result(&self) -> Option<BorrowedFd<'_>> {
-        self.result.as_ref().map(AsFd::as_fd)
+        self.channel.as_ref().map(AsFd::as_fd)
     }
 
     pub(super) fn process(&self) -> Option<BorrowedFd<'_>> {
@@ -86,6 +124,18 @@ impl Running {
 
     /// When something must happen, if nothing else does before.
     pub(super) fn due(&self) -> Instant {
+        let end = self.must_end();
+        match self.threads_counted {
+            Some(counted) if !self.is_over() => end.min(counted + COUNT_THREADS_EVERY),
+            _ => end,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.killed.is_some() || self.gone.is_some()
+    }
+
+    fn must_end(&self) -> Instant {
         let killed = self.killed.map(|(_, when)| when);
         match (self.gone.or(killed), self.begun) {
             (Some(over), _) => over + ZYGOTE_ANSWERS_WITHIN,
@@ -98,20 +148,33 @@ impl Running {
         }
     }
 
-    /// Kills the child if its time is over. Whether the zygote is to blame: it did not fork, or did
-    /// not wait for what is dead.
+    /// Kills the child if its time is over, or if it has too many threads. Whether the zygote is to
+    /// blame: it did not fork, or did not wait for what is dead.
     pub(super) fn keep_time(&mut self, now: Instant) -> bool {
-        if now < self.due() {
-            return false;
+        if now >= self.must_end() {
+            if self.is_over() || self.begun.is_none() {
+                return true;
+            }
+            self.kill(Killed::Deadline);
         }
-        let over = self.killed.is_some() || self.gone.is_some();
-        match (over, self.begun) {
-            (true, _) => return true,
-            (false, Some(_)) => self.kill(Killed::Deadline),
-            (false, None) if self.pidfd.is_some() => self.kill(Killed::StartUp),
-            (false, None) => return true,
+        if !self.is_over()
+            && let Some(counted) = self.threads_counted
+            && now >= counted + COUNT_THREADS_EVERY
+        {
+            self.threads_counted = Some(now);
+            if self.threads().is_some_and(|threads| threads > MOST_THREADS) {
+                self.kill(Killed::Threads);
+            }
         }
         false
+    }
+
+    /// How many threads the child has; `None` where `/proc` does not tell.
+    fn threads(&self) -> Option<u64> {
+        let pid = self.pid?.as_raw_pid();
+        // Each thread is a folder in there, and each folder a link to its parent.
+        let links = metadata(format!("/proc/{pid}/task")).ok()?.nlink();
+        Some(links.saturating_sub(2))
     }
 
     /// The process is gone, though not yet waited for.
@@ -122,41 +185,45 @@ impl Running {
 
     /// Takes what the child has written; one that writes too much is killed.
     pub(super) fn read(&mut self) {
-        let mut buffer = [0; 16 * 1024];
-        while let Some(result) = &mut self.result {
-            match result.read(&mut buffer) {
-                Ok(0) => {
-                    self.result = None;
+        while let Some(channel) = &mut self.channel {
+            match channel.receive() {
+                Received::Nothing => return,
+                Received::Closed => {
+                    self.channel = None;
                     self.closed = Some(Instant::now());
                     self.job.phases.validate();
                 }
-                Ok(count) => {
-                    let now = Instant::now();
-                    self.last_output = Some(now);
-                    self.output.extend_from_slice(&buffer[..count]);
-                    self.look_for_begin(now);
-                    if self.output.len() > self.longest_result + BEFORE_REPLY {
-                        self.kill(Killed::Flood);
-                        self.result = None;
+                Received::TooLong => self.flood(),
+                Received::Message(message, sent) if self.begun.is_none() => {
+                    // The program has not begun: this is the child's own word.
+                    match Channel::mark(message) {
+                        Some(Mark::Started { pid }) => {
+                            self.begun = Some(sent);
+                            self.threads_counted = Some(sent);
+                            self.job.phases.run(sent.elapsed());
+                            self.started(pid);
+                        }
+                        Some(Mark::Failed { pid, why }) => {
+                            self.failed = Some(why);
+                            self.started(pid);
+                        }
+                        None => {}
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => self.result = None,
+                Received::Message(message, sent) => {
+                    self.last_output = Some(sent);
+                    self.output.extend_from_slice(message);
+                    if self.output.len() > self.longest_result {
+                        self.flood();
+                    }
+                }
             }
         }
     }
 
-    /// Whether the program has begun, and when: this thread may have been woken long after.
-    fn look_for_begin(&mut self, now: Instant) {
-        if self.begun.is_some() {
-            return;
-        }
-        if let Some((nanos, _)) = protocol::begun(&self.output) {
-            let begun = instant(nanos, now).clamp(self.asked, now);
-            self.begun = Some(begun);
-            self.job.phases.run(now - begun);
-        }
+    fn flood(&mut self) {
+        self.kill(Killed::Flood);
+        self.channel = None;
     }
 
     /// Ends it, since nobody waits for it any more.
@@ -183,29 +250,54 @@ impl Running {
         self.read();
         self.is_gone();
         let judged_from = Instant::now();
-        // The limit is a second more, and the kernel counts in ticks.
-        let cpu_spent = cpu.as_secs() > self.job.request.deadline.as_secs();
-        let verdict = match self.killed {
-            Some((Killed::Deadline, _)) => {
-                let deadline = self.job.request.deadline.as_secs_f64();
-                let why = format!("killed at its deadline of {deadline} s");
-                Verdict::failed(Outcome::Timeout, why)
+        let verdict = self.judge(status, cpu);
+        self.finished(verdict, judged_from, cpu)
+    }
+
+    fn judge(&self, status: i32, cpu: Duration) -> Verdict {
+        let allowed = self.job.request.deadline;
+        let (output, score) = (self.output.as_slice(), self.job.request.score);
+        let in_time = |when: Instant| self.begun.is_some_and(|begun| when <= begun + allowed);
+        let timeout = |why: &str| {
+            let allowed = allowed.as_secs_f64();
+            Verdict::failed(
+                Outcome::Timeout,
+                format!("{why} its deadline of {allowed} s"),
+            )
+        };
+        match self.killed {
+            Some((Killed::Deadline, when)) => {
+                // A result that was complete in time counts, though its process was slow to leave. One
+                // that only the kill completed does not.
+                let closed_before = self.closed.is_some_and(|closed| closed <= when);
+                if closed_before && self.last_output.is_some_and(in_time) {
+                    verdict::of_output(output, score)
+                } else {
+                    timeout("killed at")
+                }
             }
             Some((Killed::Flood, _)) => {
                 let why = format!("wrote more than {} bytes", self.longest_result);
                 Verdict::failed(Outcome::BadOutput, why)
             }
+            Some((Killed::Threads, _)) => {
+                let why = format!("had more than {MOST_THREADS} threads at a time");
+                Verdict::failed(Outcome::Denied, why)
+            }
             Some((Killed::GivenUp, _)) => Verdict::failed(Outcome::InfraError, "given up"),
-            Some((Killed::StartUp, _)) => {
-                let why = format!("not started within {} s", ZYGOTE_ANSWERS_WITHIN.as_secs());
+            None if self.begun.is_none() => {
+                let said = self.failed.as_deref().unwrap_or("it ended before");
+                let why = format!("the program was not started: {said}");
                 Verdict::failed(Outcome::InfraError, why)
             }
+            // This thread may have been stopped at the deadline: what came later is late all the same.
+            None if !self.last_output.or(self.gone).is_some_and(in_time) => timeout("ended after"),
             None => {
-                let score = self.job.request.score;
-                verdict::of_ended(status, cpu_spent, &self.output, score)
+                // The limit is a second more, and the kernel counts in ticks.
+                let cpu_spent = cpu.as_secs() > allowed.as_secs();
+                verdict::of_ended(status, cpu_spent, output, score)
             }
-        };
-        self.finished(verdict, judged_from, cpu)
+        }
     }
 
     /// An evaluation that came to nothing by no fault of its program.
@@ -220,7 +312,7 @@ impl Running {
         let begun = self.begun.unwrap_or(judged_from);
         let over = match self.killed {
             Some((_, when)) => when,
-            None => self.last_output.unwrap_or(begun),
+            None => self.last_output.or(self.gone).unwrap_or(begun),
         };
         let over = over.max(begun);
         let by_deadline = matches!(self.killed, Some((Killed::Deadline, _)));
@@ -245,14 +337,4 @@ impl Running {
                 .map(|gone| gone.saturating_duration_since(deadline)),
         }
     }
-}
-
-/// A reading of CLOCK_MONOTONIC, which `Instant` is made of on Linux and cannot be made from: as far
-/// before `now` as that clock says.
-fn instant(nanos: u64, now: Instant) -> Instant {
-    let Ok(clock) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
-        return now;
-    };
-    let ago = Duration::from(clock).saturating_sub(Duration::from_nanos(nanos));
-    now.checked_sub(ago).unwrap_or(now)
 }

@@ -19,6 +19,9 @@ use seccompiler::{
 
 use crate::error::{Error, Result};
 
+/// Stands in the filters for the process id of the child, which puts its own there.
+pub(super) const OWN_PID: u32 = 0x5f1d_b0c5;
+
 /// Where the dynamic loader finds what a lazily imported module links to.
 const LIBRARY_PLACES: [&str; 5] = [
     "/lib",
@@ -149,9 +152,11 @@ fn deadly() -> std::result::Result<Rules, seccompiler::BackendError> {
     Ok(rules)
 }
 
-/// The calls that work, and three that work in part: `clone` for threads, `fcntl` for the commands
+/// The calls that work, and four that work in part: `clone` for threads, `fcntl` for the commands
 /// that touch a descriptor and nobody else (`F_SETOWN` would let a program have signals sent to
-/// others), `prlimit64` to look up its own limits, which is how the C libraries do it.
+/// others), `prlimit64` to look up its own limits, which is how the C libraries do it, and `tgkill`
+/// for a program's signals to itself, as `abort` sends them. Two signals are left out: SIGKILL, which
+/// would look as if memory had run out, and SIGSTOP.
 fn allowed() -> std::result::Result<Rules, seccompiler::BackendError> {
     let mut rules = always(ALLOWED);
     let for_thread = argument(0, masked(!THREAD_FLAGS), 0)?;
@@ -166,6 +171,11 @@ fn allowed() -> std::result::Result<Rules, seccompiler::BackendError> {
     let nothing_new = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     let look_up = SeccompRule::new(vec![own, nothing_new])?;
     rules.insert(libc::SYS_prlimit64, vec![look_up]);
+    let mut to_itself = vec![argument(0, SeccompCmpOp::Eq, OWN_PID.into())?];
+    for signal in [libc::SIGKILL, libc::SIGSTOP] {
+        to_itself.push(argument(2, SeccompCmpOp::Ne, bits(signal))?);
+    }
+    rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(to_itself)?]);
     Ok(rules)
 }
 
@@ -353,6 +363,16 @@ mod tests {
         let (deadly, allowed) = (deadly().unwrap(), allowed().unwrap());
         let both = allowed.keys().filter(|call| deadly.contains_key(call));
         assert_eq!(both.collect::<Vec<_>>(), [&libc::SYS_clone]);
+    }
+
+    /// The child replaces the bytes wherever they stand.
+    #[test]
+    fn the_place_of_the_process_id_is_there_once() {
+        let all = filters().unwrap().concat();
+        let instructions = all.chunks(8);
+        let wanted = OWN_PID.to_ne_bytes();
+        assert_eq!(instructions.filter(|one| one[4..] == wanted).count(), 1);
+        assert_eq!(all.windows(4).filter(|bytes| *bytes == wanted).count(), 1);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Settings {
     pub environment: BTreeMap<String, OsString>,
     /// Modules to load once, where they are installed (numpy).
     pub preload: Vec<String>,
+    /// Further modules that programs may want; which of them are not installed is looked up, no more.
+    pub wanted: Vec<String>,
     /// Python that is run once after that, such as to use what modules load lazily; empty for none. What
     /// it fails at is no error: the modules are there or not.
     pub warm_up: String,
@@ -51,6 +53,7 @@ impl Settings {
             python: python.into(),
             environment: kept.collect(),
             preload: vec!["numpy".to_owned()],
+            wanted: Vec::new(),
             warm_up: String::new(),
             parallel: (processors - 1).max(1),
             memory: 2 << 30,
@@ -67,6 +70,13 @@ pub struct PythonInfo {
     pub version: String,
     /// The optional modules that it has loaded, with their versions.
     pub loaded: BTreeMap<String, String>,
+    /// Those of [`Settings::wanted`] that it lacks.
+    pub missing: Vec<String>,
+    /// Whether programs find the same addresses every time; a container may forbid it.
+    pub fixed_addresses: bool,
+    /// Whether programs are run in the sandbox; not so with [`Settings::unsafe_eval`] on a machine that
+    /// has none.
+    pub sandboxed: bool,
 }
 
 #[cfg(test)]

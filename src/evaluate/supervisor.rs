@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::evaluation::{EvaluationId, Finished, Request};
 use super::phases::Phases;
-use super::protocol::{Event, Start};
+use super::protocol::Start;
 use super::running::Running;
 use super::settings::{PythonInfo, Settings};
 use super::zygote::Zygote;
 use crate::error::Result;
 
-/// How many open files a program may have; Python's own three and the result pipe are among them.
+/// How many open files a program may have; Python's own three and the result socket are among them.
 const OPEN_FILES: u64 = 32;
 
 /// An evaluation that waits for its (first or second) start.
@@ -67,7 +67,7 @@ pub(super) struct Supervisor {
 struct Readable {
     woken: bool,
     zygote: bool,
-    /// For each running evaluation: its result pipe, its process.
+    /// For each running evaluation: its result socket, its process.
     running: Vec<(bool, bool)>,
 }
 
@@ -122,6 +122,10 @@ impl Supervisor {
                 }
             }
             self.keep_time();
+            if let Err(error) = self.wait_for_the_dead() {
+                self.heal(&error);
+                continue;
+            }
             if readable.zygote
                 && let Err(error) = self.listen()
             {
@@ -148,9 +152,9 @@ impl Supervisor {
     fn start_one(&mut self, mut job: Job) {
         job.attempts += 1;
         let mut running = Running::new(job, self.settings.longest_result);
-        let to_write = match running.open_result() {
-            Ok(to_write) => to_write,
-            Err(error) => return self.tell(running.failed(format!("no pipe: {error}"))),
+        let result = match running.open_channel() {
+            Ok(result) => result,
+            Err(error) => return self.tell(running.failed(format!("no socket: {error}"))),
         };
         let zygote = match self
             .zygote
@@ -161,7 +165,7 @@ impl Supervisor {
             Err(error) => return self.tell(running.failed(error.chain())),
         };
         let start = start_message(&running.job, &self.settings);
-        let asked = zygote.request(&start, to_write.as_fd());
+        let asked = zygote.request(&start, result.as_fd());
         self.running.push(running);
         if let Err(error) = asked {
             self.heal(&error);
@@ -213,41 +217,30 @@ impl Supervisor {
         }
     }
 
+    /// Has the zygote wait for children that are dead.
+    fn wait_for_the_dead(&mut self) -> io::Result<()> {
+        for running in &mut self.running {
+            if let Some(zygote) = &self.zygote
+                && running.must_be_waited_for()
+            {
+                zygote.wait_for_one()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes what the zygote says.
     fn listen(&mut self) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
         self.zygote.as_mut().ok_or_else(gone)?.fill_inbox()?;
         while let Some(zygote) = &mut self.zygote
-            && let Some(event) = zygote.inbox.next()?
+            && let Some(report) = zygote.inbox.report()
         {
-            match event {
-                Event::Started { id } => {
-                    let pidfd = zygote.inbox.descriptor()?;
-                    if let Some(place) = self.place(id) {
-                        self.running[place].started(pidfd);
-                    }
-                }
-                Event::Failed { id, message } => {
-                    if let Some(place) = self.place(id) {
-                        let failed = self.running.swap_remove(place).failed(message);
-                        self.tell(failed);
-                    }
-                }
-                Event::Ended {
-                    id,
-                    status,
-                    cpu_seconds,
-                } => {
-                    if let Some(place) = self.place(id) {
-                        let cpu = Duration::try_from_secs_f64(cpu_seconds).unwrap_or_default();
-                        let ended = self.running.swap_remove(place).ended(status, cpu);
-                        self.tell(ended);
-                    }
-                }
-                Event::Ready { .. } => {
-                    let why = "it spoke out of turn";
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-                }
+            let by_name = self.running.iter().position(|one| one.is(report.pid));
+            let unnamed = || self.running.iter().position(Running::ended_unnamed);
+            if let Some(place) = by_name.or_else(unnamed) {
+                let running = self.running.swap_remove(place);
+                self.tell(running.ended(report.status, report.cpu));
             }
         }
         Ok(())
@@ -287,7 +280,6 @@ fn start_message<'a>(job: &'a Job, settings: &Settings) -> Start<'a> {
     // In whole seconds; a backstop, should this process be stopped while a program runs.
     let cpu = request.deadline.as_secs() + 2;
     Start {
-        id: job.id.0,
         code: &request.code,
         entry_points: &request.entry_points,
         arguments: &request.arguments,

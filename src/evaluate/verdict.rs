@@ -7,7 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::evaluation::{Outcome, Score};
-use super::protocol;
+
+/// The longest text of a program that is kept (characters): it is shown, recorded, and becomes part of
+/// prompts.
+const LONGEST_DETAIL: usize = 2000;
 
 /// The outcome with its score or with what went wrong.
 #[derive(Debug, PartialEq)]
@@ -18,11 +21,16 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
+    /// `detail` may hold a program's own words, as many as it likes; they are cut.
     pub(super) fn failed(outcome: Outcome, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(LONGEST_DETAIL) {
+            detail.truncate(end);
+        }
         Self {
             outcome,
             score: None,
-            detail: detail.into(),
+            detail,
         }
     }
 }
@@ -32,16 +40,16 @@ impl Verdict {
 pub(super) enum Killed {
     /// It ran past its deadline.
     Deadline,
-    /// It did not get as far as its program.
-    StartUp,
     /// Nobody waits for it any more.
     GivenUp,
     /// It wrote more than a result may have.
     Flood,
+    /// It had more threads than a program may have.
+    Threads,
 }
 
-/// What a child writes after the time of its start. A program could write it itself: it says nothing that is not
-/// checked, and claims no more than the program may return.
+/// What a child writes once its program has begun. A program could write it itself: it says nothing that
+/// is not checked, and claims no more than the program may return.
 #[derive(Debug, Deserialize)]
 struct Reply {
     #[serde(default)]
@@ -60,11 +68,15 @@ enum Raised {
     BadOutput,
 }
 
-/// How a child ended. `cpu_spent`: it used up the processor time that it may have.
+/// How a child ended whose program had begun. `cpu_spent`: it used up the processor time that it may have.
 pub(super) fn of_ended(status: i32, cpu_spent: bool, output: &[u8], score: Score) -> Verdict {
     let status = ExitStatus::from_raw(status);
     let Some(signal) = status.signal() else {
-        return of_output(status, output, score);
+        if output.is_empty() {
+            let why = format!("left before it returned ({status})");
+            return Verdict::failed(Outcome::Crashed, why);
+        }
+        return of_output(output, score);
     };
     match signal {
         libc::SIGSYS => Verdict::failed(
@@ -80,18 +92,9 @@ pub(super) fn of_ended(status: i32, cpu_spent: bool, output: &[u8], score: Score
     }
 }
 
-fn of_output(status: ExitStatus, output: &[u8], score: Score) -> Verdict {
-    let Some((_, reply)) = protocol::begun(output) else {
-        // `F` and what failed.
-        let said = String::from_utf8_lossy(output.get(1..).unwrap_or_default());
-        let why = format!("the program was not started: {said}");
-        return Verdict::failed(Outcome::InfraError, why);
-    };
-    if reply.is_empty() {
-        let why = format!("left before it returned ({status})");
-        return Verdict::failed(Outcome::Crashed, why);
-    }
-    let reply: Reply = match serde_json::from_slice(reply) {
+/// What a program came to by what it has written.
+pub(super) fn of_output(output: &[u8], score: Score) -> Verdict {
+    let reply: Reply = match serde_json::from_slice(output) {
         Ok(reply) => reply,
         Err(error) => return Verdict::failed(Outcome::BadOutput, format!("no JSON: {error}")),
     };
@@ -126,37 +129,50 @@ mod tests {
     }
 
     fn outcome(status: i32, output: &str) -> Outcome {
-        let output = output.replacen('S', "S12345678", 1);
         of_ended(status, false, output.as_bytes(), number).outcome
     }
 
     #[test]
     fn exits_are_told_by_what_was_written() {
-        assert_eq!(outcome(0, r#"S{"returned": 2.5}"#), Outcome::Ok);
-        assert_eq!(outcome(0, r#"S{"returned": "x"}"#), Outcome::Invalid);
-        assert_eq!(outcome(0, r#"S{"returned": 1e999}"#), Outcome::BadOutput);
-        assert_eq!(outcome(0, r#"S{"returned": NaN}"#), Outcome::BadOutput);
-        assert_eq!(outcome(0, r#"S{"retur"#), Outcome::BadOutput);
-        assert_eq!(outcome(0, r#"S{"raised": "oom"}"#), Outcome::Oom);
-        assert_eq!(outcome(0, r#"S{"raised": "ok"}"#), Outcome::BadOutput);
-        assert_eq!(outcome(0, "S"), Outcome::Crashed);
-        assert_eq!(outcome(3 << 8, "S"), Outcome::Crashed);
-        assert_eq!(outcome(1 << 8, ""), Outcome::InfraError);
-        for written in [&b"FSystemError: x"[..], b"S", b"S1234567"] {
-            let verdict = of_ended(1 << 8, false, written, number);
-            assert_eq!(verdict.outcome, Outcome::InfraError, "{verdict:?}");
+        assert_eq!(outcome(0, r#"{"returned": 2.5}"#), Outcome::Ok);
+        assert_eq!(outcome(0, r#"{"returned": "x"}"#), Outcome::Invalid);
+        assert_eq!(outcome(0, r#"{"returned": 1e999}"#), Outcome::BadOutput);
+        assert_eq!(outcome(0, r#"{"returned": NaN}"#), Outcome::BadOutput);
+        assert_eq!(outcome(0, r#"{"retur"#), Outcome::BadOutput);
+        assert_eq!(outcome(0, r#"{"raised": "oom"}"#), Outcome::Oom);
+        assert_eq!(outcome(0, r#"{"raised": "ok"}"#), Outcome::BadOutput);
+        assert_eq!(outcome(0, ""), Outcome::Crashed);
+        assert_eq!(outcome(3 << 8, ""), Outcome::Crashed);
+        // What a child says before its program begins is of no use afterwards.
+        for written in ["Fno disk", "S\x01\0\0\0", "S"] {
+            assert_eq!(outcome(1 << 8, written), Outcome::BadOutput);
         }
-        let deep = format!("S{{\"returned\": {}", "[".repeat(100_000));
+        let deep = format!("{{\"returned\": {}", "[".repeat(100_000));
         assert_eq!(outcome(0, &deep), Outcome::BadOutput);
     }
 
     #[test]
     fn signals_are_told_whatever_was_written() {
-        let written = r#"S{"returned": 2.5}"#;
+        let written = r#"{"returned": 2.5}"#;
         assert_eq!(outcome(libc::SIGSYS, written), Outcome::Denied);
         assert_eq!(outcome(libc::SIGSEGV, written), Outcome::Crashed);
         assert_eq!(outcome(libc::SIGKILL, written), Outcome::Oom);
-        let spent = of_ended(libc::SIGXCPU, true, b"S", number);
+        let spent = of_ended(libc::SIGXCPU, true, b"", number);
         assert_eq!(spent.outcome, Outcome::Timeout);
+    }
+
+    #[test]
+    fn no_text_of_a_program_is_longer_than_a_message_may_be() {
+        let long = "ü".repeat(500_000);
+        for output in [
+            format!(r#"{{"raised": "runtime_error", "message": "{long}"}}"#),
+            // The parser's own error quotes what it does not know.
+            format!(r#"{{"raised": "{long}"}}"#),
+            format!(r#"{{"returned": "{long}"}}"#),
+        ] {
+            let echo: Score = |returned| Err(returned.to_string());
+            let detail = of_ended(0, false, output.as_bytes(), echo).detail;
+            assert_eq!(detail.chars().count(), LONGEST_DETAIL);
+        }
     }
 }

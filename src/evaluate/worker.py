@@ -1,10 +1,19 @@
 """The zygote: an interpreter that has its modules loaded and forks for each evaluation.
 
-Standard input is the control socket (frames: 4 bytes of length, little-endian, then JSON; file
-descriptors ride along). The other side is `zygote.rs`; deadlines are kept there, through the pidfd
-that every "started" carries. A child puts the sandbox on, writes "S" and the time to its result pipe,
-runs the program and writes one JSON value. Nothing is trusted of what comes after the "S" and its
-time, which are written before the program's first line.
+The other side is `zygote.rs`. While it starts, JSON frames go over the control socket (standard input).
+After that the pool sends one byte a command:
+
+  f   fork. The child takes one message from the job socket, which carries two descriptors: the result
+      socket, and a file with the request.
+  w   wait for a child that has ended; the answer is a `Report`. The pool sends it once the child's pidfd
+      says that it is dead, so the process id cannot have been used again before.
+
+The zygote never sees a request. Its loop allocates the same objects every time, so that its heap, and with
+it every address that a program sees, does not depend on what was evaluated before.
+
+The child's first message on the result socket is `S` and its process id, or `F`, the same, and what failed.
+It is sent before the program's first line. A socket cannot be opened again through /proc/self/fd, so a
+program can neither take it back nor send another in its place. All times are the kernel's and the pool's.
 """
 
 import sys
@@ -14,11 +23,15 @@ if sys.version_info < (3, 9):
     sys.exit("Python 3.9 or later is needed, this is " + sys.version.split()[0])
 
 import array, bisect, collections, copy, ctypes, dataclasses, errno, fcntl, functools, gc  # noqa: E401
-import heapq, importlib, itertools, json, math, operator, os, random, resource  # noqa: E401
-import select, signal, socket, statistics, string, struct, time, traceback, typing  # noqa: E401
+import heapq, importlib, importlib.util, itertools, json, linecache, math, operator, os  # noqa: E401
+import random, resource, signal, socket, statistics, string, struct, time, traceback, types  # noqa: E401
+import typing  # noqa: E401
 
-FIRST_OTHER_DESCRIPTOR = 5  # 0-2 are /dev/null, 3 is the result pipe, 4 the ruleset
+FIRST_OTHER_DESCRIPTOR = 5  # in a child: 0-2 are /dev/null, 3 is the result socket, 4 the ruleset
+CONTROL, JOBS, RULESET, NULL = 100, 101, 102, 103  # in the zygote
+FIRST_FREE = 104
 MOST_DESCRIPTORS = 256  # of the zygote; children have fewer
+LONGEST_MESSAGE = 32768  # a result is sent in pieces; the kernel refuses messages of some 200 KiB
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
 SECCOMP_MODE_FILTER = 2
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
@@ -28,12 +41,19 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 libc.syscall.argtypes = [ctypes.c_long] * 3
 libc.syscall.restype = ctypes.c_long
+libc.wait4.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
 
 
 class Filter(ctypes.Structure):
     """struct sock_fprog: how many instructions, and where."""
 
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
+class Report(ctypes.Structure):
+    """What wait4 says of a child: process id, status, struct rusage."""
+
+    _fields_ = [("pid", ctypes.c_int), ("status", ctypes.c_int), ("usage", ctypes.c_long * 18)]
 
 
 # Where a generator is left without a seed, it takes one from here; see `make_chance_repeatable`.
@@ -83,9 +103,8 @@ def receive_exactly(control, count, descriptors):
 def confine(request, sandbox, zygote):
     """Everything that must hold before the first line of the program, in this order."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != zygote:
+    if struct.pack("=I", os.getppid()) != zygote:
         os._exit(1)  # it died before the line above
-    os.setsid()
     for what, most in request["limits"].items():
         resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -93,16 +112,26 @@ def confine(request, sandbox, zygote):
         return
     checked(libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, 4, 0), "Landlock")
     os.close(4)
+    own = struct.pack("=I", os.getpid())
     for program in sandbox["filters"]:
+        # A program may send signals to itself; its process id is known only now.
+        program = program.replace(sandbox["own_pid"], own)
         entry = Filter(len(program) // 8, program)
         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(entry))
 
 
 def run(request):
     """Runs the program; what it came to, as bytes of JSON."""
-    namespace = {"__name__": "__program__", "__builtins__": __builtins__}
+    # A module that can be imported: dataclasses, pickle and typing look classes up in theirs.
+    module = types.ModuleType("__program__")
+    namespace = module.__dict__
+    namespace["__builtins__"] = __builtins__
+    sys.modules["__program__"] = module
+    sys.argv = ["<program>"]
+    code = request["code"]
+    linecache.cache["<program>"] = (len(code), None, code.splitlines(True), "<program>")
     try:
-        exec(compile(request["code"], "<program>", "exec"), namespace)
+        exec(compile(code, "<program>", "exec", dont_inherit=True), namespace)
         names = [name for name in request["entry_points"] if callable(namespace.get(name))]
         if not names:
             return raised("runtime_error", "it defines none of " + ", ".join(request["entry_points"]))
@@ -145,19 +174,27 @@ def described(error):
 def write_all(descriptor, data):
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[os.write(descriptor, view[:LONGEST_MESSAGE]) :]
 
 
-def child(request, result, sandbox, zygote):
-    # First up, out of the way of the numbers that they get; then all else is closed, the control
-    # socket above all.
-    high = [fcntl.fcntl(it, fcntl.F_DUPFD, 100) for it in (result, sandbox["ruleset"] if sandbox else result)]
-    null = fcntl.fcntl(os.open("/dev/null", os.O_RDWR), fcntl.F_DUPFD, 100)
-    for place, descriptor in enumerate([null, null, null] + high):
+def take_job(jobs):
+    """The request; its result socket is descriptor 3 from then on."""
+    _, descriptors, _, _ = socket.recv_fds(jobs, 1, 2)
+    result, request = descriptors
+    # Not fstat: how many objects its result has differs with the number of the inode.
+    text = os.pread(request, os.lseek(request, 0, os.SEEK_END), 0)
+    result = fcntl.fcntl(result, fcntl.F_DUPFD, FIRST_FREE)  # out of the way of the numbers below
+    for place, descriptor in enumerate([NULL, NULL, NULL, result, RULESET]):
         os.dup2(descriptor, place, inheritable=False)
     os.closerange(FIRST_OTHER_DESCRIPTOR, MOST_DESCRIPTORS)
-    if not sandbox:
+    return json.loads(text)
+
+
+def child(jobs, sandbox, zygote):
+    request = take_job(jobs)
+    if sandbox is None:
         os.close(4)
+    mark = struct.pack("=I", os.getpid())
     try:
         confine(request, sandbox, zygote)
         entropy.seed(request["seed"])
@@ -166,9 +203,9 @@ def child(request, result, sandbox, zygote):
         if numpy:
             numpy.random.seed(request["seed"] % 2**32)
     except BaseException as error:
-        write_all(3, b"F" + described(error).encode("utf-8", "backslashreplace"))
+        os.write(3, b"F" + mark + described(error)[:2000].encode("utf-8", "backslashreplace"))
         os._exit(1)
-    write_all(3, b"S" + struct.pack("<Q", time.monotonic_ns()))  # CLOCK_MONOTONIC, in one write
+    os.write(3, b"S" + mark)
     write_all(3, run(request))
     os._exit(0)
 
@@ -176,31 +213,25 @@ def child(request, result, sandbox, zygote):
 # ------------------------------------------------------------------------------------- the zygote
 
 
-def start(control, request, result, sandbox, children, poller):
-    zygote = os.getpid()
-    try:
-        pid = os.fork()
-    except OSError as error:
-        send(control, {"event": "failed", "id": request["id"], "message": str(error)})
-        return
-    if pid == 0:
-        try:
-            child(request, result, sandbox, zygote)
-        finally:
-            os._exit(1)
-    pidfd = os.pidfd_open(pid)
-    children[pidfd] = (pid, request["id"])
-    poller.register(pidfd, select.POLLIN)
-    send(control, {"event": "started", "id": request["id"]}, [pidfd])
+def serve():
+    """Forks and waits as it is told. Returns in each child.
 
-
-def ended(control, pidfd, children, poller):
-    poller.unregister(pidfd)
-    os.close(pidfd)
-    pid, number = children.pop(pidfd)
-    _, status, usage = os.wait4(pid, 0)
-    cpu = usage.ru_utime + usage.ru_stime
-    send(control, {"event": "ended", "id": number, "status": status, "cpu_seconds": cpu})
+    Whatever is allocated here is freed in the reverse order before the next round, and nothing is kept.
+    """
+    report = Report()
+    status = ctypes.addressof(report) + Report.status.offset
+    usage = ctypes.addressof(report) + Report.usage.offset
+    read, write, fork, wait4 = os.read, os.write, os.fork, libc.wait4
+    while True:
+        command = read(CONTROL, 1)
+        if command == b"f":
+            if fork() == 0:  # where it fails, the zygote ends, and the pool starts another
+                return
+        elif command == b"w":
+            report.pid = wait4(-1, status, 0, usage)
+            write(CONTROL, report)
+        else:
+            os._exit(0)
 
 
 def drop_capabilities():
@@ -258,42 +289,80 @@ def version_of(name, module):
     return str(version)
 
 
+def is_installed(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except Exception:  # a broken package
+        return False
+
+
+def close_inherited():
+    """Descriptors that the pool's own parent left open: a sandbox does not cover what is open already."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the listing's own
+
+
+def first_to_be_killed():
+    """Where memory runs out, the kernel is to end programs, and not the process that measures."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        pass
+
+
 def main():
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.setsid()
+    close_inherited()
+    # A group of its own, which Ctrl-C at the terminal does not reach. Not a session: the kernel may
+    # schedule each session as a group (autogroup), and niceness counts only within one.
+    os.setpgid(0, 0)
     os.nice(10)
+    first_to_be_killed()
     resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_DESCRIPTORS, MOST_DESCRIPTORS))
     control = socket.socket(fileno=os.dup(0))
-    loaded = load(sys.argv[2:])
+    warm_up, wanted, preload = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
+    loaded = load(preload)
+    missing = [name for name in wanted if name and name not in loaded and not is_installed(name)]
     try:
-        exec(compile(sys.argv[1], "<warm-up>", "exec"), {"__name__": "__warm_up__"})
+        exec(compile(warm_up, "<warm-up>", "exec"), {"__name__": "__warm_up__"})
     except Exception:
         pass  # a module that is not there
     make_chance_repeatable()
     drop_capabilities()
     version = sys.version.split()[0]
-    send(control, {"event": "ready", "python": version, "paths": sys.path, "loaded": loaded})
+    ready = {"python": version, "paths": sys.path, "loaded": loaded, "missing": missing}
+    send(control, ready)
     setup, descriptors = receive(control)
     null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(control.fileno(), CONTROL)
+    os.dup2(descriptors[0], JOBS)
+    os.dup2(null, NULL)
+    os.dup2(descriptors[1] if len(descriptors) > 1 else null, RULESET)
     for place in range(3):
         os.dup2(null, place)
+    control.detach()
+    os.closerange(3, CONTROL)
+    os.closerange(FIRST_FREE, MOST_DESCRIPTORS)
     sandbox = None
     if setup["filters"] is not None:
         filters = [bytes.fromhex(program) for program in setup["filters"]]
-        sandbox = {"filters": filters, "ruleset": descriptors[0]}
-    children = {}
-    poller = select.poll()
-    poller.register(control.fileno(), select.POLLIN)
+        sandbox = {"filters": filters, "own_pid": struct.pack("=I", setup["own_pid"])}
+    jobs = socket.socket(fileno=JOBS)
+    # As bytes: small numbers are objects that exist already, others are made.
+    zygote = struct.pack("=I", os.getpid())
+    del setup, descriptors
     gc.collect()
     gc.freeze()
-    while True:
-        for descriptor, _ in poller.poll():
-            if descriptor != control.fileno():
-                ended(control, descriptor, children, poller)
-                continue
-            request, results = receive(control)
-            start(control, request, results[0], sandbox, children, poller)
-            os.close(results[0])
+    serve()
+    try:
+        child(jobs, sandbox, zygote)
+    finally:
+        os._exit(1)
 
 
 main()

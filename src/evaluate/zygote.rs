@@ -1,16 +1,23 @@
 //! The Python process that forks for each evaluation: started, told its sandbox, ended.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::personality::{self, Persona};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt::SendTimeout,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::protocol::{Event, Inbox, SetUp, Start, send};
-use super::sandbox::Sandbox;
+use super::protocol::{self, Inbox, SetUp, Start, send, send_with};
+use super::sandbox::{OWN_PID, Sandbox};
 use super::settings::{PythonInfo, Settings};
 use crate::error::{Error, Result};
 
@@ -20,8 +27,8 @@ const WORKER: &str = include_str!("worker.py");
 /// How long Python may take until it has its modules loaded: a cold disk and a busy machine included.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
-/// How long a request may wait for a zygote that does not read.
-const READS_WITHIN: Duration = Duration::from_secs(5);
+/// How long a request may wait for a zygote that does not read (s).
+const READS_WITHIN: u32 = 5;
 
 /// A running zygote. It ends when this is dropped, and when this process dies in any way: its socket
 /// closes, and it has asked for SIGKILL at its parent's death. Its children die with it.
@@ -29,6 +36,8 @@ const READS_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Zygote {
     process: Child,
     socket: UnixStream,
+    /// Where its children take their requests.
+    jobs: OwnedFd,
     pub(super) inbox: Inbox,
     pub(super) python: PythonInfo,
 }
@@ -66,23 +75,43 @@ impl Zygote {
             Err(_) if settings.unsafe_eval => None,
             sandbox => Some(sandbox?),
         };
-        let (filters, ruleset) = match &sandbox {
-            Some(sandbox) => {
-                let filters = sandbox.filters.iter().map(|filter| hex(filter)).collect();
-                (Some(filters), vec![sandbox.ruleset.as_fd()])
-            }
-            None => (None, Vec::new()),
-        };
-        send(&zygote.socket, &SetUp { filters }, &ruleset)
+        zygote.python.sandboxed = sandbox.is_some();
+        zygote
+            .set_up(sandbox.as_ref())
             .map_err(|error| Error::preflight(context()).caused_by(error))?;
         Ok(zygote)
     }
 
+    /// Hands over the sandbox and the children's side of the job socket.
+    fn set_up(&mut self, sandbox: Option<&Sandbox>) -> io::Result<()> {
+        let (jobs, for_children) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        setsockopt(&jobs, SendTimeout, &TimeVal::seconds(READS_WITHIN.into()))?;
+        self.jobs = jobs;
+        let mut descriptors = vec![for_children.as_fd()];
+        descriptors.extend(sandbox.map(|sandbox| sandbox.ruleset.as_fd()));
+        let filters = sandbox.map(|sandbox| {
+            let filters = sandbox.filters.iter();
+            filters.map(|filter| hex(filter)).collect()
+        });
+        let set_up = SetUp {
+            filters,
+            own_pid: OWN_PID,
+        };
+        send(&self.socket, &set_up, &descriptors)
+    }
+
     fn spawn(settings: &Settings) -> io::Result<Self> {
         let (socket, other_side) = UnixStream::pair()?;
-        socket.set_write_timeout(Some(READS_WITHIN))?;
+        socket.set_write_timeout(Some(Duration::from_secs(READS_WITHIN.into())))?;
+        let fixed = FixedAddresses::of_this_thread();
         let process = Command::new(&settings.python)
             .args(["-s", "-c", WORKER, &settings.warm_up])
+            .arg(settings.wanted.join(","))
             .args(&settings.preload)
             .env_clear()
             .envs(&settings.environment)
@@ -96,13 +125,19 @@ impl Zygote {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
+        let fixed_addresses = fixed.is_ok();
+        drop(fixed);
         Ok(Self {
             process,
+            jobs: socket.try_clone()?.into(),
             socket,
             inbox: Inbox::default(),
             python: PythonInfo {
                 version: String::new(),
                 loaded: BTreeMap::new(),
+                missing: Vec::new(),
+                fixed_addresses,
+                sandboxed: false,
             },
         })
     }
@@ -111,20 +146,11 @@ impl Zygote {
     fn wait_until_ready(&mut self) -> io::Result<Vec<std::path::PathBuf>> {
         let give_up = Instant::now() + READY_WITHIN;
         loop {
-            if let Some(event) = self.inbox.next()? {
-                let Event::Ready {
-                    python,
-                    paths,
-                    loaded,
-                } = event
-                else {
-                    return Err(io::Error::other("it spoke out of turn"));
-                };
-                self.python = PythonInfo {
-                    version: python,
-                    loaded,
-                };
-                return Ok(paths);
+            if let Some(ready) = self.inbox.ready()? {
+                self.python.version = ready.python;
+                self.python.loaded = ready.loaded;
+                self.python.missing = ready.missing;
+                return Ok(ready.paths);
             }
             let left = give_up.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -160,8 +186,23 @@ impl Zygote {
     }
 
     /// Asks for an evaluation; what the program returns will be written to `result`.
+    ///
+    /// The request is a file in memory, so that neither side waits for the other however long it is.
     pub(super) fn request(&self, start: &Start<'_>, result: BorrowedFd<'_>) -> io::Result<()> {
-        send(&self.socket, start, &[result])
+        let mut request = File::from(memfd_create("flowbench-request", MemfdFlags::CLOEXEC)?);
+        request.write_all(&serde_json::to_vec(start)?)?;
+        send_with(&self.jobs, b"j", &[result, request.as_fd()])?;
+        self.command(protocol::FORK)
+    }
+
+    /// Has it wait for one of its children that are dead; a report will come.
+    pub(super) fn wait_for_one(&self) -> io::Result<()> {
+        self.command(protocol::WAIT)
+    }
+
+    fn command(&self, command: u8) -> io::Result<()> {
+        send_with(&self.socket, &[command], &[])?;
+        Ok(())
     }
 
     /// Takes what has arrived, once the socket is readable.
@@ -177,6 +218,29 @@ impl Zygote {
     /// Its process id.
     pub(super) fn pid(&self) -> u32 {
         self.process.id()
+    }
+}
+
+/// While this lives, what this thread starts has no randomised addresses (`ADDR_NO_RANDOMIZE`). In Python
+/// the hashes of most objects are made of their addresses, and the order of sets of those.
+///
+/// It is a property of the thread and goes on to the processes that it starts, so nothing has to run
+/// between fork and exec, which would make the start slow.
+struct FixedAddresses(Persona);
+
+impl FixedAddresses {
+    /// Fails where a container forbids it.
+    fn of_this_thread() -> nix::Result<Self> {
+        let before = personality::get()?;
+        personality::set(before | Persona::ADDR_NO_RANDOMIZE)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for FixedAddresses {
+    fn drop(&mut self) {
+        // What could be set can be taken back; otherwise only later zygotes would have it, too.
+        let _ = personality::set(self.0);
     }
 }
 

@@ -1,9 +1,15 @@
 //! What the judged steps of a run came to.
 
-use crate::record::evaluation::ScoreRecord;
+use crate::record::evaluation::{FailureRecord, ScoreRecord};
 use crate::record::{StepRecord, Totals, WorkflowRecord};
 use crate::statistics::distribution;
 use crate::units::Millis;
+
+/// How many reasons are told of why programs failed.
+const REASONS: usize = 3;
+
+/// Most characters of a reason.
+const LONGEST_REASON: usize = 200;
 
 /// Gathers judged steps by their names, the generations of a loop together.
 #[derive(Debug, Default)]
@@ -16,6 +22,8 @@ struct Score {
     overhead: Vec<f64>,
     run: Vec<f64>,
     overlap: f64,
+    /// In the order in which the first of each came.
+    failures: Vec<FailureRecord>,
 }
 
 impl Scores {
@@ -38,6 +46,9 @@ impl Scores {
         let score = &mut self.0[index];
         score.record.count += 1;
         *score.record.outcomes.entry(outcome.clone()).or_default() += 1;
+        if step.kind() == "evaluate" && outcome != "ok" {
+            score.failed(outcome, step.detail.as_deref().unwrap_or_default());
+        }
         // What a judge's two requests came to together is in both of their records.
         let second = step.kind() == "judge" && step.sample.is_some_and(|sample| sample % 2 == 0);
         if !second {
@@ -55,6 +66,7 @@ impl Scores {
     /// What there is to tell of each, in the order in which the first of each came.
     pub fn records(&self) -> Vec<ScoreRecord> {
         let record = |score: &Score| ScoreRecord {
+            failures: score.most_frequent(),
             score: distribution(&score.scores),
             overhead_ms: distribution(&score.overhead),
             run_ms: distribution(&score.run),
@@ -63,6 +75,39 @@ impl Scores {
         };
         self.0.iter().map(record).collect()
     }
+}
+
+impl Score {
+    fn failed(&mut self, outcome: &str, detail: &str) {
+        let line = detail.lines().next().unwrap_or_default();
+        let line: String = line.chars().take(LONGEST_REASON).collect();
+        let same = |known: &&mut FailureRecord| {
+            known.outcome == outcome && without_line(&known.detail) == without_line(&line)
+        };
+        match self.failures.iter_mut().find(same) {
+            Some(known) => known.count += 1,
+            None => self.failures.push(FailureRecord {
+                outcome: outcome.to_owned(),
+                detail: line,
+                count: 1,
+            }),
+        }
+    }
+
+    fn most_frequent(&self) -> Vec<FailureRecord> {
+        let mut all = self.failures.clone();
+        // Stable: among equals the first to come is the first.
+        all.sort_by_key(|failure| std::cmp::Reverse(failure.count));
+        all.truncate(REASONS);
+        all
+    }
+}
+
+/// The reason without the line of the program, as ` (line 12)`.
+fn without_line(reason: &str) -> &str {
+    reason
+        .rsplit_once(" (line ")
+        .map_or(reason, |(text, _)| text)
 }
 
 /// Sums the rewards of workflows up: those that were judged, and all of them with 0 for what was not.
@@ -108,6 +153,7 @@ mod tests {
         };
         assert_eq!((trial.step.as_str(), trial.count), ("trial", 3));
         assert_eq!(trial.outcomes["ok"], 2);
+        assert_eq!(trial.failures.len(), 1);
         let score = trial.score.as_ref().expect("two scores");
         assert_eq!((score.count, score.max), (2, 2.5));
         assert_eq!(trial.overhead_ms.as_ref().map(|ms| ms.mean), Some(3.0));
@@ -131,5 +177,32 @@ mod tests {
         let judged = totals.reward.as_ref().expect("one");
         assert_eq!((judged.count, judged.mean), (1, 1.0));
         assert_eq!((totals.undecided, totals.mean_reward), (2, Some(0.5)));
+    }
+
+    #[test]
+    fn the_most_frequent_reasons_come_first_whatever_their_line() {
+        let mut scores = Scores::default();
+        for (outcome, detail) in [
+            ("timeout", "killed"),
+            ("runtime_error", "NameError: x (line 3)\nmore"),
+            ("runtime_error", "NameError: x (line 7)"),
+            ("ok", ""),
+            ("crashed", "a"),
+            ("crashed", "b"),
+        ] {
+            scores.add(&StepRecord {
+                step: "trial".to_owned(),
+                kind: Some("evaluate".to_owned()),
+                outcome: Some(outcome.to_owned()),
+                detail: Some(detail.to_owned()),
+                ..StepRecord::default()
+            });
+        }
+        let failures = &scores.records()[0].failures;
+        let told: Vec<_> = (failures.iter())
+            .map(|failure| (failure.detail.as_str(), failure.count))
+            .collect();
+        let expected = [("NameError: x (line 3)", 2), ("killed", 1), ("a", 1)];
+        assert_eq!(told, expected);
     }
 }

@@ -30,6 +30,25 @@ pub struct EvaluationRecord {
     pub attempts: u32,
 }
 
+/// What generated programs are run on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct EvaluatorRecord {
+    /// Version of Python; `null` where no step evaluates programs.
+    pub python: Option<String>,
+    /// Modules that it has loaded for them, with their versions.
+    pub modules: BTreeMap<String, String>,
+    /// Modules that prompts name, or steps of kind `verify` use, and that it lacks.
+    pub missing: Vec<String>,
+    /// Whether a program finds the same addresses in every run (no randomisation). Where a container
+    /// forbids that, what depends on them, such as the order of a set of objects, may differ. `null`
+    /// where no step evaluates programs.
+    pub fixed_addresses: Option<bool>,
+    /// Whether they run in the sandbox; not so with `--unsafe-eval` on a machine that has none. `null`
+    /// where no step evaluates programs.
+    pub sandboxed: Option<bool>,
+}
+
 /// A generated program and what came of it: `evolution/flow_NNNNN/trials/NNNNN.json`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TrialRecord {
@@ -149,6 +168,9 @@ pub struct ScoreRecord {
     pub count: usize,
     /// How they ended, by outcome.
     pub outcomes: BTreeMap<String, usize>,
+    /// Of `evaluate` only: why programs failed, the most frequent reasons first, three at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<FailureRecord>,
     /// Of the scores, where there are any.
     pub score: Option<Distribution>,
     /// Of `evaluate` only: Σ start-up + stop + validation, which is what the machinery took.
@@ -160,6 +182,18 @@ pub struct ScoreRecord {
     /// Of `evaluate` only: Σ of `overlap_ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap_ms: Option<Millis>,
+}
+
+/// Why programs failed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct FailureRecord {
+    /// Their outcome.
+    pub outcome: String,
+    /// The first line of what is said about the first of them.
+    pub detail: String,
+    /// How many failed so, whatever the line of the program.
+    pub count: usize,
 }
 
 /// How answers were checked; each check is in one of the three counts.

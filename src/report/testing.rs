@@ -109,6 +109,7 @@ pub(crate) fn run(
             steps: Vec::new(),
         },
         engine: json!({"kind": "local", "model": "a model", "backend": "native"}),
+        evaluator: None,
         engine_init_ms: Some(Millis(init)),
         pool_init_ms: None,
         rollouts: None,

@@ -71,6 +71,28 @@ pub fn scores(totals: &Totals) -> Vec<String> {
     totals.scores.iter().map(line).collect()
 }
 
+/// `[FAILURES] step=… failed=… of=… outcome=… count=… first="…"`: why programs of a step failed, a line
+/// for each of the most frequent reasons. Text of a program is escaped.
+pub fn failures(totals: &Totals) -> Vec<String> {
+    let mut lines = Vec::new();
+    for score in &totals.scores {
+        let good = score.outcomes.get("ok").copied().unwrap_or(0);
+        let head = format!(
+            "[FAILURES] step={} failed={} of={}",
+            score.step,
+            score.count.saturating_sub(good),
+            score.count
+        );
+        for failure in &score.failures {
+            let (outcome, count, detail) = (&failure.outcome, failure.count, &failure.detail);
+            lines.push(format!(
+                "{head} outcome={outcome} count={count} first={detail:?}"
+            ));
+        }
+    }
+    lines
+}
+
 /// `[REWARD] rows=… repeats=… done=… failed=… unjudged=… mean=… min=… median=… max=… std=… mean_reward=…`:
 /// `mean` is of those that were judged, `mean_reward` counts the others as 0.
 pub fn rollouts(rollouts: &RolloutRecord) -> String {

@@ -1,8 +1,10 @@
 //! The same seed gives the same result.
 
+use std::collections::HashSet;
+
 use flowbench::evaluate::{Outcome, Request};
 
-use crate::support::{evaluate, has, pool, program};
+use crate::support::{collect, evaluate, has, pool, program};
 
 #[test]
 fn the_same_seed_gives_the_same_result_in_any_pool() {
@@ -18,6 +20,41 @@ fn the_same_seed_gives_the_same_result_in_any_pool() {
     assert_eq!(one.score, evaluate(&mut second, seeded(7)).score);
     assert_eq!(one.score, evaluate(&mut first, seeded(7)).score);
     assert_ne!(one.score, evaluate(&mut first, seeded(8)).score);
+}
+
+/// Whatever was run before it, and beside it.
+#[test]
+fn a_program_finds_the_same_addresses_every_time() {
+    let walk = Request {
+        code: "class Cell:\n    def __init__(self, i): self.i = i\n\
+               def solve():\n    order = 0\n    \
+               for cell in {Cell(i) for i in range(30)} | {object, None, float('nan')}:\n        \
+               order = (31 * order + getattr(cell, 'i', 40)) % 1000003\n    return order"
+            .to_owned(),
+        ..program("")
+    };
+    let mut results = HashSet::new();
+    for _ in 0..2 {
+        let mut pool = pool();
+        if !pool.python().fixed_addresses {
+            return;
+        }
+        for round in 0..8 {
+            let others = [
+                "return 1",
+                "return 1 / 0",
+                "os._exit(3)",
+                "x = [{}] * 9999\nreturn 2",
+            ];
+            for other in others.iter().cycle().skip(round).take(round % 3) {
+                pool.submit(program(other));
+            }
+            let id = pool.submit(walk.clone());
+            let finished = collect(&mut pool).remove(&id).unwrap();
+            results.insert(finished.score.unwrap().to_bits());
+        }
+    }
+    assert_eq!(results.len(), 1, "{results:?}");
 }
 
 /// Generators that a program leaves without a seed.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsRawFd;
 
 use flowbench::evaluate::Outcome;
 
@@ -133,6 +134,44 @@ fn hostile_programs_come_to_nothing() {
             "MemoryError",
         ),
         (
+            "threads without end",
+            program(
+                "import threading, time\nthreading.stack_size(32768)\nwhile True:\n    \
+                 try: threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n    \
+                 except RuntimeError: time.sleep(0.001)",
+            ),
+            denied,
+            "more than 256 threads",
+        ),
+        (
+            "some threads",
+            program(
+                "import threading\nend = threading.Event()\n\
+                 many = [threading.Thread(target=end.wait) for _ in range(50)]\n\
+                 for t in many: t.start()\nend.set()\nfor t in many: t.join()\nreturn 1",
+            ),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "signal the parent by thread",
+            call(libc_number::TGKILL, "os.getppid(), os.getppid(), 0"),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "pretend to be out of memory",
+            call(libc_number::TGKILL, "os.getpid(), os.getpid(), 9"),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "stop itself",
+            call(libc_number::TGKILL, "os.getpid(), os.getpid(), 19"),
+            Outcome::Ok,
+            "",
+        ),
+        (
             "segfault",
             program("import ctypes\nreturn ctypes.string_at(0)[0]"),
             Outcome::Crashed,
@@ -211,6 +250,10 @@ fn hostile_programs_come_to_nothing() {
 /// System calls by number, for programs that go past Python.
 mod libc_number {
     #[cfg(target_arch = "x86_64")]
+    pub(super) const TGKILL: i64 = 234;
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) const TGKILL: i64 = 131;
+    #[cfg(target_arch = "x86_64")]
     pub(super) const FORK: i64 = 57;
     #[cfg(target_arch = "x86_64")]
     pub(super) const CLONE: i64 = 56;
@@ -240,6 +283,57 @@ fn no_descriptor_of_the_zygote_reaches_a_program() {
     );
     // /dev/null three times, and the result pipe.
     assert_eq!(finished.score, Some(4.0), "{finished:?}");
+}
+
+/// What this process has inherited without a mark that it be closed reaches no program, however high.
+#[test]
+fn no_inherited_descriptor_reaches_a_program() {
+    let file = fs::File::open("/dev/null").unwrap();
+    for number in [400, 900] {
+        // SAFETY: the numbers are used by nobody here, and the copies are closed below.
+        assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), number) }, number);
+    }
+    let mut pool = pool();
+    let zygote = pool.zygote_pid();
+    let id = pool.submit(program("import time\ntime.sleep(1000)"));
+    wait_until("a child", || children_of(zygote).len() == 1);
+    let child = children_of(zygote)[0];
+    let highest = |pid: u32| {
+        let names = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let numbers = names.filter_map(|name| name.file_name().to_str()?.parse::<u32>().ok());
+        numbers.max().unwrap()
+    };
+    wait_until("a sandbox", || highest(child) == 3);
+    assert!(highest(zygote) < 256);
+    pool.cancel(id);
+    for number in [400, 900] {
+        // SAFETY: made above.
+        unsafe { libc::close(number) };
+    }
+}
+
+/// Where the kernel schedules sessions as groups (autogroup), niceness counts within one only.
+#[test]
+fn programs_are_nice_to_this_process() {
+    let mut pool = pool();
+    let zygote = pool.zygote_pid();
+    let id = pool.submit(program("import time\ntime.sleep(1000)"));
+    wait_until("a child", || children_of(zygote).len() == 1);
+    let stat = |pid: &str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+        fields.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let own = stat("self");
+    for pid in [zygote, children_of(zygote)[0]] {
+        let of_it = stat(&pid.to_string());
+        let (group, session, nice) = (&of_it[2], &of_it[3], &of_it[16]);
+        assert_eq!(*session, own[3], "the same session");
+        assert_ne!(*group, own[2], "another group, which Ctrl-C does not reach");
+        let expected = own[16].parse::<i32>().unwrap() + 10;
+        assert_eq!(nice.parse::<i32>().unwrap(), expected.min(19));
+    }
+    pool.cancel(id);
 }
 
 #[test]

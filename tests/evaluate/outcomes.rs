@@ -27,22 +27,181 @@ fn a_program_that_sleeps_has_run_as_long() {
 /// What a program writes itself stands behind what was written for it.
 #[test]
 fn a_program_cannot_say_when_it_began() {
-    for stamp in ["0", "2**64 - 1", "time.monotonic_ns() + 10**9"] {
+    for mark in [
+        "b'S' + struct.pack('=I', os.getpid())",
+        "b'S' + struct.pack('<Q', 0)",
+        "b'F' + struct.pack('=I', os.getpid()) + b'the disk is broken'",
+        "b'Fthe disk is broken'",
+    ] {
         let body = format!(
             "import struct, time\ntime.sleep(0.05)\n\
-             os.write(3, b'S' + struct.pack('<Q', {stamp}) + b'{{\"returned\": 1}}')\nos._exit(0)"
+             os.write(3, {mark} + b'{{\"returned\": 1}}')\nos._exit(0)"
         );
         let finished = evaluate(&mut pool(), program(&body));
-        assert_eq!(
-            finished.outcome,
-            Outcome::BadOutput,
-            "{stamp}: {finished:?}"
-        );
+        assert_eq!(finished.outcome, Outcome::BadOutput, "{mark}: {finished:?}");
         assert!(
             finished.times.run >= Duration::from_millis(50),
             "{finished:?}"
         );
         assert!(finished.times.run < PATIENCE, "{finished:?}");
+    }
+}
+
+/// A program that could take back what its process said before it began would have no deadline, and could
+/// speak for the machinery.
+#[test]
+fn what_precedes_a_program_cannot_be_read_back_by_it() {
+    let steal = "import struct, time\n\
+                 def steal(flags):\n    try: return os.read(os.open('/proc/self/fd/3', flags), 9)\n    \
+                 except OSError: return b''\n\
+                 stolen = steal(os.O_RDONLY | os.O_NONBLOCK) or steal(os.O_RDWR | os.O_NONBLOCK)\n";
+    let code = |then: &str| Request {
+        code: format!("import os\n{steal}{then}"),
+        deadline: Duration::from_millis(200),
+        ..program("")
+    };
+    let late = "def solve():\n    time.sleep(1)\n    return 1\n\
+                if stolen:\n    os.write(3, b'S' + struct.pack('=I', os.getpid()))";
+    let infra = "if stolen: os.write(3, b'F\\0\\0\\0\\0the disk is broken'); os._exit(0)\n\
+                 def solve(): return len(stolen)";
+    let mut pool = pool();
+    for _ in 0..20 {
+        let (late, infra) = (pool.submit(code(late)), pool.submit(code(infra)));
+        let all = collect(&mut pool);
+        assert_eq!(all[&late].outcome, Outcome::Timeout, "{:?}", all[&late]);
+        assert_eq!(all[&infra].score, Some(0.0), "{:?}", all[&infra]);
+    }
+}
+
+/// A result counts once it is complete, and what a program does then is its own affair, as long as it ends.
+#[test]
+fn a_result_that_was_in_time_is_kept_and_no_process_goes_on() {
+    let mut pool = pool();
+    let quiet = |then: &str| Request {
+        deadline: Duration::from_millis(300),
+        ..program(&format!(
+            "import time\nos.write(3, b'{{\"returned\": 1}}')\n{then}"
+        ))
+    };
+    let closed = evaluate(&mut pool, quiet("os.close(3)\nwhile True: pass"));
+    assert_eq!(closed.score, Some(1.0), "{closed:?}");
+    let after = closed.killed_after.unwrap();
+    assert!(after < PATIENCE / 10, "{after:?}");
+    // One that keeps the socket could still say more.
+    let open = evaluate(&mut pool, quiet("time.sleep(60)"));
+    assert_eq!(open.outcome, Outcome::Timeout, "{open:?}");
+}
+
+#[test]
+fn programs_are_run_as_their_writers_expect() {
+    let whole = |code: &str| Request {
+        code: code.to_owned(),
+        ..program("")
+    };
+    expect(&[
+        (
+            "postponed annotations of a dataclass",
+            whole(
+                "from __future__ import annotations\nfrom dataclasses import dataclass\n\
+                 @dataclass\nclass K:\n    x: float = 2.0\ndef solve(): return K().x",
+            ),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "type hints, pickle and the source of a class",
+            whole(
+                "import inspect, pickle, typing\nclass K:\n    x: 'float'\n\
+                 def f(): return 1\n\
+                 def solve():\n    assert typing.get_type_hints(K) == {'x': float}\n    \
+                 assert isinstance(pickle.loads(pickle.dumps(K())), K)\n    \
+                 assert inspect.getsource(f) == 'def f(): return 1\\n'\n    return f()",
+            ),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "is not the main program",
+            whole("def solve(): return 1\nif __name__ == '__main__': solve = None"),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "parses its arguments",
+            whole(
+                "import argparse\ndef solve():\n    \
+                 return len(vars(argparse.ArgumentParser().parse_args()))",
+            ),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "reads standard input",
+            program("return len(sys.stdin.read())"),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "asks for input",
+            program("return input('how many? ')"),
+            Outcome::RuntimeError,
+            "EOFError",
+        ),
+        (
+            "prints what no encoding has",
+            program("print('\\u25ef' * 1000)\nreturn 1"),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "an encoding, form feeds, tabs and other line ends",
+            whole("# -*- coding: latin-1 -*-\r\n\x0cdef solve():\r\n\treturn len('ü')\r\n"),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "quotes of a word processor",
+            program("return \u{201c}x\u{201d}"),
+            Outcome::RuntimeError,
+            "SyntaxError",
+        ),
+        (
+            "ends itself",
+            program("os.abort()"),
+            Outcome::Crashed,
+            "signal: 6",
+        ),
+        (
+            "raises a signal for its own handler",
+            program(
+                "import signal\nseen = []\nsignal.signal(signal.SIGUSR1, lambda *_: seen.append(1))\n\
+                 signal.raise_signal(signal.SIGUSR1)\nreturn len(seen)",
+            ),
+            Outcome::Ok,
+            "",
+        ),
+        (
+            "words without end",
+            program(
+                "os.write(3, b'{\"raised\": \"runtime_error\", \"message\": \"' + b'no ' * 50000 + b'\"}')\nos._exit(0)",
+            ),
+            Outcome::RuntimeError,
+            "no no no",
+        ),
+    ]);
+}
+
+#[test]
+fn no_text_of_a_program_goes_on_for_ever() {
+    let mut pool = pool();
+    for body in [
+        "os.write(3, b'{\"raised\": \"oom\", \"message\": \"' + '\u{fc}'.encode() * 60000 + b'\"}')\nos._exit(0)",
+        "os.write(3, b'{\"raised\": \"' + b'x' * 100000 + b'\"}')\nos._exit(0)",
+        "raise ValueError('\\udcff' * 100000)",
+    ] {
+        let finished = evaluate(&mut pool, program(body));
+        assert_ne!(finished.outcome, Outcome::Ok);
+        assert!(finished.detail.chars().count() <= 2000, "{body}");
     }
 }
 

@@ -162,6 +162,59 @@ fn a_parent_that_is_killed_leaves_nothing() {
     wait_until("their end", || !pids.iter().any(|pid| is_alive(*pid)));
 }
 
+/// Not a test by itself: the process that the next one stops for a while.
+#[test]
+fn parent_that_is_stopped() {
+    if std::env::var_os("FLOWBENCH_EVALUATE_STOPPED").is_none() {
+        return;
+    }
+    let mut pool = pool();
+    let zygote = pool.zygote_pid();
+    let late = pool.submit(within(2000, "import time\ntime.sleep(3)\nreturn 1"));
+    let in_time = pool.submit(within(2000, "import time\ntime.sleep(0.5)\nreturn 2"));
+    wait_until("children", || children_of(zygote).len() == 2);
+    println!("\npid {}", std::process::id());
+    let all = collect(&mut pool);
+    println!("late {}", all[&late].outcome);
+    let in_time = &all[&in_time];
+    println!(
+        "in time {} {}",
+        in_time.outcome,
+        in_time.times.run.as_millis()
+    );
+}
+
+/// The kernel's stamps decide, not the moment at which the pool looks.
+#[test]
+fn a_pool_that_was_stopped_judges_as_one_that_was_not() {
+    let mut parent = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "processes::parent_that_is_stopped",
+            "--nocapture",
+        ])
+        .env("FLOWBENCH_EVALUATE_STOPPED", "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(parent.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let mut after = |start: &str| {
+        let line = lines.find_map(|line| line.strip_prefix(start).map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no line {start}"))
+    };
+    let pid = after("pid ");
+    signal("-STOP", &pid);
+    std::thread::sleep(Duration::from_secs(5));
+    signal("-CONT", &pid);
+    assert_eq!(after("late "), "timeout");
+    let in_time = after("in time ");
+    let run = in_time.strip_prefix("ok ").expect("in time");
+    assert!((450..2000).contains(&run.parse::<u64>().unwrap()), "{run}");
+    parent.wait().unwrap();
+}
+
 #[test]
 fn a_missing_python_is_told_with_a_hint() {
     let error = Pool::start(settings("/nowhere/python3")).unwrap_err();
@@ -178,6 +231,10 @@ fn what_is_no_python_is_told() {
 }
 
 fn kill(pid: u32) {
-    let status = Command::new("kill").args(["-9", &pid.to_string()]).status();
+    signal("-9", &pid.to_string());
+}
+
+fn signal(which: &str, pid: &str) {
+    let status = Command::new("kill").args([which, pid]).status();
     assert!(status.unwrap().success());
 }

@@ -56,7 +56,7 @@ fn recorded_programs_come_to_what_is_expected() {
         .map(|recorded| {
             let never_ends = recorded.expect.outcome == Outcome::Timeout;
             pool.submit(Request {
-                code: program::last_block(&recorded.output).unwrap(),
+                code: program::of_answer(&recorded.output, &packing::ENTRY_POINTS).unwrap(),
                 entry_points: packing::ENTRY_POINTS.map(str::to_owned).to_vec(),
                 arguments: Vec::new(),
                 seed: 1,

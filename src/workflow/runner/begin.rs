@@ -164,7 +164,10 @@ impl<'a> Runner<'a, '_> {
         };
         let item = running.item_of(&evaluate.of, place.sample);
         let answer = item.map(|item| item.text.as_str()).unwrap_or_default();
-        let Some(code) = program::last_block(answer) else {
+        let (score, entry_points) = match evaluate.task {
+            Task::Packing => (packing::score, packing::ENTRY_POINTS),
+        };
+        let Some(code) = program::of_answer(answer, &entry_points) else {
             let scored = Scored {
                 outcome: evaluate::Outcome::Invalid.as_str().to_owned(),
                 detail: "the answer holds no program: no block of Python".to_owned(),
@@ -179,9 +182,6 @@ impl<'a> Runner<'a, '_> {
         };
         let activity = step_activity(running, place.step);
         let scope = activity.enter();
-        let (score, entry_points) = match evaluate.task {
-            Task::Packing => (packing::score, packing::ENTRY_POINTS),
-        };
         let id = evaluator.submit(evaluate::Request {
             code: code.clone(),
             arguments: Vec::new(),
