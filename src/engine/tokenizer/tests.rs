@@ -495,6 +495,9 @@ fn beside(files: &[(&str, &str)]) -> Result<Tokenizer> {
     Tokenizer::from_folder(folder.path())
 }
 
+/// Files beside the tokenizer.json, and what a text becomes: its known tokens, and these as text.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u32], &'a str);
+
 /// What each case expects is what transformers 5.24 makes of the same files.
 #[test]
 fn files_beside_a_tokenizer_json_add_tokens_as_transformers_does() {
@@ -507,7 +510,7 @@ fn files_beside_a_tokenizer_json_add_tokens_as_transformers_does() {
     let decoder = format!(r#"{{"added_tokens_decoder": {{"6": {y}, "5": {x}}}}}"#);
     let only_x = format!(r#"{{"added_tokens_decoder": {{"5": {x}}}}}"#);
     let object = format!(r#"{{"additional_special_tokens": [{x}]}}"#);
-    let lists: &[(&[(&str, &str)], &[u32], &str)] = &[
+    let lists: &[Case] = &[
         (&[], &[2, 2], "abab"),
         // By their ids, whatever the order; one is no special token and takes the space along.
         (&[(CONFIG, &decoder)], &[5, 2, 6, 2], "ab<y>ab"),
