@@ -461,7 +461,7 @@ mod tests {
                 let whole = (text.as_str(), content.as_slice());
                 let encoded = tokenizer.encode_rendered(added, whole, false).unwrap();
                 prop_assert_eq!(&encoded.ids, &slowly(tokenizer, &text, &content));
-                let all = [0..text.len()];
+                let all = vec![0..text.len(); 1];
                 let held = tokenizer.encode_rendered(added, (&text, &all), false).unwrap();
                 // The unknown token is special, too, and stands for letters without a token.
                 let all_added = added.plain.tokens.iter().chain(&added.normalized.tokens);
@@ -492,7 +492,7 @@ mod tests {
                 .flat_map(|c| tokenizer.encode(&c.to_string(), false).unwrap())
                 .collect()
         };
-        let content = |range: Range<usize>| [range];
+        let content = |range: Range<usize>| vec![range];
         let Encoded { ids, held } = encode("<s>a<s>b<tool>", &content(3..14));
         assert_eq!(held, 1);
         let expected = [&[40], letters("a<s>b").as_slice(), &[42]].concat();

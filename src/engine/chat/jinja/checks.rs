@@ -121,9 +121,8 @@ fn comparison(name: &str) -> Option<Comparison> {
 
 /// Whether all letters that have a case have this one, and some letter has one.
 pub(super) fn is_cased(text: &str, upper: bool) -> bool {
-    let (right, wrong): (fn(char) -> bool, fn(char) -> bool) = match upper {
-        true => (char::is_uppercase, char::is_lowercase),
-        false => (char::is_lowercase, char::is_uppercase),
-    };
-    text.contains(right) && !text.contains(wrong)
+    if upper {
+        return text.contains(char::is_uppercase) && !text.contains(char::is_lowercase);
+    }
+    text.contains(char::is_lowercase) && !text.contains(char::is_uppercase)
 }

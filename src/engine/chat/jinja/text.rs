@@ -158,8 +158,10 @@ impl Text {
 
     /// Each letter replaced by what `write` adds for it; what stands for content is content.
     pub(super) fn map(&self, mut write: impl FnMut(char, &mut String)) -> Self {
-        let mut mapped = Self::default();
-        mapped.cut = self.cut || !spend(self.text.len());
+        let mut mapped = Self {
+            cut: self.cut || !spend(self.text.len()),
+            ..Self::default()
+        };
         if mapped.cut {
             return mapped;
         }
