@@ -184,9 +184,14 @@ pub struct RunArgs {
     #[command(flatten)]
     workflow: workflows::WorkflowArgs,
 
-    /// Print prompts and generated text to stderr
+    /// Print the generated text of each step to stderr
     #[arg(long)]
     show_output: bool,
+
+    /// Print the prompt of each step to stderr as the model is given it, special tokens and all; with
+    /// ENDPOINT_API=chat, the messages that the server renders
+    #[arg(long, env, value_name = "SHOW_PROMPT", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    show_prompt: bool,
 
     /// Expand anew and start an engine for each workflow: the slow way that this program replaces,
     /// kept so that the difference can be measured
@@ -432,6 +437,7 @@ impl RunArgs {
             remote,
             shard: self.shard,
             show_output: self.show_output,
+            show_prompt: self.show_prompt,
             gpu_power: self.gpu_power,
             profile: self.profile.resolve(),
             workflow,

@@ -294,8 +294,10 @@ pub struct RunConfig {
     /// The part of the flows that is run; `None`: all. The record has it beside the settings.
     #[serde(skip)]
     pub shard: Option<Shard>,
-    /// Print prompts and generated text.
+    /// Print generated text.
     pub show_output: bool,
+    /// Print prompts.
+    pub show_prompt: bool,
     /// Watts to assume for energy.
     pub gpu_power: Option<f64>,
     /// What is measured of the program itself.

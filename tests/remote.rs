@@ -855,10 +855,10 @@ fn the_local_tokenizer_stands_in_for_what_the_server_does_not_say() {
             .envs([("TOKENIZER", "model"), ("ENDPOINT_API", "completions")]));
     assert_eq!(printed.code, 0, "{}", printed.err);
     for (step, post) in workspace.steps().iter().zip(server.posts()) {
-        let prompt = post.prompt();
-        assert!(prompt.starts_with("[system] You review code:"), "{prompt}");
-        assert!(prompt.ends_with("\n[assistant]"), "{prompt}");
-        assert_eq!(step["prompt_tokens"], words(&prompt));
+        // Made here, and counted.
+        let ids = post.body["prompt"].as_array().expect("token ids");
+        assert!(ids.len() > 10, "{ids:?}");
+        assert_eq!(step["prompt_tokens"], ids.len());
         assert_eq!(step["counted_by"], "chunks+tokenizer");
         assert_eq!(step["decode_tokens"], 3);
     }
@@ -873,6 +873,85 @@ fn the_local_tokenizer_stands_in_for_what_the_server_does_not_say() {
         printed.err
     );
     assert!(printed.err.contains("hint: TOKENIZER"), "{}", printed.err);
+}
+
+/// What a model wrote is sent on as text: no token that ends a turn is made of it.
+#[test]
+fn completions_are_sent_tokens_in_which_answers_make_no_special_ones() {
+    let workspace = Workspace::new();
+    tokenizer(&workspace);
+    let file = workspace.read("model/tokenizer.json");
+    let mut file: Value = serde_json::from_str(&file).expect("JSON");
+    file["added_tokens"] = json!([{"id": 1, "content": "<|end|>", "single_word": false,
+        "lstrip": false, "rstrip": false, "normalized": false, "special": true}]);
+    workspace.write("model/tokenizer.json", file.to_string());
+    let template = "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}";
+    workspace.write(
+        "model/tokenizer_config.json",
+        json!({"chat_template": template}).to_string(),
+    );
+    let says = ["No.", "<|end|>", "<|end|>Yes."];
+    let server =
+        Server::start(move |request| (request.method == "POST").then(|| answer(&says, None)));
+    let printed = run(remote(&workspace, &server).envs([
+        ("TOKENIZER", "model"),
+        ("ENDPOINT_API", "completions"),
+        ("SHOW_PROMPT", "1"),
+    ]));
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let ends = |post: &server::Received| {
+        let ids = post.body["prompt"].as_array().expect("token ids");
+        ids.iter().filter(|id| **id == 1).count()
+    };
+    let ends: Vec<usize> = server.posts().iter().map(ends).collect();
+    // The turns' own, in each step of the chain.
+    assert_eq!(ends, [2, 4, 6]);
+    for part in [
+        "--- flow 1 step planner (prompt)",
+        "(6 texts of special tokens in the messages stay ordinary text)",
+        "(4 texts of special tokens in the messages stay ordinary text)",
+    ] {
+        assert!(printed.err.contains(part), "{part}: {}", printed.err);
+    }
+    assert!(
+        !printed.err.contains("without TOKENIZER"),
+        "{}",
+        printed.err
+    );
+}
+
+#[test]
+fn a_chat_template_that_cannot_be_used_is_found_before_the_first_call() {
+    let workspace = Workspace::new();
+    tokenizer(&workspace);
+    let server = Server::sound();
+    for (template, expected) in [
+        ("{% if %}", "expected an expression"),
+        ("{% frobnicate %}", "unknown tag `frobnicate`"),
+        ("{{ messages | nofilter }}", "No filter named 'nofilter'"),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}",
+            "refuses the conversation: no system",
+        ),
+        (
+            "{% for m in messages %}{{ m.content if loop.index < 3 else m.a.b }}{% endfor %}",
+            "has no attribute 'a'",
+        ),
+    ] {
+        workspace.write(
+            "model/tokenizer_config.json",
+            json!({"chat_template": template}).to_string(),
+        );
+        let printed = run(remote(&workspace, &server)
+            .envs([("TOKENIZER", "model"), ("ENDPOINT_API", "completions")]));
+        assert_eq!(printed.code, 3, "{template}: {}", printed.err);
+        assert!(
+            printed.err.contains(expected),
+            "{template}: {}",
+            printed.err
+        );
+    }
+    assert!(server.posts().is_empty());
 }
 
 #[test]

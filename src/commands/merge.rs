@@ -41,6 +41,7 @@ const OF_THE_MACHINE: &[&str] = &[
     "root",
     "script",
     "show_output",
+    "show_prompt",
     "stats_addr",
     "template",
     "tokenizer",

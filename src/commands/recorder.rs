@@ -1,7 +1,7 @@
 //! Prints and keeps what a run measures, as soon as it is measured; decides how the run ended.
 
 use crate::config::{Mode, RunConfig};
-use crate::engine::{Engine, LocalEngine};
+use crate::engine::{Engine, LocalEngine, Message, Origin};
 use crate::environment::LoadMeter;
 use crate::error::{Error, Exit, Result};
 use crate::flow::Flow;
@@ -329,7 +329,7 @@ impl Recorder<'_> {
         self.rounds.as_ref().is_none_or(Rounds::is_first)
     }
 
-    /// Prompts and answers on stderr, for those who ask for them.
+    /// Answers on stderr, for those who ask for them.
     fn show(&mut self, step: &StepRecord) {
         if self.config.show_output {
             let text = format!(
@@ -342,6 +342,25 @@ impl Recorder<'_> {
 }
 
 impl Observer for Recorder<'_> {
+    fn wants_prompts(&self) -> bool {
+        self.config.show_prompt && self.is_shown()
+    }
+
+    fn prompt_sent(&mut self, origin: &Origin, messages: &[Message], text: Option<String>) {
+        let (flow, step) = (origin.flow, &origin.step);
+        let (what, text) = match text {
+            Some(text) => ("prompt", text),
+            None => {
+                let turn =
+                    |message: &Message| format!("[{}]\n{}", message.role.as_str(), message.content);
+                let turns: Vec<String> = messages.iter().map(turn).collect();
+                ("messages", turns.join("\n"))
+            }
+        };
+        self.console
+            .warning(&format!("--- flow {flow} step {step} ({what})\n{text}"));
+    }
+
     fn step_ended(&mut self, step: &StepRecord) -> Result<()> {
         let _span = profile::span(Span::RecordIo);
         let step = &match &mut self.rounds {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use crate::config::{Mode, RemoteConfig, RunConfig};
+use crate::config::{EndpointApi, Mode, RemoteConfig, RunConfig};
 use crate::engine::{
     Engine, LocalEngine, LocalOptions, ModelFile, RemoteEngine, Script, ScriptedEngine,
 };
@@ -282,6 +282,12 @@ impl Prepared {
         }
         if let Some(remote) = &config.remote {
             console.progress(&format!("Endpoint {}", remote.endpoint));
+            if remote.endpoint_api == EndpointApi::Completions && remote.tokenizer.is_none() {
+                console.warning(
+                    "warning: without TOKENIZER, prompts are sent as text: where a message spells a \
+                     special token, the server may take it for one",
+                );
+            }
             let model = config.model.model.clone();
             return Ok(Self::Remote(
                 Box::new(remote.clone()),

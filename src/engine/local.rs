@@ -9,16 +9,17 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, Rendered};
 use super::device;
 use super::kv::{KvCache, Lease, PAGE_TOKENS};
 use super::load::hub::ModelFile;
 use super::model::{self, Chunk, Model, Slot, Source};
 use super::sampler::Sampler;
 use super::scheduler::{Scheduler, Work};
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{AddedTokens, Tokenizer};
 use super::{
-    Completion, Engine, EngineInfo, Event, EventKind, Finish, Request, RequestId, restart_refused,
+    Completion, Conversation, Engine, EngineInfo, Event, EventKind, Finish, Message, Request,
+    RequestId, restart_refused, shown_prompt,
 };
 use crate::config::{Backend, DeviceChoice};
 use crate::error::{Error, Result};
@@ -65,6 +66,7 @@ pub struct LocalEngine {
     info: EngineInfo,
     model: Box<dyn Model>,
     tokenizer: Tokenizer,
+    added: AddedTokens,
     chat: ChatTemplate,
     scheduler: Scheduler,
     /// Of models with paged memory.
@@ -173,6 +175,7 @@ impl LocalEngine {
         let places = model.max_sequences().min(options.max_sequences);
         Ok(Self {
             info,
+            added: AddedTokens::of(&tokenizer)?,
             tokenizer,
             chat,
             scheduler: Scheduler::new(places, TOKENS_A_PASS),
@@ -198,11 +201,15 @@ impl LocalEngine {
     /// A request's prompt in tokens.
     fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
         let rendering = profile::span(Span::PromptRendering);
-        let text = self.chat.render(&request.messages)?;
+        let Rendered { text, content } = self.chat.render(&request.messages)?;
         drop(rendering);
         let tokenising = profile::span(Span::Tokenise);
-        // The template writes the special tokens itself.
-        let tokens = self.tokenizer.encode(&text, false)?;
+        // The template writes the special tokens itself, and content makes none.
+        let rendered = (text.as_str(), content.as_slice());
+        let tokens = (self
+            .tokenizer
+            .encode_rendered(&self.added, rendered, false)?)
+        .ids;
         drop(tokenising);
         let context = self.info.context_length;
         if tokens.is_empty() {
@@ -451,6 +458,17 @@ impl Engine for LocalEngine {
 
     fn cancel(&mut self, id: RequestId) {
         self.release(id);
+    }
+
+    fn try_conversations(&self, conversations: &[Conversation]) -> Result<()> {
+        self.chat.try_out(conversations)
+    }
+
+    fn prompt_text(&self, messages: &[Message]) -> Option<String> {
+        let rendered = self.chat.render(messages).ok()?;
+        let whole = (rendered.text.as_str(), rendered.content.as_slice());
+        let encoded = self.tokenizer.encode_rendered(&self.added, whole, false);
+        Some(shown_prompt(rendered.text, encoded.ok()?.held))
     }
 
     fn restart(&mut self, reuse: bool) -> Result<()> {

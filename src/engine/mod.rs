@@ -97,10 +97,35 @@ pub trait Engine: Fence {
     /// While requests are in flight.
     fn restart(&mut self, reuse: bool) -> Result<()>;
 
+    /// Checks before any flow begins that conversations of these kinds can be put to the model.
+    ///
+    /// # Errors
+    /// Exit code 3 where the model's chat template cannot render one of them.
+    fn try_conversations(&self, conversations: &[Conversation]) -> Result<()> {
+        let _ = conversations;
+        Ok(())
+    }
+
+    /// The text that the model is given for a conversation, special tokens and all; `None` where
+    /// this engine does not make it.
+    fn prompt_text(&self, messages: &[Message]) -> Option<String> {
+        let _ = messages;
+        None
+    }
+
     /// What went over the wire since the engine was started or this was last asked; `None` of an engine
     /// that calls no server.
     fn traffic(&mut self) -> Option<RemoteRecord> {
         None
+    }
+}
+
+/// A prompt as people are shown it, with what its text does not show.
+fn shown_prompt(text: String, held: usize) -> String {
+    match held {
+        0 => text,
+        1 => format!("{text}\n(1 text of a special token in the messages stays ordinary text)"),
+        _ => format!("{text}\n({held} texts of special tokens in the messages stay ordinary text)"),
     }
 }
 
@@ -146,6 +171,28 @@ pub struct Message {
     pub role: Role,
     /// What was said.
     pub content: String,
+}
+
+/// A kind of conversation: who speaks in it. It ends with the user's turn, which the model answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conversation {
+    /// Whether it begins with a system message.
+    pub has_system: bool,
+    /// The user's turns, at least 1.
+    pub turns: usize,
+}
+
+impl Conversation {
+    /// Who speaks, in order.
+    fn roles(self) -> impl Iterator<Item = Role> {
+        let system = self.has_system.then_some(Role::System);
+        let before =
+            std::iter::repeat_n([Role::User, Role::Assistant], self.turns.saturating_sub(1));
+        system
+            .into_iter()
+            .chain(before.flatten())
+            .chain([Role::User])
+    }
 }
 
 /// How the next token is chosen. A temperature of 0 is greedy: the highest logit, the lowest token

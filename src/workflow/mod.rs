@@ -7,6 +7,7 @@
 //! ```
 
 mod accounts;
+mod conversations;
 mod graph;
 mod item;
 mod judge;
@@ -18,7 +19,7 @@ mod step;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::engine::{Engine, Script};
+use crate::engine::{Engine, Message, Origin, Script};
 use crate::error::{Error, Result};
 use crate::evaluate::{self, Evaluator, Verifier};
 use crate::flow::{Flow, Scored, Work};
@@ -90,6 +91,15 @@ pub trait Observer {
         response: &Response,
         error: Option<&Error>,
     ) -> Result<()>;
+
+    /// Whether prompts are to be told.
+    fn wants_prompts(&self) -> bool {
+        false
+    }
+
+    /// A request was handed to the engine; `text` is the prompt as the model is given it, where the
+    /// engine makes that itself. Told where [`Observer::wants_prompts`].
+    fn prompt_sent(&mut self, _origin: &Origin, _messages: &[Message], _text: Option<String>) {}
 
     /// A generated program was run and scored, or could not be.
     ///
@@ -173,7 +183,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// Where the engine as a whole, or the observer, can go no further. A step that fails ends its own
-/// flow only.
+/// flow only. Exit code 3, before any flow begins, where the engine cannot hold their conversations.
 pub fn run(
     means: &mut Means,
     flows: &[Flow],
@@ -182,6 +192,7 @@ pub fn run(
     interrupted: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    (means.engine).try_conversations(&conversations::kinds(flows))?;
     let mut runner = Runner {
         means,
         options,

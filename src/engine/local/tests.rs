@@ -193,7 +193,7 @@ fn check_idle(engine: &LocalEngine) {
 
 fn prompt(engine: &LocalEngine, request: &Request) -> Vec<u32> {
     let text = engine.chat.render(&request.messages).unwrap();
-    engine.tokenizer.encode(&text, false).unwrap()
+    engine.tokenizer.encode(&text.text, false).unwrap()
 }
 
 #[test]

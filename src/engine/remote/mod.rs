@@ -37,8 +37,8 @@ use ureq::Agent;
 use super::device::DeviceInfo;
 use super::scripted::{token_id, word_ids};
 use super::{
-    Completion, Engine, EngineInfo, Event, EventKind, Origin, Request, RequestId, Served,
-    restart_refused,
+    Completion, Conversation, Engine, EngineInfo, Event, EventKind, Message, Origin, Request,
+    RequestId, Served, restart_refused,
 };
 use crate::config::{EndpointApi, RemoteConfig};
 use crate::error::Result;
@@ -49,6 +49,7 @@ use crate::stopwatch::{Fence, Pace};
 use answer::{End, Part};
 use call::{Caller, News, What};
 use failure::{Cause, Failure};
+use request::Sent;
 use retry::Verdict;
 use tokens::{Counter, LocalTokens, Prompt};
 use traffic::{Traffic, Usage};
@@ -489,7 +490,6 @@ impl Engine for RemoteEngine {
     }
 
     fn submit(&mut self, request: Request) -> Result<RequestId> {
-        let api = self.config.endpoint_api;
         let tokens = self.tokens.as_deref();
         let outgoing = request::outgoing(&request, &self.info.model, &self.config, tokens)?;
         let id = RequestId(self.next_id);
@@ -520,8 +520,8 @@ impl Engine for RemoteEngine {
             self.early = early;
         }
         if let Some(counter) = &self.counter {
-            let prompt = match (api, outgoing.prompt) {
-                (EndpointApi::Completions, Some(text)) => Prompt::Text(text),
+            let prompt = match outgoing.prompt {
+                Some(Sent::Tokens(ids)) => Prompt::Tokens(ids.len()),
                 _ => Prompt::Chat(request.messages),
             };
             counter.prompt(id, prompt);
@@ -553,6 +553,22 @@ impl Engine for RemoteEngine {
             && let State::Calling(attempt) = open.state
         {
             attempt.agent.shutdown();
+        }
+    }
+
+    /// A server that is sent conversations renders them itself.
+    fn try_conversations(&self, conversations: &[Conversation]) -> Result<()> {
+        match (&self.tokens, self.config.endpoint_api) {
+            (Some(tokens), EndpointApi::Completions) => tokens.try_out(conversations),
+            _ => Ok(()),
+        }
+    }
+
+    fn prompt_text(&self, messages: &[Message]) -> Option<String> {
+        match (&self.tokens, self.config.endpoint_api) {
+            (_, EndpointApi::Chat) => None,
+            (Some(tokens), EndpointApi::Completions) => tokens.prompt_text(messages),
+            (None, EndpointApi::Completions) => Some(request::plain(messages).text),
         }
     }
 

@@ -1,12 +1,11 @@
 //! A request as the server reads it.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::tokens::LocalTokens;
 use crate::config::{EndpointApi, RemoteConfig};
+use crate::engine::chat::Rendered;
 use crate::engine::{Message, Request, Role};
 use crate::error::{Context, Exit, Result};
 
@@ -19,7 +18,7 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     messages: Option<&'a [Message]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prompt: Option<&'a str>,
+    prompt: Option<&'a Sent>,
     max_tokens: usize,
     temperature: f32,
     top_p: f32,
@@ -57,7 +56,17 @@ pub(super) struct Outgoing {
     /// JSON.
     pub(super) body: Vec<u8>,
     /// The prompt as it is sent to `/completions`.
-    pub(super) prompt: Option<String>,
+    pub(super) prompt: Option<Sent>,
+}
+
+/// A prompt of `/completions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Sent {
+    Text(String),
+    /// Made by the local tokenizer: in a text, the server would take what a message says for a special
+    /// token where it spells one, and many would put a second BOS token before the template's own.
+    Tokens(Vec<u32>),
 }
 
 /// Writes a request down.
@@ -72,15 +81,15 @@ pub(super) fn outgoing(
 ) -> Result<Outgoing> {
     let prompt = match config.endpoint_api {
         EndpointApi::Chat => None,
-        EndpointApi::Completions => {
-            let templated = tokens.and_then(|tokens| tokens.render(&request.messages));
-            Some(templated.unwrap_or_else(|| Ok(plain(&request.messages)))?)
-        }
+        EndpointApi::Completions => Some(match tokens {
+            Some(tokens) => Sent::Tokens(tokens.prompt(&request.messages)?),
+            None => Sent::Text(plain(&request.messages).text),
+        }),
     };
     let body = Body {
         model,
         messages: prompt.is_none().then_some(&request.messages),
-        prompt: prompt.as_deref(),
+        prompt: prompt.as_ref(),
         max_tokens: request.max_tokens.max(1),
         temperature: request.sampling.temperature,
         top_p: request.sampling.top_p,
@@ -101,18 +110,23 @@ pub(super) fn outgoing(
 
 /// A conversation as plain text, for models without a chat template: what the system says, then turns
 /// with their speaker's name, up to where the answer begins.
-pub(super) fn plain(messages: &[Message]) -> String {
+pub(super) fn plain(messages: &[Message]) -> Rendered {
     let mut text = String::new();
+    let mut content = Vec::with_capacity(messages.len());
     for message in messages {
-        // Writing to a String cannot fail.
-        let _ = match message.role {
-            Role::System => write!(text, "{}\n\n", message.content),
-            Role::User => write!(text, "User: {}\n\n", message.content),
-            Role::Assistant => write!(text, "Assistant: {}\n\n", message.content),
-        };
+        text.push_str(match message.role {
+            Role::System => "",
+            Role::User => "User: ",
+            Role::Assistant => "Assistant: ",
+        });
+        let start = text.len();
+        text.push_str(&message.content);
+        content.push(start..text.len());
+        text.push_str("\n\n");
     }
     text.push_str("Assistant:");
-    text
+    content.retain(|range| !range.is_empty());
+    Rendered { text, content }
 }
 
 #[cfg(test)]

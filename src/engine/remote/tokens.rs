@@ -8,10 +8,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::engine::chat::ChatTemplate;
+use super::request::plain;
+use crate::engine::chat::{ChatTemplate, Rendered};
 use crate::engine::load::gguf;
-use crate::engine::tokenizer::Tokenizer;
-use crate::engine::{Message, RequestId};
+use crate::engine::tokenizer::{AddedTokens, Encoded, Tokenizer};
+use crate::engine::{Conversation, Message, RequestId, shown_prompt};
 use crate::error::{Error, Exit, Result};
 
 /// Longest wait for counts that are still being made: they take milliseconds.
@@ -20,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A tokenizer and, where the model has one, its chat template.
 pub(super) struct LocalTokens {
     tokenizer: Tokenizer,
+    added: AddedTokens,
     chat: Option<ChatTemplate>,
 }
 
@@ -27,7 +29,7 @@ impl LocalTokens {
     /// Reads them out of a `.gguf` file, a model's folder or the `tokenizer.json` in it.
     ///
     /// # Errors
-    /// Exit code 3 where there is none.
+    /// Exit code 3 where there is none, and where the chat template cannot be read.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let read = || {
             let folder = match path.file_name() {
@@ -36,13 +38,13 @@ impl LocalTokens {
             };
             if let Some(folder) = folder {
                 let tokenizer = Tokenizer::from_folder(folder)?;
-                let chat = ChatTemplate::from_folder(folder, &tokenizer).ok();
-                return Ok(Self { tokenizer, chat });
+                let chat = ChatTemplate::find_in_folder(folder, &tokenizer)?;
+                return Self::new(tokenizer, chat);
             }
             let metadata = gguf::metadata(path)?;
             let tokenizer = Tokenizer::from_gguf(&metadata)?;
-            let chat = ChatTemplate::from_gguf(&metadata, &tokenizer).ok();
-            Ok(Self { tokenizer, chat })
+            let chat = ChatTemplate::find_in_gguf(&metadata, &tokenizer)?;
+            Self::new(tokenizer, chat)
         };
         read().map_err(|error: Error| {
             Error::new(
@@ -61,18 +63,66 @@ impl LocalTokens {
         self.tokenizer.notes()
     }
 
-    /// The conversation through the model's chat template, if it has one.
-    pub(super) fn render(&self, messages: &[Message]) -> Option<Result<String>> {
-        Some(self.chat.as_ref()?.render(messages))
+    fn new(tokenizer: Tokenizer, chat: Option<ChatTemplate>) -> Result<Self> {
+        Ok(Self {
+            added: AddedTokens::of(&tokenizer)?,
+            tokenizer,
+            chat,
+        })
+    }
+
+    /// The conversation through the model's chat template, or as plain text where it has none.
+    fn render(&self, messages: &[Message]) -> Result<Rendered> {
+        match &self.chat {
+            Some(chat) => chat.render(messages),
+            None => Ok(plain(messages)),
+        }
+    }
+
+    fn encode(&self, rendered: &Rendered) -> Result<Encoded> {
+        let text = (rendered.text.as_str(), rendered.content.as_slice());
+        // A chat template writes the special tokens itself.
+        let add_special = self.chat.is_none();
+        self.tokenizer
+            .encode_rendered(&self.added, text, add_special)
+    }
+
+    /// The conversation as `/completions` is sent it. What messages say never becomes a special token.
+    ///
+    /// # Errors
+    /// A conversation that the chat template refuses.
+    pub(super) fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        Ok(self.encode(&self.render(messages)?)?.ids)
+    }
+
+    /// That conversation, for people to read.
+    pub(super) fn prompt_text(&self, messages: &[Message]) -> Option<String> {
+        let rendered = self.render(messages).ok()?;
+        let held = self.encode(&rendered).ok()?.held;
+        Some(shown_prompt(rendered.text, held))
+    }
+
+    /// Whether the chat template can render these conversations.
+    ///
+    /// # Errors
+    /// Exit code 3 where it cannot.
+    pub(super) fn try_out(&self, conversations: &[Conversation]) -> Result<()> {
+        match &self.chat {
+            Some(chat) => chat.try_out(conversations),
+            None => Ok(()),
+        }
     }
 
     /// Tokens of a prompt as the server should see it; `None` where that cannot be known.
     fn count_prompt(&self, prompt: &Prompt) -> Option<usize> {
-        let (text, add_special) = match prompt {
-            Prompt::Chat(messages) => (self.render(messages)?.ok()?, false),
-            Prompt::Text(text) => (text.clone(), self.chat.is_none()),
-        };
-        Some(self.tokenizer.encode(&text, add_special).ok()?.len())
+        match prompt {
+            Prompt::Chat(messages) => {
+                // As servers do it, who take any text for a special token that spells one.
+                let rendered = self.chat.as_ref()?.render(messages).ok()?;
+                Some(self.tokenizer.encode(&rendered.text, false).ok()?.len())
+            }
+            Prompt::Tokens(count) => Some(*count),
+        }
     }
 
     fn count_answer(&self, text: &str) -> Option<usize> {
@@ -85,8 +135,8 @@ impl LocalTokens {
 pub(super) enum Prompt {
     /// A conversation, which the server renders.
     Chat(Vec<Message>),
-    /// A text that was rendered here.
-    Text(String),
+    /// So many tokens, made here.
+    Tokens(usize),
 }
 
 enum Job {

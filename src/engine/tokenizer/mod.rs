@@ -3,11 +3,11 @@
 //!
 //! **Special tokens in the text.** A conversation is rendered to one text by its chat template and
 //! then encoded with special tokens recognised, as Hugging Face's `apply_chat_template` does: the
-//! template's own `<|im_end|>` has to become one token. So does one that stands in a message's
-//! content, which can therefore end a turn; whoever feeds untrusted text to a model has to take
-//! such markers out first.
+//! template's own `<|im_end|>` has to become one token. One that stands in a message's content does
+//! not: see [`content`].
 
 mod beside;
+mod content;
 mod control;
 mod gguf;
 mod json;
@@ -15,6 +15,7 @@ mod oniguruma;
 mod pre;
 mod sentencepiece;
 
+pub(crate) use content::{AddedTokens, Encoded};
 pub(super) use json::read_json;
 
 use std::collections::{BTreeSet, HashMap};

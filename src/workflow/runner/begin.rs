@@ -95,6 +95,10 @@ impl<'a> Runner<'a, '_> {
             .generate(running, step, generate, self.options)?;
         drop(rendering);
         let (messages, mut origin) = (request.messages.clone(), request.origin.clone());
+        if self.observer.wants_prompts() {
+            let text = self.means.engine.prompt_text(&messages);
+            self.observer.prompt_sent(&origin, &messages, text);
+        }
         let ids = match generate.samples {
             1 => vec![self.means.engine.submit(request)?],
             samples => {
@@ -146,6 +150,10 @@ impl<'a> Runner<'a, '_> {
                 .requests
                 .judge(running, at, judge, order, self.options)?;
             let origin = request.origin.clone();
+            if self.observer.wants_prompts() {
+                let text = self.means.engine.prompt_text(&request.messages);
+                self.observer.prompt_sent(&origin, &request.messages, text);
+            }
             let id = self.means.engine.submit(request)?;
             drop(scope);
             let request = InFlight {
