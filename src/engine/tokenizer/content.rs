@@ -161,6 +161,7 @@ impl Tokenizer {
             true => (self.first, self.last),
             false => (None, None),
         };
+        let ids = self.expanded(&ids);
         let ids = first.into_iter().chain(ids).chain(last).collect();
         Ok(Encoded { ids, held })
     }
