@@ -10,6 +10,7 @@ mod accounts;
 mod graph;
 mod item;
 mod judge;
+mod lengths;
 mod measure;
 mod runner;
 mod running;
@@ -32,6 +33,7 @@ use running::Running;
 use step::RequestBuilder;
 
 pub use accounts::{Accounts, Reached};
+pub use lengths::check_lengths;
 pub use running::width;
 
 /// What flows are run with.
