@@ -129,9 +129,14 @@ pub struct RunArgs {
     #[arg(long, env, value_name = "ROUNDS", default_value = "3", value_parser = parse_count)]
     rounds: usize,
 
-    /// Memory for keys and values in MiB; one full context at least
-    #[arg(long, env, value_name = "KV_CACHE_MB", default_value = "1024", value_parser = parse_count)]
-    kv_cache_mb: usize,
+    /// Most memory for keys and values in MiB; on a CPU it is taken as it is needed [default: 1024, or
+    /// what one sequence of the full context takes, as far as half of the available memory goes]
+    #[arg(long, env, value_name = "KV_CACHE_MB", value_parser = parse_mebibytes)]
+    kv_cache_mb: Option<usize>,
+
+    /// Most tokens of a sequence, prompt and generated ones together [default: the model's context]
+    #[arg(long, env, value_name = "CONTEXT", value_parser = parse_tokens)]
+    context: Option<usize>,
 
     /// 1: a sequence that decodes alone guesses its next tokens and checks them in one pass; the
     /// tokens are the same
@@ -427,7 +432,8 @@ impl RunArgs {
                 .unwrap_or_else(|| RunConfig::in_flight(self.mode, self.flows.num_flows)),
             all_in_flight: self.concurrency.is_none(),
             rounds: self.rounds,
-            kv_cache_bytes: self.kv_cache_mb << 20,
+            kv_cache_bytes: self.kv_cache_mb,
+            context: self.context,
             speculate: self.speculate,
             seed: self.seed,
             max_tokens: self.max_tokens,
@@ -447,6 +453,24 @@ impl RunArgs {
             },
             engine_per_workflow: self.engine_per_workflow,
         })
+    }
+}
+
+/// Mebibytes, as bytes.
+fn parse_mebibytes(text: &str) -> Result<usize, String> {
+    // What an address can count.
+    const MOST: usize = 1 << 24;
+    match text.parse::<usize>() {
+        Ok(count @ 1..=MOST) => Ok(count << 20),
+        _ => Err(format!("expected a whole number from 1 to {MOST}")),
+    }
+}
+
+/// A number of tokens, of which one is a prompt's and one is generated at the least.
+fn parse_tokens(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 2..) => Ok(count),
+        _ => Err("expected a whole number from 2 on".to_owned()),
     }
 }
 

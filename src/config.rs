@@ -110,8 +110,8 @@ pub struct BenchConfig {
     pub device: DeviceChoice,
     /// Which forward pass computes the model.
     pub backend: Backend,
-    /// Memory for keys and values, in bytes.
-    pub kv_cache_bytes: usize,
+    /// Memory for keys and values, in bytes; `None`: as the engine decides.
+    pub kv_cache_bytes: Option<usize>,
     /// What is measured; at least one test.
     pub tests: Vec<Test>,
     /// How often each, at least 1.
@@ -273,8 +273,10 @@ pub struct RunConfig {
     pub all_in_flight: bool,
     /// Rounds of each mode in `both`, at least 1.
     pub rounds: usize,
-    /// Memory for keys and values, in bytes.
-    pub kv_cache_bytes: usize,
+    /// Memory for keys and values, in bytes; `None`: as the engine decides.
+    pub kv_cache_bytes: Option<usize>,
+    /// Most tokens of a sequence; `None`: as many as the model can.
+    pub context: Option<usize>,
     /// Whether a sequence that decodes alone guesses its next tokens and checks them in one pass.
     pub speculate: bool,
     /// Seeds sampling.

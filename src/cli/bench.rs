@@ -3,7 +3,7 @@
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use super::{EngineArgs, MAX_FLOWS, Surroundings, parse_count};
+use super::{EngineArgs, MAX_FLOWS, Surroundings, parse_count, parse_mebibytes};
 use crate::config::{BenchConfig, BenchFormat};
 use crate::error::{Error, Result};
 use crate::record::bench::{Phase, Test};
@@ -45,9 +45,10 @@ pub struct BenchEngineArgs {
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Memory for keys and values in MiB; one full context at least
-    #[arg(long, env, value_name = "KV_CACHE_MB", default_value = "1024", value_parser = parse_count)]
-    kv_cache_mb: usize,
+    /// Most memory for keys and values in MiB [default: 1024, or what one sequence of the full context
+    /// takes, as far as half of the available memory goes]
+    #[arg(long, env, value_name = "KV_CACHE_MB", value_parser = parse_mebibytes)]
+    kv_cache_mb: Option<usize>,
 
     /// 1: no progress lines and bars
     #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
@@ -86,7 +87,7 @@ impl BenchEngineArgs {
             model: surroundings.model(self.engine.model.model, self.quiet)?,
             device: self.engine.device,
             backend: self.engine.backend,
-            kv_cache_bytes: self.kv_cache_mb << 20,
+            kv_cache_bytes: self.kv_cache_mb,
             tests,
             repetitions: self.repetitions,
             format: self.output,

@@ -38,6 +38,7 @@ pub(crate) fn run(
             .unwrap_or(1),
         reuse: false,
         kv_bytes: config.kv_cache_bytes,
+        context: None,
         speculate: false,
     };
 
@@ -46,7 +47,7 @@ pub(crate) fn run(
         .map_err(|error| error.context("failed to load the engine"))?;
     let engine_init_ms = Moment::now(&engine)?.since(start);
     let on_cpu = engine.info().device.kind == "cpu";
-    let mut model = BenchModel::new(engine, &config.tests, config.kv_cache_bytes)?;
+    let mut model = BenchModel::new(engine, &config.tests)?;
 
     let before = if on_cpu {
         console.progress("Measuring what the processor can do at most");

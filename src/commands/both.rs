@@ -26,7 +26,7 @@ const MODES: [Mode; 2] = [Mode::Standalone, Mode::Reuse];
 impl Recorder<'_> {
     /// Loads one engine and runs the rounds; each is kept and printed when it ends.
     pub(super) fn run_rounds(&mut self, job: &Job, support: &mut Support) -> Result<Outcome> {
-        let mut engine = self.start_engine(job.prepared, job.origin)?;
+        let mut engine = self.start_engine(job, job.origin)?;
         for (round, mode) in order(self.config.rounds) {
             let reuse = mode == Mode::Reuse;
             engine.restart(reuse)?;

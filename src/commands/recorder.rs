@@ -49,11 +49,11 @@ pub(super) struct Recorder<'a> {
 
 impl Recorder<'_> {
     /// Starts an engine; the time since `start`, until its device is idle, is its init.
-    pub(super) fn start_engine(
-        &mut self,
-        prepared: &Prepared,
-        start: Moment,
-    ) -> Result<Box<dyn Engine>> {
+    ///
+    /// # Errors
+    /// Exit code 3 where it cannot be had, or cannot take the longest of the flows' prompts.
+    pub(super) fn start_engine(&mut self, job: &Job, start: Moment) -> Result<Box<dyn Engine>> {
+        let prepared = job.prepared;
         self.console.waiting("Loading the engine");
         let span = profile::span(Span::EngineInit);
         let started = prepared.start();
@@ -61,6 +61,7 @@ impl Recorder<'_> {
         let engine = started.map_err(|error| error.context("failed to start the engine"))?;
         let init = Moment::now(engine.as_ref())?.since(start);
         drop(span);
+        workflow::check_lengths(engine.as_ref(), job.flows, &self.options(1))?;
         self.console.result(&timing::engine_init(init))?;
         // Told once, however often the engine starts.
         if self.record.engine.is_null() {
@@ -131,6 +132,16 @@ impl Recorder<'_> {
         Ok(())
     }
 
+    /// How flows are run, `concurrency` of them in flight.
+    fn options(&self, concurrency: usize) -> RunnerOptions {
+        RunnerOptions {
+            concurrency,
+            max_tokens: self.config.max_tokens,
+            ignore_eos: self.config.ignore_eos,
+            seed: self.config.seed,
+        }
+    }
+
     /// Runs the flows, `concurrency` of them in flight.
     pub(super) fn run_flows(
         &mut self,
@@ -140,12 +151,7 @@ impl Recorder<'_> {
         flows: &[Flow],
         concurrency: usize,
     ) -> Result<Outcome> {
-        let options = RunnerOptions {
-            concurrency,
-            max_tokens: self.config.max_tokens,
-            ignore_eos: self.config.ignore_eos,
-            seed: self.config.seed,
-        };
+        let options = self.options(concurrency);
         self.console.flows();
         let mut means = support.means(engine);
         let outcome = workflow::run(

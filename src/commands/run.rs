@@ -302,6 +302,7 @@ impl Prepared {
             // In `both`, each round says anew.
             reuse: config.mode == Mode::Reuse,
             kv_bytes: config.kv_cache_bytes,
+            context: config.context,
             speculate: config.speculate,
         };
         let model = super::model::locate(&config.model, console, interrupted)?;
@@ -325,7 +326,7 @@ impl Prepared {
 
 impl Recorder<'_> {
     fn run_with_one_engine(&mut self, job: &Job, support: &mut Support) -> Result<Outcome> {
-        let mut engine = self.start_engine(job.prepared, job.origin)?;
+        let mut engine = self.start_engine(job, job.origin)?;
         let concurrency = self.config.concurrency;
         self.run_flows(engine.as_mut(), support, job, job.flows, concurrency)
     }
@@ -346,7 +347,7 @@ impl Recorder<'_> {
             })?;
             drop(expansion);
             let start = Moment::now(&NoFence)?;
-            let mut engine = self.start_engine(job.prepared, start)?;
+            let mut engine = self.start_engine(job, start)?;
             let flows = std::slice::from_ref(flow);
             let concurrency = self.config.concurrency;
             match self.run_flows(engine.as_mut(), support, job, flows, concurrency)? {

@@ -85,14 +85,15 @@ impl Fence for BenchModel {
 }
 
 impl BenchModel {
-    /// Takes a loaded engine's model, and makes room and contexts for the tests. `kv_bytes` is the
-    /// memory for keys and values that an engine would have, one full context at least.
+    /// Takes a loaded engine's model, and makes room and contexts for the tests in the memory for keys
+    /// and values that the engine had.
     ///
     /// # Errors
     /// Exit code 2 for a test that does not fit the context, the model or that memory.
-    pub fn new(engine: LocalEngine, tests: &[Test], kv_bytes: usize) -> Result<Self> {
+    pub fn new(engine: LocalEngine, tests: &[Test]) -> Result<Self> {
+        let room = engine.kv_budget();
         let (info, mut model) = engine.into_model();
-        check(model.as_ref(), tests, kv_bytes)?;
+        check(model.as_ref(), tests, room)?;
         let longest = tests.iter().map(Test::length).max().unwrap_or(1);
         let pages = model.page_bytes().map(|_| Pages::new(tests));
         if let Some(pages) = pages {
@@ -282,7 +283,7 @@ fn pass_macs(spec: &ModelSpec, pass: &Pass) -> u64 {
 }
 
 /// What does not fit is the user's to change.
-fn check(model: &dyn Model, tests: &[Test], kv_bytes: usize) -> Result<()> {
+fn check(model: &dyn Model, tests: &[Test], room: usize) -> Result<()> {
     let limit = model.spec().context_length;
     for test in tests {
         if test.length() > limit {
@@ -294,7 +295,8 @@ fn check(model: &dyn Model, tests: &[Test], kv_bytes: usize) -> Result<()> {
                 ),
             };
             return Err(Error::usage(format!(
-                "{what} does not fit the model's context of {limit} tokens"
+                "{what} does not fit the model's context of {}",
+                model.spec().context_text()
             ))
             .hint(format!("give a smaller {flags}")));
         }
@@ -310,9 +312,8 @@ fn check(model: &dyn Model, tests: &[Test], kv_bytes: usize) -> Result<()> {
         let Some(page_bytes) = model.page_bytes() else {
             continue;
         };
-        // As the engine counts: at least one full context.
-        let room = kv_bytes.max(pages_of(limit) * page_bytes);
-        let needed = test.batch * pages_of(test.length()) * page_bytes;
+        let pages = test.batch.saturating_mul(pages_of(test.length()));
+        let needed = pages.saturating_mul(page_bytes);
         if needed > room {
             return Err(Error::usage(format!(
                 "{} sequences of {} tokens take {} for keys and values, and there are {}",
@@ -388,6 +389,7 @@ mod tests {
             head_size: 64,
             vocabulary: 49152,
             context_length: 8192,
+            beyond_window: None,
             norm_epsilon: 1e-5,
             rope_base: 1e5,
             rope_dimensions: 64,

@@ -1,6 +1,7 @@
 //! The engine in this process: model, tokenizer and chat template, scheduler and sampler.
 
 mod fork;
+mod limits;
 mod places;
 mod speculate;
 #[cfg(test)]
@@ -13,7 +14,8 @@ use super::chat::{ChatTemplate, Rendered};
 use super::device;
 use super::kv::{KvCache, Lease, PAGE_TOKENS};
 use super::load::hub::ModelFile;
-use super::model::{self, Chunk, Model, Slot, Source};
+use super::memory;
+use super::model::{self, Chunk, Limits, Model, Slot, Source};
 use super::sampler::Sampler;
 use super::scheduler::{Scheduler, Work};
 use super::tokenizer::{AddedTokens, Tokenizer};
@@ -26,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::profile::{self, Activity, Pass, Span};
 use crate::stopwatch::Fence;
 
+use limits::Lengths;
 use speculate::Drafts;
 
 /// Most tokens of a forward pass: enough for the matrix product to be at its best, and few enough that
@@ -38,6 +41,9 @@ const _: () = assert!(PAGE_TOKENS == super::kernels::PAGE);
 
 /// How many engines this process has loaded: a run loads one.
 static LOADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Tokens that a chat template can be expected to put around a conversation at most.
+const TEMPLATE_TOKENS: usize = 1024;
 
 /// Tokens of a prompt that another one, which is being computed, will have made known, and which
 /// are then worth waiting for: a page.
@@ -54,8 +60,11 @@ pub struct LocalOptions {
     pub max_sequences: usize,
     /// Whether keys and values of a prefix that was computed before serve again.
     pub reuse: bool,
-    /// Memory for keys and values in bytes, at least what one full context takes.
-    pub kv_bytes: usize,
+    /// Memory for keys and values in bytes; `None`: 1 GiB, or what one full context takes as far as there
+    /// is memory.
+    pub kv_bytes: Option<usize>,
+    /// Most tokens of a sequence; `None`: as many as the model can.
+    pub context: Option<usize>,
     /// Whether a sequence that decodes alone guesses its next tokens and has the guesses checked in one
     /// pass. The tokens are the same.
     pub speculate: bool,
@@ -74,6 +83,9 @@ pub struct LocalEngine {
     sequences: HashMap<RequestId, Sequence>,
     next_id: u64,
     speculate: bool,
+    lengths: Lengths,
+    /// Requests that failed since the last poll told of any.
+    failed: Vec<Event>,
     /// The last pass's, kept for its memory.
     logits: Vec<f32>,
 }
@@ -118,11 +130,16 @@ impl LocalEngine {
     ///
     /// # Errors
     /// Exit code 3 where the device cannot be had, the file is broken, its architecture, tokenizer
-    /// or chat template is not supported, or the memory does not suffice.
+    /// or chat template is not supported, or the memory does not suffice; 2 for a context that is
+    /// larger than the model's.
     pub fn load(file: &ModelFile, options: &LocalOptions) -> Result<Self> {
         LOADS.fetch_add(1, Ordering::Relaxed);
         let (device, device_info) = device::open(options.device)?;
-        let loaded = model::load(&file.path, options.backend, &device)?;
+        let limits = Limits {
+            context: options.context,
+            kv_bytes: options.kv_bytes,
+        };
+        let loaded = model::load_within(&file.path, options.backend, &device, &limits)?;
         let (tokenizer, chat) = match &loaded.source {
             Source::Gguf(metadata) => {
                 let tokenizer = Tokenizer::from_gguf(metadata)?;
@@ -136,11 +153,11 @@ impl LocalEngine {
             }
         };
         let mut model = loaded.model;
+        let lengths = Lengths::new(model.as_ref(), &limits, &device)?;
         let kv = match model.page_bytes() {
             None => None,
             Some(page_bytes) => {
-                let least = model.spec().context_length.div_ceil(PAGE_TOKENS);
-                let pages = (options.kv_bytes / page_bytes).max(least);
+                let pages = (lengths.budget() / page_bytes.max(1)).min(u32::MAX as usize);
                 model.set_pages(pages)?;
                 Some(KvCache::new(pages, PAGE_TOKENS, options.reuse))
             }
@@ -148,9 +165,11 @@ impl LocalEngine {
         warm_up(model.as_mut())?;
 
         let spec = model.spec();
-        if tokenizer.vocabulary() > spec.vocabulary {
+        // A few more are usual: tokens that were added, and that the model never sees. A prompt that
+        // holds one of them is refused.
+        if tokenizer.vocabulary() > 2 * spec.vocabulary {
             return Err(Error::preflight(format!(
-                "{}: the tokenizer knows {} tokens, the model {}",
+                "{}: the tokenizer knows {} tokens, and the model only {}",
                 file.path.display(),
                 tokenizer.vocabulary(),
                 spec.vocabulary
@@ -168,7 +187,7 @@ impl LocalEngine {
             architecture: Some(spec.architecture.clone()),
             backend: model.backend().to_owned(),
             weights: Some(model.weights()),
-            context_length: spec.context_length,
+            context_length: lengths.context(),
             device: device_info,
             notes: tokenizer.notes().to_vec(),
         };
@@ -183,6 +202,8 @@ impl LocalEngine {
             sequences: HashMap::new(),
             next_id: 0,
             speculate: options.speculate && model.checks_guesses(),
+            lengths,
+            failed: Vec::new(),
             logits: Vec::new(),
             model,
         })
@@ -198,8 +219,49 @@ impl LocalEngine {
         (self.info, self.model)
     }
 
-    /// A request's prompt in tokens.
+    /// Memory for keys and values, in bytes.
+    pub(super) fn kv_budget(&self) -> usize {
+        self.lengths.budget()
+    }
+
+    /// A request's prompt in tokens, where the model can take it.
+    ///
+    /// # Errors
+    /// Exit code 100: it cannot be rendered, it is too long, or it holds a token that the model does not
+    /// know.
     fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
+        let tokens = self.tokens_of(request)?;
+        if tokens.is_empty() {
+            return Err(Error::flow("the prompt has no tokens")
+                .hint("give the step a prompt, or the template a system message"));
+        }
+        self.lengths.check_prompt(tokens.len())?;
+        let known = self.model.spec().vocabulary;
+        if let Some(&token) = tokens.iter().find(|token| **token as usize >= known) {
+            let text = self.tokenizer.token_text(token).unwrap_or_default();
+            return Err(Error::flow(format!(
+                "the prompt holds the token `{text}`, number {token}, which the tokenizer has and the \
+                 model has not: it knows {known} tokens"
+            ))
+            .hint(
+                "leave that text out of the prompt; where it is not in it, the tokenizer may be that of \
+                 another model",
+            ));
+        }
+        if self.kv.is_none() {
+            let whole = tokens.len().saturating_add(request.max_tokens);
+            // A library keeps them, and copies them as they grow.
+            memory::check(self.lengths.bytes_of(whole).saturating_mul(2)).map_err(|source| {
+                Error::flow("there is no memory for the keys and values of the sequence")
+                    .caused_by(source)
+                    .hint("set a smaller MAX_TOKENS or CONTEXT")
+            })?;
+        }
+        Ok(tokens)
+    }
+
+    /// A request's prompt in tokens, whatever they are.
+    fn tokens_of(&self, request: &Request) -> Result<Vec<u32>> {
         let rendering = profile::span(Span::PromptRendering);
         let Rendered { text, content } = self.chat.render(&request.messages)?;
         drop(rendering);
@@ -211,18 +273,6 @@ impl LocalEngine {
             .encode_rendered(&self.added, rendered, false)?)
         .ids;
         drop(tokenising);
-        let context = self.info.context_length;
-        if tokens.is_empty() {
-            return Err(Error::flow("the prompt has no tokens")
-                .hint("give the step a prompt, or the template a system message"));
-        }
-        if tokens.len() >= context {
-            return Err(Error::flow(format!(
-                "the prompt of {} tokens leaves no room in the model's context of {context}",
-                tokens.len()
-            ))
-            .hint("let the template include fewer fixture files, or take a model with a longer context"));
-        }
         Ok(tokens)
     }
 
@@ -298,7 +348,7 @@ impl LocalEngine {
         if generated == 1 {
             sequence.phase.next(Span::Decode);
         }
-        let full = sequence.tokens.len() >= self.info.context_length;
+        let full = sequence.tokens.len() >= self.lengths.context();
         events.push(Event {
             id,
             kind: EventKind::Token(token),
@@ -365,6 +415,20 @@ impl Engine for LocalEngine {
         &self.info
     }
 
+    fn check(&self, request: &Request) -> Result<()> {
+        let text: usize = request.messages.iter().map(|one| one.content.len()).sum();
+        let most = text.saturating_add(TEMPLATE_TOKENS);
+        // A token is a byte at the least.
+        if most.saturating_add(request.max_tokens) <= self.lengths.tokens() {
+            return Ok(());
+        }
+        match self.tokens_of(request) {
+            Ok(tokens) => self.lengths.check_ahead(tokens.len(), request.max_tokens),
+            // What is wrong with it otherwise is said when it is submitted.
+            Err(_) => Ok(()),
+        }
+    }
+
     fn submit(&mut self, request: Request) -> Result<RequestId> {
         let tokens = self.prompt(&request)?;
         Ok(self.queue(&request, tokens, None))
@@ -386,7 +450,10 @@ impl Engine for LocalEngine {
     fn poll(&mut self) -> Result<Vec<Event>> {
         let scheduling = profile::span(Span::Schedule);
         self.admit()?;
-        let plan = self.plan()?;
+        let plan = self.plan();
+        if !self.failed.is_empty() {
+            return Ok(std::mem::take(&mut self.failed));
+        }
         if let Some(kv) = &self.kv {
             let stats = kv.stats();
             profile::kv_pages(stats.leased, stats.capacity);

@@ -8,6 +8,7 @@ mod kernels;
 mod kv;
 mod load;
 mod local;
+mod memory;
 mod model;
 mod remote;
 mod sampler;
@@ -48,6 +49,15 @@ pub fn inspect_model(file: &ModelFile) -> Result<Vec<(&'static str, String)>> {
 pub trait Engine: Fence {
     /// What the engine is, for the record.
     fn info(&self) -> &EngineInfo;
+
+    /// Whether a request of this size can be served at all: asked before any is submitted, about the
+    /// longest that are known by then.
+    ///
+    /// # Errors
+    /// Exit code 3, with the sizes and the setting that helps.
+    fn check(&self, _request: &Request) -> Result<()> {
+        Ok(())
+    }
 
     /// Queues a request.
     ///

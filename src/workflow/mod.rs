@@ -11,6 +11,7 @@ mod conversations;
 mod graph;
 mod item;
 mod judge;
+mod lengths;
 mod measure;
 mod runner;
 mod running;
@@ -33,6 +34,7 @@ use running::Running;
 use step::RequestBuilder;
 
 pub use accounts::{Accounts, Reached};
+pub use lengths::check_lengths;
 pub use running::width;
 
 /// What flows are run with.

@@ -57,7 +57,9 @@ pub(crate) fn measure(threads: usize) -> Result<Ceilings> {
 
 /// GB/s read from memory by all threads.
 fn read(kernels: Kernels, pool: &Pool) -> Result<f64> {
-    let mut buffer = Aligned::<f32>::zeroed(READ_BYTES / size_of::<f32>());
+    let mut buffer = Aligned::<f32>::zeroed(READ_BYTES / size_of::<f32>()).map_err(|source| {
+        Error::preflight("there is no memory to measure what can be read").caused_by(source)
+    })?;
     let share = buffer.len() / READ_STRETCHES / READ_PARTS;
     // A page that was never written is no memory yet.
     pool.rows(

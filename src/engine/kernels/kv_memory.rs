@@ -15,11 +15,13 @@
 //! numbers are exact in integers, two columns an instruction, and need no conversion on the way.
 
 use super::activations::whole_scale;
-use super::aligned::{Aligned, HUGE};
+use super::aligned::HUGE;
 use super::parallel::none;
 use super::pool::Pool;
+use super::reserved::Reserved;
 use super::simd::{LANES, Simd};
 use super::vector::load_padded;
+use crate::engine::memory::OutOfMemory;
 
 /// Tokens of a page.
 pub(crate) const PAGE: usize = LANES;
@@ -78,40 +80,89 @@ impl KvShape {
     }
 }
 
-/// The keys and values of all layers: a number of pages, all zeros at first. A page's layers stand one
-/// after another, `[pages, layers, page_len]`: what a sequence uses lies together, so that it takes
-/// few pages of the system's, and large ones.
+/// Bytes that memory for pages is taken in, and a page's if that is more.
+const SLAB: usize = 32 << 20;
+
+/// The keys and values of all layers, in pages that are zeros at first. A page's layers stand one after
+/// another, `[pages, layers, page_len]`: what a sequence uses lies together, so that it takes few pages
+/// of the system's, and large ones.
+///
+/// There are addresses for all pages from the start, and memory for those from the first on that were
+/// asked for.
 pub(crate) struct KvMemory {
     pub(super) shape: KvShape,
     layers: usize,
-    pub(super) pages: usize,
-    pub(super) numbers: Aligned<i16>,
-    /// Pages from the start whose memory the system has given.
+    /// Most pages.
+    capacity: usize,
+    pub(super) numbers: Reserved<i16>,
+    /// Pages from the start that were written to, so that the system has given their memory.
     settled: usize,
 }
 
 impl KvMemory {
-    /// Room for `pages` pages. Pages that are never written cost no memory.
-    pub(crate) fn new(shape: KvShape, layers: usize, pages: usize) -> Self {
-        Self {
+    /// Room for `capacity` pages, and memory for none.
+    ///
+    /// # Errors
+    /// The system has no room for the addresses.
+    pub(crate) fn reserve(
+        shape: KvShape,
+        layers: usize,
+        capacity: usize,
+    ) -> Result<Self, OutOfMemory> {
+        Self::in_slabs(shape, layers, capacity, SLAB)
+    }
+
+    /// The same, with memory that is taken in pieces of so many bytes.
+    fn in_slabs(
+        shape: KvShape,
+        layers: usize,
+        capacity: usize,
+        slab: usize,
+    ) -> Result<Self, OutOfMemory> {
+        let numbers = capacity.saturating_mul(layers.saturating_mul(shape.page_len()));
+        Ok(Self {
             shape,
             layers,
-            pages,
-            numbers: Aligned::zeroed(pages * layers * shape.page_len()),
+            capacity,
+            numbers: Reserved::new(numbers, slab)?,
             settled: 0,
-        }
+        })
+    }
+
+    /// So many pages, with memory for all of them.
+    #[cfg(test)]
+    pub(crate) fn new(shape: KvShape, layers: usize, pages: usize) -> Self {
+        let mut memory = Self::in_slabs(shape, layers, pages, 1).expect("addresses");
+        memory.provide(pages).expect("memory");
+        memory
+    }
+
+    /// Makes sure that there is memory for the first `pages` pages.
+    ///
+    /// # Errors
+    /// There is too little, or there are not so many pages; those that were there are there still.
+    pub(crate) fn provide(&mut self, pages: usize) -> Result<(), OutOfMemory> {
+        self.numbers.reach(pages.saturating_mul(self.stride()))
     }
 
     /// Has the system give the memory of all pages up to this one, and of an eighth more, on all threads.
     /// It clears what it gives, which takes milliseconds for a huge page on a virtual machine: whoever
     /// wrote there first would do it alone while the other threads wait.
-    pub(crate) fn settle(&mut self, pool: &Pool, page: u32) {
+    ///
+    /// # Errors
+    /// As [`Self::provide`].
+    pub(crate) fn settle(&mut self, pool: &Pool, page: u32) -> Result<(), OutOfMemory> {
         let page = page as usize;
         if page < self.settled {
-            return;
+            return Ok(());
         }
         let stride = self.stride();
-        let end = (page + 1 + page / 8).min(self.pages);
+        let ahead = (page + 1 + page / 8).min(self.capacity);
+        // What is ahead is a wish.
+        if self.provide(ahead).is_err() {
+            self.provide(page + 1)?;
+        }
+        let end = ahead.min(self.pages());
         // Nothing was written there yet: a zero changes nothing.
         let fresh = &mut self.numbers[self.settled * stride..end * stride];
         self.settled = end;
@@ -123,6 +174,7 @@ impl KvMemory {
                 page[0] = 0;
             }
         });
+        Ok(())
     }
 
     /// The shape of a layer.
@@ -135,9 +187,14 @@ impl KvMemory {
         self.layers
     }
 
-    /// How many pages there are.
+    /// Most pages that there can be.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many pages there is memory for.
     pub(crate) fn pages(&self) -> usize {
-        self.pages
+        (self.numbers.len() / self.stride().max(1)).min(self.capacity)
     }
 
     /// Numbers from one page to the next.
@@ -193,7 +250,7 @@ impl KvLayer<'_> {
 
     /// How many pages there are.
     pub(super) fn pages(self) -> usize {
-        self.memory.pages
+        self.memory.pages()
     }
 
     /// Where the layer's part of a page starts.
@@ -445,6 +502,37 @@ mod tests {
     #[should_panic(expected = "no such slot")]
     fn a_slot_that_no_page_has_is_refused() {
         Places::new(vec![(0, PAGE)]);
+    }
+
+    #[test]
+    fn pages_get_memory_as_they_are_used_and_stay_where_they_are() {
+        let shape = KvShape {
+            kv_heads: 2,
+            head_size: 128,
+        };
+        let (pool, kernels) = (Pool::new(2).expect("threads"), Kernels::best());
+        let capacity = 1 << 30;
+        let mut grown = KvMemory::in_slabs(shape, 3, capacity, 1).expect("addresses");
+        let mut whole = KvMemory::new(shape, 3, 400);
+        assert_eq!((grown.pages(), grown.capacity()), (0, capacity));
+        let mut before = 0;
+        for page in [0u32, 1, 5, 60, 61, 399] {
+            grown.settle(&pool, page).expect("memory");
+            assert!(grown.pages() > page as usize && grown.pages() >= before);
+            before = grown.pages();
+            let places = Places::new(vec![(page, 3)]);
+            let numbers: Vec<f32> = (0..256).map(|at| (at + page as usize) as f32).collect();
+            for memory in [&mut grown, &mut whole] {
+                kernels.write_kv(&pool, memory, 2, &places, &numbers, &numbers);
+            }
+        }
+        grown.copy_page(399, 7);
+        whole.copy_page(399, 7);
+        assert!(grown.pages() < 2000, "{}", grown.pages());
+        let len = 400 * whole.stride();
+        assert!(grown.numbers[..len] == whole.numbers[..len]);
+        assert!(grown.provide(capacity + 1).is_err());
+        assert_eq!(grown.pages(), before);
     }
 
     #[test]

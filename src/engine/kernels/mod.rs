@@ -40,6 +40,7 @@ mod parallel;
 mod plan;
 mod pool;
 mod product;
+mod reserved;
 mod room;
 mod scalar;
 mod simd;
@@ -181,7 +182,7 @@ impl Kernels {
         let shape = memory.shape;
         let last_page = places.last_page();
         assert!(
-            last_page.is_none_or(|page| (page as usize) < memory.pages),
+            last_page.is_none_or(|page| (page as usize) < memory.pages()),
             "no such page"
         );
         let places = places.as_slice();

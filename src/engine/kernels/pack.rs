@@ -28,6 +28,7 @@ use super::gguf::{self, SUPER, block_shape, u16_at};
 use super::half;
 use super::pool::Pool;
 use super::simd::LANES;
+use crate::engine::memory::OutOfMemory;
 
 /// How the weights are stored, which names the kernel that multiplies them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +94,26 @@ impl Format {
         matches!(self, Self::U4Super | Self::U8Super | Self::U8Half)
     }
 
+    /// What a group of sixteen rows of so many columns takes.
+    fn group(self, cols: usize) -> Lengths {
+        let steps = if self.is_dense() { cols } else { cols / BLOCK };
+        let scales = match self {
+            _ if self.is_dense() => 0,
+            _ if self.is_super() => cols / SUPER * LANES,
+            _ => steps * LANES,
+        };
+        Lengths {
+            quants: steps * self.step_bytes(),
+            scales,
+            mins: if self.has_min() { scales } else { 0 },
+            fine: if self.is_super() {
+                steps * 2 * LANES
+            } else {
+                0
+            },
+        }
+    }
+
     /// Whether there are f16 minima.
     pub(super) fn has_min(self) -> bool {
         matches!(
@@ -132,6 +153,17 @@ pub(crate) enum PackError {
         /// Bytes that it has.
         found: usize,
     },
+    /// No memory for the result.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+}
+
+/// Lengths of one group's part of each array of a [`PackedMatrix`].
+struct Lengths {
+    quants: usize,
+    scales: usize,
+    mins: usize,
+    fine: usize,
 }
 
 /// A weight matrix `[rows = outputs, cols = inputs]`, repacked.
@@ -222,31 +254,20 @@ impl PackedMatrix {
         }
 
         let groups = rows.div_ceil(LANES);
-        let steps = if format.is_dense() {
-            cols
-        } else {
-            cols / BLOCK
-        };
-        let quants = steps * format.step_bytes();
-        let scales = match format {
-            _ if format.is_dense() => 0,
-            _ if format.is_super() => cols / SUPER * LANES,
-            _ => steps * LANES,
-        };
-        let mins = if format.has_min() { scales } else { 0 };
-        let fine = if format.is_super() {
-            steps * 2 * LANES
-        } else {
-            0
-        };
+        let Lengths {
+            quants,
+            scales,
+            mins,
+            fine,
+        } = format.group(cols);
         let mut packed = Self {
             rows,
             cols,
             format,
-            quants: Aligned::zeroed(groups * quants),
-            scales: Aligned::zeroed(groups * scales),
-            mins: Aligned::zeroed(groups * mins),
-            fine: Aligned::zeroed(groups * fine),
+            quants: Aligned::zeroed(groups.saturating_mul(quants))?,
+            scales: Aligned::zeroed(groups.saturating_mul(scales))?,
+            mins: Aligned::zeroed(groups.saturating_mul(mins))?,
+            fine: Aligned::zeroed(groups.saturating_mul(fine))?,
         };
 
         let parts = (
@@ -273,6 +294,15 @@ impl PackedMatrix {
             }
         });
         Ok(packed)
+    }
+
+    /// Bytes of memory that a GGUF tensor `[rows, cols]` takes when it is repacked; `None` for a type
+    /// without a kernel.
+    pub(crate) fn bytes_of(dtype: GgmlDType, rows: usize, cols: usize) -> Option<usize> {
+        let group = Format::of(dtype)?.group(cols);
+        let halves = 2 * (group.scales + group.mins);
+        let bytes = group.quants + group.fine + halves;
+        Some(rows.div_ceil(LANES).saturating_mul(bytes))
     }
 
     /// How the weights are stored.

@@ -95,6 +95,14 @@ impl<'a> AttentionPlan<'a> {
         }
     }
 
+    /// Bytes that so many threads keep for what they compute on the way.
+    pub(crate) fn room_bytes(&self, threads: usize) -> usize {
+        let most = self.parts.iter().map(|part| part.queries.len()).max();
+        let queries = most.unwrap_or(0);
+        let room = self.shape.room_len(queries) * size_of::<f32>();
+        threads * (room + queries * size_of::<Running>())
+    }
+
     /// The parts, in the order in which they are taken.
     #[cfg(test)]
     pub(crate) fn parts(&self) -> &[AttentionPart<'a>] {

@@ -1,4 +1,7 @@
 //! Memory that each thread keeps for what it computes on the way, so that a part allocates nothing.
+//!
+//! A thread in the middle of a part has no way to say that there is no memory: whoever starts a pass
+//! that takes much sees to it before (`AttentionPlan::room_bytes`).
 
 use std::cell::RefCell;
 
@@ -12,7 +15,7 @@ struct Room {
 
 thread_local! {
     static ROOM: RefCell<Room> = RefCell::new(Room {
-        numbers: Aligned::zeroed(0),
+        numbers: Aligned::empty(),
         len: 0,
     });
 }
@@ -36,7 +39,7 @@ pub(super) fn of(len: usize) -> *mut f32 {
 impl Room {
     fn of(&mut self, len: usize) -> *mut f32 {
         if self.len < len {
-            self.numbers = Aligned::zeroed(len);
+            self.numbers = Aligned::zeroed(len).unwrap_or_else(|refused| refused.abort());
             self.len = len;
         }
         self.numbers.as_mut_ptr()

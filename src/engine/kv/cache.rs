@@ -105,12 +105,25 @@ impl<I: PrefixIndex> KvCache<I> {
         let page_tokens = page_tokens.max(1);
         Self {
             pool: PagePool::new(pages),
-            index: I::new(pages, page_tokens),
+            index: I::new(page_tokens),
             page_tokens,
             reuse,
             now: 0,
             counts: Counts::default(),
         }
+    }
+
+    /// Pages from the first on that will have been used when a lease for `tokens` tokens, of which
+    /// `had` pages are there, has got the rest: how far there has to be memory for it.
+    pub(crate) fn reach_of(&self, tokens: usize, had: usize) -> usize {
+        let fresh = self.pages_for(tokens).saturating_sub(had);
+        self.pool.touched_by(fresh)
+    }
+
+    /// There is memory for the first `pages` pages only: goes without the others, as far as they were
+    /// not used before.
+    pub(crate) fn limit(&mut self, pages: usize) {
+        self.pool.limit(pages);
     }
 
     /// Pages that `tokens` tokens take.

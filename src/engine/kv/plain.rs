@@ -34,7 +34,7 @@ impl PlainIndex {
 }
 
 impl PrefixIndex for PlainIndex {
-    fn new(_pages: usize, page_tokens: usize) -> Self {
+    fn new(page_tokens: usize) -> Self {
         Self {
             page_tokens,
             entries: Vec::new(),

@@ -10,8 +10,8 @@ use super::pool::Page;
 ///
 /// Times are the cache's logical clock, so that what is evicted depends on the calls alone.
 pub(crate) trait PrefixIndex {
-    /// An index that knows nothing, for pages 0 up to `pages` (exclusive) of `page_tokens` tokens.
-    fn new(pages: usize, page_tokens: usize) -> Self;
+    /// An index that knows nothing, for pages of `page_tokens` tokens.
+    fn new(page_tokens: usize) -> Self;
 
     /// The longest known prefix of `tokens`. It can end inside a page, and where several pages
     /// serve equally the first of those that sort after `tokens` is meant, otherwise the last of
@@ -79,14 +79,14 @@ pub(crate) enum Inserted {
 /// of a sibling's, so siblings sort without ties and the best match is beside the place where the
 /// wanted tokens would stand.
 ///
-/// The tree costs 4 bytes a token and about 64 bytes a page, whether used or not.
+/// The tree costs 4 bytes a token and about 64 bytes a page, up to the highest page that was ever known.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq))]
 pub(crate) struct RadixIndex {
     page_tokens: usize,
     /// `[pages, page_tokens]`: the tokens of each page.
     tokens: Vec<u32>,
-    /// One for each page of the pool, in the index or not.
+    /// One for each page up to the highest that was ever in the index.
     nodes: Vec<Node>,
     /// The pages without a parent, sorted by their tokens.
     roots: Vec<Page>,
@@ -156,6 +156,11 @@ impl RadixIndex {
 
     /// Puts a page where `chunk` says; it has no children yet.
     fn occupy(&mut self, page: Page, parent: Option<Page>, chunk: &[u32], now: u64) {
+        if self.nodes.len() <= page.index() {
+            let pages = page.index() + 1;
+            self.nodes.resize(pages, Node::default());
+            self.tokens.resize(pages * self.page_tokens, 0);
+        }
         let start = page.index() * self.page_tokens;
         self.tokens[start..start + chunk.len()].copy_from_slice(chunk);
         let node = &mut self.nodes[page.index()];
@@ -186,11 +191,11 @@ impl RadixIndex {
 }
 
 impl PrefixIndex for RadixIndex {
-    fn new(pages: usize, page_tokens: usize) -> Self {
+    fn new(page_tokens: usize) -> Self {
         Self {
             page_tokens,
-            tokens: vec![0; pages * page_tokens],
-            nodes: vec![Node::default(); pages],
+            tokens: Vec::new(),
+            nodes: Vec::new(),
             roots: Vec::new(),
             cold: BTreeSet::new(),
             pages: 0,
@@ -261,7 +266,7 @@ impl PrefixIndex for RadixIndex {
     }
 
     fn contains(&self, page: Page) -> bool {
-        self.nodes[page.index()].len > 0
+        (self.nodes.get(page.index())).is_some_and(|node| node.len > 0)
     }
 
     fn pin(&mut self, page: Page) {

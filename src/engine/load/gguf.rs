@@ -19,6 +19,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use memmap2::Mmap;
 
 use self::header::{Header, HeaderError};
+use crate::engine::memory;
 use crate::error::{Context, Error, Exit, Result};
 
 /// What to do with a file that may be damaged.
@@ -240,6 +241,9 @@ impl GgufFile {
             });
         };
         // A copy, since the numbers may not be aligned in the file as they must be in memory.
+        memory::probe(bytes.len()).or_exit(Exit::Preflight, || {
+            format!("no memory for tensor `{name}` of `{}`", self.path.display())
+        })?;
         let bytes = bytes.to_vec();
         qtensor_from_ggml(dtype, &bytes, shape.to_vec(), device).or_exit(Exit::Preflight, || {
             format!(

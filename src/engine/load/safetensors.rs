@@ -63,6 +63,20 @@ impl SafetensorsFolder {
         self.weights.tensors.keys().map(String::as_str)
     }
 
+    /// Bytes and elements of each tensor, in no order.
+    pub(crate) fn tensor_sizes(&self) -> impl Iterator<Item = (usize, usize)> {
+        let stored = self.tensor_names().filter_map(|name| self.stored(name));
+        stored.map(|(_, shape, bytes)| (bytes.len(), shape.iter().product()))
+    }
+
+    /// A tensor as it is stored: its type, its shape and its bytes in the mapped file. `None` where
+    /// there is none of that name.
+    pub(crate) fn stored(&self, name: &str) -> Option<(&str, Vec<usize>, &[u8])> {
+        let (dtype, _) = self.weights.tensors.get(name)?;
+        let view = self.weights.file_of(name)?.get(name).ok()?;
+        Some((dtype, view.shape().to_vec(), view.data()))
+    }
+
     /// What the layers' weights are stored as: `BF16`.
     pub(crate) fn weight_type(&self) -> &str {
         let tensors = &self.weights.tensors;
@@ -159,18 +173,13 @@ impl SafetensorsFolder {
             None if heads > 0 => hidden / heads,
             None => return Err(self.wrong("num_attention_heads", "is 0")),
         };
-        let mut context_length = self.required("max_position_embeddings")?;
-        // Within its window, a model with a sliding one is a model with none.
         let slides = match architecture.as_str() {
             "mistral" => true,
             _ => self.config.get("use_sliding_window") == Some(&Value::Bool(true)),
         };
-        if let (true, Some(window)) = (slides, self.count("sliding_window")?) {
-            context_length = context_length.min(window);
-        }
-        if let Some(limit) = self.rope_limit()? {
-            context_length = context_length.min(limit);
-        }
+        let window = self.count("sliding_window")?.filter(|_| slides);
+        let trained = self.required("max_position_embeddings")?;
+        let context_length = trained.min(self.rope_limit()?.unwrap_or(usize::MAX));
         if (self.rotated_part()? * head_size as f64) as usize != head_size {
             return Err(self.wrong("partial_rotary_factor", "is not 1, which is not supported"));
         }
@@ -183,11 +192,13 @@ impl SafetensorsFolder {
             head_size,
             vocabulary: self.required("vocab_size")?,
             context_length,
+            beyond_window: None,
             norm_epsilon: self.number("rms_norm_eps")?.unwrap_or(1e-6),
             rope_base: self.rope_base()?,
             rope_dimensions: head_size,
             architecture,
-        };
+        }
+        .within_window(window);
         spec.check().map_err(|what| {
             Error::preflight(format!("the model of `{}` {what}", self.config_path()))
         })?;

@@ -1,7 +1,8 @@
 //! Several samples of one prompt: it is computed once, and each further sample goes on from its pages.
 
+use super::places::provide;
 use super::{LocalEngine, RequestId};
-use crate::engine::kv::{KvCache, Lease};
+use crate::engine::kv::{KvCache, Lease, PAGE_TOKENS};
 use crate::engine::{Event, EventKind};
 use crate::error::Result;
 
@@ -79,6 +80,8 @@ impl LocalEngine {
         let Some(lease) = &mut sequence.lease else {
             return Ok(None);
         };
+        // The page where they part.
+        provide(kv, self.model.as_mut(), PAGE_TOKENS, 0);
         if KvCache::available(kv) < headroom + 1 {
             return Ok(None);
         }

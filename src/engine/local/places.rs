@@ -2,13 +2,34 @@
 //! back.
 
 use super::{LocalEngine, Sequence, WORTH_WAITING};
-use crate::engine::RequestId;
-use crate::engine::kv::Lease;
+use crate::engine::kv::{KvCache, Lease, PAGE_TOKENS};
+use crate::engine::model::Model;
 use crate::engine::scheduler::Work;
-use crate::error::{Error, Result};
+use crate::engine::{Event, EventKind, RequestId};
+use crate::error::Result;
 use crate::profile::Span;
 
+/// Sees to it that there is memory for a lease of `tokens` tokens, of which `had` pages are there. Where
+/// it is short, the cache goes without the pages that there is none for.
+pub(super) fn provide(kv: &mut KvCache, model: &mut dyn Model, tokens: usize, had: usize) {
+    let reach = kv.reach_of(tokens, had);
+    let there = model.provide_pages(reach);
+    if there < reach {
+        kv.limit(there);
+    }
+}
+
 impl LocalEngine {
+    /// Ends a request that the memory does not hold, and would not hold alone. It is told with the next
+    /// poll's events.
+    fn outgrown(&mut self, id: RequestId, tokens: usize) {
+        let held = self.kv.as_ref().map_or(0, |kv| kv.stats().capacity);
+        let reason = self.lengths.outgrown(tokens, held * PAGE_TOKENS);
+        self.release(id);
+        let kind = EventKind::Failed(reason);
+        self.failed.push(Event { id, kind });
+    }
+
     /// Forgets a request and frees its sequence; what was computed of it stays known.
     pub(super) fn release(&mut self, id: RequestId) -> Option<Sequence> {
         self.scheduler.remove(id);
@@ -51,8 +72,14 @@ impl LocalEngine {
                 if coming >= WORTH_WAITING {
                     continue;
                 }
+                provide(kv, self.model.as_mut(), sequence.tokens.len(), 0);
                 // A page for each that runs, so that none has to give way at its next token.
                 lease = kv.acquire(&sequence.tokens, self.scheduler.active());
+                if lease.is_none() && self.scheduler.active() == 0 {
+                    let tokens = sequence.tokens.len();
+                    self.outgrown(id, tokens);
+                    continue;
+                }
                 // First come, first served: a shorter one must not pass by.
                 if lease.is_none() {
                     break;
@@ -80,28 +107,28 @@ impl LocalEngine {
     }
 
     /// The next pass, with memory for every token of it. Where it does not suffice, the sequence
-    /// admitted last gives way.
-    pub(super) fn plan(&mut self) -> Result<Vec<Work>> {
+    /// admitted last gives way; one that is alone has failed.
+    pub(super) fn plan(&mut self) -> Vec<Work> {
         loop {
             let plan = self.scheduler.plan();
             let Some(kv) = &mut self.kv else {
-                return Ok(plan);
+                return plan;
             };
-            let fits = plan.iter().all(|work| {
+            let short = plan.iter().find(|work| {
                 let lease = self.sequences.get_mut(&work.id).map(|seq| &mut seq.lease);
                 let Some(Some(lease)) = lease else {
-                    return false;
+                    return true;
                 };
-                kv.grow(lease, work.start + work.count)
+                let tokens = work.start + work.count;
+                provide(kv, self.model.as_mut(), tokens, lease.page_table().len());
+                !kv.grow(lease, tokens)
             });
-            if fits {
-                return Ok(plan);
-            }
+            let Some(&work) = short else {
+                return plan;
+            };
             let Some(id) = self.scheduler.preempt() else {
-                return Err(Error::flow(
-                    "the memory for keys and values does not hold one sequence",
-                )
-                .hint("give it more with KV_CACHE_MB"));
+                self.outgrown(work.id, work.start + work.count);
+                continue;
             };
             if let Some(mut sequence) = self.sequences.remove(&id) {
                 self.give_back(&mut sequence);

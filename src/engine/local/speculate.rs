@@ -6,6 +6,7 @@
 //! decoded by itself, to the last bit, so a guess that is wrong changes nothing but the time.
 
 use super::LocalEngine;
+use super::places::provide;
 use crate::engine::Event;
 use crate::engine::model::Chunk;
 use crate::engine::scheduler::Work;
@@ -98,7 +99,8 @@ impl LocalEngine {
         let sequence = self.sequences.get_mut(&work.id)?;
         // The pass gives one token more than was guessed right.
         let known = sequence.tokens.len();
-        let ends = (sequence.prompt_tokens + sequence.max_tokens).min(self.info.context_length);
+        let ends = (sequence.prompt_tokens.saturating_add(sequence.max_tokens))
+            .min(self.lengths.context());
         let most = ends.saturating_sub(known + 1);
         let guess = sequence.drafts.guess(&sequence.tokens, most);
         if guess.is_empty() {
@@ -106,7 +108,10 @@ impl LocalEngine {
         }
         let reach = work.start + 1 + guess.len();
         let fits = match (&mut self.kv, &mut sequence.lease) {
-            (Some(kv), Some(lease)) => kv.grow(lease, reach),
+            (Some(kv), Some(lease)) => {
+                provide(kv, self.model.as_mut(), reach, lease.page_table().len());
+                kv.grow(lease, reach)
+            }
             _ => false,
         };
         fits.then_some((work, guess))

@@ -4,6 +4,7 @@
 
 mod candle;
 mod flows;
+mod limits;
 mod samples;
 mod stable;
 mod witness;
@@ -43,7 +44,8 @@ fn load_with(path: &Path, backend: Backend) -> LocalEngine {
         backend,
         max_sequences: 8,
         reuse: true,
-        kv_bytes: 0,
+        kv_bytes: None,
+        context: None,
         speculate: false,
     };
     LocalEngine::load(&file, &options).unwrap()
@@ -59,6 +61,7 @@ fn for_each_engine(check: fn(LocalEngine)) {
     let folder = tempfile::tempdir().unwrap();
     candle.model = tiny_model(folder.path(), Backend::Candle);
     candle.info.context_length = candle.model.spec().context_length;
+    candle.lengths = Lengths::new(candle.model.as_ref(), &Limits::default(), &Device::Cpu).unwrap();
     check(candle);
 }
 
@@ -354,27 +357,37 @@ fn outgrowing_the_memory_is_an_error(mut engine: LocalEngine) {
     let long = ask("What is a ticket?", 60);
     let pages = prompt(&engine, &long).len().div_ceil(PAGE_TOKENS);
     assert!(pages <= 5, "{pages}");
-    let id = engine.submit(long).unwrap();
-    let error = loop {
-        match engine.poll() {
-            Ok(events) => assert!(!events.is_empty()),
-            Err(error) => break error,
-        }
-    };
-    assert!(
-        error.chain().contains("does not hold one"),
-        "{}",
-        error.chain()
+    let short = ask("Why?", 2);
+    let (long, short) = (
+        engine.submit(long).unwrap(),
+        engine.submit(short.clone()).unwrap(),
     );
-    engine.cancel(id);
+    // It fails with a told reason, and the other goes on.
+    let mut failed = None;
+    let mut ended = false;
+    while failed.is_none() || !ended {
+        let events = engine.poll().unwrap();
+        assert!(!events.is_empty());
+        for Event { id, kind } in events {
+            match kind {
+                EventKind::Failed(reason) => failed = Some((id, reason)),
+                EventKind::Finished(_) => ended = id == short,
+                _ => {}
+            }
+        }
+    }
+    let (id, reason) = failed.unwrap();
+    assert_eq!(id, long);
+    assert!(reason.contains("81 tokens"), "{reason}");
+    assert!(reason.contains("memory for those of 80"), "{reason}");
     check_idle(&engine);
 }
 
 #[test]
-fn memory_holds_a_full_context_at_least() {
+fn the_budget_for_keys_and_values_is_not_taken_before_it_is_needed() {
     let Some(engine) = load() else { return };
     let stats = engine.kv.as_ref().unwrap().stats();
-    let context = engine.info().context_length;
-    assert_eq!(stats.capacity, context.div_ceil(PAGE_TOKENS));
+    let page_bytes = engine.model.page_bytes().unwrap();
+    assert_eq!(stats.capacity, (1 << 30) / page_bytes);
     assert_eq!(stats.leased, 0);
 }

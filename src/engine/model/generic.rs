@@ -4,14 +4,16 @@
 //! so there is one slot, and opening it is nothing but the promise to start there. Where such a
 //! model gets something wrong, it is kept from getting there: see [`Traits`].
 
+use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::{
     quantized_gemma3, quantized_glm4, quantized_lfm2, quantized_llama, quantized_phi,
     quantized_phi3,
 };
 
-use super::{Chunk, Model, ModelSpec, Slot, check_chunk};
+use super::{Chunk, Limits, Model, ModelSpec, Slot, check_chunk};
 use crate::engine::load::gguf::GgufFile;
+use crate::engine::memory::{self, OutOfMemory};
 use crate::error::{Context, Error, Exit, Result};
 
 enum Inner {
@@ -27,6 +29,9 @@ enum Inner {
 pub(super) struct Traits {
     /// Most positions that it has rotations for.
     positions: usize,
+    /// The sliding window. Within it, a model with one is a model with none; beyond it,
+    /// candle-transformers slides for the first pass alone (gemma3) or never (phi3).
+    window: Option<usize>,
     /// Whether it can take several tokens after the first pass. gemma3's mask hides what was before
     /// them, and lfm2's convolutions forget it: those get one token at a time.
     continues: bool,
@@ -50,11 +55,31 @@ impl GenericModel {
     ///
     /// # Errors
     /// Exit code 3: a file that candle-transformers does not take, or would compute as another model.
-    pub(super) fn from_gguf(file: &GgufFile, device: &Device) -> Result<Self> {
+    pub(super) fn from_gguf(file: &GgufFile, device: &Device, limits: &Limits) -> Result<Self> {
         let (mut spec, traits) = check(file)?;
         spec.context_length = spec.context_length.min(traits.positions);
+        spec = spec.within_window(traits.window);
+        limits.check(&spec)?;
+        let positions = limits.tokens_of(&spec, token_bytes(&spec), device);
+        if device.is_cpu() {
+            check_tables(&spec, positions).map_err(|source| {
+                Error::preflight(format!(
+                    "`{}` has a context of {}, and there is no memory for its tables of rotations",
+                    file.path().display(),
+                    spec.context_text()
+                ))
+                .caused_by(source)
+                .hint("set a smaller CONTEXT")
+            })?;
+        }
         let architecture = spec.architecture.as_str();
-        let (content, mut reader) = file.for_candle(&spec)?;
+        let (mut content, mut reader) = file.for_candle(&spec)?;
+        // Tables and caches are made for the whole context, whether it is used or not.
+        let key = format!("{architecture}.context_length");
+        content.metadata.insert(
+            key,
+            Value::U32(u32::try_from(positions).unwrap_or(u32::MAX)),
+        );
         let inner = match architecture {
             "llama" => quantized_llama::ModelWeights::from_gguf(content, &mut reader, device)
                 .map(Inner::Llama),
@@ -157,14 +182,9 @@ pub(super) fn check(file: &GgufFile) -> Result<(ModelSpec, Traits)> {
         "gemma3" => quantized_gemma3::MAX_SEQ_LEN,
         _ => spec.context_length,
     };
-    // Within its window, a model with a sliding one is a model with none. Beyond it,
-    // candle-transformers slides for the first pass alone (gemma3) or never (phi3).
-    let window = match file.count("attention.sliding_window")? {
-        Some(window) if window > 0 => window,
-        _ => usize::MAX,
-    };
     let traits = Traits {
-        positions: positions.min(window),
+        positions,
+        window: file.count("attention.sliding_window")?,
         continues: !matches!(architecture, "gemma3" | "lfm2"),
     };
     Ok((spec, traits))
@@ -235,6 +255,25 @@ fn check_llama(file: &GgufFile, spec: &ModelSpec) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of keys and values of a token: candle-transformers keeps them in f32.
+fn token_bytes(spec: &ModelSpec) -> usize {
+    2 * spec.layers * spec.kv_heads * spec.head_size * size_of::<f32>()
+}
+
+/// Whether there is memory for the tables of rotations, which candle-transformers makes when it loads a
+/// model, and for what it keeps on the way. It would end the process otherwise.
+fn check_tables(spec: &ModelSpec, positions: usize) -> Result<(), OutOfMemory> {
+    let (rows, tables) = match spec.architecture.as_str() {
+        // In every layer, whatever the file says.
+        "gemma3" => (quantized_gemma3::MAX_SEQ_LEN, spec.layers),
+        _ => (positions, 1),
+    };
+    // Angles, cosines and sines, of half a head each.
+    let table = rows.saturating_mul(3 * spec.head_size / 2 * size_of::<f32>());
+    memory::probe(table)?;
+    memory::check(table.saturating_mul(tables))
+}
+
 impl Model for GenericModel {
     fn spec(&self) -> &ModelSpec {
         &self.spec
@@ -250,6 +289,10 @@ impl Model for GenericModel {
 
     fn max_sequences(&self) -> usize {
         1
+    }
+
+    fn token_bytes(&self) -> usize {
+        token_bytes(&self.spec)
     }
 
     fn open(&mut self) -> Result<Slot> {
@@ -311,7 +354,6 @@ mod tests {
 
     use std::path::{Path, PathBuf};
 
-    use candle_core::quantized::gguf_file::Value;
     use candle_core::quantized::{GgmlDType, QTensor};
 
     use super::*;
@@ -688,7 +730,7 @@ mod tests {
         let file = GgufFile::open(&path).unwrap();
         let mut ours = candle::CandleModel::from_gguf(&file, &Device::Cpu).unwrap();
         ours.set_pages(1).unwrap();
-        let mut generic = GenericModel::from_gguf(&file, &Device::Cpu).unwrap();
+        let mut generic = GenericModel::from_gguf(&file, &Device::Cpu, &Limits::default()).unwrap();
         let tokens = Random(3).tokens(12, generic.spec().vocabulary);
         let (slot, generic_slot) = (ours.open().unwrap(), generic.open().unwrap());
         let expected = run(&mut ours, slot, &tokens, &[11, 12]);

@@ -7,6 +7,7 @@ mod native;
 mod support;
 #[cfg(test)]
 pub(super) mod testing;
+mod weights;
 
 use std::path::{Path, PathBuf};
 
@@ -15,8 +16,10 @@ use candle_core::Device;
 use super::kv::PAGE_TOKENS;
 use super::load::gguf::{GgufFile, Metadata};
 use super::load::safetensors::{SafetensorsFolder, folder_of};
+use super::memory;
 use crate::config::Backend;
 use crate::error::{Error, Result};
+use crate::units::Bytes;
 
 /// A model that is ready to run, and what its tokenizer and chat template are read from.
 pub(crate) struct Loaded {
@@ -60,6 +63,70 @@ fn open(path: &Path) -> Result<Opened> {
     }
 }
 
+/// How long sequences may become.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limits {
+    /// Most tokens of a sequence, where fewer are wanted than the model can.
+    pub(crate) context: Option<usize>,
+    /// Memory for keys and values in bytes; `None`: [`Limits::budget`] decides.
+    pub(crate) kv_bytes: Option<usize>,
+}
+
+impl Limits {
+    /// Memory for keys and values that is always there, where no size was asked for.
+    const DEFAULT: usize = 1 << 30;
+
+    /// Most tokens of a sequence of this model.
+    pub(crate) fn context_of(&self, spec: &ModelSpec) -> usize {
+        self.context.unwrap_or(usize::MAX).min(spec.context_length)
+    }
+
+    /// Bytes of keys and values that there may be. Where no size was asked for: 1 GiB, and more where
+    /// one sequence of the full context takes more, up to half of the memory that is available.
+    pub(crate) fn budget(&self, full_context: usize, device: &Device) -> usize {
+        self.kv_bytes.unwrap_or_else(|| {
+            let most = match device {
+                Device::Cpu => memory::half_of_available(),
+                _ => usize::MAX,
+            };
+            full_context.min(most).max(Self::DEFAULT)
+        })
+    }
+
+    /// Most tokens of a sequence of a model that keeps the keys and values of each for itself: what the
+    /// context and the memory for them allow.
+    pub(crate) fn tokens_of(&self, spec: &ModelSpec, token_bytes: usize, device: &Device) -> usize {
+        let context = self.context_of(spec);
+        let token_bytes = token_bytes.max(1);
+        let budget = self.budget(context.saturating_mul(token_bytes), device);
+        context.min(budget / token_bytes)
+    }
+
+    /// Whether the model can have the context that was asked for.
+    ///
+    /// # Errors
+    /// Exit code 2, naming the model's.
+    pub(crate) fn check(&self, spec: &ModelSpec) -> Result<()> {
+        match self.context {
+            Some(context) if context > spec.context_length => Err(Error::usage(format!(
+                "a context of {context} tokens is more than the model's, {}",
+                spec.context_text()
+            ))
+            .hint(format!(
+                "set CONTEXT to at most {}, or leave it out",
+                spec.context_length
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Loads a GGUF file, or a folder with safetensors, to the device, for sequences of any length.
+#[cfg(test)]
+pub(crate) fn load(path: &Path, backend: Backend, device: &Device) -> Result<Loaded> {
+    load_within(path, backend, device, &Limits::default())
+}
+
 /// Loads a GGUF file, or a folder with safetensors, to the device.
 ///
 /// The Llama family runs on [`native`] (CPU) or [`candle`] (any device), in any batch; other
@@ -67,19 +134,30 @@ fn open(path: &Path) -> Result<Opened> {
 ///
 /// # Errors
 /// Exit code 3, with path and hint: nothing there, a damaged file, an architecture that is not
-/// supported, a backend that does not know it, no room on the device.
-pub(crate) fn load(path: &Path, backend: Backend, device: &Device) -> Result<Loaded> {
+/// supported, a backend that does not know it, no room on the device or in memory. Exit code 2: a
+/// context that is larger than the model's.
+pub(crate) fn load_within(
+    path: &Path,
+    backend: Backend,
+    device: &Device,
+    limits: &Limits,
+) -> Result<Loaded> {
     if backend == Backend::Native && !device.is_cpu() {
         return Err(Error::preflight("BACKEND=native computes on the CPU only")
             .hint("set DEVICE=cpu, or BACKEND=auto"));
     }
     let file = match open(path)? {
         Opened::Gguf(file) => file,
-        Opened::Folder(folder) => return load_folder(&folder, backend, device),
+        Opened::Folder(folder) => return load_folder(&folder, backend, device, limits),
     };
-    let model: Box<dyn Model> = match support::choose(&file, backend, device)? {
+    let backend = support::choose(&file, backend, device)?;
+    if let Ok(spec) = file.spec() {
+        limits.check(&spec)?;
+    }
+    memory::check_weights(path, weights::of_gguf(&file, backend, device))?;
+    let model: Box<dyn Model> = match backend {
         Backend::Native => Box::new(native::NativeModel::from_gguf(&file)?),
-        Backend::Generic => Box::new(generic::GenericModel::from_gguf(&file, device)?),
+        Backend::Generic => Box::new(generic::GenericModel::from_gguf(&file, device, limits)?),
         Backend::Candle | Backend::Auto => Box::new(candle::CandleModel::from_gguf(&file, device)?),
     };
     let metadata = file.into_metadata();
@@ -94,8 +172,15 @@ pub(crate) fn load(path: &Path, backend: Backend, device: &Device) -> Result<Loa
     })
 }
 
-fn load_folder(folder: &SafetensorsFolder, backend: Backend, device: &Device) -> Result<Loaded> {
-    support::check_folder(folder)?;
+fn load_folder(
+    folder: &SafetensorsFolder,
+    backend: Backend,
+    device: &Device,
+    limits: &Limits,
+) -> Result<Loaded> {
+    limits.check(&support::check_folder(folder)?)?;
+    let fits =
+        |backend| memory::check_weights(folder.path(), weights::of_folder(folder, backend, device));
     let model: Box<dyn Model> = match backend {
         Backend::Generic => {
             return Err(
@@ -103,9 +188,13 @@ fn load_folder(folder: &SafetensorsFolder, backend: Backend, device: &Device) ->
             );
         }
         Backend::Auto | Backend::Native if device.is_cpu() => {
+            fits(Backend::Native)?;
             Box::new(native::NativeModel::from_safetensors(folder)?)
         }
-        _ => Box::new(candle::CandleModel::from_safetensors(folder, device)?),
+        _ => {
+            fits(Backend::Candle)?;
+            Box::new(candle::CandleModel::from_safetensors(folder, device)?)
+        }
     };
     Ok(Loaded {
         model,
@@ -215,6 +304,9 @@ pub(crate) struct ModelSpec {
     pub(crate) vocabulary: usize,
     /// Most tokens of a sequence.
     pub(crate) context_length: usize,
+    /// The context that the files give, where the model attends to a sliding window that is smaller:
+    /// [`Self::context_length`] is then the window.
+    pub(crate) beyond_window: Option<usize>,
     /// Added under the root of the RMS norm.
     pub(crate) norm_epsilon: f64,
     /// Base of the rotary embedding's frequencies.
@@ -235,6 +327,27 @@ impl ModelSpec {
             self.intermediate * self.hidden,
             (queries + 2 * keys) * self.hidden,
         ]
+    }
+
+    /// The context, and what limits it: `4096 tokens (its sliding window; …)`.
+    pub(crate) fn context_text(&self) -> String {
+        let context = self.context_length;
+        match self.beyond_window {
+            None => format!("{context} tokens"),
+            Some(all) => format!(
+                "{context} tokens (its sliding window; longer sequences, up to {all}, are not supported)"
+            ),
+        }
+    }
+
+    /// Cuts the context to the sliding window that the model attends to, if it is smaller: within its
+    /// window, a model with a sliding one is a model with none.
+    pub(crate) fn within_window(mut self, window: Option<usize>) -> Self {
+        if let Some(window) = window.filter(|window| (1..self.context_length).contains(window)) {
+            self.beyond_window = Some(self.context_length);
+            self.context_length = window;
+        }
+        self
     }
 
     /// Whether the sizes can be those of a model. The error is a fragment: "`model.gguf` …".
@@ -343,12 +456,24 @@ pub(crate) trait Model {
         None
     }
 
-    /// Gives a paged model room for so many pages; what they held is lost.
+    /// Gives a paged model room for so many pages; what they held is lost. On a CPU they take memory
+    /// as they are needed.
     ///
     /// # Errors
     /// Exit code 3: no room on the device. There are no pages then.
     fn set_pages(&mut self, _pages: usize) -> Result<()> {
         Ok(())
+    }
+
+    /// Makes sure that there is memory for the first `pages` pages, and returns how many of them there
+    /// is memory for: fewer where it is short.
+    fn provide_pages(&mut self, pages: usize) -> usize {
+        pages
+    }
+
+    /// Bytes of keys and values of a token, of a model that keeps each sequence's for itself.
+    fn token_bytes(&self) -> usize {
+        0
     }
 
     /// Copies a page over another one, in every layer.
@@ -388,6 +513,20 @@ pub(crate) trait Model {
 
     /// Returns when the device has finished all that was queued.
     fn synchronize(&self) -> Result<()>;
+}
+
+/// What to say where there are not even addresses, or no memory on the device, for so many pages.
+fn no_room_for_pages(
+    pages: usize,
+    page_bytes: usize,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    let bytes = Bytes(pages.saturating_mul(page_bytes) as u64);
+    Error::preflight(format!(
+        "there is no room for {bytes} of keys and values, {pages} pages of {PAGE_TOKENS} tokens"
+    ))
+    .caused_by(source)
+    .hint("set a smaller KV_CACHE_MB, or a smaller CONTEXT")
 }
 
 /// Whether a chunk continues its sequence, of which `length` tokens are computed.

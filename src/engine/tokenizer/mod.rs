@@ -163,6 +163,14 @@ impl Tokenizer {
         })
     }
 
+    /// How the tokenizer writes a token, for messages.
+    pub(crate) fn token_text(&self, id: u32) -> Option<String> {
+        match &self.pipeline {
+            Pipeline::Library(tokenizer) => tokenizer.id_to_token(id),
+            Pipeline::SentencePiece(tokenizer) => tokenizer.id_to_token(id),
+        }
+    }
+
     /// Whether the model ends its turn with this token: the end-of-sequence tokens that its files
     /// name, and the known end-of-turn tokens among its special ones.
     pub(crate) fn is_end(&self, id: u32) -> bool {

@@ -20,6 +20,9 @@ use crate::engine::load::foreign;
 /// Most elements in all metadata arrays together. A vocabulary has three arrays of at most a few
 /// hundred thousand; an element takes 32 bytes here whatever it takes in the file.
 const MAX_ARRAY_ELEMENTS: u64 = 8 << 20;
+/// Most bytes of a text: the longest, chat templates, have some ten thousand. A file with holes may hold
+/// more than memory does.
+const MAX_STRING: usize = 64 << 20;
 /// Arrays of arrays are allowed by the format and used by nobody.
 const MAX_ARRAY_DEPTH: usize = 4;
 const MAX_DIMENSIONS: u32 = 4;
@@ -287,7 +290,14 @@ impl<'a> Reader<'a> {
         let length = self.take(8, &reading)?;
         let mut array = [0; 8];
         array.copy_from_slice(length);
-        let bytes = self.take(u64::from_le_bytes(array), reading)?;
+        let bytes = self.take(u64::from_le_bytes(array), &reading)?;
+        if bytes.len() > MAX_STRING {
+            return Err(HeaderError::Corrupt(format!(
+                "{} is a text of {} bytes",
+                reading(),
+                bytes.len()
+            )));
+        }
         // Some writers end strings with a NUL, and some vocabularies hold tokens that are not UTF-8.
         let end = bytes
             .iter()
@@ -320,6 +330,11 @@ impl<'a> Reader<'a> {
                 // Nothing is allocated ahead: each element takes at least a byte of the file.
                 let mut values = Vec::new();
                 for _ in 0..length {
+                    values.try_reserve(1).map_err(|_| {
+                        HeaderError::Corrupt(format!(
+                            "there is no memory for the {length} elements of metadata key `{key}`"
+                        ))
+                    })?;
                     values.push(self.value(element_type, key, depth + 1)?);
                 }
                 Value::Array(values)

@@ -193,6 +193,7 @@ impl GgufFile {
             head_size,
             vocabulary,
             context_length: required("context_length")?,
+            beyond_window: None,
             norm_epsilon,
             rope_base: self.number("rope.freq_base")?.unwrap_or(10_000.0) as f32,
             rope_dimensions: self.count("rope.dimension_count")?.unwrap_or(head_size),

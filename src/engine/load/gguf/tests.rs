@@ -265,6 +265,7 @@ fn the_default_model_says_what_it_is() {
         head_size: 64,
         vocabulary: 49_152,
         context_length: 8192,
+        beyond_window: None,
         norm_epsilon: f64::from(1e-5f32),
         rope_base: 100_000.0,
         rope_dimensions: 64,

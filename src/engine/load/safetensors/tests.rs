@@ -209,6 +209,9 @@ fn windows_and_newer_keys_are_understood() {
     let opened = SafetensorsFolder::open(folder.path()).unwrap();
     let spec = opened.spec().unwrap();
     assert_eq!(spec.context_length, 1000);
+    let context =
+        "1000 tokens (its sliding window; longer sequences, up to 2048, are not supported)";
+    assert_eq!(spec.context_text(), context);
     assert_eq!(spec.rope_base, 1e6);
     assert_eq!(spec.head_size, 64);
     assert_eq!(opened.rope_divisors(&spec).unwrap(), None);

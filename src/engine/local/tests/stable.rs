@@ -97,13 +97,20 @@ fn check_mixes(
         })
         .collect();
     seen.borrow_mut().closed = true;
+    seen.borrow_mut().most_pages = None;
     let longest = alone.iter().map(|one| one.prompt_tokens + one.tokens.len());
     let least = longest.max().unwrap_or(0).div_ceil(PAGE_TOKENS);
     let mut gave_way = 0;
     for engine in engines {
         let mut random = Random(seed);
         for mix in 0..mixes {
-            let pages = one_of(&mut random, &[ROOMY, least, least + 1, least + 4]);
+            let mut pages = one_of(&mut random, &[ROOMY, least, least + 1, least + 4]);
+            // Short from the start, or found to be short on the way.
+            let found = random.below(2) == 0;
+            seen.borrow_mut().most_pages = found.then_some(pages);
+            if found {
+                pages = ROOMY;
+            }
             seen.borrow_mut().computed = 0;
             let before = seen.borrow().compared;
             let outcome = run_mix(engine, requests, pages, &mut random);
@@ -141,15 +148,25 @@ fn load_native(path: &Path, threads: usize, seen: &Rc<RefCell<Seen>>) -> LocalEn
 
 /// A tiny model's file with the tests' tokenizer and a chat template.
 fn tiny_file(folder: &Path, architecture: &'static str, dtype: GgmlDType) -> std::path::PathBuf {
-    let tokenizer = test_metadata();
-    let Value::Array(texts) = &tokenizer["tokenizer.ggml.tokens"] else {
-        panic!("an array");
-    };
     let tiny = Tiny {
-        vocabulary: texts.len(),
+        vocabulary: vocabulary(),
         ..Tiny::new(architecture, true)
+    };
+    chat_file(folder, &tiny.filled(true), dtype)
+}
+
+/// Tokens of the tests' tokenizer.
+pub(super) fn vocabulary() -> usize {
+    match &test_metadata()["tokenizer.ggml.tokens"] {
+        Value::Array(texts) => texts.len(),
+        _ => panic!("an array"),
     }
-    .filled(true);
+}
+
+/// The same with a model of any sizes.
+pub(super) fn chat_file(folder: &Path, tiny: &Tiny, dtype: GgmlDType) -> std::path::PathBuf {
+    let architecture = tiny.architecture;
+    let tokenizer = test_metadata();
     let template = "{% for message in messages %}<s>{{ message.content }}{% endfor %}<tool>";
     let mut metadata = tiny.metadata();
     metadata.extend(tokenizer);

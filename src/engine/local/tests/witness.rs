@@ -21,6 +21,8 @@ pub(super) struct Seen {
     pub(super) compared: usize,
     /// Tokens computed.
     pub(super) computed: usize,
+    /// Most pages that there is memory for, whatever the model has; `None`: no limit.
+    pub(super) most_pages: Option<usize>,
 }
 
 /// The model with its witness.
@@ -73,6 +75,11 @@ impl Model for Witness {
         self.inner.set_pages(pages)
     }
 
+    fn provide_pages(&mut self, pages: usize) -> usize {
+        let most = self.seen.borrow().most_pages.unwrap_or(usize::MAX);
+        self.inner.provide_pages(pages.min(most))
+    }
+
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
         self.memory[to as usize] = self.memory[from as usize];
         self.inner.copy_page(from, to)
@@ -91,6 +98,8 @@ impl Model for Witness {
         for chunk in chunks {
             for (position, token) in (chunk.start..).zip(chunk.tokens) {
                 let page = chunk.pages[position / PAGE_TOKENS] as usize;
+                let there = seen.most_pages.is_none_or(|most| page < most);
+                assert!(there, "page {page} has no memory");
                 self.memory[page][position % PAGE_TOKENS] = *token;
             }
             seen.computed += chunk.tokens.len();

@@ -9,7 +9,11 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::pass::{Pages, Places, Writes};
 use crate::engine::kv::PAGE_TOKENS;
+use crate::engine::memory;
 use crate::engine::model::ModelSpec;
+
+/// Pages that a CPU's pools have at the least, once they have any.
+const LEAST_PAGES: usize = 32;
 
 /// All pages of all layers.
 pub(super) struct KvPages {
@@ -18,6 +22,9 @@ pub(super) struct KvPages {
     head_size: usize,
     dtype: DType,
     device: Device,
+    /// Most pages.
+    capacity: usize,
+    /// Pages that there is memory for.
     pages: usize,
     /// `[2 · kv_heads, pages · 16, head_size]` each.
     pools: Vec<Tensor>,
@@ -32,6 +39,7 @@ impl KvPages {
             head_size: spec.head_size,
             dtype,
             device: device.clone(),
+            capacity: 0,
             pages: 0,
             pools: Vec::new(),
         }
@@ -42,24 +50,78 @@ impl KvPages {
         2 * self.kv_heads * PAGE_TOKENS * self.head_size * self.dtype.size_in_bytes() * self.layers
     }
 
-    /// How many pages there are.
+    /// Most pages that there can be.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many pages there is memory for.
     pub(super) fn pages(&self) -> usize {
         self.pages
     }
 
-    /// Makes room for so many pages, in place of those that were there.
+    /// Makes room for so many pages, in place of those that were there. On a device of its own they are
+    /// allocated now, on a CPU as they are needed.
     pub(super) fn resize(&mut self, pages: usize) -> Result<()> {
         // First the old ones go, so that there is never memory for both.
         self.pages = 0;
         self.pools.clear();
-        let shape = (2 * self.kv_heads, pages * PAGE_TOKENS, self.head_size);
-        // Zeros rather than whatever was there: padding multiplies what nobody wrote with 0, and 0
-        // times NaN is NaN.
+        self.capacity = pages;
+        let first = if self.device.is_cpu() { 0 } else { pages };
         self.pools = (0..self.layers)
-            .map(|_| Tensor::zeros(shape, self.dtype, &self.device))
+            .map(|_| self.zeros(first))
             .collect::<Result<_>>()?;
+        self.pages = first;
+        Ok(())
+    }
+
+    /// Makes sure that there is memory for the first `pages` pages. A pool that grows is copied, so it
+    /// grows to twice what it was.
+    ///
+    /// # Errors
+    /// There is too little memory, or there are not so many pages; those that were there are there
+    /// still.
+    pub(super) fn provide(&mut self, pages: usize) -> Result<()> {
+        if pages <= self.pages {
+            return Ok(());
+        }
+        if pages > self.capacity {
+            candle_core::bail!("page {pages} of {}", self.capacity);
+        }
+        let grown = pages
+            .max(2 * self.pages)
+            .max(LEAST_PAGES)
+            .min(self.capacity);
+        match self.grow(grown) {
+            // Where memory is short, no more than is needed.
+            Err(_) if grown > pages => self.grow(pages),
+            grown => grown,
+        }
+    }
+
+    fn grow(&mut self, pages: usize) -> Result<()> {
+        // A layer's old and new pool are there at once, for a moment.
+        let layer = pages.saturating_mul(self.page_bytes() / self.layers.max(1));
+        let more = (pages - self.pages).saturating_mul(self.page_bytes());
+        memory::check(more.saturating_add(layer)).map_err(candle_core::Error::wrap)?;
+        memory::probe(layer).map_err(candle_core::Error::wrap)?;
+        for layer in 0..self.layers {
+            let pool = self.zeros(pages)?;
+            if self.pages > 0 {
+                let old = self.pools[layer].narrow(1, 0, self.pages * PAGE_TOKENS)?;
+                pool.slice_set(&old.contiguous()?, 1, 0)?;
+            }
+            self.pools[layer] = pool;
+        }
         self.pages = pages;
         Ok(())
+    }
+
+    /// A layer's pool of so many pages. Zeros rather than whatever was there: padding multiplies what
+    /// nobody wrote with 0, and 0 times NaN is NaN.
+    fn zeros(&self, pages: usize) -> Result<Tensor> {
+        let shape = (2 * self.kv_heads, pages * PAGE_TOKENS, self.head_size);
+        Tensor::zeros(shape, self.dtype, &self.device)
     }
 
     /// Copies a page over another one, in every layer.

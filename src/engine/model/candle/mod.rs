@@ -39,11 +39,10 @@ use self::pass::Pass;
 use self::plan::{Plan, Policy};
 use self::rope::Rope;
 use self::weights::{Weights, required_vector};
-use super::{Chunk, Model, ModelSpec, Slot, check_chunk, check_pages};
+use super::{Chunk, Model, ModelSpec, Slot, check_chunk, check_pages, no_room_for_pages};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
-use crate::units::Bytes;
 
 pub(crate) use self::linear::WeightFormat;
 #[cfg(test)]
@@ -204,7 +203,7 @@ impl CandleModel {
         let mut seen = HashSet::new();
         for chunk in chunks {
             check_chunk(chunk, chunk.start, &self.spec)?;
-            check_pages(chunk, self.kv.pages())?;
+            check_pages(chunk, self.kv.capacity())?;
             if !seen.insert(chunk.slot) {
                 return Err(Error::flow(format!(
                     "sequence {} is in the batch twice",
@@ -261,19 +260,23 @@ impl Model for CandleModel {
     }
 
     fn set_pages(&mut self, pages: usize) -> Result<()> {
-        self.kv.resize(pages).map_err(|source| {
-            let bytes = Bytes((pages * self.kv.page_bytes()) as u64);
-            Error::preflight(format!(
-                "the device has no {bytes} for the keys and values of {pages} pages"
-            ))
-            .caused_by(source)
-            .hint("set a smaller KV_CACHE_MB; one full context of the model is the least")
-        })
+        let page_bytes = self.kv.page_bytes();
+        self.kv
+            .resize(pages)
+            .map_err(|source| no_room_for_pages(pages, page_bytes, source))
+    }
+
+    fn provide_pages(&mut self, pages: usize) -> usize {
+        match self.kv.provide(pages) {
+            Ok(()) => pages,
+            Err(_) => self.kv.pages(),
+        }
     }
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
         self.kv
-            .copy(from, to)
+            .provide(from.max(to) as usize + 1)
+            .and_then(|()| self.kv.copy(from, to))
             .or_exit(Exit::FlowFailed, || "failed to copy a page".to_owned())
     }
 
@@ -289,6 +292,12 @@ impl Model for CandleModel {
             return Ok(Vec::new());
         }
         self.check(chunks)?;
+        let pages = chunks.iter().flat_map(|chunk| chunk.pages).max();
+        self.kv
+            .provide(pages.map_or(0, |last| *last as usize + 1))
+            .or_exit(Exit::FlowFailed, || {
+                "the memory for keys and values cannot grow".to_owned()
+            })?;
         let logits = if self.device.is_cpu() {
             // Inside the thread pool, so that an operation on a few rows need not enter it: 10 % of
             // a decode step.

@@ -309,6 +309,7 @@ mod tests {
             head_size: 2,
             vocabulary: 10,
             context_length: 1 << 20,
+            beyond_window: None,
             norm_epsilon: 1e-5,
             rope_base: 1e4,
             rope_dimensions: 2,

@@ -7,6 +7,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::engine::memory;
 use crate::engine::model::ModelSpec;
 
 /// Positions that a table has at first. It doubles when a sequence goes beyond.
@@ -86,8 +87,11 @@ fn table(
     dtype: DType,
     device: &Device,
 ) -> Result<(Tensor, Tensor)> {
-    let mut cos = Vec::with_capacity(rows * frequencies.len());
-    let mut sin = Vec::with_capacity(rows * frequencies.len());
+    let count = rows.saturating_mul(frequencies.len());
+    // Both, in f32 and as they are kept.
+    memory::probe(count.saturating_mul(4 * size_of::<f32>())).map_err(candle_core::Error::wrap)?;
+    let mut cos = Vec::with_capacity(count);
+    let mut sin = Vec::with_capacity(count);
     for position in 0..rows {
         for frequency in frequencies {
             let (s, c) = (position as f32 * frequency).sin_cos();

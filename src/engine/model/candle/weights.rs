@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::engine::model::ModelSpec;
+use crate::engine::model::weights::dense_type;
 use crate::error::{Context, Error, Exit, Result};
 
 /// A matrix `[outputs, inputs]` as it is stored.
@@ -272,6 +273,26 @@ impl Weights for SafetensorsFolder {
             found if found == [shape.0, shape.1] => Ok(Matrix::Dense(matrix)),
             found => Err(wrong_shape(self.place(&name), found, &[shape.0, shape.1])),
         }
+    }
+
+    fn read_stored(
+        &self,
+        name: &str,
+        (rows, columns): (usize, usize),
+        read: &mut dyn FnMut(GgmlDType, &[u8]),
+    ) -> Result<bool> {
+        let name = hub_name(&format!("{name}.weight"));
+        let Some((dtype, shape, bytes)) = self.stored(&name) else {
+            return Ok(false);
+        };
+        let Some(dtype) = dense_type(dtype) else {
+            return Ok(false);
+        };
+        if shape != [rows, columns] {
+            return Err(wrong_shape(self.place(&name), &shape, &[rows, columns]));
+        }
+        read(dtype, bytes);
+        Ok(true)
     }
 
     fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>> {

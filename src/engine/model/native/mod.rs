@@ -17,15 +17,18 @@ mod weights;
 use super::candle::rope::frequencies;
 use super::candle::weights::Weights;
 use super::candle::{check_names, checked_spec};
-use super::{Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages};
+use super::{
+    Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
+};
 use crate::engine::kernels::{
     ActivationBlock, AttentionPlan, BLOCK, Gated, Input, Kernels, KvLayer, KvMemory, KvShape,
     Matrices, PAGE, PackedMatrix, Places, Pool, Product, Soon, none,
 };
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
+use crate::engine::memory::{self, OutOfMemory};
 use crate::environment::cpu_threads;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Exit, Result};
 use crate::profile::{self, Span};
 
 use ahead::{During, Upcoming};
@@ -120,7 +123,9 @@ impl NativeModel {
         };
         Ok(Self {
             kernels: Kernels::best(),
-            kv: KvMemory::new(kv_shape, spec.layers, 0),
+            kv: KvMemory::reserve(kv_shape, spec.layers, 0).or_exit(Exit::Preflight, || {
+                "no memory for keys and values".to_owned()
+            })?,
             opened: 0,
             scratch: Scratch::default(),
             spec,
@@ -180,12 +185,23 @@ impl Model for NativeModel {
 
     fn set_pages(&mut self, pages: usize) -> Result<()> {
         let shape = self.kv.shape();
-        self.kv = KvMemory::new(shape, self.spec.layers, pages);
+        self.kv = KvMemory::reserve(shape, self.spec.layers, pages).map_err(|source| {
+            no_room_for_pages(pages, shape.page_bytes() * self.spec.layers, source)
+        })?;
         Ok(())
     }
 
+    fn provide_pages(&mut self, pages: usize) -> usize {
+        match self.kv.provide(pages) {
+            Ok(()) => pages,
+            Err(_) => self.kv.pages(),
+        }
+    }
+
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
-        self.kv.settle(&self.pool, to);
+        self.kv
+            .settle(&self.pool, from.max(to))
+            .or_exit(Exit::FlowFailed, || "failed to copy a page".to_owned())?;
         self.kv.copy_page(from, to);
         Ok(())
     }
@@ -207,7 +223,7 @@ impl Model for NativeModel {
     fn forward_into(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<()> {
         for chunk in chunks {
             check_chunk(chunk, chunk.start, &self.spec)?;
-            check_pages(chunk, self.kv.pages())?;
+            check_pages(chunk, self.kv.capacity())?;
         }
         if chunks.is_empty() {
             logits.clear();
@@ -238,7 +254,9 @@ impl Model for NativeModel {
             .collect();
         let ends_at: Vec<usize> = ends.iter().map(|end| end.start).collect();
         let last = positions.iter().max();
-        self.rotation.reach(last.map_or(0, |last| last + 1));
+        self.rotation
+            .reach(last.map_or(0, |last| last + 1))
+            .or_exit(Exit::FlowFailed, no_memory)?;
 
         let heads = self.heads();
         let Self {
@@ -268,9 +286,15 @@ impl Model for NativeModel {
             ),
         };
         if let Some(page) = places.last_page() {
-            kv.settle(pool, page);
+            kv.settle(pool, page).or_exit(Exit::FlowFailed, || {
+                "the memory for keys and values cannot grow".to_owned()
+            })?;
         }
-        scratch.reach(spec, positions.len());
+        // Small ones are not worth asking about.
+        memory::check(pass.attention.room_bytes(pool.threads()))
+            .and_then(|()| scratch.reach(spec, positions.len()))
+            .and_then(|()| memory::reach(logits, wanted.len() * spec.vocabulary, 0.0))
+            .or_exit(Exit::FlowFailed, no_memory)?;
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
         let embedding = profile::span(Span::Embedding);
         for (row, token) in scratch.stream.chunks_exact_mut(spec.hidden).zip(tokens) {
@@ -307,9 +331,17 @@ impl Model for NativeModel {
     }
 }
 
+/// What a pass says that finds no memory for its intermediate numbers.
+fn no_memory() -> String {
+    "there is no memory for what a forward pass computes on the way".to_owned()
+}
+
 impl Scratch {
     /// Makes sure that there is room for so many tokens.
-    fn reach(&mut self, spec: &ModelSpec, tokens: usize) {
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    fn reach(&mut self, spec: &ModelSpec, tokens: usize) -> Result<(), OutOfMemory> {
         let queries = spec.heads * spec.head_size;
         let keys = spec.kv_heads * spec.head_size;
         for (numbers, width) in [
@@ -323,19 +355,16 @@ impl Scratch {
             (&mut self.gate, spec.intermediate),
             (&mut self.up, spec.intermediate),
         ] {
-            if numbers.len() < tokens * width {
-                numbers.resize(tokens * width, 0.0);
-            }
+            memory::reach(numbers, tokens * width, 0.0)?;
         }
         for (blocks, width) in [
             (&mut self.blocks, spec.hidden.max(queries)),
             (&mut self.gated, spec.intermediate),
         ] {
             let count = tokens * width.div_ceil(BLOCK);
-            if blocks.len() < count {
-                blocks.resize(count, ActivationBlock::default());
-            }
+            memory::reach(blocks, count, ActivationBlock::default())?;
         }
+        Ok(())
     }
 
     /// Leaves the streams and queries of these tokens alone, one after another (they are ascending).
@@ -676,12 +705,19 @@ impl Rotation {
     }
 
     /// Makes sure that the tables hold `positions` positions.
-    fn reach(&mut self, positions: usize) {
-        let have = self.cos.len() / self.frequencies.len();
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    fn reach(&mut self, positions: usize) -> Result<(), OutOfMemory> {
+        let pairs = self.frequencies.len();
+        let have = self.cos.len() / pairs;
         if positions <= have {
-            return;
+            return Ok(());
         }
         let reach = positions.next_power_of_two().max(FIRST_POSITIONS);
+        for table in [&mut self.cos, &mut self.sin] {
+            memory::reserve(table, reach * pairs)?;
+        }
         for position in have..reach {
             for frequency in &self.frequencies {
                 let angle = position as f32 * frequency;
@@ -689,6 +725,7 @@ impl Rotation {
                 self.sin.push(angle.sin());
             }
         }
+        Ok(())
     }
 
     fn turn(&self, kernels: Kernels, head: &mut [f32], position: usize) {
