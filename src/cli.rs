@@ -13,14 +13,14 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{
-    Backend, DeviceChoice, DiagnoseFormat, Layout, Mode, ModelConfig, ProfileConfig, ReportFormat,
-    RunConfig,
+    Backend, DeviceChoice, DiagnoseFormat, Layout, Mode, ModelConfig, ProfileConfig, RemoteConfig,
+    ReportFormat, RunConfig,
 };
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::record::shard::Shard;
 
-use remote::RemoteArgs;
+use remote::{RemoteArgs, ServerArgs};
 
 pub use bench::BenchEngineArgs;
 pub use surroundings::Surroundings;
@@ -331,6 +331,14 @@ pub struct DoctorArgs {
     #[arg(long, env, value_name = "PYTHON", default_value = "python3")]
     python: PathBuf,
 
+    /// How the flows are to be run: with remote, or where ENDPOINT is set, the server is asked and no
+    /// model is looked for
+    #[arg(long, env, value_name = "MODE")]
+    mode: Option<Mode>,
+
+    #[command(flatten)]
+    server: ServerArgs,
+
     #[command(flatten)]
     layout: LayoutArgs,
 }
@@ -339,6 +347,21 @@ impl DoctorArgs {
     /// How generated programs would be run.
     pub fn evaluator(&self, surroundings: &Surroundings) -> evaluate::Settings {
         evaluate::Settings::new(&self.python, surroundings.python.clone())
+    }
+
+    /// The server to ask, and the model to ask it for.
+    ///
+    /// # Errors
+    /// Exit code 2 for a variable that cannot be understood.
+    pub fn server(
+        &self,
+        surroundings: &Surroundings,
+    ) -> Result<Option<(RemoteConfig, Option<String>)>> {
+        let remote = self
+            .server
+            .clone()
+            .resolve_for_doctor(self.mode, surroundings)?;
+        Ok(remote.map(|remote| (remote, self.model.model.clone())))
     }
 
     /// Where templates, fixtures and flows are.
@@ -420,7 +443,7 @@ impl RunArgs {
             return Err(Error::usage("--input is given, but MODE is both")
                 .hint("MODE=both compares two modes on the template's own suite"));
         }
-        let remote = self.remote.resolve(self.mode, surroundings.api_key())?;
+        let remote = self.remote.resolve(self.mode, surroundings)?;
         Ok(RunConfig {
             num_flows: self.flows.num_flows,
             mode: self.mode,

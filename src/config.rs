@@ -13,7 +13,10 @@ use serde::Serialize;
 use crate::record::bench::Test;
 use crate::record::shard::Shard;
 
-pub use remote::{ApiKey, Endpoint, EndpointApi, MOST_FLOWS_IN_FLIGHT, Patience, RemoteConfig};
+pub use remote::{
+    ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, MOST_FLOWS_IN_FLIGHT, Patience,
+    Proxy, ProxyKind, RemoteConfig, Secrets, Trust,
+};
 
 /// How the flows are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]

@@ -3,38 +3,54 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Map, Value};
+use ureq::http::header::AUTHORIZATION;
 
-use super::parse_count;
-use crate::config::{ApiKey, Endpoint, EndpointApi, Mode, Patience, RemoteConfig};
+use super::{Surroundings, parse_count};
+use crate::config::{
+    ApiKey, Endpoint, EndpointApi, EndpointExtra, Headers, Mode, Patience, Proxy, RemoteConfig,
+};
 use crate::error::{Error, Result};
 
-/// The server and how it is asked.
+/// The server and the way to it.
 #[derive(Debug, Clone, Args)]
-pub(super) struct RemoteArgs {
+pub(super) struct ServerArgs {
     /// The server of MODE=remote: a base URL such as http://127.0.0.1:8000/v1, whose key is taken from
     /// the variable API_KEY alone; MODEL then is the name that it serves the model by
     // It is read later, and its value is not shown: it may hold what should not be printed.
     #[arg(long, env, value_name = "ENDPOINT", hide_env_values = true)]
     endpoint: Option<String>,
 
+    /// A JSON object of what every request is to say besides or otherwise, in the server's own terms:
+    /// {"repeat_penalty": 1.0} sends this value, {"seed": null} leaves a member out, {"max_tokens":
+    /// {"rename": "max_completion_tokens"}} sends it under another name; it is recorded
+    #[arg(long, env, value_name = "ENDPOINT_EXTRA", default_value = "{}", hide_default_value = true, value_parser = EndpointExtra::parse)]
+    endpoint_extra: EndpointExtra,
+
+    /// A JSON object of headers that every request has besides; $NAME and ${NAME} in a value stand for
+    /// a variable: {"api-key": "$AZURE_KEY"}. Names are recorded, values are not
+    // Read later, and not shown: it may hold what should not be printed.
+    #[arg(long, env, value_name = "ENDPOINT_HEADERS", hide_env_values = true)]
+    endpoint_headers: Option<String>,
+
+    /// Seconds to wait for a connection
+    #[arg(long, env, value_name = "CONNECT_TIMEOUT", default_value = "10", value_parser = parse_seconds)]
+    connect_timeout: f64,
+}
+
+/// The server and how it is asked.
+#[derive(Debug, Clone, Args)]
+pub(super) struct RemoteArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+
     /// Which of its interfaces is asked
     #[arg(long, env, value_name = "ENDPOINT_API", default_value = "chat")]
     endpoint_api: EndpointApi,
-
-    /// A JSON object of what every request is to say besides, in the server's own terms, such as
-    /// {"repeat_penalty": 1.0}; it is recorded
-    #[arg(long, env, value_name = "ENDPOINT_EXTRA", default_value = "{}", hide_default_value = true, value_parser = parse_extra)]
-    endpoint_extra: Map<String, Value>,
 
     /// The served model's tokenizer on this machine (a .gguf file, a model's folder, or its
     /// tokenizer.json): counts tokens beside the server, renders prompts for completions
     #[arg(long, env, value_name = "TOKENIZER")]
     tokenizer: Option<PathBuf>,
-
-    /// Seconds to wait for a connection
-    #[arg(long, env, value_name = "CONNECT_TIMEOUT", default_value = "10", value_parser = parse_seconds)]
-    connect_timeout: f64,
 
     /// Seconds to wait for the first token of an answer
     #[arg(long, env, value_name = "FIRST_TOKEN_TIMEOUT", default_value = "300", value_parser = parse_seconds)]
@@ -56,21 +72,15 @@ pub(super) struct RemoteArgs {
     /// Seconds before the second attempt; they double from attempt to attempt
     #[arg(long, env, value_name = "RETRY_DELAY", default_value = "0.5", value_parser = parse_seconds)]
     retry_delay: f64,
+
+    /// Seconds to wait, before the run, for a server that is still starting or loading its model
+    #[arg(long, env, value_name = "WAIT_READY", default_value = "0", value_parser = parse_wait)]
+    wait_ready: f64,
 }
 
-impl RemoteArgs {
-    /// The settings, in `MODE=remote`.
-    pub(super) fn resolve(self, mode: Mode, api_key: Option<&str>) -> Result<Option<RemoteConfig>> {
-        if mode != Mode::Remote {
-            return match self.endpoint {
-                None => Ok(None),
-                Some(_) => Err(Error::usage(format!(
-                    "ENDPOINT is set, but MODE is {}",
-                    mode.as_str()
-                ))
-                .hint("MODE=remote asks a server; without it, unset ENDPOINT")),
-            };
-        }
+impl ServerArgs {
+    /// The server, with all else as it is by default.
+    fn resolve(self, surroundings: &Surroundings) -> Result<RemoteConfig> {
         let Some(endpoint) = self.endpoint else {
             return Err(
                 Error::usage("MODE is remote, but ENDPOINT is not set").hint(
@@ -79,48 +89,79 @@ impl RemoteArgs {
                 ),
             );
         };
-        Ok(Some(RemoteConfig {
-            endpoint: Endpoint::parse(&endpoint)?,
-            api_key: api_key.map(ApiKey::new).transpose()?,
-            endpoint_api: self.endpoint_api,
+        let variable = |name: &str| surroundings.text(name);
+        let endpoint = Endpoint::parse(&endpoint)?;
+        let headers = self.endpoint_headers.as_deref();
+        let endpoint_headers = Headers::parse(headers.unwrap_or("{}"), variable)?;
+        let api_key = surroundings.api_key().map(ApiKey::new).transpose()?;
+        if api_key.is_some() && endpoint_headers.has(&AUTHORIZATION) {
+            return Err(
+                Error::usage("API_KEY and ENDPOINT_HEADERS both give Authorization")
+                    .hint("unset API_KEY, or leave the header out: API_KEY is sent as `Bearer`"),
+            );
+        }
+        let (scheme, host, port) = (endpoint.scheme(), endpoint.host(), endpoint.port());
+        Ok(RemoteConfig {
+            proxy: Proxy::find(scheme, host, port, variable)?,
+            endpoint,
+            api_key,
+            endpoint_api: EndpointApi::Chat,
             endpoint_extra: self.endpoint_extra,
-            tokenizer: self.tokenizer,
+            endpoint_headers,
+            trust: surroundings.trust(),
+            tokenizer: None,
             patience: Patience {
                 connect_timeout_s: self.connect_timeout,
+                ..Patience::default()
+            },
+        })
+    }
+
+    /// The settings where `flowbench doctor` has a server to ask: one is named, or `MODE` is `remote`.
+    pub(super) fn resolve_for_doctor(
+        self,
+        mode: Option<Mode>,
+        surroundings: &Surroundings,
+    ) -> Result<Option<RemoteConfig>> {
+        if self.endpoint.is_none() && mode != Some(Mode::Remote) {
+            return Ok(None);
+        }
+        self.resolve(surroundings).map(Some)
+    }
+}
+
+impl RemoteArgs {
+    /// The settings, in `MODE=remote`.
+    pub(super) fn resolve(
+        self,
+        mode: Mode,
+        surroundings: &Surroundings,
+    ) -> Result<Option<RemoteConfig>> {
+        if mode != Mode::Remote {
+            return match self.server.endpoint {
+                None => Ok(None),
+                Some(_) => Err(Error::usage(format!(
+                    "ENDPOINT is set, but MODE is {}",
+                    mode.as_str()
+                ))
+                .hint("MODE=remote asks a server; without it, unset ENDPOINT")),
+            };
+        }
+        let server = self.server.resolve(surroundings)?;
+        Ok(Some(RemoteConfig {
+            endpoint_api: self.endpoint_api,
+            tokenizer: self.tokenizer,
+            patience: Patience {
                 first_token_timeout_s: self.first_token_timeout,
                 token_timeout_s: self.token_timeout,
                 request_timeout_s: self.request_timeout,
                 max_attempts: self.max_attempts,
                 retry_delay_s: self.retry_delay,
+                wait_ready_s: self.wait_ready,
+                ..server.patience
             },
+            ..server
         }))
-    }
-}
-
-/// What the run says itself, and nobody else may.
-const OURS: [&str; 11] = [
-    "ignore_eos",
-    "max_tokens",
-    "messages",
-    "model",
-    "prompt",
-    "seed",
-    "stream",
-    "stream_options",
-    "temperature",
-    "top_k",
-    "top_p",
-];
-
-fn parse_extra(text: &str) -> Result<Map<String, Value>, String> {
-    let Ok(extra) = serde_json::from_str::<Map<String, Value>>(text) else {
-        return Err("expected a JSON object, such as {\"repeat_penalty\": 1.0}".to_owned());
-    };
-    match OURS.iter().find(|name| extra.contains_key(**name)) {
-        None => Ok(extra),
-        Some(name) => Err(format!(
-            "`{name}` is for the template and the run's settings to say"
-        )),
     }
 }
 
@@ -131,25 +172,16 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn parse_wait(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected a time in seconds, 0 (no wait) up to a day (86400)".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_said_besides_is_an_object_of_other_members() {
-        for bad in ["", "1", "[]", "{", r#"{"a": 1} b"#] {
-            assert!(
-                parse_extra(bad).is_err_and(|why| why.contains("JSON object")),
-                "{bad}"
-            );
-        }
-        let taken = parse_extra(r#"{"min_p": 0, "seed": 4}"#).expect_err("the run's");
-        assert!(taken.contains("`seed`"), "{taken}");
-        let extra = parse_extra(
-            r#"{"repeat_penalty": 1.0, "chat_template_kwargs": {"enable_thinking": false}}"#,
-        );
-        assert_eq!(extra.expect("sound").len(), 2);
-    }
 
     #[test]
     fn times_are_positive_and_up_to_a_day() {
@@ -157,5 +189,9 @@ mod tests {
             assert!(parse_seconds(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_seconds("0.25"), Ok(0.25));
+        for bad in ["-1", "nan", "inf", "1d", "", "86401"] {
+            assert!(parse_wait(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_wait("0"), Ok(0.0));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Trust};
 use crate::error::{Error, Result};
 use crate::evaluate;
 
@@ -21,6 +22,27 @@ pub struct Surroundings {
     /// What Python needs to be found and to load its libraries.
     pub(super) python: Vec<(OsString, OsString)>,
     api_key: Option<Secret>,
+    ssl_cert_file: Option<PathBuf>,
+    ssl_cert_dir: Option<OsString>,
+    variables: Lookup,
+}
+
+/// Looks up the variables that a setting names, and those of proxies.
+#[derive(Clone)]
+struct Lookup(Arc<Variables>);
+
+type Variables = dyn Fn(&str) -> Option<OsString> + Send + Sync;
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Self(Arc::new(|_| None))
+    }
+}
+
+impl std::fmt::Debug for Lookup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lookup(…)")
+    }
 }
 
 /// A text that is not shown.
@@ -35,7 +57,7 @@ impl std::fmt::Debug for Secret {
 
 impl Surroundings {
     /// Reads them by `variable`; an empty one counts as unset, as those tools have it.
-    pub fn read(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub fn read(variable: impl Fn(&str) -> Option<OsString> + Send + Sync + 'static) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = |name: &str| set(name).map(PathBuf::from);
         let text = |name: &str| set(name).map(|value| value.to_string_lossy().into_owned());
@@ -51,6 +73,26 @@ impl Surroundings {
                 .filter_map(|name| Some((OsString::from(name), variable(name)?)))
                 .collect(),
             api_key: text("API_KEY").map(Secret),
+            ssl_cert_file: path("SSL_CERT_FILE"),
+            ssl_cert_dir: set("SSL_CERT_DIR"),
+            variables: Lookup(Arc::new(variable)),
+        }
+    }
+
+    /// Any variable; an empty one counts as unset.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        let value = (self.variables.0)(name).filter(|value| !value.is_empty())?;
+        Some(value.to_string_lossy().into_owned())
+    }
+
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+    pub(super) fn trust(&self) -> Trust {
+        let folders = self.ssl_cert_dir.iter().flat_map(std::env::split_paths);
+        Trust {
+            file: self.ssl_cert_file.clone(),
+            folders: folders
+                .filter(|path| !path.as_os_str().is_empty())
+                .collect(),
         }
     }
 
@@ -99,11 +141,30 @@ mod tests {
     use super::*;
 
     fn surroundings(set: &[(&str, &str)]) -> Surroundings {
-        Surroundings::read(|name| {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let set: Vec<(String, String)> = set.iter().map(own).collect();
+        Surroundings::read(move |name| {
             set.iter()
                 .find(|(known, _)| *known == name)
                 .map(|(_, value)| OsString::from(value))
         })
+    }
+
+    #[test]
+    fn certificates_are_where_openssl_looks_for_them() {
+        let trust =
+            surroundings(&[("SSL_CERT_FILE", "/ca.pem"), ("SSL_CERT_DIR", "/a::/b")]).trust();
+        assert_eq!(trust.file, Some(PathBuf::from("/ca.pem")));
+        assert_eq!(trust.folders, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(
+            surroundings(&[("SSL_CERT_FILE", "")]).trust(),
+            Trust::default()
+        );
+        assert_eq!(surroundings(&[("KEY", "")]).text("KEY"), None);
+        assert_eq!(
+            surroundings(&[("KEY", "x")]).text("KEY").as_deref(),
+            Some("x")
+        );
     }
 
     #[test]

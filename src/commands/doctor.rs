@@ -1,12 +1,14 @@
 //! `flowbench doctor`: says what the machine lacks before a run finds out.
 
+mod server;
+
 use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cli::DoctorArgs;
-use crate::config::{DeviceChoice, ModelConfig};
+use crate::config::{DeviceChoice, ModelConfig, RemoteConfig};
 use crate::engine::{self, DEFAULT_MODEL, ModelFile};
 use crate::environment::{self, LoadMeter};
 use crate::error::{Exit, Result};
@@ -101,6 +103,7 @@ pub(crate) fn run(
     arguments: &DoctorArgs,
     model: &ModelConfig,
     programs: Settings,
+    server: Option<&(RemoteConfig, Option<String>)>,
     console: &mut Console,
 ) -> Result<Exit> {
     let layout = arguments.layout();
@@ -121,20 +124,25 @@ pub(crate) fn run(
         cpu(&environment::cpu_features()),
         memory(environment::memory_bytes()),
         load(sample_load().as_ref()),
-        gpu(
+    ];
+    if let Some((remote, wanted)) = server {
+        // The model is the server's: neither a GPU nor a model file is needed here.
+        checks.extend(server::checks(remote, wanted.as_deref()));
+    } else {
+        checks.push(gpu(
             arguments.device,
             engine::BUILD_HAS_CUDA,
             engine::driver_version().as_deref(),
             engine::preflight_gpu().map_err(|error| error.chain()),
-        ),
-    ];
-    let found = engine::find_local(model);
-    checks.push(python(
-        tool_version("python3", "--version").as_deref(),
-        tool_version("python3", "-m pip --version").as_deref(),
-        model.model.is_some() || matches!(found, Ok(Some(_))),
-    ));
-    checks.push(self::model(model, found));
+        ));
+        let found = engine::find_local(model);
+        checks.push(python(
+            tool_version("python3", "--version").as_deref(),
+            tool_version("python3", "-m pip --version").as_deref(),
+            model.model.is_some() || matches!(found, Ok(Some(_))),
+        ));
+        checks.push(self::model(model, found));
+    }
     checks.push(evaluator(programs));
     for (subject, folder, hint) in [
         (

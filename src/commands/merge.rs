@@ -34,6 +34,7 @@ const OF_THE_MACHINE: &[&str] = &[
     "profile",
     "profile_dir",
     "profile_name",
+    "proxy",
     "python",
     "quiet",
     "record",
@@ -45,6 +46,7 @@ const OF_THE_MACHINE: &[&str] = &[
     "stats_addr",
     "template",
     "tokenizer",
+    "wait_ready_s",
 ];
 
 /// What must be the same of the engines; the rest is the machine's (path, device).

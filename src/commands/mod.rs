@@ -37,8 +37,9 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
         }
         Command::Doctor(arguments) => {
             let model = arguments.model(surroundings)?;
+            let server = arguments.server(surroundings)?;
             let python = arguments.evaluator(surroundings);
-            doctor::run(&arguments, &model, python, &mut listing())
+            doctor::run(&arguments, &model, python, server.as_ref(), &mut listing())
         }
         Command::Model(arguments) => match arguments.command {
             ModelCommand::Fetch(file) => {

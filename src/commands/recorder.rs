@@ -62,6 +62,9 @@ impl Recorder<'_> {
         let init = Moment::now(engine.as_ref())?.since(start);
         drop(span);
         workflow::check_lengths(engine.as_ref(), job.flows, &self.options(1))?;
+        if let Some(note) = engine.note() {
+            self.console.progress(note);
+        }
         self.console.result(&timing::engine_init(init))?;
         // Told once, however often the engine starts.
         if self.record.engine.is_null() {

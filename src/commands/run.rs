@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crate::config::{EndpointApi, Mode, RemoteConfig, RunConfig};
 use crate::engine::{
     Engine, LocalEngine, LocalOptions, ModelFile, RemoteEngine, Script, ScriptedEngine,
+    wait_until_ready,
 };
 use crate::environment::{self, LoadMeter};
 use crate::error::{Error, Exit, Result};
@@ -288,6 +289,10 @@ impl Prepared {
                      special token, the server may take it for one",
                 );
             }
+            if let Some(proxy) = &remote.proxy {
+                console.progress(&format!("Proxy {proxy} ({})", proxy.variable));
+            }
+            wait_until_ready(remote, interrupted, &mut |text| console.progress(text))?;
             let model = config.model.model.clone();
             return Ok(Self::Remote(
                 Box::new(remote.clone()),

@@ -1,5 +1,11 @@
 //! What `MODE=remote` needs to know: the endpoint, its key, and how patient the run is.
 
+mod authority;
+mod extra;
+mod headers;
+mod proxy;
+mod secret;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +14,11 @@ use serde::{Serialize, Serializer};
 use ureq::http::Uri;
 
 use crate::error::{Error, Result};
+
+pub use extra::{Change, EndpointExtra};
+pub use headers::Headers;
+pub use proxy::{Proxy, ProxyKind};
+pub use secret::Secrets;
 
 /// Which of an endpoint's interfaces is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -33,14 +44,67 @@ pub struct RemoteConfig {
     pub api_key: Option<ApiKey>,
     /// Which of its interfaces is asked.
     pub endpoint_api: EndpointApi,
-    /// Members that every request has beside those of the run: what the server alone knows.
-    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
-    pub endpoint_extra: serde_json::Map<String, serde_json::Value>,
+    /// Members that requests have besides, have otherwise, or have not.
+    #[serde(skip_serializing_if = "EndpointExtra::is_empty")]
+    pub endpoint_extra: EndpointExtra,
+    /// Headers that requests have besides. Their names are recorded, their values are not.
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    pub endpoint_headers: Headers,
+    /// The proxy that the server is asked through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
+    /// Which certificates are trusted, in place of the system's.
+    #[serde(skip)]
+    pub trust: Trust,
     /// The model's tokenizer on this machine: a `.gguf` file, a folder, or its `tokenizer.json`.
     pub tokenizer: Option<PathBuf>,
     /// How long it is waited, and how often it is tried.
     #[serde(flatten)]
     pub patience: Patience,
+}
+
+impl RemoteConfig {
+    /// What must not be shown of it.
+    pub fn secrets(&self) -> Secrets {
+        let mut secrets = self.endpoint_headers.secrets().clone();
+        if let Some(key) = &self.api_key {
+            secrets.add(&key.0, "API_KEY");
+        }
+        if let Some(proxy) = &self.proxy {
+            proxy.add_secrets(&mut secrets);
+        }
+        for parameter in self
+            .endpoint
+            .query
+            .iter()
+            .flat_map(|query| query.split('&'))
+        {
+            if let Some((_, value)) = parameter.split_once('=')
+                && value.len() >= 8
+            {
+                secrets.add(value, "ENDPOINT");
+            }
+        }
+        secrets
+    }
+
+    /// The name to ask for: `ENDPOINT_EXTRA` beats `MODEL`.
+    pub fn model<'a>(&'a self, model: Option<&'a str>) -> Option<&'a str> {
+        match self.endpoint_extra.change("model") {
+            Change::Set(value) => value.as_str().or(model),
+            _ => model,
+        }
+    }
+}
+
+/// Whose certificates are trusted (`SSL_CERT_FILE`, `SSL_CERT_DIR`), as OpenSSL and curl have it: where
+/// either is set, those alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// A file of certificates in PEM.
+    pub file: Option<PathBuf>,
+    /// Folders of such files.
+    pub folders: Vec<PathBuf>,
 }
 
 /// How long a request is waited for, and how often it is tried. Times are in seconds.
@@ -58,6 +122,8 @@ pub struct Patience {
     pub max_attempts: usize,
     /// The first wait before another attempt; it doubles from attempt to attempt.
     pub retry_delay_s: f64,
+    /// How long a server that is still starting is waited for before the run; 0: not at all.
+    pub wait_ready_s: f64,
 }
 
 impl Default for Patience {
@@ -69,6 +135,7 @@ impl Default for Patience {
             request_timeout_s: 600.0,
             max_attempts: 4,
             retry_delay_s: 0.5,
+            wait_ready_s: 0.0,
         }
     }
 }
@@ -98,6 +165,11 @@ impl Patience {
     pub fn retry_delay(&self) -> Duration {
         Duration::from_secs_f64(self.retry_delay_s)
     }
+
+    /// [`Self::wait_ready_s`].
+    pub fn wait_ready(&self) -> Duration {
+        Duration::from_secs_f64(self.wait_ready_s)
+    }
 }
 
 /// Where the server is. Shown, recorded and printed in errors without its query, which may hold a
@@ -106,6 +178,12 @@ impl Patience {
 pub struct Endpoint {
     /// Scheme, host, port and path, without a slash at the end.
     base: String,
+    /// `http` or `https`.
+    scheme: &'static str,
+    /// The host; an IPv6 address in brackets.
+    host: String,
+    /// The port, where one is given.
+    port: Option<u16>,
     /// What is behind a `?`; it goes to the server with every request.
     query: Option<String>,
 }
@@ -120,38 +198,81 @@ impl Endpoint {
                     stands in API_KEY";
         let refuse = |why: &str| Error::usage(format!("ENDPOINT {why}")).hint(hint);
         let text = text.trim();
-        let uri: Uri = text.parse().map_err(|_| refuse("is not a URL"))?;
-        match uri.scheme_str() {
-            Some("http" | "https") => {}
-            Some(_) => return Err(refuse("has a scheme other than http and https")),
-            None => return Err(refuse("has no scheme (http:// or https://)")),
-        }
-        let authority = uri.authority().ok_or_else(|| refuse("names no host"))?;
-        if authority.as_str().contains('@') {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(refuse(match text {
+                "" => "is not a URL: it is empty",
+                _ => "is not a URL: it has no scheme (http:// or https://)",
+            }));
+        };
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "http" => "http",
+            "https" => "https",
+            _ => return Err(refuse("has a scheme other than http and https")),
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.contains('@') {
             return Err(refuse("holds a user's name or password"));
         }
-        if authority.host().is_empty() {
-            return Err(refuse("names no host"));
-        }
+        let authority =
+            authority::parse(authority).map_err(|why| refuse(&format!("is not a URL: {why}")))?;
         if text.contains('#') {
             return Err(refuse("has a fragment (#…)"));
         }
+        let uri: Uri = text.parse().map_err(|_| refuse("is not a URL"))?;
         let path = uri.path().trim_end_matches('/');
         if path.ends_with("/completions") {
             return Err(refuse("names one interface of the server, not their base"));
         }
-        let scheme = uri.scheme_str().unwrap_or_default();
+        let (host, port) = (authority.host.to_ascii_lowercase(), authority.port);
+        let shown_port = port.map_or(String::new(), |port| format!(":{port}"));
         Ok(Self {
-            base: format!("{scheme}://{authority}{path}"),
+            base: format!("{scheme}://{host}{shown_port}{path}"),
+            scheme,
+            host,
+            port,
             query: uri.query().map(str::to_owned),
         })
     }
 
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        self.scheme
+    }
+
+    /// Its host; an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(match self.scheme {
+            "https" => 443,
+            _ => 80,
+        })
+    }
+
+    /// Scheme, host and port: what stands before the path in a request to a proxy.
+    pub fn origin(&self) -> String {
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        format!("{}://{}{port}", self.scheme, self.host)
+    }
+
+    /// The URL of `path` beside the interface's version: `/health` of `http://host/v1`.
+    pub fn beside(&self, path: &str) -> String {
+        let base = self.base.strip_suffix("/v1").unwrap_or(&self.base);
+        self.with_query(format!("{base}{path}"))
+    }
+
     /// The URL of `path`, which begins with a slash, for the request itself; not to be shown.
     pub fn url(&self, path: &str) -> String {
+        self.with_query(format!("{}{path}", self.base))
+    }
+
+    fn with_query(&self, url: String) -> String {
         match &self.query {
-            None => format!("{}{path}", self.base),
-            Some(query) => format!("{}{path}?{query}", self.base),
+            None => url,
+            Some(query) => format!("{url}?{query}"),
         }
     }
 }
@@ -199,16 +320,29 @@ impl ApiKey {
     pub fn bearer(&self) -> String {
         format!("Bearer {}", self.0)
     }
-
-    /// `text` with the key taken out: servers quote it.
-    pub fn hide(&self, text: &str) -> String {
-        text.replace(&self.0, "[API_KEY]")
-    }
 }
 
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ApiKey(…)")
+    }
+}
+
+#[cfg(test)]
+impl RemoteConfig {
+    /// An endpoint and nothing else.
+    pub(crate) fn plain(endpoint: &str) -> Self {
+        Self {
+            endpoint: Endpoint::parse(endpoint).expect("a URL"),
+            api_key: None,
+            endpoint_api: EndpointApi::Chat,
+            endpoint_extra: EndpointExtra::default(),
+            endpoint_headers: Headers::default(),
+            proxy: None,
+            trust: Trust::default(),
+            tokenizer: None,
+            patience: Patience::default(),
+        }
     }
 }
 
@@ -226,6 +360,7 @@ mod tests {
             "https://host/v1/models"
         );
         assert_eq!(url("http://[::1]:80", "/models"), "http://[::1]:80/models");
+        assert_eq!(url("HTTP://HOST", "/models"), "http://host/models");
         assert_eq!(
             url("https://host/openai?version=3", "/models"),
             "https://host/openai/models?version=3"
@@ -247,6 +382,18 @@ mod tests {
             "http://host/v1/completions",
             "http://host/#secret",
             "http://ho st/secret",
+            "http://host:80000/v1",
+            "http://host:0",
+            "https://host:/secret",
+            "http://host:secret",
+            "http://:8000/v1",
+            "http://::1:8000/v1",
+            "http://[::1/v1",
+            "http://http://secret/v1",
+            "localhost:8000/v1",
+            "http:localhost:8000",
+            "http:/localhost:8000",
+            "http://host/se cret",
         ] {
             let error = Endpoint::parse(text).expect_err(text);
             assert_eq!(error.exit(), crate::error::Exit::Usage, "{text}");
@@ -256,23 +403,67 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_there_is_not_is_named() {
+        for (text, words) in [
+            (
+                "http://127.0.0.1:80000/v1",
+                "is not a URL: there is no port 80000",
+            ),
+            (
+                "https://[::1]:99999",
+                "is not a URL: there is no port 99999",
+            ),
+            ("http://host:0/v1", "is not a URL: there is no port 0"),
+            (
+                "localhost:8000/v1",
+                "is not a URL: it has no scheme (http:// or https://)",
+            ),
+        ] {
+            let report = Endpoint::parse(text).expect_err(text).report();
+            assert!(report.contains(words), "{text}: {report}");
+        }
+    }
+
+    #[test]
+    fn hosts_ports_and_what_is_beside_the_interface() {
+        let endpoint = |text: &str| Endpoint::parse(text).expect(text);
+        let plain = endpoint("http://Host:8000/a/v1?k=1");
+        assert_eq!(
+            (plain.scheme(), plain.host(), plain.port()),
+            ("http", "host", 8000)
+        );
+        assert_eq!(plain.origin(), "http://host:8000");
+        assert_eq!(plain.beside("/health"), "http://host:8000/a/health?k=1");
+        let secure = endpoint("https://[::1]/openai");
+        assert_eq!((secure.host(), secure.port()), ("[::1]", 443));
+        assert_eq!(secure.origin(), "https://[::1]");
+        assert_eq!(secure.beside("/health"), "https://[::1]/openai/health");
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
-        let endpoint = Endpoint::parse("https://host/v1?key=canary").expect("sound");
+        let none = |_: &str| None;
+        let proxy = |name: &str| (name == "https_proxy").then(|| "u:canary-p@proxy:1".to_owned());
         let config = RemoteConfig {
-            endpoint,
+            endpoint: Endpoint::parse("https://host/v1?key=canary-query").expect("sound"),
             api_key: Some(ApiKey::new(" canary-key\n").expect("a key")),
-            endpoint_api: EndpointApi::Chat,
-            endpoint_extra: serde_json::Map::new(),
-            tokenizer: None,
-            patience: Patience::default(),
+            endpoint_headers: Headers::parse(r#"{"x": "canary-header"}"#, none).expect("sound"),
+            proxy: Proxy::find("https", "host", 443, proxy).expect("sound"),
+            ..RemoteConfig::plain("http://host")
         };
         let json = serde_json::to_string(&config).expect("plain fields");
-        let shown = format!("{config:?} {} {json}", config.endpoint);
+        let secrets = config.secrets();
+        let shown = format!("{config:?} {} {json} {secrets:?}", config.endpoint);
         assert!(!shown.contains("canary"), "{shown}");
         assert!(json.contains(r#""endpoint":"https://host/v1""#), "{json}");
-        let key = config.api_key.expect("just set");
+        assert!(json.contains(r#""endpoint_headers":["x"]"#), "{json}");
+        assert!(json.contains(r#""proxy":"http://proxy:1""#), "{json}");
+        let key = config.api_key.as_ref().expect("just set");
         assert_eq!(key.bearer(), "Bearer canary-key");
-        assert_eq!(key.hide("no canary-key here"), "no [API_KEY] here");
+        assert_eq!(
+            secrets.hide("canary-key canary-header canary-query canary-p"),
+            "[API_KEY] [x] [ENDPOINT] [https_proxy]"
+        );
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use load::hub::{
     locate,
 };
 pub use local::{LocalEngine, LocalOptions};
-pub use remote::RemoteEngine;
+pub use remote::{RemoteEngine, ServerAnswer, ServerReport, probe_server, wait_until_ready};
 pub use scripted::{Script, ScriptedEngine};
 
 /// What a model file says of itself: names and values, for people.
@@ -120,6 +120,11 @@ pub trait Engine: Fence {
     /// this engine does not make it.
     fn prompt_text(&self, messages: &[Message]) -> Option<String> {
         let _ = messages;
+        None
+    }
+
+    /// What the user is to know of its start, beside what [`Self::info`] says.
+    fn note(&self) -> Option<&str> {
         None
     }
 

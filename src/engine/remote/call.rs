@@ -4,20 +4,16 @@
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
 
 use ureq::http::header;
 use ureq::{Agent, Body};
 
 use super::answer::{Answer, End, Part};
 use super::failure::{Cause, Failure, excerpt};
-use super::{json, reason};
-use crate::config::{EndpointApi, RemoteConfig};
+use super::network::Network;
+use super::{connection, json, reason};
+use crate::config::{EndpointApi, RemoteConfig, Secrets};
 use crate::engine::RequestId;
-
-/// How long a connection is kept for the next request: less than uvicorn's five seconds, after which
-/// the server may close it while a request is under way.
-const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
 /// Most bytes of an error's body that are read.
 const ERROR_BODY: u64 = 64 << 10;
@@ -48,65 +44,45 @@ pub(super) enum What {
     Drained,
 }
 
-/// A connection to the server. One agent serves one request at a time, so that it can be shut down by
-/// itself.
-pub(super) fn agent(config: &RemoteConfig) -> Agent {
-    let patience = &config.patience;
-    Agent::config_builder()
-        .http_status_as_error(false)
-        // The key must not go along.
-        .max_redirects(0)
-        // A compressed stream comes in larger pieces than tokens.
-        .accept_encoding("identity")
-        .user_agent(concat!("flowbench/", env!("CARGO_PKG_VERSION")))
-        .timeout_resolve(Some(patience.connect()))
-        .timeout_connect(Some(patience.connect()))
-        // The engine ends it before; this is for a thread that nobody looks after any more.
-        .timeout_global(Some(patience.request() + Duration::from_secs(5)))
-        .max_idle_age(KEEP_ALIVE)
-        .build()
-        .into()
-}
-
 /// What all attempts have in common.
 #[derive(Debug)]
 pub(super) struct Caller {
     config: RemoteConfig,
+    network: Arc<Network>,
+    secrets: Secrets,
     url: String,
 }
 
 impl Caller {
-    pub(super) fn new(config: &RemoteConfig) -> Self {
+    pub(super) fn new(config: &RemoteConfig, network: Arc<Network>) -> Self {
         let path = match config.endpoint_api {
             EndpointApi::Chat => "/chat/completions",
             EndpointApi::Completions => "/completions",
         };
         Self {
             config: config.clone(),
+            network,
+            secrets: config.secrets(),
             url: config.endpoint.url(path),
         }
     }
 
-    /// `GET` of another path: its body, of a few MiB at most.
+    /// `GET` of another URL of the server: its body, of a few MiB at most.
     ///
     /// # Errors
     /// Any failure; a status other than 200.
-    pub(super) fn get(&self, agent: &Agent, path: &str) -> Result<Vec<u8>, Failure> {
+    pub(super) fn get(&self, agent: &Agent, url: &str) -> Result<Vec<u8>, Failure> {
         self.hidden(|| {
-            let mut request = agent.get(self.config.endpoint.url(path));
-            if let Some(key) = &self.config.api_key {
-                request = request.header(header::AUTHORIZATION, key.bearer());
-            }
-            let sent = request.call();
-            let response = sent.map_err(|error| Failure::transport(&error, &self.config))?;
-            let response = ok(response)?;
+            let sent = self.network.with_headers(agent.get(url)).call();
+            let response = sent.map_err(|error| connection::failed(&error, &self.config))?;
+            let response = self.ok(response)?;
             let mut body = Vec::new();
             (response
                 .into_body()
                 .into_reader()
                 .take(4 << 20)
                 .read_to_end(&mut body))
-            .map_err(|error| Failure::reading(&error))?;
+            .map_err(|error| connection::broken(&error, &self.config))?;
             Ok(body)
         })
     }
@@ -126,8 +102,8 @@ impl Caller {
         };
         let answered = self.hidden(|| {
             let mut stream = self.open(agent, body)?;
-            let end = stream.follow(|what| match what {
-                What::Beside(line) => tell(What::Beside(self.hide(line))),
+            let end = stream.follow(&self.config, |what| match what {
+                What::Beside(line) => tell(What::Beside(self.secrets.hide(&line))),
                 what => tell(what),
             })?;
             Ok((stream, end))
@@ -143,33 +119,40 @@ impl Caller {
         }
     }
 
-    /// What `call` does, with the key taken out of what went wrong.
+    /// What `call` does, with keys and the like taken out of what went wrong.
     fn hidden<T>(&self, call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         call().map_err(|mut failure| {
-            failure.message = self.hide(failure.message);
+            failure.message = self.secrets.hide(&failure.message);
             failure
         })
     }
 
-    /// A text without the key.
-    fn hide(&self, text: String) -> String {
-        match &self.config.api_key {
-            Some(key) => key.hide(&text),
-            None => text,
+    /// A response with status 200.
+    fn ok(
+        &self,
+        response: ureq::http::Response<Body>,
+    ) -> Result<ureq::http::Response<Body>, Failure> {
+        let status = response.status().as_u16();
+        if status == 200 {
+            return Ok(response);
         }
+        let (parts, body) = response.into_parts();
+        let mut beginning = Vec::new();
+        // The status says enough where the body cannot be read.
+        let _ = (body.into_reader().take(ERROR_BODY)).read_to_end(&mut beginning);
+        let failure = Failure::status(status, &parts.headers, &beginning);
+        Err(connection::by_way_of(failure, &self.config))
     }
 
     /// Sends the request; the stream of its answer.
     fn open(&self, agent: &Agent, body: &[u8]) -> Result<Stream, Failure> {
-        let mut request = (agent.post(&self.url))
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "text/event-stream");
-        if let Some(key) = &self.config.api_key {
-            request = request.header(header::AUTHORIZATION, key.bearer());
+        let mut request = (agent.post(&self.url)).header(header::CONTENT_TYPE, "application/json");
+        if !self.network.has_header(&header::ACCEPT) {
+            request = request.header(header::ACCEPT, "text/event-stream");
         }
-        let sent = request.send(body);
-        let response = sent.map_err(|error| Failure::transport(&error, &self.config))?;
-        let response = ok(response)?;
+        let sent = self.network.with_headers(request).send(body);
+        let response = sent.map_err(|error| connection::failed(&error, &self.config))?;
+        let response = self.ok(response)?;
         let kind = media_type(response.headers().get(header::CONTENT_TYPE));
         let mut stream = Stream {
             reader: Box::new(response.into_body().into_reader()),
@@ -209,19 +192,6 @@ fn no_stream(kind: &str, body: &[u8]) -> Failure {
     })
 }
 
-/// A response with status 200.
-fn ok(response: ureq::http::Response<Body>) -> Result<ureq::http::Response<Body>, Failure> {
-    let status = response.status().as_u16();
-    if status == 200 {
-        return Ok(response);
-    }
-    let (parts, body) = response.into_parts();
-    let mut beginning = Vec::new();
-    // The status says enough where the body cannot be read.
-    let _ = (body.into_reader().take(ERROR_BODY)).read_to_end(&mut beginning);
-    Err(Failure::status(status, &parts.headers, &beginning))
-}
-
 /// An answer on its way.
 struct Stream {
     reader: Box<dyn Read>,
@@ -230,7 +200,7 @@ struct Stream {
 
 impl Stream {
     /// Reads up to the answer's end: `[DONE]`, or the end of the stream behind a reason to finish.
-    fn follow(&mut self, tell: impl Fn(What)) -> Result<End, Failure> {
+    fn follow(&mut self, config: &RemoteConfig, tell: impl Fn(What)) -> Result<End, Failure> {
         let mut part = |part| tell(What::Chunk(part));
         let mut told = String::new();
         let mut buffer = vec![0; 16 << 10];
@@ -239,7 +209,7 @@ impl Stream {
                 Ok(count) => count,
                 // What came is all there is to say.
                 Err(_) if self.answer.is_whole() => 0,
-                Err(error) => return Err(self.answer.broken(Failure::reading(&error))),
+                Err(error) => return Err(self.answer.broken(connection::broken(&error, config))),
             };
             if count == 0 || self.answer.push(&buffer[..count], &mut part)? {
                 return self.answer.finish(&mut part);

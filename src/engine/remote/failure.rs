@@ -1,12 +1,10 @@
 //! Why a call failed, in words, and whether another one may do better.
 
-use std::io;
 use std::time::Duration;
 
 use ureq::http::HeaderMap;
 
 use super::reason::said;
-use crate::config::RemoteConfig;
 use crate::record::remote::RemoteRecord;
 
 /// Most characters of an answer that are quoted.
@@ -17,6 +15,8 @@ const QUOTED: usize = 200;
 pub(super) enum Cause {
     /// No connection.
     Connect,
+    /// A certificate that is not trusted: no connection, now or later.
+    Certificate,
     /// It took too long.
     Timeout,
     /// The server puts it off (429).
@@ -36,14 +36,14 @@ impl Cause {
     pub(super) fn is_passing(self) -> bool {
         match self {
             Self::Connect | Self::Timeout | Self::RateLimited | Self::Server | Self::CutOff => true,
-            Self::Refused | Self::Malformed => false,
+            Self::Refused | Self::Malformed | Self::Certificate => false,
         }
     }
 
     /// Its counter in the record.
     pub(super) fn counter(self, record: &mut RemoteRecord) -> &mut usize {
         match self {
-            Self::Connect => &mut record.connect_failures,
+            Self::Connect | Self::Certificate => &mut record.connect_failures,
             Self::Timeout => &mut record.timeouts,
             Self::RateLimited => &mut record.rate_limited,
             Self::Server => &mut record.server_errors,
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    fn hint(mut self, hint: &'static str) -> Self {
+    pub(super) fn hint(mut self, hint: &'static str) -> Self {
         self.hint = Some(hint);
         self
     }
@@ -111,64 +111,12 @@ impl Failure {
                 failure.hint("redirects are not followed, since the key would go along: let ENDPOINT name the server itself")
             }
             401 | 403 => failure.hint("set API_KEY in the environment to a key that the server knows"),
+            400 | 422 if names_member(&failure.message) => failure.hint(
+                "ENDPOINT_EXTRA leaves a member out ({\"seed\": null}) or renames it ({\"max_tokens\": \
+                 {\"rename\": \"max_completion_tokens\"}})",
+            ),
             404 => failure.hint("is ENDPOINT the base URL (often it ends in /v1), and MODEL a name that GET /models lists?"),
             _ => failure,
-        }
-    }
-
-    /// What kept a request from being sent, or an answer from beginning.
-    pub(super) fn transport(error: &ureq::Error, config: &RemoteConfig) -> Self {
-        let endpoint = &config.endpoint;
-        match error {
-            ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => Self::new(
-                Cause::Timeout,
-                format!(
-                    "no connection to {endpoint} within {} s",
-                    config.patience.connect_timeout_s
-                ),
-            ),
-            ureq::Error::Timeout(_) => Self::new(Cause::Timeout, "the request took too long"),
-            ureq::Error::HostNotFound => Self::new(
-                Cause::Connect,
-                format!("no connection to {endpoint}: its host is not known"),
-            )
-            .hint("is the name in ENDPOINT right?"),
-            ureq::Error::ConnectionFailed => {
-                Self::new(Cause::Connect, format!("no connection to {endpoint}"))
-                    .hint("is the server running where ENDPOINT says?")
-            }
-            ureq::Error::Io(error) if could_not_connect(error) => Self::new(
-                Cause::Connect,
-                format!("no connection to {endpoint}: {error}"),
-            )
-            .hint("is the server running where ENDPOINT says?"),
-            ureq::Error::Io(error) => Self::new(
-                Cause::CutOff,
-                format!("the server closed the connection before it answered: {error}"),
-            ),
-            ureq::Error::Protocol(error) => Self::new(
-                Cause::Malformed,
-                format!("the server's answer is no HTTP: {error}"),
-            ),
-            error => Self::new(
-                Cause::Refused,
-                format!("no answer from {endpoint}: {error}"),
-            ),
-        }
-    }
-
-    /// What ended a stream.
-    pub(super) fn reading(error: &io::Error) -> Self {
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-        match inner {
-            Some(ureq::Error::Timeout(_)) => Self::new(Cause::Timeout, "the request took too long"),
-            Some(ureq::Error::Protocol(error)) => {
-                Self::new(Cause::Malformed, format!("the stream is no HTTP: {error}"))
-            }
-            _ => Self::new(
-                Cause::CutOff,
-                format!("the stream was cut off before its end: {error}"),
-            ),
         }
     }
 
@@ -181,24 +129,34 @@ impl Failure {
     }
 }
 
-fn could_not_connect(error: &io::Error) -> bool {
-    // No room for another socket, in this process or in the system.
-    let no_room = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
-    if no_room
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-    {
-        return true;
-    }
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::NetworkDown
-            | io::ErrorKind::AddrNotAvailable
-    )
+/// Whether the server does not take a member that is sent to it.
+fn names_member(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    let refusals = [
+        "unsupported",
+        "not support",
+        "unknown",
+        "unrecognized",
+        "unexpected",
+        "not permitted",
+        "not allowed",
+        "extra",
+        "invalid",
+    ];
+    SENT.iter().any(|name| message.contains(name))
+        && refusals.iter().any(|word| message.contains(word))
 }
+
+/// Members whose names say in an error what it is about.
+const SENT: [&str; 7] = [
+    "ignore_eos",
+    "max_tokens",
+    "seed",
+    "stream_options",
+    "temperature",
+    "top_k",
+    "top_p",
+];
 
 fn status_text(status: u16) -> String {
     let reason = ureq::http::StatusCode::from_u16(status).ok();
@@ -298,6 +256,13 @@ mod tests {
         }
         let key = status(401, &[], r#"{"detail":"Invalid API key"}"#).line();
         assert!(key.contains("Invalid API key (set API_KEY"), "{key}");
+        let hint = |body: &str| status(400, &[], body).hint;
+        assert!(hint(r#"{"error": "Unsupported parameter: 'max_tokens'"}"#).is_some());
+        assert_eq!(
+            hint(r#"{"error": "max_tokens is larger than the context"}"#),
+            None
+        );
+        assert_eq!(hint(r#"{"error": "unknown model"}"#), None);
         let long = status(400, &[], &"x".repeat(100_000)).line();
         assert!(long.chars().count() < 300 && long.ends_with('…'));
     }

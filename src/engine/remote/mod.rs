@@ -13,14 +13,19 @@
 
 mod answer;
 mod call;
+mod connection;
 mod ending;
 mod failure;
 mod json;
 mod models;
+mod network;
+mod probe;
+mod ready;
 mod reason;
 mod request;
 mod retry;
 mod sse;
+mod tls;
 mod tokens;
 mod traffic;
 mod usage;
@@ -49,6 +54,9 @@ use crate::stopwatch::{Fence, Pace};
 use answer::{End, Part};
 use call::{Caller, News, What};
 use failure::{Cause, Failure};
+use network::Network;
+pub use probe::{Answer as ServerAnswer, ServerReport, probe as probe_server};
+pub use ready::wait as wait_until_ready;
 use request::Sent;
 use retry::Verdict;
 use tokens::{Counter, LocalTokens, Prompt};
@@ -71,6 +79,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub struct RemoteEngine {
     info: EngineInfo,
     config: RemoteConfig,
+    network: Arc<Network>,
     caller: Arc<Caller>,
     tokens: Option<Arc<LocalTokens>>,
     counter: Option<Counter>,
@@ -88,6 +97,8 @@ pub struct RemoteEngine {
     /// What happened before the next poll.
     early: Vec<Event>,
     traffic: Traffic,
+    /// What the user is to know of the start.
+    note: Option<String>,
 }
 
 /// A request that has not ended.
@@ -151,8 +162,8 @@ impl RemoteEngine {
     /// only model that the server lists. At most `places` calls are made at once, and 1024.
     ///
     /// # Errors
-    /// Exit code 3 where the server cannot be reached, refuses the key, or the tokenizer cannot be read;
-    /// 2 where the server serves several models and none is named.
+    /// Exit code 3 where the server cannot be reached, lists no models though none is named, or the tokenizer
+    /// or a trusted certificate cannot be read; 2 where the server serves several models and none is named.
     pub fn connect(config: &RemoteConfig, model: Option<&str>, places: usize) -> Result<Self> {
         let tokens = match &config.tokenizer {
             None => None,
@@ -162,9 +173,11 @@ impl RemoteEngine {
             None => None,
             Some(tokens) => Some(Counter::start(Arc::clone(tokens))?),
         };
-        let caller = Caller::new(config);
-        let agent = call::agent(config);
-        let (model, start_attempts) = models::find(&caller, &agent, config, model)?;
+        let network = Arc::new(Network::new(config)?);
+        let caller = Caller::new(config, Arc::clone(&network));
+        let agent = network.agent();
+        let found = models::find(&caller, &agent, config, model)?;
+        let model = found.model;
         let (teller, news) = channel();
         Ok(Self {
             info: EngineInfo {
@@ -182,6 +195,7 @@ impl RemoteEngine {
                     .map_or_else(Vec::new, |tokens| tokens.notes().to_vec()),
             },
             config: config.clone(),
+            network,
             caller: Arc::new(caller),
             tokens,
             counter,
@@ -194,7 +208,8 @@ impl RemoteEngine {
             news,
             teller,
             early: Vec::new(),
-            traffic: Traffic::new(start_attempts),
+            traffic: Traffic::new(found.attempts),
+            note: found.note,
         })
     }
 
@@ -212,7 +227,7 @@ impl RemoteEngine {
         if self.draining.values().any(soon) {
             return None;
         }
-        Some(call::agent(&self.config))
+        Some(self.network.agent())
     }
 
     /// Begins the calls whose turn it is, the oldest requests first.
@@ -579,6 +594,10 @@ impl Engine for RemoteEngine {
         } else {
             Err(restart_refused(self.open.len()))
         }
+    }
+
+    fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     fn traffic(&mut self) -> Option<RemoteRecord> {

@@ -1,20 +1,20 @@
-//! Which model the server serves, asked when the engine starts: a server that is not there, or does
-//! not know the key, is found out before anything is measured.
+//! Which model the server serves, asked when the engine starts: a server that is not there is found out
+//! before anything is measured, and so is a wrong key, where listing models needs one.
 
 use std::thread;
 
-use serde::Deserialize;
+use serde_json::Value;
 use ureq::Agent;
 
 use super::call::Caller;
-use super::failure::{Cause, Failure};
+use super::failure::{Cause, Failure, excerpt};
 use super::retry::{self, Verdict};
-use crate::config::RemoteConfig;
+use crate::config::{Change, RemoteConfig};
 use crate::error::{Error, Result};
 use crate::stopwatch::Pace;
 
 /// A model that the server names.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServedModel {
     /// The name to ask for.
     pub(super) id: String,
@@ -22,55 +22,104 @@ pub(super) struct ServedModel {
     pub(super) max_model_len: Option<usize>,
 }
 
-#[derive(Deserialize)]
-struct Listing {
-    data: Vec<ServedModel>,
+const NAME_IT: &str = "let MODEL (--model) name the model, since the server does not list it";
+
+/// What was found of the model to ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) model: ServedModel,
+    /// How many calls that took.
+    pub(super) attempts: usize,
+    /// Why the server lists no models, where one is named and so it does without.
+    pub(super) note: Option<String>,
 }
 
-/// Finds the model, and how many calls that took.
+/// The models in the body of `GET /models`: OpenAI's `data`, a bare list (Together), or `models` with names
+/// (Ollama).
 ///
 /// # Errors
-/// Exit code 3 where the server cannot be reached or refuses the key, 2 where `wanted` is `None` and
-/// the server serves several models.
+/// A body that is no such list.
+pub(super) fn listed(body: &[u8]) -> Result<Vec<ServedModel>, Failure> {
+    let refuse = |why: String| {
+        let message = format!("GET /models: not a list of models: {why}");
+        Failure::new(Cause::Malformed, message)
+    };
+    let listing: Value = serde_json::from_slice(body).map_err(|error| refuse(error.to_string()))?;
+    let lists = [Some(&listing), listing.get("data"), listing.get("models")];
+    let list = lists.into_iter().flatten().find_map(Value::as_array);
+    let list = list.ok_or_else(|| refuse(excerpt(body)))?;
+    let model = |model: &Value| {
+        let names = ["id", "name", "model"];
+        Some(ServedModel {
+            id: (names.iter().find_map(|name| model.get(*name)?.as_str()))?.to_owned(),
+            max_model_len: (model.get("max_model_len").and_then(Value::as_u64))
+                .and_then(|length| usize::try_from(length).ok()),
+        })
+    };
+    Ok(list.iter().filter_map(model).collect())
+}
+
+/// Finds the model.
+///
+/// # Errors
+/// Exit code 3 where the server cannot be reached, or where no model is named and the server does not
+/// list any; 2 where none is named and it serves several.
 pub(super) fn find(
     caller: &Caller,
     agent: &Agent,
     config: &RemoteConfig,
-    wanted: Option<&str>,
-) -> Result<(ServedModel, usize)> {
+    model: Option<&str>,
+) -> Result<Found> {
+    let wanted = match (config.model(model), config.endpoint_extra.change("model")) {
+        (Some(wanted), _) => Some(wanted),
+        // Requests name no model: the server has one for them.
+        (None, Change::Drop) => Some("unnamed"),
+        (None, _) => None,
+    };
     let (answer, attempts) = ask(caller, agent, config);
-    let listed = answer.and_then(|body| {
-        let listing = serde_json::from_slice::<Listing>(&body);
-        listing.map(|listing| listing.data).map_err(|error| {
-            Failure::new(
-                Cause::Malformed,
-                format!("GET /models: not a list of models: {error}"),
-            )
-        })
-    });
-    let model = match (listed, wanted) {
+    let mut note = None;
+    let model = match (answer.and_then(|body| listed(&body)), wanted) {
         (Ok(models), Some(wanted)) => {
             // One that is not listed may be served all the same, under another name.
             let known = models.into_iter().find(|model| model.id == wanted);
             known.unwrap_or_else(|| unlisted(wanted))
         }
         (Ok(models), None) => only(models, config)?,
-        // Not every server has a list; whether it serves the model, the first request says.
-        (Err(failure), Some(wanted)) if is_no_list(&failure) => unlisted(wanted),
+        // Not every server has a list, nor every key the right to see it; whether the server serves the
+        // model, the first request says.
+        (Err(failure), Some(wanted)) if is_no_list(&failure) => {
+            note = Some(format!(
+                "the server lists no models ({}); the model is {wanted}, as named",
+                failure.message
+            ));
+            unlisted(wanted)
+        }
         (Err(failure), _) => {
             let error = Error::preflight(format!(
                 "the endpoint {} cannot be used: {}",
                 config.endpoint, failure.message
             ));
-            let hint = match failure.hint {
-                Some(hint) => hint,
-                None if is_no_list(&failure) => "let MODEL (--model) name the model to ask for",
-                None => "is the server running, and is ENDPOINT its base URL?",
+            let hint = match (failure.status, failure.hint) {
+                (Some(401 | 403), Some(hint)) => &format!("{hint}; or {NAME_IT}"),
+                (Some(404), _) => {
+                    &format!("is ENDPOINT the base URL (often it ends in /v1)? if so, {NAME_IT}")
+                }
+                (Some(502..=504), None) => {
+                    "a server that is starting or loads its model is waited for with \
+                     WAIT_READY=SECONDS"
+                }
+                (_, Some(hint)) => hint,
+                _ if is_no_list(&failure) => NAME_IT,
+                _ => "is the server running, and is ENDPOINT its base URL?",
             };
             return Err(error.hint(hint));
         }
     };
-    Ok((model, attempts))
+    Ok(Found {
+        model,
+        attempts,
+        note,
+    })
 }
 
 fn unlisted(name: &str) -> ServedModel {
@@ -80,11 +129,13 @@ fn unlisted(name: &str) -> ServedModel {
     }
 }
 
-/// Whether the server answers, but not with a list.
-fn is_no_list(failure: &Failure) -> bool {
+/// Whether the server answers, but not with a list. A redirect, a proxy's refusal and a gateway without a
+/// server behind it (502, 503, 504) would meet the requests, too.
+pub(super) fn is_no_list(failure: &Failure) -> bool {
     match failure.status {
-        Some(status) => matches!(status, 404 | 405 | 501),
-        None => failure.cause == Cause::Malformed,
+        Some(407) => false,
+        Some(status) => matches!(status, 400..=499 | 500 | 501 | 505..),
+        None => failure.cause == Cause::Malformed && failure.hint.is_none(),
     }
 }
 
@@ -113,14 +164,77 @@ fn ask(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> (Result<Vec<u8>
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let failure = match caller.get(agent, "/models") {
+        let failure = match caller.get(agent, &config.endpoint.url("/models")) {
             Ok(body) => return (Ok(body), attempts),
             Err(failure) => failure,
         };
+        // A proxy that is not there is a setting that is wrong, more often than one that restarts.
+        if failure.cause == Cause::Connect && config.proxy.is_some() {
+            return (Err(failure), attempts);
+        }
         let spent = begun.elapsed();
         match retry::decide(&config.patience, &failure, attempts, spent, 0) {
             Verdict::Again(wait) => thread::sleep(wait),
             Verdict::GiveUp(_) => return (Err(failure), attempts),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ureq::http::HeaderMap;
+
+    #[test]
+    fn lists_of_several_servers() {
+        let ids = |body: &str| -> Option<Vec<String>> {
+            let models = listed(body.as_bytes()).ok()?;
+            Some(models.into_iter().map(|model| model.id).collect())
+        };
+        for (body, expected) in [
+            (
+                r#"{"data": [{"id": "a"}, {"id": "b", "max_model_len": null}]}"#,
+                Some(2),
+            ),
+            (
+                r#"{"data": [{"id": "a", "max_model_len": 2048.5}]}"#,
+                Some(1),
+            ),
+            (r#"[{"id": "a"}]"#, Some(1)),
+            (r#"{"models": [{"name": "a"}], "data": null}"#, Some(1)),
+            (r#"{"data": [{"id": 3}, null]}"#, Some(0)),
+            (r#"{"data": null}"#, None),
+            (r#"{"detail": "no"}"#, None),
+            ("<html>", None),
+        ] {
+            assert_eq!(ids(body).map(|ids| ids.len()), expected, "{body}");
+        }
+        let vllm = listed(br#"{"data": [{"id": "a", "max_model_len": 2048}]}"#).expect("a list");
+        assert_eq!(vllm[0].max_model_len, Some(2048));
+    }
+
+    #[test]
+    fn a_server_that_answers_may_have_no_list() {
+        for (status, no_list) in [
+            (400, true),
+            (401, true),
+            (403, true),
+            (404, true),
+            (405, true),
+            (429, true),
+            (500, true),
+            (501, true),
+            (302, false),
+            (407, false),
+            (502, false),
+            (503, false),
+            (504, false),
+        ] {
+            let failure = Failure::status(status, &HeaderMap::new(), b"");
+            assert_eq!(is_no_list(&failure), no_list, "{status}");
+        }
+        assert!(is_no_list(&listed(b"<html>").expect_err("no JSON")));
+        assert!(!is_no_list(&Failure::new(Cause::Connect, "refused")));
+        assert!(!is_no_list(&Failure::new(Cause::Certificate, "expired")));
     }
 }

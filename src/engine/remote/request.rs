@@ -1,10 +1,10 @@
 //! A request as the server reads it.
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 use super::tokens::LocalTokens;
-use crate::config::{EndpointApi, RemoteConfig};
+use crate::config::{Change, EndpointApi, EndpointExtra, RemoteConfig};
 use crate::engine::chat::Rendered;
 use crate::engine::{Message, Request, Role};
 use crate::error::{Context, Exit, Result};
@@ -12,42 +12,83 @@ use crate::error::{Context, Exit, Result};
 /// Seeds go over the wire with 31 bits: what every server takes, signed or not.
 const SEED_BITS: u64 = 0x7fff_ffff;
 
-#[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
     messages: Option<&'a [Message]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     prompt: Option<&'a Sent>,
     max_tokens: usize,
     temperature: f32,
     top_p: f32,
-    #[serde(skip_serializing_if = "is_zero")]
     top_k: usize,
     seed: u64,
-    stream: bool,
-    stream_options: StreamOptions,
-    /// vLLM's and llama.cpp's extension.
-    #[serde(skip_serializing_if = "is_false")]
     ignore_eos: bool,
-    /// What the user says besides; none of the members above.
-    #[serde(flatten)]
-    extra: &'a Map<String, Value>,
+    /// What the user says besides, or otherwise.
+    extra: &'a EndpointExtra,
+}
+
+impl Serialize for Body<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.put(&mut map, "model", &self.model)?;
+        if let Some(messages) = self.messages {
+            map.serialize_entry("messages", messages)?;
+        }
+        if let Some(prompt) = self.prompt {
+            map.serialize_entry("prompt", prompt)?;
+        }
+        self.put(&mut map, "max_tokens", &self.max_tokens)?;
+        self.put(&mut map, "temperature", &self.temperature)?;
+        self.put(&mut map, "top_p", &self.top_p)?;
+        self.put_if(self.top_k > 0, &mut map, "top_k", &self.top_k)?;
+        self.put(&mut map, "seed", &self.seed)?;
+        map.serialize_entry("stream", &true)?;
+        let options = StreamOptions {
+            include_usage: true,
+        };
+        self.put(&mut map, "stream_options", &options)?;
+        // vLLM's and llama.cpp's extension.
+        self.put_if(self.ignore_eos, &mut map, "ignore_eos", &true)?;
+        for (name, value) in self.extra.others() {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl Body<'_> {
+    /// A member, as the user would have it.
+    fn put<M: SerializeMap>(
+        &self,
+        map: &mut M,
+        name: &str,
+        value: &impl Serialize,
+    ) -> std::result::Result<(), M::Error> {
+        match self.extra.change(name) {
+            Change::None => map.serialize_entry(name, value),
+            Change::Drop => Ok(()),
+            Change::Rename(name) => map.serialize_entry(name, value),
+            Change::Set(value) => map.serialize_entry(name, value),
+        }
+    }
+
+    /// A member that is sent only where it says something, or where the user gives it a value.
+    fn put_if<M: SerializeMap>(
+        &self,
+        says: bool,
+        map: &mut M,
+        name: &str,
+        value: &impl Serialize,
+    ) -> std::result::Result<(), M::Error> {
+        if says || matches!(self.extra.change(name), Change::Set(_)) {
+            self.put(map, name, value)?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Serialize)]
 struct StreamOptions {
     include_usage: bool,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
-fn is_zero(count: &usize) -> bool {
-    *count == 0
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 /// What goes over the wire.
@@ -95,10 +136,6 @@ pub(super) fn outgoing(
         top_p: request.sampling.top_p,
         top_k: request.sampling.top_k,
         seed: request.sampling.seed & SEED_BITS,
-        stream: true,
-        stream_options: StreamOptions {
-            include_usage: true,
-        },
         ignore_eos: request.ignore_eos,
         extra: &config.endpoint_extra,
     };
@@ -132,7 +169,6 @@ pub(super) fn plain(messages: &[Message]) -> Rendered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Endpoint, Patience};
     use crate::engine::{Origin, Sampling};
 
     fn request() -> Request {
@@ -160,12 +196,9 @@ mod tests {
 
     fn body_with(request: &Request, endpoint_api: EndpointApi, extra: &str) -> String {
         let config = RemoteConfig {
-            endpoint: Endpoint::parse("http://host/v1").expect("sound"),
-            api_key: None,
             endpoint_api,
-            endpoint_extra: serde_json::from_str(extra).expect("an object"),
-            tokenizer: None,
-            patience: Patience::default(),
+            endpoint_extra: EndpointExtra::parse(extra).expect("an object"),
+            ..RemoteConfig::plain("http://host/v1")
         };
         let outgoing = outgoing(request, "m", &config, None).expect("plain fields");
         String::from_utf8(outgoing.body).expect("JSON is UTF-8")
@@ -197,6 +230,35 @@ mod tests {
             r#""ignore_eos":true,"repeat_penalty":1.0}"#,
         ] {
             assert!(body.contains(part), "{body}");
+        }
+    }
+
+    #[test]
+    fn members_are_left_out_renamed_and_given_other_values() {
+        let body = |extra: &str| body_with(&request(), EndpointApi::Chat, extra);
+        let renamed = body(r#"{"max_tokens": {"rename": "max_completion_tokens"}}"#);
+        assert!(
+            renamed.contains(r#","max_completion_tokens":48,"#),
+            "{renamed}"
+        );
+        assert!(!renamed.contains("max_tokens\":"), "{renamed}");
+        let bare = body(
+            r#"{"max_tokens": null, "temperature": null, "top_p": null, "seed": null, "top_k": null,
+                "stream_options": null, "model": null, "min_p": null}"#,
+        );
+        assert!(bare.starts_with(r#"{"messages":["#), "{bare}");
+        assert!(bare.ends_with(r#"],"stream":true}"#), "{bare}");
+        let set = body(
+            r#"{"temperature": 1, "top_k": 20, "model": "other", "ignore_eos": true, "min_p": 0.1,
+                "stream_options": {"include_usage": true, "continuous_usage_stats": true}}"#,
+        );
+        for part in [
+            r#"{"model":"other","#,
+            r#""temperature":1,"top_p":1.0,"top_k":20,"seed":0,"#,
+            r#""stream_options":{"continuous_usage_stats":true,"include_usage":true}"#,
+            r#","ignore_eos":true,"min_p":0.1}"#,
+        ] {
+            assert!(set.contains(part), "{part}: {set}");
         }
     }
 }

@@ -96,7 +96,7 @@ mod tests {
             };
             assert_eq!(why, "broke; that was attempt 4 of 4");
         }
-        for cause in [Cause::Refused, Cause::Malformed] {
+        for cause in [Cause::Refused, Cause::Malformed, Cause::Certificate] {
             assert_eq!(decide(cause, 1), Verdict::GiveUp("broke".to_owned()));
         }
     }

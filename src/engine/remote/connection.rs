@@ -1,0 +1,467 @@
+//! Why no connection came about, or why it ended: the network, a proxy, a certificate.
+
+use std::error::Error as StdError;
+use std::io;
+
+use rustls::{AlertDescription, CertificateError};
+
+use super::failure::{Cause, Failure, shorten};
+use super::tls::{HandshakeCut, is_authority};
+use crate::config::{Proxy, ProxyKind, RemoteConfig};
+
+const RUNNING: &str = "is the server running where ENDPOINT says? one that is starting is waited for with \
+                       WAIT_READY=SECONDS";
+const PROXY_RUNNING: &str =
+    "is the proxy running? let NO_PROXY name the server to go around it, or unset the variable";
+
+/// What kept a request from being sent, or an answer from beginning.
+pub(super) fn failed(error: &ureq::Error, config: &RemoteConfig) -> Failure {
+    if let Some(error) = tls_error(error) {
+        return tls_failed(error, config);
+    }
+    let endpoint = &config.endpoint;
+    let proxy = config.proxy.as_ref();
+    // With a proxy, every connection is one to the proxy.
+    let (place, running) = match proxy {
+        None => (endpoint.to_string(), RUNNING),
+        Some(proxy) => (named(proxy), PROXY_RUNNING),
+    };
+    match error {
+        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
+            let time = config.patience.connect_timeout_s;
+            let place = match proxy {
+                None => place,
+                Some(_) => format!("{endpoint} through {place}"),
+            };
+            Failure::new(
+                Cause::Timeout,
+                format!("no connection to {place} within {time} s (CONNECT_TIMEOUT)"),
+            )
+        }
+        ureq::Error::Timeout(_) => Failure::new(Cause::Timeout, "the request took too long"),
+        ureq::Error::HostNotFound => unknown_host(&place, config),
+        ureq::Error::ConnectionFailed => {
+            Failure::new(Cause::Connect, format!("no connection to {place}")).hint(running)
+        }
+        ureq::Error::ConnectProxyFailed(reason) => no_tunnel(reason, config),
+        ureq::Error::Io(error) if is_unknown_host(error) => unknown_host(&place, config),
+        ureq::Error::Io(error) if could_not_connect(error) => {
+            let message = format!("no connection to {place}: {error}");
+            Failure::new(Cause::Connect, message).hint(running)
+        }
+        ureq::Error::Io(error)
+            if error
+                .get_ref()
+                .is_some_and(|inner| inner.is::<HandshakeCut>()) =>
+        {
+            let message = format!("the connection to {endpoint} was {error}");
+            Failure::new(Cause::CutOff, message)
+                .hint("does the server speak TLS there? else let ENDPOINT begin with http://")
+        }
+        // ureq has no error of its own for SOCKS.
+        ureq::Error::Io(error) if proxy.is_some_and(|proxy| !is_http(proxy)) => Failure::new(
+            Cause::Connect,
+            format!("no connection to {endpoint} through {place}: {error}"),
+        )
+        .hint("does the proxy speak that version of SOCKS, and may it reach the server?"),
+        ureq::Error::Io(error) => {
+            let way = proxy.map_or(String::new(), |proxy| format!(", or {}", named(proxy)));
+            let message =
+                format!("the server{way} closed the connection before it answered: {error}");
+            Failure::new(Cause::CutOff, message)
+        }
+        ureq::Error::Protocol(error) => {
+            let failure = Failure::new(
+                Cause::Malformed,
+                format!("the server's answer is no HTTP: {error}"),
+            );
+            match endpoint.scheme() {
+                "http" => failure.hint("is it HTTP, and not HTTPS, that the server speaks there?"),
+                _ => failure,
+            }
+        }
+        error => Failure::new(
+            Cause::Refused,
+            format!("no answer from {endpoint}: {error}"),
+        ),
+    }
+}
+
+/// What ended a stream.
+pub(super) fn broken(error: &io::Error, config: &RemoteConfig) -> Failure {
+    if let Some(error) = tls_error(error) {
+        return tls_failed(error, config);
+    }
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(ureq::Error::Timeout(_)) => Failure::new(Cause::Timeout, "the request took too long"),
+        Some(ureq::Error::Protocol(error)) => {
+            Failure::new(Cause::Malformed, format!("the stream is no HTTP: {error}"))
+        }
+        _ => Failure::new(
+            Cause::CutOff,
+            format!("the stream was cut off before its end: {error}"),
+        ),
+    }
+}
+
+/// A failure by status, where a proxy may have answered in the server's place.
+pub(super) fn by_way_of(mut failure: Failure, config: &RemoteConfig) -> Failure {
+    let Some(proxy) = config.proxy.as_ref().filter(|proxy| is_http(proxy)) else {
+        return failure;
+    };
+    if config.endpoint.scheme() != "http" {
+        return failure;
+    }
+    if failure.status == Some(407) {
+        failure.message = format!("{} wants a user and a password (407)", named(proxy));
+        return failure.hint(
+            "they stand in the proxy's URL: http://user:password@host:port, percent-encoded",
+        );
+    }
+    failure.message = format!("{} (by way of {})", failure.message, named(proxy));
+    failure
+}
+
+/// A proxy and where it is set.
+pub(super) fn named(proxy: &Proxy) -> String {
+    format!("the proxy {proxy} ({})", proxy.variable)
+}
+
+fn is_http(proxy: &Proxy) -> bool {
+    matches!(proxy.kind, ProxyKind::Http | ProxyKind::Https)
+}
+
+fn unknown_host(place: &str, config: &RemoteConfig) -> Failure {
+    let unknown = "its host's name is not known";
+    let (message, hint) = match &config.proxy {
+        None => (
+            format!("no connection to {place}: {unknown}"),
+            "is the name in ENDPOINT right?",
+        ),
+        // The server's name is resolved here, too.
+        Some(proxy) if matches!(proxy.kind, ProxyKind::Socks4 | ProxyKind::Socks5) => (
+            format!(
+                "no connection to {} through {place}: the name of one of the two is not known here",
+                config.endpoint
+            ),
+            "with socks5h:// (socks4a://) the proxy resolves the server's name",
+        ),
+        Some(_) => (
+            format!("no connection to {place}: {unknown}"),
+            PROXY_RUNNING,
+        ),
+    };
+    Failure::new(Cause::Connect, message).hint(hint)
+}
+
+/// A proxy did not make the tunnel; ureq tells the status in words.
+fn no_tunnel(reason: &str, config: &RemoteConfig) -> Failure {
+    let place = config.proxy.as_ref().map_or("the proxy".to_owned(), named);
+    let status = reason.split(|c: char| !c.is_ascii_digit());
+    let status = status
+        .filter_map(|word| word.parse::<u16>().ok())
+        .find(|status| *status >= 100);
+    let endpoint = &config.endpoint;
+    let Some(status) = status else {
+        let message = format!("{place} makes no tunnel to {endpoint}: {}", shorten(reason));
+        return Failure::new(Cause::Connect, message);
+    };
+    let message = format!("{place} makes no tunnel to {endpoint}: it answers {status}");
+    match status {
+        407 => Failure::new(Cause::Refused, message).hint(
+            "it wants a user and a password: http://user:password@host:port, percent-encoded",
+        ),
+        500.. => Failure::new(Cause::Connect, message)
+            .hint("is the server running where ENDPOINT says, and can the proxy reach it?"),
+        _ => Failure::new(Cause::Refused, message)
+            .hint("let NO_PROXY name the server to go around the proxy"),
+    }
+}
+
+fn is_unknown_host(error: &io::Error) -> bool {
+    // The standard library has no kind for it.
+    error
+        .to_string()
+        .starts_with("failed to lookup address information")
+}
+
+fn could_not_connect(error: &io::Error) -> bool {
+    // No room for another socket, in this process or in the system.
+    let no_room = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    if no_room
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    {
+        return true;
+    }
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::AddrNotAvailable
+    )
+}
+
+/// The TLS library's error in another one.
+fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return Some(error);
+    }
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return tls_error(error.get_ref()?);
+    }
+    match error.downcast_ref::<ureq::Error>()? {
+        ureq::Error::Io(error) => tls_error(error),
+        ureq::Error::Rustls(error) => Some(error),
+        _ => None,
+    }
+}
+
+/// TLS did not come about.
+fn tls_failed(error: &rustls::Error, config: &RemoteConfig) -> Failure {
+    let mut place = config.endpoint.to_string();
+    if let Some(proxy) = &config.proxy
+        && proxy.kind == ProxyKind::Https
+    {
+        // Either of the two; which one, the error does not say.
+        place = match config.endpoint.scheme() {
+            "https" => format!("{place}, or of {}", named(proxy)),
+            _ => named(proxy),
+        };
+    }
+    match error {
+        rustls::Error::InvalidCertificate(error) => untrusted(error, &place),
+        rustls::Error::NoCertificatesPresented => {
+            Failure::new(Cause::Certificate, format!("{place} shows no certificate"))
+        }
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired | AlertDescription::BadCertificate,
+        ) => Failure::new(
+            Cause::Certificate,
+            format!("{place} wants a certificate of the client ({error})"),
+        )
+        .hint("flowbench has none to show: the server must take a key (API_KEY) in its place"),
+        rustls::Error::InvalidMessage(_) => Failure::new(
+            Cause::Malformed,
+            format!("what answers at {place} does not speak TLS: {error}"),
+        )
+        .hint("is it http://, and not https://, that ENDPOINT should begin with?"),
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::PeerMisbehaved(_)
+        | rustls::Error::AlertReceived(
+            AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure,
+        ) => Failure::new(
+            Cause::Malformed,
+            format!("no version or cipher of TLS is common to {place} and flowbench: {error}"),
+        )
+        .hint("flowbench speaks TLS 1.2 and 1.3"),
+        error => Failure::new(
+            Cause::Connect,
+            format!("no TLS connection to {place}: {error}"),
+        ),
+    }
+}
+
+/// A certificate that is not taken.
+fn untrusted(error: &CertificateError, place: &str) -> Failure {
+    let day = |time: &rustls::pki_types::UnixTime| {
+        let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        jiff::Timestamp::from_second(seconds).map_or("unknown".to_owned(), |at| at.to_string())
+    };
+    let (what, hint) = match error {
+        CertificateError::UnknownIssuer => (
+            "is signed by an authority that is not trusted here".to_owned(),
+            TRUST,
+        ),
+        CertificateError::Expired => ("has expired".to_owned(), RENEW),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            (format!("has expired at {}", day(not_after)), RENEW)
+        }
+        CertificateError::NotValidYet => ("is not valid yet".to_owned(), RENEW),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            (format!("is not valid before {}", day(not_before)), RENEW)
+        }
+        CertificateError::NotValidForName => {
+            ("is for another host than ENDPOINT names".to_owned(), NAME)
+        }
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => (
+            "names no host (it has no subjectAltName)".to_owned(),
+            "make it anew with the host's name: openssl req -x509 -addext subjectAltName=DNS:host …",
+        ),
+        CertificateError::NotValidForNameContext { presented, .. } => (
+            format!(
+                "is for another host than ENDPOINT names: {}",
+                shorten(
+                    &presented
+                        .iter()
+                        .map(|name| bare(name))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )
+            ),
+            NAME,
+        ),
+        error if is_authority(error) => {
+            ("is self-signed, and is not trusted here".to_owned(), TRUST)
+        }
+        CertificateError::Revoked => ("has been revoked".to_owned(), RENEW),
+        CertificateError::BadSignature => ("has a signature that is wrong".to_owned(), TRUST),
+        error => (format!("cannot be used: {error}"), TRUST),
+    };
+    let message = format!("the certificate of {place} {what}");
+    Failure::new(Cause::Certificate, message).hint(hint)
+}
+
+/// A name without rustls's `DnsName("…")` around it.
+fn bare(name: &str) -> &str {
+    let inner = name
+        .split_once('(')
+        .and_then(|(_, inner)| inner.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
+}
+
+const TRUST: &str = "let SSL_CERT_FILE name a PEM file with the certificate of its authority, or with \
+                     the server's own where it is self-signed";
+const RENEW: &str = "is the clock of this machine right? else the server needs a new certificate";
+const NAME: &str = "let ENDPOINT name the server as its certificate does";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use rustls::pki_types::{ServerName, UnixTime};
+
+    fn of(proxy: Option<&str>) -> RemoteConfig {
+        let mut config = RemoteConfig::plain("https://host/v1");
+        let variable = |name: &str| (name == "https_proxy").then(|| proxy.map(str::to_owned))?;
+        config.proxy = Proxy::find("https", "host", 443, variable).expect("sound");
+        config
+    }
+
+    fn certificate(error: CertificateError) -> Failure {
+        let error = rustls::Error::InvalidCertificate(error);
+        failed(
+            &io::Error::new(io::ErrorKind::InvalidData, error).into(),
+            &of(None),
+        )
+    }
+
+    #[test]
+    fn certificates_are_told_apart_and_not_tried_again() {
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(1_700_000_000));
+        for (error, words) in [
+            (
+                CertificateError::UnknownIssuer,
+                "not trusted here (let SSL_CERT_FILE name",
+            ),
+            (
+                CertificateError::ExpiredContext {
+                    time,
+                    not_after: time,
+                },
+                "has expired at 2023-11-14T22:13:20Z (is the clock",
+            ),
+            (
+                CertificateError::NotValidYetContext {
+                    time,
+                    not_before: time,
+                },
+                "not valid before 2023-11-14T22:13:20Z",
+            ),
+            (
+                CertificateError::NotValidForNameContext {
+                    expected: ServerName::try_from("host").expect("a name"),
+                    presented: vec!["DnsName(\"other\")".to_owned()],
+                },
+                "another host than ENDPOINT names: other (let ENDPOINT",
+            ),
+            (
+                CertificateError::NotValidForNameContext {
+                    expected: ServerName::try_from("host").expect("a name"),
+                    presented: Vec::new(),
+                },
+                "no subjectAltName",
+            ),
+            (CertificateError::BadEncoding, "cannot be used: "),
+        ] {
+            let failure = certificate(error);
+            let line = failure.line();
+            assert!(
+                line.starts_with("the certificate of https://host/v1 "),
+                "{line}"
+            );
+            assert!(line.contains(words), "{line}");
+            assert_eq!(failure.cause, Cause::Certificate);
+            assert!(!failure.cause.is_passing());
+        }
+    }
+
+    #[test]
+    fn proxies_are_named() {
+        let refused = || ureq::Error::from(io::Error::from(io::ErrorKind::ConnectionRefused));
+        let line = |error: &ureq::Error, proxy| failed(error, &of(proxy)).line();
+        let direct = line(&refused(), None);
+        assert!(
+            direct.starts_with("no connection to https://host/v1: "),
+            "{direct}"
+        );
+        let through = line(&refused(), Some("u:canary@p:9"));
+        assert!(
+            through.starts_with("no connection to the proxy http://p:9 (https_proxy): "),
+            "{through}"
+        );
+        assert!(
+            through.contains("NO_PROXY") && !through.contains("canary"),
+            "{through}"
+        );
+        for (status, cause, words) in [
+            (403, Cause::Refused, "it answers 403 (let NO_PROXY"),
+            (407, Cause::Refused, "a user and a password"),
+            (502, Cause::Connect, "can the proxy reach it?"),
+        ] {
+            let error = ureq::Error::ConnectProxyFailed(format!(
+                "proxy server responded {status}/{status}"
+            ));
+            let failure = failed(&error, &of(Some("p:9")));
+            assert_eq!(failure.cause, cause, "{status}");
+            let line = failure.line();
+            assert!(
+                line.starts_with("the proxy http://p:9 (https_proxy) makes no tunnel"),
+                "{line}"
+            );
+            assert!(line.contains(words), "{line}");
+        }
+        let unknown = io::Error::other("failed to lookup address information: Name or service");
+        let unknown = ureq::Error::from(unknown);
+        assert!(line(&unknown, None).contains("is not known (is the name in ENDPOINT"));
+        assert!(
+            line(&unknown, Some("p:9")).contains("to the proxy http://p:9 (https_proxy): its host")
+        );
+        assert!(line(&unknown, Some("socks5://p:9")).contains("one of the two is not known here"));
+        assert_eq!(failed(&unknown, &of(None)).cause, Cause::Connect);
+    }
+
+    #[test]
+    fn a_proxy_may_have_answered_in_the_server_s_place() {
+        let mut config = RemoteConfig::plain("http://host/v1");
+        let failure = |status| Failure::status(status, &ureq::http::HeaderMap::new(), b"");
+        let line = by_way_of(failure(502), &config).line();
+        assert_eq!(line, "the server answers 502 Bad Gateway");
+        let variable = |name: &str| (name == "http_proxy").then(|| "p:1".to_owned());
+        config.proxy = Proxy::find("http", "host", 80, variable).expect("sound");
+        let line = by_way_of(failure(502), &config).line();
+        assert_eq!(
+            line,
+            "the server answers 502 Bad Gateway (by way of the proxy http://p:1 (http_proxy))"
+        );
+        let line = by_way_of(failure(407), &config).line();
+        assert!(
+            line.starts_with("the proxy http://p:1 (http_proxy) wants a user"),
+            "{line}"
+        );
+    }
+}
