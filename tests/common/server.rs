@@ -4,7 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -55,6 +55,7 @@ impl Received {
 /// The server; its threads end with the process.
 pub struct Server {
     address: SocketAddr,
+    scheme: &'static str,
     received: Arc<Mutex<Vec<Received>>>,
     connections: Arc<AtomicUsize>,
     hung_up: Arc<AtomicUsize>,
@@ -67,8 +68,27 @@ impl Server {
     /// a list of one model, and a stream of three words with its usage.
     pub fn start(handler: impl Fn(&Received) -> Option<Vec<Act>> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::listen(listener, None, handler)
+    }
+
+    /// The same over TLS.
+    pub fn start_tls(
+        tls: Arc<rustls::ServerConfig>,
+        handler: impl Fn(&Received) -> Option<Vec<Act>> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::listen(listener, Some(tls), handler)
+    }
+
+    /// The same on a port that was chosen before.
+    pub fn listen(
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        handler: impl Fn(&Received) -> Option<Vec<Act>> + Send + Sync + 'static,
+    ) -> Self {
         let server = Self {
             address: listener.local_addr().expect("bound"),
+            scheme: if tls.is_some() { "https" } else { "http" },
             received: Arc::default(),
             connections: Arc::default(),
             hung_up: Arc::default(),
@@ -88,7 +108,16 @@ impl Server {
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (handler, posts) = (Arc::clone(&handler), Arc::clone(&posts));
                 let (received, hung_up) = (Arc::clone(&received), Arc::clone(&hung_up));
-                thread::spawn(move || serve(stream, &*handler, &posts, &received, &hung_up));
+                let _ = stream.set_nodelay(true);
+                let tls = tls.clone();
+                thread::spawn(move || match tls {
+                    None => serve(stream, &*handler, &posts, &received, &hung_up),
+                    Some(tls) => {
+                        let session = rustls::ServerConnection::new(tls).expect("a sound setting");
+                        let stream = rustls::StreamOwned::new(session, stream);
+                        serve(stream, &*handler, &posts, &received, &hung_up);
+                    }
+                });
             }
         });
         server
@@ -108,7 +137,11 @@ impl Server {
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://{}/v1", self.address)
+        format!("{}://{}/v1", self.scheme, self.address)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// All that came.
@@ -135,14 +168,13 @@ impl Server {
 }
 
 fn serve(
-    mut stream: TcpStream,
+    stream: impl Read + Write,
     handler: &Handler,
     posts: &AtomicUsize,
     received: &Mutex<Vec<Received>>,
     hung_up: &AtomicUsize,
 ) {
-    let _ = stream.set_nodelay(true);
-    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+    let mut reader = BufReader::new(stream);
     while let Some(mut request) = read(&mut reader) {
         if request.method == "POST" {
             request.number = posts.fetch_add(1, Ordering::SeqCst);
@@ -152,7 +184,12 @@ fn serve(
         for act in acts {
             match act {
                 Act::Send(bytes) => {
-                    if stream.write_all(&bytes).is_err() {
+                    let stream = reader.get_mut();
+                    if stream
+                        .write_all(&bytes)
+                        .and_then(|()| stream.flush())
+                        .is_err()
+                    {
                         return;
                     }
                 }
@@ -168,7 +205,7 @@ fn serve(
     }
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> Option<Received> {
+fn read(reader: &mut impl BufRead) -> Option<Received> {
     let mut line = String::new();
     reader
         .read_line(&mut line)
