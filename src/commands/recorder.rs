@@ -102,19 +102,6 @@ impl Recorder<'_> {
     /// Begins to save the answers, where that is wanted.
     pub(super) fn begin_recording(&mut self) -> Result<()> {
         let path = self.config.workflow.record.as_deref();
-        let input = self
-            .config
-            .workflow
-            .rollouts
-            .as_ref()
-            .map(|rollouts| &rollouts.input);
-        let real = |path: &std::path::Path| std::fs::canonicalize(path).ok();
-        if let (Some(path), Some(input)) = (path, input)
-            && real(path).is_some_and(|path| Some(path) == real(input))
-        {
-            return Err(Error::usage("--record names the file that --input does")
-                .hint("a recording replaces its file: name another one"));
-        }
         self.recording = path.map(Recording::create).transpose()?;
         Ok(())
     }
