@@ -308,7 +308,10 @@ mod tests {
         );
         let id = &rows("{\"id\": 12345678901234567890123}").expect("right")[0].id;
         assert_eq!(id, "12345678901234567890123");
-        insta::assert_snapshot!(failure("{\"a\": NaN, \"b\": 007}"), @"");
+        insta::assert_snapshot!(failure("{\"a\": NaN, \"b\": 007}"), @r#"
+        error: x.suite.jsonl:1:18: broken JSON: invalid number
+        hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
+        "#);
     }
 
     #[test]
