@@ -53,6 +53,27 @@ fn text_from_elsewhere_does_nothing_to_a_terminal() {
     }
 }
 
+/// Names of a server's models and the like are no markup in Markdown.
+#[test]
+fn text_from_elsewhere_is_no_markdown() {
+    let workspace = Workspace::new();
+    let printed = run(workspace.scripted().env("NUM_FLOWS", "1"));
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let evil = "m<b> it's [a](http://b) ![c](d) | `e` **f** @user \u{1b}[31mR\u{202e}\n# H";
+    let path = workspace.run_folder().join("run.json");
+    let mut record = workspace.record();
+    record["engine"]["model"] = evil.into();
+    record["run_id"] = evil.into();
+    fs::write(&path, record.to_string()).expect("writable");
+    let name = "m\\<b\\> it's \\[a\\]\\(http\\://b) \\!\\[c\\]\\(d) \\| \\`e\\` \\*\\*f\\*\\* \\@user \\[31mR \\# H";
+    for command in [&["report", "-o", "md"][..], &["diagnose"]] {
+        let printed = run(&mut workspace.flowbench(command));
+        assert_eq!(printed.code, 0, "{}", printed.err);
+        assert!(printed.out.contains(name), "{}", printed.out);
+        assert!(!printed.out.contains("&#39;") && !printed.out.contains('\u{1b}'));
+    }
+}
+
 #[test]
 fn what_is_no_regular_file_is_named() {
     let workspace = Workspace::new();

@@ -96,8 +96,7 @@ fn write(files: Files, profile: &Profile) -> Result<()> {
 
 /// Whole, or not at all.
 fn write_file(file: &Path, text: &str) -> Result<()> {
-    const HINT: &str =
-        "let PROFILE_DIR (--profile-dir) and OUT (--out) name folders that can be written, on a disk with room";
+    const HINT: &str = "let PROFILE_DIR (--profile-dir) and OUT (--out) name folders that can be written, on a disk with room";
     let made = file.parent().map_or(Ok(()), fs::create_dir_all);
     made.or_exit(Exit::Output, || {
         format!("failed to write {}", file.display())

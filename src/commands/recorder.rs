@@ -349,11 +349,10 @@ impl Observer for Recorder<'_> {
         let (what, text) = match text {
             Some(text) => ("prompt", format!("| {}", indented(&text, "| "))),
             None => {
-                let turn =
-                    |message: &Message| {
-                        let content = indented(&message.content, "| ");
-                        format!("[{}]\n| {content}", message.role.as_str())
-                    };
+                let turn = |message: &Message| {
+                    let content = indented(&message.content, "| ");
+                    format!("[{}]\n| {content}", message.role.as_str())
+                };
                 let turns: Vec<String> = messages.iter().map(turn).collect();
                 ("messages", turns.join("\n"))
             }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::record::evaluation::EvolutionRecord;
 use crate::record::{RECORD_SCHEMA, RunRecord, StepRecord};
+use crate::text_file;
 
 /// A run as its folder has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +63,7 @@ struct Version {
 }
 
 fn read(file: &Path) -> Result<String> {
-    fs::read_to_string(file).map_err(|source| {
+    text_file::read_text(file).map_err(|source| {
         Error::usage(format!("failed to read {}", file.display()))
             .hint("name a run's folder (results/RUN) or its run.json, or none for the latest run")
             .caused_by(source)
