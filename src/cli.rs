@@ -6,6 +6,7 @@ mod remote;
 mod surroundings;
 mod workflows;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::evaluate;
 use crate::record::shard::Shard;
+use crate::terminal::{is_active, visible, visible_line};
 
 use remote::{RemoteArgs, ServerArgs};
 
@@ -516,6 +518,35 @@ fn parse_watts(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(watts) if watts.is_finite() && watts > 0.0 => Ok(watts),
         _ => Err("expected a power in watts, above 0".to_owned()),
+    }
+}
+
+/// Prints help, the version, or what is wrong with the command line. Control characters in what the
+/// user wrote are shown as escapes.
+///
+/// # Errors
+/// The stream cannot be written.
+pub fn print(mut error: clap::Error) -> std::io::Result<()> {
+    use clap::error::ContextValue::{String, Strings};
+    let shown = |text: &std::string::String| visible_line(text).into_owned();
+    let context: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            String(text) => Some((kind, String(shown(text)))),
+            Strings(texts) => Some((kind, Strings(texts.iter().map(shown).collect()))),
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in context {
+        error.insert(kind, value);
+    }
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    match cause {
+        // The cause cannot be replaced: this goes without colours.
+        Some(cause) if cause.contains(is_active) => {
+            write!(std::io::stderr(), "{}", visible(&error.to_string()))
+        }
+        _ => error.print(),
     }
 }
 

@@ -122,16 +122,19 @@ impl Error {
         text
     }
 
-    /// What the user sees: `error: …`, a `caused by` line per cause, and the `hint:` line.
+    /// What the user sees: `error: …`, a `caused by` line per cause, and the `hint:` line. Further lines
+    /// of a message are indented, since they may come from a model or a server.
     pub fn report(&self) -> String {
-        let mut text = format!("error: {}", self.message);
+        let set_in = |text: &str| text.replace('\n', "\n    ");
+        let mut text = format!("error: {}", set_in(&self.message));
         let mut source = self.source();
         while let Some(cause) = source {
-            text.push_str(&format!("\n  caused by: {cause}"));
+            let cause_text = set_in(&cause.to_string());
+            text.push_str(&format!("\n  caused by: {cause_text}"));
             source = cause.source();
         }
         if let Some(hint) = &self.hint {
-            text.push_str(&format!("\nhint: {hint}"));
+            text.push_str(&format!("\nhint: {}", set_in(hint)));
         }
         text
     }
@@ -164,6 +167,15 @@ impl<T, E: Into<Box<dyn StdError + Send + Sync>>> Context<T> for std::result::Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_from_elsewhere_does_not_begin_a_line() {
+        let error = Error::flow("bad").caused_by("a\n[TIMING] benchmark_total_ms=1.00");
+        assert_eq!(
+            error.report(),
+            "error: bad\n  caused by: a\n    [TIMING] benchmark_total_ms=1.00"
+        );
+    }
 
     #[test]
     fn context_keeps_the_code_and_the_hint_of_the_cause() {

@@ -6,22 +6,24 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use flowbench::cli::{self, Cli, Surroundings};
-use flowbench::commands;
+use flowbench::{commands, open_files, terminal};
 
 fn main() -> ExitCode {
+    open_files::raise_limit();
     flowbench::engine::prepare_process();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to stdout and exit 0, everything else to stderr and 2.
             let code = error.exit_code();
-            match error.print() {
+            let hint = cli::hint_for(&error);
+            match cli::print(error) {
                 Ok(()) => {}
                 // `flowbench run --help | head`: its reader has seen enough.
                 Err(closed) if closed.kind() == std::io::ErrorKind::BrokenPipe => {}
                 Err(_) => return ExitCode::from(flowbench::error::Exit::Output as u8),
             }
-            if let Some(hint) = cli::hint_for(&error) {
+            if let Some(hint) = hint {
                 let _ = writeln!(std::io::stderr(), "hint: {hint}");
             }
             return ExitCode::from(u8::try_from(code).unwrap_or(2));
@@ -31,7 +33,8 @@ fn main() -> ExitCode {
     match commands::dispatch(cli.command, &surroundings) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{}", error.report());
+            let report = error.report();
+            let _ = writeln!(std::io::stderr(), "{}", terminal::visible(&report));
             ExitCode::from(error.exit() as u8)
         }
     }

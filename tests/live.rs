@@ -24,7 +24,10 @@ impl Running {
             "templates/chain.script.jsonl",
             "{\"output\": \"a b\", \"ttft_ms\": 5, \"latency_ms\": 10}\n",
         );
-        let mut command = workspace.child(&[("NUM_FLOWS", flows), ("STATS_ADDR", "127.0.0.1:0")]);
+        Self::of(&mut workspace.child(&[("NUM_FLOWS", flows), ("STATS_ADDR", "127.0.0.1:0")]))
+    }
+
+    fn of(command: &mut std::process::Command) -> Self {
         let mut child = (command.stdout(Stdio::null()).stderr(Stdio::piped()))
             .spawn()
             .expect("starts");
@@ -66,7 +69,8 @@ impl Running {
     }
 
     fn get(&self, path: &str) -> String {
-        let (status, body) = self.send(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
+        let (status, body) =
+            self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         assert_eq!(status, "HTTP/1.1 200 OK", "{path}");
         body
     }
@@ -153,8 +157,20 @@ fn nothing_can_be_changed_and_nothing_else_is_there() {
     for (request, status) in [
         ("POST /stats HTTP/1.1\r\n\r\n", "405"),
         ("DELETE / HTTP/1.1\r\n\r\n", "405"),
-        ("GET /../etc/passwd HTTP/1.1\r\n\r\n", "404"),
-        ("GET http://elsewhere/ HTTP/1.1\r\n\r\n", "404"),
+        (
+            "GET /../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "404",
+        ),
+        ("GET /stats HTTP/1.1\r\n\r\n", "400"),
+        ("GET /stats HTTP/1.0\r\n\r\n", "200"),
+        (
+            "GET http://elsewhere/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "403",
+        ),
+        (
+            "GET http://localhost/stats HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "200",
+        ),
         ("\u{16}\u{3}\u{1}", "400"),
         ("GET /stats HTTP/1.1\r\nHost: evil.example\r\n\r\n", "403"),
         ("GET /stats HTTP/1.1\r\nHost: localhost:1\r\n\r\n", "200"),
@@ -162,7 +178,7 @@ fn nothing_can_be_changed_and_nothing_else_is_there() {
         let (answer, _) = running.send(request.as_bytes());
         assert!(answer.contains(status), "{request:?}: {answer}");
     }
-    let (status, body) = running.send(b"HEAD / HTTP/1.1\r\n\r\n");
+    let (status, body) = running.send(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 200 OK", ""));
 }
 
@@ -191,7 +207,7 @@ fn many_slow_and_broken_clients_keep_nobody_from_an_answer() {
     let greedy: Vec<TcpStream> = (0..20)
         .map(|_| {
             let mut stream = running.connect();
-            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
+            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
             stream
         })
         .collect();
@@ -207,6 +223,67 @@ fn many_slow_and_broken_clients_keep_nobody_from_an_answer() {
     drop((held, greedy));
     assert!(running.child.wait().expect("ends").success());
     assert_eq!(workspace.record()["totals"]["workflows_done"], 100);
+}
+
+/// Clients that open all the connections they can leave the run the files that it needs.
+#[cfg(unix)]
+#[test]
+fn clients_cannot_take_the_files_of_a_run() {
+    let workspace = Workspace::new();
+    workspace.write(
+        "templates/chain.script.jsonl",
+        "{\"output\": \"a b\", \"ttft_ms\": 5, \"latency_ms\": 40}\n",
+    );
+    let child = workspace.child(&[("NUM_FLOWS", "12"), ("STATS_ADDR", "127.0.0.1:0")]);
+    let mut command = std::process::Command::new("sh");
+    // Both limits: the soft one cannot be raised.
+    command
+        .args(["-c", "ulimit -n 64 && exec \"$0\" run"])
+        .arg(child.get_program())
+        .current_dir(workspace.path())
+        .env_clear();
+    for (name, value) in child.get_envs() {
+        command.env(name, value.expect("set"));
+    }
+    let mut running = Running::of(&mut command);
+    let held: Vec<TcpStream> = (0..200)
+        .filter_map(|_| TcpStream::connect(running.address).ok())
+        .map(|mut stream| {
+            let _ = stream.write_all(b"GET /stats HTTP/1.1\r\nHost: ");
+            stream
+        })
+        .collect();
+    assert!(held.len() > 64, "{}", held.len());
+    assert!(running.child.wait().expect("ends").success());
+    assert_eq!(workspace.record()["totals"]["workflows_done"], 12);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
+    let workspace = Workspace::new();
+    workspace.write(
+        "templates/chain.script.jsonl",
+        "{\"output\": \"a b\", \"latency_ms\": 10}\n",
+    );
+    let child = workspace.child(&[("NUM_FLOWS", "1000"), ("STATS_ADDR", "127.0.0.1:0")]);
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "ulimit -Sn 100 && exec \"$0\" run"])
+        .arg(child.get_program())
+        .current_dir(workspace.path())
+        .env_clear();
+    for (name, value) in child.get_envs() {
+        command.env(name, value.expect("set"));
+    }
+    let running = Running::of(&mut command);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.child.id()));
+    let limits = limits.expect("it runs");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<&str> = line.expect("a limit").split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{words:?}");
 }
 
 #[test]

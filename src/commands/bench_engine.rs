@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::config::BenchConfig;
+use crate::config::{BenchConfig, BenchFormat};
 use crate::engine::{self, BenchModel, Engine, LocalEngine, LocalOptions};
 use crate::environment;
 use crate::error::{Error, Exit, Result};
@@ -93,7 +93,13 @@ pub(crate) fn run(
         ceilings,
         tests,
     };
-    console.result(bench::text(&record, config.format)?.trim_end())?;
+    let text = bench::text(&record, config.format)?;
+    match config.format {
+        BenchFormat::Md => console.result(text.trim_end())?,
+        BenchFormat::Json | BenchFormat::Jsonl | BenchFormat::Csv => {
+            console.data(text.trim_end())?;
+        }
+    }
     Ok(if complete {
         Exit::Done
     } else {

@@ -14,13 +14,14 @@ use crate::report::saved::SavedRun;
 pub(crate) fn run(arguments: &DiagnoseArgs, console: &mut Console) -> Result<Exit> {
     let run = SavedRun::read(arguments.run.as_deref(), &arguments.out)?;
     let diagnosis = diagnose(&run.record, &run.steps);
-    let text = match arguments.output {
-        DiagnoseFormat::Md => markdown(&diagnosis),
-        DiagnoseFormat::Json => serde_json::to_string_pretty(&diagnosis)
-            .or_exit(Exit::Output, || {
+    match arguments.output {
+        DiagnoseFormat::Md => console.result(markdown(&diagnosis).trim_end())?,
+        DiagnoseFormat::Json => {
+            let text = serde_json::to_string_pretty(&diagnosis).or_exit(Exit::Output, || {
                 "failed to write the diagnosis as JSON".to_owned()
-            })?,
-    };
-    console.result(text.trim_end())?;
+            })?;
+            console.data(&text)?;
+        }
+    }
     Ok(Exit::Done)
 }

@@ -7,6 +7,7 @@ mod doctor;
 mod expand;
 mod merge;
 mod model;
+mod outputs;
 mod profile;
 mod recorder;
 mod report;

@@ -17,7 +17,7 @@ pub(crate) fn fetch(
     interrupted: &AtomicBool,
 ) -> Result<Exit> {
     let model = locate(config, console, interrupted)?;
-    console.result(&model.path.display().to_string())?;
+    console.data(&model.path.display().to_string())?;
     Ok(Exit::Done)
 }
 

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::config::ProfileConfig;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Exit, Result};
 use crate::profile;
 use crate::record::profile::Profile;
+use crate::report::folder;
 
 /// Where the table is still to be written: here, so that the signal handler finds it, too.
 static PENDING: Mutex<Files> = Mutex::new(Files {
@@ -28,6 +29,13 @@ struct Files {
 pub(super) struct PendingProfile(());
 
 impl PendingProfile {
+    /// Where the copy of the table goes that the user asked for.
+    pub(super) fn copy(config: &ProfileConfig, run_id: &str) -> Option<PathBuf> {
+        let name = config.profile_name.as_deref().unwrap_or(run_id);
+        let folder = config.profile_dir.as_ref()?;
+        Some(folder.join(format!("{name}.log")))
+    }
+
     /// The profile of the run of this folder and name.
     pub(super) fn new(config: &ProfileConfig, folder: &Path, run_id: &str) -> Self {
         let mut files = Files::default();
@@ -35,10 +43,7 @@ impl PendingProfile {
             files.tables.push(folder.join("profile.log"));
             files.trace = Some(folder.join("trace.json"));
         }
-        if let Some(folder) = &config.profile_dir {
-            let name = config.profile_name.as_deref().unwrap_or(run_id);
-            files.tables.push(folder.join(format!("{name}.log")));
-        }
+        files.tables.extend(Self::copy(config, run_id));
         *PENDING.lock().unwrap_or_else(PoisonError::into_inner) = files;
         Self(())
     }
@@ -89,13 +94,14 @@ fn write(files: Files, profile: &Profile) -> Result<()> {
     result
 }
 
+/// Whole, or not at all.
 fn write_file(file: &Path, text: &str) -> Result<()> {
-    let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
-    folder
-        .and_then(|()| fs::write(file, text))
-        .map_err(|source| {
-            Error::output(format!("failed to write {}", file.display()))
-                .hint("let PROFILE_DIR (--profile-dir) and OUT (--out) name folders that can be written")
-                .caused_by(source)
-        })
+    const HINT: &str = "let PROFILE_DIR (--profile-dir) and OUT (--out) name folders that can be written, on a disk with room";
+    let made = file.parent().map_or(Ok(()), fs::create_dir_all);
+    made.or_exit(Exit::Output, || {
+        format!("failed to write {}", file.display())
+    })
+    .map_err(|error| error.hint(HINT))?;
+    let file = folder::ordinary(file, "PROFILE_NAME (--profile-name)")?;
+    folder::replace_or_hint(&file, HINT, text.as_bytes())
 }

@@ -17,6 +17,7 @@ use crate::report::warnings::{self, Gathered};
 use crate::report::{Console, summary, table, timing, traffic};
 use crate::statistics::distribution;
 use crate::stopwatch::Moment;
+use crate::terminal::indented;
 use crate::units::{Millis, plural};
 use crate::workflow::{self, Observer, Outcome, Reached, Response, RunnerOptions};
 
@@ -104,19 +105,6 @@ impl Recorder<'_> {
     /// Begins to save the answers, where that is wanted.
     pub(super) fn begin_recording(&mut self) -> Result<()> {
         let path = self.config.workflow.record.as_deref();
-        let input = self
-            .config
-            .workflow
-            .rollouts
-            .as_ref()
-            .map(|rollouts| &rollouts.input);
-        let real = |path: &std::path::Path| std::fs::canonicalize(path).ok();
-        if let (Some(path), Some(input)) = (path, input)
-            && real(path).is_some_and(|path| Some(path) == real(input))
-        {
-            return Err(Error::usage("--record names the file that --input does")
-                .hint("a recording replaces its file: name another one"));
-        }
         self.recording = path.map(Recording::create).transpose()?;
         Ok(())
     }
@@ -338,12 +326,16 @@ impl Recorder<'_> {
         self.rounds.as_ref().is_none_or(Rounds::is_first)
     }
 
-    /// Answers on stderr, for those who ask for them.
+    /// Answers on stderr, for those who ask for them. Each line of an answer is marked: it cannot be
+    /// taken for a line of this program.
     fn show(&mut self, step: &StepRecord) {
         if self.config.show_output {
             let text = format!(
-                "--- flow {} step {} ({})\n{}",
-                step.flow, step.step, step.finish, step.output
+                "--- flow {} step {} ({})\n| {}",
+                step.flow,
+                step.step,
+                step.finish,
+                indented(&step.output, "| ")
             );
             self.console.warning(&text);
         }
@@ -358,10 +350,12 @@ impl Observer for Recorder<'_> {
     fn prompt_sent(&mut self, origin: &Origin, messages: &[Message], text: Option<String>) {
         let (flow, step) = (origin.flow, &origin.step);
         let (what, text) = match text {
-            Some(text) => ("prompt", text),
+            Some(text) => ("prompt", format!("| {}", indented(&text, "| "))),
             None => {
-                let turn =
-                    |message: &Message| format!("[{}]\n{}", message.role.as_str(), message.content);
+                let turn = |message: &Message| {
+                    let content = indented(&message.content, "| ");
+                    format!("[{}]\n| {content}", message.role.as_str())
+                };
                 let turns: Vec<String> = messages.iter().map(turn).collect();
                 ("messages", turns.join("\n"))
             }

@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: &ReportArgs, console: &mut Console) -> Result<Exit>
             let file = run.folder.join("report.html");
             let page = page::html(&run.record, &run.steps, &run.evolutions)?;
             folder::replace(&file, page.as_bytes())?;
-            console.result(&file.display().to_string())?;
+            console.data(&file.display().to_string())?;
         }
     }
     Ok(Exit::Done)

@@ -25,6 +25,7 @@ use crate::units::plural;
 use crate::workflow::{self, Outcome};
 
 use super::expand::WaitNotice;
+use super::outputs;
 use super::profile::PendingProfile;
 use super::recorder::Recorder;
 use super::support::Support;
@@ -66,6 +67,7 @@ pub(crate) fn run(
             .hint("SHARD=i/n splits the flows into n parts; n is at most their number"));
         }
     }
+    outputs::check(config, &expansion)?;
     let rollouts = rollouts(config)?;
     let (folder, run_id) = RunFolder::create(&config.out, &run_name(config.mode))?;
     let pending = PendingProfile::new(&config.profile, folder.path(), &run_id);
@@ -120,6 +122,9 @@ pub(crate) fn run(
     let width = flows.iter().map(workflow::width).max().unwrap_or(1);
     let ready = Support::start(config, flows, recorder.console).and_then(|ready| {
         let prepared = Prepared::new(config, width, script, recorder.console, interrupted)?;
+        if let Prepared::Local(model, _) = &prepared {
+            outputs::check_model(config, model)?;
+        }
         recorder.begin_recording()?;
         Ok((ready, prepared))
     });

@@ -34,6 +34,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::profile::{self, Activity, Count, Pass, Span};
 use crate::stopwatch::{Fence, Pace};
+use crate::text_file;
 
 /// How long a poll waits at most: whoever polls has other things to look at, too.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
@@ -70,7 +71,7 @@ impl Script {
     /// # Errors
     /// Exit code 2 where the file cannot be read, a line is not JSON or lacks an answer.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| {
+        let text = text_file::read_text(path).map_err(|source| {
             Error::usage(format!("failed to read the script {}", path.display()))
                 .hint("SCRIPT names a JSON Lines file of recorded answers; the steps.jsonl of an earlier run is one")
                 .caused_by(source)
@@ -85,6 +86,7 @@ impl Script {
     pub fn parse(text: &str, name: &str) -> Result<Self> {
         let mut script = Self::default();
         for (index, line) in text.lines().enumerate() {
+            let line = text_file::line_without_mark(line);
             if line.trim().is_empty() {
                 continue;
             }

@@ -41,7 +41,7 @@ pub(super) const SCHEMA: u32 = 1;
 
 /// Version of the expansion: to be raised when the same template, suite and fixture come to other
 /// bytes than before.
-pub(super) const EXPANDER_VERSION: u32 = 2;
+pub(super) const EXPANDER_VERSION: u32 = 3;
 
 /// What an expansion is made from. All of it is in the cache file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

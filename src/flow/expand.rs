@@ -91,6 +91,26 @@ impl Expansion {
         }
     }
 
+    /// The files that the flows were made from, each with what it is.
+    pub fn sources(&self) -> Vec<(&'static str, PathBuf)> {
+        let Sources {
+            template, fixture, ..
+        } = &self.sources;
+        let mut files = vec![("the template", template.file.path().to_owned())];
+        files.extend(template.suite.clone().map(|suite| ("the suite", suite)));
+        let includes = template.includes.values();
+        files.extend(
+            includes.map(|file| ("a file that the template includes", file.path().to_owned())),
+        );
+        files.extend(
+            fixture
+                .paths
+                .iter()
+                .map(|path| ("a file of the fixture", path.clone())),
+        );
+        files
+    }
+
     /// How much of the prompts is shared as a prefix; renders every flow once more.
     ///
     /// # Errors

@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::hash::PartsHasher;
 
 use super::manifest::FixtureKeys;
-use super::place::{SourceFile, below, choice, names_in, read, shown, unreadable, utf8};
+use super::place::{
+    SourceFile, below, choice, leads_out, names_in, no_file, read, shown, unreadable, utf8,
+};
 use super::rows;
 
 /// How large a fixture is, as far as the template includes it.
@@ -31,6 +33,8 @@ pub(super) struct Fixture {
     content: Content,
     /// SHA-256 over the relative paths and the contents of the included files.
     pub(super) hash: String,
+    /// The included files.
+    pub(super) paths: Vec<PathBuf>,
     pub(super) size: FixtureSize,
 }
 
@@ -78,13 +82,21 @@ impl Fixture {
                     .map(|file| (file.path.as_str(), file.text.as_str()))
                     .collect();
                 let measured = Self::of(Content::None, &parts);
+                let paths = files.iter().map(|file| folder.join(&file.path));
                 Ok(Self {
+                    paths: paths.collect(),
                     content: Content::Files(files),
                     ..measured
                 })
             }
             (None, Some(rows)) if keys.include.is_none() => {
                 let path = find(layout, file, rows, Path::is_file, "file")?;
+                if leads_out(&layout.fixtures(), &path) {
+                    let what = format!("{} is a link out of the fixtures", shown(&path));
+                    return Err(file
+                        .error(rows.span().start, what)
+                        .hint("put the file itself there"));
+                }
                 let source = SourceFile::read(&path)?;
                 let values = rows::objects(&source)?;
                 if values.is_empty() {
@@ -93,10 +105,11 @@ impl Fixture {
                         .hint("write one JSON object a line"));
                 }
                 let values = values.into_iter().map(|object| object.value).collect();
-                Ok(Self::of(
-                    Content::Rows(values),
-                    &[(rows.get_ref(), source.text())],
-                ))
+                let content = Content::Rows(values);
+                Ok(Self {
+                    paths: vec![path],
+                    ..Self::of(content, &[(rows.get_ref(), source.text())])
+                })
             }
             _ => Err(file
                 .error(
@@ -120,6 +133,7 @@ impl Fixture {
         Self {
             content,
             hash: hasher.finish(),
+            paths: Vec::new(),
             size: FixtureSize {
                 bytes: parts.iter().map(|(_, text)| text.len() as u64).sum(),
                 files: parts.len(),
@@ -197,6 +211,11 @@ fn find(
     })?;
     if is_kind(&path) {
         return Ok(path);
+    }
+    if let Some(error) = (kind == "file").then(|| no_file(&path)).flatten() {
+        return Err(file
+            .error(at, error)
+            .hint("`rows` names a file of JSON Lines; a folder is a fixture's `dir`"));
     }
     let known = names_in(&fixtures, |path| {
         is_kind(path).then(|| Some(path.file_name()?.to_str()?.to_owned()))?

@@ -52,7 +52,8 @@ fn read(folder: &Path, name: &str) -> Result<Option<SourceFile>> {
         Ok(real) if real.is_dir() => return Ok(None),
         Ok(_) => {}
     }
-    SourceFile::read(&path).map(Some)
+    let file = SourceFile::read(&path)?;
+    Ok(Some(file.with_line_feeds()))
 }
 
 /// The strings in the tags that load another file.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context as _, Error, Exit, Result};
+use crate::text_file;
 
 /// A text file that was read, kept for the sake of the places in it.
 #[derive(Debug)]
@@ -16,11 +17,22 @@ pub(super) struct SourceFile {
 
 impl SourceFile {
     /// Reads a file; one that cannot be read, or is not UTF-8, is a usage error.
+    ///
+    /// A byte order mark is left out.
     pub(super) fn read(path: &Path) -> Result<Self> {
         Ok(Self {
             path: path.to_owned(),
             text: utf8(path, read(path)?)?,
         })
+    }
+
+    /// The same with `\n` at the end of each line, whatever the file has: a checkout with other line
+    /// ends gives the same prompts.
+    pub(super) fn with_line_feeds(mut self) -> Self {
+        if self.text.contains("\r\n") {
+            self.text = self.text.replace("\r\n", "\n");
+        }
+        self
     }
 
     #[cfg(test)]
@@ -92,7 +104,14 @@ fn escaped_char(raw: &[u8], at: usize, digits: usize) -> (usize, usize) {
 
 /// The bytes of a file of the user's; a failure is a usage error that names it.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| unreadable(path, error))
+    text_file::read(path).map_err(|error| unreadable(path, error))
+}
+
+/// A usage error where something other than a regular file is in the place of one.
+pub(super) fn no_file(path: &Path) -> Option<Error> {
+    let kind = text_file::other_kind(path)?;
+    let what = format!("{} is {kind}, not a regular file", shown(path));
+    Some(Error::usage(what))
 }
 
 /// A usage error: the user's file cannot be read.
@@ -100,9 +119,15 @@ pub(super) fn unreadable(path: &Path, error: io::Error) -> Error {
     Error::usage(format!("{}: cannot be read", shown(path))).caused_by(error)
 }
 
-/// The text that the bytes of a file are; other encodings than UTF-8 are a usage error.
+/// The text that the bytes of a file are, without a byte order mark; other encodings than UTF-8 are a
+/// usage error.
 pub(super) fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|error| {
+    let text = String::from_utf8(bytes).map(text_file::without_mark);
+    text.map_err(|error| {
+        if matches!(error.as_bytes(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
+            return Error::usage(format!("{}: UTF-16, not UTF-8", shown(path)))
+                .hint("prompts are made of UTF-8 text: convert the file, or leave it out");
+        }
         let offset = error.utf8_error().valid_up_to();
         let byte = error.as_bytes()[offset];
         Error::usage(format!(
@@ -139,6 +164,15 @@ pub(super) fn below(folder: &Path, relative: &str) -> Option<PathBuf> {
             .components()
             .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     inside.then(|| folder.join(path))
+}
+
+/// Whether what is at `path`, which is below `folder`, is a link to somewhere else.
+pub(super) fn leads_out(folder: &Path, path: &Path) -> bool {
+    match (folder.canonicalize(), path.canonicalize()) {
+        (Ok(folder), Ok(path)) => !path.starts_with(folder),
+        // Nothing is there, or nothing that can be read.
+        _ => false,
+    }
 }
 
 /// Sorted names of what is in a folder, as far as `keep` maps them to a name; empty if the folder

@@ -4,9 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use minijinja::Value;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::Result;
+use crate::json_numbers::{Numbers, numbers};
+use crate::text_file::line_without_mark;
 
 use super::place::SourceFile;
 
@@ -118,8 +120,9 @@ pub(super) fn objects(file: &SourceFile) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
     let mut offset = 0;
     for (index, line) in file.text().split_inclusive('\n').enumerate() {
-        if !line.trim().is_empty() {
-            let value = object(file, offset, line.trim_end())?;
+        let row = line_without_mark(line);
+        if !row.trim().is_empty() {
+            let value = object(file, offset + line.len() - row.len(), row.trim_end())?;
             objects.push(Object {
                 line: index + 1,
                 offset,
@@ -132,7 +135,12 @@ pub(super) fn objects(file: &SourceFile) -> Result<Vec<Object>> {
 }
 
 fn object(file: &SourceFile, offset: usize, line: &str) -> Result<Value> {
-    let Json(value) = serde_json::from_str(line).map_err(|error| {
+    let Numbers { strict, texts } = numbers(line);
+    let mut texts = texts.into_iter();
+    let mut deserializer = serde_json::Deserializer::from_str(&strict);
+    let read = Json(&mut texts).deserialize(&mut deserializer);
+    let read = read.and_then(|value| deserializer.end().map(|()| value));
+    let value = read.map_err(|error| {
         let text = error.to_string();
         // The place in the line; ours is the place in the file.
         let what = text.split(" at line ").next().unwrap_or(&text);
@@ -165,19 +173,45 @@ fn article(value: &Value) -> String {
 }
 
 /// A JSON value as templates see it. Read by hand since this keeps the keys in the order of the
-/// file whatever features serde_json is built with (the expanded bytes depend on it), and finds
-/// keys that stand twice.
-struct Json(Value);
+/// file whatever features serde_json is built with (the expanded bytes depend on it), finds keys that
+/// stand twice, and takes each number from its own text, of which there is one for each.
+struct Json<'n, 't>(&'n mut std::vec::IntoIter<&'t str>);
 
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(JsonVisitor).map(Json)
+impl Json<'_, '_> {
+    /// The next number. `read` is what the parser has made of it.
+    fn number(self, read: impl Into<Value>) -> Value {
+        self.0.next().map_or_else(|| read.into(), exact)
     }
 }
 
-struct JsonVisitor;
+/// A number with all of its digits. One that no number of minijinja holds (whole numbers of more than
+/// 128 bits, 1e400, NaN) is its text.
+fn exact(text: &str) -> Value {
+    if let Ok(value) = text.parse::<i64>() {
+        return value.into();
+    }
+    if let Ok(value) = text.parse::<i128>() {
+        return value.into();
+    }
+    if let Ok(value) = text.parse::<u128>() {
+        return value.into();
+    }
+    let is_decimal = text.contains(['.', 'e', 'E']);
+    match text.parse::<f64>() {
+        Ok(value) if is_decimal && value.is_finite() => value.into(),
+        _ => text.into(),
+    }
+}
 
-impl<'de> Visitor<'de> for JsonVisitor {
+impl<'de> DeserializeSeed<'de> for Json<'_, '_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Json<'_, '_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -193,15 +227,15 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+        Ok(self.number(value))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+        Ok(self.number(value))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+        Ok(self.number(value))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -210,7 +244,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(Json(value)) = items.next_element()? {
+        while let Some(value) = items.next_element_seed(Json(self.0))? {
             values.push(value);
         }
         Ok(values.into())
@@ -218,7 +252,8 @@ impl<'de> Visitor<'de> for JsonVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut pairs: Vec<(String, Value)> = Vec::new();
-        while let Some((key, Json(value))) = entries.next_entry::<String, Json>()? {
+        while let Some(key) = entries.next_key::<String>()? {
+            let value = entries.next_value_seed(Json(self.0))?;
             if pairs.iter().any(|(known, _)| *known == key) {
                 return Err(de::Error::custom(format_args!(
                     "the key `{key}` stands twice"
@@ -254,6 +289,36 @@ mod tests {
             rows[0].value.to_string(),
             "{'id': 'b', 'z': 1, 'a': [None, True, 1.5, -2]}"
         );
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        let long = "9".repeat(60);
+        let text = format!(
+            "{{\"a\": 12345678901234567890123, \"b\": [-12345678901234567890, 1.0, 1e400, 0.1], \
+             \"c\": {{\"d\": NaN, \"e\": 18446744073709551615, \"f\": -Infinity}}, \"g\": {long}}}"
+        );
+        let row = &rows(&text).expect("the suite is right")[0];
+        assert_eq!(
+            row.value.to_string(),
+            format!(
+                "{{'a': 12345678901234567890123, 'b': [-12345678901234567890, 1.0, '1e400', 0.1], \
+                 'c': {{'d': 'NaN', 'e': 18446744073709551615, 'f': '-Infinity'}}, 'g': '{long}'}}"
+            )
+        );
+        let id = &rows("{\"id\": 12345678901234567890123}").expect("right")[0].id;
+        assert_eq!(id, "12345678901234567890123");
+        insta::assert_snapshot!(failure("{\"a\": NaN, \"b\": 007}"), @r#"
+        error: x.suite.jsonl:1:18: broken JSON: invalid number
+        hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
+        "#);
+    }
+
+    #[test]
+    fn a_byte_order_mark_begins_a_line_at_most() {
+        let rows = rows("{\"id\": \"a\"}\n\u{feff}{\"id\": \"b\"}\r\n\u{feff}\n").expect("right");
+        let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!(ids, ["a", "b"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::expand::{ExpandRequest, Input};
 use super::includes::{self, Includes};
 use super::manifest::{self, FixtureKeys};
 use super::params::Params;
-use super::place::{SourceFile, below, choice, names_in, shown};
+use super::place::{SourceFile, below, choice, leads_out, names_in, no_file, shown};
 use super::rows::{self, Row};
 use super::split::{Literal, Piece, Unclosed, split};
 use super::steps::{StepSource, Steps, steps};
@@ -81,6 +81,7 @@ impl Template {
     /// Finds, reads and checks a template: a name in `templates/`, or a path.
     pub(super) fn load(request: &ExpandRequest) -> Result<Self> {
         let file = SourceFile::read(&find(request.layout, request.template)?)?;
+        let file = file.with_line_feeds();
         Self::from_file(file, request.params, request.input)
     }
 
@@ -157,6 +158,11 @@ fn find(layout: &Layout, name: &str) -> Result<PathBuf> {
     if let Some(found) = candidates.iter().find(|path| path.is_file()) {
         return Ok(found.clone());
     }
+    if let Some(error) = candidates.iter().find_map(|path| no_file(path)) {
+        return Err(
+            error.hint("a template is a .toml file: give its path, or its name in templates/")
+        );
+    }
     let known = names_in(&templates, |path| {
         let is_template = path
             .extension()
@@ -214,6 +220,20 @@ fn read_suite(file: &SourceFile, folder: &Path, name: &Spanned<String>) -> Resul
         )
         .hint("a suite stands beside its template: give its name")
     })?;
+    if let Some(error) = no_file(&path) {
+        return Err(file
+            .error(at, error)
+            .hint("a suite is a file of JSON Lines beside its template"));
+    }
+    if leads_out(folder, &path) {
+        let what = format!(
+            "the suite `{}` is a link out of the template's folder",
+            name.get_ref()
+        );
+        return Err(file
+            .error(at, what)
+            .hint("put the file itself beside the template, or give other rows with --input"));
+    }
     if !path.is_file() {
         let known = names_in(folder, |path| {
             let name = path.file_name()?.to_str()?;

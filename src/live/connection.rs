@@ -127,10 +127,19 @@ fn parse(bytes: &[u8]) -> Parsed {
         (Some(method), _) if !matches!(method, "GET" | "HEAD") => {
             Parsed::Refused(Answer::error("405 Method Not Allowed"))
         }
-        (Some(_), Some(_)) if is_complete && !request.headers.iter().all(is_ours) => {
-            Parsed::Refused(Answer::error("403 Forbidden"))
-        }
         (Some(method), Some(target)) if is_complete => {
+            let hosts: Vec<&[u8]> = (request.headers.iter())
+                .filter(|header| header.name.eq_ignore_ascii_case("host"))
+                .map(|header| header.value)
+                .collect();
+            // RFC 9112, section 3.2: one of them, and only HTTP/1.0 has none.
+            if hosts.len() > 1 || (hosts.is_empty() && request.version != Some(0)) {
+                return Parsed::Refused(Answer::error("400 Bad Request"));
+            }
+            let (host, target) = parts(target);
+            if !hosts.into_iter().chain(host).all(is_ours) {
+                return Parsed::Refused(Answer::error("403 Forbidden"));
+            }
             let path = target.split('?').next().unwrap_or_default().to_owned();
             match method {
                 "HEAD" => Parsed::Head(path),
@@ -144,14 +153,27 @@ fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Whether a header asks for a host that this server can be: an address, or a name of this machine's
-/// own. A page from elsewhere whose name is made to lead here (DNS rebinding) would otherwise be let
-/// read the figures by its visitor's browser, which always says the name.
-fn is_ours(header: &httparse::Header<'_>) -> bool {
-    if !header.name.eq_ignore_ascii_case("host") {
-        return true;
-    }
-    let Ok(host) = std::str::from_utf8(header.value) else {
+/// The host that a request's target names, and the rest of it: clients that take this server for a proxy
+/// send the whole address (the absolute form of RFC 9112, section 3.2.2).
+fn parts(target: &str) -> (Option<&[u8]>, &str) {
+    let address = match target.split_once("://") {
+        Some((scheme, address)) if scheme.eq_ignore_ascii_case("http") => address,
+        _ => return (None, target),
+    };
+    let (host, path) = address.split_at(address.find(['/', '?']).unwrap_or(address.len()));
+    let path = match path {
+        path if path.starts_with('/') => path,
+        // Nothing, or a query alone.
+        _ => "/",
+    };
+    (Some(host.as_bytes()), path)
+}
+
+/// Whether a host that is asked for can be this server: an address, or a name of this machine's own. A
+/// page from elsewhere whose name is made to lead here (DNS rebinding) would otherwise be let read the
+/// figures by its visitor's browser, which always says the name.
+fn is_ours(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else {
         return false;
     };
     if let Some(rest) = host.strip_prefix('[') {
@@ -175,7 +197,10 @@ mod tests {
     #[test]
     fn only_reading_is_allowed() {
         let get = |path: &str| Parsed::Get(path.to_owned());
-        assert_eq!(parse(b"GET /stats?x=1 HTTP/1.1\r\n\r\n"), get("/stats"));
+        assert_eq!(
+            parse(b"GET /stats?x=1 HTTP/1.1\r\nHost: [::1]\r\n\r\n"),
+            get("/stats")
+        );
         assert_eq!(
             parse(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             Parsed::Head("/".to_owned())
@@ -227,8 +252,50 @@ mod tests {
             };
             assert!(answer.status.starts_with("403"), "{other}");
         }
-        let two = b"GET / HTTP/1.1\r\nHost: localhost\r\nhost: evil.example\r\n\r\n";
-        assert!(matches!(parse(two), Parsed::Refused(_)));
+    }
+
+    #[test]
+    fn one_host_is_named_but_in_http_1_0() {
+        let status = |request: &str| match parse(request.as_bytes()) {
+            Parsed::Refused(answer) => answer.status.to_owned(),
+            other => format!("{other:?}"),
+        };
+        let get = |path: &str| format!("{:?}", Parsed::Get(path.to_owned()));
+        assert_eq!(status("GET /stats HTTP/1.1\r\n\r\n"), "400 Bad Request");
+        assert_eq!(status("GET /stats HTTP/1.0\r\n\r\n"), get("/stats"));
+        let two = "GET / HTTP/1.1\r\nHost: localhost\r\nhost: localhost\r\n\r\n";
+        assert_eq!(status(two), "400 Bad Request");
+        assert_eq!(
+            status("GET / HTTP/1.0\r\nHost: evil.example\r\n\r\n"),
+            "403 Forbidden"
+        );
+    }
+
+    #[test]
+    fn a_whole_address_is_a_target() {
+        let asked = |target: &str| {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n");
+            parse(request.as_bytes())
+        };
+        for (target, path) in [
+            ("http://127.0.0.1/stats", "/stats"),
+            ("HTTP://localhost:9100/stats?x=http://a/", "/stats"),
+            ("http://127.0.0.1", "/"),
+            ("http://127.0.0.1?x", "/"),
+            ("http://[::1]:1/metrics", "/metrics"),
+        ] {
+            assert_eq!(asked(target), Parsed::Get(path.to_owned()), "{target}");
+        }
+        for target in [
+            "http://evil.example/stats",
+            "http://127.0.0.1@evil.example/",
+            "http:///",
+        ] {
+            let Parsed::Refused(answer) = asked(target) else {
+                panic!("{target} is refused");
+            };
+            assert!(answer.status.starts_with("403"), "{target}");
+        }
     }
 
     proptest! {

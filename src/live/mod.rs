@@ -15,13 +15,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::open_files;
 use crate::profile;
 
 use connection::{Connection, Progress};
 use render::Reading;
 
-/// Connections at a time; one more, and the one that is open the longest is closed.
+/// Connections at a time, those that wait to be looked at included; one more, and the one that is open
+/// the longest is closed.
 const MOST_CONNECTIONS: usize = 256;
+/// What share of the files that this process may have open goes to connections (one in so many): the
+/// rest is the run's, whatever clients do.
+const SHARE_OF_FILES: usize = 8;
 /// How often the counts are read for the rate.
 const SAMPLE: Duration = Duration::from_millis(500);
 /// What "now" means in tokens per second now.
@@ -40,14 +45,14 @@ pub fn serve(address: SocketAddr) -> Result<SocketAddr> {
     };
     let listener = TcpListener::bind(address).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    // As many wait in between as the system would let wait.
-    let (sender, receiver) = sync_channel(128);
+    let places = Places::within(open_files::limit());
+    let (sender, receiver) = sync_channel(places.waiting);
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
     thread("live-accept")
         .spawn(move || accept(&listener, &sender))
         .map_err(failed)?;
     thread("live-serve")
-        .spawn(move || Server::new(receiver).run())
+        .spawn(move || Server::new(receiver, places.open).run())
         .map_err(failed)?;
     Ok(bound)
 }
@@ -79,8 +84,30 @@ fn accept(listener: &TcpListener, to: &SyncSender<TcpStream>) {
     }
 }
 
+/// How many connections there may be, by where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Places {
+    open: usize,
+    /// Accepted, and not yet looked at.
+    waiting: usize,
+}
+
+impl Places {
+    /// What a process gets that may have so many files open. One more is in the hand of the thread that
+    /// accepts.
+    fn within(files: usize) -> Self {
+        let places = (files / SHARE_OF_FILES).clamp(3, MOST_CONNECTIONS) - 1;
+        let waiting = (places / 4).max(1);
+        Self {
+            open: places - waiting,
+            waiting,
+        }
+    }
+}
+
 struct Server {
     incoming: Receiver<TcpStream>,
+    most: usize,
     /// In the order of their coming.
     open: VecDeque<Connection>,
     /// When, and how many tokens there were by then.
@@ -88,9 +115,10 @@ struct Server {
 }
 
 impl Server {
-    fn new(incoming: Receiver<TcpStream>) -> Self {
+    fn new(incoming: Receiver<TcpStream>, most: usize) -> Self {
         Self {
             incoming,
+            most,
             open: VecDeque::new(),
             samples: VecDeque::new(),
         }
@@ -122,7 +150,7 @@ impl Server {
     }
 
     fn take_in(&mut self, stream: TcpStream) {
-        if self.open.len() == MOST_CONNECTIONS {
+        if self.open.len() == self.most {
             self.open.pop_front();
         }
         self.open.extend(Connection::new(stream).ok());
@@ -183,6 +211,22 @@ mod tests {
         assert!(parse_address("[::1]:80").is_ok());
         for bad in ["", "localhost", "1.2.3.4", "70000", "a:1"] {
             assert!(parse_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn connections_take_a_share_of_the_files_only() {
+        for (files, all) in [
+            (usize::MAX, 256),
+            (4096, 256),
+            (1024, 128),
+            (256, 32),
+            (64, 8),
+            (8, 3),
+        ] {
+            let places = Places::within(files);
+            assert_eq!(places.open + places.waiting + 1, all, "{files}");
+            assert!(places.open >= 1 && places.waiting >= 1, "{files}");
         }
     }
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::config::BenchFormat;
 use crate::error::{Context, Exit, Result};
 use crate::record::bench::{BenchRecord, TestRecord};
+use crate::report::markdown::escaped;
 use crate::units::plural;
 
 /// All of it, lines ended.
@@ -37,14 +38,14 @@ fn markdown(record: &BenchRecord) -> String {
         ),
         format!(
             "- model: {}, {}, backend {} on {}",
-            record.model,
-            record.weights.as_deref().unwrap_or("weights unknown"),
+            escaped(&record.model),
+            escaped(record.weights.as_deref().unwrap_or("weights unknown")),
             record.backend,
-            record.device_name
+            escaped(&record.device_name)
         ),
         format!(
             "- processor: {}, {}, {features}; load average {}",
-            environment.cpu,
+            escaped(&environment.cpu),
             plural(environment.cpu_threads, "thread"),
             number(record.load_average, 2)
         ),

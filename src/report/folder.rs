@@ -1,6 +1,8 @@
 //! A run's folder, `results/<run-id>/`: `steps.jsonl` grows by a line after every step, `run.json`
 //! is replaced as a whole. A run that is killed leaves every step that had ended.
 
+mod leftovers;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +16,9 @@ use crate::stopwatch::Pace;
 /// How often `run.json` is replaced and `steps.jsonl` is forced to disk while a run goes on: often
 /// enough that a power cut loses a second, seldom enough that the disk is not what is measured.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// How the names of files begin and end that are not whole yet.
+const TEMPORARY: (&str, &str) = (".run", ".tmp");
 
 /// The folder of a run that goes on.
 #[derive(Debug)]
@@ -31,6 +36,11 @@ impl RunFolder {
     /// Exit code 110 where it cannot be created or written.
     pub fn create(out: &Path, name: &str) -> Result<(Self, String)> {
         fs::create_dir_all(out).map_err(|source| cannot_write(out, source))?;
+        // Between runs that begin at once; where folders cannot be locked, nothing is cleaned up.
+        let lock = File::open(out).and_then(|folder| folder.lock().map(|()| folder));
+        if lock.is_ok() {
+            leftovers::remove(out);
+        }
         let mut number = 1;
         let (path, run_id) = loop {
             let run_id = match number {
@@ -50,6 +60,8 @@ impl RunFolder {
             .create_new(true)
             .open(&file)
             .map_err(|source| cannot_write(&file, source))?;
+        // Tells other runs that this one goes on; a kill releases it.
+        let _ = steps.try_lock();
         let folder = Self {
             path,
             steps,
@@ -79,8 +91,7 @@ impl RunFolder {
         let write = || -> std::io::Result<()> {
             let mut line = serde_json::to_vec(step)?;
             line.push(b'\n');
-            // One write a line: a reader beside the run never sees half a line of a full write.
-            (&self.steps).write_all(&line)
+            append(&self.steps, &line)
         };
         write().map_err(|source| cannot_write(&self.path.join("steps.jsonl"), source))
     }
@@ -115,6 +126,15 @@ impl RunFolder {
     }
 }
 
+/// Adds a line to a file that is open for appending, in one write: a reader beside the run never sees
+/// half a line. Where the disk is full, what was written of the line is taken back.
+pub(super) fn append(mut file: &File, line: &[u8]) -> std::io::Result<()> {
+    let before = file.metadata()?.len();
+    file.write_all(line).inspect_err(|_| {
+        let _ = file.set_len(before);
+    })
+}
+
 /// Replaces a file as a whole: temporary file, fsync, rename.
 ///
 /// # Errors
@@ -140,12 +160,20 @@ pub(super) fn replace_named(file: &Path, flag: &str, text: &[u8]) -> Result<()> 
     write_over(file, text, true).map_err(|source| cannot_write_file(file, flag, source))
 }
 
+/// [`replace`], with a hint of the caller's where the file cannot be written.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_or_hint(file: &Path, hint: &str, text: &[u8]) -> Result<()> {
+    write_over(file, text, true).map_err(|source| unwritten(file, source, hint))
+}
+
 /// Where a file that the user has named really is: behind links, and an ordinary file, if there is
 /// anything.
 ///
 /// # Errors
 /// Exit code 2 for a folder, a device or a pipe.
-pub(super) fn ordinary(path: &Path, flag: &str) -> Result<PathBuf> {
+pub fn ordinary(path: &Path, flag: &str) -> Result<PathBuf> {
     let Ok(real) = fs::canonicalize(path) else {
         return Ok(path.to_owned());
     };
@@ -167,8 +195,8 @@ fn write_over(file: &Path, text: &[u8], sync: bool) -> std::io::Result<()> {
         Err(_) => fs::Permissions::from_mode(0o666),
     };
     let mut temporary = tempfile::Builder::new()
-        .prefix(".run")
-        .suffix(".tmp")
+        .prefix(TEMPORARY.0)
+        .suffix(TEMPORARY.1)
         .permissions(permissions)
         .tempfile_in(folder.unwrap_or(Path::new(".")))?;
     temporary.write_all(text)?;

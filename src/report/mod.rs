@@ -23,17 +23,21 @@ pub mod timing;
 pub mod traffic;
 pub mod warnings;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use crate::error::{Error, Result};
+use crate::terminal::{visible, visible_line};
 
 pub(crate) use progress::clear as clear_progress;
 
-/// The terminal: results on stdout, progress on stderr.
+/// The terminal: results on stdout, progress on stderr. All text goes through here, and none of it can
+/// do anything to a terminal: control characters are shown as escapes.
 pub struct Console {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     quiet: bool,
+    /// Whether stdout is looked at, and not read by a program.
+    out_is_terminal: bool,
     /// What becomes of results whose reader has closed the pipe.
     closed_pipe: ClosedPipe,
     progress: progress::Progress,
@@ -55,6 +59,7 @@ impl Console {
             out: Box::new(std::io::stdout()),
             err: Box::new(std::io::stderr()),
             quiet,
+            out_is_terminal: std::io::stdout().is_terminal(),
             closed_pipe: ClosedPipe::Error,
             progress: progress::Progress::new(quiet),
         }
@@ -66,6 +71,7 @@ impl Console {
             out,
             err,
             quiet,
+            out_is_terminal: false,
             closed_pipe: ClosedPipe::Error,
             // What goes elsewhere is not beside the terminal's bars.
             progress: progress::Progress::new(true),
@@ -86,6 +92,22 @@ impl Console {
     /// Exit code 110 where stdout is closed or full; a closed pipe is none of a listing
     /// ([`Self::for_listing`]).
     pub fn result(&mut self, line: &str) -> Result<()> {
+        self.print(&visible(line))
+    }
+
+    /// A result that programs read (JSON, CSV, a path), on stdout: unchanged, unless stdout is a
+    /// terminal.
+    ///
+    /// # Errors
+    /// As [`Self::result`].
+    pub fn data(&mut self, text: &str) -> Result<()> {
+        if self.out_is_terminal {
+            return self.result(text);
+        }
+        self.print(text)
+    }
+
+    fn print(&mut self, line: &str) -> Result<()> {
         if self.closed_pipe == (ClosedPipe::Enough { reached: true }) {
             return Ok(());
         }
@@ -112,6 +134,7 @@ impl Console {
     pub fn progress(&mut self, text: &str) {
         if !self.quiet {
             let err = &mut self.err;
+            let text = visible_line(text);
             let _ = self.progress.beside(|| writeln!(err, "[PROGRESS] {text}"));
         }
     }
@@ -119,6 +142,7 @@ impl Console {
     /// What went wrong without ending the run, on stderr.
     pub fn warning(&mut self, text: &str) {
         let err = &mut self.err;
+        let text = visible(text);
         let _ = self.progress.beside(|| writeln!(err, "{text}"));
     }
 

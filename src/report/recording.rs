@@ -1,12 +1,11 @@
 //! A run's answers as a script, for `MODE=scripted` and for `--pin-outputs`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::folder::{cannot_write_file, ordinary};
+use super::folder::{append, cannot_write_file, ordinary};
 use crate::error::{Error, Result};
 use crate::record::StepRecord;
 use crate::units::Millis;
@@ -27,12 +26,19 @@ struct Line<'a> {
     latency_ms: Millis,
 }
 
+/// Where the recording that is to get to `path` grows.
+pub fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
 /// A recording that grows beside its file, and takes its place at the end.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
     partial: PathBuf,
-    file: BufWriter<File>,
+    file: File,
 }
 
 impl Recording {
@@ -42,16 +48,10 @@ impl Recording {
     /// Exit code 110 where it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
         let path = ordinary(path, FLAG)?;
-        let mut name = path.as_os_str().to_owned();
-        name.push(".partial");
-        let partial = PathBuf::from(name);
+        let partial = partial(&path);
         let open = || {
             let mut options = OpenOptions::new();
-            options
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&partial)
+            options.append(true).create(true).open(&partial)
         };
         let file = open().map_err(|source| cannot_write_file(&partial, FLAG, source))?;
         if file.try_lock().is_err() {
@@ -63,7 +63,7 @@ impl Recording {
         Ok(Self {
             path,
             partial,
-            file: BufWriter::new(file),
+            file,
         })
     }
 
@@ -85,10 +85,10 @@ impl Recording {
             ttft_ms: step.ttft_ms,
             latency_ms: step.latency_ms,
         };
-        let mut write = || -> std::io::Result<()> {
-            serde_json::to_writer(&mut self.file, &line)?;
-            self.file.write_all(b"\n")?;
-            self.file.flush()
+        let write = || -> std::io::Result<()> {
+            let mut line = serde_json::to_vec(&line)?;
+            line.push(b'\n');
+            append(&self.file, &line)
         };
         write().map_err(|source| cannot_write_file(&self.partial, FLAG, source))
     }
@@ -98,11 +98,10 @@ impl Recording {
     ///
     /// # Errors
     /// As [`Self::create`].
-    pub fn finish(mut self, complete: bool) -> Result<PathBuf> {
+    pub fn finish(self, complete: bool) -> Result<PathBuf> {
         let replaces = complete || !self.path.exists();
-        let mut end = || -> std::io::Result<()> {
-            self.file.flush()?;
-            self.file.get_ref().sync_all()?;
+        let end = || -> std::io::Result<()> {
+            self.file.sync_all()?;
             match replaces {
                 true => fs::rename(&self.partial, &self.path),
                 false => Ok(()),

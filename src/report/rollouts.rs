@@ -5,18 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::folder::{cannot_write_file, ordinary, replace_named};
+use super::folder::{append, cannot_write_file, ordinary, replace_named};
 use crate::error::{Error, Result};
 use crate::evaluate::verify::UNDECIDED;
+use crate::json_numbers::numbers;
 use crate::record::evaluation::RolloutRecord;
 use crate::statistics::distribution;
+use crate::text_file::{line_without_mark, read_text};
 
 /// The flag that names the file.
 const FLAG: &str = "--output";
@@ -189,9 +191,7 @@ impl RolloutFile {
             ","
         };
         let line = format!("{row}{comma}{}\n", &added[1..]);
-        // One write a line: a kill leaves whole lines, but perhaps the last one.
-        (&self.file)
-            .write_all(line.as_bytes())
+        append(&self.file, line.as_bytes())
             .map_err(|source| cannot_write_file(&self.path, FLAG, source))?;
         self.lines.insert(flow, line);
         Ok(())
@@ -206,7 +206,7 @@ impl RolloutFile {
         let mut rewards = Vec::new();
         let mut floors = Vec::new();
         for line in self.lines.values() {
-            let Ok(rollout) = serde_json::from_str::<Rollout>(line) else {
+            let Some(rollout) = rollout(line) else {
                 continue;
             };
             self.record.done += 1;
@@ -245,20 +245,23 @@ fn locked(path: &Path) -> Result<File> {
 
 /// The rows of an input, each without its closing brace.
 fn rows(input: &Path, limit: Option<usize>) -> Result<Vec<String>> {
-    let text = fs::read_to_string(input).map_err(|source| {
+    let text = read_text(input).map_err(|source| {
         Error::usage(format!("failed to read {}", input.display())).caused_by(source)
     })?;
     let lines = text
         .lines()
+        .map(line_without_mark)
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty());
     let rows = lines
         .take(limit.unwrap_or(usize::MAX))
         .map(|(number, line)| {
             let place = format!("{}:{}", input.display(), number + 1);
-            let row: BTreeMap<String, Value> = serde_json::from_str(line).map_err(|source| {
-                Error::usage(format!("{place}: not a JSON object")).caused_by(source)
-            })?;
+            let strict = numbers(line).strict;
+            let row: BTreeMap<String, IgnoredAny> =
+                serde_json::from_str(&strict).map_err(|source| {
+                    Error::usage(format!("{place}: not a JSON object")).caused_by(source)
+                })?;
             if let Some(key) = KEYS.iter().find(|key| row.contains_key(**key)) {
                 return Err(Error::usage(format!(
                     "{place}: the row has a key `{key}`, which is added"
@@ -286,7 +289,7 @@ fn kept(
         }
         let place = || format!("{}:{}", output.display(), number + 1);
         let text = std::str::from_utf8(line).ok();
-        let rollout = text.and_then(|text| serde_json::from_str::<Rollout>(text).ok());
+        let rollout = text.and_then(self::rollout);
         let (Some(text), Some(rollout)) = (text, rollout) else {
             return Err(Error::usage(format!("{}: not a line of rollouts", place()))
                 .hint("--output names a file that an earlier run has written"));
@@ -312,12 +315,15 @@ fn kept(
     Ok(lines)
 }
 
+/// What was added to a row; the row's own numbers may be none that `serde_json` reads.
+fn rollout(line: &str) -> Option<Rollout> {
+    serde_json::from_str(&numbers(line).strict).ok()
+}
+
 /// The lines in the order of the input, the repeats of a row together.
 fn join(lines: &BTreeMap<usize, String>) -> String {
-    let place = |line: &String| {
-        let rollout = serde_json::from_str::<Rollout>(line).ok();
-        rollout.map(|rollout| (rollout.rollout.row, rollout.rollout.repeat))
-    };
+    let place =
+        |line: &String| rollout(line).map(|rollout| (rollout.rollout.row, rollout.rollout.repeat));
     let mut sorted: Vec<&String> = lines.values().collect();
     sorted.sort_by_cached_key(|line| place(line));
     sorted.into_iter().map(String::as_str).collect()

@@ -243,7 +243,7 @@ fn cache_unreadable() {
 
 #[test]
 fn other_versions() {
-    let expander = "\"expander_version\": 2";
+    let expander = "\"expander_version\": 3";
     after(
         |project| edit_cache(project, expander, "\"expander_version\": 0"),
         &miss("other expander version"),
@@ -293,7 +293,7 @@ fn what_the_cache_file_says() {
     assert!(jiff::Timestamp::now().as_second() - created.as_second() < 60);
     let expected = serde_json::json!({
         "schema": 1,
-        "expander_version": 2,
+        "expander_version": 3,
         "fixture_hash": expansion.fixture_hash,
         "template_hash": expansion.template_hash,
         "num_flows": 1,

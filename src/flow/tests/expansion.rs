@@ -103,7 +103,7 @@ fn the_bytes_are_those_of_this_expander_version() {
     let project = Project::new();
     project.expand(3);
     let all: Vec<u8> = project.flows().into_values().flatten().collect();
-    assert_eq!(crate::flow::cache::EXPANDER_VERSION, 2);
+    assert_eq!(crate::flow::cache::EXPANDER_VERSION, 3);
     insta::assert_snapshot!(sha256(&all), @"6571c7443b6c0873eda9b59e24b05c708cf3bbac5e95bcc4254e35d2c96b356a");
 }
 

@@ -45,12 +45,12 @@ pub fn markdown(diagnosis: &Diagnosis) -> String {
 fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
     let wall = diagnosis.wall_s;
     let share = |time: f64| percent(if wall > 0.0 { time / wall } else { 0.0 });
-    writeln!(out, "# Diagnosis of {}\n", diagnosis.run_id)?;
+    writeln!(out, "# Diagnosis of {}\n", escaped(&diagnosis.run_id))?;
     match diagnosis.causes.first() {
         Some(cause) => writeln!(
             out,
             "**{}**: doing away with it would save at most {} of {} ({}).\n",
-            cause.title,
+            escaped(&cause.title),
             seconds(cause.saves_s),
             seconds(wall),
             share(cause.saves_s)
@@ -71,7 +71,7 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         vec![["stage", "verdict", "share", "calls", "mean", "exposed"].map(str::to_owned)];
     rows.extend(diagnosis.stages.iter().map(|stage| {
         [
-            stage.stage.clone(),
+            escaped(&stage.stage),
             stage.verdict.label().to_owned(),
             percent(stage.share),
             stage.calls.to_string(),
@@ -102,13 +102,13 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
                 out,
                 "{}. **{}** ({}; at most {}, {}). {}. {}{}",
                 number + 1,
-                cause.title,
-                cause.stage,
+                escaped(&cause.title),
+                escaped(&cause.stage),
                 seconds(cause.saves_s),
                 share(cause.saves_s),
-                cause.evidence,
-                cause.advice,
-                cause.now()
+                escaped(&cause.evidence),
+                escaped(&cause.advice),
+                escaped(&cause.now())
             )?;
         }
     }
@@ -122,9 +122,9 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
             writeln!(
                 out,
                 "- {} ({}): {} At most {}.",
-                stage.stage,
+                escaped(&stage.stage),
                 stage.verdict.label(),
-                stage.advice,
+                escaped(&stage.advice),
                 seconds(stage.exposed_s)
             )?;
         }

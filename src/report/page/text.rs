@@ -56,7 +56,8 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
     writeln!(out, "{}\n", cell(&facts::subtitle(run)))?;
     writeln!(out, "| | | |\n|---|---:|---|")?;
     for tile in facts::tiles(run, steps) {
-        writeln!(out, "| {} | {} | {} |", tile.label, tile.value, tile.note)?;
+        let [label, value, note] = [tile.label, &tile.value, &tile.note].map(cell);
+        writeln!(out, "| {label} | {value} | {note} |")?;
     }
     let warnings = facts::warnings(run, steps);
     if !warnings.is_empty() {
@@ -138,7 +139,7 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
             writeln!(
                 out,
                 "| {} | {} | {} | {} |",
-                metric.name,
+                cell(&metric.name),
                 sample(&metric.standalone),
                 sample(&metric.reuse),
                 sample(&metric.ratio)

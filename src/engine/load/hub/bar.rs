@@ -6,6 +6,8 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::terminal::visible_line;
+
 /// A bar over so many bytes. It draws nothing when `quiet` or when stderr is not a terminal.
 pub(super) fn bytes(quiet: bool, what: &str, total: u64) -> ProgressBar {
     let target = if quiet {
@@ -13,7 +15,8 @@ pub(super) fn bytes(quiet: bool, what: &str, total: u64) -> ProgressBar {
     } else {
         ProgressDrawTarget::stderr()
     };
-    let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what.to_owned());
+    let bar = ProgressBar::with_draw_target(Some(total), target)
+        .with_message(visible_line(what).into_owned());
     // A template that does not parse would leave the default look.
     if let Ok(style) = ProgressStyle::with_template(
         "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ({eta})",

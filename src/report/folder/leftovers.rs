@@ -1,0 +1,122 @@
+//! What a killed run leaves: a folder in which nothing was measured, and files that are not whole.
+//!
+//! A run holds a lock on its `steps.jsonl` for as long as it goes on, so that a run that begins can tell
+//! the folders of runs that are dead.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::Path;
+
+use super::TEMPORARY;
+use crate::report::saved::second;
+
+/// Removes leftovers from the folder of runs. Nothing that was measured is touched, and nothing that
+/// flowbench has not made. What cannot be removed stays.
+pub(super) fn remove(out: &Path) {
+    for entry in fs::read_dir(out).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = clean(&entry.path());
+        }
+    }
+}
+
+fn clean(run: &Path) -> std::io::Result<()> {
+    let mut temporary = Vec::new();
+    let mut is_empty = true;
+    for entry in fs::read_dir(run)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if is_temporary(&name) && entry.file_type()?.is_file() {
+            temporary.push(entry.path());
+        } else if name != "steps.jsonl" || entry.metadata()?.len() > 0 {
+            is_empty = false;
+        }
+    }
+    if temporary.is_empty() && !is_empty {
+        return Ok(());
+    }
+    let steps = run.join("steps.jsonl");
+    // Killed before it had a file. Runs that begin now wait for this to end.
+    if is_empty && temporary.is_empty() && !steps.exists() && second(run).is_some() {
+        return fs::remove_dir(run);
+    }
+    // Without this file it is no folder of a run.
+    if File::open(&steps)?.try_lock().is_err() {
+        return Ok(());
+    }
+    for file in temporary {
+        fs::remove_file(file)?;
+    }
+    if is_empty {
+        fs::remove_file(steps)?;
+        fs::remove_dir(run)?;
+    }
+    Ok(())
+}
+
+fn is_temporary(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(TEMPORARY.0.as_bytes()) && name.ends_with(TEMPORARY.1.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::RunFolder;
+    use super::*;
+
+    #[test]
+    fn what_killed_runs_left_is_removed_and_nothing_else() {
+        let out = tempfile::tempdir().expect("a temporary folder");
+        let write = |name: &str, text: &str| {
+            let path = out.path().join(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
+            fs::write(path, text).expect("writable");
+        };
+        write("killed/steps.jsonl", "");
+        write("killed/.run1a2b.tmp", "{");
+        write("kept/steps.jsonl", "{}\n");
+        write("kept/run.json", "{}");
+        write("kept/.run3c4d.tmp", "{");
+        write("unmeasured/steps.jsonl", "");
+        write("unmeasured/run.json", "{}");
+        write("theirs/notes.txt", "");
+        write("theirs/.runx.tmp", "");
+        write("file", "");
+        for folder in ["empty", "20260131T093000Z-scripted"] {
+            fs::create_dir(out.path().join(folder)).expect("writable");
+        }
+        let (going_on, _) = RunFolder::create(out.path(), "now").expect("writable");
+        let (_second, _) = RunFolder::create(out.path(), "next").expect("writable");
+        let mut left: Vec<String> = walkdir::WalkDir::new(out.path())
+            .min_depth(1)
+            .into_iter()
+            .map(|entry| {
+                let entry = entry.expect("readable");
+                let path = entry.path().strip_prefix(out.path()).expect("below");
+                path.display().to_string()
+            })
+            .collect();
+        left.sort();
+        assert_eq!(
+            left,
+            [
+                "empty",
+                "file",
+                "kept",
+                "kept/run.json",
+                "kept/steps.jsonl",
+                "next",
+                "next/steps.jsonl",
+                "now",
+                "now/steps.jsonl",
+                "theirs",
+                "theirs/.runx.tmp",
+                "theirs/notes.txt",
+                "unmeasured",
+                "unmeasured/run.json",
+                "unmeasured/steps.jsonl",
+            ]
+        );
+        drop(going_on);
+    }
+}

@@ -1,0 +1,89 @@
+//! Text that was not written here, made safe for a terminal.
+//!
+//! What a model, a server, a script or the name of a file says may hold control characters: escape
+//! sequences that clear the screen, set the title or write to the clipboard, and marks that turn the
+//! direction of writing. They are shown as escapes, so that they can be seen and do nothing.
+
+use std::borrow::Cow;
+
+/// The text with its control characters escaped (`\x1b`, `\u{202e}`), all but newline and tab.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    escaped(text, |character| {
+        is_active(character) && !matches!(character, '\n' | '\t')
+    })
+}
+
+/// The same with newlines escaped, too: the text stays on one line.
+pub fn visible_line(text: &str) -> Cow<'_, str> {
+    escaped(text, |character| is_active(character) && character != '\t')
+}
+
+/// The text with every line after the first indented: text from elsewhere cannot begin a line as this
+/// program's own lines begin.
+pub fn indented(text: &str, by: &str) -> String {
+    text.replace('\n', &format!("\n{by}"))
+}
+
+/// Whether a character does something to a terminal in place of being shown: control characters (C0,
+/// DEL, C1), marks of the direction of writing, and the separators that some take for line ends.
+pub fn is_active(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}')
+}
+
+fn escaped(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match u32::from(character) {
+            _ if !is_hidden(character) => shown.push(character),
+            code @ 0..0x80 => shown.push_str(&format!("\\x{code:02x}")),
+            code => shown.push_str(&format!("\\u{{{code:x}}}")),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_moves_a_cursor_passes() {
+        for (text, shown) in [
+            (
+                "plain, ä, 中, 🧪, a\u{200d}b",
+                "plain, ä, 中, 🧪, a\u{200d}b",
+            ),
+            ("a\tb\nc", "a\tb\nc"),
+            ("\u{1b}[2J\u{7}", "\\x1b[2J\\x07"),
+            ("a\rb\0c\u{7f}", "a\\x0db\\x00c\\x7f"),
+            ("\u{9b}31m\u{85}", "\\u{9b}31m\\u{85}"),
+            (
+                "\u{202e}txt.exe\u{2069}\u{200f}",
+                "\\u{202e}txt.exe\\u{2069}\\u{200f}",
+            ),
+            ("a\u{2028}b", "a\\u{2028}b"),
+        ] {
+            assert_eq!(visible(text), shown, "{text:?}");
+        }
+        assert!(matches!(visible("a\nb"), Cow::Borrowed(_)));
+        assert_eq!(visible_line("a\nb\tc"), "a\\x0ab\tc");
+        for code in (0..0x20).chain(0x7f..0xa0).filter_map(char::from_u32) {
+            let passes = matches!(code, '\n' | '\t');
+            assert_eq!(
+                visible(&code.to_string()).chars().any(is_active),
+                passes,
+                "{code:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn lines_from_elsewhere_are_set_in() {
+        assert_eq!(indented("a\n[TIMING] b", "  "), "a\n  [TIMING] b");
+    }
+}

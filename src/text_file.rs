@@ -1,0 +1,105 @@
+//! Text files that users give: templates, suites, scripts, rows, fixtures.
+//!
+//! Only regular files are read: a named pipe would block, a folder or device holds no text, and most of
+//! these files are read more than once. A byte order mark at the start is no part of the text.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// U+FEFF at the start of a text, as some editors and spreadsheets write it.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// The bytes of a regular file.
+///
+/// # Errors
+/// Those of the system, or `InvalidInput` with what is there in place of a file.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    check(path)?;
+    fs::read(path)
+}
+
+/// The text of a regular file, without a byte order mark.
+///
+/// # Errors
+/// As [`read`]; `InvalidData` for what is not UTF-8.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    check(path)?;
+    fs::read_to_string(path).map(without_mark)
+}
+
+/// The same text without a byte order mark at its start.
+pub fn without_mark(mut text: String) -> String {
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len_utf8());
+    }
+    text
+}
+
+/// A line of JSON Lines without a byte order mark, which stands at the start of a line where files were
+/// put one after the other.
+pub fn line_without_mark(line: &str) -> &str {
+    line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line)
+}
+
+/// What is at a path, where that is anything but a regular file.
+pub fn other_kind(path: &Path) -> Option<&'static str> {
+    let kind = fs::metadata(path).ok()?.file_type();
+    if kind.is_file() {
+        return None;
+    }
+    Some(kind_name(kind))
+}
+
+fn check(path: &Path) -> io::Result<()> {
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_file() {
+        return Ok(());
+    }
+    let what = format!("it is {}, not a regular file", kind_name(kind));
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+}
+
+fn kind_name(kind: fs::FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match kind {
+        _ if kind.is_dir() => "a folder",
+        _ if kind.is_fifo() => "a named pipe",
+        _ if kind.is_socket() => "a socket",
+        _ => "a device",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_text() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.jsonl");
+        fs::write(&path, "\u{feff}{}\n").expect("writable");
+        assert_eq!(read_text(&path).expect("readable"), "{}\n");
+        assert_eq!(without_mark("a\u{feff}".to_owned()), "a\u{feff}");
+        assert_eq!(line_without_mark("\u{feff}{}"), "{}");
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.expect("mkfifo is there").success());
+        for (path, what) in [
+            (folder.path(), "a folder"),
+            (&pipe, "a named pipe"),
+            (Path::new("/dev/null"), "a device"),
+        ] {
+            let expected = format!("it is {what}, not a regular file");
+            assert_eq!(read_text(path).expect_err(what).to_string(), expected);
+            assert_eq!(read(path).expect_err(what).to_string(), expected);
+            assert_eq!(other_kind(path), Some(what));
+        }
+        assert_eq!(other_kind(&folder.path().join("none")), None);
+    }
+}
