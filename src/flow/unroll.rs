@@ -1,6 +1,6 @@
 //! Loops: the steps of a `[[loop]]`, written out once for each generation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Generation;
 use super::graph::Graph;
@@ -35,7 +35,7 @@ pub(super) const PREVIOUS: &str = "previous";
 /// The instances of all steps, each after those that it needs; otherwise in the order of the
 /// template, generation after generation.
 pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
-    let unrolled = Unrolled { steps, loops };
+    let unrolled = Unrolled::new(steps, loops);
     let mut instances = Vec::new();
     let mut begun = BTreeSet::new();
     for index in 0..steps.len() {
@@ -55,7 +55,7 @@ pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
             Some(_) => {}
         }
     }
-    let place: BTreeMap<&str, usize> = (instances.iter().enumerate())
+    let place: HashMap<&str, usize> = (instances.iter().enumerate())
         .map(|(place, instance)| (instance.id.as_str(), place))
         .collect();
     let needs = instances.iter().map(|instance| {
@@ -76,6 +76,10 @@ pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
 struct Unrolled<'a> {
     steps: &'a [StepSource],
     loops: &'a [Loop],
+    /// The steps by their ids.
+    index: HashMap<&'a str, usize>,
+    /// The number of each step's loop, from 0.
+    loop_of: Vec<Option<usize>>,
 }
 
 /// A generation of a loop, both counted from 1.
@@ -86,14 +90,24 @@ struct Within<'a> {
     generation: usize,
 }
 
-impl Unrolled<'_> {
-    fn loop_of(&self, step: usize) -> Option<(usize, &Loop)> {
-        let loops = self.loops.iter().enumerate();
-        loops.clone().find(|(_, of)| of.steps.contains(&step))
+impl<'a> Unrolled<'a> {
+    fn new(steps: &'a [StepSource], loops: &'a [Loop]) -> Self {
+        let ids = steps.iter().map(|step| step.id.as_str());
+        Self {
+            steps,
+            loops,
+            index: ids.zip(0..).collect(),
+            loop_of: loops_of(loops, steps.len()),
+        }
+    }
+
+    fn loop_of(&self, step: usize) -> Option<(usize, &'a Loop)> {
+        let number = self.loop_of[step]?;
+        Some((number, &self.loops[number]))
     }
 
     fn index(&self, id: &str) -> Option<usize> {
-        self.steps.iter().position(|step| step.id == id)
+        self.index.get(id).copied()
     }
 
     /// The instance of `step` as one outside its loop sees it: that of the last generation.
@@ -120,9 +134,10 @@ impl Unrolled<'_> {
             (None, _) => previous.clone().unwrap_or_else(|| id.to_owned()),
         };
         let mut needs: Vec<String> = Vec::with_capacity(step.needs.len() + 1);
+        let mut seen = HashSet::with_capacity(step.needs.len());
         for need in step.needs.iter().map(|need| name(need)) {
             // `previous` may be a step that is named, too.
-            if !needs.contains(&need) {
+            if seen.insert(need.clone()) {
                 needs.push(need);
             }
         }
@@ -131,7 +146,7 @@ impl Unrolled<'_> {
                 let needed = self.index(need);
                 needed.is_some_and(|needed| of.steps.contains(&needed))
             };
-            if !step.needs.iter().any(in_loop) && !needs.contains(previous) {
+            if !step.needs.iter().any(in_loop) && !seen.contains(previous) {
                 needs.push(previous.clone());
             }
         }
@@ -155,6 +170,17 @@ impl Unrolled<'_> {
                 .collect(),
         }
     }
+}
+
+/// The number of the loop, from 0, that each of so many steps is in.
+pub(super) fn loops_of(loops: &[Loop], steps: usize) -> Vec<Option<usize>> {
+    let mut loop_of = vec![None; steps];
+    for (number, of) in loops.iter().enumerate() {
+        for step in &of.steps {
+            loop_of[*step] = Some(number);
+        }
+    }
+    loop_of
 }
 
 /// No id of a template holds a `.`, so that this is nobody else's.
