@@ -15,12 +15,18 @@ use crate::stopwatch::Pace;
 /// enough that a power cut loses a second, seldom enough that the disk is not what is measured.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// A record that takes long to write is written less often: all of its replacements together take a
+/// twentieth of the run's time at most, however long the record gets.
+const SHARE: u32 = 20;
+
 /// The folder of a run that goes on.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     steps: File,
     saved: Pace,
+    /// How long the last replacement took.
+    took: Duration,
 }
 
 impl RunFolder {
@@ -54,6 +60,7 @@ impl RunFolder {
             path,
             steps,
             saved: Pace::start(),
+            took: Duration::ZERO,
         };
         Ok((folder, run_id))
     }
@@ -90,7 +97,7 @@ impl RunFolder {
     /// # Errors
     /// As [`RunFolder::save`].
     pub fn save_now_and_then(&mut self, run: &RunRecord) -> Result<()> {
-        if self.saved.elapsed() < PERIOD {
+        if self.saved.elapsed() < PERIOD.max(self.took * SHARE) {
             return Ok(());
         }
         self.save(run)
@@ -101,6 +108,7 @@ impl RunFolder {
     /// # Errors
     /// Exit code 110 where it cannot be written.
     pub fn save(&mut self, run: &RunRecord) -> Result<()> {
+        let begun = Pace::start();
         let file = self.path.join("run.json");
         let text = || -> std::io::Result<Vec<u8>> {
             let mut text = serde_json::to_vec_pretty(run)?;
@@ -110,6 +118,7 @@ impl RunFolder {
         };
         let text = text().map_err(|source| cannot_write(&file, source))?;
         replace(&file, &text)?;
+        self.took = begun.elapsed();
         self.saved = Pace::start();
         Ok(())
     }
