@@ -29,6 +29,8 @@ struct Score {
     overlap: f64,
     /// In the order in which the first of each came.
     failures: Vec<FailureRecord>,
+    /// Where each of them is, by outcome and reason: programs can fail in as many ways as there are.
+    reasons: HashMap<(String, String), usize>,
 }
 
 impl Scores {
@@ -86,17 +88,17 @@ impl Score {
     fn failed(&mut self, outcome: &str, detail: &str) {
         let line = detail.lines().next().unwrap_or_default();
         let line: String = line.chars().take(LONGEST_REASON).collect();
-        let same = |known: &&mut FailureRecord| {
-            known.outcome == outcome && without_line(&known.detail) == without_line(&line)
-        };
-        match self.failures.iter_mut().find(same) {
-            Some(known) => known.count += 1,
-            None => self.failures.push(FailureRecord {
+        let key = (outcome.to_owned(), without_line(&line).to_owned());
+        let new = self.failures.len();
+        let place = *self.reasons.entry(key).or_insert(new);
+        if place == new {
+            self.failures.push(FailureRecord {
                 outcome: outcome.to_owned(),
                 detail: line,
-                count: 1,
-            }),
+                count: 0,
+            });
         }
+        self.failures[place].count += 1;
     }
 
     fn most_frequent(&self) -> Vec<FailureRecord> {
