@@ -283,9 +283,9 @@ impl<'a> All<'a> {
             })
         });
         let group_of: Vec<usize> = group_of.collect();
-        let Err(cycle) = graph.joined(&group_of, groups).order() else {
+        if graph.joined(&group_of, groups).order().is_ok() {
             return Ok(());
-        };
+        }
         for of in self.loops {
             let in_loop = |step: usize| of.steps.contains(&step);
             if let Some(between) = graph.between(in_loop, order).first() {
@@ -299,17 +299,8 @@ impl<'a> All<'a> {
                     .hint("add it to the loop's `steps`"));
             }
         }
-        // A cycle that no step needs is one of several loops.
-        let of = cycle.iter().find_map(|group| self.loops.get(*group));
-        let step = of.map_or(0, |of| of.carry);
-        let what = format!(
-            "the loop of `{}` and another one need each other",
-            self.ids.list[step]
-        );
-        Err(self
-            .file
-            .error(self.keys[step].id.span().start, what)
-            .hint("a loop begins when all generations of one that it needs have ended"))
+        // Loops that need each other, which may do well: it depends on what they carry over.
+        Ok(())
     }
 
     /// The fields that expressions can read of a step.

@@ -34,7 +34,11 @@ pub(super) const PREVIOUS: &str = "previous";
 
 /// The instances of all steps, each after those that it needs; otherwise in the order of the
 /// template, generation after generation.
-pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
+///
+/// # Errors
+/// The ids along a cycle: the template's graph has none, but loops may wait for each other's last
+/// generations.
+pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Result<Vec<Instance>, Vec<String>> {
     let unrolled = Unrolled::new(steps, loops);
     let mut instances = Vec::new();
     let mut begun = BTreeSet::new();
@@ -64,13 +68,14 @@ pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
             .filter_map(|need| place.get(need.as_str()).copied())
             .collect()
     });
-    // The template's graph has no cycle, and none leads through a loop from outside: nor has this.
-    let order = Graph::new(needs.collect()).order().unwrap_or_default();
+    let order = Graph::new(needs.collect()).order();
+    let order = order.map_err(|cycle| {
+        let id = |place: &usize| instances[*place].id.clone();
+        cycle.iter().map(id).collect::<Vec<String>>()
+    })?;
     let mut taken: Vec<Option<Instance>> = instances.into_iter().map(Some).collect();
-    order
-        .into_iter()
-        .filter_map(|place| taken[place].take())
-        .collect()
+    let instances = order.into_iter().filter_map(|place| taken[place].take());
+    Ok(instances.collect())
 }
 
 struct Unrolled<'a> {
