@@ -4,6 +4,8 @@
 mod scores;
 mod streamed;
 
+use std::collections::HashMap;
+
 use crate::record::StepRecord;
 use crate::record::metrics::{Distribution, PositionRecord};
 use crate::statistics::distribution;
@@ -54,8 +56,9 @@ pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
     let end = steps.iter().map(|step| step.end.0).fold(0.0, f64::max);
     let mut latest = vec![end; steps.len()];
     for (number, step) in steps.iter().enumerate().rev() {
+        let begun = latest[number] - step.took(steps).0;
         for &need in &step.needs {
-            latest[need] = latest[need].min(latest[number] - step.took(steps).0);
+            latest[need] = latest[need].min(begun);
         }
     }
     (latest.iter().zip(steps))
@@ -67,7 +70,11 @@ pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
 
 /// Gathers steps by their ids.
 #[derive(Debug, Default)]
-pub struct Positions(Vec<Position>);
+pub struct Positions {
+    all: Vec<Position>,
+    /// Where each mode's steps are, by their ids: a flow may have very many.
+    places: HashMap<Option<String>, HashMap<String, usize>>,
+}
 
 #[derive(Debug, Default)]
 struct Position {
@@ -84,10 +91,12 @@ struct Position {
 impl Positions {
     /// Counts a step in.
     pub fn add(&mut self, step: &StepRecord) {
-        let same =
-            |known: &Position| known.record.step == step.step && known.record.mode == step.mode;
-        let index = self.0.iter().position(same).unwrap_or_else(|| {
-            self.0.push(Position {
+        let of_mode = self.places.get(&step.mode);
+        let known = of_mode.and_then(|of_mode| of_mode.get(&step.step).copied());
+        let index = known.unwrap_or_else(|| {
+            let of_mode = self.places.entry(step.mode.clone()).or_default();
+            of_mode.insert(step.step.clone(), self.all.len());
+            self.all.push(Position {
                 record: PositionRecord {
                     step: step.step.clone(),
                     mode: step.mode.clone(),
@@ -95,9 +104,9 @@ impl Positions {
                 },
                 ..Position::default()
             });
-            self.0.len() - 1
+            self.all.len() - 1
         });
-        let position = &mut self.0[index];
+        let position = &mut self.all[index];
         let record = &mut position.record;
         record.steps += 1;
         record.prompt_tokens += step.prompt_tokens;
@@ -115,7 +124,7 @@ impl Positions {
 
     /// The times to first tokens of all steps together.
     pub fn ttft_ms(&self) -> Option<Distribution> {
-        let all = self.0.iter().flat_map(|position| &position.ttft);
+        let all = self.all.iter().flat_map(|position| &position.ttft);
         distribution(&all.copied().collect::<Vec<f64>>())
     }
 
@@ -131,7 +140,7 @@ impl Positions {
             decode_tokens_per_s: distribution(&position.decode_rate),
             ..position.record.clone()
         };
-        self.0.iter().map(record).collect()
+        self.all.iter().map(record).collect()
     }
 }
 

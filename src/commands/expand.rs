@@ -107,11 +107,12 @@ fn planned(flow: &Flow) -> Vec<PlannedStep> {
     let judging = flow.steps.iter().flat_map(|step| step.work.of());
     let judged: BTreeSet<String> = judging.map(|id| name(id)).collect();
     let mut steps: Vec<PlannedStep> = Vec::new();
+    let mut seen = BTreeSet::new();
     for step in &flow.steps {
         let Work::Generate(generate) = &step.work else {
             continue;
         };
-        if steps.iter().any(|known| known.step == step.name()) {
+        if !seen.insert(step.name()) {
             continue;
         }
         steps.push(PlannedStep {

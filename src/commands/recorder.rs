@@ -243,12 +243,14 @@ impl Recorder<'_> {
 
         // Saved before it is printed: a closed pipe must not cost the record.
         let recorded = self.finish_recording(status == Status::Complete);
+        let evolved = self.evolution.finish();
         let rolled = self.rollouts.take().map(RolloutFile::finish).transpose();
         let rolled = rolled.map(|rollouts| self.record.rollouts = rollouts);
         self.record.profile = profile::snapshot();
         let saved = (self.folder.save(&self.record))
             .and_then(|()| self.pending.write(self.record.profile.as_ref()))
             .and(recorded)
+            .and(evolved)
             .and(rolled);
         if self.record.totals.benchmark_total_ms.is_some() {
             for line in timing::totals(&self.record.totals, num_workflows) {

@@ -1,13 +1,15 @@
 //! What stands in a `${ … }`: checked at the expansion, evaluated at the run.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 
 use crate::error::{Error, Result};
 
 use super::place::choice;
-use super::visible::{Fields, Readable, Visible};
+use super::visible::{Fields, Readable, Visible, context};
 use super::work::Part;
 
 /// Puts the answers of earlier steps into prompts.
@@ -42,15 +44,21 @@ impl Resolver {
     ///
     /// The flow fails (exit code 100) if an expression does: it names a step that has no answer
     /// yet, or computes something that its answer does not allow.
-    pub fn message(&self, prompt: &[Part], visible: &Visible) -> Result<String> {
+    pub fn message(&self, prompt: &[Part], visible: &dyn Visible) -> Result<String> {
         let mut message = String::new();
-        let mut context = None;
+        // A late step of a long flow could read very much: only what is named is gathered.
+        let mut reads = Reads::default();
+        for part in prompt {
+            if let Part::Expr(source) = part {
+                reads.add(&tokens(source));
+            }
+        }
+        let context = context(&reads, visible);
         for part in prompt {
             match part {
                 Part::Text(text) => message.push_str(text),
                 Part::Expr(source) => {
-                    let context = context.get_or_insert_with(|| visible.value());
-                    let value = self.evaluate(source, context).map_err(|error| {
+                    let value = self.evaluate(source, &context).map_err(|error| {
                         Error::flow(format!("failed to resolve `${{{source}}}`")).caused_by(error)
                     })?;
                     message.push_str(&value);
@@ -116,20 +124,9 @@ impl Resolver {
         }
         // What an answer holds is not known yet, so an expression may fail on a made-up one; but
         // a filter that does not exist will not exist then, either.
-        let readable: Vec<(&str, Readable)> = (steps.readable.iter())
-            .map(|(id, fields)| (*id, Readable::sample(*fields)))
-            .collect();
-        let previous = steps.previous.map(Readable::sample);
-        let sample = Visible {
-            steps: readable
-                .iter()
-                .map(|(id, readable)| (*id, readable))
-                .collect(),
-            previous: previous.as_ref(),
-            generation: previous.as_ref().map(|_| 1),
-            scratchpad: "trial 1: ok".to_owned(),
-        };
-        match expression.eval(sample.value()) {
+        let mut reads = Reads::default();
+        reads.add(&tokens);
+        match expression.eval(context(&reads, steps)) {
             Err(error) if is_unknown_name(error.kind()) => {
                 let at = error.range().map_or(0, |range| range.start);
                 Err(Wrong::new(at, what(&error)).hint(
@@ -145,12 +142,71 @@ impl Resolver {
 pub(super) struct StepNames<'a> {
     /// The step that the expressions are in.
     pub(super) own: &'a str,
-    /// Those that it needs, and what they need in turn, with the fields that they have.
-    pub(super) readable: Vec<(&'a str, Fields)>,
-    /// All of them.
+    /// What it can read of the step of an id.
+    pub(super) known: &'a dyn Fn(&str) -> Known,
+    /// All ids.
     pub(super) all: &'a [&'a str],
     /// In a loop: the fields of `previous`.
     pub(super) previous: Option<Fields>,
+}
+
+/// What a step's expressions can read of another step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// There is no such step.
+    Nothing,
+    /// It need not have ended before.
+    Unneeded,
+    /// These fields.
+    Readable(Fields),
+}
+
+/// A made-up answer of each step that can be read, to try expressions on.
+impl Visible for StepNames<'_> {
+    fn step(&self, name: &str) -> Option<Arc<Readable>> {
+        match (self.known)(name) {
+            Known::Readable(fields) => Some(Arc::new(Readable::sample(fields))),
+            Known::Nothing | Known::Unneeded => None,
+        }
+    }
+
+    fn previous(&self) -> Option<Arc<Readable>> {
+        self.previous
+            .map(|fields| Arc::new(Readable::sample(fields)))
+    }
+
+    fn generation(&self) -> Option<usize> {
+        self.previous.map(|_| 1)
+    }
+
+    fn scratchpad(&self) -> String {
+        "trial 1: ok".to_owned()
+    }
+}
+
+/// What expressions name: perhaps more than they read, never less.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reads {
+    /// The steps, by the names that the template has for them.
+    pub(super) steps: BTreeSet<String>,
+    pub(super) previous: bool,
+    pub(super) scratchpad: bool,
+}
+
+impl Reads {
+    fn add(&mut self, tokens: &[Token]) {
+        for (index, token) in tokens.iter().enumerate() {
+            match token.text {
+                "steps" => {
+                    let id = member(&tokens[index + 1..]);
+                    self.steps.extend(id.map(|(id, _)| id.name.to_owned()));
+                }
+                "previous" => self.previous = true,
+                "scratchpad" => self.scratchpad = true,
+                _ => {}
+            }
+        }
+    }
 }
 
 const ESCAPE: &str =
@@ -220,7 +276,8 @@ fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
         return Err(Wrong::new(at, "`steps` has to be followed by a step's id")
             .hint("write `steps.<id>.text`, or `steps['<id>'].text`"));
     };
-    if !steps.all.contains(&id.name) {
+    let known = (steps.known)(id.name);
+    if known == Known::Nothing {
         return Err(
             Wrong::new(id.range.start, format!("unknown step `{}`", id.name))
                 .hint(choice(id.name, "steps", steps.all)),
@@ -230,7 +287,7 @@ fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
         return Err(Wrong::new(id.range.start, "the step reads its own answer")
             .hint("a prompt can hold answers of steps that have ended before"));
     }
-    let Some((_, fields)) = steps.readable.iter().find(|(known, _)| *known == id.name) else {
+    let Known::Readable(fields) = known else {
         let what = format!("the step `{}` is read, but not needed", id.name);
         let hint = if steps.previous.is_some() {
             format!(
@@ -246,7 +303,7 @@ fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
         };
         return Err(Wrong::new(id.range.start, what).hint(hint));
     };
-    check_field(rest, at, &format!("steps.{}", id.name), *fields)
+    check_field(rest, at, &format!("steps.{}", id.name), fields)
 }
 
 /// Checks that `tokens` take a field of a step; `of` is how it is written, beginning at `at`.
@@ -348,11 +405,12 @@ mod tests {
     fn check(source: &str) -> String {
         let steps = StepNames {
             own: "verifier",
-            readable: vec![
-                ("planner", Fields::Answers),
-                ("my-step", Fields::Answers),
-                ("best", Fields::Scored),
-            ],
+            known: &|name| match name {
+                "planner" | "my-step" => Known::Readable(Fields::Answers),
+                "best" => Known::Readable(Fields::Scored),
+                "executor" | "verifier" => Known::Unneeded,
+                _ => Known::Nothing,
+            },
             all: &["planner", "executor", "my-step", "verifier", "best"],
             previous: None,
         };
@@ -455,7 +513,11 @@ mod tests {
         let check = |source: &str| {
             let steps = StepNames {
                 own: "child",
-                readable: vec![("best", Fields::Scored)],
+                known: &|name| match name {
+                    "best" => Known::Readable(Fields::Scored),
+                    "root" | "child" => Known::Unneeded,
+                    _ => Known::Nothing,
+                },
                 all: &["root", "child", "best"],
                 previous: Some(Fields::Scored),
             };
@@ -476,11 +538,72 @@ mod tests {
         );
     }
 
-    fn answer(text: &str) -> Readable {
-        Readable {
-            texts: vec![text.to_owned()],
-            scored: None,
+    /// One step that has ended, in a loop or not, and how often the trials were asked for.
+    #[derive(Default)]
+    struct Ended {
+        name: &'static str,
+        readable: Arc<Readable>,
+        generation: Option<usize>,
+        gathered: std::cell::Cell<usize>,
+    }
+
+    impl Visible for Ended {
+        fn step(&self, name: &str) -> Option<Arc<Readable>> {
+            (name == self.name).then(|| Arc::clone(&self.readable))
         }
+
+        fn previous(&self) -> Option<Arc<Readable>> {
+            self.generation.map(|_| Arc::clone(&self.readable))
+        }
+
+        fn generation(&self) -> Option<usize> {
+            self.generation
+        }
+
+        fn scratchpad(&self) -> String {
+            self.gathered.set(self.gathered.get() + 1);
+            "trial 1".to_owned()
+        }
+    }
+
+    fn answer(text: &str) -> Ended {
+        Ended {
+            name: "planner",
+            readable: Arc::new(Readable {
+                texts: vec![text.to_owned()],
+                scored: None,
+            }),
+            ..Ended::default()
+        }
+    }
+
+    #[test]
+    fn only_what_is_named_is_gathered() {
+        let reads = |source: &str| {
+            let mut reads = Reads::default();
+            reads.add(&tokens(source));
+            let steps: Vec<String> = reads.steps.into_iter().collect();
+            (steps.join(" "), reads.previous, reads.scratchpad)
+        };
+        assert_eq!(
+            reads("steps.a.text ~ steps [ 'my-step' ].score ~ 'steps.b previous'"),
+            ("a my-step".to_owned(), false, false)
+        );
+        assert_eq!(
+            reads("previous.text ~ scratchpad|length"),
+            (String::new(), true, true)
+        );
+        let ended = answer("x");
+        let message = |source: &str| {
+            let twice = [Part::Expr(source.to_owned()), Part::Expr(source.to_owned())];
+            Resolver::new()
+                .message(&twice, &ended)
+                .expect("it resolves")
+        };
+        assert_eq!(message("steps.planner.text"), "xx");
+        assert_eq!(ended.gathered.get(), 0);
+        assert_eq!(message("scratchpad"), "trial 1trial 1");
+        assert_eq!(ended.gathered.get(), 1, "once a message");
     }
 
     #[test]
@@ -500,11 +623,11 @@ mod tests {
                 },
             ]),
         };
-        let visible = Visible {
-            steps: vec![("best", &best)],
-            previous: Some(&best),
+        let visible = Ended {
+            name: "best",
+            readable: Arc::new(best),
             generation: Some(3),
-            scratchpad: "trial 1".to_owned(),
+            ..Ended::default()
         };
         let text = |source: &str| {
             let prompt = [Part::Expr(source.to_owned())];
@@ -524,11 +647,7 @@ mod tests {
     #[test]
     fn messages_hold_answers_as_they_are() {
         let resolver = Resolver::new();
-        let planner = answer("look for ${steps.x.text} and {{ row }}<&>\n");
-        let answers = Visible {
-            steps: vec![("planner", &planner)],
-            ..Visible::default()
-        };
+        let answers = answer("look for ${steps.x.text} and {{ row }}<&>\n");
         let prompt = [
             Part::Text("Carry out ${literally}: ".into()),
             Part::Expr("steps.planner.text".into()),
@@ -545,11 +664,7 @@ mod tests {
     #[test]
     fn an_expression_that_fails_fails_the_flow() {
         let resolver = Resolver::new();
-        let planner = answer("one line");
-        let answers = Visible {
-            steps: vec![("planner", &planner)],
-            ..Visible::default()
-        };
+        let answers = answer("one line");
         for source in [
             "steps.executor.text",
             "steps.planner.text.splitlines()[7]",
@@ -568,7 +683,11 @@ mod tests {
         fn garbage_never_panics(source in r#"(steps|planner|text|[\[\].'"|(){}=~ä ]|\PC){0,24}"#) {
             let steps = StepNames {
                 own: "a",
-                readable: vec![("planner", Fields::Answers)],
+                known: &|name| match name {
+                    "planner" => Known::Readable(Fields::Answers),
+                    "a" => Known::Unneeded,
+                    _ => Known::Nothing,
+                },
                 all: &["planner", "a"],
                 previous: Some(Fields::Scored),
             };

@@ -39,7 +39,6 @@ pub use cache::{CacheState, MissReason};
 pub use expand::{ExpandRequest, Expansion, Input, check, expand};
 pub use expression::Resolver;
 pub use fixture::FixtureSize;
-pub(crate) use graph::ancestors;
 pub use lock::OnWait;
 pub use share::{PrefixShare, StepShare};
 pub use visible::{Readable, Scored, Visible};

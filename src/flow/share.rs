@@ -1,6 +1,7 @@
 //! How much of the prompts is shared as a prefix, so that a prefix cache can reuse it, and how
 //! much would be if the same parts stood in another order.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use serde::Serialize;
@@ -61,10 +62,11 @@ pub(super) fn measure(renderer: &mut Renderer, num_flows: usize) -> Result<Prefi
     for number in 1..=num_flows {
         tally.add(&renderer.flow(number)?);
     }
-    let mut reordered: Vec<u64> = Vec::with_capacity(first.steps.len());
-    for ((step, generate), prompt_constant) in generating(&first).zip(prompt_constants) {
-        reordered.push(match parent(&first, step, generate) {
-            Some(parent) => reordered[parent],
+    let parents = parents(&first);
+    let mut reordered: Vec<u64> = Vec::with_capacity(parents.len());
+    for (parent, prompt_constant) in parents.iter().zip(prompt_constants) {
+        reordered.push(match parent {
+            Some(parent) => reordered[*parent],
             None => (system_constant + prompt_constant) as u64,
         });
     }
@@ -74,7 +76,8 @@ pub(super) fn measure(renderer: &mut Renderer, num_flows: usize) -> Result<Prefi
 /// What was seen of the flows so far: per step a few numbers, and one number a request.
 struct Tally<'a> {
     first: &'a Flow,
-    first_requests: Vec<Request<'a>>,
+    /// The requests of the first flow; of those that go on with a conversation nothing.
+    first_requests: Vec<Option<Request<'a>>>,
     flows: usize,
     prompt_bytes: Vec<u64>,
     common_bytes: Vec<u64>,
@@ -85,7 +88,13 @@ struct Tally<'a> {
 
 impl<'a> Tally<'a> {
     fn new(first: &'a Flow) -> Self {
-        let first_requests = requests(first);
+        let parents = parents(first);
+        let first_requests: Vec<Option<Request>> = (generating(first).zip(&parents))
+            .map(|((_, generate), parent)| match parent {
+                Some(_) => None,
+                None => Some(system(first).into_iter().chain(turn(generate)).collect()),
+            })
+            .collect();
         Self {
             first,
             flows: 0,
@@ -99,16 +108,43 @@ impl<'a> Tally<'a> {
     }
 
     fn add(&mut self, flow: &Flow) {
-        let requests = requests(flow);
-        for (index, request) in requests.iter().enumerate() {
-            self.prompt_bytes[index] += request.iter().map(Piece::len).sum::<u64>();
-            let with_first = common(request, &self.first_requests[index], Holes::Differ);
+        let parents = parents(flow);
+        let mut earlier = Prefixes::new();
+        let of_system = earlier.follow(Prefixes::ROOT, system(flow));
+        // Of each request: its length, where it ends, and what it begins with in other flows.
+        let mut requests: Vec<(u64, usize, u64)> = Vec::with_capacity(parents.len());
+        for (index, ((step, generate), parent)) in generating(flow).zip(&parents).enumerate() {
+            let bytes: u64 = turn(generate).map(|piece| piece.len()).sum();
+            let (whole, start, hole, with_first) = match parent {
+                // What goes on begins with all of that. Its answer is a hole, and differs from flow to
+                // flow: they have in common what the conversations' first requests have.
+                Some(parent) => {
+                    let (length, end, with_first) = requests[*parent];
+                    let hole = Some(Piece::Hole(&step.needs[0]));
+                    (length + bytes, (length, end), hole, with_first)
+                }
+                None => {
+                    let request: Request = system(flow).into_iter().chain(turn(generate)).collect();
+                    let with = |other: &Option<Request>| {
+                        let other = other.as_deref().unwrap_or_default();
+                        common(&request, other)
+                    };
+                    let with_first = with(&self.first_requests[index]);
+                    let with_any = with(&self.first_requests[0]);
+                    self.all_steps_bytes = self.all_steps_bytes.min(with_any);
+                    let length = flow.system.as_ref().map_or(0, |system| system.len() as u64);
+                    (length + bytes, (length, of_system), None, with_first)
+                }
+            };
+            self.prompt_bytes[index] += whole;
             self.common_bytes[index] = self.common_bytes[index].min(with_first);
-            let with_any = common(request, &self.first_requests[0], Holes::Differ);
-            self.all_steps_bytes = self.all_steps_bytes.min(with_any);
-            let earlier = requests[..index].iter();
-            let with_earlier = earlier.map(|earlier| common(request, earlier, Holes::Same));
-            self.own_bytes.push(with_earlier.max().unwrap_or(0));
+            let (known, node) = start;
+            let rest = hole.into_iter().chain(turn(generate));
+            let (found, end) = earlier.add(node, rest);
+            // Before the first request there is nothing, its system message included.
+            self.own_bytes
+                .push(if index == 0 { 0 } else { known + found });
+            requests.push((whole, end, with_first));
         }
         self.flows += 1;
     }
@@ -150,7 +186,7 @@ impl<'a> Tally<'a> {
 /// A request's text, and what stands between.
 type Request<'a> = Vec<Piece<'a>>;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Piece<'a> {
     Text(&'a str),
     /// Where a message begins: text does not run on from one to the next.
@@ -168,30 +204,17 @@ impl Piece<'_> {
     }
 }
 
-fn requests(flow: &Flow) -> Vec<Request<'_>> {
-    let mut requests: Vec<Request> = Vec::with_capacity(flow.steps.len());
-    for (step, generate) in generating(flow) {
-        let mut request = match parent(flow, step, generate) {
-            // A copy of a few references.
-            Some(parent) => {
-                let mut request = requests[parent].clone();
-                request.push(Piece::Hole(&step.needs[0]));
-                request
-            }
-            None => flow
-                .system
-                .iter()
-                .map(|system| Piece::Text(system))
-                .collect(),
-        };
-        request.push(Piece::Turn);
-        request.extend(generate.prompt.iter().map(|part| match part {
-            Part::Text(text) => Piece::Text(text),
-            Part::Expr(source) => Piece::Hole(source),
-        }));
-        requests.push(request);
-    }
-    requests
+fn system(flow: &Flow) -> Option<Piece<'_>> {
+    flow.system.as_ref().map(|system| Piece::Text(system))
+}
+
+/// The message that a step adds to its conversation.
+fn turn(generate: &Generate) -> impl Iterator<Item = Piece<'_>> {
+    let parts = generate.prompt.iter().map(|part| match part {
+        Part::Text(text) => Piece::Text(text),
+        Part::Expr(source) => Piece::Hole(source),
+    });
+    std::iter::once(Piece::Turn).chain(parts)
 }
 
 /// The steps that generate, with what they ask.
@@ -200,30 +223,89 @@ fn generating(flow: &Flow) -> impl Iterator<Item = (&Step, &Generate)> {
     steps.filter_map(|step| Some((step, step.generate()?)))
 }
 
-/// The step whose conversation goes on, counted among those that generate. It stands before the one
-/// that goes on with it.
-fn parent(flow: &Flow, step: &Step, generate: &Generate) -> Option<usize> {
-    let needed = match generate.context {
-        Context::Append => step.needs.first()?,
-        Context::Fresh => return None,
-    };
-    generating(flow).position(|(step, _)| step.id == *needed)
+/// For each step that generates, the one whose conversation goes on, counted among these. It stands
+/// before the one that goes on with it.
+fn parents(flow: &Flow) -> Vec<Option<usize>> {
+    let mut index: HashMap<&str, usize> = HashMap::new();
+    let mut parents = Vec::new();
+    for (number, (step, generate)) in generating(flow).enumerate() {
+        parents.push(match generate.context {
+            Context::Append => (step.needs.first()).and_then(|id| index.get(id.as_str()).copied()),
+            Context::Fresh => None,
+        });
+        index.insert(&step.id, number);
+    }
+    parents
 }
 
-/// Whether the same hole in two requests is filled with the same text.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Holes {
-    Same,
-    Differ,
+/// The requests of a flow so far, as a tree of their pieces: what a request has in common with any of
+/// them is found on its way down, however many there are. The same hole is filled with the same text.
+struct Prefixes<'a>(Vec<Node<'a>>);
+
+#[derive(Default)]
+struct Node<'a> {
+    texts: BTreeMap<&'a str, usize>,
+    holes: BTreeMap<&'a str, usize>,
+    turn: Option<usize>,
 }
 
-/// Bytes of text that two requests have in common from their beginning.
-fn common(a: &Request, b: &Request, holes: Holes) -> u64 {
+impl<'a> Prefixes<'a> {
+    const ROOT: usize = 0;
+
+    fn new() -> Self {
+        Self(vec![Node::default()])
+    }
+
+    /// The node behind `pieces`, which is made where it is missing.
+    fn follow(&mut self, node: usize, pieces: impl IntoIterator<Item = Piece<'a>>) -> usize {
+        self.add(node, pieces).1
+    }
+
+    /// Adds a request that goes on from `node`. Returns how many bytes of what is added an earlier one
+    /// has, too, and the node behind it.
+    fn add(
+        &mut self,
+        mut node: usize,
+        pieces: impl IntoIterator<Item = Piece<'a>>,
+    ) -> (u64, usize) {
+        let mut bytes = 0;
+        let mut is_known = true;
+        for piece in pieces {
+            let new = self.0.len();
+            let here = &mut self.0[node];
+            let next = match piece {
+                Piece::Text(text) => {
+                    if is_known {
+                        // Sorted, those that have most in common with it stand beside it.
+                        let before = here.texts.range(..=text).next_back();
+                        let after = here.texts.range(text..).next();
+                        let beside = before.into_iter().chain(after);
+                        let common =
+                            beside.map(|(known, _)| common_text(known.as_bytes(), text.as_bytes()));
+                        bytes += common.max().unwrap_or(0) as u64;
+                    }
+                    *here.texts.entry(text).or_insert(new)
+                }
+                Piece::Hole(source) => *here.holes.entry(source).or_insert(new),
+                Piece::Turn => *here.turn.get_or_insert(new),
+            };
+            if next == new {
+                is_known = false;
+                self.0.push(Node::default());
+            }
+            node = next;
+        }
+        (bytes, node)
+    }
+}
+
+/// Bytes of text that requests of two flows have in common from their beginning: no hole is filled
+/// with the same text.
+fn common(a: &[Piece], b: &[Piece]) -> u64 {
     let mut bytes = 0;
     for (a, b) in a.iter().zip(b) {
         match (a, b) {
             (Piece::Turn, Piece::Turn) => {}
-            (Piece::Hole(a), Piece::Hole(b)) if holes == Holes::Same && a == b => {}
             (Piece::Text(a), Piece::Text(b)) => {
                 let length = common_text(a.as_bytes(), b.as_bytes());
                 bytes += length as u64;
@@ -281,5 +363,49 @@ impl fmt::Display for PrefixShare {
             percent(self.reusable_bytes),
             percent(self.reusable_bytes_reordered)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What two requests of one flow have in common, piece by piece.
+    fn common_of_a_flow(a: &[Piece], b: &[Piece]) -> u64 {
+        let mut bytes = 0;
+        for (a, b) in a.iter().zip(b) {
+            if let (Piece::Text(a), Piece::Text(b)) = (a, b) {
+                bytes += common_text(a.as_bytes(), b.as_bytes()) as u64;
+            }
+            if a != b {
+                break;
+            }
+        }
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_finds_what_comparing_with_each_earlier_request_finds(
+            requests in prop::collection::vec(
+                prop::collection::vec((0u8..3, "[ab]{0,4}"), 0..5), 1..8),
+        ) {
+            let requests: Vec<Request> = (requests.iter())
+                .map(|pieces| (pieces.iter())
+                    .map(|(kind, text)| match kind {
+                        0 => Piece::Turn,
+                        1 => Piece::Hole(text),
+                        _ => Piece::Text(text),
+                    })
+                    .collect())
+                .collect();
+            let mut tree = Prefixes::new();
+            for (index, request) in requests.iter().enumerate() {
+                let each = requests[..index].iter().map(|earlier| common_of_a_flow(request, earlier));
+                let (found, _) = tree.add(Prefixes::ROOT, request.iter().copied());
+                prop_assert_eq!(found, each.max().unwrap_or(0));
+            }
+        }
     }
 }

@@ -1,19 +1,19 @@
 //! A template's steps and loops: checked one by one and together, and put in order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use toml::Spanned;
 
 use crate::error::{Error, Result};
 
-use super::expression::{Resolver, StepNames, Wrong};
-use super::graph::Graph;
+use super::expression::{Known, Resolver, StepNames, Wrong};
+use super::graph::{Ancestry, Graph};
 use super::manifest::{Kind, LoopKeys, StepKeys};
 use super::params::Params;
 use super::place::{SourceFile, choice};
 use super::split::Piece;
 use super::template::{Text, check_name};
-use super::unroll::{Loop, PREVIOUS};
+use super::unroll::{Loop, PREVIOUS, loops_of};
 use super::visible::Fields;
 use super::work::{Context, Evaluate, Generate, Judge, Select, Task, Verify, Work};
 
@@ -70,17 +70,18 @@ pub(super) fn steps(
         }
         step.check_keys(file)?;
     }
-    let ids: Vec<&str> = keys.iter().map(|step| step.id.get_ref().as_str()).collect();
+    let ids = Ids::new(&keys);
     let loops = read_loops(file, &loops, &ids, params)?;
     let all = All {
         file,
         keys: &keys,
         ids: &ids,
         loops: &loops,
+        loop_of: loops_of(&loops, keys.len()),
     };
     let graph = all.graph()?;
     let order = graph.order().map_err(|cycle| {
-        let names: Vec<&str> = cycle.iter().map(|step| ids[*step]).collect();
+        let names: Vec<&str> = cycle.iter().map(|step| ids.list[*step]).collect();
         let what = format!(
             "the steps need each other in a circle: {}",
             names.join(" -> ")
@@ -89,25 +90,26 @@ pub(super) fn steps(
             .hint("an arrow points from a step to one that it needs: take one of them out")
     })?;
     if let Some(step) = graph.isolated().first() {
-        let what = format!("no step needs `{0}`, and `{0}` needs none", ids[*step]);
+        let what = format!("no step needs `{0}`, and `{0}` needs none", ids.list[*step]);
         return Err(file
             .error(keys[*step].id.span().start, what)
             .hint("connect it through `needs`, or make it a template of its own"));
     }
-    all.check_loops(&graph)?;
+    all.check_loops(&graph, &order)?;
+    let ancestry = Ancestry::new(&graph, &order);
     let resolver = Resolver::new();
     let mut sources = Vec::with_capacity(order.len());
     for &index in &order {
-        let names = all.names(&graph, index);
+        let known = |name: &str| all.known(&ancestry, index, name);
+        let names = all.names(index, &known);
         let check = |source: &str| resolver.check(source, &names);
         sources.push(all.step(index, params, check)?);
     }
-    let place = |step: usize| {
-        order
-            .iter()
-            .position(|index| *index == step)
-            .unwrap_or(step)
-    };
+    let mut places = vec![0; order.len()];
+    for (place, index) in order.iter().enumerate() {
+        places[*index] = place;
+    }
+    let place = |step: usize| places[step];
     let loops = loops.iter().map(|of| Loop {
         generations: of.generations,
         steps: of.steps.iter().map(|step| place(*step)).collect(),
@@ -120,24 +122,43 @@ pub(super) fn steps(
     })
 }
 
+/// The ids of the steps in the order of the file, and where each of them stands.
+struct Ids<'a> {
+    list: Vec<&'a str>,
+    places: HashMap<&'a str, usize>,
+}
+
+impl<'a> Ids<'a> {
+    fn new(keys: &'a [StepKeys]) -> Self {
+        let list: Vec<&str> = keys.iter().map(|step| step.id.get_ref().as_str()).collect();
+        let places = list.iter().copied().zip(0..).collect();
+        Self { list, places }
+    }
+
+    fn find(&self, id: &str) -> Option<usize> {
+        self.places.get(id).copied()
+    }
+}
+
 /// The loops, with the steps as indices into the file's order.
 fn read_loops(
     file: &SourceFile,
     keys: &[LoopKeys],
-    ids: &[&str],
+    ids: &Ids,
     params: &Params,
 ) -> Result<Vec<Loop>> {
     let find = |name: &Spanned<String>, key: &str| {
         find_step(file, ids, name.get_ref(), key, name.span().start)
     };
     let mut loops: Vec<Loop> = Vec::with_capacity(keys.len());
+    let mut taken = HashSet::new();
     for key in keys {
         let generations = params.count(file, Some(&key.generations), "generations", 1, MOST)?;
         let mut steps = BTreeSet::new();
         for name in key.steps.get_ref() {
             let step = find(name, "steps")?;
-            let taken = loops.iter().any(|other| other.steps.contains(&step));
-            if taken || !steps.insert(step) {
+            steps.insert(step);
+            if !taken.insert(step) {
                 let what = format!("`{}` stands in a loop twice", name.get_ref());
                 return Err(file
                     .error(name.span().start, what)
@@ -172,10 +193,10 @@ fn read_loops(
 }
 
 /// The step called `name`, which stands in `key` at the byte `at`.
-fn find_step(file: &SourceFile, ids: &[&str], name: &str, key: &str, at: usize) -> Result<usize> {
-    ids.iter().position(|id| *id == name).ok_or_else(|| {
+fn find_step(file: &SourceFile, ids: &Ids, name: &str, key: &str, at: usize) -> Result<usize> {
+    ids.find(name).ok_or_else(|| {
         let what = format!("unknown step `{name}` in `{key}`");
-        file.error(at, what).hint(choice(name, "steps", ids))
+        file.error(at, what).hint(choice(name, "steps", &ids.list))
     })
 }
 
@@ -183,17 +204,15 @@ fn find_step(file: &SourceFile, ids: &[&str], name: &str, key: &str, at: usize) 
 struct All<'a> {
     file: &'a SourceFile,
     keys: &'a [StepKeys],
-    ids: &'a [&'a str],
+    ids: &'a Ids<'a>,
     loops: &'a [Loop],
+    /// The number of each step's loop.
+    loop_of: Vec<Option<usize>>,
 }
 
-impl All<'_> {
-    fn loop_of(&self, step: usize) -> Option<&Loop> {
-        self.loops.iter().find(|of| of.steps.contains(&step))
-    }
-
-    fn find(&self, id: &str) -> Option<usize> {
-        self.ids.iter().position(|known| *known == id)
+impl<'a> All<'a> {
+    fn loop_of(&self, step: usize) -> Option<&'a Loop> {
+        self.loop_of[step].map(|number| &self.loops[number])
     }
 
     /// Who needs whom: through `needs`, through `of`, and the start of its loop.
@@ -201,10 +220,11 @@ impl All<'_> {
         let mut graph = Vec::with_capacity(self.keys.len());
         for (index, step) in self.keys.iter().enumerate() {
             let mut needs = Vec::new();
+            let mut seen = HashSet::new();
             for need in step.needs.get_ref() {
                 let at = need.span().start;
                 let needed = self.needed(index, need.get_ref(), "needs", at)?;
-                if needs.contains(&needed) {
+                if !seen.insert(needed) {
                     let what = format!("`{}` stands twice in `needs`", need.get_ref());
                     return Err(self.file.error(at, what).hint("name it once"));
                 }
@@ -213,14 +233,14 @@ impl All<'_> {
             if let Some(of) = &step.of {
                 for name in of.get_ref().list() {
                     let needed = self.needed(index, name, "of", of.span().start)?;
-                    if !needs.contains(&needed) {
+                    if seen.insert(needed) {
                         needs.push(needed);
                     }
                 }
             }
             if let Some(of) = self.loop_of(index)
                 && !needs.iter().any(|need| of.steps.contains(need))
-                && !needs.contains(&of.start)
+                && !seen.contains(&of.start)
             {
                 needs.push(of.start);
             }
@@ -238,7 +258,10 @@ impl All<'_> {
                     .file
                     .error(
                         at,
-                        format!("`{}` is in no loop, and has no `previous`", self.ids[index]),
+                        format!(
+                            "`{}` is in no loop, and has no `previous`",
+                            self.ids.list[index]
+                        ),
                     )
                     .hint(
                         "`previous` is what the generation before has carried over; name a step",
@@ -250,42 +273,61 @@ impl All<'_> {
 
     /// No step outside a loop may stand between two of its steps: it would have to run in each
     /// generation.
-    fn check_loops(&self, graph: &Graph) -> Result<()> {
+    fn check_loops(&self, graph: &Graph, order: &[usize]) -> Result<()> {
+        // With each loop as one step, such a step is on a cycle: most often there is none at all.
+        let mut groups = self.loops.len();
+        let group_of = self.loop_of.iter().map(|number| {
+            number.unwrap_or_else(|| {
+                groups += 1;
+                groups - 1
+            })
+        });
+        let group_of: Vec<usize> = group_of.collect();
+        if graph.joined(&group_of, groups).order().is_ok() {
+            return Ok(());
+        }
         for of in self.loops {
-            for &step in &of.steps {
-                for between in graph.ancestors(step).difference(&of.steps) {
-                    if graph.ancestors(*between).is_disjoint(&of.steps) {
-                        continue;
-                    }
-                    let what = format!(
-                        "`{}` stands between steps of a loop, and is not in it",
-                        self.ids[*between]
-                    );
-                    return Err(self
-                        .file
-                        .error(self.keys[*between].id.span().start, what)
-                        .hint("add it to the loop's `steps`"));
-                }
+            let in_loop = |step: usize| of.steps.contains(&step);
+            if let Some(between) = graph.between(in_loop, order).first() {
+                let what = format!(
+                    "`{}` stands between steps of a loop, and is not in it",
+                    self.ids.list[*between]
+                );
+                return Err(self
+                    .file
+                    .error(self.keys[*between].id.span().start, what)
+                    .hint("add it to the loop's `steps`"));
             }
         }
+        // Loops that need each other, which may do well: it depends on what they carry over.
         Ok(())
     }
 
-    fn names<'a>(&'a self, graph: &Graph, index: usize) -> StepNames<'a> {
-        let readable = graph.ancestors(index).into_iter();
-        let fields = |step: usize| match self.keys[step].kind() {
+    /// The fields that expressions can read of a step.
+    fn fields(&self, step: usize) -> Fields {
+        match self.keys[step].kind() {
             Kind::Generate => Fields::Answers,
             _ => Fields::Scored,
-        };
+        }
+    }
+
+    /// What the expressions of step `index` can read of the one called `name`.
+    fn known(&self, ancestry: &Ancestry, index: usize, name: &str) -> Known {
+        match self.ids.find(name) {
+            None => Known::Nothing,
+            Some(step) if ancestry.needs(index, step) => Known::Readable(self.fields(step)),
+            Some(_) => Known::Unneeded,
+        }
+    }
+
+    fn names<'b>(&'b self, index: usize, known: &'b dyn Fn(&str) -> Known) -> StepNames<'b> {
         StepNames {
-            own: self.ids[index],
-            readable: readable
-                .map(|step| (self.ids[step], fields(step)))
-                .collect(),
-            all: self.ids,
+            own: self.ids.list[index],
+            known,
+            all: &self.ids.list,
             previous: self
                 .loop_of(index)
-                .map(|of| fields(of.start).min(fields(of.carry))),
+                .map(|of| self.fields(of.start).min(self.fields(of.carry))),
         }
     }
 
@@ -305,11 +347,8 @@ impl All<'_> {
         {
             self.check_append(keys, params)?;
         }
-        for id in work.of() {
-            if !needs.contains(id) {
-                needs.push(id.clone());
-            }
-        }
+        let named: HashSet<String> = needs.iter().cloned().collect();
+        needs.extend(work.of().iter().filter(|id| !named.contains(*id)).cloned());
         let of_kind: &[(&str, Option<&Spanned<String>>)] = match keys.kind() {
             Kind::Generate => &[("prompt", keys.prompt.as_ref())],
             Kind::Verify | Kind::Judge => &[
@@ -356,7 +395,7 @@ impl All<'_> {
                 .error(at, what)
                 .hint("name that step alone in `needs`, or leave `context` at \"fresh\""));
         };
-        let Some(parent) = self.find(parent.get_ref()) else {
+        let Some(parent) = self.ids.find(parent.get_ref()) else {
             return Err(file
                 .error(at, "`context = \"append\"` cannot go on with `previous`")
                 .hint("put `${previous.text}` into the prompt"));
@@ -370,7 +409,7 @@ impl All<'_> {
         }
         let what = format!(
             "`{id}` cannot go on with the conversation of `{}`, which is not one conversation",
-            self.ids[parent]
+            self.ids.list[parent]
         );
         Err(file.error(at, what).hint(
             "`append` goes on with a step of kind generate and one sample; put the text of another \
@@ -491,7 +530,14 @@ impl All<'_> {
             for step in meant {
                 let kind = self.keys[step].kind();
                 if !kinds.contains(&kind) {
-                    return Err(wrong_kind(self.file, at, keys, self.ids[step], kind, kinds));
+                    return Err(wrong_kind(
+                        self.file,
+                        at,
+                        keys,
+                        self.ids.list[step],
+                        kind,
+                        kinds,
+                    ));
                 }
             }
             if !taken.insert(name) {

@@ -122,12 +122,23 @@ impl Template {
             (Some(suite), None) => rows::suite(suite)?,
             (None, _) => vec![Row::empty()],
         };
+        let instances = unroll(&steps, &loops).map_err(|cycle| {
+            let at = file.text().find("[[loop]]").unwrap_or(0);
+            let what = format!(
+                "generations of loops need each other in a circle: {}",
+                cycle.join(" -> ")
+            );
+            file.error(at, what).hint(
+                "an arrow points from a step to one that it needs; outside of a loop, a step of it is that \
+                 of its last generation",
+            )
+        })?;
         Ok(Self {
             name: keys.name.into_inner(),
             description: keys.description,
             system,
             params,
-            instances: unroll(&steps, &loops),
+            instances,
             steps,
             suite: suite.map(|suite| suite.path().to_owned()),
             rows,

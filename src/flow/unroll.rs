@@ -1,6 +1,6 @@
 //! Loops: the steps of a `[[loop]]`, written out once for each generation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Generation;
 use super::graph::Graph;
@@ -34,8 +34,12 @@ pub(super) const PREVIOUS: &str = "previous";
 
 /// The instances of all steps, each after those that it needs; otherwise in the order of the
 /// template, generation after generation.
-pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
-    let unrolled = Unrolled { steps, loops };
+///
+/// # Errors
+/// The ids along a cycle: the template's graph has none, but loops may wait for each other's last
+/// generations.
+pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Result<Vec<Instance>, Vec<String>> {
+    let unrolled = Unrolled::new(steps, loops);
     let mut instances = Vec::new();
     let mut begun = BTreeSet::new();
     for index in 0..steps.len() {
@@ -55,7 +59,7 @@ pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
             Some(_) => {}
         }
     }
-    let place: BTreeMap<&str, usize> = (instances.iter().enumerate())
+    let place: HashMap<&str, usize> = (instances.iter().enumerate())
         .map(|(place, instance)| (instance.id.as_str(), place))
         .collect();
     let needs = instances.iter().map(|instance| {
@@ -64,18 +68,23 @@ pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Vec<Instance> {
             .filter_map(|need| place.get(need.as_str()).copied())
             .collect()
     });
-    // The template's graph has no cycle, and none leads through a loop from outside: nor has this.
-    let order = Graph::new(needs.collect()).order().unwrap_or_default();
+    let order = Graph::new(needs.collect()).order();
+    let order = order.map_err(|cycle| {
+        let id = |place: &usize| instances[*place].id.clone();
+        cycle.iter().map(id).collect::<Vec<String>>()
+    })?;
     let mut taken: Vec<Option<Instance>> = instances.into_iter().map(Some).collect();
-    order
-        .into_iter()
-        .filter_map(|place| taken[place].take())
-        .collect()
+    let instances = order.into_iter().filter_map(|place| taken[place].take());
+    Ok(instances.collect())
 }
 
 struct Unrolled<'a> {
     steps: &'a [StepSource],
     loops: &'a [Loop],
+    /// The steps by their ids.
+    index: HashMap<&'a str, usize>,
+    /// The number of each step's loop, from 0.
+    loop_of: Vec<Option<usize>>,
 }
 
 /// A generation of a loop, both counted from 1.
@@ -86,14 +95,24 @@ struct Within<'a> {
     generation: usize,
 }
 
-impl Unrolled<'_> {
-    fn loop_of(&self, step: usize) -> Option<(usize, &Loop)> {
-        let loops = self.loops.iter().enumerate();
-        loops.clone().find(|(_, of)| of.steps.contains(&step))
+impl<'a> Unrolled<'a> {
+    fn new(steps: &'a [StepSource], loops: &'a [Loop]) -> Self {
+        let ids = steps.iter().map(|step| step.id.as_str());
+        Self {
+            steps,
+            loops,
+            index: ids.zip(0..).collect(),
+            loop_of: loops_of(loops, steps.len()),
+        }
+    }
+
+    fn loop_of(&self, step: usize) -> Option<(usize, &'a Loop)> {
+        let number = self.loop_of[step]?;
+        Some((number, &self.loops[number]))
     }
 
     fn index(&self, id: &str) -> Option<usize> {
-        self.steps.iter().position(|step| step.id == id)
+        self.index.get(id).copied()
     }
 
     /// The instance of `step` as one outside its loop sees it: that of the last generation.
@@ -120,9 +139,10 @@ impl Unrolled<'_> {
             (None, _) => previous.clone().unwrap_or_else(|| id.to_owned()),
         };
         let mut needs: Vec<String> = Vec::with_capacity(step.needs.len() + 1);
+        let mut seen = HashSet::with_capacity(step.needs.len());
         for need in step.needs.iter().map(|need| name(need)) {
             // `previous` may be a step that is named, too.
-            if !needs.contains(&need) {
+            if seen.insert(need.clone()) {
                 needs.push(need);
             }
         }
@@ -131,7 +151,7 @@ impl Unrolled<'_> {
                 let needed = self.index(need);
                 needed.is_some_and(|needed| of.steps.contains(&needed))
             };
-            if !step.needs.iter().any(in_loop) && !needs.contains(previous) {
+            if !step.needs.iter().any(in_loop) && !seen.contains(previous) {
                 needs.push(previous.clone());
             }
         }
@@ -155,6 +175,17 @@ impl Unrolled<'_> {
                 .collect(),
         }
     }
+}
+
+/// The number of the loop, from 0, that each of so many steps is in.
+pub(super) fn loops_of(loops: &[Loop], steps: usize) -> Vec<Option<usize>> {
+    let mut loop_of = vec![None; steps];
+    for (number, of) in loops.iter().enumerate() {
+        for step in &of.steps {
+            loop_of[*step] = Some(number);
+        }
+    }
+    loop_of
 }
 
 /// No id of a template holds a `.`, so that this is nobody else's.

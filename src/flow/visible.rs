@@ -1,6 +1,11 @@
 //! What the `${ … }` of a step can read: what has come of the steps before it.
 
+use std::sync::Arc;
+
 use minijinja::Value;
+use minijinja::value::{Enumerator, Object};
+
+use super::expression::Reads;
 
 /// What has come of a step, as later steps read it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,17 +29,19 @@ pub struct Scored {
     pub answer: Option<String>,
 }
 
-/// Everything that a step's expressions can name.
-#[derive(Debug, Default)]
-pub struct Visible<'a> {
-    /// The steps that have ended before, by the names that the template knows them by.
-    pub steps: Vec<(&'a str, &'a Readable)>,
+/// Everything that a step's expressions can name. It is asked for what they do name.
+pub trait Visible {
+    /// A step that has ended before, by the name that the template knows it by.
+    fn step(&self, name: &str) -> Option<Arc<Readable>>;
+
     /// In a loop: what it started from, or what the generation before has carried over.
-    pub previous: Option<&'a Readable>,
+    fn previous(&self) -> Option<Arc<Readable>>;
+
     /// In a loop: the number of the generation, from 1.
-    pub generation: Option<usize>,
+    fn generation(&self) -> Option<usize>;
+
     /// What was tried before, a line a trial.
-    pub scratchpad: String,
+    fn scratchpad(&self) -> String;
 }
 
 impl Readable {
@@ -52,54 +59,74 @@ impl Readable {
         }
     }
 
-    fn value(&self) -> Value {
-        let first = self.texts.first().map_or("", String::as_str);
-        let mut pairs = vec![
-            ("text", Value::from(first)),
-            ("texts", self.texts.iter().map(String::as_str).collect()),
-        ];
-        if let Some(scored) = &self.scored {
-            let mut field = |one, all, get: &dyn Fn(&Scored) -> Value| {
-                let values: Vec<Value> = scored.iter().map(get).collect();
-                pairs.push((
-                    one,
-                    values.first().cloned().unwrap_or_else(|| Value::from(())),
-                ));
-                pairs.push((all, Value::from(values)));
-            };
-            field("score", "scores", &|scored| Value::from(scored.score));
-            field("outcome", "outcomes", &|scored| {
-                Value::from(scored.outcome.as_str())
-            });
-            field("detail", "details", &|scored| {
-                Value::from(scored.detail.as_str())
-            });
-            field("answer", "answers", &|scored| {
-                Value::from(scored.answer.clone())
-            });
+    /// One of its fields.
+    fn field(&self, name: &str) -> Option<Value> {
+        match name {
+            "text" => {
+                return Some(Value::from(self.texts.first().map_or("", String::as_str)));
+            }
+            "texts" => return Some(self.texts.iter().map(String::as_str).collect()),
+            _ => {}
         }
-        Value::from_pairs(pairs)
+        let scored = self.scored.as_ref()?;
+        let first = |get: fn(&Scored) -> Value| {
+            let first = scored.first().map(get);
+            first.unwrap_or_else(|| Value::from(()))
+        };
+        let all = |get: fn(&Scored) -> Value| scored.iter().map(get).collect();
+        let score: fn(&Scored) -> Value = |scored| Value::from(scored.score);
+        let outcome: fn(&Scored) -> Value = |scored| Value::from(scored.outcome.as_str());
+        let detail: fn(&Scored) -> Value = |scored| Value::from(scored.detail.as_str());
+        let answer: fn(&Scored) -> Value = |scored| Value::from(scored.answer.clone());
+        Some(match name {
+            "score" => first(score),
+            "scores" => all(score),
+            "outcome" => first(outcome),
+            "outcomes" => all(outcome),
+            "detail" => first(detail),
+            "details" => all(detail),
+            "answer" => first(answer),
+            "answers" => all(answer),
+            _ => return None,
+        })
     }
 }
 
-impl Visible<'_> {
-    pub(super) fn value(&self) -> Value {
-        let steps = self
-            .steps
-            .iter()
-            .map(|(name, readable)| (*name, readable.value()));
-        let mut pairs = vec![
-            ("steps", Value::from_pairs(steps)),
-            ("scratchpad", Value::from(self.scratchpad.as_str())),
-        ];
-        if let Some(previous) = self.previous {
-            pairs.push(("previous", previous.value()));
-        }
-        if let Some(generation) = self.generation {
-            pairs.push(("generation", Value::from(generation)));
-        }
-        Value::from_pairs(pairs)
+/// A step may have thousands of samples: a field is made when it is read.
+impl Object for Readable {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.field(key.as_str()?)
     }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        self.field(key)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(match self.scored {
+            None => Fields::Answers.names(),
+            Some(_) => Fields::Scored.names(),
+        })
+    }
+}
+
+/// What expressions are evaluated on, with what they name in it.
+pub(super) fn context(reads: &Reads, visible: &dyn Visible) -> Value {
+    let steps = reads.steps.iter().filter_map(|name| {
+        let readable = visible.step(name)?;
+        Some((name.as_str(), Value::from_dyn_object(readable)))
+    });
+    let mut pairs = vec![("steps", Value::from_pairs(steps))];
+    if reads.scratchpad {
+        pairs.push(("scratchpad", Value::from(visible.scratchpad())));
+    }
+    if let Some(previous) = visible.previous().filter(|_| reads.previous) {
+        pairs.push(("previous", Value::from_dyn_object(previous)));
+    }
+    if let Some(generation) = visible.generation() {
+        pairs.push(("generation", Value::from(generation)));
+    }
+    Value::from_pairs(pairs)
 }
 
 /// Which fields a step has.

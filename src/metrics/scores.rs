@@ -1,5 +1,7 @@
 //! What the judged steps of a run came to.
 
+use std::collections::HashMap;
+
 use crate::record::evaluation::{FailureRecord, ScoreRecord};
 use crate::record::{StepRecord, Totals, WorkflowRecord};
 use crate::statistics::distribution;
@@ -13,7 +15,10 @@ const LONGEST_REASON: usize = 200;
 
 /// Gathers judged steps by their names, the generations of a loop together.
 #[derive(Debug, Default)]
-pub struct Scores(Vec<Score>);
+pub struct Scores {
+    all: Vec<Score>,
+    places: HashMap<String, usize>,
+}
 
 #[derive(Debug, Default)]
 struct Score {
@@ -24,6 +29,8 @@ struct Score {
     overlap: f64,
     /// In the order in which the first of each came.
     failures: Vec<FailureRecord>,
+    /// Where each of them is, by outcome and reason: programs can fail in as many ways as there are.
+    reasons: HashMap<(String, String), usize>,
 }
 
 impl Scores {
@@ -31,19 +38,19 @@ impl Scores {
     pub fn add(&mut self, step: &StepRecord) {
         let Some(outcome) = &step.outcome else { return };
         let name = step.step.split('.').next().unwrap_or(&step.step);
-        let index =
-            (self.0.iter().position(|known| known.record.step == name)).unwrap_or_else(|| {
-                self.0.push(Score {
-                    record: ScoreRecord {
-                        step: name.to_owned(),
-                        kind: step.kind().to_owned(),
-                        ..ScoreRecord::default()
-                    },
-                    ..Score::default()
-                });
-                self.0.len() - 1
+        let index = self.places.get(name).copied().unwrap_or_else(|| {
+            self.places.insert(name.to_owned(), self.all.len());
+            self.all.push(Score {
+                record: ScoreRecord {
+                    step: name.to_owned(),
+                    kind: step.kind().to_owned(),
+                    ..ScoreRecord::default()
+                },
+                ..Score::default()
             });
-        let score = &mut self.0[index];
+            self.all.len() - 1
+        });
+        let score = &mut self.all[index];
         score.record.count += 1;
         *score.record.outcomes.entry(outcome.clone()).or_default() += 1;
         if step.kind() == "evaluate" && outcome != "ok" {
@@ -73,7 +80,7 @@ impl Scores {
             overlap_ms: (!score.run.is_empty()).then_some(Millis(score.overlap)),
             ..score.record.clone()
         };
-        self.0.iter().map(record).collect()
+        self.all.iter().map(record).collect()
     }
 }
 
@@ -81,17 +88,17 @@ impl Score {
     fn failed(&mut self, outcome: &str, detail: &str) {
         let line = detail.lines().next().unwrap_or_default();
         let line: String = line.chars().take(LONGEST_REASON).collect();
-        let same = |known: &&mut FailureRecord| {
-            known.outcome == outcome && without_line(&known.detail) == without_line(&line)
-        };
-        match self.failures.iter_mut().find(same) {
-            Some(known) => known.count += 1,
-            None => self.failures.push(FailureRecord {
+        let key = (outcome.to_owned(), without_line(&line).to_owned());
+        let new = self.failures.len();
+        let place = *self.reasons.entry(key).or_insert(new);
+        if place == new {
+            self.failures.push(FailureRecord {
                 outcome: outcome.to_owned(),
                 detail: line,
-                count: 1,
-            }),
+                count: 0,
+            });
         }
+        self.failures[place].count += 1;
     }
 
     fn most_frequent(&self) -> Vec<FailureRecord> {

@@ -1,13 +1,15 @@
-//! The folder of an evolution, `results/<run-id>/evolution/flow_NNNNN/`: a file a trial, a summary a
-//! generation, and the summary of all, which is replaced as a whole after each trial.
+//! The folder of an evolution, `results/<run-id>/evolution/flow_NNNNN/`: a file a trial, a file a
+//! generation, and the summary of all. The summary is replaced as a whole, at growing intervals; where a
+//! run was killed in between, [`read`] adds what the other files have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::folder::{cannot_write, replace, replace_quickly};
+use super::saved::not_a_record;
 use crate::error::Result;
 use crate::record::RECORD_SCHEMA;
 use crate::record::evaluation::{EvolutionRecord, GenerationRecord, LineageRecord, TrialRecord};
@@ -15,13 +17,41 @@ use crate::record::evaluation::{EvolutionRecord, GenerationRecord, LineageRecord
 /// Outcome of a trial whose machinery failed: it says nothing about the program.
 const INFRA_ERROR: &str = "infra_error";
 
+/// The summary is replaced when it has grown by this part since the last time: then all of its versions
+/// together are about five times as long as the last one, however many trials there are.
+const GROWTH: usize = 4;
+
 /// The folders of a run's evolutions.
 #[derive(Debug)]
 pub struct EvolutionFolder {
     path: PathBuf,
     /// The settings, for each flow's `config.json`.
     config: serde_json::Value,
-    flows: BTreeMap<usize, EvolutionRecord>,
+    flows: BTreeMap<usize, Growing>,
+}
+
+/// A summary, and what of it has been written.
+#[derive(Debug, Default)]
+struct Growing {
+    record: EvolutionRecord,
+    /// Trials and generations in the file.
+    written: usize,
+}
+
+impl Growing {
+    fn len(&self) -> usize {
+        self.record.lineage.len() + self.record.generations.len()
+    }
+
+    /// Replaces the file, if enough has been added.
+    fn write_now_and_then(&mut self, folder: &Path) -> Result<()> {
+        if self.len() - self.written <= self.written / GROWTH {
+            return Ok(());
+        }
+        write(&folder.join("summary.json"), &self.record)?;
+        self.written = self.len();
+        Ok(())
+    }
 }
 
 impl EvolutionFolder {
@@ -51,16 +81,16 @@ impl EvolutionFolder {
             &folder.join(format!("trials/{:05}.json", trial.trial)),
             trial,
         )?;
-        let record = self
-            .flows
-            .entry(trial.flow)
-            .or_insert_with(|| EvolutionRecord {
+        let growing = self.flows.entry(trial.flow).or_insert_with(|| Growing {
+            record: EvolutionRecord {
                 schema: RECORD_SCHEMA,
                 flow: trial.flow,
                 ..EvolutionRecord::default()
-            });
-        add(record, trial);
-        write(&folder.join("summary.json"), record)
+            },
+            written: 0,
+        });
+        add(&mut growing.record, trial);
+        growing.write_now_and_then(&folder)
     }
 
     /// Keeps a generation.
@@ -69,20 +99,13 @@ impl EvolutionFolder {
     /// As [`Self::trial`].
     pub fn generation(&mut self, generation: &GenerationRecord) -> Result<()> {
         let folder = self.flow(generation.flow);
-        let Some(record) = self.flows.get_mut(&generation.flow) else {
+        let Some(growing) = self.flows.get_mut(&generation.flow) else {
             return Ok(());
         };
-        let of_loop = match generation.r#loop {
-            0 | 1 => String::new(),
-            further => format!("{further}-"),
-        };
-        let name = format!("generations/{of_loop}{:05}.json", generation.generation);
-        write(&folder.join(name), generation)?;
-        record.generations.push(generation.clone());
-        record
-            .generations
-            .sort_by_key(|generation| (generation.r#loop, generation.generation));
-        write(&folder.join("summary.json"), record)
+        let name = generation_file(generation);
+        write(&folder.join("generations").join(name), generation)?;
+        add_generation(&mut growing.record, generation.clone());
+        growing.write_now_and_then(&folder)
     }
 
     /// Notes that a flow has ended, well or badly.
@@ -91,16 +114,43 @@ impl EvolutionFolder {
     /// As [`Self::trial`].
     pub fn end(&mut self, flow: usize, well: bool) -> Result<()> {
         let folder = self.flow(flow);
-        let Some(record) = self.flows.get_mut(&flow) else {
+        let Some(growing) = self.flows.get_mut(&flow) else {
             return Ok(());
         };
-        record.complete = well;
-        replace(&folder.join("summary.json"), &text(&folder, record)?)
+        growing.record.complete = well;
+        let file = folder.join("summary.json");
+        replace(&file, &text(&file, &growing.record)?)?;
+        growing.written = growing.len();
+        Ok(())
+    }
+
+    /// The run ends: writes the summaries of flows that were given up.
+    ///
+    /// # Errors
+    /// As [`Self::trial`].
+    pub fn finish(&mut self) -> Result<()> {
+        for (flow, growing) in &mut self.flows {
+            if growing.written < growing.len() {
+                let folder = self.path.join(format!("flow_{flow:05}"));
+                write(&folder.join("summary.json"), &growing.record)?;
+                growing.written = growing.len();
+            }
+        }
+        Ok(())
     }
 
     fn flow(&self, flow: usize) -> PathBuf {
         self.path.join(format!("flow_{flow:05}"))
     }
+}
+
+/// The name of a generation's file.
+fn generation_file(generation: &GenerationRecord) -> String {
+    let of_loop = match generation.r#loop {
+        0 | 1 => String::new(),
+        further => format!("{further}-"),
+    };
+    format!("{of_loop}{:05}.json", generation.generation)
 }
 
 /// Counts a trial in. Trials may come in any order; what is told of them does not depend on it.
@@ -125,13 +175,64 @@ fn add(record: &mut EvolutionRecord, trial: &TrialRecord) {
             score: trial.score,
         },
     );
-    let scored = record
-        .lineage
-        .iter()
-        .filter_map(|known| Some((known.score?, known.trial)));
-    let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
-    record.best_score = best.map(|(score, _)| score);
-    record.best_trial = best.map(|(_, trial)| trial);
+    let best = record.best_score.zip(record.best_trial);
+    if let Some(score) = trial.score
+        && best.is_none_or(|(best, first)| score > best || (score == best && trial.trial < first))
+    {
+        record.best_score = Some(score);
+        record.best_trial = Some(trial.trial);
+    }
+}
+
+/// Adds a generation in its place.
+fn add_generation(record: &mut EvolutionRecord, generation: GenerationRecord) {
+    let key = |generation: &GenerationRecord| (generation.r#loop, generation.generation);
+    let own = key(&generation);
+    let place = (record.generations).partition_point(|known| key(known) <= own);
+    record.generations.insert(place, generation);
+}
+
+/// The evolution in a folder: its summary and, where the flow has not ended well, what further trials and
+/// generations have files. `read` reads one. `None` where there is no summary.
+pub(super) fn read(
+    folder: &Path,
+    read: &dyn Fn(&Path) -> Result<serde_json::Value>,
+) -> Result<Option<EvolutionRecord>> {
+    let file = folder.join("summary.json");
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let mut record: EvolutionRecord = parse(read(&file)?, &file)?;
+    if record.complete {
+        return Ok(Some(record));
+    }
+    let known: BTreeSet<String> = (record.lineage.iter())
+        .map(|trial| format!("{:05}.json", trial.trial))
+        .collect();
+    for file in further(&folder.join("trials"), &known) {
+        add(&mut record, &parse(read(&file)?, &file)?);
+    }
+    let known: BTreeSet<String> = record.generations.iter().map(generation_file).collect();
+    for file in further(&folder.join("generations"), &known) {
+        add_generation(&mut record, parse(read(&file)?, &file)?);
+    }
+    Ok(Some(record))
+}
+
+/// The JSON files in a folder that are not `known`, in the order of their names.
+fn further(folder: &Path, known: &BTreeSet<String>) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut files: Vec<String> = names
+        // One that is being written has a name that begins with a dot.
+        .filter(|name| name.ends_with(".json") && !name.starts_with('.') && !known.contains(name))
+        .collect();
+    files.sort_by_key(|name| (name.len(), name.clone()));
+    files.into_iter().map(|name| folder.join(name)).collect()
+}
+
+fn parse<T: serde::de::DeserializeOwned>(value: serde_json::Value, file: &Path) -> Result<T> {
+    serde_json::from_value(value).map_err(|source| not_a_record(file, source))
 }
 
 /// While the run goes on, files are not forced to the disk: that would be what is measured.
@@ -184,8 +285,7 @@ mod tests {
         ] {
             assert!(flow.join(name).is_file(), "{name}");
         }
-        let summary = fs::read(flow.join("summary.json")).expect("written");
-        let summary: EvolutionRecord = serde_json::from_slice(&summary).expect("valid");
+        let summary = summary(run.path());
         assert!(summary.complete);
         assert_eq!(
             (summary.trials, summary.valid, summary.best_trial),
@@ -194,6 +294,81 @@ mod tests {
         assert_eq!(summary.validity_rate, Some(0.5));
         let trials: Vec<usize> = summary.lineage.iter().map(|known| known.trial).collect();
         assert_eq!(trials, [1, 2]);
+    }
+
+    fn summary(run: &Path) -> EvolutionRecord {
+        let file = run.join("evolution/flow_00001/summary.json");
+        let text = fs::read(file).expect("written");
+        serde_json::from_slice(&text).expect("valid")
+    }
+
+    fn read_again(run: &Path) -> EvolutionRecord {
+        let file = |file: &Path| {
+            let text = fs::read(file).expect("there");
+            Ok(serde_json::from_slice(&text).expect("valid"))
+        };
+        let read = read(&run.join("evolution/flow_00001"), &file).expect("sound");
+        read.expect("there")
+    }
+
+    /// Bytes of all versions of the summary of so many trials, and of the last one.
+    fn bytes_written(trials: usize) -> (u64, u64) {
+        let run = tempfile::tempdir().expect("a temporary folder");
+        let mut folder = EvolutionFolder::new(run.path(), serde_json::Value::Null);
+        let file = run.path().join("evolution/flow_00001/summary.json");
+        let (mut all, mut written) = (0, 0);
+        for number in 1..=trials {
+            folder.trial(&trial(number, Some(1.0))).expect("writable");
+            let now = folder.flows[&1].written;
+            if now > written {
+                written = now;
+                all += fs::metadata(&file).expect("there").len();
+            }
+        }
+        folder.end(1, true).expect("writable");
+        let last = fs::metadata(&file).expect("there").len();
+        (all + last, last)
+    }
+
+    #[test]
+    fn all_versions_of_the_summary_together_are_a_few_times_the_last() {
+        for trials in [1, 10, 100, 1000] {
+            let (all, last) = bytes_written(trials);
+            assert!(
+                all <= 7 * last,
+                "{trials} trials: {all} bytes, the last of {last}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_killed_or_given_up_has_all_its_trials() {
+        let run = tempfile::tempdir().expect("a temporary folder");
+        let mut folder = EvolutionFolder::new(run.path(), serde_json::Value::Null);
+        let add = |folder: &mut EvolutionFolder, number: usize| {
+            let of_it = TrialRecord {
+                generation: number,
+                r#loop: 1,
+                ..trial(number, Some((number % 7) as f64))
+            };
+            folder.trial(&of_it).expect("writable");
+            let generation = GenerationRecord {
+                flow: 1,
+                r#loop: 1 + number / 30,
+                generation: number,
+                ..GenerationRecord::default()
+            };
+            folder.generation(&generation).expect("writable");
+        };
+        (1..=50).for_each(|number| add(&mut folder, number));
+        let before = summary(run.path());
+        assert!(before.trials < 50, "not after each");
+        let killed = read_again(run.path());
+        assert_eq!((killed.trials, killed.valid), (50, 50));
+        assert_eq!((killed.best_trial, killed.generations.len()), (Some(6), 50));
+        folder.finish().expect("writable");
+        assert_eq!(summary(run.path()), killed);
+        assert_eq!(read_again(run.path()), killed);
     }
 
     proptest! {

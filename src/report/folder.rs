@@ -20,12 +20,18 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// How the names of files begin and end that are not whole yet.
 const TEMPORARY: (&str, &str) = (".run", ".tmp");
 
+/// A record that takes long to write is written less often: all of its replacements together take a
+/// twentieth of the run's time at most, however long the record gets.
+const SHARE: u32 = 20;
+
 /// The folder of a run that goes on.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     steps: File,
     saved: Pace,
+    /// How long the last replacement took.
+    took: Duration,
 }
 
 impl RunFolder {
@@ -66,6 +72,7 @@ impl RunFolder {
             path,
             steps,
             saved: Pace::start(),
+            took: Duration::ZERO,
         };
         Ok((folder, run_id))
     }
@@ -101,7 +108,7 @@ impl RunFolder {
     /// # Errors
     /// As [`RunFolder::save`].
     pub fn save_now_and_then(&mut self, run: &RunRecord) -> Result<()> {
-        if self.saved.elapsed() < PERIOD {
+        if self.saved.elapsed() < PERIOD.max(self.took * SHARE) {
             return Ok(());
         }
         self.save(run)
@@ -112,6 +119,7 @@ impl RunFolder {
     /// # Errors
     /// Exit code 110 where it cannot be written.
     pub fn save(&mut self, run: &RunRecord) -> Result<()> {
+        let begun = Pace::start();
         let file = self.path.join("run.json");
         let text = || -> std::io::Result<Vec<u8>> {
             let mut text = serde_json::to_vec_pretty(run)?;
@@ -121,6 +129,7 @@ impl RunFolder {
         };
         let text = text().map_err(|source| cannot_write(&file, source))?;
         replace(&file, &text)?;
+        self.took = begun.elapsed();
         self.saved = Pace::start();
         Ok(())
     }

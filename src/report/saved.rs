@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::evolution;
 use crate::error::{Error, Result};
 use crate::record::evaluation::EvolutionRecord;
 use crate::record::{RECORD_SCHEMA, RunRecord, StepRecord};
@@ -71,11 +72,14 @@ fn read(file: &Path) -> Result<String> {
 }
 
 fn parse<'a, T: serde::Deserialize<'a>>(text: &'a str, file: &Path) -> Result<T> {
-    serde_json::from_str(text).map_err(|source| {
-        Error::usage(format!("{}: not the record of a run", file.display()))
-            .hint("name a run's folder (results/RUN) or its run.json")
-            .caused_by(source)
-    })
+    serde_json::from_str(text).map_err(|source| not_a_record(file, source))
+}
+
+/// A file of a run that holds something else.
+pub(super) fn not_a_record(file: &Path, source: serde_json::Error) -> Error {
+    Error::usage(format!("{}: not the record of a run", file.display()))
+        .hint("name a run's folder (results/RUN) or its run.json")
+        .caused_by(source)
 }
 
 /// The lines of `steps.jsonl`. The last one may be cut off, where the run was killed.
@@ -98,16 +102,18 @@ fn steps(file: &Path) -> Result<Vec<StepRecord>> {
     Ok(steps)
 }
 
-/// The summaries in a folder of evolutions; none where there is no such folder.
+/// The evolutions in a folder of them; none where there is no such folder.
 fn evolutions(folder: &Path) -> Result<Vec<EvolutionRecord>> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Ok(Vec::new());
     };
-    let files = entries.filter_map(|entry| Some(entry.ok()?.path().join("summary.json")));
-    let mut files: Vec<PathBuf> = files.filter(|file| file.is_file()).collect();
-    files.sort_by_cached_key(|file| natural(file.as_os_str()));
-    (files.iter())
-        .map(|file| parse(&read(file)?, file))
+    let mut folders: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    folders.sort_by_cached_key(|folder| natural(folder.as_os_str()));
+    let value = |file: &Path| parse(&read(file)?, file);
+    (folders.iter())
+        .filter_map(|folder| evolution::read(folder, &value).transpose())
         .collect()
 }
 

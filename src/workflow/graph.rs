@@ -1,13 +1,16 @@
 //! The order of a flow's steps: which may start, given which have ended.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cell::RefCell;
+use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::flow::{Flow, ancestors};
+use crate::flow::Flow;
 
 /// The steps of one flow as a graph of indices, and how far it has come.
-#[derive(Debug, Clone)]
-pub(crate) struct Graph {
+#[derive(Debug)]
+pub(crate) struct Graph<'a> {
+    /// The steps by their ids.
+    index: HashMap<&'a str, usize>,
     /// For each step, the steps that need it.
     needed_by: Vec<Vec<usize>>,
     /// For each step, the steps that it needs.
@@ -16,16 +19,25 @@ pub(crate) struct Graph {
     missing: Vec<usize>,
     /// Steps that have not ended.
     open: usize,
+    visits: RefCell<Visits>,
 }
 
-impl Graph {
+/// Which steps a walk has come to. Walks take turns with it, so that none has to clear it.
+#[derive(Debug)]
+struct Visits {
+    walk: usize,
+    /// For each step, the last walk that came to it.
+    last: Vec<usize>,
+}
+
+impl<'a> Graph<'a> {
     /// The graph of a flow.
     ///
     /// # Errors
     /// A step that needs an unknown step or a later one, or an id that stands twice: the expander
     /// writes no such flow.
-    pub(crate) fn new(flow: &Flow) -> Result<Self> {
-        let mut index = HashMap::new();
+    pub(crate) fn new(flow: &'a Flow) -> Result<Self> {
+        let mut index = HashMap::with_capacity(flow.steps.len());
         let mut needs = Vec::with_capacity(flow.steps.len());
         let mut needed_by = vec![Vec::new(); flow.steps.len()];
         for (number, step) in flow.steps.iter().enumerate() {
@@ -52,6 +64,11 @@ impl Graph {
         Ok(Self {
             missing: needs.iter().map(Vec::len).collect(),
             open: needs.len(),
+            visits: RefCell::new(Visits {
+                walk: 0,
+                last: vec![0; needs.len()],
+            }),
+            index,
             needed_by,
             needs,
         })
@@ -69,9 +86,30 @@ impl Graph {
         &self.needs[step]
     }
 
-    /// Every step that `step` needs, and what that needs in turn, in the flow's order.
-    pub(crate) fn ancestors(&self, step: usize) -> BTreeSet<usize> {
-        ancestors(&self.needs, step)
+    /// The number of the step called `id`.
+    pub(crate) fn index(&self, id: &str) -> Option<usize> {
+        self.index.get(id).copied()
+    }
+
+    /// Those of the steps that `step` needs, and that these need in turn, that are `wanted`; in the
+    /// flow's order.
+    pub(crate) fn ancestors(&self, step: usize, wanted: impl Fn(usize) -> bool) -> Vec<usize> {
+        let visits = &mut *self.visits.borrow_mut();
+        visits.walk += 1;
+        let mut found = Vec::new();
+        let mut open = vec![step];
+        while let Some(next) = open.pop() {
+            for &need in &self.needs[next] {
+                if std::mem::replace(&mut visits.last[need], visits.walk) != visits.walk {
+                    open.push(need);
+                    if wanted(need) {
+                        found.push(need);
+                    }
+                }
+            }
+        }
+        found.sort_unstable();
+        found
     }
 
     /// The steps that wait for `step` and for nothing else.
@@ -124,8 +162,10 @@ mod tests {
         assert_eq!(graph.wait_only_for(0), [2]);
         graph.ended(1);
         assert_eq!(graph.wait_only_for(0), [2, 3]);
-        assert_eq!(graph.ancestors(3), BTreeSet::from([0, 1]));
-        assert_eq!(graph.ancestors(0), BTreeSet::new());
+        assert_eq!(graph.ancestors(3, |_| true), [0, 1]);
+        assert_eq!(graph.ancestors(3, |step| step != 0), [1]);
+        assert_eq!(graph.ancestors(0, |_| true), [0; 0]);
+        assert_eq!(graph.index("c"), Some(2));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a step leaves behind, sample by sample.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::engine::Message;
 use crate::flow::{Readable, Scored};
@@ -26,7 +27,7 @@ pub(crate) struct Node {
     items: Vec<Option<Item>>,
     begun: Vec<bool>,
     ended: usize,
-    readable: Option<Readable>,
+    readable: Option<Arc<Readable>>,
 }
 
 impl Node {
@@ -54,7 +55,7 @@ impl Node {
         if self.ended < self.items.len() {
             return false;
         }
-        self.readable = Some(readable(self.items.iter().flatten()));
+        self.readable = Some(Arc::new(readable(self.items.iter().flatten())));
         true
     }
 
@@ -62,7 +63,7 @@ impl Node {
     pub(crate) fn end_all(&mut self, items: Vec<Item>) {
         self.begun = vec![true; items.len()];
         self.ended = items.len();
-        self.readable = Some(readable(items.iter()));
+        self.readable = Some(Arc::new(readable(items.iter())));
         self.items = items.into_iter().map(Some).collect();
     }
 
@@ -82,7 +83,7 @@ impl Node {
     }
 
     /// What later steps can read, once it has ended.
-    pub(crate) fn readable(&self) -> Option<&Readable> {
+    pub(crate) fn readable(&self) -> Option<&Arc<Readable>> {
         self.readable.as_ref()
     }
 }

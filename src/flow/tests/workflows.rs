@@ -213,6 +213,73 @@ fn loops_that_cannot_run() {
 }
 
 #[test]
+fn loops_that_wait_for_each_other() {
+    const LOOPS: &str = r#"schema = 1
+name = "t"
+
+[[step]]
+id = "root"
+prompt = "root"
+
+[[loop]]
+generations = 2
+steps = ["a1", "a2"]
+start = "root"
+carry = "a2"
+
+[[loop]]
+generations = 2
+steps = ["b1", "b2"]
+start = "root"
+carry = "b2"
+
+[[step]]
+id = "a1"
+prompt = "a1"
+
+[[step]]
+id = "a2"
+needs = ["b2"]
+prompt = "a2"
+
+[[step]]
+id = "b1"
+needs = ["a1"]
+prompt = "b1"
+
+[[step]]
+id = "b2"
+prompt = "b2"
+"#;
+    let flow = project(LOOPS).expand(1).flows.remove(0);
+    let ids: Vec<&str> = flow.steps.iter().map(|step| step.id.as_str()).collect();
+    assert_eq!(
+        ids,
+        [
+            "root", "a1.1", "b2.1", "b2.2", "a2.1", "a1.2", "a2.2", "b1.1", "b1.2"
+        ]
+    );
+    let circle = LOOPS.replace("carry = \"b2\"", "carry = \"b1\"");
+    insta::assert_snapshot!(project(&circle).failure(), @"");
+}
+
+#[test]
+fn a_template_may_have_very_many_steps() {
+    let mut template =
+        "schema = 1\nname = \"t\"\n[[step]]\nid = \"s0\"\nprompt = \"p\"\n".to_owned();
+    let count = 3000;
+    for number in 1..count {
+        let before = number - 1;
+        template.push_str(&format!(
+            "[[step]]\nid = \"s{number}\"\nneeds = [\"s{before}\"]\n\
+             prompt = \"${{steps.s{before}.text}} ${{steps.s0.text}}\"\n"
+        ));
+    }
+    let flow = project(&template).expand(1).flows.remove(0);
+    assert!((flow.steps.iter().enumerate()).all(|(place, step)| step.id == format!("s{place}")));
+}
+
+#[test]
 fn rows_come_from_an_input_in_place_of_the_suite() {
     let project = Project::new().with(
         "rows.jsonl",

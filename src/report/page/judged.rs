@@ -1,6 +1,6 @@
 //! What was judged, what it came to, and what was asked of the model for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
@@ -35,13 +35,13 @@ pub(super) struct JudgedRow {
 /// The judged steps of a run, by name; of a run that was killed, too.
 pub(super) fn judged(steps: &[StepRecord]) -> Vec<JudgedRow> {
     let mut scores = Scores::default();
-    for step in steps {
+    let mut by_name: HashMap<&str, Vec<&StepRecord>> = HashMap::new();
+    for step in steps.iter().filter(|step| step.outcome.is_some()) {
         scores.add(step);
+        by_name.entry(base(&step.step)).or_default().push(step);
     }
-    let row = |record: ScoreRecord| {
-        let of_it: Vec<&StepRecord> = (steps.iter())
-            .filter(|step| step.outcome.is_some() && base(&step.step) == record.step)
-            .collect();
+    let mut row = |record: ScoreRecord| {
+        let of_it = by_name.remove(record.step.as_str()).unwrap_or_default();
         let none = || "–".to_owned();
         JudgedRow {
             count: record.count,
@@ -61,7 +61,7 @@ pub(super) fn judged(steps: &[StepRecord]) -> Vec<JudgedRow> {
             kind: record.kind,
         }
     };
-    scores.records().into_iter().map(row).collect()
+    scores.records().into_iter().map(&mut row).collect()
 }
 
 /// A step's name without its generation.

@@ -1,6 +1,6 @@
 //! An evolution: its trials by generation and score, each with the one that it goes back to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -22,6 +22,19 @@ const ROW: f64 = 24.0;
 /// Most trials on the best path whose names are written beside them.
 const NAMED: usize = 12;
 
+/// Most trials and columns of a picture: of more, columns are joined, and of each some trials are drawn.
+const DRAWN: usize = 1500;
+const COLUMNS: usize = 250;
+
+/// Most trials of the best path in a picture that does not draw all.
+const ON_PATH: usize = 300;
+
+/// Most columns with a label.
+const LABELLED: usize = 40;
+
+/// Most generations in the table.
+const LISTED: usize = 200;
+
 /// An evolution, drawn.
 #[derive(Debug, Serialize)]
 pub(super) struct Evolution {
@@ -36,6 +49,8 @@ pub(super) struct Evolution {
     /// Trials of the best path: percent from the left, pixels from the top.
     names: Vec<(f64, Mark)>,
     pub(super) generations: Vec<[String; 7]>,
+    /// Which generations the table has, if not all.
+    pub(super) listed: String,
     note: String,
 }
 
@@ -51,15 +66,19 @@ struct Place<'a> {
 /// wherever they stand.
 fn columns(lineage: &[LineageRecord]) -> Vec<(String, Vec<&LineageRecord>)> {
     let mut columns: Vec<((usize, usize), Vec<&LineageRecord>)> = Vec::new();
+    let mut places: HashMap<(usize, usize), usize> = HashMap::new();
     for trial in lineage {
         let key = (trial.r#loop, trial.generation);
         let same = match trial.generation {
             0 => columns.last_mut().filter(|(known, _)| *known == key),
-            _ => columns.iter_mut().find(|(known, _)| *known == key),
+            _ => places.get(&key).and_then(|place| columns.get_mut(*place)),
         };
         match same {
             Some((_, trials)) => trials.push(trial),
-            None => columns.push((key, vec![trial])),
+            None => {
+                places.insert(key, columns.len());
+                columns.push((key, vec![trial]));
+            }
         }
     }
     let name = |(index, ((of_loop, generation), trials)): (usize, ((usize, usize), Vec<_>))| {
@@ -81,18 +100,77 @@ fn numbered(of_loop: usize, generation: usize) -> String {
     }
 }
 
-/// The best trial and those that it goes back to.
-fn best_path(record: &EvolutionRecord) -> BTreeSet<usize> {
-    let parents: BTreeMap<usize, Option<usize>> = (record.lineage.iter())
+/// The best trial and those that it goes back to, the best first.
+fn best_path(record: &EvolutionRecord) -> Vec<usize> {
+    let parents: HashMap<usize, Option<usize>> = (record.lineage.iter())
         .map(|trial| (trial.trial, trial.parent))
         .collect();
-    let mut path = BTreeSet::new();
+    let mut path = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut at = record.best_trial;
     // A record with a circle in it ends here, too.
-    while let Some(trial) = at.filter(|trial| path.insert(*trial)) {
+    while let Some(trial) = at.filter(|trial| seen.insert(*trial)) {
+        path.push(trial);
         at = parents.get(&trial).copied().flatten();
     }
     path
+}
+
+/// Every so many of `count`, so that `most` are left; the first is one of them.
+fn every(count: usize, most: usize) -> usize {
+    count.div_ceil(most).max(1)
+}
+
+/// What of a lineage is drawn: columns and path as they are, or fewer of both, with a sentence that says
+/// so.
+fn thinned<'a>(
+    columns: Vec<(String, Vec<&'a LineageRecord>)>,
+    path: &mut Vec<usize>,
+) -> (Vec<(String, Vec<&'a LineageRecord>)>, String) {
+    let trials: usize = columns.iter().map(|(_, trials)| trials.len()).sum();
+    if trials <= DRAWN && columns.len() <= COLUMNS {
+        return (columns, String::new());
+    }
+    let step = every(path.len(), ON_PATH);
+    *path = path.iter().copied().step_by(step).collect();
+    let on_path: BTreeSet<usize> = path.iter().copied().collect();
+    let joined = every(columns.len(), COLUMNS);
+    let most = (DRAWN / columns.len().div_ceil(joined)).max(1);
+    let mut drawn = 0;
+    let thinned = columns.chunks(joined).map(|columns| {
+        let name = match columns {
+            [(first, _), .., (last, _)] => format!("{first}–{last}"),
+            [(only, _)] => only.clone(),
+            [] => String::new(),
+        };
+        let all: Vec<&LineageRecord> = (columns.iter())
+            .flat_map(|(_, trials)| trials.iter().copied())
+            .collect();
+        let scored = all
+            .iter()
+            .filter_map(|trial| Some((trial.score?, trial.trial)));
+        let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
+        let step = every(all.len(), most);
+        let kept = all.iter().enumerate().filter(|(number, trial)| {
+            number % step == 0
+                || on_path.contains(&trial.trial)
+                || best.is_some_and(|(_, best)| best == trial.trial)
+        });
+        let kept: Vec<&LineageRecord> = kept.map(|(_, trial)| *trial).collect();
+        drawn += kept.len();
+        (name, kept)
+    });
+    let thinned: Vec<_> = thinned.collect();
+    let together = match joined {
+        1 => String::new(),
+        joined => format!(", {joined} generations in a column"),
+    };
+    let note = format!(
+        " {drawn} of {} are drawn{together}: the best of each column, some of the best path, and every \
+         so many of the others.",
+        plural(trials, "trial")
+    );
+    (thinned, note)
 }
 
 /// Failed outcomes, each with a row of its own.
@@ -121,7 +199,9 @@ fn scale(lineage: &[LineageRecord]) -> (f64, f64) {
 /// Draws one.
 pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
     let lineage = &record.lineage;
-    let columns = columns(lineage);
+    let whole_path = best_path(record);
+    let mut path = whole_path.clone();
+    let (columns, thinned) = thinned(columns(lineage), &mut path);
     let failures = failures(lineage);
     let has_scores = record.valid > 0;
     let (low, high) = scale(lineage);
@@ -154,7 +234,7 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
         }
     }
 
-    let path = best_path(record);
+    let on_best_path: BTreeSet<usize> = whole_path.iter().copied().collect();
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" preserveAspectRatio=\"none\" style=\"height:{height}px\" \
          role=\"img\" aria-label=\"Lineage of {}\">",
@@ -191,25 +271,27 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
             class: "",
         });
     }
-    // The best path last, so that it lies above the others.
-    for on_path in [false, true] {
-        for place in places
-            .values()
-            .filter(|place| path.contains(&place.trial.trial) == on_path)
-        {
-            if let Some(parent) = place.trial.parent.and_then(|parent| places.get(&parent)) {
-                let class = match (on_path, place.failed) {
-                    (true, _) => "edge best",
-                    (false, true) => "edge failed",
-                    (false, false) => "edge",
-                };
-                line(class, (parent.x, parent.y), (place.x, place.y), "");
-            }
+    for place in places.values() {
+        if on_best_path.contains(&place.trial.trial) {
+            continue;
         }
+        if let Some(parent) = place.trial.parent.and_then(|parent| places.get(&parent)) {
+            let class = match place.failed {
+                true => "edge failed",
+                false => "edge",
+            };
+            line(class, (parent.x, parent.y), (place.x, place.y), "");
+        }
+    }
+    // The best path last, so that it lies above the others; past those of it that are not drawn.
+    let drawn_path: Vec<&Place> = path.iter().filter_map(|trial| places.get(trial)).collect();
+    for pair in drawn_path.windows(2).rev() {
+        let (place, before) = (pair[0], pair[1]);
+        line("edge best", (before.x, before.y), (place.x, place.y), "");
     }
     for place in places.values() {
         let class = match judged::class(&place.trial.outcome) {
-            _ if path.contains(&place.trial.trial) => "trial best",
+            _ if on_best_path.contains(&place.trial.trial) => "trial best",
             "open" if place.failed => "trial open",
             _ if place.failed => "trial failed",
             _ => "trial",
@@ -220,7 +302,11 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
     }
     svg.push_str("</svg>");
 
-    let named = path.len() <= NAMED;
+    let named = whole_path.len() <= NAMED;
+    // In the order of the trials.
+    path.sort_unstable();
+    let every_label = every(columns.len(), LABELLED);
+    let every_row = every(record.generations.len(), LISTED);
     let name = |trial: &usize| {
         let place = places.get(trial)?;
         let score = place
@@ -247,7 +333,7 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
         svg,
         height,
         labels,
-        columns: (columns.iter().enumerate())
+        columns: (columns.iter().enumerate().step_by(every_label))
             .map(|(number, (name, _))| Mark {
                 at: 100.0 * width * (number as f64 + 0.5) / WIDTH,
                 text: name.clone(),
@@ -255,11 +341,19 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
             })
             .collect(),
         names: path.iter().filter(|_| named).filter_map(name).collect(),
-        generations: record.generations.iter().map(generation).collect(),
+        generations: generations(&record.generations, every_row),
+        listed: match every_row {
+            1 => String::new(),
+            every => format!(
+                "One in {every} generations, and the last; all {} are in the run's folder.",
+                record.generations.len()
+            ),
+        },
         note: "A dot a trial, at its generation and score; a line goes to the trial whose program its \
                prompt went on from. Trials without a score stand below, by what they came to. The best \
                trial and those before it are green."
-            .to_owned(),
+            .to_owned()
+            + &thinned,
     }
 }
 
@@ -293,6 +387,14 @@ fn summary(record: &EvolutionRecord) -> String {
         rate.unwrap_or_default(),
         judged::outcomes(&record.outcomes)
     )
+}
+
+/// The table's rows: one in `every` generations, and the last.
+fn generations(records: &[GenerationRecord], every: usize) -> Vec<[String; 7]> {
+    let last = records.len().saturating_sub(1);
+    let listed = records.iter().enumerate();
+    let listed = listed.filter(|(number, _)| number % every == 0 || *number == last);
+    listed.map(|(_, record)| generation(record)).collect()
 }
 
 fn generation(record: &GenerationRecord) -> [String; 7] {
@@ -352,7 +454,7 @@ mod tests {
             trial(4, 2, 2, Some(1.5)),
             trial(5, 2, 2, Some(3.0)),
         ]);
-        assert_eq!(best_path(&record), BTreeSet::from([1, 2, 5]));
+        assert_eq!(best_path(&record), [5, 2, 1]);
         let drawn = evolution(&record);
         let count = |class: &str| {
             drawn
@@ -425,6 +527,34 @@ mod tests {
             .map(|mark| mark.text.as_str())
             .collect();
         assert_eq!(columns, ["1", "2", "2.1"]);
+    }
+
+    #[test]
+    fn a_long_evolution_has_a_picture_of_a_sensible_size() {
+        // Each generation is better than the one before: all are on the best path.
+        let trials =
+            (1..=20_000).map(|number| trial(number, number - 1, number / 2, Some(number as f64)));
+        let mut record = record(trials.collect());
+        record.generations = vec![GenerationRecord::default(); 10_000];
+        let drawn = evolution(&record);
+        assert!(drawn.svg.contains("aria-label=\"Lineage of 20000 trials\""));
+        let lines = drawn.svg.matches("<line").count();
+        assert!((1000..6000).contains(&lines), "{lines}");
+        assert!(
+            drawn.svg.contains("trial 20000, generation 10000"),
+            "the best"
+        );
+        assert!(drawn.columns.len() <= LABELLED && drawn.columns[1].text.contains('–'));
+        assert!(drawn.generations.len() <= LISTED + 1 && !drawn.listed.is_empty());
+        assert!(
+            drawn
+                .note
+                .contains("of 20000 trials are drawn, 41 generations in a column"),
+            "{}",
+            drawn.note
+        );
+        let edges = drawn.svg.matches("edge best").count();
+        assert!(edges > 100 && edges < ON_PATH, "{edges}");
     }
 
     proptest! {

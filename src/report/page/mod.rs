@@ -10,6 +10,8 @@ mod tests;
 mod text;
 mod timeline;
 
+use std::collections::HashMap;
+
 use minijinja::Environment;
 use serde::Serialize;
 use serde_json::json;
@@ -17,10 +19,11 @@ use serde_json::json;
 use crate::error::{Context, Exit, Result};
 use crate::metrics::Positions;
 use crate::record::evaluation::EvolutionRecord;
-use crate::record::metrics::PositionRecord;
+use crate::record::metrics::{CriticalStep, PositionRecord};
 use crate::record::{Metric, RunRecord, Status, StepRecord};
 use crate::report::diagnose::{Diagnosis, Source, diagnose, seconds};
 use crate::report::table;
+use crate::units::plural;
 
 pub use text::markdown;
 
@@ -46,7 +49,7 @@ pub fn html(
         .get_template("page.html")
         .or_exit(Exit::Output, broken)?;
     let diagnosis = diagnose(run, steps);
-    let positions = positions(steps);
+    let (positions, positions_left_out) = shown(positions(steps));
     let values = json!({
         "run_id": run.run_id,
         "status": status(run.status),
@@ -76,6 +79,7 @@ pub fn html(
         "timelines": timelines(run, steps),
         "panels": panels(steps, &positions),
         "tokens": tokens(&positions),
+        "positions_left_out": positions_left_out,
         "slowest": slowest(run),
         "comparison": comparison(run),
         "faster": run.comparison.as_ref().and_then(table::faster),
@@ -104,6 +108,30 @@ fn positions(steps: &[StepRecord]) -> Vec<PositionRecord> {
         positions.add(step);
     }
     positions.records()
+}
+
+/// Most positions that are shown: a long loop has one for each step of each generation.
+const POSITIONS: usize = 100;
+
+/// Those on which most time was spent, in their order, and how many are left out.
+fn shown(mut positions: Vec<PositionRecord>) -> (Vec<PositionRecord>, usize) {
+    let all = positions.len();
+    if all <= POSITIONS {
+        return (positions, 0);
+    }
+    let spent = |position: &PositionRecord| {
+        let latency = position.latency_ms.as_ref();
+        latency.map_or(0.0, |latency| latency.mean * latency.count as f64)
+    };
+    let mut order: Vec<usize> = (0..all).collect();
+    order.sort_by(|a, b| spent(&positions[*b]).total_cmp(&spent(&positions[*a])));
+    let mut kept = vec![false; all];
+    order[..POSITIONS]
+        .iter()
+        .for_each(|index| kept[*index] = true);
+    let mut kept = kept.into_iter();
+    positions.retain(|_| kept.next() == Some(true));
+    (positions, all - POSITIONS)
 }
 
 /// What a position is called: its step, with the mode where there are two.
@@ -257,16 +285,22 @@ fn panels(steps: &[StepRecord], positions: &[PositionRecord]) -> Vec<chart::Pane
             |position| &position.queue_ms,
         ),
     ];
+    let places: HashMap<(&str, Option<&str>), usize> = (positions.iter())
+        .map(|position| (position.step.as_str(), position.mode.as_deref()))
+        .zip(0..)
+        .collect();
+    let mut of_position: Vec<Vec<&StepRecord>> = vec![Vec::new(); positions.len()];
+    for step in steps {
+        if let Some(place) = places.get(&(step.step.as_str(), step.mode.as_deref())) {
+            of_position[*place].push(step);
+        }
+    }
     let panel = |(title, value, spread): (&'static str, Value, Spread)| {
-        let row = |position: &PositionRecord| {
-            let values = steps
-                .iter()
-                .filter(|step| step.step == position.step && step.mode == position.mode)
-                .filter_map(value)
-                .collect();
+        let row = |(position, steps): (&PositionRecord, &Vec<&StepRecord>)| {
+            let values = steps.iter().filter_map(|step| value(step)).collect();
             (label(position), values, spread(position).clone())
         };
-        chart::panel(title, positions.iter().map(row).collect())
+        chart::panel(title, positions.iter().zip(&of_position).map(row).collect())
     };
     quantities.into_iter().filter_map(panel).collect()
 }
@@ -313,6 +347,32 @@ fn tokens(positions: &[PositionRecord]) -> Vec<TokenRow> {
     positions.iter().filter(asked).map(row).collect()
 }
 
+/// Most steps of a critical path that are named.
+const NAMED_STEPS: usize = 20;
+
+/// A critical path in words; of a long one, its longest steps.
+fn path(steps: &[CriticalStep]) -> String {
+    let mut least = f64::NEG_INFINITY;
+    if steps.len() > NAMED_STEPS {
+        let mut times: Vec<f64> = steps.iter().map(|step| step.ms.0).collect();
+        times.sort_by(|a, b| b.total_cmp(a));
+        least = times[NAMED_STEPS - 1];
+    }
+    let named = (steps.iter().filter(|step| step.ms.0 >= least)).take(NAMED_STEPS);
+    let named: Vec<String> = named
+        .map(|step| format!("{} {}", step.step, seconds(step.ms.seconds())))
+        .collect();
+    match steps.len() > NAMED_STEPS {
+        true => format!(
+            "{} (the {} longest of {})",
+            named.join(" → "),
+            named.len(),
+            plural(steps.len(), "step")
+        ),
+        false => named.join(" → "),
+    }
+}
+
 #[derive(Serialize)]
 struct SlowFlow {
     flow: String,
@@ -334,10 +394,7 @@ fn slowest(run: &RunRecord) -> Vec<SlowFlow> {
         makespan: seconds(flow.workflow_ms.seconds()),
         path: match &flow.error {
             Some(error) => format!("failed: {error}"),
-            None => (flow.critical_path.iter())
-                .map(|step| format!("{} {}", step.step, seconds(step.ms.seconds())))
-                .collect::<Vec<_>>()
-                .join(" → "),
+            None => path(&flow.critical_path),
         },
     };
     flows.iter().map(row).collect()

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{chart, facts, judged, label, lineage, positions, status};
+use super::{chart, facts, judged, label, lineage, positions, shown, status};
 use crate::record::evaluation::EvolutionRecord;
 use crate::record::metrics::Distribution;
 use crate::record::{RunRecord, Sample, StepRecord};
@@ -96,7 +96,7 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
         )?;
     }
 
-    let positions = positions(steps);
+    let (positions, left_out) = shown(positions(steps));
     if !positions.is_empty() {
         writeln!(out, "\n### Steps\n")?;
         writeln!(
@@ -122,6 +122,12 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
                 position.decode_tokens,
                 rate(&position.prefill_tokens_per_s),
                 rate(&position.decode_tokens_per_s)
+            )?;
+        }
+        if left_out > 0 {
+            writeln!(
+                out,
+                "\nThe steps on which most time was spent; {left_out} more are in run.json."
             )?;
         }
     }
@@ -203,6 +209,9 @@ fn write_judged(
         for row in evolution.generations {
             let cells = row.map(|text| cell(&text));
             writeln!(out, "| {} |", cells.join(" | "))?;
+        }
+        if !evolution.listed.is_empty() {
+            writeln!(out, "\n{}", evolution.listed)?;
         }
     }
     let usage = judged::usage(run);

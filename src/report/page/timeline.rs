@@ -16,6 +16,20 @@ const PARTS: f64 = 6.0;
 /// Most rows.
 const ROWS: usize = 400;
 
+/// Most steps that are drawn.
+const DRAWN: usize = 5000;
+
+/// Which steps are drawn: all, or the longest.
+fn drawn(steps: &[&StepRecord]) -> Vec<bool> {
+    let mut drawn = vec![steps.len() <= DRAWN; steps.len()];
+    if steps.len() > DRAWN {
+        let mut order: Vec<usize> = (0..steps.len()).collect();
+        order.sort_by(|a, b| steps[*b].latency_ms.0.total_cmp(&steps[*a].latency_ms.0));
+        order[..DRAWN].iter().for_each(|index| drawn[*index] = true);
+    }
+    drawn
+}
+
 /// Flows and steps over time.
 #[derive(Debug, Serialize)]
 pub(super) struct Timeline {
@@ -141,6 +155,12 @@ pub(super) fn timeline(
     let (places, mut flows) = place(steps);
     let all = flows.len();
     flows.retain(|rows| rows.first + rows.count <= ROWS || rows.first == 0);
+    let cut_off = flows.iter().any(|rows| rows.count > ROWS);
+    // Of one flow with more rows than that, those there is room for.
+    flows
+        .iter_mut()
+        .for_each(|rows| rows.count = rows.count.min(ROWS));
+    let drawn = drawn(steps);
     let side_by_side = flows.iter().any(|rows| rows.count > 1);
     let lead = usize::from(init.is_some());
     let rows = flows.last().map_or(0, |last| last.first + last.count) + lead;
@@ -197,9 +217,14 @@ pub(super) fn timeline(
         let flow = flows
             .binary_search_by_key(&step.flow, |rows| rows.flow)
             .ok()?;
-        Some(flows[flow].first + place + lead)
+        let rows = flows[flow];
+        (place < rows.count).then_some(rows.first + place + lead)
     };
-    for (step, place) in steps.iter().zip(&places) {
+    let shown_steps = || {
+        let all = steps.iter().zip(&places).zip(&drawn);
+        all.filter(|(_, drawn)| **drawn).map(|(step, _)| step)
+    };
+    for (step, place) in shown_steps() {
         let Some(row) = row_of(step, *place) else {
             continue;
         };
@@ -210,7 +235,7 @@ pub(super) fn timeline(
         }
     }
     // Where a step ends and the next one begins.
-    for (step, place) in steps.iter().zip(&places) {
+    for (step, place) in shown_steps() {
         if let Some(number) = row_of(step, *place) {
             let at = x(step.start_ms.0 + step.latency_ms.0 - origin);
             let y = row * number as f64;
@@ -230,10 +255,17 @@ pub(super) fn timeline(
             .to_owned();
     }
     let shown = flows.len();
-    let cut = match shown < all {
+    let mut cut = match shown < all {
         true => format!(" The first {shown} of {}.", plural(all, "flow")),
         false => String::new(),
     };
+    if cut_off {
+        cut.push_str(&format!(" The first {ROWS} rows of the flow."));
+    }
+    if steps.len() > DRAWN {
+        let steps = plural(steps.len(), "step");
+        cut.push_str(&format!(" The {DRAWN} longest of {steps}."));
+    }
     Timeline {
         title: title_of_it,
         svg,

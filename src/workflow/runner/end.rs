@@ -424,20 +424,13 @@ fn begins_with_each_sample(work: &Work) -> bool {
 
 /// What a generation came to, where its last step has just ended and it has trials.
 fn generation_ended(
-    running: &Running,
+    running: &mut Running,
     step: usize,
     now: Moment,
     origin: Moment,
 ) -> Option<GenerationRecord> {
+    let steps = running.ended_in_generation(step)?.to_vec();
     let own = running.step(step).generation.as_ref()?;
-    let of_it = |index: &usize| {
-        let generation = running.step(*index).generation.as_ref();
-        generation.is_some_and(|of| (of.r#loop, of.number) == (own.r#loop, own.number))
-    };
-    let steps: Vec<usize> = (0..running.flow.steps.len()).filter(of_it).collect();
-    if steps.iter().any(|step| running.ends[*step].is_none()) {
-        return None;
-    }
     let evaluates = |step: &&usize| matches!(running.step(**step).work, Work::Evaluate(_));
     let trials = steps.iter().filter(evaluates);
     let trials: Vec<&Scored> = trials
