@@ -14,10 +14,12 @@ struct Room {
 }
 
 thread_local! {
-    static ROOM: RefCell<Room> = RefCell::new(Room {
-        numbers: Aligned::empty(),
-        len: 0,
-    });
+    static ROOM: RefCell<Room> = const {
+        RefCell::new(Room {
+            numbers: Aligned::empty(),
+            len: 0,
+        })
+    };
 }
 
 /// Calls `work` with the thread's room, from a 64-byte boundary on: at least `len` numbers, which hold
