@@ -48,7 +48,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 compile() {
     cargo build --release --locked --bin flowbench ${options[@]+"${options[@]}"} \
-        --message-format json-render-diagnostics "$@" >"$work/messages"
+        --message-format json-render-diagnostics >"$work/messages"
 }
 announce() {
     local line told=0
