@@ -260,7 +260,11 @@ prompt = "b2"
         ]
     );
     let circle = LOOPS.replace("carry = \"b2\"", "carry = \"b1\"");
-    insta::assert_snapshot!(project(&circle).failure(), @"");
+    insta::assert_snapshot!(project(&circle).failure(), @"
+    exit code 2
+    error: templates/t.toml:8:1: generations of loops need each other in a circle: a2.1 -> b2.2 -> b1.1 -> a1.2 -> a2.1
+    hint: an arrow points from a step to one that it needs; outside of a loop, a step of it is that of its last generation
+    ");
 }
 
 #[test]
