@@ -5,8 +5,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// macOS takes no soft limit above this (`OPEN_MAX`), whatever the hard limit says.
 #[cfg(target_vendor = "apple")]
 const MOST: u64 = 10_240;
+/// Linux allows no more (`fs.nr_open`, as it is by default), even where the hard limit is infinite.
 #[cfg(not(target_vendor = "apple"))]
-const MOST: u64 = u64::MAX;
+const MOST: u64 = 1 << 20;
 
 /// Raises the soft limit to the hard one. Systems keep the soft limit low (256, 1024) for programs that
 /// use `select(2)`, which this one does not. Where it cannot be raised, the process goes on with what it
@@ -15,8 +16,11 @@ pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(u64::MAX).min(MOST);
     if current.is_some_and(|current| current < wanted) {
-        let current = (wanted != u64::MAX).then_some(wanted);
-        let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum });
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum,
+        };
+        let _ = setrlimit(Resource::Nofile, raised);
     }
 }
 

@@ -103,7 +103,7 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
                 "{}. **{}** ({}; at most {}, {}). {}. {}{}",
                 number + 1,
                 escaped(&cause.title),
-                escaped(&cause.stage),
+                escaped(cause.stage),
                 seconds(cause.saves_s),
                 share(cause.saves_s),
                 escaped(&cause.evidence),
