@@ -12,8 +12,10 @@ use crate::error::{Context, Error, Exit, Result};
 pub(super) const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 
 /// Small files that say more about the tokenizer and the chat template, where they exist.
-pub(super) const OPTIONAL: [&str; 3] = [
+pub(super) const OPTIONAL: [&str; 5] = [
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "generation_config.json",
     "chat_template.jinja",
 ];
