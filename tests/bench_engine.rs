@@ -146,8 +146,16 @@ fn what_does_not_fit_is_refused_with_a_hint() {
         // As llama-bench calls it.
         (&["-d", "8100"], "128 tokens after a context of 8100"),
         (
-            &["-b", "100", "--kv-cache-mb", "1"],
-            "take 1.2 GiB for keys and values",
+            &["-b", "100", "--kv-cache-mb", "64"],
+            "the keys and values of 100 sequences of",
+        ),
+        (
+            &["-b", "100", "--kv-cache-mb", "64"],
+            "tokens take 1.2 GiB, and there is room for 64.0 MiB",
+        ),
+        (
+            &["--kv-cache-mb", "1"],
+            "the keys and values of 1 sequence of 512 tokens take 11.6 MiB",
         ),
         (&["--backend", "generic"], "computes at once (1)"),
     ] {

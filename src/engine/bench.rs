@@ -10,7 +10,7 @@ use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
 use crate::record::bench::{Ceilings, Phase, Test, Work};
 use crate::stopwatch::{Fence, Moment};
-use crate::units::{Bytes, Millis};
+use crate::units::{Bytes, Millis, plural};
 
 /// Steps of a decode that nobody times: what a first pass has to set up is set up by then.
 const WARM_UP_STEPS: usize = 4;
@@ -316,9 +316,9 @@ fn check(model: &dyn Model, tests: &[Test], room: usize) -> Result<()> {
         let needed = pages.saturating_mul(page_bytes);
         if needed > room {
             return Err(Error::usage(format!(
-                "{} sequences of {} tokens take {} for keys and values, and there are {}",
-                test.batch,
-                test.length(),
+                "the keys and values of {} of {} take {}, and there is room for {}",
+                plural(test.batch, "sequence"),
+                plural(test.length(), "token"),
                 Bytes(needed as u64),
                 Bytes(room as u64)
             ))

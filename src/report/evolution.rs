@@ -1,6 +1,6 @@
 //! The folder of an evolution, `results/<run-id>/evolution/flow_NNNNN/`: a file a trial, a file a
 //! generation, and the summary of all. The summary is replaced as a whole, at growing intervals; where a
-//! run was killed in between, [`read`] adds what the other files have.
+//! run was killed in between, `read` adds what the other files have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

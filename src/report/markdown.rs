@@ -22,7 +22,11 @@ pub(super) fn escaped(text: &str) -> String {
             _ => false,
         };
         match character {
-            '\n' | '\r' | '\t' => safe.push(' '),
+            '\n' | '\r' | '\t' => {
+                safe.push(' ');
+                before = ' ';
+                continue;
+            }
             control if control.is_control() || turns_text(control) => continue,
             _ if markup => safe.extend(['\\', character]),
             _ => safe.push(character),
@@ -59,6 +63,7 @@ mod tests {
             ("@team &lt; &#39;", "\\@team \\&lt; \\&#39;"),
             ("see www.a.b", "see www\\.a.b"),
             ("# a", "\\# a"),
+            ("a\n# b", "a \\# b"),
             ("a\u{1b}[2Jb\u{202e}c\u{7}", "a\\[2Jbc"),
             ("model:Q4, 12:30", "model:Q4, 12:30"),
         ] {
