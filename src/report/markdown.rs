@@ -1,5 +1,7 @@
 //! Foreign text in Markdown: names of models, rows, errors, whatever was not written here.
 
+use crate::terminal::is_active;
+
 /// The text as Markdown shows it letter by letter, on one line: what Markdown would take for markup
 /// has a backslash before it, and what moves a terminal's cursor or turns text around is left out.
 pub(super) fn escaped(text: &str) -> String {
@@ -27,7 +29,7 @@ pub(super) fn escaped(text: &str) -> String {
                 before = ' ';
                 continue;
             }
-            control if control.is_control() || turns_text(control) => continue,
+            hidden if is_active(hidden) || is_invisible(hidden) => continue,
             _ if markup => safe.extend(['\\', character]),
             _ => safe.push(character),
         }
@@ -36,10 +38,9 @@ pub(super) fn escaped(text: &str) -> String {
     safe
 }
 
-/// Marks and overrides of the direction of writing, and characters that nobody sees.
-fn turns_text(character: char) -> bool {
-    matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{2069}' | '\u{feff}')
+/// Characters of no width, beside the marks of direction among them.
+fn is_invisible(character: char) -> bool {
+    matches!(character, '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}' | '\u{feff}')
 }
 
 #[cfg(test)]
