@@ -1,6 +1,6 @@
-//! What the tests of this folder share: where the real model is, and tiny models with random weights.
+//! What the tests of this folder share: the real model, and tiny models with random weights.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,33 +11,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use crate::engine::load::gguf::GgufFile;
-use crate::engine::load::hub::DEFAULT_MODEL;
-
-/// The default model: where `FLOWBENCH_TEST_MODEL` says, or in flowbench's cache.
-///
-/// Without it, a test that needs it prints a note and passes, except in CI, where it fails.
-pub(crate) fn test_model() -> Option<PathBuf> {
-    let cache = || {
-        let folder = match std::env::var_os("XDG_CACHE_HOME") {
-            Some(folder) => PathBuf::from(folder),
-            None => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),
-        };
-        Some(folder.join("flowbench").join(DEFAULT_MODEL.file))
-    };
-    let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
-        .map(PathBuf::from)
-        .or_else(cache)?;
-    if path.is_file() {
-        return Some(path);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "the default model is not at {}",
-        path.display()
-    );
-    eprintln!("skipped: the default model is not at {}", path.display());
-    None
-}
+pub(crate) use crate::test_model::test_model;
 
 /// A file's model on the native path, with so many threads.
 pub(crate) fn native(path: &Path, threads: usize) -> Box<dyn super::Model> {

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::*;
-use crate::engine::load::hub::test_model;
+use crate::test_model::test_model;
 
 /// Metadata of a small byte-level tokenizer: letters `a` to `z`, the space, the newline and a few
 /// joined pieces, with `<s>`, `</s>` and the user-defined token `<tool>`.

@@ -385,27 +385,3 @@ impl<'a> Finder<'a> {
         }
     }
 }
-
-/// The model that tests run on: `FLOWBENCH_TEST_MODEL`, or the default model in the user's cache.
-/// Without it a test has nothing to say; in CI that is a failure.
-#[cfg(test)]
-pub(crate) fn test_model() -> Option<PathBuf> {
-    let in_cache = || {
-        let caches = std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-        Some(caches.join("flowbench").join(DEFAULT_MODEL.file))
-    };
-    let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
-        .map(PathBuf::from)
-        .or_else(in_cache)
-        .filter(|path| path.exists());
-    if path.is_none() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "the default model is not here; `flowbench model fetch` gets it"
-        );
-        eprintln!("skipped: no model (FLOWBENCH_TEST_MODEL, or `flowbench model fetch`)");
-    }
-    path
-}

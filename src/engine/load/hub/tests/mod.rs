@@ -182,3 +182,8 @@ fn a_path_is_taken_as_it_is() {
     assert_eq!(found.format, ModelFormat::Folder);
     assert_eq!(digest(&place.config, &found).unwrap(), None);
 }
+
+#[test]
+fn tests_look_for_the_default_model_by_its_file_name() {
+    assert_eq!(super::DEFAULT_MODEL.file, crate::test_model::FILE);
+}
