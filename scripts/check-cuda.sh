@@ -115,7 +115,7 @@ printf 'CUDA toolkit: %s, compute capability %s\n' "$CUDA_HOME" "$CUDA_COMPUTE_C
 
 # --release for both: the kernels are compiled by a build script, whose output
 # cargo keeps by profile. So the lint and the build share the ten minutes.
-cargo clippy --release --locked --all-targets --features cuda --target-dir "$target" -- -D warnings
+cargo clippy --release --locked --workspace --all-targets --features cuda --target-dir "$target" -- -D warnings
 if ((build)); then
     cargo build --release --locked --features cuda --target-dir "$target"
 fi

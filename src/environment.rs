@@ -1,7 +1,6 @@
 //! Where a run runs: processor, memory, system, revision. Read from the machine, for the record.
 
 mod load;
-mod memory;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,7 +9,6 @@ use crate::hash::PartsHasher;
 use crate::record::Environment;
 
 pub use load::LoadMeter;
-pub use memory::{AvailableMemory, available_memory};
 
 /// The machine and the build; `root` is the checkout whose revision is named.
 pub fn capture(root: &Path) -> Environment {

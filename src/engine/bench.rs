@@ -2,14 +2,14 @@
 //! `flowbench bench-engine` is made of.
 
 use super::EngineInfo;
-use super::kernels;
+use super::kernels::{self, CeilingError};
 use super::kv::PAGE_TOKENS;
 use super::local::{LocalEngine, TOKENS_A_PASS};
 use super::model::{Chunk, Model, ModelSpec, Slot};
 use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
 use crate::record::bench::{Ceilings, Phase, Test, Work};
-use crate::stopwatch::{Fence, Moment};
+use crate::stopwatch::{Fence, Moment, NoFence};
 use crate::units::{Bytes, Millis, plural};
 
 /// Steps of a decode that nobody times: what a first pass has to set up is set up by then.
@@ -20,7 +20,23 @@ const WARM_UP_STEPS: usize = 4;
 /// # Errors
 /// Exit code 3 where the system gives no threads.
 pub fn measure_ceilings() -> Result<Ceilings> {
-    kernels::measure_ceilings(cpu_threads())
+    let start = Moment::now(&NoFence)?;
+    // Without a device to wait for, the clock cannot fail.
+    let clock = || Moment::now(&NoFence).map_or(f64::INFINITY, |now| now.since(start).seconds());
+    let found = kernels::measure_ceilings(cpu_threads(), &clock).map_err(|error| match error {
+        CeilingError::Threads(source) => {
+            Error::preflight("failed to start threads").caused_by(source)
+        }
+        CeilingError::Memory(source) => {
+            Error::preflight("there is no memory to measure what can be read").caused_by(source)
+        }
+    })?;
+    Ok(Ceilings {
+        threads: found.threads,
+        instructions: format!("{:?}", found.isa).to_lowercase(),
+        read_gb_s: found.read_gb_s,
+        int8_gmac_s: found.int8_gmac_s,
+    })
 }
 
 /// A model, ready for tests.

@@ -4,7 +4,6 @@
 mod bench;
 mod chat;
 mod device;
-mod kernels;
 mod kv;
 mod load;
 mod local;
@@ -16,6 +15,7 @@ mod scheduler;
 mod scripted;
 mod tokenizer;
 
+use flowbench_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};

@@ -118,14 +118,11 @@ mod tests {
     fn the_products_divide_the_pages_that_the_pass_looks_at() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, 101, own]).collect();
         let upcoming = upcoming(&tables, 1, 1);
-        let kv = KvMemory::new(
-            KvShape {
-                kv_heads: 1,
-                head_size: 8,
-            },
-            2,
-            200,
-        );
+        let shape = KvShape {
+            kv_heads: 1,
+            head_size: 8,
+        };
+        let kv = KvMemory::reserve(shape, 2, 200).expect("addresses");
         let mut pages = Vec::new();
         for during in [
             During::Output,

@@ -4,7 +4,7 @@
 //! All tokens of a pass stand in one `[tokens, hidden]` matrix, whatever sequences they belong to.
 //! Weights are as the file has them, repacked; activations are quantised to int8 in blocks of 32
 //! before each product with quantised weights; keys and values are whole numbers with a scale, in
-//! pages. Every number is made by a fixed sequence of operations (see [`crate::engine::kernels`]), so
+//! pages. Every number is made by a fixed sequence of operations (see [`flowbench_kernels`]), so
 //! that a sequence's logits have the same bits alone or in company, in one chunk or many, on one
 //! thread or several.
 

@@ -267,7 +267,7 @@ impl Loader<'_> {
             0 => row,
             _ => stored_row(row, head_rows),
         };
-        PackedMatrix::pack_rows(self.pool, dtype, (rows, cols), bytes, from)
+        PackedMatrix::pack_rows(self.pool, dtype, (rows, cols), bytes, &from)
             .map_err(|source| Error::preflight("no native kernel fits").caused_by(source))
     }
 

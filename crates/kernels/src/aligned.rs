@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::MmapMut;
 
-use crate::engine::memory::OutOfMemory;
+use crate::memory::OutOfMemory;
 
 /// Numbers for which all bits zero is a value.
 ///

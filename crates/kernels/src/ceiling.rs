@@ -8,9 +8,8 @@ use super::aligned::Aligned;
 use super::dispatch::Kernels;
 use super::pool::Pool;
 use super::simd::{LANES, Simd};
-use crate::error::{Error, Result};
-use crate::record::bench::Ceilings;
-use crate::stopwatch::{Moment, NoFence};
+use crate::dispatch::Isa;
+use crate::memory::OutOfMemory;
 
 /// Bytes that are read in turn: beyond every cache, so that all come from memory.
 const READ_BYTES: usize = 256 << 20;
@@ -39,27 +38,51 @@ const CHAINS: usize = 12;
 /// Independent sums of the reading loop.
 const STREAMS: usize = 4;
 
+/// What this machine can do at most.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ceilings {
+    /// Threads that measured.
+    pub threads: usize,
+    /// The family whose instructions were used.
+    pub isa: Isa,
+    /// 10⁹ bytes a second read from memory, all threads.
+    pub read_gb_s: f64,
+    /// 10⁹ int8 multiply-adds a second from registers, all threads.
+    pub int8_gmac_s: f64,
+}
+
+/// Why ceilings cannot be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum CeilingError {
+    /// The system gives no thread.
+    #[error("failed to start threads")]
+    Threads(#[from] std::io::Error),
+    /// The system gives no memory to read from.
+    #[error("there is no memory to measure what can be read")]
+    Memory(#[from] OutOfMemory),
+}
+
+/// A clock: seconds since some fixed moment.
+pub type Clock<'a> = &'a dyn Fn() -> f64;
+
 /// Measures on `threads` threads, for a bit more than a second.
 ///
 /// # Errors
-/// Exit code 3 where the system gives no thread.
-pub(crate) fn measure(threads: usize) -> Result<Ceilings> {
-    let pool = Pool::new(threads)
-        .map_err(|source| Error::preflight("failed to start threads").caused_by(source))?;
+/// The system gives no thread, or no memory.
+pub fn measure(threads: usize, clock: Clock<'_>) -> Result<Ceilings, CeilingError> {
+    let pool = Pool::new(threads)?;
     let kernels = Kernels::best();
     Ok(Ceilings {
         threads: pool.threads(),
-        instructions: format!("{:?}", kernels.isa()).to_lowercase(),
-        read_gb_s: read(kernels, &pool)?,
-        int8_gmac_s: integers(kernels, &pool)?,
+        isa: kernels.isa(),
+        read_gb_s: read(kernels, &pool, clock)?,
+        int8_gmac_s: integers(kernels, &pool, clock),
     })
 }
 
 /// GB/s read from memory by all threads.
-fn read(kernels: Kernels, pool: &Pool) -> Result<f64> {
-    let mut buffer = Aligned::<f32>::zeroed(READ_BYTES / size_of::<f32>()).map_err(|source| {
-        Error::preflight("there is no memory to measure what can be read").caused_by(source)
-    })?;
+fn read(kernels: Kernels, pool: &Pool, clock: Clock<'_>) -> Result<f64, OutOfMemory> {
+    let mut buffer = Aligned::<f32>::zeroed(READ_BYTES / size_of::<f32>())?;
     let share = buffer.len() / READ_STRETCHES / READ_PARTS;
     // A page that was never written is no memory yet.
     pool.rows(
@@ -71,7 +94,7 @@ fn read(kernels: Kernels, pool: &Pool) -> Result<f64> {
         |_, part, _, _| part.fill(1.0),
     );
     let mut stretch = 0;
-    let seconds = best(SECONDS, || {
+    let seconds = best(clock, SECONDS, || {
         let first = stretch * READ_PARTS;
         pool.run(READ_PARTS, |part| {
             let part = &buffer[(first + part) * share..][..share];
@@ -79,21 +102,21 @@ fn read(kernels: Kernels, pool: &Pool) -> Result<f64> {
             unsafe { (kernels.table.read_all)(part) }
         });
         stretch = (stretch + 1) % READ_STRETCHES;
-    })?;
+    });
     Ok((READ_BYTES / READ_STRETCHES) as f64 / seconds / 1e9)
 }
 
 /// 10⁹ integer multiply-adds a second in registers, by all threads.
-fn integers(kernels: Kernels, pool: &Pool) -> Result<f64> {
+fn integers(kernels: Kernels, pool: &Pool, clock: Clock<'_>) -> f64 {
     let threads = pool.threads();
     let (mut steps, mut within) = (1000, TRIAL_SECONDS);
     loop {
-        let seconds = best(within, || {
+        let seconds = best(clock, within, || {
             pool.run(threads, |_| {
                 // SAFETY: this processor is able (`Kernels::best`).
                 unsafe { (kernels.table.multiply_add_all)(steps) }
             });
-        })?;
+        });
         // Judged by the best run, in the end as well: a disturbed one seems long with too few steps.
         if seconds < INTEGER_SECONDS / 2.0 {
             let missing = INTEGER_SECONDS / seconds.max(1e-7);
@@ -103,22 +126,22 @@ fn integers(kernels: Kernels, pool: &Pool) -> Result<f64> {
         } else {
             // Four bytes of each lane, for every sum.
             let work = threads * steps * chains(kernels.table.tile) * LANES * 4;
-            return Ok(work as f64 / seconds / 1e9);
+            return work as f64 / seconds / 1e9;
         }
     }
 }
 
 /// The shortest of the runs that begin within so many seconds, in seconds.
-fn best(within: f64, mut run: impl FnMut()) -> Result<f64> {
-    let start = Moment::now(&NoFence)?;
+fn best(clock: Clock<'_>, within: f64, mut run: impl FnMut()) -> f64 {
+    let start = clock();
     let (mut shortest, mut before) = (f64::INFINITY, start);
     loop {
         run();
-        let now = Moment::now(&NoFence)?;
-        shortest = shortest.min(now.since(before).seconds());
+        let now = clock();
+        shortest = shortest.min(now - before);
         before = now;
-        if now.since(start).seconds() > within {
-            return Ok(shortest);
+        if now - start > within {
+            return shortest;
         }
     }
 }
@@ -176,7 +199,9 @@ mod tests {
 
     #[test]
     fn a_ceiling_is_a_speed() {
-        let ceilings = measure(1).expect("one thread");
+        let start = std::time::Instant::now();
+        let clock = || start.elapsed().as_secs_f64();
+        let ceilings = measure(1, &clock).expect("one thread");
         assert_eq!(ceilings.threads, 1);
         assert!(ceilings.read_gb_s.is_finite() && ceilings.read_gb_s > 0.01);
         assert!(ceilings.int8_gmac_s.is_finite() && ceilings.int8_gmac_s > 0.01);

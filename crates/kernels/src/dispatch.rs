@@ -17,7 +17,7 @@ use super::vector;
 
 /// The processor families that there are kernels for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isa {
+pub enum Isa {
     /// Any processor.
     Scalar,
     /// AVX2, FMA and F16C: x86-64 since about 2013.
@@ -46,7 +46,7 @@ pub(crate) enum Isa {
 
 impl Isa {
     /// Every family of this architecture, the fastest first, of those that [`Self::suits`].
-    pub(crate) const ALL: &'static [Self] = &[
+    pub const ALL: &'static [Self] = &[
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Paired,
         #[cfg(target_arch = "x86_64")]
@@ -95,14 +95,14 @@ fn is_amd() -> bool {
 
 /// The kernels of one family, on a processor that is able to run them.
 #[derive(Clone, Copy)]
-pub(crate) struct Kernels {
+pub struct Kernels {
     isa: Isa,
     pub(super) table: &'static Table,
 }
 
 impl Kernels {
     /// The fastest that this processor can run.
-    pub(crate) fn best() -> Self {
+    pub fn best() -> Self {
         Isa::ALL
             .iter()
             .filter(|isa| isa.suits())
@@ -114,7 +114,7 @@ impl Kernels {
     }
 
     /// A given family's, if this processor can run them.
-    pub(crate) fn of(isa: Isa) -> Option<Self> {
+    pub fn of(isa: Isa) -> Option<Self> {
         let table = match isa {
             Isa::Scalar => Some(&scalar::TABLE),
             #[cfg(target_arch = "x86_64")]
@@ -145,7 +145,7 @@ impl Kernels {
     }
 
     /// Which family they are.
-    pub(crate) fn isa(self) -> Isa {
+    pub fn isa(self) -> Isa {
         self.isa
     }
 }

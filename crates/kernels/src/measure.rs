@@ -85,7 +85,7 @@ fn read_ceiling(pool: &Pool, buffer: &[u64]) -> f64 {
 
 fn weights(pool: &Pool, dtype: GgmlDType, rows: usize, cols: usize) -> PackedMatrix {
     let bytes = vec![0x21; rows * cols / dtype.block_size() * dtype.type_size()];
-    PackedMatrix::pack_rows(pool, dtype, (rows, cols), &bytes, |row| row).unwrap()
+    PackedMatrix::pack_rows(pool, dtype, (rows, cols), &bytes, &|row| row).unwrap()
 }
 
 /// The family that `ISA` names (`avx2`), or the fastest.
@@ -395,7 +395,8 @@ fn measure_packing() {
             let bytes = vec![0x21; rows * cols / dtype.block_size() * dtype.type_size()];
             let seconds = best(3, || {
                 black_box(
-                    PackedMatrix::pack_rows(&pool, dtype, (rows, cols), &bytes, |row| row).unwrap(),
+                    PackedMatrix::pack_rows(&pool, dtype, (rows, cols), &bytes, &|row| row)
+                        .unwrap(),
                 );
             });
             println!(

@@ -21,10 +21,10 @@ use super::pool::Pool;
 use super::reserved::Reserved;
 use super::simd::{LANES, Simd};
 use super::vector::load_padded;
-use crate::engine::memory::OutOfMemory;
+use crate::memory::OutOfMemory;
 
 /// Tokens of a page.
-pub(crate) const PAGE: usize = LANES;
+pub const PAGE: usize = LANES;
 
 /// The largest magnitude of a whole number that stands for a key's or value's number: twelve bits, so
 /// that what 31 bits hold leaves nineteen to the other factor and the count of the terms.
@@ -41,11 +41,11 @@ const SCALES: usize = PAGE * size_of::<f32>() / size_of::<i16>();
 
 /// The shape of the keys and values of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct KvShape {
+pub struct KvShape {
     /// Heads of keys and values.
-    pub(crate) kv_heads: usize,
+    pub kv_heads: usize,
     /// Numbers per head.
-    pub(crate) head_size: usize,
+    pub head_size: usize,
 }
 
 impl KvShape {
@@ -55,7 +55,7 @@ impl KvShape {
     }
 
     /// The same in bytes.
-    pub(crate) fn page_bytes(self) -> usize {
+    pub fn page_bytes(self) -> usize {
         self.page_len() * size_of::<i16>()
     }
 
@@ -89,7 +89,7 @@ const SLAB: usize = 32 << 20;
 ///
 /// There are addresses for all pages from the start, and memory for those from the first on that were
 /// asked for.
-pub(crate) struct KvMemory {
+pub struct KvMemory {
     pub(super) shape: KvShape,
     layers: usize,
     /// Most pages.
@@ -104,11 +104,7 @@ impl KvMemory {
     ///
     /// # Errors
     /// The system has no room for the addresses.
-    pub(crate) fn reserve(
-        shape: KvShape,
-        layers: usize,
-        capacity: usize,
-    ) -> Result<Self, OutOfMemory> {
+    pub fn reserve(shape: KvShape, layers: usize, capacity: usize) -> Result<Self, OutOfMemory> {
         Self::in_slabs(shape, layers, capacity, SLAB)
     }
 
@@ -141,7 +137,7 @@ impl KvMemory {
     ///
     /// # Errors
     /// There is too little, or there are not so many pages; those that were there are there still.
-    pub(crate) fn provide(&mut self, pages: usize) -> Result<(), OutOfMemory> {
+    pub fn provide(&mut self, pages: usize) -> Result<(), OutOfMemory> {
         self.numbers.reach(pages.saturating_mul(self.stride()))
     }
 
@@ -151,7 +147,7 @@ impl KvMemory {
     ///
     /// # Errors
     /// As [`Self::provide`].
-    pub(crate) fn settle(&mut self, pool: &Pool, page: u32) -> Result<(), OutOfMemory> {
+    pub fn settle(&mut self, pool: &Pool, page: u32) -> Result<(), OutOfMemory> {
         let page = page as usize;
         if page < self.settled {
             return Ok(());
@@ -178,22 +174,22 @@ impl KvMemory {
     }
 
     /// The shape of a layer.
-    pub(crate) fn shape(&self) -> KvShape {
+    pub fn shape(&self) -> KvShape {
         self.shape
     }
 
     /// How many layers there are.
-    pub(crate) fn layers(&self) -> usize {
+    pub fn layers(&self) -> usize {
         self.layers
     }
 
     /// Most pages that there can be.
-    pub(crate) fn capacity(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         self.capacity
     }
 
     /// How many pages there is memory for.
-    pub(crate) fn pages(&self) -> usize {
+    pub fn pages(&self) -> usize {
         (self.numbers.len() / self.stride().max(1)).min(self.capacity)
     }
 
@@ -215,7 +211,7 @@ impl KvMemory {
     ///
     /// # Panics
     /// Where there is no such layer.
-    pub(crate) fn layer(&self, layer: usize) -> KvLayer<'_> {
+    pub fn layer(&self, layer: usize) -> KvLayer<'_> {
         KvLayer {
             at: self.layer_at(layer),
             memory: self,
@@ -226,7 +222,7 @@ impl KvMemory {
     ///
     /// # Panics
     /// Where there are no such pages.
-    pub(crate) fn copy_page(&mut self, from: u32, to: u32) {
+    pub fn copy_page(&mut self, from: u32, to: u32) {
         let len = self.stride();
         let from = from as usize * len;
         self.numbers
@@ -236,7 +232,7 @@ impl KvMemory {
 
 /// The keys and values of one layer, to be read.
 #[derive(Clone, Copy)]
-pub(crate) struct KvLayer<'a> {
+pub struct KvLayer<'a> {
     memory: &'a KvMemory,
     /// Where its first page starts.
     at: usize,
@@ -244,12 +240,12 @@ pub(crate) struct KvLayer<'a> {
 
 impl KvLayer<'_> {
     /// The shape.
-    pub(crate) fn shape(self) -> KvShape {
+    pub fn shape(self) -> KvShape {
         self.memory.shape
     }
 
     /// How many pages there are.
-    pub(super) fn pages(self) -> usize {
+    pub fn pages(self) -> usize {
         self.memory.pages()
     }
 
@@ -374,7 +370,7 @@ unsafe fn within<S: Simd>(numbers: &[f32], at: usize) -> S::F {
 
 /// Where a pass's tokens have their keys and values: a page and a slot each, which threads may write at
 /// once.
-pub(crate) struct Places {
+pub struct Places {
     places: Vec<(u32, usize)>,
     /// The highest page, if there is any.
     last_page: Option<u32>,
@@ -385,7 +381,7 @@ impl Places {
     ///
     /// # Panics
     /// Where two are alike, or there is no such slot.
-    pub(crate) fn new(places: Vec<(u32, usize)>) -> Self {
+    pub fn new(places: Vec<(u32, usize)>) -> Self {
         let mut sorted = places.clone();
         sorted.sort_unstable();
         assert!(
@@ -400,7 +396,7 @@ impl Places {
     }
 
     /// The highest page, if there is any.
-    pub(crate) fn last_page(&self) -> Option<u32> {
+    pub fn last_page(&self) -> Option<u32> {
         self.last_page
     }
 
@@ -481,7 +477,7 @@ unsafe fn write_head<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::kernels::Kernels;
+    use crate::Kernels;
 
     #[test]
     fn places_know_their_last_page() {

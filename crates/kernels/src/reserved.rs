@@ -11,7 +11,7 @@ use std::ptr::{self, NonNull};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use super::aligned::{HUGE, Plain};
-use crate::engine::memory::{self, OutOfMemory};
+use crate::memory::{self, OutOfMemory};
 
 /// A growing array. It starts with a huge page, and dereferences to the elements that there is memory
 /// for, zero at first.

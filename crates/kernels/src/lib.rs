@@ -27,6 +27,7 @@ mod half;
 mod kv_memory;
 #[cfg(test)]
 mod measure;
+pub mod memory;
 mod multiply;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -52,29 +53,25 @@ mod vector;
 #[cfg(test)]
 use std::ops::Range;
 
-pub(crate) use activations::{ActivationBlock, BLOCK};
-pub(crate) use attention::{Query, SPAN};
-pub(crate) use ceiling::measure as measure_ceilings;
-pub(crate) use dispatch::Kernels;
-pub(crate) use kv_memory::{KvLayer, KvMemory, KvShape, PAGE, Places};
-pub(crate) use multiply::{Gated, Matrices, Product};
-pub(crate) use pack::PackedMatrix;
-pub(crate) use parallel::none;
-pub(crate) use plan::{AttentionPart, AttentionPlan, Look};
-pub(crate) use pool::{Pool, share};
-pub(crate) use product::Input;
-pub(crate) use soon::Soon;
+pub use activations::{ActivationBlock, BLOCK};
+pub use attention::{Query, SPAN};
+pub use ceiling::{CeilingError, Ceilings, Clock, measure as measure_ceilings};
+pub use dispatch::{Isa, Kernels};
+pub use kv_memory::{KvLayer, KvMemory, KvShape, PAGE, Places};
+pub use multiply::{Gated, Matrices, Product};
+pub use pack::{Format, PackError, PackedMatrix};
+pub use parallel::none;
+pub use plan::{AttentionPart, AttentionPlan, Look};
+pub use pool::{Pool, share};
+pub use product::Input;
+pub use soon::Soon;
 
 #[cfg(test)]
 use attention::{Call, Running};
 #[cfg(test)]
-use dispatch::Isa;
-#[cfg(test)]
 use gated::Gating;
 use kv_memory::Writing;
 use pack::Shared;
-#[cfg(test)]
-use pack::{Format, PackError};
 
 /// Attention of some queries to one KV head: what the properties of the kernels are tested by. A forward
 /// pass cuts its attention by an [`AttentionPlan`].
@@ -106,7 +103,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the lengths do not fit.
-    pub(crate) fn quantize(self, values: &[f32], blocks: &mut [ActivationBlock]) {
+    pub fn quantize(self, values: &[f32], blocks: &mut [ActivationBlock]) {
         assert_eq!(values.len(), blocks.len() * BLOCK);
         // SAFETY: this processor is able (`Kernels::of`); the lengths were checked.
         unsafe { (self.table.quantize)(values, blocks) }
@@ -116,7 +113,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the lengths differ.
-    pub(crate) fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    pub fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && x.len() == out.len());
         // SAFETY: this processor is able; the lengths were checked.
         unsafe { (self.table.rms_norm)(x, weight, epsilon, out) }
@@ -126,7 +123,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the lengths differ.
-    pub(crate) fn add(self, x: &mut [f32], y: &[f32]) {
+    pub fn add(self, x: &mut [f32], y: &[f32]) {
         assert_eq!(x.len(), y.len());
         // SAFETY: this processor is able; the lengths were checked.
         unsafe { (self.table.add)(x, y) }
@@ -160,7 +157,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where there are more angles than pairs.
-    pub(crate) fn rope_neox(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    pub fn rope_neox(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
         assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
         // SAFETY: this processor is able; the lengths were checked.
         unsafe { (self.table.rope_neox)(x, cos, sin) }
@@ -170,7 +167,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where there is no such place, or the lengths do not fit.
-    pub(crate) fn write_kv(
+    pub fn write_kv(
         self,
         pool: &Pool,
         memory: &mut KvMemory,

@@ -20,7 +20,7 @@ use super::simd::{LANES, Simd};
 use super::vector::store_padded;
 
 /// Tokens of a softmax block: the running maximum and sum change once per block.
-pub(crate) const SPAN: usize = 64;
+pub const SPAN: usize = 64;
 
 /// Pages of a softmax block.
 const SPAN_PAGES: usize = SPAN / PAGE;
@@ -47,14 +47,14 @@ const QUERY_ROOM: usize = 3;
 
 /// One query head's work: which token's keys it may see, and where its numbers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Query {
+pub struct Query {
     /// Where the head's `head_size` numbers start in the queries, and those of its result in the
     /// output.
-    pub(crate) at: usize,
+    pub at: usize,
     /// The position of the query's own token: it sees positions `0..=position`.
-    pub(crate) position: usize,
+    pub position: usize,
     /// Where its running maximum and sum are kept in the state.
-    pub(crate) state: usize,
+    pub state: usize,
 }
 
 /// The running softmax of a query between calls.

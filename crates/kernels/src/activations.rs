@@ -5,7 +5,7 @@ use super::paired::{LOWERED, QUADS, RAISED};
 use super::simd::{LANES, NOT_FINITE, Simd};
 
 /// Columns that share a scale, here and in every quantised weight.
-pub(crate) const BLOCK: usize = 32;
+pub const BLOCK: usize = 32;
 
 /// 32 activations: `quants[k] · scale` each. A token of `cols` activations is `cols / 32` of these,
 /// and tokens lie one after another: `[tokens, cols / 32]`.
@@ -13,7 +13,7 @@ pub(crate) const BLOCK: usize = 32;
 /// 48 bytes, so that one pointer per token reaches all that a tile needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C, align(16))]
-pub(crate) struct ActivationBlock {
+pub struct ActivationBlock {
     /// Rounded to the nearest, −113..=127: what [`super::paired`] has room for.
     pub(crate) quants: [i8; BLOCK],
     /// The least that leaves the largest magnitude at most 127, and those of the other sign at most 113. It

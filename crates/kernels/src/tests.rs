@@ -62,7 +62,7 @@ fn random_blocks(dtype: GgmlDType, seed: u64, rows: usize, cols: usize) -> Vec<u
 
 fn packed(pool: &Pool, dtype: GgmlDType, rows: usize, cols: usize, seed: u64) -> PackedMatrix {
     let bytes = random_blocks(dtype, seed, rows, cols);
-    PackedMatrix::pack_rows(pool, dtype, (rows, cols), &bytes, |row| row).unwrap()
+    PackedMatrix::pack_rows(pool, dtype, (rows, cols), &bytes, &|row| row).unwrap()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -164,7 +164,7 @@ fn packed_rows_are_candles() {
         let expected = tensor.dequantize(&Device::Cpu).unwrap();
         let expected: Vec<Vec<f32>> = expected.to_vec2().unwrap();
         let packed =
-            PackedMatrix::pack_rows(&pool, dtype, (rows, cols), &bytes, |row| row).unwrap();
+            PackedMatrix::pack_rows(&pool, dtype, (rows, cols), &bytes, &|row| row).unwrap();
         let mut row = vec![0.0; cols];
         for (index, expected) in expected.iter().enumerate() {
             packed.row(index, &mut row);
@@ -177,7 +177,7 @@ fn packed_rows_are_candles() {
 fn a_wrong_shape_is_refused() {
     let pool = Pool::new(1).unwrap();
     let pack = |dtype, shape, bytes: &[u8]| {
-        PackedMatrix::pack_rows(&pool, dtype, shape, bytes, |row| row).err()
+        PackedMatrix::pack_rows(&pool, dtype, shape, bytes, &|row| row).err()
     };
     assert!(matches!(
         pack(GgmlDType::Q4_0, (1, 48), &[0; 27]),

@@ -23,13 +23,13 @@ use super::soon::Asking;
 
 /// What a product reads: `tokens` activation vectors of `cols` numbers.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Input<'a> {
+pub struct Input<'a> {
     /// Activation vectors.
-    pub(crate) tokens: usize,
+    pub tokens: usize,
     /// `[tokens, cols]`, for dense weights (may be empty where there are none).
-    pub(crate) values: &'a [f32],
+    pub values: &'a [f32],
     /// `[tokens, cols / 32]`, for quantised weights (may be empty where there are none).
-    pub(crate) blocks: &'a [ActivationBlock],
+    pub blocks: &'a [ActivationBlock],
 }
 
 /// A part of a product: some groups of rows, for some tokens.

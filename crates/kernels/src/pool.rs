@@ -30,7 +30,7 @@ const COUNTERS: usize = 16;
 
 /// One of `shares` even shares of `count` things: of a run's parts, those that a thread begins with.
 #[inline(always)]
-pub(crate) fn share(index: usize, shares: usize, count: usize) -> Range<usize> {
+pub fn share(index: usize, shares: usize, count: usize) -> Range<usize> {
     index * count / shares..(index + 1) * count / shares
 }
 
@@ -40,7 +40,7 @@ pub(super) fn owner(part: usize, threads: usize, parts: usize) -> usize {
 }
 
 /// A fixed set of worker threads, which live as long as it does.
-pub(crate) struct Pool {
+pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -81,7 +81,7 @@ impl Pool {
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
+    pub fn new(threads: usize) -> std::io::Result<Self> {
         unsafe fn nothing(_: *const (), _: usize) {}
         let workers = threads.saturating_sub(1);
         let shared = Arc::new(Shared {
@@ -114,13 +114,13 @@ impl Pool {
     }
 
     /// Threads that a run uses, the caller's included.
-    pub(crate) fn threads(&self) -> usize {
+    pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
     /// Calls `part(0)`, …, `part(parts - 1)`, each once, on whichever threads are free, and returns
     /// when all have ended. A panic in a part reaches the caller after the others have ended.
-    pub(crate) fn run<F: Fn(usize) + Sync>(&self, parts: usize, part: F) {
+    pub fn run<F: Fn(usize) + Sync>(&self, parts: usize, part: F) {
         /// Calls the closure behind the pointer.
         ///
         /// # Safety

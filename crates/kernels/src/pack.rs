@@ -28,12 +28,12 @@ use super::gguf::{self, SUPER, block_shape, u16_at};
 use super::half;
 use super::pool::Pool;
 use super::simd::LANES;
-use crate::engine::memory::OutOfMemory;
+use crate::memory::OutOfMemory;
 
 /// How the weights are stored, which names the kernel that multiplies them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub(crate) enum Format {
+pub enum Format {
     /// Nibbles with an offset of 8, f16 scale (Q4_0).
     U4,
     /// Nibbles, f16 scale and minimum (Q4_1).
@@ -75,7 +75,7 @@ impl Format {
     }
 
     /// Whether rows are dense numbers, multiplied in f32 with activations that are not quantised.
-    pub(crate) fn is_dense(self) -> bool {
+    pub fn is_dense(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16 | Self::F32)
     }
 
@@ -125,7 +125,7 @@ impl Format {
 
 /// Why a tensor cannot be repacked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PackError {
+pub enum PackError {
     /// No kernel for the type.
     #[error("no CPU kernel multiplies weights of type {0:?}")]
     Type(GgmlDType),
@@ -167,9 +167,9 @@ struct Lengths {
 }
 
 /// A weight matrix `[rows = outputs, cols = inputs]`, repacked.
-pub(crate) struct PackedMatrix {
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
+pub struct PackedMatrix {
+    pub rows: usize,
+    pub cols: usize,
     pub(super) format: Format,
     /// Quants `[groups][blocks][quads of 64 bytes]`, or dense weights `[groups][cols][16]`.
     pub(super) quants: Aligned<u8>,
@@ -219,7 +219,7 @@ struct Group<'a> {
 
 impl PackedMatrix {
     /// Whether weights of this type can be multiplied.
-    pub(crate) fn has_kernel(dtype: GgmlDType) -> bool {
+    pub fn has_kernel(dtype: GgmlDType) -> bool {
         Format::of(dtype).is_some()
     }
 
@@ -228,12 +228,12 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// For a type without a kernel, or a shape that the bytes do not fill.
-    pub(crate) fn pack_rows(
+    pub fn pack_rows(
         pool: &Pool,
         dtype: GgmlDType,
         (rows, cols): (usize, usize),
         bytes: &[u8],
-        from: impl Fn(usize) -> usize + Sync,
+        from: &(dyn Fn(usize) -> usize + Sync),
     ) -> Result<Self, PackError> {
         let format = Format::of(dtype).ok_or(PackError::Type(dtype))?;
         let (block_bytes, block) = block_shape(dtype);
@@ -298,7 +298,7 @@ impl PackedMatrix {
 
     /// Bytes of memory that a GGUF tensor `[rows, cols]` takes when it is repacked; `None` for a type
     /// without a kernel.
-    pub(crate) fn bytes_of(dtype: GgmlDType, rows: usize, cols: usize) -> Option<usize> {
+    pub fn bytes_of(dtype: GgmlDType, rows: usize, cols: usize) -> Option<usize> {
         let group = Format::of(dtype)?.group(cols);
         let halves = 2 * (group.scales + group.mins);
         let bytes = group.quants + group.fine + halves;
@@ -306,12 +306,12 @@ impl PackedMatrix {
     }
 
     /// How the weights are stored.
-    pub(crate) fn format(&self) -> Format {
+    pub fn format(&self) -> Format {
         self.format
     }
 
     /// Bytes that it takes in memory, which are also the bytes that a product streams.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.quants.len() + self.fine.len() + 2 * (self.scales.len() + self.mins.len())
     }
 
@@ -324,7 +324,7 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// Where there is no such row, or `out` is not `cols` long.
-    pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
+    pub fn row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(out.len(), self.cols);
         let (group, lane) = (row / LANES, row % LANES);

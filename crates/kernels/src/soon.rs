@@ -13,10 +13,10 @@ use super::simd::Simd;
 
 /// A layer's parts of some pages.
 #[derive(Clone, Copy)]
-pub(crate) struct Soon<'a> {
-    pub(crate) layer: KvLayer<'a>,
+pub struct Soon<'a> {
+    pub layer: KvLayer<'a>,
     /// Pages of the layer's memory.
-    pub(crate) pages: &'a [u32],
+    pub pages: &'a [u32],
 }
 
 impl<'a> Soon<'a> {

@@ -17,7 +17,7 @@ impl<T> Shared<T> {
 }
 
 /// No matrix, for [`Pool::rows`].
-pub(crate) fn none() -> (&'static mut [f32], usize) {
+pub fn none() -> (&'static mut [f32], usize) {
     (&mut [], 0)
 }
 
@@ -27,7 +27,7 @@ impl Pool {
     ///
     /// # Panics
     /// Where a matrix has fewer rows.
-    pub(crate) fn rows<A: Send, B: Send, C: Send>(
+    pub fn rows<A: Send, B: Send, C: Send>(
         &self,
         rows: usize,
         step: usize,

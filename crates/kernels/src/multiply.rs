@@ -12,11 +12,11 @@ use super::soon::{Asking, Soon};
 use super::{Kernels, paired};
 
 /// One of the products that share an input: `output = input · weightsᵀ`.
-pub(crate) struct Product<'a> {
+pub struct Product<'a> {
     /// `[rows, cols]`.
-    pub(crate) weights: &'a PackedMatrix,
+    pub weights: &'a PackedMatrix,
     /// `[tokens, rows]`.
-    pub(crate) output: &'a mut [f32],
+    pub output: &'a mut [f32],
 }
 
 /// Activations of a stretch of tokens that stay in the second-level cache beside the weights, in bytes.
@@ -28,7 +28,7 @@ const PART_WORK: usize = 4 << 20;
 
 /// Matrices that one input is multiplied by, in one run of the pool.
 #[derive(Clone, Copy)]
-pub(crate) enum Matrices<'a> {
+pub enum Matrices<'a> {
     /// One after another.
     Each(&'a [&'a PackedMatrix]),
     /// Matrices of as many rows: the same rows of all in one part.
@@ -36,17 +36,17 @@ pub(crate) enum Matrices<'a> {
 }
 
 /// The gate of a feed-forward: `silu(input · gateᵀ + bias) · (input · upᵀ + bias)`.
-pub(crate) struct Gated<'a> {
+pub struct Gated<'a> {
     /// Its output is that of the whole.
-    pub(crate) gate: Product<'a>,
+    pub gate: Product<'a>,
     /// Of as many rows. Its output is used on the way.
-    pub(crate) up: Product<'a>,
+    pub up: Product<'a>,
     /// `[rows]`, where there is one.
-    pub(crate) gate_bias: Option<&'a [f32]>,
+    pub gate_bias: Option<&'a [f32]>,
     /// Likewise.
-    pub(crate) up_bias: Option<&'a [f32]>,
+    pub up_bias: Option<&'a [f32]>,
     /// Takes the result quantised, `[tokens, rows / 32]`; empty where it is not wanted.
-    pub(crate) blocks: &'a mut [ActivationBlock],
+    pub blocks: &'a mut [ActivationBlock],
 }
 
 /// How the products of an input are cut: the tokens into stretches, the matrices into runs of groups of
@@ -133,7 +133,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the shapes do not fit.
-    pub(crate) fn matmul(
+    pub fn matmul(
         self,
         pool: &Pool,
         products: &mut [Product<'_>],
@@ -155,7 +155,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the shapes do not fit.
-    pub(crate) fn matmul_gated(
+    pub fn matmul_gated(
         self,
         pool: &Pool,
         gated: Gated<'_>,
@@ -298,7 +298,7 @@ mod tests {
                 .iter()
                 .map(|&rows| {
                     let bytes = vec![0; rows * COLS * size_of::<f32>()];
-                    PackedMatrix::pack_rows(&pool, GgmlDType::F32, (rows, COLS), &bytes, |row| row)
+                    PackedMatrix::pack_rows(&pool, GgmlDType::F32, (rows, COLS), &bytes, &|row| row)
                         .expect("fits")
                 })
                 .collect();

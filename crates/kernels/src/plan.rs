@@ -12,28 +12,28 @@ use super::{Kernels, Pool, room, share};
 /// Queries of one KV head, and what they look at. Their [`Query::state`] is their place among the
 /// part's queries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AttentionPart<'a> {
+pub struct AttentionPart<'a> {
     /// The head of keys and values.
-    pub(crate) kv_head: usize,
+    pub kv_head: usize,
     /// The queries.
-    pub(crate) queries: Vec<Query>,
+    pub queries: Vec<Query>,
     /// What is looked at, in this order: for each query ascending positions.
-    pub(crate) looks: Vec<Look<'a>>,
+    pub looks: Vec<Look<'a>>,
 }
 
 /// Some of a part's queries look at some positions of one page table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Look<'a> {
+pub struct Look<'a> {
     /// Page `i` holds positions `16 i..16 (i + 1)`.
-    pub(crate) pages: &'a [u32],
+    pub pages: &'a [u32],
     /// From a multiple of [`SPAN`] to a multiple of it, or to the end.
-    pub(crate) positions: Range<usize>,
+    pub positions: Range<usize>,
     /// Which of the part's queries.
-    pub(crate) queries: Range<usize>,
+    pub queries: Range<usize>,
 }
 
 /// The attention of all layers of a pass. Its parts write places of their own.
-pub(crate) struct AttentionPlan<'a> {
+pub struct AttentionPlan<'a> {
     shape: KvShape,
     parts: Vec<AttentionPart<'a>>,
     /// How many numbers the queries and the outputs must have.
@@ -63,7 +63,7 @@ impl<'a> AttentionPlan<'a> {
     /// # Panics
     /// Where two queries have the same place, places are not multiples of the head size, or a look
     /// leaves its page table or its part.
-    pub(crate) fn new(shape: KvShape, mut parts: Vec<AttentionPart<'a>>, threads: usize) -> Self {
+    pub fn new(shape: KvShape, mut parts: Vec<AttentionPart<'a>>, threads: usize) -> Self {
         let mut places = HashSet::new();
         let (mut numbers, mut pages) = (0, 0);
         for part in &parts {
@@ -96,7 +96,7 @@ impl<'a> AttentionPlan<'a> {
     }
 
     /// Bytes that so many threads keep for what they compute on the way.
-    pub(crate) fn room_bytes(&self, threads: usize) -> usize {
+    pub fn room_bytes(&self, threads: usize) -> usize {
         let most = self.parts.iter().map(|part| part.queries.len()).max();
         let queries = most.unwrap_or(0);
         let room = self.shape.room_len(queries) * size_of::<f32>();
@@ -104,8 +104,7 @@ impl<'a> AttentionPlan<'a> {
     }
 
     /// The parts, in the order in which they are taken.
-    #[cfg(test)]
-    pub(crate) fn parts(&self) -> &[AttentionPart<'a>] {
+    pub fn parts(&self) -> &[AttentionPart<'a>] {
         &self.parts
     }
 }
@@ -134,7 +133,7 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the layer, the input or the output is not what the plan was made for.
-    pub(crate) fn attend_all(
+    pub fn attend_all(
         self,
         pool: &Pool,
         layer: KvLayer<'_>,
@@ -188,7 +187,7 @@ impl Kernels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::kernels::KvMemory;
+    use crate::KvMemory;
 
     const SHAPE: KvShape = KvShape {
         kv_heads: 1,
