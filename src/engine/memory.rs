@@ -1,9 +1,8 @@
-//! Memory whose size a model file or a setting decides: it is asked for so that the answer can be no,
-//! and compared with what there is before it is used.
+//! Fallible allocation for memory whose size depends on a model file or a setting.
 //!
-//! Linux promises more memory than it has, and ends a process that takes the promise up. So sizes are
-//! compared with what is available first; the allocation itself is fallible besides, for limits
-//! (`ulimit -v`) and systems that promise no more than they have.
+//! Linux overcommits: it grants more memory than it has and kills a process that uses it. So sizes
+//! are compared with the available memory first. The allocation is fallible as well, for limits
+//! (`ulimit -v`) and for systems that do not overcommit.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::collections::TryReserveError;
@@ -14,23 +13,22 @@ use crate::environment::{AvailableMemory, available_memory};
 use crate::error::{Error, Result};
 use crate::units::Bytes;
 
-/// Left to the rest of the process and the system when memory is taken bit by bit.
+/// Kept free for the rest of the process and the system.
 const RESERVE: u64 = 64 << 20;
 
-/// Sizes below this are not worth asking the system about.
+/// Smaller allocations skip the check.
 const SMALL: usize = 16 << 20;
 
-/// No memory for a buffer.
+/// A buffer could not be allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OutOfMemory {
-    /// The buffer's size in bytes.
     pub(crate) bytes: usize,
-    /// What there was, where that is known to be too little.
+    /// The available memory, if the check found it too small.
     available: Option<AvailableMemory>,
 }
 
 impl OutOfMemory {
-    /// A buffer of so many bytes was refused.
+    /// The allocator refused a buffer of this size.
     pub(crate) fn of(bytes: usize) -> Self {
         Self {
             bytes,
@@ -38,8 +36,8 @@ impl OutOfMemory {
         }
     }
 
-    /// Ends the process, as the standard library does: for small buffers, where there is no way to go
-    /// on and nobody to tell.
+    /// Aborts as the standard library does on allocation failure, for small buffers whose failure
+    /// cannot be reported.
     pub(crate) fn abort(self) -> ! {
         let layout = Layout::from_size_align(self.bytes, 64);
         handle_alloc_error(layout.unwrap_or(Layout::new::<u8>()))
@@ -50,10 +48,10 @@ impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = Bytes(self.bytes as u64);
         match self.available {
-            None => write!(f, "the system gives no memory for {bytes}"),
+            None => write!(f, "the system refused to allocate {bytes}"),
             Some(available) => write!(
                 f,
-                "{bytes} are needed, and {} {}",
+                "{bytes} are needed, but {} {} available",
                 available.source,
                 Bytes(available.bytes)
             ),
@@ -63,10 +61,10 @@ impl fmt::Display for OutOfMemory {
 
 impl std::error::Error for OutOfMemory {}
 
-/// Whether so many bytes can be taken now, with something left for everybody else.
+/// Checks that `bytes` can be allocated now and leave [`RESERVE`] free. Sizes below [`SMALL`]
+/// always pass.
 ///
-/// # Errors
-/// What there is, where it is too little.
+/// # Errors If too little memory is available; the error has the amount.
 pub(crate) fn check(bytes: usize) -> Result<(), OutOfMemory> {
     if bytes < SMALL {
         return Ok(());
@@ -74,10 +72,9 @@ pub(crate) fn check(bytes: usize) -> Result<(), OutOfMemory> {
     check_growth(bytes)
 }
 
-/// The same, however few they are: for what grows bit by bit.
+/// Like [`check`], but without a minimum size: for memory that grows in small pieces.
 ///
-/// # Errors
-/// As [`check`].
+/// # Errors As [`check`].
 pub(crate) fn check_growth(bytes: usize) -> Result<(), OutOfMemory> {
     match available_memory() {
         Some(available) if (bytes as u64).saturating_add(RESERVE) > available.bytes => {
@@ -90,20 +87,18 @@ pub(crate) fn check_growth(bytes: usize) -> Result<(), OutOfMemory> {
     }
 }
 
-/// The same for a buffer that a library will allocate at once, and end the process where it cannot.
+/// Like [`check`], for a buffer that a library allocates at once and aborts if that fails.
 ///
-/// # Errors
-/// As [`check`], or where the system would refuse.
+/// # Errors As [`check`], or if a trial allocation fails.
 pub(crate) fn probe(bytes: usize) -> Result<(), OutOfMemory> {
     check(bytes)?;
     let refused = |_: TryReserveError| OutOfMemory::of(bytes);
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(refused)
 }
 
-/// Makes `numbers` at least `len` long.
+/// Grows `numbers` to at least `len`, filled with `value`.
 ///
-/// # Errors
-/// Where there is no memory; then nothing has changed.
+/// # Errors If there is not enough memory; `numbers` is then unchanged.
 pub(crate) fn reach<T: Clone>(
     numbers: &mut Vec<T>,
     len: usize,
@@ -116,10 +111,9 @@ pub(crate) fn reach<T: Clone>(
     Ok(())
 }
 
-/// Makes sure that `numbers` can become `len` long without asking for memory.
+/// Reserves capacity so that `numbers` can grow to `len` without allocating.
 ///
-/// # Errors
-/// As [`reach`].
+/// # Errors As [`reach`].
 pub(crate) fn reserve<T>(numbers: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
     if numbers.capacity() < len {
         let bytes = len.saturating_mul(size_of::<T>());
@@ -130,16 +124,15 @@ pub(crate) fn reserve<T>(numbers: &mut Vec<T>, len: usize) -> Result<(), OutOfMe
     Ok(())
 }
 
-/// Half of the memory that is available, in bytes; 0 where the system does not tell.
+/// Half of the available memory in bytes; 0 if unknown.
 pub(crate) fn half_of_available() -> usize {
     let half = available_memory().map_or(0, |available| available.bytes / 2);
     usize::try_from(half).unwrap_or(usize::MAX)
 }
 
-/// Whether a model's weights fit, before they are read.
+/// Checks that a model's weights fit in memory, before they are read.
 ///
-/// # Errors
-/// Exit code 3, with both sizes.
+/// # Errors Exit code 3, with the needed and the available size.
 pub(crate) fn check_weights(path: &Path, bytes: usize) -> Result<()> {
     check(bytes).map_err(|source| {
         Error::preflight(format!(
@@ -147,7 +140,7 @@ pub(crate) fn check_weights(path: &Path, bytes: usize) -> Result<()> {
             path.display()
         ))
         .caused_by(source)
-        .hint("take a smaller model or a smaller quantisation of it, or end what else uses memory")
+        .hint("use a smaller model or quantization, or stop other programs that use memory")
     })
 }
 
@@ -156,11 +149,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_machine_has_is_refused_with_both_sizes() {
+    fn an_allocation_larger_than_memory_is_refused_with_both_sizes() {
         let error = check(1 << 60).expect_err("no machine has that");
         let text = error.to_string();
         if cfg!(target_os = "linux") {
-            assert!(text.starts_with("1024.0 PiB are needed, and "), "{text}");
+            assert!(text.starts_with("1024.0 PiB are needed, but "), "{text}");
         }
         assert!(probe(1 << 60).is_err());
         assert!(probe(usize::MAX).is_err());
@@ -168,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_cannot_grow_stays_as_it_was() {
+    fn a_buffer_that_cannot_grow_is_unchanged() {
         let mut numbers = vec![1.0f32];
         assert!(reach(&mut numbers, 1 << 58, 0.0).is_err());
         assert!(reach(&mut numbers, usize::MAX, 0.0).is_err());
@@ -180,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_do_not_fit_are_told_with_a_hint() {
+    fn weights_that_do_not_fit_are_an_error_with_a_hint() {
         let error = check_weights(Path::new("m.gguf"), 1 << 60).err();
         if cfg!(target_os = "linux") {
             let report = error.expect("no machine has that").report();
             assert!(report.contains("the weights of `m.gguf` do not fit in memory"));
-            assert!(report.contains("1024.0 PiB are needed, and "), "{report}");
-            assert!(report.contains("hint: take a smaller model"), "{report}");
+            assert!(report.contains("1024.0 PiB are needed, but "), "{report}");
+            assert!(report.contains("hint: use a smaller model"), "{report}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! A build without CUDA: no GPU is ever visible to it, and it says what to do about that.
+//! Builds without CUDA: no GPU is ever visible, and asking for one fails with a hint.
 
 use candle_core::Device;
 
 use super::{DeviceInfo, DeviceLoad};
 use crate::error::{Error, Result};
 
-/// Nothing to set up in a process without CUDA.
+/// Without CUDA there is nothing to set up.
 pub fn prepare_process() {}
 
 pub(super) fn load() -> DeviceLoad {

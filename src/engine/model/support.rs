@@ -345,7 +345,7 @@ mod tests {
                 "{report}"
             );
             assert!(
-                report.contains("hint: take the model in another"),
+                report.contains("hint: use another quantization"),
                 "{report}"
             );
         }

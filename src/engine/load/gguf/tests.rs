@@ -321,11 +321,7 @@ fn the_hint_fits_what_is_wrong() {
             "with safetensors",
             b"PK\x03\x04rest".to_vec(),
         ),
-        (
-            "before GGUF",
-            "take a GGUF file",
-            b"tjgg\x03\0\0\0".to_vec(),
-        ),
+        ("before GGUF", "use a GGUF file", b"tjgg\x03\0\0\0".to_vec()),
         (
             "web page",
             "not the page",
@@ -371,7 +367,7 @@ fn weights_of_an_unknown_type_do_not_hide_the_metadata() {
             let report = error.report();
             assert!(report.contains(&expected), "{report}");
             assert!(
-                report.contains("hint: take the model in another"),
+                report.contains("hint: use another quantization"),
                 "{report}"
             );
         }
