@@ -38,7 +38,7 @@ impl SafetensorsFolder {
         let config = path.join("config.json");
         let config = json::read(&config)?.ok_or_else(|| {
             Error::preflight(format!("`{}` is missing", config.display()))
-                .hint("a folder holds config.json, tokenizer.json and *.safetensors")
+                .hint("a model folder has config.json, tokenizer.json and *.safetensors")
         })?;
         Ok(Self {
             path: path.to_owned(),
