@@ -72,7 +72,7 @@ impl GgufFile {
         match self.metadata().get(&key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.wrong(&key, "is not a text")),
+            Some(_) => Err(self.wrong(&key, "is not a string")),
         }
     }
 
