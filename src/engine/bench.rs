@@ -17,7 +17,8 @@ const WARM_UP_STEPS: usize = 4;
 
 /// Measures the processor's upper bounds: peak arithmetic and memory bandwidth.
 ///
-/// # Errors Exit code 3 if the threads cannot be started.
+/// # Errors
+/// Exit code 3 if the threads cannot be started.
 pub fn measure_ceilings() -> Result<Ceilings> {
     kernels::measure_ceilings(cpu_threads())
 }
@@ -85,7 +86,8 @@ impl BenchModel {
     /// Takes the model out of a loaded engine. Allocates pages and computes the contexts within the
     /// engine's budget for keys and values.
     ///
-    /// # Errors Exit code 2 for a test that does not fit the context, the model or that budget.
+    /// # Errors
+    /// Exit code 2 for a test that does not fit the context, the model or that budget.
     pub fn new(engine: LocalEngine, tests: &[Test]) -> Result<Self> {
         let room = engine.kv_budget();
         let (info, mut model) = engine.into_model();
@@ -138,7 +140,8 @@ impl BenchModel {
 
     /// Runs a test once, untimed; a decode is cut to a few steps.
     ///
-    /// # Errors If the device fails.
+    /// # Errors
+    /// If the device fails.
     pub fn warm_up(&mut self, test: &Test) -> Result<()> {
         let tokens = match test.phase {
             Phase::Prefill => test.tokens,
@@ -150,7 +153,8 @@ impl BenchModel {
     /// Runs a test once and times it, from device idle to device idle. Computing the contexts is
     /// not timed.
     ///
-    /// # Errors If the device fails.
+    /// # Errors
+    /// If the device fails.
     pub fn run(&mut self, test: &Test) -> Result<Millis> {
         let slots: Vec<Slot> = (0..test.batch)
             .map(|_| self.model.open())

@@ -118,16 +118,18 @@ struct Sequence {
 impl LocalEngine {
     /// Checks whether the device can be used, before a model is downloaded.
     ///
-    /// # Errors Exit code 3 if it cannot.
+    /// # Errors
+    /// Exit code 3 if it cannot.
     pub fn preflight(choice: DeviceChoice) -> Result<()> {
         device::preflight(choice)
     }
 
     /// Loads a model and runs it once, so that the first request pays no setup cost.
     ///
-    /// # Errors Exit code 3 if the device cannot be used, the file is corrupt, its architecture,
-    /// tokenizer or chat template is not supported, or memory does not suffice; 2 for a context
-    /// larger than the model's.
+    /// # Errors
+    /// Exit code 3 if the device cannot be used, the file is corrupt, its architecture, tokenizer
+    /// or chat template is not supported, or memory does not suffice; 2 for a context larger than
+    /// the model's.
     pub fn load(file: &ModelFile, options: &LocalOptions) -> Result<Self> {
         LOADS.fetch_add(1, Ordering::Relaxed);
         let (device, device_info) = device::open(options.device)?;
@@ -222,8 +224,9 @@ impl LocalEngine {
 
     /// Tokenizes a request's prompt and checks that the model can take it.
     ///
-    /// # Errors Exit code 100 if the prompt cannot be rendered, is too long, or has a token outside
-    /// the model's vocabulary.
+    /// # Errors
+    /// Exit code 100 if the prompt cannot be rendered, is too long, or has a token outside the
+    /// model's vocabulary.
     fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
         let tokens = self.tokens_of(request)?;
         if tokens.is_empty() {

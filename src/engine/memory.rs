@@ -64,7 +64,8 @@ impl std::error::Error for OutOfMemory {}
 /// Checks that `bytes` can be allocated now and leave [`RESERVE`] free. Sizes below [`SMALL`]
 /// always pass.
 ///
-/// # Errors If too little memory is available; the error has the amount.
+/// # Errors
+/// If too little memory is available; the error has the amount.
 pub(crate) fn check(bytes: usize) -> Result<(), OutOfMemory> {
     if bytes < SMALL {
         return Ok(());
@@ -74,7 +75,8 @@ pub(crate) fn check(bytes: usize) -> Result<(), OutOfMemory> {
 
 /// Like [`check`], but without a minimum size: for memory that grows in small pieces.
 ///
-/// # Errors As [`check`].
+/// # Errors
+/// As [`check`].
 pub(crate) fn check_growth(bytes: usize) -> Result<(), OutOfMemory> {
     match available_memory() {
         Some(available) if (bytes as u64).saturating_add(RESERVE) > available.bytes => {
@@ -89,7 +91,8 @@ pub(crate) fn check_growth(bytes: usize) -> Result<(), OutOfMemory> {
 
 /// Like [`check`], for a buffer that a library allocates at once and aborts if that fails.
 ///
-/// # Errors As [`check`], or if a trial allocation fails.
+/// # Errors
+/// As [`check`], or if a trial allocation fails.
 pub(crate) fn probe(bytes: usize) -> Result<(), OutOfMemory> {
     check(bytes)?;
     let refused = |_: TryReserveError| OutOfMemory::of(bytes);
@@ -98,7 +101,8 @@ pub(crate) fn probe(bytes: usize) -> Result<(), OutOfMemory> {
 
 /// Grows `numbers` to at least `len`, filled with `value`.
 ///
-/// # Errors If there is not enough memory; `numbers` is then unchanged.
+/// # Errors
+/// If there is not enough memory; `numbers` is then unchanged.
 pub(crate) fn reach<T: Clone>(
     numbers: &mut Vec<T>,
     len: usize,
@@ -113,7 +117,8 @@ pub(crate) fn reach<T: Clone>(
 
 /// Reserves capacity so that `numbers` can grow to `len` without allocating.
 ///
-/// # Errors As [`reach`].
+/// # Errors
+/// As [`reach`].
 pub(crate) fn reserve<T>(numbers: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
     if numbers.capacity() < len {
         let bytes = len.saturating_mul(size_of::<T>());
@@ -132,7 +137,8 @@ pub(crate) fn half_of_available() -> usize {
 
 /// Checks that a model's weights fit in memory, before they are read.
 ///
-/// # Errors Exit code 3, with the needed and the available size.
+/// # Errors
+/// Exit code 3, with the needed and the available size.
 pub(crate) fn check_weights(path: &Path, bytes: usize) -> Result<()> {
     check(bytes).map_err(|source| {
         Error::preflight(format!(

@@ -37,7 +37,8 @@ pub use scripted::{Script, ScriptedEngine};
 
 /// Describes a model file as label and value pairs for display.
 ///
-/// # Errors Exit code 3 if the file is corrupt.
+/// # Errors
+/// Exit code 3 if the file is corrupt.
 pub fn inspect_model(file: &ModelFile) -> Result<Vec<(&'static str, String)>> {
     model::inspect(&file.path)
 }
@@ -51,22 +52,25 @@ pub trait Engine: Fence {
     /// Checks whether a request of this size can be served at all. Called before any request is
     /// submitted, with the longest requests known at that point.
     ///
-    /// # Errors Exit code 3, with the sizes and the setting to change.
+    /// # Errors
+    /// Exit code 3, with the sizes and the setting to change.
     fn check(&self, _request: &Request) -> Result<()> {
         Ok(())
     }
 
     /// Queues a request.
     ///
-    /// # Errors If the request can be rejected right away: the prompt exceeds the context, or the
-    /// chat template rejects the conversation.
+    /// # Errors
+    /// If the request can be rejected right away: the prompt exceeds the context, or the chat
+    /// template rejects the conversation.
     fn submit(&mut self, request: Request) -> Result<RequestId>;
 
     /// Queues several samples of one request, one for each seed; `request`'s own seed is ignored.
     /// An engine that can share the prompt computes it once: the first sample reports it as
     /// prefilled, the others as reused.
     ///
-    /// # Errors As [`Self::submit`]; on an error, no sample is queued.
+    /// # Errors
+    /// As [`Self::submit`]; on an error, no sample is queued.
     fn submit_samples(&mut self, request: Request, seeds: &[u64]) -> Result<Vec<RequestId>> {
         let mut ids = Vec::with_capacity(seeds.len());
         for (index, &seed) in seeds.iter().enumerate() {
@@ -88,8 +92,9 @@ pub trait Engine: Fence {
     /// returns the events. If the pass would start requests, returns their [`EventKind::Started`]
     /// events instead, without running it. Returns no events if there is nothing to do.
     ///
-    /// # Errors If the engine as a whole cannot continue, such as after a device error. A single
-    /// request that fails is reported as [`EventKind::Failed`].
+    /// # Errors
+    /// If the engine as a whole cannot continue, such as after a device error. A single request
+    /// that fails is reported as [`EventKind::Failed`].
     fn poll(&mut self) -> Result<Vec<Event>>;
 
     /// Cancels an unfinished request. Later polls return no events for it.
@@ -98,13 +103,15 @@ pub trait Engine: Fence {
     /// Empties the prefix cache, if there is one, and turns it on or off (`reuse`), so that the
     /// next measurement starts from the state of a freshly loaded engine.
     ///
-    /// # Errors While requests are in flight.
+    /// # Errors
+    /// While requests are in flight.
     fn restart(&mut self, reuse: bool) -> Result<()>;
 
     /// Checks, before any flow starts, that the chat template can render conversations of these
     /// shapes.
     ///
-    /// # Errors Exit code 3 if it cannot render one of them.
+    /// # Errors
+    /// Exit code 3 if it cannot render one of them.
     fn try_conversations(&self, conversations: &[Conversation]) -> Result<()> {
         let _ = conversations;
         Ok(())

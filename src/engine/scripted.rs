@@ -69,7 +69,8 @@ struct Answer {
 impl Script {
     /// Reads a script from a file.
     ///
-    /// # Errors Exit code 2 if the file cannot be read, or a line is not JSON or has no answer.
+    /// # Errors
+    /// Exit code 2 if the file cannot be read, or a line is not JSON or has no answer.
     pub fn read(path: &Path) -> Result<Self> {
         let text = text_file::read_text(path).map_err(|source| {
             Error::usage(format!("failed to read the script {}", path.display()))

@@ -68,7 +68,8 @@ pub const BUILD_HAS_CUDA: bool = cfg!(feature = "cuda");
 
 /// Checks whether `choice` can be used, without setting anything up.
 ///
-/// # Errors Exit code 3 if a GPU is required and none can be used.
+/// # Errors
+/// Exit code 3 if a GPU is required and none can be used.
 pub(crate) fn preflight(choice: DeviceChoice) -> Result<()> {
     match choice {
         DeviceChoice::Cuda => gpu::preflight(),
@@ -78,7 +79,8 @@ pub(crate) fn preflight(choice: DeviceChoice) -> Result<()> {
 
 /// Checks whether a GPU can be used, without setting anything up.
 ///
-/// # Errors Exit code 3 if none can be used.
+/// # Errors
+/// Exit code 3 if none can be used.
 pub fn preflight_gpu() -> Result<()> {
     gpu::preflight()
 }
@@ -97,7 +99,8 @@ pub fn driver_version() -> Option<String> {
 /// Opens the device. `auto` uses the GPU if this build supports it and one is visible. A visible
 /// GPU that fails is an error: there is no silent fallback to the CPU.
 ///
-/// # Errors Exit code 3 if the device cannot be opened.
+/// # Errors
+/// Exit code 3 if the device cannot be opened.
 pub(crate) fn open(choice: DeviceChoice) -> Result<(Device, DeviceInfo)> {
     let use_gpu = match choice {
         DeviceChoice::Cpu => false,

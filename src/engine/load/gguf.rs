@@ -61,9 +61,9 @@ struct Tensor {
 impl GgufFile {
     /// Maps a file, and the other parts if the model is split, and parses the headers.
     ///
-    /// # Errors Exit code 3, with path and hint: file missing, not a GGUF, truncated, corrupt, or a
-    /// part is missing. Tensors of an unsupported type are not an error here: see
-    /// [`Self::check_types`].
+    /// # Errors
+    /// Exit code 3, with path and hint: file missing, not a GGUF, truncated, corrupt, or a part is
+    /// missing. Tensors of an unsupported type are not an error here: see [`Self::check_types`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let (map, header) = read(path)?;
         let Some((number, count)) = split::position(path, &header.metadata)? else {
@@ -180,7 +180,8 @@ impl GgufFile {
 
     /// Checks that all tensors can be read.
     ///
-    /// # Errors Exit code 3 if a tensor has a type that candle does not support.
+    /// # Errors
+    /// Exit code 3 if a tensor has a type that candle does not support.
     pub(crate) fn check_types(&self) -> Result<()> {
         let others = self
             .tensors
@@ -225,8 +226,8 @@ impl GgufFile {
 
     /// Copies a tensor to the device without converting its type.
     ///
-    /// # Errors If there is no such tensor, its type is not supported, or the device has too little
-    /// memory.
+    /// # Errors
+    /// If there is no such tensor, its type is not supported, or the device has too little memory.
     pub(crate) fn tensor(&self, name: &str, device: &Device) -> Result<QTensor> {
         let Some((dtype, shape, bytes)) = self.stored(name) else {
             return Err(match self.shape(name) {
@@ -321,8 +322,9 @@ impl GgufFile {
 /// The metadata of a GGUF file; for a part of a split model, that of the first part. Does not check
 /// the weights: they may be of any type, or missing.
 ///
-/// # Errors Exit code 3, with path and hint: file missing, not a GGUF, corrupt, or the first part
-/// is missing.
+/// # Errors
+/// Exit code 3, with path and hint: file missing, not a GGUF, corrupt, or the first part is
+/// missing.
 pub(crate) fn metadata(path: &Path) -> Result<Metadata> {
     let parse = |path: &Path| {
         let map = map(path)?;

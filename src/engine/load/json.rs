@@ -14,8 +14,8 @@ use crate::error::{Context, Error, Exit, Result};
 
 /// Reads a JSON file; `None` if it does not exist.
 ///
-/// # Errors Exit code 3, with the path, if the file cannot be read, is not JSON, or does not match
-/// `T`.
+/// # Errors
+/// Exit code 3, with the path, if the file cannot be read, is not JSON, or does not match `T`.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -33,7 +33,8 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 /// Parses JSON. If Python would reject the text as well, the error is that of the strict parser.
 ///
-/// # Errors If the text is not JSON, or does not match `T`.
+/// # Errors
+/// If the text is not JSON, or does not match `T`.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(bytes).or_else(|error| match strict(bytes) {
         Cow::Owned(strict) => serde_json::from_slice(&strict),

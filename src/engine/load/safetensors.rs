@@ -32,7 +32,8 @@ impl SafetensorsFolder {
     /// Reads `config.json` and maps the weights. Does not check whether the model is supported: see
     /// [`Self::check`].
     ///
-    /// # Errors Exit code 3 if something is missing or corrupt; the error names the file.
+    /// # Errors
+    /// Exit code 3 if something is missing or corrupt; the error names the file.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let config = path.join("config.json");
         let config = json::read(&config)?.ok_or_else(|| {
@@ -84,7 +85,8 @@ impl SafetensorsFolder {
 
     /// Copies a tensor to the device; `None` if there is no such tensor.
     ///
-    /// # Errors If its type is not f32, f16 or bf16, or the device has too little memory.
+    /// # Errors
+    /// If its type is not f32, f16 or bf16, or the device has too little memory.
     pub(crate) fn tensor(&self, name: &str, device: &Device) -> Result<Option<Tensor>> {
         let Some((dtype, _)) = self.weights.tensors.get(name) else {
             return Ok(None);
@@ -115,7 +117,8 @@ impl SafetensorsFolder {
 
     /// `model_type`.
     ///
-    /// # Errors Exit code 3 if it is missing.
+    /// # Errors
+    /// Exit code 3 if it is missing.
     pub(crate) fn model_type(&self) -> Result<&str> {
         self.text("model_type")
     }
@@ -123,7 +126,8 @@ impl SafetensorsFolder {
     /// Checks that the model can be computed like the Llama family: not quantized, a SiLU
     /// activation, and supported tensor types.
     ///
-    /// # Errors Exit code 3, with the difference.
+    /// # Errors
+    /// Exit code 3, with the difference.
     pub(crate) fn check(&self) -> Result<()> {
         if let Some(quantised) = self.config.get("quantization_config")
             && !quantised.is_null()
@@ -155,7 +159,8 @@ impl SafetensorsFolder {
 
     /// The model's sizes.
     ///
-    /// # Errors If a key is missing or invalid.
+    /// # Errors
+    /// If a key is missing or invalid.
     pub(crate) fn spec(&self) -> Result<ModelSpec> {
         let architecture = self.text("model_type")?.to_owned();
         let hidden = self.required("hidden_size")?;

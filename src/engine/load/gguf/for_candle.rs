@@ -17,8 +17,8 @@ const MERGED: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
 impl GgufFile {
     /// The adapted header, and a reader over the data of all parts.
     ///
-    /// # Errors Exit code 3 if a merged tensor does not have the number of experts that the
-    /// metadata gives.
+    /// # Errors
+    /// Exit code 3 if a merged tensor does not have the number of experts that the metadata gives.
     pub(crate) fn for_candle(&self, spec: &ModelSpec) -> Result<(Content, PartsReader<'_>)> {
         let reader = PartsReader {
             parts: &self.parts,

@@ -21,7 +21,8 @@ impl GgufFile {
     /// An integer from the architecture's metadata (`llama.block_count` for `block_count`). A
     /// per-layer array counts as one integer if all its values are equal.
     ///
-    /// # Errors If the value is not an integer in range, or differs between layers.
+    /// # Errors
+    /// If the value is not an integer in range, or differs between layers.
     pub(crate) fn count(&self, key: &str) -> Result<Option<usize>> {
         let key = format!("{}.{key}", self.architecture()?);
         let Some(value) = self.metadata().get(&key) else {
@@ -50,7 +51,8 @@ impl GgufFile {
 
     /// A number from the architecture's metadata, integer or not.
     ///
-    /// # Errors If the value is not a finite number.
+    /// # Errors
+    /// If the value is not a finite number.
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
         let full_key = format!("{}.{key}", self.architecture()?);
         let number = match self.metadata().get(&full_key) {
@@ -99,8 +101,8 @@ impl GgufFile {
     /// defaults are llama.cpp's: a factor without a type is linear, a factor of 0 means no scaling,
     /// and `rope.scale_linear` is the factor's older name.
     ///
-    /// # Errors If the model uses another kind of RoPE scaling, or the factor is negative or not a
-    /// number.
+    /// # Errors
+    /// If the model uses another kind of RoPE scaling, or the factor is negative or not a number.
     pub(crate) fn rope_factor(&self) -> Result<f64> {
         let keys = ["rope.scaling.factor", "rope.scale_linear"];
         let mut factor = 1.0;
@@ -138,7 +140,8 @@ impl GgufFile {
 
     /// The model's sizes. If layers differ in their number of KV heads, `kv_heads` is the largest.
     ///
-    /// # Errors If a key is missing, or the sizes contradict each other or the embedding's shape.
+    /// # Errors
+    /// If a key is missing, or the sizes contradict each other or the embedding's shape.
     pub(crate) fn spec(&self) -> Result<ModelSpec> {
         let architecture = self.architecture()?.to_owned();
         let required = |key: &str| -> Result<usize> {

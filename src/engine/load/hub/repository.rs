@@ -116,7 +116,8 @@ impl Repository {
     /// The model in the cache. With `file`, that file and all parts of its model. Without it, the
     /// only GGUF model in the repository's folder, or the folder itself if it is complete.
     ///
-    /// # Errors If there is more than one GGUF model to choose from.
+    /// # Errors
+    /// If there is more than one GGUF model to choose from.
     pub(super) fn find_local(&self, hub: &Hub, file: Option<&str>) -> Result<Option<ModelFile>> {
         if let Some(file) = file {
             let path = self.cached_parts(hub, file);
@@ -165,7 +166,8 @@ impl Repository {
     /// Downloads the model. With `file`, that file and all parts of its model. Without it, the only
     /// GGUF model in the repository, or the files of a model folder.
     ///
-    /// # Errors If the hub does not have it or cannot be reached, or the watcher cancelled.
+    /// # Errors
+    /// If the hub does not have it or cannot be reached, or the watcher cancelled.
     pub(super) fn fetch(
         &self,
         hub: &Hub,
@@ -260,7 +262,8 @@ impl Repository {
 
     /// Downloads a file unless it is cached. Returns its path in the cache.
     ///
-    /// # Errors As [`Repository::fetch`], and if the file's digest does not match.
+    /// # Errors
+    /// As [`Repository::fetch`], and if the file's digest does not match.
     pub(super) fn fetch_file(&self, hub: &Hub, file: &str, watch: &mut Watch) -> Result<PathBuf> {
         if let Some(path) = self.cached_file(hub, file) {
             return Ok(path);

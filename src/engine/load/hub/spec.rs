@@ -22,7 +22,8 @@ pub(super) enum Spec {
 impl Spec {
     /// Parses the setting. An existing path takes precedence over a repository name.
     ///
-    /// # Errors Exit code 3 for a path that does not exist, 2 for text that is neither a path nor a
+    /// # Errors
+    /// Exit code 3 for a path that does not exist, 2 for text that is neither a path nor a
     /// repository.
     pub(super) fn parse(model: Option<&str>) -> Result<Self> {
         let Some(model) = model else {

@@ -125,8 +125,9 @@ impl SafetensorsFolder {
     /// Divisors of the rotation frequencies, one per pair of rotated dimensions, `[rope_dimensions
     /// / 2]`; `None` if all are 1.
     ///
-    /// # Errors If the scaling is not `linear`, `llama3`, or `dynamic` within the context that the
-    /// model was trained with.
+    /// # Errors
+    /// If the scaling is not `linear`, `llama3`, or `dynamic` within the context that the model was
+    /// trained with.
     pub(crate) fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>> {
         let Some(rope) = self.rope()? else {
             return Ok(None);

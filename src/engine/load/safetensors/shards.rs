@@ -37,7 +37,8 @@ struct Index {
 
 /// Parses an index.
 ///
-/// # Errors Exit code 3 if it cannot be read, or does not list weight files of its own folder.
+/// # Errors
+/// Exit code 3 if it cannot be read, or does not list weight files of its own folder.
 pub(in crate::engine::load) fn of_index(path: &Path) -> Result<Shards> {
     let index: Option<Index> = json::read(path)?;
     let of_tensor = index.map(|index| index.weight_map).unwrap_or_default();
@@ -60,8 +61,8 @@ pub(in crate::engine::load) fn of_index(path: &Path) -> Result<Shards> {
 
 /// The folder's weight files, whether or not they exist.
 ///
-/// # Errors Exit code 3 if there are none, or several and nothing tells which of them belong to the
-/// model.
+/// # Errors
+/// Exit code 3 if there are none, or several and nothing tells which of them belong to the model.
 pub(in crate::engine::load) fn of_folder(folder: &Path) -> Result<Shards> {
     let single = folder.join(SINGLE).is_file();
     let index = folder.join(INDEX);
@@ -140,8 +141,9 @@ pub(super) struct Weights {
 impl Weights {
     /// Maps the files and locates each tensor.
     ///
-    /// # Errors Exit code 3 if a listed file or tensor is missing, a file is corrupt, or two files
-    /// contain the same tensor.
+    /// # Errors
+    /// Exit code 3 if a listed file or tensor is missing, a file is corrupt, or two files contain
+    /// the same tensor.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         let shards = of_folder(folder)?;
         let mut files = Vec::new();

@@ -61,7 +61,8 @@ impl Kernel {
     /// `y = x · wᵀ` for few rows, on the calling thread. `x`: `[rows, inputs]`, `w`: `[outputs,
     /// inputs]`, `y`: `[rows, outputs]` with a distance of `stride` values between rows.
     ///
-    /// # Panics If the sizes of `x`, `w` or `y` do not match, or the rows of `y` overlap.
+    /// # Panics
+    /// If the sizes of `x`, `w` or `y` do not match, or the rows of `y` overlap.
     pub(super) fn rows(
         self,
         x: &[f32],

@@ -77,8 +77,8 @@ impl KvPages {
     /// Makes sure that the first `pages` pages are allocated. Growing copies a pool, so its size at
     /// least doubles.
     ///
-    /// # Errors If there is too little memory, or `pages` exceeds the capacity. Existing pages are
-    /// kept.
+    /// # Errors
+    /// If there is too little memory, or `pages` exceeds the capacity. Existing pages are kept.
     pub(super) fn provide(&mut self, pages: usize) -> Result<()> {
         if pages <= self.pages {
             return Ok(());
