@@ -304,7 +304,7 @@ impl GgufFile {
     /// The error for a model that candle-transformers would compute differently.
     pub(crate) fn differs(&self, what: String) -> Error {
         Error::preflight(format!(
-            "`{}` {what}, which candle-transformers' model does not",
+            "`{}` {what}, which candle-transformers does not support",
             self.path.display()
         ))
     }

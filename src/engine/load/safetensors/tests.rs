@@ -154,7 +154,7 @@ fn an_incomplete_or_corrupt_folder_is_refused() {
             report.contains(&format!("{file}` is one file of a model")),
             "{report}"
         );
-        assert!(report.contains("hint: give the folder"), "{report}");
+        assert!(report.contains("hint: use the folder"), "{report}");
         let hint = format!("MODEL={}", folder.path().display());
         assert!(report.contains(&hint), "{report}");
     }
