@@ -500,7 +500,6 @@ pub(crate) trait Model {
     ///
     /// # Errors
     /// As [`Self::forward`].
-    /// As [`Self::forward`].
     fn forward_into(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<()> {
         let rows = self.forward(chunks)?;
         logits.clear();
