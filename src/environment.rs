@@ -33,8 +33,8 @@ pub fn capture(root: &Path) -> Environment {
     }
 }
 
-/// Pseudonym of the host name. The prefix makes the digest differ from that of the bare name, which
-/// other tools may have published.
+/// Pseudonym of the host name: a hash. Its constant prefix makes it differ from the hash of the
+/// bare name, which other tools may have published.
 fn hostname_hash(name: &[u8]) -> Option<String> {
     let mut hasher = PartsHasher::default();
     hasher.part(b"flowbench hostname");

@@ -40,7 +40,7 @@ pub(super) const TOKENS_A_PASS: usize = 256;
 // `kv` builds the page tables and `kernels` reads them.
 const _: () = assert!(PAGE_TOKENS == super::kernels::PAGE);
 
-/// Number of engines loaded by this process. A run loads exactly one.
+/// Number of engines loaded by this process. A local run loads exactly one.
 static LOADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Upper bound on the tokens that a chat template adds to a conversation.
@@ -59,8 +59,8 @@ pub struct LocalOptions {
     pub max_sequences: usize,
     /// Whether the prefix cache is on.
     pub reuse: bool,
-    /// Memory for keys and values in bytes. `None`: 1 GiB, or as much as one full context takes if
-    /// that much memory is available.
+    /// Memory for keys and values in bytes. `None`: 1 GiB, or enough for one full context if that
+    /// is more and memory allows.
     pub kv_bytes: Option<usize>,
     /// Upper bound on a sequence's length in tokens. `None`: the model's context.
     pub context: Option<usize>,

@@ -43,7 +43,7 @@ pub fn inspect_model(file: &ModelFile) -> Result<Vec<(&'static str, String)>> {
     model::inspect(&file.path)
 }
 
-/// A source of completions, driven by polling: it needs no thread and no async runtime.
+/// A source of completions, driven by polling. Callers need neither threads nor an async runtime.
 ///
 /// [`Fence::synchronize`] returns once the device has finished all queued work.
 pub trait Engine: Fence {

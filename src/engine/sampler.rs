@@ -27,7 +27,7 @@ impl Sampler {
     /// Greedy takes the highest logit, and the lowest id among equals. Otherwise the logits are
     /// divided by the temperature and cut to the `top_k` most likely tokens, then to the smallest
     /// set whose probabilities reach `top_p` (Holtzman et al. 2020, "The Curious Case of Neural
-    /// Text Degeneration"). One of the rest is drawn.
+    /// Text Degeneration"). One of the remaining tokens is drawn.
     pub(crate) fn next(&mut self, logits: &[f32]) -> Option<u32> {
         if self.sampling.temperature <= 0.0 {
             return argmax(logits);

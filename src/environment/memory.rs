@@ -10,8 +10,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 pub struct AvailableMemory {
     /// In bytes. File caches that the kernel can reclaim count as available.
     pub bytes: u64,
-    /// The binding limit, for messages ("… 2.0 GiB available"): "this machine has", "the
-    /// container's limit leaves".
+    /// What sets the limit, for messages: "this machine has" or "the container's limit leaves",
+    /// followed by the amount.
     pub source: &'static str,
 }
 

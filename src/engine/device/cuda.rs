@@ -85,7 +85,7 @@ fn describe(device: &Device) -> std::result::Result<DeviceInfo, String> {
     })
 }
 
-/// Memory and power of the visible GPU. NVML is loaded at most once, also if it is missing.
+/// Memory and power of the visible GPU. NVML is loaded only once, even if that fails.
 ///
 /// NVML numbers cards in PCI bus order; CUDA does so only with `CUDA_DEVICE_ORDER=PCI_BUS_ID`. On a
 /// machine with different cards, select one by its UUID.

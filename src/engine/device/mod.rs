@@ -59,7 +59,7 @@ pub struct DeviceLoad {
     pub power_watts: Option<f64>,
 }
 
-/// Current load of the GPU; all fields are `None` without one. Cheap enough to call during a run.
+/// Current load of the GPU; all fields are `None` without one. Does not block a run.
 pub fn device_load() -> DeviceLoad {
     gpu::load()
 }

@@ -359,10 +359,10 @@ fn read(path: &Path) -> Result<(Mmap, Header)> {
 fn map(path: &Path) -> Result<Mmap> {
     let failed = || format!("failed to open `{}`", path.display());
     let file = File::open(path).or_exit(Exit::Preflight, failed)?;
-    // SAFETY: the map is read-only, and this program never writes a model file in place (a
-    // fetched one is written elsewhere and renamed). Another process that shortens the file
-    // while it is mapped would end this one by SIGBUS, as with any program that maps its
-    // weights; it cannot make Rust see a changed length.
+    // SAFETY: the map is read-only, and this program never writes a model file in place (a fetched
+    // one is written elsewhere and renamed). Another process that shortens the file while it is
+    // mapped would kill this one with SIGBUS, as with any program that maps its weights; it cannot
+    // make Rust see a changed length.
     unsafe { Mmap::map(&file) }.or_exit(Exit::Preflight, failed)
 }
 

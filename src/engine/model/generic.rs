@@ -1,8 +1,8 @@
 //! candle-transformers' models, for GGUF files of other architectures: one sequence at a time.
 //!
 //! These models store keys and values internally and discard them when a forward pass starts at
-//! position 0. So there is only one slot, and opening it has no effect but that the next pass must
-//! start at 0. Where such a model would compute something wrong, it is prevented: see [`Traits`].
+//! position 0. So there is only one slot, and opening it only means that the next pass starts at 0.
+//! Input that such a model would compute wrongly is kept from it: see [`Traits`].
 
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
@@ -192,7 +192,8 @@ pub(super) fn check(file: &GgufFile) -> Result<(ModelSpec, Traits)> {
     Ok((spec, traits))
 }
 
-/// Rejects what candle-transformers' Llama assumes or ignores.
+/// Rejects files that violate an assumption of candle-transformers' Llama, or have something that
+/// it ignores.
 fn check_llama(file: &GgufFile, spec: &ModelSpec) -> Result<()> {
     const OF_MODEL: [&str; 3] = ["token_embd.weight", "output_norm.weight", "output.weight"];
     const OF_LAYER: [&str; 7] = [

@@ -1,5 +1,5 @@
 //! Forward passes. A [`Model`] takes a batch of sequences of any lengths, each at its own position,
-//! and stores their keys and values. Schedulers and samplers depend on this trait only.
+//! and stores their keys and values. Schedulers and samplers know nothing else about a model.
 
 mod candle;
 mod generic;
@@ -79,8 +79,9 @@ impl Limits {
         self.context.unwrap_or(usize::MAX).min(spec.context_length)
     }
 
-    /// Upper bound on the bytes of keys and values. If no size is configured: 1 GiB, or enough for
-    /// one sequence of the full context if that is more, up to half of the available memory.
+    /// Upper bound on the bytes of keys and values. If no size is configured: 1 GiB, or more if one
+    /// sequence of the full context needs more; on a CPU that takes at most half of the available
+    /// memory.
     pub(crate) fn budget(&self, full_context: usize, device: &Device) -> usize {
         self.kv_bytes.unwrap_or_else(|| {
             let most = match device {
@@ -492,7 +493,7 @@ pub(crate) trait Model {
     /// # Errors
     /// Exit code 100; no sequence has advanced. Either a chunk does not continue its sequence,
     /// exceeds the context or has a token outside the vocabulary (checked before anything is
-    /// computed), or the device failed, such as out of memory.
+    /// computed), or the device failed (for example, out of memory).
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>>;
 
     /// Like [`Self::forward`], but replaces the content of `logits` with the rows, `[wanted,

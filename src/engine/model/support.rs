@@ -32,8 +32,8 @@ const GENERIC: &[Backend] = &[Backend::Generic];
 /// All supported families.
 ///
 /// Not included, though candle-transformers has them: `qwen3moe`, whose keys and values cannot be
-/// discarded and whose expert products need CUDA, and models that expect tensor names of another
-/// file format.
+/// discarded and whose expert products need CUDA, and models that expect other tensor names than
+/// such files have.
 const FAMILIES: [Family; 9] = [
     Family {
         name: "llama",

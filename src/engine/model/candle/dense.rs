@@ -10,7 +10,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-/// Beyond this, packing the operands as `gemm` does is faster.
+/// With more tokens, packing the operands as `gemm` does is faster.
 const MOST_TOKENS: usize = 64;
 /// Weight rows per tile.
 #[cfg(target_arch = "x86_64")]
@@ -59,7 +59,7 @@ impl Kernel {
     }
 
     /// `y = x · wᵀ` for few rows, on the calling thread. `x`: `[rows, inputs]`, `w`: `[outputs,
-    /// inputs]`, `y`: `[rows, outputs]` with a distance of `stride` values between rows.
+    /// inputs]`, `y`: `[rows, outputs]` with rows `stride` values apart.
     ///
     /// # Panics
     /// If the sizes of `x`, `w` or `y` do not match, or the rows of `y` overlap.
@@ -191,8 +191,9 @@ mod x86 {
         assert!(x.len() == rows * inputs && w.len() == outputs * inputs);
         assert!(rows == 0 || (stride >= outputs && y.len() >= (rows - 1) * stride + outputs));
         let (sizes, y) = ((rows, inputs, outputs), y.as_mut_ptr());
-        // SAFETY: by the assertions `x` and `w` hold their rows, and `outputs` values can be written
-        // at `y` and at every `stride` after it. Whoever has a kernel has the CPU for it.
+        // SAFETY: by the assertions `x` and `w` hold their rows, and `outputs` values can be
+        // written at `y` and at every `stride` after it. A `Kernel` is only created if the CPU
+        // supports it.
         unsafe {
             match kernel {
                 Kernel::Avx512 => rows_avx512(x, w, sizes, y, stride),

@@ -74,8 +74,8 @@ impl KvPages {
         Ok(())
     }
 
-    /// Makes sure that the first `pages` pages are allocated. Growing copies a pool, so its size at
-    /// least doubles.
+    /// Makes sure that the first `pages` pages are allocated. Growing copies a pool, so its size is
+    /// doubled if memory allows.
     ///
     /// # Errors
     /// If there is too little memory, or `pages` exceeds the capacity. Existing pages are kept.
@@ -144,8 +144,8 @@ impl KvPages {
         let (strips, width) = (2 * self.kv_heads, self.head_size);
         let pool = &self.pools[layer];
         if let Some(Places { rows: from, places }) = &writes.whole {
-            // By whole pages where possible: a GPU's scatter processes the elements of a strip one
-            // by one.
+            // Whole pages are scattered as single entries: a GPU processes the entries of a strip
+            // one by one.
             let rows = select(rows, from.as_ref())?;
             let pages = (strips, places.dim(1)?, PAGE_TOKENS * width);
             let pool = pool.reshape((strips, self.pages, PAGE_TOKENS * width))?;

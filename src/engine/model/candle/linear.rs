@@ -12,7 +12,7 @@ use super::weights::Matrix;
 /// How weights are stored on the device, and the type of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WeightFormat {
-    /// Dense matrices of this type; activations have the same type. Used on a CPU, with f32.
+    /// Dense matrices of this type; activations have the same type. Models on a CPU use f32.
     Dense(DType),
     /// Weights that are quantized in the file stay so; activations are f32. Fast where candle has
     /// kernels for quantized products, which is on CUDA.

@@ -21,7 +21,7 @@ pub(super) fn add_weighted(
     assert!(rows == 0 || weights.len() >= (rows - 1) * stride + count);
     match kernel {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: whoever has a kernel has the CPU for it.
+        // SAFETY: a `Kernel` is only created if the CPU supports it.
         Kernel::Avx512 => unsafe { avx512(weights, stride, values, width, y) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.

@@ -112,7 +112,7 @@ fn a_repository_of_safetensors_is_fetched_as_a_folder() {
     );
     assert_eq!(place.locate().unwrap().source, ModelSource::Cache);
 
-    // An incomplete folder is not found, but completed.
+    // An incomplete folder does not count as cached, but is completed from the hub.
     fs::remove_file(found.path.join("model-2.safetensors")).unwrap();
     assert_eq!(place.finder().find_local().unwrap(), None);
     assert_eq!(place.locate().unwrap().source, ModelSource::Hub);
