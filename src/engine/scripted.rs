@@ -123,7 +123,7 @@ impl Script {
             script.answers.push(answer);
         }
         if script.answers.is_empty() {
-            return Err(Error::usage(format!("{name}: the script holds no answer")));
+            return Err(Error::usage(format!("{name}: the script has no answers")));
         }
         Ok(script)
     }
@@ -568,7 +568,7 @@ mod tests {
         let error = |text: &str| Script::parse(text, "a.jsonl").expect_err("broken").report();
         assert!(error("{\"output\": \"x\"}\n{oops").contains("a.jsonl:2: not a line of a script"));
         assert!(error("{\"step\": \"x\"}").contains("neither `output` nor `fail`"));
-        assert!(error("\n").contains("holds no answer"));
+        assert!(error("\n").contains("has no answers"));
         assert!(error(r#"{"output": "x", "latency_ms": -1}"#).contains("`latency_ms`"));
         assert!(error(r#"{"output": "x", "ttft_ms": 1e300}"#).contains("`ttft_ms`"));
     }

@@ -19,7 +19,7 @@ pub(super) fn is_visible() -> bool {
 pub(super) fn preflight() -> Result<()> {
     Err(
         Error::preflight("DEVICE=cuda, but this build of flowbench has no CUDA in it").hint(
-            "build with `cargo build --release --features cuda` (nvcc must be on PATH), or set DEVICE=cpu; `bash run.sh` chooses the CUDA build by itself where nvcc and a GPU are there",
+            "build with `cargo build --release --features cuda` (nvcc must be on PATH), or set DEVICE=cpu; `bash run.sh` chooses the CUDA build by itself if nvcc and a GPU are present",
         ),
     )
 }
