@@ -1,4 +1,4 @@
-//! The engine in this process: model, tokenizer and chat template, scheduler and sampler.
+//! The in-process engine: model, tokenizer, chat template, scheduler and sampler.
 
 mod fork;
 mod limits;
@@ -31,46 +31,45 @@ use crate::stopwatch::Fence;
 use limits::Lengths;
 use speculate::Drafts;
 
-/// Most tokens of a forward pass: enough for the matrix product to be at its best, and few enough that
-/// what one product writes is still in a near cache when the next step reads it (with 512, 4 % slower),
-/// and that an interrupt or another flow's next token waits for a fraction of a second.
+/// Maximum tokens per forward pass. Large enough for the matrix product to reach its peak. Small
+/// enough that what one product writes is still in a near cache when the next step reads it (512 is
+/// 4 % slower), and that an interrupt or another flow's next token waits only a fraction of a
+/// second.
 pub(super) const TOKENS_A_PASS: usize = 256;
 
-// Page tables are made in the one and read in the other.
+// `kv` builds the page tables and `kernels` reads them.
 const _: () = assert!(PAGE_TOKENS == super::kernels::PAGE);
 
-/// How many engines this process has loaded: a run loads one.
+/// Number of engines loaded by this process. A local run loads exactly one.
 static LOADS: AtomicUsize = AtomicUsize::new(0);
 
-/// Tokens that a chat template can be expected to put around a conversation at most.
+/// Upper bound on the tokens that a chat template adds to a conversation.
 const TEMPLATE_TOKENS: usize = 1024;
 
-/// Tokens of a prompt that another one, which is being computed, will have made known, and which
-/// are then worth waiting for: a page.
+/// Minimum number of prompt tokens, being computed for another request, that are worth waiting for
+/// instead of computing them again: one page.
 const WORTH_WAITING: usize = PAGE_TOKENS;
 
-/// How a model is loaded.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
-    /// Where it runs.
     pub device: DeviceChoice,
-    /// Which forward pass computes the model.
+    /// The forward pass implementation.
     pub backend: Backend,
-    /// How many requests are computed at once, as far as the model can.
+    /// Upper bound on the batch; the model's own limit applies as well.
     pub max_sequences: usize,
-    /// Whether keys and values of a prefix that was computed before serve again.
+    /// Whether the prefix cache is on.
     pub reuse: bool,
-    /// Memory for keys and values in bytes; `None`: 1 GiB, or what one full context takes as far as there
-    /// is memory.
+    /// Memory for keys and values in bytes. `None`: 1 GiB, or enough for one full context if that
+    /// is more and memory allows.
     pub kv_bytes: Option<usize>,
-    /// Most tokens of a sequence; `None`: as many as the model can.
+    /// Upper bound on a sequence's length in tokens. `None`: the model's context.
     pub context: Option<usize>,
-    /// Whether a sequence that decodes alone guesses its next tokens and has the guesses checked in one
-    /// pass. The tokens are the same.
+    /// Whether a sequence that decodes alone drafts its next tokens and verifies them in one pass.
+    /// The generated tokens stay the same.
     pub speculate: bool,
 }
 
-/// A model in this process. Loaded before the workflow loop starts.
+/// A model in this process, loaded before the first flow starts.
 pub struct LocalEngine {
     info: EngineInfo,
     model: Box<dyn Model>,
@@ -78,60 +77,59 @@ pub struct LocalEngine {
     added: AddedTokens,
     chat: ChatTemplate,
     scheduler: Scheduler,
-    /// Of models with paged memory.
+    /// `None` for models without paged memory.
     kv: Option<KvCache>,
     sequences: HashMap<RequestId, Sequence>,
     next_id: u64,
     speculate: bool,
     lengths: Lengths,
-    /// Requests that failed since the last poll told of any.
+    /// Failures not yet reported by a poll.
     failed: Vec<Event>,
-    /// The last pass's, kept for its memory.
+    /// Logits of the last pass, kept for the allocation.
     logits: Vec<f32>,
 }
 
-/// A request and its sequence.
 struct Sequence {
-    /// `None` until it is admitted.
+    /// `None` until admission.
     slot: Option<Slot>,
-    /// Its pages, of models with paged memory, while it is active.
+    /// Pages held while active, for models with paged memory.
     lease: Option<Lease>,
-    /// Whether it was told that it starts.
+    /// Whether [`EventKind::Started`] was reported.
     started: bool,
-    /// Tokens of the prompt that were found known when it was first admitted.
+    /// Prompt tokens found in the prefix cache at the first admission.
     reused: Option<usize>,
-    /// Tokens computed.
+    /// Number of tokens whose keys and values are computed.
     computed: usize,
-    /// The prompt, then what was generated.
+    /// The prompt, followed by the generated tokens.
     tokens: Vec<u32>,
     prompt_tokens: usize,
     max_tokens: usize,
     ignore_eos: bool,
     sampler: Sampler,
     drafts: Drafts,
-    /// The sample of the same prompt that computes it, while this one waits for that.
+    /// The sample that computes the shared prompt, while this one waits for it.
     forks_from: Option<RequestId>,
-    /// Whether others wait for this one's prompt.
+    /// Whether other samples wait for this one's prompt.
     has_forks: bool,
-    /// Waiting, prefill, decoding.
+    /// Waiting, prefill or decode, for the profile.
     phase: Activity,
 }
 
 impl LocalEngine {
-    /// Says early, before a model is fetched, whether the device can be had.
+    /// Checks whether the device can be used, before a model is downloaded.
     ///
     /// # Errors
-    /// Exit code 3 where it cannot.
+    /// Exit code 3 if it cannot.
     pub fn preflight(choice: DeviceChoice) -> Result<()> {
         device::preflight(choice)
     }
 
-    /// Loads a model and runs it once, so that nothing is left for the first request to set up.
+    /// Loads a model and runs it once, so that the first request pays no setup cost.
     ///
     /// # Errors
-    /// Exit code 3 where the device cannot be had, the file is broken, its architecture, tokenizer
-    /// or chat template is not supported, or the memory does not suffice; 2 for a context that is
-    /// larger than the model's.
+    /// Exit code 3 if the device cannot be used, the file is corrupt, its architecture, tokenizer
+    /// or chat template is not supported, or memory does not suffice; 2 for a context larger than
+    /// the model's.
     pub fn load(file: &ModelFile, options: &LocalOptions) -> Result<Self> {
         LOADS.fetch_add(1, Ordering::Relaxed);
         let (device, device_info) = device::open(options.device)?;
@@ -165,8 +163,8 @@ impl LocalEngine {
         warm_up(model.as_mut())?;
 
         let spec = model.spec();
-        // A few more are usual: tokens that were added, and that the model never sees. A prompt that
-        // holds one of them is refused.
+        // A slightly larger tokenizer is normal: added tokens that the model has no row for. A
+        // prompt with such a token is rejected later.
         if tokenizer.vocabulary() > 2 * spec.vocabulary {
             return Err(Error::preflight(format!(
                 "{}: the tokenizer knows {} tokens, and the model only {}",
@@ -209,12 +207,12 @@ impl LocalEngine {
         })
     }
 
-    /// How many engines this process has loaded.
+    /// Number of engines loaded by this process.
     pub fn loads() -> usize {
         LOADS.load(Ordering::Relaxed)
     }
 
-    /// The model alone, and what it is: for measuring it without a scheduler.
+    /// The bare model and its description, for measuring it without a scheduler.
     pub(super) fn into_model(self) -> (EngineInfo, Box<dyn Model>) {
         (self.info, self.model)
     }
@@ -224,11 +222,11 @@ impl LocalEngine {
         self.lengths.budget()
     }
 
-    /// A request's prompt in tokens, where the model can take it.
+    /// Tokenizes a request's prompt and checks that the model can take it.
     ///
     /// # Errors
-    /// Exit code 100: it cannot be rendered, it is too long, or it holds a token that the model does not
-    /// know.
+    /// Exit code 100 if the prompt cannot be rendered, is too long, or has a token outside the
+    /// model's vocabulary.
     fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
         let tokens = self.tokens_of(request)?;
         if tokens.is_empty() {
@@ -240,19 +238,19 @@ impl LocalEngine {
         if let Some(&token) = tokens.iter().find(|token| **token as usize >= known) {
             let text = self.tokenizer.token_text(token).unwrap_or_default();
             return Err(Error::flow(format!(
-                "the prompt holds the token `{text}`, number {token}, which the tokenizer has and the \
-                 model has not: it knows {known} tokens"
+                "the prompt holds the token `{text}`, number {token}, which is in the tokenizer but not \
+                 in the model: it knows {known} tokens"
             ))
             .hint(
-                "leave that text out of the prompt; where it is not in it, the tokenizer may be that of \
+                "remove that text from the prompt; if it is not there, the tokenizer may belong to \
                  another model",
             ));
         }
         if self.kv.is_none() {
             let whole = tokens.len().saturating_add(request.max_tokens);
-            // A library keeps them, and copies them as they grow.
+            // candle-transformers holds keys and values itself and copies them when they grow.
             memory::check(self.lengths.bytes_of(whole).saturating_mul(2)).map_err(|source| {
-                Error::flow("there is no memory for the keys and values of the sequence")
+                Error::flow("not enough memory for the keys and values of the sequence")
                     .caused_by(source)
                     .hint("set a smaller MAX_TOKENS or CONTEXT")
             })?;
@@ -260,13 +258,13 @@ impl LocalEngine {
         Ok(tokens)
     }
 
-    /// A request's prompt in tokens, whatever they are.
+    /// Tokenizes a request's prompt without any check.
     fn tokens_of(&self, request: &Request) -> Result<Vec<u32>> {
         let rendering = profile::span(Span::PromptRendering);
         let Rendered { text, content } = self.chat.render(&request.messages)?;
         drop(rendering);
         let tokenising = profile::span(Span::Tokenise);
-        // The template writes the special tokens itself, and content makes none.
+        // The template writes the special tokens. Message content never becomes one.
         let rendered = (text.as_str(), content.as_slice());
         let tokens = (self
             .tokenizer
@@ -276,7 +274,7 @@ impl LocalEngine {
         Ok(tokens)
     }
 
-    /// Queues a request with this prompt; `forks_from` is the sample that computes it.
+    /// Queues a request. `forks_from` is the sample that computes the shared prompt.
     fn queue(
         &mut self,
         request: &Request,
@@ -311,8 +309,8 @@ impl LocalEngine {
         id
     }
 
-    /// Those of a pass that were in none before. They are told of before the pass, so that the clock is
-    /// read between their wait and their prefill.
+    /// Start events of the sequences that are in a pass for the first time. They are reported
+    /// before the pass, so that the clock is read between queue wait and prefill.
     fn starting(&mut self, plan: &[Work]) -> Vec<Event> {
         let mut events = Vec::new();
         for work in plan {
@@ -326,8 +324,7 @@ impl LocalEngine {
         events
     }
 
-    /// Takes the next token of a sequence into account and tells of it. Returns it if the sequence goes
-    /// on.
+    /// Samples a sequence's next token and reports it. Returns the token if the sequence continues.
     fn advance(&mut self, id: RequestId, logits: &[f32], events: &mut Vec<Event>) -> Option<u32> {
         let sequence = self.sequences.get_mut(&id)?;
         let sampling = profile::span(Span::Sample);
@@ -335,7 +332,7 @@ impl LocalEngine {
         drop(sampling);
         let Some(token) = token else {
             self.release(id);
-            let kind = EventKind::Failed("the model's logits are not numbers".to_owned());
+            let kind = EventKind::Failed("the model's logits are all NaN or -inf".to_owned());
             events.push(Event { id, kind });
             return None;
         };
@@ -361,8 +358,8 @@ impl LocalEngine {
         Some(token)
     }
 
-    /// What the pass computes. Tokens of the prompt are prefill, and so are those that a sequence
-    /// had generated before it gave way.
+    /// Token counts of a pass, for the profile. Prompt tokens count as prefill, and so do tokens
+    /// that a preempted sequence has to compute again.
     fn pass(&self, plan: &[Work]) -> Pass {
         let is_decode = |work: &&Work| {
             let sequence = self.sequences.get(&work.id);
@@ -418,13 +415,13 @@ impl Engine for LocalEngine {
     fn check(&self, request: &Request) -> Result<()> {
         let text: usize = request.messages.iter().map(|one| one.content.len()).sum();
         let most = text.saturating_add(TEMPLATE_TOKENS);
-        // A token is a byte at the least.
+        // A token is at least one byte, so the text's length in bytes bounds its tokens.
         if most.saturating_add(request.max_tokens) <= self.lengths.tokens() {
             return Ok(());
         }
         match self.tokens_of(request) {
             Ok(tokens) => self.lengths.check_ahead(tokens.len(), request.max_tokens),
-            // What is wrong with it otherwise is said when it is submitted.
+            // `submit` reports any other error.
             Err(_) => Ok(()),
         }
     }
@@ -440,7 +437,7 @@ impl Engine for LocalEngine {
         for &seed in seeds {
             let mut request = request.clone();
             request.sampling.seed = seed;
-            // Without pages to share, each computes the prompt for itself.
+            // Without shared pages, each sample computes the prompt itself.
             let first = ids.first().copied().filter(|_| self.kv.is_some());
             ids.push(self.queue(&request, tokens.clone(), first));
         }
@@ -469,7 +466,7 @@ impl Engine for LocalEngine {
             drop(scheduling);
             return self.check_guess(work, &guess);
         }
-        // The page tables are read afresh for every pass: publishing can change them.
+        // Page tables are rebuilt for every pass: publishing can change a lease's pages.
         let tables: Vec<Vec<u32>> = plan
             .iter()
             .map(|work| {
@@ -504,7 +501,7 @@ impl Engine for LocalEngine {
                 continue;
             };
             sequence.computed = work.start + work.count;
-            // A part of a prompt may be what others wait for.
+            // Publish every chunk of a prompt: other requests may be waiting for it.
             if let (Some(kv), Some(lease), true) =
                 (&mut self.kv, &mut sequence.lease, work.count > 1)
             {
@@ -549,8 +546,8 @@ impl Engine for LocalEngine {
     }
 }
 
-/// A prefill and a decode of a few tokens: page faults, kernel compilation and allocator growth
-/// belong to the engine's start, not to the first workflow.
+/// Runs a short prefill and a decode, so that page faults, kernel compilation and allocator growth
+/// count as engine start-up and not as part of the first flow.
 fn warm_up(model: &mut dyn Model) -> Result<()> {
     let slot = model.open()?;
     let tokens = [0; 16];

@@ -7,16 +7,16 @@ pub(crate) use flowbench_kernels::memory::{OutOfMemory, check, probe, reach, res
 
 use crate::error::{Error, Result};
 
-/// Half of the memory that is available, in bytes; 0 where the system does not tell.
+/// Half of the available memory in bytes; 0 if unknown.
 pub(crate) fn half_of_available() -> usize {
     let half = available_memory().map_or(0, |available| available.bytes / 2);
     usize::try_from(half).unwrap_or(usize::MAX)
 }
 
-/// Whether a model's weights fit, before they are read.
+/// Checks that a model's weights fit in memory, before they are read.
 ///
 /// # Errors
-/// Exit code 3, with both sizes.
+/// Exit code 3, with the needed and the available size.
 pub(crate) fn check_weights(path: &Path, bytes: usize) -> Result<()> {
     check(bytes).map_err(|source| {
         Error::preflight(format!(
@@ -24,7 +24,7 @@ pub(crate) fn check_weights(path: &Path, bytes: usize) -> Result<()> {
             path.display()
         ))
         .caused_by(source)
-        .hint("take a smaller model or a smaller quantisation of it, or end what else uses memory")
+        .hint("use a smaller model or quantization, or stop other programs that use memory")
     })
 }
 
@@ -33,13 +33,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_that_do_not_fit_are_told_with_a_hint() {
+    fn weights_that_do_not_fit_are_an_error_with_a_hint() {
         let error = check_weights(Path::new("m.gguf"), 1 << 60).err();
         if cfg!(target_os = "linux") {
             let report = error.expect("no machine has that").report();
             assert!(report.contains("the weights of `m.gguf` do not fit in memory"));
-            assert!(report.contains("1024.0 PiB are needed, and "), "{report}");
-            assert!(report.contains("hint: take a smaller model"), "{report}");
+            assert!(report.contains("1024.0 PiB are needed, but "), "{report}");
+            assert!(report.contains("hint: use a smaller model"), "{report}");
         }
     }
 }

@@ -1,52 +1,52 @@
 //! Decides what the next forward pass computes: continuous batching with chunked prefill, first
 //! come, first served.
 //!
-//! Requests wait in the order in which they came and are admitted while there is a place and, as
-//! the caller finds out, memory. A pass takes one token of every sequence that decodes, then fills
-//! up with prompt tokens of those that prefill, oldest first, to a budget: a long prompt cannot
-//! hold back the others' next tokens for longer than one chunk, and an interrupt is noticed after
-//! one chunk. Where memory runs short, the sequence admitted last gives way and waits first in line.
+//! Requests wait in order of arrival. They are admitted while there is a free place in the batch
+//! and, as the caller checks, enough memory. A pass computes one token of every decoding sequence,
+//! then fills the remaining token budget with prompt tokens, oldest sequence first. So a long
+//! prompt delays the other sequences' next tokens by at most one chunk, and an interrupt is noticed
+//! after one chunk. When memory runs short, the most recently admitted sequence is preempted and
+//! goes to the head of the queue.
 
 use std::collections::VecDeque;
 
 use super::RequestId;
 
-/// What is computed of one sequence in a pass.
+/// One sequence's part of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Work {
-    /// Whose sequence.
     pub(crate) id: RequestId,
     /// Position of the first token to compute.
     pub(crate) start: usize,
-    /// How many tokens; at least 1.
+    /// Number of tokens; at least 1.
     pub(crate) count: usize,
-    /// Whether these are the last tokens known, so that their logits give the next one.
+    /// Whether these are the last known tokens, so that their logits give the next token.
     pub(crate) last: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Sequence {
     id: RequestId,
-    /// Tokens known: the prompt and what was generated.
+    /// Number of known tokens: the prompt and the generated ones.
     known: usize,
-    /// Tokens computed.
+    /// Number of computed tokens.
     computed: usize,
 }
 
-/// The queue and the active batch; it knows lengths only.
+/// The queue and the active batch. Knows only sequence lengths, no tokens.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     waiting: VecDeque<Sequence>,
-    /// In the order of their admission.
+    /// In order of admission.
     active: Vec<Sequence>,
     max_sequences: usize,
-    /// Most tokens a pass.
+    /// Upper bound on the tokens of a pass.
     budget: usize,
 }
 
 impl Scheduler {
-    /// A scheduler for a model that holds `max_sequences` at once, with at most `budget` tokens a
-    /// pass (at least one a sequence is always computed).
+    /// `max_sequences` is the model's limit on active sequences, `budget` the maximum tokens per
+    /// pass. Decoding sequences get their token even beyond the budget.
     pub(crate) fn new(max_sequences: usize, budget: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
@@ -56,7 +56,7 @@ impl Scheduler {
         }
     }
 
-    /// Queues a request whose prompt has `tokens` tokens (at least 1).
+    /// Queues a request with a prompt of `tokens` tokens (at least 1).
     pub(crate) fn submit(&mut self, id: RequestId, tokens: usize) {
         self.waiting.push_back(Sequence {
             id,
@@ -65,22 +65,21 @@ impl Scheduler {
         });
     }
 
-    /// Whether one more sequence may be active.
+    /// Whether one more sequence can be admitted.
     pub(crate) fn has_place(&self) -> bool {
         self.active.len() < self.max_sequences
     }
 
-    /// How many sequences are active.
     pub(crate) fn active(&self) -> usize {
         self.active.len()
     }
 
-    /// Those that wait, in their order.
+    /// Waiting requests in queue order.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = RequestId> {
         self.waiting.iter().map(|sequence| sequence.id)
     }
 
-    /// Those whose prompts are still being computed, in the order of their admission.
+    /// Sequences whose prompt is still being computed, in order of admission.
     pub(crate) fn prefilling(&self) -> impl Iterator<Item = RequestId> {
         let prefilling = |sequence: &&Sequence| sequence.known - sequence.computed > 1;
         self.active
@@ -89,7 +88,7 @@ impl Scheduler {
             .map(|sequence| sequence.id)
     }
 
-    /// Makes a waiting request active; `computed` of its tokens are there already.
+    /// Activates a waiting request whose first `computed` tokens are already computed.
     pub(crate) fn admit(&mut self, id: RequestId, computed: usize) {
         if let Some(place) = self.waiting.iter().position(|sequence| sequence.id == id)
             && let Some(mut sequence) = self.waiting.remove(place)
@@ -99,9 +98,9 @@ impl Scheduler {
         }
     }
 
-    /// The sequence that was admitted last gives way: it waits first in line, with the tokens that
-    /// it has, and nothing of it computed. `None` where fewer than two are active: one alone has
-    /// nobody to make room for.
+    /// Moves the most recently admitted sequence to the head of the queue. It keeps its tokens, but
+    /// all of them have to be computed again. `None` if fewer than two sequences are active:
+    /// preempting the only one would free memory for nobody.
     pub(crate) fn preempt(&mut self) -> Option<RequestId> {
         if self.active.len() < 2 {
             return None;
@@ -112,8 +111,8 @@ impl Scheduler {
         Some(sequence.id)
     }
 
-    /// The next pass; empty where nothing is active. Decoding sequences come first, so that their
-    /// place in the batch does not depend on who prefills.
+    /// The next pass; empty if no sequence is active. Decoding sequences come first, so that their
+    /// place in the batch does not depend on prefills.
     pub(crate) fn plan(&self) -> Vec<Work> {
         let mut left = self.budget;
         let mut plan = Vec::new();
@@ -139,21 +138,21 @@ impl Scheduler {
         plan
     }
 
-    /// Notes that the work was computed.
+    /// Records that the work was computed.
     pub(crate) fn computed(&mut self, work: Work) {
         if let Some(sequence) = self.find(work.id) {
             sequence.computed = work.start + work.count;
         }
     }
 
-    /// Notes that a further token of the sequence is known.
+    /// Records that the sequence has one more known token.
     pub(crate) fn extended(&mut self, id: RequestId) {
         if let Some(sequence) = self.find(id) {
             sequence.known += 1;
         }
     }
 
-    /// Forgets a request, wherever it stands.
+    /// Removes a request from the queue or the batch.
     pub(crate) fn remove(&mut self, id: RequestId) {
         self.waiting.retain(|sequence| sequence.id != id);
         self.active.retain(|sequence| sequence.id != id);
@@ -179,7 +178,7 @@ mod tests {
         }
     }
 
-    /// Admits what there is a place for.
+    /// Admits waiting requests while there is a place.
     fn fill(scheduler: &mut Scheduler) -> Vec<RequestId> {
         let mut admitted = Vec::new();
         while scheduler.has_place() {
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn prefill_is_cut_into_chunks_and_decoding_goes_on_beside_it() {
+    fn prefill_is_chunked_and_decoding_continues_in_the_same_pass() {
         let mut scheduler = Scheduler::new(2, 8);
         scheduler.submit(RequestId(1), 4);
         scheduler.submit(RequestId(2), 20);
@@ -217,7 +216,7 @@ mod tests {
         }
         scheduler.remove(RequestId(1));
         assert_eq!(fill(&mut scheduler), [RequestId(3)]);
-        // A prompt of one token is work for a decode place; it comes first.
+        // A prompt of one token is scheduled like a decode, so it comes first.
         assert_eq!(
             scheduler.plan(),
             [work(3, 0, 1, true), work(2, 11, 7, false)]
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_already_is_not_computed() {
+    fn cached_tokens_are_not_computed_again() {
         let mut scheduler = Scheduler::new(2, 8);
         scheduler.submit(RequestId(1), 20);
         scheduler.admit(RequestId(1), 15);
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_admitted_gives_way_and_comes_back_first() {
+    fn the_last_admitted_is_preempted_and_waits_at_the_head() {
         let mut scheduler = Scheduler::new(2, 64);
         for id in 1..=3 {
             scheduler.submit(RequestId(id), 10);
@@ -248,13 +247,13 @@ mod tests {
         let order: Vec<_> = scheduler.waiting().collect();
         assert_eq!(order, [RequestId(2), RequestId(3)]);
         scheduler.admit(RequestId(2), 0);
-        // Its prompt and the token that it had generated.
+        // The prompt and the token it had generated.
         assert!(scheduler.plan().contains(&work(2, 0, 11, true)));
     }
 
     proptest! {
-        /// Every request is computed once, in order, without a gap, whatever the budget and the
-        /// number of places, and with its logits asked for exactly once a generated token.
+        /// Every request is computed once, in order and without gaps, for any budget and number of
+        /// places. Logits are requested exactly once per generated token.
         #[test]
         fn every_token_is_computed_once(
             prompts in prop::collection::vec((1usize..60, 1usize..12), 1..12),

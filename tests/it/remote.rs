@@ -904,8 +904,8 @@ fn completions_are_sent_tokens_in_which_answers_make_no_special_ones() {
     assert_eq!(ends, [2, 4, 6]);
     for part in [
         "--- flow 1 step planner (prompt)",
-        "(6 texts of special tokens in the messages stay ordinary text)",
-        "(4 texts of special tokens in the messages stay ordinary text)",
+        "(6 special-token texts in the messages are treated as ordinary text)",
+        "(4 special-token texts in the messages are treated as ordinary text)",
     ] {
         assert!(printed.err.contains(part), "{part}: {}", printed.err);
     }

@@ -49,10 +49,10 @@ impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = Size(self.bytes as u64);
         match self.available {
-            None => write!(f, "the system gives no memory for {bytes}"),
+            None => write!(f, "the system refused to allocate {bytes}"),
             Some(available) => write!(
                 f,
-                "{bytes} are needed, and {} {}",
+                "{bytes} are needed, but {} {} available",
                 available.source,
                 Size(available.bytes)
             ),
@@ -155,7 +155,7 @@ mod tests {
         let error = check(1 << 60).expect_err("no machine has that");
         let text = error.to_string();
         if cfg!(target_os = "linux") {
-            assert!(text.starts_with("1024.0 PiB are needed, and "), "{text}");
+            assert!(text.starts_with("1024.0 PiB are needed, but "), "{text}");
         }
         assert!(probe(1 << 60).is_err());
         assert!(probe(usize::MAX).is_err());

@@ -1,4 +1,4 @@
-//! How much memory a model's weights take on each backend, from the files' tables of tensors.
+//! Memory that a model's weights take on each backend, computed from the files' tensor tables.
 
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
@@ -8,8 +8,8 @@ use super::super::load::gguf::GgufFile;
 use super::super::load::safetensors::SafetensorsFolder;
 use crate::config::Backend;
 
-/// Bytes of memory that a GGUF file's weights take; 0 where they go to a device of its own, which says
-/// itself when it is full.
+/// Bytes of memory that a GGUF file's weights take. 0 for a GPU: loading fails there if its memory
+/// does not suffice.
 pub(super) fn of_gguf(file: &GgufFile, backend: Backend, device: &Device) -> usize {
     if !device.is_cpu() {
         return 0;
@@ -30,7 +30,7 @@ pub(super) fn of_gguf(file: &GgufFile, backend: Backend, device: &Device) -> usi
         .fold(0, usize::saturating_add)
 }
 
-/// The same for a folder with safetensors.
+/// Like [`of_gguf`], for a safetensors folder.
 pub(super) fn of_folder(folder: &SafetensorsFolder, backend: Backend, device: &Device) -> usize {
     if !device.is_cpu() {
         return 0;
@@ -44,7 +44,7 @@ pub(super) fn of_folder(folder: &SafetensorsFolder, backend: Backend, device: &D
         .fold(0, usize::saturating_add)
 }
 
-/// The type of a safetensors tensor, as GGUF calls it.
+/// GGUF's name for the type of a safetensors tensor.
 pub(super) fn dense_type(name: &str) -> Option<GgmlDType> {
     match name {
         "F32" => Some(GgmlDType::F32),

@@ -1,28 +1,28 @@
-//! How much more memory this process can take: what the system has available, or what is left of a
-//! container's limit, whichever is less.
+//! Memory that this process can still allocate: the system's available memory or what remains of
+//! the container's limit, whichever is smaller.
 
 use std::path::{Path, PathBuf};
 
-/// Where the kernel tells of control groups.
+/// Mount point of the control group file systems.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Memory that can still be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AvailableMemory {
-    /// In bytes. Caches of files that can be given up count as available.
+    /// In bytes. File caches that the kernel can reclaim count as available.
     pub bytes: u64,
-    /// What sets it, for messages: "this machine has available", "the container's limit leaves".
+    /// What sets the limit, for messages: "this machine has" or "the container's limit leaves",
+    /// followed by the amount.
     pub source: &'static str,
 }
 
-/// Memory that can still be taken; `None` where the system does not tell (anywhere but on Linux).
+/// Memory that can still be allocated; `None` if unknown (on systems other than Linux).
 pub fn available_memory() -> Option<AvailableMemory> {
     let machine = std::fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| meminfo(&text, "MemAvailable"))
         .map(|bytes| AvailableMemory {
             bytes,
-            source: "this machine has available",
+            source: "this machine has",
         });
     let container = container_left().map(|bytes| AvailableMemory {
         bytes,
@@ -43,7 +43,8 @@ fn meminfo(text: &str, key: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// What the limits of this process's control group, and of those above it, leave.
+/// What the limits of this process's control group and of its ancestors leave. Handles cgroup v2
+/// and v1.
 fn container_left() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let root = Path::new(CGROUPS);
@@ -83,7 +84,7 @@ fn container_left() -> Option<u64> {
     second.into_iter().chain(first).min()
 }
 
-/// The least of `of` for the group at `path` and all above it.
+/// The minimum of `of` over the group at `path` and its ancestors.
 fn least(root: &Path, path: &str, of: impl Fn(&Path) -> Option<u64>) -> Option<u64> {
     let group: PathBuf = root.join(path.trim_start_matches('/'));
     group
@@ -93,8 +94,8 @@ fn least(root: &Path, path: &str, of: impl Fn(&Path) -> Option<u64>) -> Option<u
         .min()
 }
 
-/// Limit less usage; file caches, which the kernel gives up where memory is short, are not counted as
-/// used.
+/// Limit minus usage. File caches do not count as used, since the kernel reclaims them when memory
+/// is short.
 fn left(limit: u64, usage: u64, stat: &str, caches: [&str; 2]) -> Option<u64> {
     let cached: u64 = stat
         .lines()
@@ -102,12 +103,12 @@ fn left(limit: u64, usage: u64, stat: &str, caches: [&str; 2]) -> Option<u64> {
         .filter(|(name, _)| caches.contains(name))
         .filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok())
         .sum();
-    // A first-version group without a limit says a number near 2^63.
+    // A cgroup v1 group without a limit reports a number near 2^63.
     (limit < 1 << 60).then(|| limit.saturating_sub(usage.saturating_sub(cached)))
 }
 
 fn number(path: &Path) -> Option<u64> {
-    // `max` is no number: there is no limit.
+    // `max`, the value without a limit, does not parse.
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_group_counts() {
+    fn the_tightest_group_limit_wins() {
         let folder = tempfile::tempdir().expect("a folder");
         let inner = folder.path().join("a/b");
         std::fs::create_dir_all(&inner).expect("folders");
@@ -150,7 +151,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_machine_tells() {
+    fn available_memory_is_known_on_linux() {
         assert!(available_memory().is_some_and(|available| available.bytes > 1 << 20));
     }
 }
