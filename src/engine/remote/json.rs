@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn python_s_json_is_accepted() {
+    fn python_json_is_accepted() {
         let parsed = parse("{\"a\": [NaN, -Infinity, Infinity], \"b\": \"NaN\ttab\"}");
         let value = parsed.expect("repaired").value;
         assert_eq!(value, json!({"a": [null, null, null], "b": "NaN\ttab"}));

@@ -106,7 +106,7 @@ struct Open {
     origin: Origin,
     body: Arc<Vec<u8>>,
     seed: u64,
-    /// The time since its first attempt started.
+    /// When the first attempt started.
     begun: Option<Pace>,
     attempts: usize,
     state: State,

@@ -1,4 +1,4 @@
-//! `flowbench doctor`'s check of a server: one query without retries; nothing is measured.
+//! `flowbench doctor`'s check of a server. There are no retries, and nothing is measured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub enum Answer {
     Failed(String, Option<&'static str>),
 }
 
+/// Queries the server.
+///
 /// # Errors
 /// Exit code 3 if trusted certificates cannot be read.
 pub fn probe(config: &RemoteConfig) -> Result<ServerReport> {

@@ -9,7 +9,7 @@ use super::json;
 /// Maximum nesting of a message.
 const DEEPEST: usize = 6;
 
-/// Members that hold a message, the most specific first.
+/// Fields that contain a message, the most specific first.
 const MESSAGES: [&str; 12] = [
     "error",
     "message",

@@ -108,6 +108,8 @@ pub(super) enum Sent {
     Tokens(Vec<u32>),
 }
 
+/// Builds the body of a request.
+///
 /// # Errors
 /// The local chat template rejects the conversation.
 pub(super) fn outgoing(

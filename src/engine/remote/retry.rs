@@ -50,8 +50,8 @@ pub(super) fn decide(
     Verdict::Again(wait)
 }
 
-/// Doubles the delay with each attempt and returns a random value between half and all of it
-/// ("equal jitter", M. Brooker, *Exponential Backoff and Jitter*, 2015).
+/// Doubles the delay with each attempt; the seed picks a value between half and all of it ("equal
+/// jitter", M. Brooker, *Exponential Backoff and Jitter*, 2015).
 fn delay(first: Duration, attempts: usize, seed: u64) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1).min(16)).unwrap_or(16);
     let full = first.saturating_mul(1 << doublings).min(LONGEST.max(first));

@@ -33,7 +33,7 @@ pub(super) struct Roots {
 
 impl Roots {
     /// If `SSL_CERT_FILE` or `SSL_CERT_DIR` is set, reads only the certificates there, like OpenSSL
-    /// and curl. Otherwise the system's; if it has none, the browsers' list that is built in.
+    /// and curl. Otherwise the system's; if it has none, the browsers' list, which is built in.
     ///
     /// # Errors
     /// Exit code 3 if these variables name nothing readable, or no certificate.
@@ -145,7 +145,7 @@ struct Verifier {
     trusted: Vec<CertificateDer<'static>>,
 }
 
-/// Whether this is the only reason why a certificate was rejected. In webpki's order, the encoding
+/// Whether a certificate was rejected only because it is a CA's. In webpki's order, the encoding
 /// and the dates were checked before.
 pub(super) fn is_authority(error: &CertificateError) -> bool {
     let CertificateError::Other(OtherError(error)) = error else {

@@ -59,6 +59,8 @@ struct Match<'t> {
 }
 
 impl AddedTokens {
+    /// Collects the added tokens of a tokenizer.
+    ///
     /// # Errors
     /// Exit code 3 if there are too many tokens for one automaton (billions of characters).
     pub(crate) fn of(tokenizer: &Tokenizer) -> Result<Self> {

@@ -50,7 +50,7 @@ pub(crate) struct Tokenizer {
     notes: Vec<String>,
 }
 
-/// Boxed because the library's tokenizer is large.
+/// Boxed because the library's tokenizer is a large value.
 enum Pipeline {
     Library(Box<tokenizers::Tokenizer>),
     SentencePiece(

@@ -261,6 +261,8 @@ pub(super) struct Pre {
     pub(super) adds_bos: bool,
 }
 
+/// Looks up a pre-tokenizer by name.
+///
 /// # Errors
 /// An unknown name. A default would run, but with other tokens than the model was trained on.
 pub(super) fn named(name: &str) -> Result<Pre> {

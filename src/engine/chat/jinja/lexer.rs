@@ -40,6 +40,8 @@ struct Lexer<'s> {
     starts_line: bool,
 }
 
+/// Tokenizes a template.
+///
 /// # Errors
 /// A syntax error, with its line.
 pub(super) fn tokens(source: &str) -> Result<Vec<Token>, Failure> {

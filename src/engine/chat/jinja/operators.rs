@@ -184,7 +184,7 @@ pub(super) fn compare(comparison: Comparison, left: &Value, right: &Value) -> Ou
     Ok(order(left, right)?.is_some_and(wanted))
 }
 
-/// `None` if either value is NaN.
+/// Compares two values; `None` if either is NaN.
 ///
 /// # Errors
 /// The values cannot be ordered.

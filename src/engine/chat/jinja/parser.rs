@@ -19,6 +19,8 @@ pub(super) struct Parser {
     loop_names: usize,
 }
 
+/// Parses a template.
+///
 /// # Errors
 /// A syntax error, with its line.
 pub(super) fn parse(source: &str) -> Result<Body, Failure> {

@@ -218,7 +218,7 @@ fn a_stream_without_a_good_ending_is_an_error() {
 }
 
 #[test]
-fn the_server_s_error_is_reported() {
+fn the_servers_error_is_reported() {
     let body = r#"{"error":{"code":400,"message":"6009 tokens exceed 4096"}}"#;
     let pretty = "{\n  \"error\": {\n    \"code\": 400,\n    \"message\": \"6009 tokens exceed 4096\"\n  }\n}";
     for (stream, cause, words) in [
