@@ -150,7 +150,7 @@ pub(super) fn named(text: &str, comment: &str) -> Failure {
         (Some(comment), Some(told)) => format!("{comment}: {told}"),
         (Some(comment), None) => comment.to_owned(),
         (None, Some(told)) => told,
-        (None, None) if text.trim().is_empty() => "it does not say which".to_owned(),
+        (None, None) if text.trim().is_empty() => "it gives no details".to_owned(),
         (None, None) => text.to_owned(),
     };
     broken_off(value.as_ref().map_or(Cause::Server, cause), &said)
@@ -416,7 +416,7 @@ mod tests {
         let said = "the server aborted its answer with an error: ";
         assert_eq!(line("out of memory", ""), format!("{said}out of memory"));
         assert_eq!(line("", "out of memory"), format!("{said}out of memory"));
-        assert_eq!(line("", ""), format!("{said}it does not say which"));
+        assert_eq!(line("", ""), format!("{said}it gives no details"));
         assert_eq!(
             line(r#"{"message": "m", "code": 400}"#, "c"),
             format!("{said}c: m")

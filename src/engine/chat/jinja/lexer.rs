@@ -428,7 +428,7 @@ fn unescape(text: &str) -> Result<String, String> {
         };
         match char::from_u32(code) {
             Some(c) => plain.push(c),
-            None => return Err(format!("a string holds {code:#x}, which is no character")),
+            None => return Err(format!("a string holds {code:#x}, not a character")),
         }
     }
     plain.push_str(rest);

@@ -262,7 +262,7 @@ fn the_servers_error_is_reported() {
         (
             "event: error\n\n".to_owned() + DONE,
             Cause::Server,
-            "does not say which",
+            "gives no details",
         ),
         (
             "data: Error: out of pages\n\n".to_owned(),
