@@ -105,7 +105,7 @@ fn members_that_a_server_does_not_take_are_left_out_or_renamed() {
         4,
         &[
             "Unsupported parameter",
-            "ENDPOINT_EXTRA leaves a member out",
+            "ENDPOINT_EXTRA can drop a field ({",
         ],
     );
     let extra = r#"{"max_tokens": {"rename": "max_completion_tokens"}, "seed": null,
@@ -246,7 +246,7 @@ fn a_named_model_needs_no_listing() {
         );
         assert_eq!(workspace.record()["engine"]["model"], "m");
         let printed = run(&mut at(&Workspace::new(), &server.endpoint()));
-        expect(&printed, 3, &["let MODEL (--model) name the model"]);
+        expect(&printed, 3, &["set MODEL (--model) to its name"]);
     }
     // A gateway without a server behind it is none that lacks a listing.
     let server = Server::start(|_| Some(vec![raw(503, "text/plain", &[], b"loading")]));
@@ -254,7 +254,7 @@ fn a_named_model_needs_no_listing() {
     expect(
         &printed,
         3,
-        &["503", "hint: a server that is starting", "WAIT_READY"],
+        &["503", "hint: to wait for a server", "WAIT_READY"],
     );
 }
 
@@ -310,9 +310,9 @@ fn a_server_that_is_loading_is_waited_for() {
         &printed,
         0,
         &[
-            "Waiting for the server (0 of 60 s): the server answers 503",
+            "Waiting for the server (0 of 60 s): the server answered 503",
             "GET /models: loading model",
-            "GET /health: the server answers 503",
+            "GET /health: the server answered 503",
             "Ready after 1.",
         ],
     );
@@ -400,7 +400,7 @@ fn a_plain_request_goes_to_the_proxy_with_its_whole_url() {
     expect(
         &printed,
         3,
-        &["404 Not Found: Not Found (by way of the proxy http://127.0.0.1:"],
+        &["404 Not Found: Not Found (through the proxy http://127.0.0.1:"],
     );
     let heads = proxy.asked();
     let origin = server.endpoint().replace("/v1", "");
@@ -521,9 +521,9 @@ fn what_a_proxy_does_wrong_is_told_of_the_proxy() {
         &[&named, "Connection refused", "hint: is the proxy running?"],
     );
     for (status, words) in [
-        (407, "wants a user and a password (407)"),
-        (403, "403 Forbidden (by way of the proxy http://"),
-        (502, "502 Bad Gateway (by way of the proxy http://"),
+        (407, "requires a user name and a password (407)"),
+        (403, "403 Forbidden (through the proxy http://"),
+        (502, "502 Bad Gateway (through the proxy http://"),
     ] {
         let proxy = Proxy::start(Kind::Refuse(status));
         let run = run(at(&Workspace::new(), &server.endpoint()).env("http_proxy", proxy.address()));
@@ -535,7 +535,7 @@ fn what_a_proxy_does_wrong_is_told_of_the_proxy() {
             &run,
             3,
             &[
-                &format!("makes no tunnel to {secure}: it answers {status}"),
+                &format!("opened no tunnel to {secure}: it answered {status}"),
                 "hint: ",
             ],
         );
@@ -650,7 +650,7 @@ fn a_private_authority_is_trusted_by_variable() {
         expect(
             &printed,
             3,
-            &[words, "hint: SSL_CERT_FILE is a file of certificates"],
+            &[words, "hint: SSL_CERT_FILE must be a PEM file"],
         );
     }
     // Where there is no TLS, no certificate is read.
@@ -733,14 +733,14 @@ fn what_is_wrong_with_a_certificate_is_told() {
         }
     });
     let printed = run(&mut at(&workspace, &endpoint));
-    expect(&printed, 3, &["does not speak TLS", "hint: is it http://"]);
+    expect(&printed, 3, &["does not speak TLS", "should ENDPOINT"]);
     let silent = Server::sound().endpoint().replace("http:", "https:");
     let printed = run(&mut at(&workspace, &silent));
     expect(
         &printed,
         3,
         &[
-            "closed while TLS was set up",
+            "closed during the TLS handshake",
             "hint: does the server speak TLS",
         ],
     );

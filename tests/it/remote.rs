@@ -463,7 +463,7 @@ fn garbage_is_named() {
                 Act::Send(b"\x16\x03\x01 no HTTP at all\r\n\r\n".to_vec()),
                 Act::Close,
             ],
-            &["no HTTP"][..],
+            &["not HTTP"][..],
         ),
         (
             vec![
@@ -471,19 +471,19 @@ fn garbage_is_named() {
                 Act::Send(b"zz\r\nno chunk\r\n".to_vec()),
                 Act::Close,
             ],
-            &["no HTTP"],
+            &["not HTTP"],
         ),
         (
             vec![head(), event("{\"choices\": [{oops"), end()],
-            &["no JSON in the stream: {\"choices\": [{oops"],
+            &["invalid JSON in the stream: {\"choices\": [{oops"],
         ),
         (
             vec![head(), event("\"hello\""), end()],
-            &["no chunk of a completion in the stream: \"hello\""],
+            &["no completion chunk in the stream: \"hello\""],
         ),
         (
             vec![head(), chunk(b"data: \xff\xfe\xfd\n\n"), end()],
-            &["no UTF-8"],
+            &["invalid UTF-8"],
         ),
         (
             vec![raw(200, "text/html", &[], b"<h1>Welcome</h1>")],
@@ -491,7 +491,7 @@ fn garbage_is_named() {
         ),
         (
             vec![json_answer(200, &json!({"choices": []}))],
-            &["application/json in place of a stream"],
+            &["application/json instead of a stream"],
         ),
     ] {
         let (_, counts) = fails(acts.clone(), words);
