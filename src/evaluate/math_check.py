@@ -45,10 +45,10 @@ def read(latex, is_complex):
     except RecursionError:
         raise
     except Exception as error:
-        raise Unread("cannot read: " + type(error).__name__) from error
+        raise Unread("cannot parse: " + type(error).__name__) from error
     if isinstance(expression, (sympy.Basic, sympy.MatrixBase)):
         return expression
-    raise Unread("cannot read")
+    raise Unread("cannot parse")
 
 
 def same(one, other, decimals, is_complex):
@@ -67,7 +67,7 @@ def same(one, other, decimals, is_complex):
         answer = same_sets(one, other)
         if answer is not None:
             return answer
-    raise Unread("does not find them equal, nor different for certain")
+    raise Unread("finds them neither equal nor certainly different")
 
 
 def kind(expression):
@@ -84,15 +84,15 @@ def same_values(one, other, decimals):
     if not symbols:
         return same_numbers(one, other, decimals)
     if len(symbols) > len(POINTS[0]):
-        raise Unread("too many letters")
+        raise Unread("too many variables")
     looks = [look(one, other, dict(zip(symbols, point))) for point in POINTS]
     looks = [agrees for agrees in looks if agrees is not None]
     if len(looks) < 2:
-        raise Unread("cannot work out values")
+        raise Unread("cannot evaluate them")
     if all(looks):
         return True
     if any(looks):
-        raise Unread("they agree for some values of the letters only")
+        raise Unread("they agree only for some values of the variables")
     if one.free_symbols != other.free_symbols:
         return same_letters(one, other)
     return False
@@ -103,9 +103,9 @@ def same_letters(one, other):
     one_only, other_only = one.free_symbols - other.free_symbols, other.free_symbols - one.free_symbols
     names = {symbol.name.lower() for symbol in one_only | other_only}
     if one_only and other_only:
-        raise Unread("they have different letters")
+        raise Unread("they have different variables")
     if names & {"c", "k", "n", "m"}:
-        raise Unread("one has a letter more, which may be any number")
+        raise Unread("one has an additional variable, which may be any number")
     return False
 
 
@@ -139,11 +139,11 @@ def same_numbers(one, other, decimals):
         if one in (sympy.oo, -sympy.oo) and other in (sympy.oo, -sympy.oo):
             return one == other
         if all(infinite):
-            raise Unread("cannot compare what is infinite")
+            raise Unread("cannot compare infinities")
         return False
     left, right = work_out(one), work_out(other)
     if left is None or right is None:
-        raise Unread("cannot work out values")
+        raise Unread("cannot evaluate them")
     difference, scale = abs(left - right), max(abs(left), abs(right))
     if difference <= AGREE * scale:
         return True

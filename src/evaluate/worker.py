@@ -150,7 +150,7 @@ def run(request):
     except MemoryError:
         return raised("oom", "MemoryError")
     except BaseException as error:
-        return raised("bad_output", "what it returned is no plain data: " + described(error))
+        return raised("bad_output", "the return value is not plain data: " + described(error))
 
 
 def raised(kind, message):

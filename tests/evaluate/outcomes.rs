@@ -313,7 +313,7 @@ fn ordinary_programs_are_told_apart() {
             "no data",
             program("return object()"),
             Outcome::BadOutput,
-            "no plain data",
+            "not plain data",
         ),
         (
             "not JSON",
