@@ -1,4 +1,4 @@
-//! Fixtures: the data that a template works on, a folder of text files or a file of rows.
+//! Fixtures: the data that a template works on, either a folder of text files or a file of rows.
 
 use std::path::{Path, PathBuf};
 
@@ -18,22 +18,19 @@ use super::place::{
 };
 use super::rows;
 
-/// How large a fixture is, as far as the template includes it.
+/// The size of the included part of a fixture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FixtureSize {
-    /// Bytes of the included files.
     pub bytes: u64,
-    /// Included files.
+    /// Number of included files.
     pub files: usize,
 }
 
-/// A fixture that was read.
 #[derive(Debug, Default)]
 pub(super) struct Fixture {
     content: Content,
-    /// SHA-256 over the relative paths and the contents of the included files.
+    /// SHA-256 of the relative paths and contents of the included files.
     pub(super) hash: String,
-    /// The included files.
     pub(super) paths: Vec<PathBuf>,
     pub(super) size: FixtureSize,
 }
@@ -48,16 +45,15 @@ enum Content {
     Rows(Vec<Value>),
 }
 
-/// A file of a fixture.
 #[derive(Debug)]
 struct File {
-    /// Below the fixture's folder, with `/` between its parts.
+    /// Relative to the fixture's folder, with `/` as the separator.
     path: String,
     text: String,
 }
 
 impl Fixture {
-    /// Reads what the template `file` names.
+    /// Loads the fixture named by the template `file`.
     pub(super) fn load(
         layout: &Layout,
         file: &SourceFile,
@@ -141,7 +137,7 @@ impl Fixture {
         }
     }
 
-    /// What templates see: `fixture.text` and `fixture.files` of a folder, `fixture.rows` of rows.
+    /// The `fixture` variable: `text` and `files` for a folder, `rows` for a file of rows.
     pub(super) fn value(&self) -> Option<Value> {
         match &self.content {
             Content::None => None,
@@ -165,7 +161,7 @@ impl Fixture {
         }
     }
 
-    /// The names below `fixture` that [`value`](Self::value) has.
+    /// The attributes of [`value`](Self::value).
     pub(super) fn members(&self) -> &'static [&'static str] {
         match self.content {
             Content::None => &[],
@@ -175,7 +171,7 @@ impl Fixture {
     }
 }
 
-/// The files one after another, each under a head line with its path.
+/// Concatenates the files, each after a header line with its path.
 fn joined(files: &[File]) -> String {
     let mut text = String::new();
     for file in files {
@@ -188,7 +184,7 @@ fn joined(files: &[File]) -> String {
     text
 }
 
-/// The path of a folder or a file in `fixtures/`.
+/// The path of a folder or file in `fixtures/`.
 fn find(
     layout: &Layout,
     file: &SourceFile,
@@ -227,10 +223,10 @@ fn find(
         .hint(choice(name.get_ref(), &known_are, &known)))
 }
 
-/// Reads the included files of a folder, sorted by path (bytewise).
+/// Reads the included files of a folder, sorted bytewise by path.
 ///
-/// Left out by default: hidden files and folders (a leading dot, so `.git`, too), and
-/// `__pycache__`. Links are followed to files inside the folder; any other link is an error.
+/// Hidden files and folders (with a leading dot, such as `.git`) and `__pycache__` are skipped. Symlinks are
+/// followed to files inside the folder; any other symlink is an error.
 fn read_folder(
     folder: &Path,
     template: &SourceFile,
@@ -242,7 +238,7 @@ fn read_folder(
     let mut used = vec![false; patterns.as_ref().map_or(0, |patterns| patterns.spans.len())];
     let mut paths = Vec::new();
     let is_kept = |entry: &DirEntry| entry.depth() == 0 || !is_left_out(entry);
-    // Through a link at the top, but not below it.
+    // Follow a symlink at the top, but not below.
     let root = folder
         .canonicalize()
         .map_err(|error| unreadable(folder, error))?;
@@ -262,7 +258,7 @@ fn read_folder(
         if let Some(patterns) = &patterns {
             let matching = patterns.set.matches(path);
             matching.iter().for_each(|index| used[*index] = true);
-            // A link to a folder has to be looked at all the same: what is in it could match.
+            // Do not skip a symlink to a folder: files in it could match.
             if matching.is_empty() && !entry.path().is_dir() {
                 continue;
             }
@@ -287,7 +283,7 @@ fn is_left_out(entry: &DirEntry) -> bool {
     name.starts_with(b".") || name == b"__pycache__"
 }
 
-/// Lets regular files pass, and links to such inside the folder.
+/// Accepts regular files, and symlinks to regular files inside the folder.
 fn check_kind(root: &Path, entry: &DirEntry, shown_path: &Path) -> Result<()> {
     let error = |what: &str| Err(Error::usage(format!("{}: {what}", shown(shown_path))));
     let hint = "replace it by a file, or leave it out with `include`";
@@ -314,7 +310,7 @@ fn not_walked(folder: &Path, error: walkdir::Error) -> Error {
     }
 }
 
-/// The globs of `include`. `*` stays within a folder, `**` does not.
+/// The globs in `include`. `*` does not cross folders, `**` does.
 struct Patterns {
     set: GlobSet,
     spans: Vec<Spanned<String>>,

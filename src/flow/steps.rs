@@ -1,4 +1,4 @@
-//! A template's steps and loops: checked one by one and together, and put in order.
+//! A template's steps and loops: validated one by one and together, and put in order.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,32 +17,32 @@ use super::unroll::{Loop, PREVIOUS, loops_of};
 use super::visible::Fields;
 use super::work::{Context, Evaluate, Generate, Judge, Select, Task, Verify, Work};
 
-/// Most answers of a step, generations of a loop, and results that are kept: more would be a slip.
+/// Upper bound on samples, generations and kept results; a larger number is probably a typo.
 const MOST: usize = 10_000;
 
-/// How long a program may run, where the step does not say: ms.
+/// Default time limit of a program (ms).
 const DEFAULT_TIMEOUT_MS: usize = 10_000;
 
-/// A step as the template has it.
+/// A step of the template.
 #[derive(Debug)]
 pub(super) struct StepSource {
     pub(super) id: String,
     /// Steps of the template, and `previous` in a loop.
     pub(super) needs: Vec<String>,
-    /// What it does; its texts are empty here.
+    /// The work, with its texts empty.
     pub(super) work: Work,
-    /// Its texts: the prompt, or question and expected answer.
+    /// The texts: the prompt, or the question and the expected answer.
     pub(super) texts: Vec<Text>,
 }
 
-/// All steps of a template, each after those that it needs, and its loops.
+/// All steps of a template in topological order, and its loops.
 #[derive(Debug)]
 pub(super) struct Steps {
     pub(super) sources: Vec<StepSource>,
     pub(super) loops: Vec<Loop>,
 }
 
-/// Checks the steps one by one and together, and puts them in order.
+/// Validates the steps one by one and together, and puts them in order.
 pub(super) fn steps(
     file: &SourceFile,
     keys: Vec<StepKeys>,
@@ -122,7 +122,7 @@ pub(super) fn steps(
     })
 }
 
-/// The ids of the steps in the order of the file, and where each of them stands.
+/// The ids of the steps in the order of the file, and their indices.
 struct Ids<'a> {
     list: Vec<&'a str>,
     places: HashMap<&'a str, usize>,
@@ -140,7 +140,7 @@ impl<'a> Ids<'a> {
     }
 }
 
-/// The loops, with the steps as indices into the file's order.
+/// Validates the loops. Steps are indices in the order of the file.
 fn read_loops(
     file: &SourceFile,
     keys: &[LoopKeys],
@@ -192,7 +192,7 @@ fn read_loops(
     Ok(loops)
 }
 
-/// The step called `name`, which stands in `key` at the byte `at`.
+/// Finds the step `name`, which is used in `key` at byte `at`.
 fn find_step(file: &SourceFile, ids: &Ids, name: &str, key: &str, at: usize) -> Result<usize> {
     ids.find(name).ok_or_else(|| {
         let what = format!("unknown step `{name}` in `{key}`");
@@ -200,13 +200,12 @@ fn find_step(file: &SourceFile, ids: &Ids, name: &str, key: &str, at: usize) -> 
     })
 }
 
-/// The steps in the order of the file.
 struct All<'a> {
     file: &'a SourceFile,
     keys: &'a [StepKeys],
     ids: &'a Ids<'a>,
     loops: &'a [Loop],
-    /// The number of each step's loop.
+    /// The index of each step's loop.
     loop_of: Vec<Option<usize>>,
 }
 
@@ -215,7 +214,7 @@ impl<'a> All<'a> {
         self.loop_of[step].map(|number| &self.loops[number])
     }
 
-    /// Who needs whom: through `needs`, through `of`, and the start of its loop.
+    /// The dependencies: through `needs`, through `of`, and on the start of the step's loop.
     fn graph(&self) -> Result<Graph> {
         let mut graph = Vec::with_capacity(self.keys.len());
         for (index, step) in self.keys.iter().enumerate() {
@@ -249,7 +248,7 @@ impl<'a> All<'a> {
         Ok(Graph::new(graph))
     }
 
-    /// The step that `name` stands for in a key of step `index`.
+    /// The step that `name` refers to in a key of step `index`.
     fn needed(&self, index: usize, name: &str, key: &str, at: usize) -> Result<usize> {
         if name == PREVIOUS {
             return match self.loop_of(index) {
@@ -271,10 +270,10 @@ impl<'a> All<'a> {
         find_step(self.file, self.ids, name, key, at)
     }
 
-    /// No step outside a loop may stand between two of its steps: it would have to run in each
-    /// generation.
+    /// Rejects a step outside a loop that lies on a path between two of its steps: it would have to run in
+    /// each generation.
     fn check_loops(&self, graph: &Graph, order: &[usize]) -> Result<()> {
-        // With each loop as one step, such a step is on a cycle: most often there is none at all.
+        // If each loop is merged into one node, such a step is on a cycle. Usually there is no cycle at all.
         let mut groups = self.loops.len();
         let group_of = self.loop_of.iter().map(|number| {
             number.unwrap_or_else(|| {
@@ -299,11 +298,11 @@ impl<'a> All<'a> {
                     .hint("add it to the loop's `steps`"));
             }
         }
-        // Loops that need each other, which may do well: it depends on what they carry over.
+        // The loops depend on each other. That may be fine: it depends on what they carry over.
         Ok(())
     }
 
-    /// The fields that expressions can read of a step.
+    /// The fields of a step that expressions can read.
     fn fields(&self, step: usize) -> Fields {
         match self.keys[step].kind() {
             Kind::Generate => Fields::Answers,
@@ -311,7 +310,7 @@ impl<'a> All<'a> {
         }
     }
 
-    /// What the expressions of step `index` can read of the one called `name`.
+    /// What the expressions of step `index` can read of the step `name`.
     fn known(&self, ancestry: &Ancestry, index: usize, name: &str) -> Known {
         match self.ids.find(name) {
             None => Known::Nothing,
@@ -417,7 +416,7 @@ impl<'a> All<'a> {
         ))
     }
 
-    /// What the step does, without its texts.
+    /// The step's work, without its texts.
     fn work(&self, index: usize, params: &Params) -> Result<Work> {
         let (file, keys) = (self.file, &self.keys[index]);
         Ok(match keys.kind() {
@@ -512,7 +511,7 @@ impl<'a> All<'a> {
         }
     }
 
-    /// The steps in `of`, which have to be of these kinds.
+    /// The steps in `of`, which must be of one of `kinds`.
     fn of(&self, keys: &StepKeys, index: usize, kinds: &[Kind]) -> Result<Vec<String>> {
         let of = keys
             .of
@@ -522,7 +521,7 @@ impl<'a> All<'a> {
         let list = of.get_ref().list();
         let mut taken = BTreeSet::new();
         for name in list {
-            // In a loop `previous` is both what it starts from and what it carries over.
+            // In a loop, `previous` is either its start or the carried step.
             let meant = match self.loop_of(index) {
                 Some(of) if name == PREVIOUS => vec![of.start, of.carry],
                 _ => vec![self.needed(index, name, "of", at)?],
