@@ -1,9 +1,9 @@
-//! What is wrong with a template is told with its place, and with what to do.
+//! Errors in templates are reported with their position and a hint.
 
 use super::{Project, TEMPLATE, template};
 use crate::flow::expand;
 
-/// The error of a template that is not like [`TEMPLATE`] in one place.
+/// The error of [`TEMPLATE`] after one replacement.
 fn replaced(from: &str, to: &str) -> String {
     assert!(TEMPLATE.contains(from), "{from}");
     Project::new()
@@ -11,7 +11,7 @@ fn replaced(from: &str, to: &str) -> String {
         .failure()
 }
 
-/// The error of a template of its own, without fixture and suite.
+/// The error of a template with these steps, without fixture and suite.
 fn of_steps(steps: &str) -> String {
     Project::empty()
         .with("templates/t.toml", template("", steps))
@@ -455,7 +455,7 @@ fn includes() {
 }
 
 #[test]
-fn includes_that_go_on_for_ever() {
+fn recursive_includes_are_an_error() {
     let failure = Project::empty()
         .with(
             "templates/t.toml",

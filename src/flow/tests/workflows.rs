@@ -1,4 +1,4 @@
-//! Kinds of steps, loops, parameters, and rows from elsewhere.
+//! Kinds of steps, loops, parameters, and rows from an input file.
 
 use super::{Project, generate};
 use crate::flow::{ExpandRequest, Flow, Input, Work, expand};
@@ -67,7 +67,7 @@ fn ids(flow: &Flow) -> Vec<(&str, Vec<&str>)> {
 }
 
 #[test]
-fn loops_are_written_out() {
+fn loops_are_unrolled() {
     let flow = project(EVOLVE).expand(1).flows.remove(0);
     assert_eq!(
         ids(&flow),
@@ -98,7 +98,7 @@ fn loops_are_written_out() {
 }
 
 #[test]
-fn parameters_can_be_set_anew() {
+fn parameters_can_be_overridden() {
     let project = project(EVOLVE);
     let set = |pairs: &[(&str, &str)]| {
         let params: Vec<(String, String)> = (pairs.iter())
@@ -140,7 +140,7 @@ fn replaced(from: &str, to: &str) -> String {
 }
 
 #[test]
-fn kinds_have_keys_of_their_own() {
+fn each_kind_has_its_own_keys() {
     insta::assert_snapshot!(replaced("of = \"root\"", "of = \"root\"\nprompt = \"x\""), @r#"
     exit code 2
     error: templates/t.toml:17:10: a step of kind `evaluate` has no `prompt`
@@ -213,7 +213,7 @@ fn loops_that_cannot_run() {
 }
 
 #[test]
-fn loops_that_wait_for_each_other() {
+fn loops_that_depend_on_each_other() {
     const LOOPS: &str = r#"schema = 1
 name = "t"
 
@@ -268,7 +268,7 @@ prompt = "b2"
 }
 
 #[test]
-fn a_template_may_have_very_many_steps() {
+fn a_template_with_thousands_of_steps() {
     let mut template =
         "schema = 1\nname = \"t\"\n[[step]]\nid = \"s0\"\nprompt = \"p\"\n".to_owned();
     let count = 3000;
@@ -284,7 +284,7 @@ fn a_template_may_have_very_many_steps() {
 }
 
 #[test]
-fn rows_come_from_an_input_in_place_of_the_suite() {
+fn an_input_file_replaces_the_suite() {
     let project = Project::new().with(
         "rows.jsonl",
         "{\"id\": \"x\", \"task\": \"One.\"}\n{\"task\": \"Two.\"}\n{\"id\": \"x\", \"task\": \"Three.\"}\n",
@@ -314,14 +314,14 @@ fn rows_come_from_an_input_in_place_of_the_suite() {
 }
 
 proptest::proptest! {
-    /// Whatever a loop is like: each step comes after those that it needs, and none is lost.
+    /// For any loop, the steps are in topological order, and none is lost.
     #[test]
     fn unrolled_loops_are_in_order(generations in 1usize..6, children in 1usize..5, late in proptest::prelude::any::<bool>()) {
         let mut template = EVOLVE
             .replace("generations = 2", &format!("generations = {generations}"))
             .replace("children = 3", &format!("children = {children}"));
         if late {
-            // The order of the file does not matter.
+            // Reverse the steps: their order in the file does not matter.
             let (head, steps) = template.split_at(template.find("[[step]]").expect("steps"));
             let mut steps: Vec<&str> = steps.split("\n[[").collect();
             steps.reverse();
