@@ -348,9 +348,9 @@ fn not_written(path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on that disk",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "the flows have to be expanded anew: make the folder writable"
+            "the flows must be expanded again: make the folder writable"
         }
-        _ => "look at the folder: flowbench writes _expanded_*.json and .expanded_cache.json there",
+        _ => "check the folder: flowbench writes _expanded_*.json and .expanded_cache.json there",
     };
     Error::new(Exit::Output, format!("failed to write {}", shown(path)))
         .caused_by(error)

@@ -85,7 +85,7 @@ impl Resolver {
     /// filter, test and method in it exists.
     pub(super) fn check(&self, source: &str, steps: &StepNames) -> Result<(), Wrong> {
         if source.is_empty() {
-            return Err(Wrong::new(0, "there is nothing in `${}`").hint(ESCAPE));
+            return Err(Wrong::new(0, "empty `${}`").hint(ESCAPE));
         }
         let expression = self
             .environment
@@ -256,10 +256,10 @@ fn unknown_variable(at: usize, name: &str) -> Wrong {
     let wrong = Wrong::new(at, format!("unknown variable `{name}`"));
     match name {
         "row" | "fixture" | "flow" => wrong.hint(format!(
-            "`${{…}}` is resolved at the run, `{{{{ {name}… }}}}` at the expansion: write the latter"
+            "`${{…}}` is evaluated at run time, `{{{{ {name}… }}}}` during expansion: use the latter"
         )),
         "params" => wrong.hint(
-            "`${…}` is resolved at the run, `{{ params.… }}` at the expansion: write the latter",
+            "`${…}` is evaluated at run time, `{{ params.… }}` during expansion: use the latter",
         ),
         "previous" | "generation" => wrong.hint("only the steps of a [[loop]] have it"),
         _ => wrong.hint(ESCAPE),
@@ -270,7 +270,7 @@ fn unknown_variable(at: usize, name: &str) -> Wrong {
 fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
     let at = tokens[0].range.start;
     let Some((id, rest)) = member(&tokens[1..]) else {
-        return Err(Wrong::new(at, "`steps` has to be followed by a step's id")
+        return Err(Wrong::new(at, "`steps` must be followed by a step's id")
             .hint("write `steps.<id>.text`, or `steps['<id>'].text`"));
     };
     let known = (steps.known)(id.name);
@@ -282,14 +282,14 @@ fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
     }
     if id.name == steps.own {
         return Err(Wrong::new(id.range.start, "the step reads its own answer")
-            .hint("a prompt can hold answers of steps that have ended before"));
+            .hint("a prompt can use only answers of steps that ended earlier"));
     }
     let Known::Readable(fields) = known else {
-        let what = format!("the step `{}` is read, but not needed", id.name);
+        let what = format!("the step `{}` is read but is not a dependency", id.name);
         let hint = if steps.previous.is_some() {
             format!(
-                "add \"{}\" to the `needs` of the step `{}`, or read `previous`, what the \
-                 generation before has carried over",
+                "add \"{}\" to the `needs` of the step `{}`, or read `previous`, the result \
+                 of the preceding generation",
                 id.name, steps.own
             )
         } else {
@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn invalid_expressions() {
         insta::assert_snapshot!(check(""), @"
-        0: there is nothing in `${}`
+        0: empty `${}`
         hint: `${…}` is an expression over `steps.<id>.text`; write `$${` for the text `${`
         ");
         insta::assert_snapshot!(check("steps.planner.text |"), @"
@@ -457,19 +457,19 @@ mod tests {
         ");
         insta::assert_snapshot!(check("steps.planner.text ~ row.task"), @"
         21: unknown variable `row`
-        hint: `${…}` is resolved at the run, `{{ row… }}` at the expansion: write the latter
+        hint: `${…}` is evaluated at run time, `{{ row… }}` during expansion: use the latter
         ");
         insta::assert_snapshot!(check("steps.plannr.text"), @"
         6: unknown step `plannr`
         hint: did you mean `planner`? steps: planner, executor, my-step, verifier, best
         ");
         insta::assert_snapshot!(check("1 ~ steps['executor'].text"), @r#"
-        10: the step `executor` is read, but not needed
+        10: the step `executor` is read but is not a dependency
         hint: add "executor" to the `needs` of the step `verifier`
         "#);
         insta::assert_snapshot!(check("steps.verifier.text"), @"
         6: the step reads its own answer
-        hint: a prompt can hold answers of steps that have ended before
+        hint: a prompt can use only answers of steps that ended earlier
         ");
         insta::assert_snapshot!(check("steps.planner.tokens"), @"
         14: a step has no `tokens`
@@ -488,11 +488,11 @@ mod tests {
         hint: write `steps.planner.text`: a step's answer is its `text`
         ");
         insta::assert_snapshot!(check("steps"), @"
-        0: `steps` has to be followed by a step's id
+        0: `steps` must be followed by a step's id
         hint: write `steps.<id>.text`, or `steps['<id>'].text`
         ");
         insta::assert_snapshot!(check("steps[steps.planner.text].text"), @"
-        0: `steps` has to be followed by a step's id
+        0: `steps` must be followed by a step's id
         hint: write `steps.<id>.text`, or `steps['<id>'].text`
         ");
         insta::assert_snapshot!(check("steps.planner.text | uper"), @"
@@ -531,7 +531,7 @@ mod tests {
         assert_eq!(check("previous.tokens"), "9: a step has no `tokens`");
         assert_eq!(
             check("steps.root.text"),
-            "6: the step `root` is read, but not needed"
+            "6: the step `root` is read but is not a dependency"
         );
     }
 

@@ -71,7 +71,7 @@ impl Fixture {
                     let what = format!("the folder {} has no files", shown(&folder));
                     return Err(file
                         .error(dir.span().start, what)
-                        .hint("hidden files and __pycache__ do not count"));
+                        .hint("hidden files and __pycache__ are ignored"));
                 }
                 let parts: Vec<_> = files
                     .iter()
@@ -88,7 +88,7 @@ impl Fixture {
             (None, Some(rows)) if keys.include.is_none() => {
                 let path = find(layout, file, rows, Path::is_file, "file")?;
                 if leads_out(&layout.fixtures(), &path) {
-                    let what = format!("{} is a link out of the fixtures", shown(&path));
+                    let what = format!("{} is a symlink to outside the fixtures", shown(&path));
                     return Err(file
                         .error(rows.span().start, what)
                         .hint("put the file itself there"));
@@ -98,7 +98,7 @@ impl Fixture {
                 if values.is_empty() {
                     return Err(source
                         .error(0, "the fixture has no rows")
-                        .hint("write one JSON object a line"));
+                        .hint("write one JSON object per line"));
                 }
                 let values = values.into_iter().map(|object| object.value).collect();
                 let content = Content::Rows(values);
@@ -196,7 +196,7 @@ fn find(
     let at = name.span().start;
     let path = below(&fixtures, name.get_ref()).ok_or_else(|| {
         let what = format!(
-            "the fixture `{}` leads out of {}/",
+            "the fixture `{}` is outside of {}/",
             name.get_ref(),
             shown(&fixtures)
         );
@@ -291,10 +291,12 @@ fn check_kind(root: &Path, entry: &DirEntry, shown_path: &Path) -> Result<()> {
         let target = entry.path().canonicalize();
         let target = target.map_err(|error| unreadable(shown_path, error).hint(hint))?;
         if !target.starts_with(root) {
-            return error("a link out of the fixture").map_err(|error: Error| error.hint(hint));
+            return error("a symlink to outside the fixture")
+                .map_err(|error: Error| error.hint(hint));
         }
         if !target.is_file() {
-            return error("a link to what is not a file").map_err(|error: Error| error.hint(hint));
+            return error("a symlink to something other than a file")
+                .map_err(|error: Error| error.hint(hint));
         }
     } else if !entry.file_type().is_file() {
         return error("not a file").map_err(|error: Error| error.hint(hint));
@@ -322,7 +324,7 @@ impl Patterns {
         if include.get_ref().is_empty() {
             return Err(template
                 .error(include.span().start, "`include` is empty")
-                .hint("leave it out for every file, or name some: include = [\"**/*.py\"]"));
+                .hint("omit it to include all files, or list some: include = [\"**/*.py\"]"));
         }
         let mut set = GlobSetBuilder::new();
         let invalid = |pattern: &Spanned<String>, what: String| {
@@ -332,7 +334,7 @@ impl Patterns {
         };
         for pattern in include.get_ref() {
             if below(Path::new(""), pattern.get_ref()).is_none() {
-                return Err(invalid(pattern, "it leads out of the fixture".into()));
+                return Err(invalid(pattern, "it is outside of the fixture".into()));
             }
             let glob = GlobBuilder::new(pattern.get_ref())
                 .literal_separator(true)
@@ -356,7 +358,12 @@ impl Patterns {
         let at = pattern.map_or(self.list_start, |pattern| pattern.span().start);
         let text = pattern.map_or("", |pattern| pattern.get_ref());
         template
-            .error(at, format!("`{text}` matches no file in {}/", shown(folder)))
-            .hint("`*` stays within a folder, `**/` goes through folders; hidden files and __pycache__ are left out")
+            .error(
+                at,
+                format!("`{text}` matches no file in {}/", shown(folder)),
+            )
+            .hint(
+                "`*` does not cross folders, `**/` does; hidden files and __pycache__ are ignored",
+            )
     }
 }

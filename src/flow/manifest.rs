@@ -268,7 +268,7 @@ fn expected(key: &str) -> Option<&'static str> {
         "suite" => "the name of a file beside the template: suite = \"three_step.suite.jsonl\"",
         "fixture" => "a table: fixture = { dir = \"helpdesk\" } or { rows = \"tickets.jsonl\" }",
         "include" => "a list of globs: include = [\"**/*.py\", \"**/*.md\"]",
-        "system" | "prompt" => "text, in \"\"\" where it has several lines",
+        "system" | "prompt" => "text, in \"\"\" if it has several lines",
         "step" => "a table for each step, headed [[step]]",
         "loop" => "a table for each loop, headed [[loop]]",
         "params" => "a table of numbers and texts: [params], max_generations = 3",
@@ -282,8 +282,8 @@ fn expected(key: &str) -> Option<&'static str> {
         "keep" => "how many are kept, a whole number of at least 1: keep = 1",
         "generations" => "a whole number of at least 1, or a parameter's name: generations = 3",
         "steps" => "a list of the loop's steps: steps = [\"child\", \"trial\", \"best\"]",
-        "start" => "the step before the loop that the first generation goes on from, in quotes",
-        "carry" => "the step of the loop that the next generation goes on from, in quotes",
+        "start" => "the step before the loop that the first generation starts from, in quotes",
+        "carry" => "the step of the loop that the next generation starts from, in quotes",
         "needs" => "a list of steps' ids: needs = [\"planner\"]",
         "context" => "\"fresh\" or \"append\"",
         "max_tokens" => "a whole number of at least 1: max_tokens = 128",
@@ -308,7 +308,7 @@ pub(super) fn parse(file: &SourceFile) -> Result<TemplateKeys> {
         Some(schema) if *schema.get_ref() != SCHEMA => Err(file
             .error(
                 schema.span().start,
-                format!("templates of schema {} are not known", schema.get_ref()),
+                format!("templates of schema {} are not supported", schema.get_ref()),
             )
             .hint("this flowbench reads schema = 1")),
         Some(_) => toml::from_str(file.text()).map_err(|error| describe(file, &error)),
@@ -333,7 +333,7 @@ fn describe(file: &SourceFile, error: &toml::de::Error) -> Error {
                 .hint(format!("`{missing}` is {hint}"))
         }
         Some((wrong, known)) if message.starts_with("unknown variant") => file
-            .error(at, format!("`{wrong}` is not known here"))
+            .error(at, format!("`{wrong}` is not a valid value"))
             .hint(format!("it is one of: {}", known.join(", "))),
         _ if ["invalid type", "invalid value", "expected a "]
             .iter()
@@ -347,14 +347,11 @@ fn describe(file: &SourceFile, error: &toml::de::Error) -> Error {
         }
         _ if message == "duplicate key" => {
             let key = error.span().and_then(|span| file.text().get(span));
-            file.error(
-                at,
-                format!("the key `{}` stands twice", key.unwrap_or_default()),
-            )
-            .hint("name each key once; steps are headed [[step]] each")
+            file.error(at, format!("duplicate key `{}`", key.unwrap_or_default()))
+                .hint("use each key once; each step has its own [[step]]")
         }
         _ => file.error(at, message).hint(
-            "templates are TOML (https://toml.io): text stands in quotes, long text in \"\"\"",
+            "templates are TOML (https://toml.io): text is in quotes, multi-line text in \"\"\"",
         ),
     }
 }

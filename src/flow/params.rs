@@ -43,7 +43,7 @@ impl Params {
                 value.get_ref(),
                 toml::Value::Array(_) | toml::Value::Table(_) | toml::Value::Datetime(_)
             ) {
-                let what = format!("the parameter `{}` is no plain value", name.get_ref());
+                let what = format!("the parameter `{}` is not a plain value", name.get_ref());
                 return Err(file
                     .error(value.span().start, what)
                     .hint("a parameter is a number, a text in quotes, true or false"));
@@ -105,7 +105,7 @@ impl Params {
             Count::Param(name) => match self.values.get(name) {
                 Some(toml::Value::Integer(number)) => *number,
                 Some(_) => {
-                    let what = format!("the parameter `{name}` is no whole number");
+                    let what = format!("the parameter `{name}` is not a whole number");
                     return Err(file.error(at, what).hint(format!("`{key}` needs one")));
                 }
                 None => {
@@ -123,7 +123,7 @@ impl Params {
             _ => Err(file
                 .error(at, format!("`{key}` cannot be {number}"))
                 .hint(format!(
-                    "`{key}` is a whole number from 1 to {most}, or the name of a parameter that is"
+                    "`{key}` is a whole number from 1 to {most}, or the name of such a parameter"
                 ))),
         }
     }

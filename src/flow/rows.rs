@@ -59,16 +59,16 @@ pub(super) fn suite(file: &SourceFile) -> Result<Vec<Row>> {
             return Err(file
                 .error(
                     offset,
-                    format!("the id `{id}` is that of line {first}, too"),
+                    format!("duplicate id `{id}`, first used in line {first}"),
                 )
-                .hint("each row has an id of its own; a row without one is named by its number"));
+                .hint("row ids must be unique; a row without an id is named by its number"));
         }
         rows.push(Row { id, line, value });
     }
     if rows.is_empty() {
         return Err(file
             .error(0, "the suite has no rows")
-            .hint("write one JSON object a line, or leave `suite` out of the template"));
+            .hint("write one JSON object per line, or leave `suite` out of the template"));
     }
     Ok(rows)
 }
@@ -102,7 +102,7 @@ pub(super) fn input(file: &SourceFile, limit: Option<usize>) -> Result<Vec<Row>>
     if rows.is_empty() {
         return Err(file
             .error(0, "the input has no rows")
-            .hint("write one JSON object a line"));
+            .hint("write one JSON object per line"));
     }
     Ok(rows)
 }
@@ -145,7 +145,7 @@ fn object(file: &SourceFile, offset: usize, line: &str) -> Result<Value> {
         let what = text.split(" at line ").next().unwrap_or(&text);
         file.error(
             offset + error.column().saturating_sub(1).min(line.len()),
-            format!("broken JSON: {what}"),
+            format!("invalid JSON: {what}"),
         )
         .hint("each line is one JSON object, such as {\"id\": \"late-fees\", \"task\": \"…\"}")
     })?;
@@ -254,9 +254,7 @@ impl<'de> Visitor<'de> for Json<'_, '_> {
         while let Some(key) = entries.next_key::<String>()? {
             let value = entries.next_value_seed(Json(self.0))?;
             if pairs.iter().any(|(known, _)| *known == key) {
-                return Err(de::Error::custom(format_args!(
-                    "the key `{key}` stands twice"
-                )));
+                return Err(de::Error::custom(format_args!("duplicate key `{key}`")));
             }
             pairs.push((key, value));
         }
@@ -308,7 +306,7 @@ mod tests {
         let id = &rows("{\"id\": 12345678901234567890123}").expect("right")[0].id;
         assert_eq!(id, "12345678901234567890123");
         insta::assert_snapshot!(failure("{\"a\": NaN, \"b\": 007}"), @r#"
-        error: x.suite.jsonl:1:18: broken JSON: invalid number
+        error: x.suite.jsonl:1:18: invalid JSON: invalid number
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
     }
@@ -323,19 +321,19 @@ mod tests {
     #[test]
     fn errors_have_a_position() {
         insta::assert_snapshot!(failure("{\"id\": 1}\n{\"id\": 2,}\n"), @r#"
-        error: x.suite.jsonl:2:10: broken JSON: trailing comma
+        error: x.suite.jsonl:2:10: invalid JSON: trailing comma
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
         insta::assert_snapshot!(failure("{\"task\": \"a\""), @r#"
-        error: x.suite.jsonl:1:12: broken JSON: EOF while parsing an object
+        error: x.suite.jsonl:1:12: invalid JSON: EOF while parsing an object
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
         insta::assert_snapshot!(failure("{\"a\": 1, \"a\": 2}"), @r#"
-        error: x.suite.jsonl:1:16: broken JSON: the key `a` stands twice
+        error: x.suite.jsonl:1:16: invalid JSON: duplicate key `a`
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
         insta::assert_snapshot!(failure("{} {}"), @r#"
-        error: x.suite.jsonl:1:4: broken JSON: trailing characters
+        error: x.suite.jsonl:1:4: invalid JSON: trailing characters
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
         insta::assert_snapshot!(failure("{}\n[1]"), @r#"
@@ -344,19 +342,19 @@ mod tests {
         "#);
         insta::assert_snapshot!(failure("\n \n"), @"
         error: x.suite.jsonl:1:1: the suite has no rows
-        hint: write one JSON object a line, or leave `suite` out of the template
+        hint: write one JSON object per line, or leave `suite` out of the template
         ");
         insta::assert_snapshot!(failure("{\"id\": [1]}"), @r#"
         error: x.suite.jsonl:1:1: the row's `id` is neither text nor a whole number
         hint: give each row an id such as "id": "late-fees", or none
         "#);
         insta::assert_snapshot!(failure("{\"id\": \"a\"}\n\n{\"id\": \"a\"}"), @"
-        error: x.suite.jsonl:3:1: the id `a` is that of line 1, too
-        hint: each row has an id of its own; a row without one is named by its number
+        error: x.suite.jsonl:3:1: duplicate id `a`, first used in line 1
+        hint: row ids must be unique; a row without an id is named by its number
         ");
         insta::assert_snapshot!(failure("{}\n{\"id\": 1}"), @"
-        error: x.suite.jsonl:2:1: the id `1` is that of line 1, too
-        hint: each row has an id of its own; a row without one is named by its number
+        error: x.suite.jsonl:2:1: duplicate id `1`, first used in line 1
+        hint: row ids must be unique; a row without an id is named by its number
         ");
     }
 }

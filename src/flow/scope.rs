@@ -113,7 +113,7 @@ impl<'t> Scope<'t> {
         let file = &self.template.file;
         let what = format!("the prompt is empty{}", in_flow(flow));
         file.error(text.in_file(file, 0), what)
-            .hint("each step has something to say to the model, whatever the row")
+            .hint("every step needs a prompt for every row")
     }
 
     /// Converts a minijinja error, with its position in the template's file or in an included one.
@@ -146,15 +146,15 @@ impl<'t> Scope<'t> {
         let hint = match error.kind() {
             ErrorKind::UndefinedError => return self.known_variables(error, row),
             ErrorKind::TemplateNotFound => {
-                "an included file stands in the template's folder, its name in quotes in the tag"
+                "an included file must be in the template's folder, with its name quoted in the tag"
             }
             ErrorKind::SyntaxError if text.pieces.len() > 1 => {
-                "a `{{ … }}` or `{% … %}` cannot go on past a `${…}`: the text is split there first"
+                "a `{{ … }}` or `{% … %}` cannot span a `${…}`: the text is split there first"
             }
             ErrorKind::SyntaxError => {
                 "`{{ … }}` is a minijinja expression; write {{ '{{' }} for the text `{{`"
             }
-            _ => "what can stand in `{{ … }}`: https://docs.rs/minijinja/latest/minijinja/syntax/",
+            _ => "the syntax of `{{ … }}`: https://docs.rs/minijinja/latest/minijinja/syntax/",
         };
         hint.into()
     }

@@ -342,7 +342,7 @@ impl fmt::Display for PrefixShare {
         for step in &self.steps {
             writeln!(
                 f,
-                "  {}: {} of {} bytes begin every flow alike, {} with the constant parts first",
+                "  {}: {} of {} bytes are common to all flows, {} with the constant parts first",
                 step.id,
                 step.common_bytes,
                 step.prompt_bytes / self.flows.max(1) as u64,
@@ -351,7 +351,7 @@ impl fmt::Display for PrefixShare {
         }
         writeln!(
             f,
-            "  all steps: {} bytes begin every request alike",
+            "  all steps: {} bytes are common to all requests",
             self.all_steps_bytes
         )?;
         write!(

@@ -60,13 +60,13 @@ pub(super) fn steps(
         if step.id.get_ref() == PREVIOUS {
             return Err(file
                 .error(step.id.span().start, "no step can be called `previous`")
-                .hint("in a loop, that is what the generation before has carried over"));
+                .hint("in a loop, `previous` is the result of the preceding generation"));
         }
         if !seen.insert(step.id.get_ref()) {
-            let what = format!("a second step `{}`", step.id.get_ref());
+            let what = format!("duplicate step id `{}`", step.id.get_ref());
             return Err(file
                 .error(step.id.span().start, what)
-                .hint("each step has an id of its own"));
+                .hint("step ids must be unique"));
         }
         step.check_keys(file)?;
     }
@@ -82,18 +82,19 @@ pub(super) fn steps(
     let graph = all.graph()?;
     let order = graph.order().map_err(|cycle| {
         let names: Vec<&str> = cycle.iter().map(|step| ids.list[*step]).collect();
-        let what = format!(
-            "the steps need each other in a circle: {}",
-            names.join(" -> ")
-        );
-        file.error(keys[cycle[0]].needs.span().start, what)
-            .hint("an arrow points from a step to one that it needs: take one of them out")
+        let what = format!("dependency cycle between steps: {}", names.join(" -> "));
+        file.error(keys[cycle[0]].needs.span().start, what).hint(
+            "an arrow points from a step to one that it needs: remove one of these dependencies",
+        )
     })?;
     if let Some(step) = graph.isolated().first() {
-        let what = format!("no step needs `{0}`, and `{0}` needs none", ids.list[*step]);
+        let what = format!(
+            "the step `{}` is not connected to any other",
+            ids.list[*step]
+        );
         return Err(file
             .error(keys[*step].id.span().start, what)
-            .hint("connect it through `needs`, or make it a template of its own"));
+            .hint("connect it through `needs`, or move it to a separate template"));
     }
     all.check_loops(&graph, &order)?;
     let ancestry = Ancestry::new(&graph, &order);
@@ -159,20 +160,20 @@ fn read_loops(
             let step = find(name, "steps")?;
             steps.insert(step);
             if !taken.insert(step) {
-                let what = format!("`{}` stands in a loop twice", name.get_ref());
+                let what = format!("`{}` occurs twice in loops", name.get_ref());
                 return Err(file
                     .error(name.span().start, what)
-                    .hint("a step is in one loop at most, and named there once"));
+                    .hint("a step can be in at most one loop, and only once"));
             }
         }
         let start = find(&key.start, "start")?;
         if steps.contains(&start) {
             let what = format!(
-                "the loop starts from `{}`, which is in it",
+                "the loop starts from `{}`, which is in the loop",
                 key.start.get_ref()
             );
             return Err(file.error(key.start.span().start, what).hint(
-                "`start` is a step before the loop: what the first generation goes on from",
+                "`start` is a step before the loop, from which the first generation starts",
             ));
         }
         let carry = find(&key.carry, "carry")?;
@@ -180,7 +181,7 @@ fn read_loops(
             let what = format!("`{}` is not a step of the loop", key.carry.get_ref());
             return Err(file
                 .error(key.carry.span().start, what)
-                .hint("`carry` is the step of the loop that the next generation goes on from"));
+                .hint("`carry` is the step of the loop that the next generation starts from"));
         }
         loops.push(Loop {
             generations,
@@ -224,8 +225,8 @@ impl<'a> All<'a> {
                 let at = need.span().start;
                 let needed = self.needed(index, need.get_ref(), "needs", at)?;
                 if !seen.insert(needed) {
-                    let what = format!("`{}` stands twice in `needs`", need.get_ref());
-                    return Err(self.file.error(at, what).hint("name it once"));
+                    let what = format!("`{}` occurs twice in `needs`", need.get_ref());
+                    return Err(self.file.error(at, what).hint("list it once"));
                 }
                 needs.push(needed);
             }
@@ -258,13 +259,11 @@ impl<'a> All<'a> {
                     .error(
                         at,
                         format!(
-                            "`{}` is in no loop, and has no `previous`",
+                            "`{}` is not in a loop, so it has no `previous`",
                             self.ids.list[index]
                         ),
                     )
-                    .hint(
-                        "`previous` is what the generation before has carried over; name a step",
-                    )),
+                    .hint("`previous` is the result of the preceding generation; name a step")),
             };
         }
         find_step(self.file, self.ids, name, key, at)
@@ -289,7 +288,7 @@ impl<'a> All<'a> {
             let in_loop = |step: usize| of.steps.contains(&step);
             if let Some(between) = graph.between(in_loop, order).first() {
                 let what = format!(
-                    "`{}` stands between steps of a loop, and is not in it",
+                    "`{}` is between steps of a loop, but is not in it",
                     self.ids.list[*between]
                 );
                 return Err(self
@@ -387,7 +386,7 @@ impl<'a> All<'a> {
         let needs = keys.needs.get_ref();
         let [parent] = &needs[..] else {
             let what = format!(
-                "`context = \"append\"` goes on with the one step it needs, and `{id}` needs {}",
+                "`context = \"append\"` continues the only step in `needs`, but `{id}` needs {}",
                 needs.len()
             );
             return Err(file
@@ -396,7 +395,7 @@ impl<'a> All<'a> {
         };
         let Some(parent) = self.ids.find(parent.get_ref()) else {
             return Err(file
-                .error(at, "`context = \"append\"` cannot go on with `previous`")
+                .error(at, "`context = \"append\"` cannot continue `previous`")
                 .hint("put `${previous.text}` into the prompt"));
         };
         let samples = match self.keys[parent].kind() {
@@ -407,12 +406,12 @@ impl<'a> All<'a> {
             return Ok(());
         }
         let what = format!(
-            "`{id}` cannot go on with the conversation of `{}`, which is not one conversation",
+            "`{id}` cannot continue `{}`, which is not a single conversation",
             self.ids.list[parent]
         );
         Err(file.error(at, what).hint(
-            "`append` goes on with a step of kind generate and one sample; put the text of another \
-             into the prompt",
+            "`append` continues a step of kind generate with one sample; put the text of any other \
+             step into the prompt",
         ))
     }
 
@@ -481,7 +480,7 @@ impl<'a> All<'a> {
             && samples > 1
             && temperature == 0.0
         {
-            let what = "the samples would all be the same: the step's temperature is 0";
+            let what = "all samples would be the same: the step's temperature is 0";
             return Err(file
                 .error(given.span().start, what)
                 .hint("give it a temperature, such as temperature = 0.8"));
@@ -540,14 +539,14 @@ impl<'a> All<'a> {
                 }
             }
             if !taken.insert(name) {
-                let what = format!("`{name}` stands twice in `of`");
-                return Err(self.file.error(at, what).hint("name it once"));
+                let what = format!("`{name}` occurs twice in `of`");
+                return Err(self.file.error(at, what).hint("list it once"));
             }
         }
         if list.is_empty() {
             return Err(self
                 .file
-                .error(at, "`of` names no step")
+                .error(at, "`of` is empty")
                 .hint("name one: of = \"answer\""));
         }
         Ok(list.to_vec())

@@ -57,7 +57,7 @@ impl Text {
                 .hint("say what the model is to do"));
         }
         let pieces = split(string.get_ref()).map_err(|Unclosed(at)| {
-            file.error(file.in_string(&span, at), "`${` without its `}`")
+            file.error(file.in_string(&span, at), "unclosed `${`")
                 .hint("close the expression; write `$${` for the text `${`")
         })?;
         Ok(Self { pieces, span })
@@ -124,7 +124,7 @@ impl Template {
         let instances = unroll(&steps, &loops).map_err(|cycle| {
             let at = file.text().find("[[loop]]").unwrap_or(0);
             let what = format!(
-                "generations of loops need each other in a circle: {}",
+                "dependency cycle between loop generations: {}",
                 cycle.join(" -> ")
             );
             file.error(at, what).hint(
@@ -198,9 +198,9 @@ pub(super) fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -
         return Ok(());
     }
     let what = format!("`{}` cannot be a {key}", text.escape_debug());
-    Err(file
-        .error(name.span().start, what)
-        .hint("use letters, digits, `_` and `-`, beginning with a letter or `_`, 64 at most"))
+    Err(file.error(name.span().start, what).hint(
+        "use letters, digits, `_` and `-`, starting with a letter or `_`; at most 64 characters",
+    ))
 }
 
 fn check_system(file: &SourceFile, system: Option<&Text>) -> Result<()> {
@@ -210,7 +210,7 @@ fn check_system(file: &SourceFile, system: Option<&Text>) -> Result<()> {
             return Err(file
                 .error(
                     system.in_file(file, *offset),
-                    "`system` may not hold a `${…}`: it is complete before the run",
+                    "`system` cannot contain `${…}`: it is rendered before the run",
                 )
                 .hint("put it into a step's prompt; write `$${` for the text `${`"));
         }
@@ -224,11 +224,11 @@ fn read_suite(file: &SourceFile, folder: &Path, name: &Spanned<String>) -> Resul
         file.error(
             at,
             format!(
-                "the suite `{}` leads out of the template's folder",
+                "the suite `{}` is outside of the template's folder",
                 name.get_ref()
             ),
         )
-        .hint("a suite stands beside its template: give its name")
+        .hint("a suite is in the folder of its template: give its file name")
     })?;
     if let Some(error) = no_file(&path) {
         return Err(file
@@ -237,7 +237,7 @@ fn read_suite(file: &SourceFile, folder: &Path, name: &Spanned<String>) -> Resul
     }
     if leads_out(folder, &path) {
         let what = format!(
-            "the suite `{}` is a link out of the template's folder",
+            "the suite `{}` is a symlink to outside the template's folder",
             name.get_ref()
         );
         return Err(file

@@ -456,7 +456,7 @@ fn as_one_who_may_not_write() {
         "{report}"
     );
     assert!(
-        report.contains("hint: the flows have to be expanded anew: make"),
+        report.contains("hint: the flows must be expanded again: make"),
         "{report}"
     );
     let hit = expand(&request(3)).expect("the cache is still valid");

@@ -248,9 +248,9 @@ fn sharing_of_the_example() {
     );
     insta::assert_snapshot!(share, @"
     Prefix sharing: 3 flows x 2 steps, 795 bytes of prompt text
-      plan: 101 of 123 bytes begin every flow alike, 105 with the constant parts first
-      do: 101 of 142 bytes begin every flow alike, 105 with the constant parts first
-      all steps: 101 bytes begin every request alike
+      plan: 101 of 123 bytes are common to all flows, 105 with the constant parts first
+      do: 101 of 142 bytes are common to all flows, 105 with the constant parts first
+      all steps: 101 bytes are common to all requests
       reusable: 71.8 % of the text, 72.8 % with the constant parts first
     ");
 }

@@ -121,12 +121,12 @@ fn errors_in_a_fixture() {
     ");
     insta::assert_snapshot!(code("{ dir = \"../code\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:19: the fixture `../code` leads out of fixtures/
+    error: templates/t.toml:3:19: the fixture `../code` is outside of fixtures/
     hint: put the folder into fixtures/ and give its name
     ");
     insta::assert_snapshot!(code("{ dir = \"/etc\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:19: the fixture `/etc` leads out of fixtures/
+    error: templates/t.toml:3:19: the fixture `/etc` is outside of fixtures/
     hint: put the folder into fixtures/ and give its name
     ");
     insta::assert_snapshot!(code("{ rows = \"code.jsonl\" }").failure(), @"
@@ -152,12 +152,12 @@ fn errors_in_a_fixture() {
     insta::assert_snapshot!(code("{ dir = \"code\", include = [] }").failure(), @r#"
     exit code 2
     error: templates/t.toml:3:37: `include` is empty
-    hint: leave it out for every file, or name some: include = ["**/*.py"]
+    hint: omit it to include all files, or list some: include = ["**/*.py"]
     "#);
     insta::assert_snapshot!(code("{ dir = \"code\", include = [\"*.md\", \"*.py\"] }").failure(), @"
     exit code 2
     error: templates/t.toml:3:46: `*.py` matches no file in fixtures/code/
-    hint: `*` stays within a folder, `**/` goes through folders; hidden files and __pycache__ are left out
+    hint: `*` does not cross folders, `**/` does; hidden files and __pycache__ are ignored
     ");
     insta::assert_snapshot!(code("{ dir = \"code\", include = [\"a.{md\"] }").failure(), @r#"
     exit code 2
@@ -166,14 +166,14 @@ fn errors_in_a_fixture() {
     "#);
     insta::assert_snapshot!(code("{ dir = \"code\", include = [\"../*\"] }").failure(), @r#"
     exit code 2
-    error: templates/t.toml:3:38: bad glob `../*`: it leads out of the fixture
+    error: templates/t.toml:3:38: bad glob `../*`: it is outside of the fixture
     hint: globs are relative to the fixture's folder, as in "**/*.py" or "docs/{a,b}.md"
     "#);
     insta::assert_snapshot!(
         project("{ dir = \"code\" }").with("fixtures/code/.x", "").failure(), @"
     exit code 2
     error: templates/t.toml:3:19: the folder fixtures/code has no files
-    hint: hidden files and __pycache__ do not count
+    hint: hidden files and __pycache__ are ignored
     "
     );
 }
@@ -201,12 +201,12 @@ fn errors_in_the_files_of_a_fixture() {
     ");
     insta::assert_snapshot!(linked("../other.md"), @"
     exit code 2
-    error: fixtures/code/link: a link out of the fixture
+    error: fixtures/code/link: a symlink to outside the fixture
     hint: replace it by a file, or leave it out with `include`
     ");
     insta::assert_snapshot!(linked("sub"), @"
     exit code 2
-    error: fixtures/code/link: a link to what is not a file
+    error: fixtures/code/link: a symlink to something other than a file
     hint: replace it by a file, or leave it out with `include`
     ");
     let rows = |text: &str| {
@@ -216,13 +216,13 @@ fn errors_in_the_files_of_a_fixture() {
     };
     insta::assert_snapshot!(rows("{}\nno\n"), @r#"
     exit code 2
-    error: fixtures/r.jsonl:2:2: broken JSON: expected ident
+    error: fixtures/r.jsonl:2:2: invalid JSON: expected ident
     hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
     "#);
     insta::assert_snapshot!(rows("\n"), @"
     exit code 2
     error: fixtures/r.jsonl:1:1: the fixture has no rows
-    hint: write one JSON object a line
+    hint: write one JSON object per line
     ");
 }
 
