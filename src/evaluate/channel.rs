@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_have_the_time_at_which_they_were_sent() {
+    fn messages_are_timestamped_when_sent() {
         let pause = Duration::from_millis(60);
         let (mut channel, child) = Channel::open().unwrap();
         assert_eq!(channel.receive(), Received::Nothing);
@@ -164,7 +164,7 @@ mod tests {
         sleep(pause);
         write(&child, b"{}");
         let after = Instant::now();
-        // This process may look at them as late as it likes.
+        // The test may read them arbitrarily late.
         sleep(pause);
         let Received::Message(mark, begun) = channel.receive() else {
             panic!("no mark");
@@ -173,7 +173,7 @@ mod tests {
         let Received::Message(b"{}", ended) = channel.receive() else {
             panic!("no result");
         };
-        // The wall clock may be slewed a little meanwhile.
+        // The wall clock may be slewed slightly in the meantime.
         let slack = Duration::from_millis(2);
         assert!(begun + slack >= before && ended <= after + slack);
         assert!(ended - begun + slack >= pause, "{:?}", ended - begun);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_cannot_be_read_back() {
+    fn a_child_cannot_read_its_messages_back() {
         let (_channel, child) = Channel::open().unwrap();
         write(&child, b"S\x07\0\0\0");
         let again = format!("/proc/self/fd/{}", child.as_raw_fd());
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_comes_whole_and_marks_are_told_apart() {
+    fn long_messages_arrive_whole_and_marks_are_parsed() {
         let (mut channel, child) = Channel::open().unwrap();
         let long = vec![b'x'; 200_000];
         write(&child, &long);

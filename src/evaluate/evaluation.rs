@@ -1,4 +1,4 @@
-//! What is asked of an evaluation, and what comes of it.
+//! The request for an evaluation and its result.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,43 +6,42 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Names an evaluation from its submission to its end.
+/// Identifies an evaluation from its submission to its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EvaluationId(pub(crate) u64);
 
-/// Turns what a program returned into a score, or says why it is no solution.
+/// Converts the return value of a program to a score, or explains why it is not a solution.
 pub type Score = fn(&Value) -> Result<f64, String>;
 
-/// A program to be run and scored.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The program, in Python.
+    /// Python source code.
     pub code: String,
-    /// The function to call: the first of these that the program defines.
+    /// Names of the function to call; the first one that the program defines is used.
     pub entry_points: Vec<String>,
-    /// What it is called with; empty for no arguments. They reach the program as JSON data.
+    /// Arguments of the call, possibly none. They reach the program as JSON data.
     pub arguments: Vec<Value>,
-    /// What Python's and numpy's random numbers start from.
+    /// Seed of Python's and numpy's random number generators.
     pub seed: u64,
-    /// How long the program may run, from its first line to what it returns.
+    /// Time limit of the program, from its first line to its return value.
     pub deadline: Duration,
-    /// How what it returns is scored; such as [`super::packing::score`].
+    /// Scores the return value, for example [`super::packing::score`].
     pub score: Score,
 }
 
-/// How an evaluation ended. All but `Ok` come without a score.
+/// How an evaluation ended. Only `Ok` has a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The program returned a solution.
     Ok,
-    /// It returned data which are no solution.
+    /// It returned data that is not a solution.
     Invalid,
     /// It raised an exception, did not compile, or defines no entry point.
     RuntimeError,
     /// It was killed at its deadline.
     Timeout,
-    /// It asked for more memory than it may have.
+    /// It exceeded its memory limit.
     Oom,
     /// It died from a signal, or exited without a result.
     Crashed,

@@ -58,7 +58,6 @@ pub struct Flow {
     pub steps: Vec<Step>,
 }
 
-/// One step of a flow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {

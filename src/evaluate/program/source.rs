@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_used_and_not_defined_are_needed() {
+    fn used_but_undefined_names_are_needed() {
         let cases = [
             (
                 "def f(a, b=c, *d, e: int = 0): return a + b + d + e + g",

@@ -98,7 +98,7 @@ pub(super) fn clean(text: &str) -> Result<Expression, String> {
 /// Like [`clean`], for letters that are known to form a product.
 ///
 /// # Errors
-/// As [`clean`].
+/// See [`clean`].
 pub(super) fn clean_product(text: &str) -> Result<Expression, String> {
     cleaned(text, true)
 }

@@ -383,7 +383,7 @@ fn a_full_disk_is_an_output_error_and_leaves_nothing_half_written() {
 
 /// Runs the test's other half as an unprivileged user, since root may always write.
 #[test]
-fn a_folder_that_cannot_be_written() {
+fn a_read_only_folder() {
     let project = Project::new();
     project.expand(3);
     let open = |path: &str, mode| {
@@ -415,7 +415,7 @@ fn a_folder_that_cannot_be_written() {
         let output = command
             .args([
                 "--exact",
-                "flow::tests::cache::as_one_who_may_not_write",
+                "flow::tests::cache::as_an_unprivileged_user",
                 "--ignored",
             ])
             .env("FLOWBENCH_TEST_ROOT", project.path(""))
@@ -432,8 +432,8 @@ fn a_folder_that_cannot_be_written() {
 }
 
 #[test]
-#[ignore = "run by a_folder_that_cannot_be_written"]
-fn as_one_who_may_not_write() {
+#[ignore = "run by a_read_only_folder"]
+fn as_an_unprivileged_user() {
     let root = std::env::var_os("FLOWBENCH_TEST_ROOT").expect("the other half sets it");
     let layout = Layout { root: root.into() };
     let request = |num_flows| ExpandRequest {
