@@ -1,4 +1,4 @@
-//! Template × fixture → flows, through the cache.
+//! Expands a template and a fixture into flows, using the cache.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -16,69 +16,63 @@ use super::render::Renderer;
 use super::share::{self, PrefixShare};
 use super::template::Template;
 
-/// What is to be expanded.
+/// A request for an expansion.
 #[derive(Clone, Copy)]
 pub struct ExpandRequest<'a> {
-    /// Where templates, fixtures and flows are.
+    /// Location of templates, fixtures and flows.
     pub layout: &'a Layout,
     /// A name in `templates/`, or a path.
     pub template: &'a str,
-    /// How many flows, at least 1.
+    /// Number of flows, at least 1.
     pub num_flows: usize,
-    /// Parameters of the template that are set anew: names and values.
+    /// Parameters of the template to override: names and values.
     pub params: &'a [(String, String)],
-    /// Rows in place of the template's suite.
+    /// Rows that replace the template's suite.
     pub input: Option<Input<'a>>,
-    /// Whether flows that are there already may be used.
+    /// Whether flows that exist on disk may be used.
     pub use_cache: bool,
-    /// Whether the flows are wanted in memory, and not just on the disk.
+    /// Whether to load the flows into memory, rather than only write them.
     pub load: bool,
-    /// Told while another run has the folder.
+    /// Called while another run holds the lock.
     pub on_wait: OnWait<'a>,
 }
 
-/// A file of rows (JSON lines), one a flow.
+/// A file of rows (JSON lines), one per flow.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
-    /// The file.
     pub path: &'a Path,
-    /// Only so many of its rows, from the first.
+    /// Maximum number of rows to use, from the start.
     pub limit: Option<usize>,
-    /// How many flows each row gets; there are so many in all as rows times this, whatever
-    /// [`ExpandRequest::num_flows`] says.
+    /// Number of flows per row. The number of flows is the number of rows times this; it overrides
+    /// [`ExpandRequest::num_flows`].
     pub repeats: usize,
 }
 
-/// An expansion that is on the disk (or, after [`check`], may be).
+/// An expansion that is on disk, or after [`check`] may be.
 #[derive(Debug)]
 pub struct Expansion {
-    /// The template's name.
     pub template: String,
-    /// The template's file.
     pub template_file: PathBuf,
-    /// What the template says of itself.
     pub description: Option<String>,
-    /// How many flows there are.
     pub num_flows: usize,
-    /// How many steps each flow has.
+    /// Number of steps per flow.
     pub num_steps: usize,
-    /// How many rows the suite has; flow *i* takes row (*i* − 1) mod rows.
+    /// Number of rows of the suite; flow *i* uses row (*i* − 1) mod rows.
     pub num_rows: usize,
-    /// SHA-256 over the template, its suite, and the files that it includes.
+    /// SHA-256 of the template, its suite, and its included files.
     pub template_hash: String,
-    /// SHA-256 over the fixture's included files.
+    /// SHA-256 of the fixture's included files.
     pub fixture_hash: String,
-    /// How large the fixture is, as far as it is included.
     pub fixture: FixtureSize,
-    /// Whether the flows on the disk could be used.
+    /// Whether the flows on disk were valid.
     pub state: CacheState,
-    /// The flows, if they were to be loaded; flows with the same system message share it.
+    /// The flows, if requested. Flows with the same system message share it.
     pub flows: Vec<Flow>,
     sources: Sources,
 }
 
 impl Expansion {
-    /// What the `[PROGRESS]` line says, without that mark.
+    /// The text of the `[PROGRESS]` line, without that prefix.
     pub fn progress_line(&self) -> String {
         match &self.state {
             CacheState::Hit => format!(
@@ -91,7 +85,7 @@ impl Expansion {
         }
     }
 
-    /// The files that the flows were made from, each with what it is.
+    /// The files that the flows were made from, each with a description.
     pub fn sources(&self) -> Vec<(&'static str, PathBuf)> {
         let Sources {
             template, fixture, ..
@@ -111,23 +105,23 @@ impl Expansion {
         files
     }
 
-    /// How much of the prompts is shared as a prefix; renders every flow once more.
+    /// Measures prefix sharing; renders every flow once more.
     ///
     /// # Errors
     ///
-    /// A template that does not render (only possible after [`check`]).
+    /// If the template does not render (only possible after [`check`]).
     pub fn share(&self) -> Result<PrefixShare> {
         let mut renderer = Renderer::new(&self.sources.template, &self.sources.fixture)?;
         share::measure(&mut renderer, self.num_flows)
     }
 }
 
-/// Expands a template into `flows/`, or finds that this has been done.
+/// Expands a template into `flows/`, unless the flows there are valid.
 ///
 /// # Errors
 ///
-/// Usage (exit code 2): the template, its suite or its fixture is wrong. Output (110): `flows/`
-/// cannot be written, though it has to be. Nothing about the cache is an error.
+/// Usage (exit code 2): the template, its suite or its fixture is wrong. Output (110): `flows/` must be
+/// written and cannot. Problems with the cache are never errors.
 pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
     let sources = Sources::load(request)?;
     let folder = request.layout.flows();
@@ -144,8 +138,7 @@ pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
         });
     }
     match state {
-        // The flows are right with or without strays beside them, in a folder that cannot be
-        // written, too.
+        // Ignore errors: the flows are valid despite surplus files, even in a read-only folder.
         CacheState::Hit => drop(cache::remove_strays(&folder, sources.num_flows)),
         CacheState::Miss(_) => {
             loader = Loader::new(request.load);
@@ -165,7 +158,7 @@ pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
     Ok(sources.into_expansion(state, loader.flows))
 }
 
-/// Finds out whether the flows in `flows/` are those asked for; writes nothing, and loads none.
+/// Checks whether the flows in `flows/` are valid for the request. Writes and loads nothing.
 ///
 /// # Errors
 ///
@@ -183,7 +176,6 @@ pub fn check(request: &ExpandRequest) -> Result<Expansion> {
     Ok(sources.into_expansion(state, Vec::new()))
 }
 
-/// What an expansion is made from.
 #[derive(Debug)]
 struct Sources {
     template: Template,
@@ -194,7 +186,7 @@ struct Sources {
 impl Sources {
     fn load(request: &ExpandRequest) -> Result<Self> {
         if request.num_flows == 0 {
-            return Err(Error::usage("there has to be at least one flow")
+            return Err(Error::usage("at least one flow is needed")
                 .hint("set NUM_FLOWS to a whole number of at least 1"));
         }
         let template = Template::load(request)?;
@@ -237,7 +229,7 @@ impl Sources {
     }
 }
 
-/// The bytes of a flow's file: JSON, indented since people look at it.
+/// Serializes a flow as JSON, indented for readability.
 fn serialise(flow: &Flow, bytes: &mut Vec<u8>) -> Result<()> {
     bytes.clear();
     serde_json::to_writer_pretty(&mut *bytes, flow).map_err(|error| {
@@ -247,7 +239,7 @@ fn serialise(flow: &Flow, bytes: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Keeps flows in memory, each distinct system message once, if they are wanted there.
+/// Collects flows in memory if requested, storing each distinct system message once.
 struct Loader {
     wanted: bool,
     flows: Vec<Flow>,
@@ -263,8 +255,8 @@ impl Loader {
         }
     }
 
-    /// Reads a file that has its digest; `None` if it is no such flow all the same (someone made
-    /// the digests fit).
+    /// Reads a file whose digest is right; `None` if it is not the expected flow all the same (a forged
+    /// digest).
     fn take(&mut self, template: &str, number: usize, bytes: &[u8]) -> Option<()> {
         if self.wanted {
             let flow: Flow = serde_json::from_slice(bytes).ok()?;

@@ -1,5 +1,5 @@
-//! Files that a template's texts include (`{% include "rules.txt" %}`): found before anything is
-//! rendered, since each of them belongs to the template's hash.
+//! Finds the files that a template's texts include (`{% include "rules.txt" %}`). This happens before
+//! rendering, because the files are part of the template's hash.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -9,13 +9,13 @@ use crate::error::Result;
 
 use super::place::{SourceFile, below, unreadable};
 
-/// The files that are included, by the name that the template gives them.
+/// The included files, by the name used in the template.
 pub(super) type Includes = BTreeMap<String, SourceFile>;
 
-/// Reads what `texts` include, and what that includes in turn, from the template's folder.
+/// Reads the files that `texts` include, transitively, from the template's folder.
 ///
-/// Every string in an `include`, `import`, `from` or `extends` tag counts as a name. What does not
-/// exist, or lies outside the folder, is left out: it becomes an error if a render asks for it.
+/// Every string in an `include`, `import`, `from` or `extends` tag counts as a name. Files that do not exist
+/// or lie outside the folder are skipped; they cause an error if a render needs them.
 pub(super) fn collect<'a>(
     folder: &Path,
     texts: impl IntoIterator<Item = &'a str>,
@@ -41,7 +41,7 @@ fn read(folder: &Path, name: &str) -> Result<Option<SourceFile>> {
     match path.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(&path, error)),
-        // A link may not lead out of the folder either.
+        // Nor may a symlink lead out of the folder.
         Ok(real)
             if !folder
                 .canonicalize()
@@ -56,7 +56,7 @@ fn read(folder: &Path, name: &str) -> Result<Option<SourceFile>> {
     Ok(Some(file.with_line_feeds()))
 }
 
-/// The strings in the tags that load another file.
+/// The strings in tags that load another file.
 fn names(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     for tag in text.split("{%").skip(1) {
@@ -69,7 +69,7 @@ fn names(text: &str) -> Vec<String> {
     names
 }
 
-/// Adds the quoted strings up to the end of the tag.
+/// Appends the quoted strings up to the end of the tag.
 fn strings(tag: &str, names: &mut Vec<String>) {
     let mut rest = tag;
     while let Some(at) = rest.find(['"', '\'', '%']) {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_in_tags_that_load_files_only() {
+    fn names_are_found_only_in_tags_that_load_files() {
         assert_eq!(names(r#"a {% include "x.txt" %} "b" {{ "c" }}"#), ["x.txt"]);
         assert_eq!(
             names("{%- include ['a', 'b'] ignore missing -%}"),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_through_files_and_stay_in_the_folder() {
+    fn includes_are_transitive_and_confined_to_the_folder() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let folder = root.path().join("templates");
         std::fs::create_dir_all(folder.join("sub")).expect("a folder");

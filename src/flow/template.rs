@@ -1,4 +1,4 @@
-//! Templates: found, read and checked, so that what is wrong is known before anything runs.
+//! Templates: found, parsed and validated before anything runs.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use super::split::{Literal, Piece, Unclosed, split};
 use super::steps::{StepSource, Steps, steps};
 use super::unroll::{Instance, unroll};
 
-/// A template that is right as far as can be told without rendering it.
+/// A template that is valid as far as can be checked without rendering it.
 #[derive(Debug)]
 pub(super) struct Template {
     pub(super) file: SourceFile,
@@ -27,25 +27,24 @@ pub(super) struct Template {
     pub(super) description: Option<String>,
     pub(super) system: Option<Text>,
     pub(super) params: Params,
-    /// In an order in which each comes after those that it needs.
+    /// In topological order.
     pub(super) steps: Vec<StepSource>,
-    /// The steps of a flow: those of loops once a generation.
+    /// The steps of a flow: steps of a loop occur once per generation.
     pub(super) instances: Vec<Instance>,
-    /// The suite's file, where there is one.
     pub(super) suite: Option<PathBuf>,
-    /// At least one.
+    /// Never empty.
     pub(super) rows: Vec<Row>,
     pub(super) fixture: Option<Spanned<FixtureKeys>>,
     pub(super) includes: Includes,
-    /// SHA-256 over the template's file name and content, its suite, and the files it includes.
+    /// SHA-256 of the template's file name and content, its suite, and its included files.
     pub(super) hash: String,
 }
 
-/// A text of the template, split at its `${ … }`.
+/// A text of the template, split at each `${ … }`.
 #[derive(Debug)]
 pub(super) struct Text {
     pub(super) pieces: Vec<Piece>,
-    /// Where the TOML string is in the file (bytes).
+    /// Byte range of the TOML string in the file.
     span: Range<usize>,
 }
 
@@ -58,7 +57,7 @@ impl Text {
                 .hint("say what the model is to do"));
         }
         let pieces = split(string.get_ref()).map_err(|Unclosed(at)| {
-            file.error(file.in_string(&span, at), "`${` without its `}`")
+            file.error(file.in_string(&span, at), "unclosed `${`")
                 .hint("close the expression; write `$${` for the text `${`")
         })?;
         Ok(Self { pieces, span })
@@ -71,14 +70,14 @@ impl Text {
         })
     }
 
-    /// Where the byte `offset` of the text's source is in the file.
+    /// Maps byte `offset` of the text's source to a byte offset in the file.
     pub(super) fn in_file(&self, file: &SourceFile, offset: usize) -> usize {
         file.in_string(&self.span, offset)
     }
 }
 
 impl Template {
-    /// Finds, reads and checks a template: a name in `templates/`, or a path.
+    /// Finds, parses and validates a template: a name in `templates/`, or a path.
     pub(super) fn load(request: &ExpandRequest) -> Result<Self> {
         let file = SourceFile::read(&find(request.layout, request.template)?)?;
         let file = file.with_line_feeds();
@@ -125,7 +124,7 @@ impl Template {
         let instances = unroll(&steps, &loops).map_err(|cycle| {
             let at = file.text().find("[[loop]]").unwrap_or(0);
             let what = format!(
-                "generations of loops need each other in a circle: {}",
+                "dependency cycle between loop generations: {}",
                 cycle.join(" -> ")
             );
             file.error(at, what).hint(
@@ -150,14 +149,14 @@ impl Template {
     }
 }
 
-/// The path of a template: a name in `templates/`, or a path.
+/// The path of a template, given as a name in `templates/` or as a path.
 fn find(layout: &Layout, name: &str) -> Result<PathBuf> {
     let templates = layout.templates();
     let given = PathBuf::from(name);
     let is_path = name.contains('/') || name.ends_with(".toml");
     let candidates = if is_path {
         let in_templates = templates.join(&given);
-        // `three_step.toml` is as clear as `three_step`.
+        // `three_step.toml` works like `three_step`.
         if name.contains('/') {
             vec![given]
         } else {
@@ -190,7 +189,7 @@ fn find(layout: &Layout, name: &str) -> Result<PathBuf> {
     .hint(choice(stem.unwrap_or(name), &what, &known)))
 }
 
-/// Names go into records, file names and `key=value` lines.
+/// Checks a name, which may occur in records, file names and `key=value` lines.
 pub(super) fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -> Result<()> {
     let text = name.get_ref();
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
@@ -199,9 +198,9 @@ pub(super) fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -
         return Ok(());
     }
     let what = format!("`{}` cannot be a {key}", text.escape_debug());
-    Err(file
-        .error(name.span().start, what)
-        .hint("use letters, digits, `_` and `-`, beginning with a letter or `_`, 64 at most"))
+    Err(file.error(name.span().start, what).hint(
+        "use letters, digits, `_` and `-`, starting with a letter or `_`; at most 64 characters",
+    ))
 }
 
 fn check_system(file: &SourceFile, system: Option<&Text>) -> Result<()> {
@@ -211,7 +210,7 @@ fn check_system(file: &SourceFile, system: Option<&Text>) -> Result<()> {
             return Err(file
                 .error(
                     system.in_file(file, *offset),
-                    "`system` may not hold a `${…}`: it is complete before the run",
+                    "`system` cannot contain `${…}`: it is rendered before the run",
                 )
                 .hint("put it into a step's prompt; write `$${` for the text `${`"));
         }
@@ -225,11 +224,11 @@ fn read_suite(file: &SourceFile, folder: &Path, name: &Spanned<String>) -> Resul
         file.error(
             at,
             format!(
-                "the suite `{}` leads out of the template's folder",
+                "the suite `{}` is outside of the template's folder",
                 name.get_ref()
             ),
         )
-        .hint("a suite stands beside its template: give its name")
+        .hint("a suite is in the folder of its template: give its file name")
     })?;
     if let Some(error) = no_file(&path) {
         return Err(file
@@ -238,7 +237,7 @@ fn read_suite(file: &SourceFile, folder: &Path, name: &Spanned<String>) -> Resul
     }
     if leads_out(folder, &path) {
         let what = format!(
-            "the suite `{}` is a link out of the template's folder",
+            "the suite `{}` is a symlink to outside the template's folder",
             name.get_ref()
         );
         return Err(file
@@ -268,7 +267,7 @@ fn hash(
     input: Option<Input>,
 ) -> String {
     let mut hasher = PartsHasher::default();
-    // With its name: the same text under another name is another template.
+    // Includes the file name: the same text under another name is another template.
     let name = file.path().file_name().unwrap_or_default();
     hasher.part(name.as_encoded_bytes());
     hasher.part(file.text().as_bytes());

@@ -260,7 +260,7 @@ fn ordinary_programs_are_told_apart() {
             "returns half a surrogate pair",
             program("return '\\udcff'"),
             Outcome::BadOutput,
-            "no JSON",
+            "bad JSON",
         ),
         (
             "has itself interrupted",
@@ -313,13 +313,13 @@ fn ordinary_programs_are_told_apart() {
             "no data",
             program("return object()"),
             Outcome::BadOutput,
-            "no plain data",
+            "not plain data",
         ),
         (
             "not JSON",
             program("os.write(3, b'}')\nos._exit(0)"),
             Outcome::BadOutput,
-            "no JSON",
+            "bad JSON",
         ),
         (
             "memory error",
