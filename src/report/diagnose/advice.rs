@@ -70,18 +70,13 @@ pub(super) fn advice(stage: &str, present: &Present) -> String {
             }
         }
         "evaluate.start_up" if !present.has_pool() => {
-            say(
-                "Reuse workers for many programs instead of starting a process for each."
-                    .to_owned(),
-            );
+            say("Reuse workers for many programs, not a new process for each.".to_owned());
         }
         "evaluate.run" => {
             say("More processors; a shorter timeout_ms for programs that hang.".to_owned());
         }
         "evaluate.validate" => say("Simpler checks, or more processors.".to_owned()),
-        "verify" => {
-            say("Simpler expected answers: plain numbers are compared directly.".to_owned())
-        }
+        "verify" => say("Simpler expected answers: numbers are compared directly.".to_owned()),
         "record_io" => {
             say(format!(
                 "A folder on a faster disk ({}).",
