@@ -8,9 +8,9 @@ use crate::record::{RunRecord, StepRecord};
 /// A setting that advice refers to, with its value in the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Setting {
-    /// Variable, flag or key: `MODE`.
+    /// Variable, flag or key, such as `MODE`.
     pub name: &'static str,
-    /// `standalone`.
+    /// Such as `standalone`.
     pub present: String,
 }
 

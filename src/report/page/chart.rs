@@ -154,7 +154,7 @@ pub(super) fn strip(values: &[f64], spread: Option<&Distribution>, end: f64) -> 
     svg
 }
 
-/// Median and range, or the 99th percentile if the sample supports it.
+/// Median with the range, or with the 99th percentile if the sample supports it.
 pub(super) fn summary(spread: &Distribution) -> String {
     let unit = if spread.max >= 2000.0 {
         (1e3, " s")

@@ -18,7 +18,7 @@ pub(super) struct JudgedRow {
     pub(super) step: String,
     pub(super) kind: String,
     pub(super) count: usize,
-    /// `4 ok, 1 timeout`.
+    /// Such as `4 ok, 1 timeout`.
     pub(super) outcomes: String,
     /// Segments of a bar: CSS class, percent, tooltip.
     bar: Vec<(&'static str, String, String)>,
@@ -94,7 +94,7 @@ fn sorted(outcomes: &BTreeMap<String, usize>) -> Vec<(&str, usize)> {
     all
 }
 
-/// `4 ok, 1 timeout`.
+/// Such as `4 ok, 1 timeout`.
 pub(super) fn outcomes(outcomes: &BTreeMap<String, usize>) -> String {
     let words = sorted(outcomes)
         .into_iter()

@@ -52,8 +52,8 @@ struct OfStep {
     cut_unmarked: usize,
 }
 
-/// The requests that started before the first token of the run. None of them can have filled the
-/// cache for another, so any reuse means that the cache was already warm.
+/// The requests that started before the first token of the run. One of them was computed first, so
+/// if all of them reused cached tokens, the cache was already warm.
 #[derive(Debug, Clone, Default)]
 struct FirstRequests {
     /// Time of the first token of the run, in milliseconds.

@@ -19,8 +19,7 @@ use crate::units::plural;
 
 pub use gathered::Gathered;
 
-/// Share of processor time used by other processes or other virtual machines from which a warning
-/// is issued.
+/// Warn if other processes or other virtual machines use at least this share of the processor time.
 pub const BUSY_SHARE: f64 = 0.1;
 
 /// Shorter runs are skipped: the kernel counts in hundredths of a second.
