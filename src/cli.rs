@@ -44,8 +44,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Expand the flows through the cache, without loading an engine
     Expand(ExpandArgs),
-    /// Explain where the time of a run went: share per stage, causes, and the estimated gain of
-    /// each fix
+    /// Explain where the time of a run went: share per stage, known causes, and how much fixing
+    /// each could save at most
     Diagnose(DiagnoseArgs),
     /// Render a run as a self-contained HTML file, or as Markdown
     Report(ReportArgs),
@@ -55,7 +55,7 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Locate, download or inspect a model
     Model(ModelArgs),
-    /// Benchmark prefill and decode, and compare them with the machine's upper bound
+    /// Benchmark prefill and decode, and compare them with the limits of the machine
     BenchEngine(BenchEngineArgs),
 }
 
@@ -127,7 +127,7 @@ pub struct RunArgs {
     rounds: usize,
 
     /// Upper bound on KV cache memory in MiB; on a CPU, memory is allocated on demand [default:
-    /// 1024, or enough for one sequence of the full context, limited to half of the available
+    /// 1024, or more if one sequence of the full context needs it, up to half of the available
     /// memory]
     #[arg(long, env, value_name = "KV_CACHE_MB", value_parser = parse_mebibytes)]
     kv_cache_mb: Option<usize>,

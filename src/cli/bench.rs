@@ -24,8 +24,7 @@ pub struct BenchEngineArgs {
     #[arg(short, long, env = "BENCH_BATCH", value_name = "LIST", default_value = "1,8,25", value_delimiter = ',', value_parser = parse_count)]
     batch: Vec<usize>,
 
-    /// Context depth: tokens that each sequence holds before it decodes, not shared between
-    /// sequences
+    /// Tokens in the context of each sequence before it decodes; not shared between sequences
     #[arg(short, long, short_alias = 'd', alias = "n-depth", env = "BENCH_CONTEXT", value_name = "TOKENS", default_value = "400", value_parser = parse_length)]
     context: usize,
 
@@ -46,8 +45,8 @@ pub struct BenchEngineArgs {
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Upper bound on KV cache memory in MiB [default: 1024, or enough for one sequence of the full
-    /// context, limited to half of the available memory]
+    /// Upper bound on KV cache memory in MiB [default: 1024, or more if one sequence of the full
+    /// context needs it, up to half of the available memory]
     #[arg(long, env, value_name = "KV_CACHE_MB", value_parser = parse_mebibytes)]
     kv_cache_mb: Option<usize>,
 
