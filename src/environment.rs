@@ -1,4 +1,4 @@
-//! The environment of a run, for the record: processor, memory, operating system, revision.
+//! The environment of a run: processor, memory, operating system and git revision.
 
 mod load;
 mod memory;
@@ -12,7 +12,7 @@ use crate::record::Environment;
 pub use load::LoadMeter;
 pub use memory::{AvailableMemory, available_memory};
 
-/// Describes the machine and the build; `root` is the checkout whose revision is recorded.
+/// Describes the machine and the build. `root` is the checkout whose revision is recorded.
 pub fn capture(root: &Path) -> Environment {
     Environment {
         flowbench: env!("CARGO_PKG_VERSION").to_owned(),
@@ -33,8 +33,8 @@ pub fn capture(root: &Path) -> Environment {
     }
 }
 
-/// Hash of the host name, for the record. The prefix makes it differ from the plain hash of the
-/// name, which other tools may have published.
+/// Pseudonym of the host name: a hash. Its constant prefix makes it differ from the hash of the
+/// bare name, which other tools may have published.
 fn hostname_hash(name: &[u8]) -> Option<String> {
     let mut hasher = PartsHasher::default();
     hasher.part(b"flowbench hostname");
@@ -50,7 +50,7 @@ pub fn os() -> String {
         .join(" ")
 }
 
-/// Model name of the processor; on systems without `/proc/cpuinfo`, the architecture.
+/// The processor's name as it reports it.
 pub fn cpu_name() -> String {
     std::fs::read_to_string("/proc/cpuinfo")
         .ok()
@@ -62,12 +62,11 @@ pub fn cpu_name() -> String {
         .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
-/// Logical processors available to this process.
 pub fn cpu_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The vector extensions of the processor that the engine can use.
+/// Vector extensions of this processor that are relevant to the engine.
 pub fn cpu_features() -> Vec<String> {
     let mut found = Vec::new();
     macro_rules! detect {
@@ -86,13 +85,13 @@ pub fn cpu_features() -> Vec<String> {
 /// Physical memory in bytes.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    // In units of `mem_unit`; the field types differ between platforms.
+    // The unit is set by the kernel; the field types differ between platforms.
     #[allow(clippy::unnecessary_cast)]
     let bytes = info.totalram as u64 * u64::from(info.mem_unit);
     bytes
 }
 
-/// Load average over the last minute; `None` if unknown.
+/// Mean number of runnable processes over the last minute; `None` if unknown.
 pub fn load_average() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/loadavg").ok()?;
     text.split_whitespace().next()?.parse().ok()
@@ -104,7 +103,7 @@ pub fn free_disk_bytes(path: &Path) -> Option<u64> {
     Some(status.f_bavail * status.f_frsize)
 }
 
-/// Revision of the checkout, with the suffix `-dirty` if tracked files were changed.
+/// The checkout's revision, with `-dirty` appended if tracked files have changes.
 fn git_revision(root: &Path) -> Option<String> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git")
@@ -134,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_environment_is_captured() {
+    fn the_machine_is_described() {
         let environment = capture(Path::new("/"));
         assert!(environment.cpu_threads >= 1);
         assert!(environment.memory_bytes > 1 << 20);
