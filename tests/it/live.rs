@@ -133,7 +133,10 @@ fn all_addresses_answer_while_it_runs() {
     );
 
     let table = running.get("/stats");
-    assert!(table.contains("all times are wall seconds"), "{table}");
+    assert!(
+        table.contains("all times are wall-clock seconds"),
+        "{table}"
+    );
     assert!(
         table.lines().any(|line| line.starts_with("step ")),
         "{table}"

@@ -1,7 +1,7 @@
-//! What a killed run leaves: a folder in which nothing was measured, and files that are not whole.
+//! Cleans up after killed runs: folders without measurements, and incomplete temporary files.
 //!
-//! A run holds a lock on its `steps.jsonl` for as long as it goes on, so that a run that begins can tell
-//! the folders of runs that are dead.
+//! A run holds a lock on its `steps.jsonl` while it is in progress. A new run can therefore
+//! recognize the folders of dead runs.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -10,8 +10,8 @@ use std::path::Path;
 use super::TEMPORARY;
 use crate::report::saved::second;
 
-/// Removes leftovers from the folder of runs. Nothing that was measured is touched, and nothing that
-/// flowbench has not made. What cannot be removed stays.
+/// Removes leftovers from the results folder. Measurements, and files that flowbench did not
+/// create, are kept. Failures to remove are ignored.
 pub(super) fn remove(out: &Path) {
     for entry in fs::read_dir(out).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -36,11 +36,11 @@ fn clean(run: &Path) -> std::io::Result<()> {
         return Ok(());
     }
     let steps = run.join("steps.jsonl");
-    // Killed before it had a file. Runs that begin now wait for this to end.
+    // The run was killed before it created a file. New runs wait until this clean-up is done.
     if is_empty && temporary.is_empty() && !steps.exists() && second(run).is_some() {
         return fs::remove_dir(run);
     }
-    // Without this file it is no folder of a run.
+    // Not the folder of a run without this file.
     if File::open(&steps)?.try_lock().is_err() {
         return Ok(());
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_killed_runs_left_is_removed_and_nothing_else() {
+    fn only_leftovers_of_killed_runs_are_removed() {
         let out = tempfile::tempdir().expect("a temporary folder");
         let write = |name: &str, text: &str| {
             let path = out.path().join(name);
