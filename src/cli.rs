@@ -2,6 +2,8 @@
 //! settings. A flag beats the environment, which beats the default.
 
 mod bench;
+mod init;
+mod misspelled;
 mod remote;
 mod surroundings;
 mod workflows;
@@ -25,6 +27,8 @@ use crate::terminal::{is_active, visible, visible_line};
 use remote::{RemoteArgs, ServerArgs};
 
 pub use bench::BenchEngineArgs;
+pub use init::InitArgs;
+pub use misspelled::misspelled;
 pub use surroundings::Surroundings;
 
 /// Most flows of a run: more would be a mistake in `NUM_FLOWS`, not a workload.
@@ -52,6 +56,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Join the runs of all shards (--shard) of a job into one
     Merge(MergeArgs),
+    /// Make a folder with a template, its suite and fixture, and a nightly job, to start from
+    Init(InitArgs),
     /// Check toolchain, CPU, GPU, model, Python, disk and folders
     Doctor(DoctorArgs),
     /// Find, fetch or inspect a model
@@ -60,10 +66,10 @@ pub enum Command {
     BenchEngine(BenchEngineArgs),
 }
 
-/// Where flowbench's files are.
+/// The folder of a job.
 #[derive(Debug, Clone, Args)]
 pub struct LayoutArgs {
-    /// Folder that holds templates/, fixtures/ and flows/
+    /// Folder that holds templates/ and fixtures/, and gets flows/ and results/
     #[arg(
         long,
         env = "FLOWBENCH_ROOT",
@@ -73,14 +79,46 @@ pub struct LayoutArgs {
     pub root: PathBuf,
 }
 
+impl LayoutArgs {
+    fn layout(&self) -> Layout {
+        Layout {
+            root: self.root.clone(),
+        }
+    }
+}
+
+/// Where runs are kept.
+#[derive(Debug, Clone, Args)]
+pub struct ResultsArgs {
+    /// Folder where runs are kept [default: results/ in the root]
+    #[arg(long, env, value_name = "OUT")]
+    out: Option<PathBuf>,
+
+    #[command(flatten)]
+    layout: LayoutArgs,
+}
+
+impl ResultsArgs {
+    /// The folder where runs are kept.
+    pub fn folder(&self) -> PathBuf {
+        let default = || self.layout.layout().results();
+        self.out.clone().unwrap_or_else(default)
+    }
+
+    /// Where templates, fixtures and flows are.
+    pub fn layout(&self) -> Layout {
+        self.layout.layout()
+    }
+}
+
 /// What is expanded.
 #[derive(Debug, Clone, Args)]
 pub struct FlowArgs {
-    /// How many flows; flow i takes suite row i modulo the number of rows
-    #[arg(long, env, value_name = "NUM_FLOWS", default_value = "25", value_parser = parse_count, allow_negative_numbers = true)]
-    pub num_flows: usize,
+    /// How many flows; flow i takes suite row i modulo the number of rows [default: a flow for each row]
+    #[arg(long, env, value_name = "NUM_FLOWS", value_parser = parse_count, allow_negative_numbers = true)]
+    pub num_flows: Option<usize>,
 
-    /// A name in templates/, or a path to a .toml file
+    /// A name in templates/ of the root or of a shipped template (init --list), or a path to a .toml file
     #[arg(long, env, value_name = "TEMPLATE", default_value = "three_step")]
     pub template: String,
 }
@@ -174,9 +212,8 @@ pub struct RunArgs {
     #[arg(long, env, value_name = "GPU_POWER", value_parser = parse_watts)]
     gpu_power: Option<f64>,
 
-    /// Folder where runs are kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    out: PathBuf,
+    #[command(flatten)]
+    results: ResultsArgs,
 
     #[command(flatten)]
     remote: RemoteArgs,
@@ -204,9 +241,6 @@ pub struct RunArgs {
     /// kept so that the difference can be measured
     #[arg(long)]
     engine_per_workflow: bool,
-
-    #[command(flatten)]
-    layout: LayoutArgs,
 }
 
 /// What is measured of the program itself.
@@ -267,9 +301,7 @@ pub struct ExpandArgs {
 impl ExpandArgs {
     /// Where templates, fixtures and flows are.
     pub fn layout(&self) -> Layout {
-        Layout {
-            root: self.layout.root.clone(),
-        }
+        self.layout.layout()
     }
 }
 
@@ -283,9 +315,9 @@ pub struct DiagnoseArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]
     pub output: DiagnoseFormat,
 
-    /// Folder where runs are kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    /// Where runs are looked for.
+    #[command(flatten)]
+    pub results: ResultsArgs,
 }
 
 /// `flowbench report`.
@@ -298,9 +330,9 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "html")]
     pub output: ReportFormat,
 
-    /// Folder where runs are kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    /// Where runs are looked for.
+    #[command(flatten)]
+    pub results: ResultsArgs,
 }
 
 /// `flowbench merge`.
@@ -310,9 +342,9 @@ pub struct MergeArgs {
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
 
-    /// Folder where the joined run is kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    /// Where runs are looked for.
+    #[command(flatten)]
+    pub results: ResultsArgs,
 }
 
 /// `flowbench doctor`.
@@ -325,9 +357,9 @@ pub struct DoctorArgs {
     #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Folder where runs are kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    /// Where runs are looked for.
+    #[command(flatten)]
+    pub results: ResultsArgs,
 
     /// Python that generated programs run on
     #[arg(long, env, value_name = "PYTHON", default_value = "python3")]
@@ -340,9 +372,6 @@ pub struct DoctorArgs {
 
     #[command(flatten)]
     server: ServerArgs,
-
-    #[command(flatten)]
-    layout: LayoutArgs,
 }
 
 impl DoctorArgs {
@@ -368,9 +397,7 @@ impl DoctorArgs {
 
     /// Where templates, fixtures and flows are.
     pub fn layout(&self) -> Layout {
-        Layout {
-            root: self.layout.root.clone(),
-        }
+        self.results.layout()
     }
 
     /// Where the model is looked for.
@@ -454,7 +481,10 @@ impl RunArgs {
             device: self.engine.device,
             backend: self.engine.backend,
             concurrency: (self.concurrency)
-                .unwrap_or_else(|| RunConfig::in_flight(self.mode, self.flows.num_flows)),
+                // Where neither number is given, the expansion counts the flows.
+                .unwrap_or_else(|| {
+                    RunConfig::in_flight(self.mode, self.flows.num_flows.unwrap_or(1))
+                }),
             all_in_flight: self.concurrency.is_none(),
             rounds: self.rounds,
             kv_cache_bytes: self.kv_cache_mb,
@@ -472,10 +502,8 @@ impl RunArgs {
             gpu_power: self.gpu_power,
             profile: self.profile.resolve(),
             workflow,
-            out: self.out,
-            layout: Layout {
-                root: self.layout.root,
-            },
+            out: self.results.folder(),
+            layout: self.results.layout(),
             engine_per_workflow: self.engine_per_workflow,
         })
     }

@@ -2,11 +2,12 @@
 //! module reads the environment.
 
 mod remote;
+mod root;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -17,6 +18,7 @@ pub use remote::{
     ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, MOST_FLOWS_IN_FLIGHT, Patience,
     Proxy, ProxyKind, RemoteConfig, Secrets, Trust,
 };
+pub use root::Layout;
 
 /// How the flows are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -123,39 +125,6 @@ pub struct BenchConfig {
     pub format: BenchFormat,
 }
 
-/// Where flowbench's own files are: `templates/`, `fixtures/` and `flows/` stand in `root`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Layout {
-    /// The folder that holds the others.
-    pub root: PathBuf,
-}
-
-impl Layout {
-    /// Templates and their suites.
-    pub fn templates(&self) -> PathBuf {
-        self.place("templates")
-    }
-
-    /// Data that templates work on.
-    pub fn fixtures(&self) -> PathBuf {
-        self.place("fixtures")
-    }
-
-    /// Expanded flows and their cache.
-    pub fn flows(&self) -> PathBuf {
-        self.place("flows")
-    }
-
-    /// `root/name`, without the `./` that nobody would type.
-    fn place(&self, name: &str) -> PathBuf {
-        if self.root == Path::new(".") {
-            PathBuf::from(name)
-        } else {
-            self.root.join(name)
-        }
-    }
-}
-
 /// What decides where a model is looked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelConfig {
@@ -256,8 +225,8 @@ pub struct Rollouts {
 /// Everything that `flowbench run` needs to know.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunConfig {
-    /// How many flows, at least 1.
-    pub num_flows: usize,
+    /// How many flows, at least 1; `None` until the expansion has counted the suite's rows.
+    pub num_flows: Option<usize>,
     /// How they are run.
     pub mode: Mode,
     /// A name in `templates/`, or a path.

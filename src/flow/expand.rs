@@ -14,6 +14,8 @@ use super::lock::{FolderLock, OnWait};
 use super::place::create_folder;
 use super::render::Renderer;
 use super::share::{self, PrefixShare};
+use super::shipped;
+use super::sources::{self, ScriptFile};
 use super::template::Template;
 
 /// What is to be expanded.
@@ -23,8 +25,8 @@ pub struct ExpandRequest<'a> {
     pub layout: &'a Layout,
     /// A name in `templates/`, or a path.
     pub template: &'a str,
-    /// How many flows, at least 1.
-    pub num_flows: usize,
+    /// How many flows, at least 1; `None`: one for each row of the suite.
+    pub num_flows: Option<usize>,
     /// Parameters of the template that are set anew: names and values.
     pub params: &'a [(String, String)],
     /// Rows in place of the template's suite.
@@ -54,8 +56,8 @@ pub struct Input<'a> {
 pub struct Expansion {
     /// The template's name.
     pub template: String,
-    /// The template's file.
-    pub template_file: PathBuf,
+    /// The script of recorded answers that belongs to the template.
+    pub script: ScriptFile,
     /// What the template says of itself.
     pub description: Option<String>,
     /// How many flows there are.
@@ -91,7 +93,7 @@ impl Expansion {
         }
     }
 
-    /// The files that the flows were made from, each with what it is.
+    /// The files that the flows were made from, each with what it is. Shipped ones have no file.
     pub fn sources(&self) -> Vec<(&'static str, PathBuf)> {
         let Sources {
             template, fixture, ..
@@ -108,6 +110,7 @@ impl Expansion {
                 .iter()
                 .map(|path| ("a file of the fixture", path.clone())),
         );
+        files.retain(|(_, path)| !shipped::is_shown_path(path));
         files
     }
 
@@ -188,12 +191,14 @@ pub fn check(request: &ExpandRequest) -> Result<Expansion> {
 struct Sources {
     template: Template,
     fixture: Fixture,
+    script: ScriptFile,
     num_flows: usize,
 }
 
 impl Sources {
     fn load(request: &ExpandRequest) -> Result<Self> {
-        if request.num_flows == 0 {
+        request.layout.check()?;
+        if request.num_flows == Some(0) {
             return Err(Error::usage("there has to be at least one flow")
                 .hint("set NUM_FLOWS to a whole number of at least 1"));
         }
@@ -202,9 +207,10 @@ impl Sources {
         let fixture = Fixture::load(request.layout, &template.file, keys)?;
         let num_flows = match request.input {
             Some(input) => template.rows.len() * input.repeats,
-            None => request.num_flows,
+            None => request.num_flows.unwrap_or(template.rows.len()),
         };
         Ok(Self {
+            script: sources::script(request.layout, &template.file),
             template,
             fixture,
             num_flows,
@@ -222,7 +228,7 @@ impl Sources {
     fn into_expansion(self, state: CacheState, flows: Vec<Flow>) -> Expansion {
         Expansion {
             template: self.template.name.clone(),
-            template_file: self.template.file.path().to_owned(),
+            script: self.script.clone(),
             description: self.template.description.clone(),
             num_flows: self.num_flows,
             num_steps: self.template.instances.len(),
