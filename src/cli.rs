@@ -4,6 +4,8 @@
 mod bench;
 mod init;
 mod misspelled;
+#[cfg(test)]
+mod reference;
 mod remote;
 mod surroundings;
 mod workflows;

@@ -565,7 +565,7 @@ pub struct OutputOf {
 pub struct Environment {
     /// Version of this program.
     pub flowbench: String,
-    /// Revision of the checkout, `-dirty` where it has changes; `null` outside of one.
+    /// Revision of the repository that holds the root, `-dirty` where it has changes; `null` outside of one.
     pub git_revision: Option<String>,
     /// Operating system and kernel.
     pub os: String,

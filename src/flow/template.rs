@@ -212,9 +212,7 @@ fn read_suite(
                 "there is no suite `{name}` (searched: {})",
                 search.searched()
             );
-            Err(file
-                .error(at, what)
-                .hint(choice(name, "suites", &known)))
+            Err(file.error(at, what).hint(choice(name, "suites", &known)))
         }
     }
 }

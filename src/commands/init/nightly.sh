@@ -9,7 +9,8 @@ read -ra flowbench <<<"${FLOWBENCH:-flowbench}"
 
 export TEMPLATE=${TEMPLATE:-review}
 export FLOWBENCH_ROOT=.
-export OUT=results/$(date -u +%F)
+OUT=results/$(date -u +%F)
+export OUT
 mkdir -p "$OUT"
 
 # A cold start: expand the flows anew.
