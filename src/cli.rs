@@ -2,6 +2,10 @@
 //! overrides its variable, which overrides the default.
 
 mod bench;
+mod init;
+mod misspelled;
+#[cfg(test)]
+mod reference;
 mod remote;
 mod surroundings;
 mod workflows;
@@ -25,6 +29,8 @@ use crate::terminal::{is_active, visible, visible_line};
 use remote::{RemoteArgs, ServerArgs};
 
 pub use bench::BenchEngineArgs;
+pub use init::InitArgs;
+pub use misspelled::misspelled;
 pub use surroundings::Surroundings;
 
 /// Upper bound on flows per run: a larger `NUM_FLOWS` is a typo, not a workload.
@@ -51,6 +57,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Merge the runs of all shards of a job (--shard) into one
     Merge(MergeArgs),
+    /// Make a folder with a template, suite, fixture and nightly job to start from
+    Init(InitArgs),
     /// Check the toolchain, CPU, GPU, model, Python, disk space and folders
     Doctor(DoctorArgs),
     /// Locate, download or inspect a model
@@ -59,9 +67,10 @@ pub enum Command {
     BenchEngine(BenchEngineArgs),
 }
 
+/// The folder of a job.
 #[derive(Debug, Clone, Args)]
 pub struct LayoutArgs {
-    /// Folder that holds templates/, fixtures/ and flows/
+    /// Folder that holds templates/ and fixtures/, and gets flows/ and results/
     #[arg(
         long,
         env = "FLOWBENCH_ROOT",
@@ -71,13 +80,46 @@ pub struct LayoutArgs {
     pub root: PathBuf,
 }
 
+impl LayoutArgs {
+    fn layout(&self) -> Layout {
+        Layout {
+            root: self.root.clone(),
+        }
+    }
+}
+
+/// Where runs are kept.
+#[derive(Debug, Clone, Args)]
+pub struct ResultsArgs {
+    /// Folder for run results [default: results/ in the root]
+    #[arg(long, env, value_name = "OUT")]
+    out: Option<PathBuf>,
+
+    #[command(flatten)]
+    layout: LayoutArgs,
+}
+
+impl ResultsArgs {
+    /// The folder where runs are kept.
+    pub fn folder(&self) -> PathBuf {
+        let default = || self.layout.layout().results();
+        self.out.clone().unwrap_or_else(default)
+    }
+
+    /// Where templates, fixtures and flows are.
+    pub fn layout(&self) -> Layout {
+        self.layout.layout()
+    }
+}
+
+/// What is expanded.
 #[derive(Debug, Clone, Args)]
 pub struct FlowArgs {
-    /// Number of flows; flow i uses suite row i modulo the number of rows
-    #[arg(long, env, value_name = "NUM_FLOWS", default_value = "25", value_parser = parse_count, allow_negative_numbers = true)]
-    pub num_flows: usize,
+    /// Number of flows; flow i uses suite row i modulo the number of rows [default: one per row]
+    #[arg(long, env, value_name = "NUM_FLOWS", value_parser = parse_count, allow_negative_numbers = true)]
+    pub num_flows: Option<usize>,
 
-    /// Template: a name in templates/, or the path of a .toml file
+    /// Template: a name in templates/ of the root, the name of a shipped one (init --list), or the path of a .toml file
     #[arg(long, env, value_name = "TEMPLATE", default_value = "three_step")]
     pub template: String,
 }
@@ -171,9 +213,8 @@ pub struct RunArgs {
     #[arg(long, env, value_name = "GPU_POWER", value_parser = parse_watts)]
     gpu_power: Option<f64>,
 
-    /// Folder for run results
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    out: PathBuf,
+    #[command(flatten)]
+    results: ResultsArgs,
 
     #[command(flatten)]
     remote: RemoteArgs,
@@ -202,9 +243,6 @@ pub struct RunArgs {
     /// comparison
     #[arg(long)]
     engine_per_workflow: bool,
-
-    #[command(flatten)]
-    layout: LayoutArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -262,9 +300,7 @@ pub struct ExpandArgs {
 
 impl ExpandArgs {
     pub fn layout(&self) -> Layout {
-        Layout {
-            root: self.layout.root.clone(),
-        }
+        self.layout.layout()
     }
 }
 
@@ -278,9 +314,8 @@ pub struct DiagnoseArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]
     pub output: DiagnoseFormat,
 
-    /// Folder for run results
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    #[command(flatten)]
+    pub results: ResultsArgs,
 }
 
 /// `flowbench report`.
@@ -293,9 +328,8 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FORMAT", default_value = "html")]
     pub output: ReportFormat,
 
-    /// Folder for run results
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    #[command(flatten)]
+    pub results: ResultsArgs,
 }
 
 /// `flowbench merge`.
@@ -305,9 +339,8 @@ pub struct MergeArgs {
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
 
-    /// Folder for the merged run
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    #[command(flatten)]
+    pub results: ResultsArgs,
 }
 
 /// `flowbench doctor`.
@@ -320,9 +353,8 @@ pub struct DoctorArgs {
     #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Folder for run results
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    #[command(flatten)]
+    pub results: ResultsArgs,
 
     /// Python interpreter for generated programs
     #[arg(long, env, value_name = "PYTHON", default_value = "python3")]
@@ -335,9 +367,6 @@ pub struct DoctorArgs {
 
     #[command(flatten)]
     server: ServerArgs,
-
-    #[command(flatten)]
-    layout: LayoutArgs,
 }
 
 impl DoctorArgs {
@@ -361,9 +390,7 @@ impl DoctorArgs {
     }
 
     pub fn layout(&self) -> Layout {
-        Layout {
-            root: self.layout.root.clone(),
-        }
+        self.results.layout()
     }
 
     /// # Errors
@@ -439,7 +466,10 @@ impl RunArgs {
             device: self.engine.device,
             backend: self.engine.backend,
             concurrency: (self.concurrency)
-                .unwrap_or_else(|| RunConfig::in_flight(self.mode, self.flows.num_flows)),
+                // Where neither number is given, the expansion counts the flows.
+                .unwrap_or_else(|| {
+                    RunConfig::in_flight(self.mode, self.flows.num_flows.unwrap_or(1))
+                }),
             all_in_flight: self.concurrency.is_none(),
             rounds: self.rounds,
             kv_cache_bytes: self.kv_cache_mb,
@@ -457,10 +487,8 @@ impl RunArgs {
             gpu_power: self.gpu_power,
             profile: self.profile.resolve(),
             workflow,
-            out: self.out,
-            layout: Layout {
-                root: self.layout.root,
-            },
+            out: self.results.folder(),
+            layout: self.results.layout(),
             engine_per_workflow: self.engine_per_workflow,
         })
     }

@@ -2,11 +2,12 @@
 //! module reads the environment.
 
 mod remote;
+mod root;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -17,6 +18,7 @@ pub use remote::{
     ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, MOST_FLOWS_IN_FLIGHT, Patience,
     Proxy, ProxyKind, RemoteConfig, Secrets, Trust,
 };
+pub use root::Layout;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -117,38 +119,6 @@ pub struct BenchConfig {
     pub format: BenchFormat,
 }
 
-/// Location of flowbench's own files: `templates/`, `fixtures/` and `flows/` in `root`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Layout {
-    pub root: PathBuf,
-}
-
-impl Layout {
-    /// Templates and their suites.
-    pub fn templates(&self) -> PathBuf {
-        self.place("templates")
-    }
-
-    /// Input data of the templates.
-    pub fn fixtures(&self) -> PathBuf {
-        self.place("fixtures")
-    }
-
-    /// Expanded flows and their cache.
-    pub fn flows(&self) -> PathBuf {
-        self.place("flows")
-    }
-
-    /// `root/name`, but without a leading `./`.
-    fn place(&self, name: &str) -> PathBuf {
-        if self.root == Path::new(".") {
-            PathBuf::from(name)
-        } else {
-            self.root.join(name)
-        }
-    }
-}
-
 /// Settings that determine where a model is looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelConfig {
@@ -246,8 +216,8 @@ pub struct Rollouts {
 /// Settings of `flowbench run`.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunConfig {
-    /// At least 1.
-    pub num_flows: usize,
+    /// At least 1; `None` until the expansion has counted the suite's rows.
+    pub num_flows: Option<usize>,
     pub mode: Mode,
     /// A name in `templates/`, or a path.
     pub template: String,

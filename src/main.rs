@@ -30,6 +30,9 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(code).unwrap_or(2));
         }
     };
+    for warning in cli::misspelled(std::env::vars_os().map(|(name, _)| name)) {
+        let _ = writeln!(std::io::stderr(), "{}", terminal::visible(&warning));
+    }
     let surroundings = Surroundings::read(|name| std::env::var_os(name));
     match commands::dispatch(cli.command, &surroundings) {
         Ok(exit) => ExitCode::from(exit as u8),

@@ -574,8 +574,8 @@ pub struct OutputOf {
 pub struct Environment {
     /// Version of flowbench.
     pub flowbench: String,
-    /// Git revision of the checkout, with the suffix `-dirty` if it has changes; `null` outside a
-    /// checkout.
+    /// Git revision of the repository that holds the root, with the suffix `-dirty` if it has changes; `null`
+    /// if there is none.
     pub git_revision: Option<String>,
     /// Operating system and kernel.
     pub os: String,

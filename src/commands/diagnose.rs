@@ -12,7 +12,7 @@ use crate::report::saved::SavedRun;
 /// # Errors
 /// Exit code 2 where there is no such run or it cannot be understood, 110 where stdout is closed.
 pub(crate) fn run(arguments: &DiagnoseArgs, console: &mut Console) -> Result<Exit> {
-    let run = SavedRun::read(arguments.run.as_deref(), &arguments.out)?;
+    let run = SavedRun::read(arguments.run.as_deref(), &arguments.results.folder())?;
     let diagnosis = diagnose(&run.record, &run.steps);
     match arguments.output {
         DiagnoseFormat::Md => console.result(markdown(&diagnosis).trim_end())?,

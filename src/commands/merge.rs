@@ -68,7 +68,8 @@ const ENGINE: &str = "the engine's ";
 /// Exit code 2 where a run cannot be read, or they are not parts of one job; 106 where parts are
 /// missing (the joined run is kept), 100 where flows failed, 110 where it cannot be written.
 pub(crate) fn run(arguments: &MergeArgs, console: &mut Console) -> Result<Exit> {
-    let read = |path| SavedRun::read(Some(path), &arguments.out);
+    let out = arguments.results.folder();
+    let read = |path| SavedRun::read(Some(path), &out);
     let runs = (arguments.runs.iter()).map(|path| read(path.as_path()));
     let mut parts = runs.map(part).collect::<Result<Vec<Part>>>()?;
     parts.sort_by_key(|part| part.shard);
@@ -91,7 +92,7 @@ pub(crate) fn run(arguments: &MergeArgs, console: &mut Console) -> Result<Exit> 
     steps.iter().for_each(|step| gathered.add(step));
     record.warnings = warnings::warnings(&record, &gathered);
 
-    let (mut folder, run_id) = RunFolder::create(&arguments.out, &name)?;
+    let (mut folder, run_id) = RunFolder::create(&out, &name)?;
     record.run_id = run_id;
     for step in &steps {
         folder.add_step(step)?;

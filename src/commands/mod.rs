@@ -5,6 +5,7 @@ mod both;
 mod diagnose;
 mod doctor;
 mod expand;
+mod init;
 mod merge;
 mod model;
 mod outputs;
@@ -55,6 +56,7 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
             }
         },
         Command::Diagnose(arguments) => diagnose::run(&arguments, &mut listing()),
+        Command::Init(arguments) => init::run(&arguments, &mut listing()),
         Command::Report(arguments) => report::run(&arguments, &mut listing()),
         Command::Merge(arguments) => merge::run(&arguments, &mut listing()),
         Command::BenchEngine(arguments) => {

@@ -298,12 +298,7 @@ impl Recorder<'_> {
 
     /// What to type to see where the time went.
     fn next_command(&self) -> String {
-        let in_checkout = self.config.layout.root.join("run.sh").is_file();
-        let program = if in_checkout {
-            "bash run.sh"
-        } else {
-            "flowbench"
-        };
+        let program = self.config.layout.program();
         let folder = self.folder.path().display().to_string();
         format!("{program} diagnose {}", summary::quoted(&folder))
     }

@@ -12,7 +12,7 @@ use crate::report::{Console, folder, page};
 /// Exit code 2 where there is no such run or it cannot be understood, 110 where the output cannot be
 /// written.
 pub(crate) fn run(arguments: &ReportArgs, console: &mut Console) -> Result<Exit> {
-    let run = SavedRun::read(arguments.run.as_deref(), &arguments.out)?;
+    let run = SavedRun::read(arguments.run.as_deref(), &arguments.results.folder())?;
     match arguments.output {
         ReportFormat::Md => {
             console.result(page::markdown(&run.record, &run.steps, &run.evolutions).trim_end())?

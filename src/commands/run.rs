@@ -1,6 +1,5 @@
 //! `flowbench run`: expand, load the engine once, run the flows, time everything.
 
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::{EndpointApi, Mode, RemoteConfig, RunConfig};
@@ -68,7 +67,7 @@ pub(crate) fn run(
         }
     }
     outputs::check(config, &expansion)?;
-    let rollouts = rollouts(config)?;
+    let rollouts = rollouts(config, expansion.num_flows)?;
     let (folder, run_id) = RunFolder::create(&config.out, &run_name(config.mode))?;
     let pending = PendingProfile::new(&config.profile, folder.path(), &run_id);
     let environment = {
@@ -113,7 +112,7 @@ pub(crate) fn run(
         },
         pending,
     };
-    let script = expansion.template_file.with_extension("script.jsonl");
+    let script = expansion.script.clone();
     let left = recorder.left(&expansion.flows);
     let flows = left.as_deref().unwrap_or(&expansion.flows);
     if flows.is_empty() {
@@ -182,7 +181,7 @@ fn answers(flow: &Flow) -> usize {
 /// The settings, where the number of flows comes from the rows of an input.
 fn with_flows(config: &RunConfig, num_flows: usize) -> RunConfig {
     let mut config = config.clone();
-    config.num_flows = num_flows;
+    config.num_flows = Some(num_flows);
     if config.all_in_flight {
         config.concurrency = RunConfig::in_flight(config.mode, num_flows);
     }
@@ -190,14 +189,14 @@ fn with_flows(config: &RunConfig, num_flows: usize) -> RunConfig {
 }
 
 /// The output of the rows, where there is one.
-fn rollouts(config: &RunConfig) -> Result<Option<RolloutFile>> {
+fn rollouts(config: &RunConfig, num_flows: usize) -> Result<Option<RolloutFile>> {
     let Some(rollouts) = &config.workflow.rollouts else {
         return Ok(None);
     };
     let Some(output) = &rollouts.output else {
         return Ok(None);
     };
-    let input = (rollouts.input.as_path(), rollouts.limit, config.num_flows);
+    let input = (rollouts.input.as_path(), rollouts.limit, num_flows);
     RolloutFile::open(input, output, rollouts.repeats, rollouts.resume).map(Some)
 }
 
@@ -272,19 +271,23 @@ pub(super) enum Prepared {
 }
 
 impl Prepared {
-    /// `script` is the script beside the template, for a run that names none.
+    /// `script` is the template's own script, for a run that names none.
     /// `width` requests of a flow may be in flight at once.
     fn new(
         config: &RunConfig,
         width: usize,
-        script: PathBuf,
+        script: flow::ScriptFile,
         console: &mut Console,
         interrupted: &AtomicBool,
     ) -> Result<Self> {
         let _span = profile::span(Span::LocateModel);
         if config.is_scripted() {
-            let path = config.script.clone().unwrap_or(script);
-            return Ok(Self::Scripted(Script::read(&path)?, config.script_latency));
+            let script = match (&config.script, &script.text) {
+                (Some(path), _) => Script::read(path)?,
+                (None, Some(text)) => Script::parse(text, &script.path.display().to_string())?,
+                (None, None) => Script::read(&script.path)?,
+            };
+            return Ok(Self::Scripted(script, config.script_latency));
         }
         if let Some(remote) = &config.remote {
             console.progress(&format!("Endpoint {}", remote.endpoint));

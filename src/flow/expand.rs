@@ -14,6 +14,8 @@ use super::lock::{FolderLock, OnWait};
 use super::place::create_folder;
 use super::render::Renderer;
 use super::share::{self, PrefixShare};
+use super::shipped;
+use super::sources::{self, ScriptFile};
 use super::template::Template;
 
 /// A request for an expansion.
@@ -23,8 +25,8 @@ pub struct ExpandRequest<'a> {
     pub layout: &'a Layout,
     /// A name in `templates/`, or a path.
     pub template: &'a str,
-    /// Number of flows, at least 1.
-    pub num_flows: usize,
+    /// Number of flows, at least 1; `None`: one per row of the suite.
+    pub num_flows: Option<usize>,
     /// Parameters of the template to override: names and values.
     pub params: &'a [(String, String)],
     /// Rows that replace the template's suite.
@@ -52,7 +54,8 @@ pub struct Input<'a> {
 #[derive(Debug)]
 pub struct Expansion {
     pub template: String,
-    pub template_file: PathBuf,
+    /// The script of recorded answers that belongs to the template.
+    pub script: ScriptFile,
     pub description: Option<String>,
     pub num_flows: usize,
     /// Number of steps per flow.
@@ -85,7 +88,7 @@ impl Expansion {
         }
     }
 
-    /// The files that the flows were made from, each with a description.
+    /// The files that the flows were made from, each with a description. Shipped ones have no file.
     pub fn sources(&self) -> Vec<(&'static str, PathBuf)> {
         let Sources {
             template, fixture, ..
@@ -102,6 +105,7 @@ impl Expansion {
                 .iter()
                 .map(|path| ("a file of the fixture", path.clone())),
         );
+        files.retain(|(_, path)| !shipped::is_shown_path(path));
         files
     }
 
@@ -180,13 +184,15 @@ pub fn check(request: &ExpandRequest) -> Result<Expansion> {
 struct Sources {
     template: Template,
     fixture: Fixture,
+    script: ScriptFile,
     num_flows: usize,
 }
 
 impl Sources {
     fn load(request: &ExpandRequest) -> Result<Self> {
-        if request.num_flows == 0 {
-            return Err(Error::usage("at least one flow is needed")
+        request.layout.check()?;
+        if request.num_flows == Some(0) {
+            return Err(Error::usage("there has to be at least one flow")
                 .hint("set NUM_FLOWS to a whole number of at least 1"));
         }
         let template = Template::load(request)?;
@@ -194,9 +200,10 @@ impl Sources {
         let fixture = Fixture::load(request.layout, &template.file, keys)?;
         let num_flows = match request.input {
             Some(input) => template.rows.len() * input.repeats,
-            None => request.num_flows,
+            None => request.num_flows.unwrap_or(template.rows.len()),
         };
         Ok(Self {
+            script: sources::script(request.layout, &template.file),
             template,
             fixture,
             num_flows,
@@ -214,7 +221,7 @@ impl Sources {
     fn into_expansion(self, state: CacheState, flows: Vec<Flow>) -> Expansion {
         Expansion {
             template: self.template.name.clone(),
-            template_file: self.template.file.path().to_owned(),
+            script: self.script.clone(),
             description: self.template.description.clone(),
             num_flows: self.num_flows,
             num_steps: self.template.instances.len(),

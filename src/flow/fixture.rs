@@ -11,12 +11,12 @@ use walkdir::{DirEntry, WalkDir};
 use crate::config::Layout;
 use crate::error::{Error, Result};
 use crate::hash::PartsHasher;
+use crate::text_file;
 
 use super::manifest::FixtureKeys;
-use super::place::{
-    SourceFile, below, choice, leads_out, names_in, no_file, read, shown, unreadable, utf8,
-};
+use super::place::{SourceFile, below, choice, no_file, read, shown, unreadable, utf8};
 use super::rows;
+use super::sources::{Folder, Found, SearchPath};
 
 /// The size of the included part of a fixture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -65,8 +65,17 @@ impl Fixture {
         let keys = place.get_ref();
         match (&keys.dir, &keys.rows) {
             (Some(dir), None) => {
-                let folder = find(layout, file, dir, Path::is_dir, "folder")?;
-                let files = read_folder(&folder, file, keys.include.as_ref())?;
+                let found = find_folder(&SearchPath::of_fixture(layout, file), file, dir)?;
+                let (folder, files) = match found {
+                    Folder::OnDisk(folder) => {
+                        let files = read_folder(&folder, file, keys.include.as_ref())?;
+                        (folder, files)
+                    }
+                    Folder::Shipped { shown, files } => {
+                        let files = shipped_files(&shown, files, file, keys.include.as_ref())?;
+                        (shown, files)
+                    }
+                };
                 if files.is_empty() {
                     let what = format!("the folder {} has no files", shown(&folder));
                     return Err(file
@@ -86,14 +95,7 @@ impl Fixture {
                 })
             }
             (None, Some(rows)) if keys.include.is_none() => {
-                let path = find(layout, file, rows, Path::is_file, "file")?;
-                if leads_out(&layout.fixtures(), &path) {
-                    let what = format!("{} is a symlink to outside the fixtures", shown(&path));
-                    return Err(file
-                        .error(rows.span().start, what)
-                        .hint("put the file itself there"));
-                }
-                let source = SourceFile::read(&path)?;
+                let source = find_rows(&SearchPath::of_fixture(layout, file), file, rows)?;
                 let values = rows::objects(&source)?;
                 if values.is_empty() {
                     return Err(source
@@ -103,7 +105,7 @@ impl Fixture {
                 let values = values.into_iter().map(|object| object.value).collect();
                 let content = Content::Rows(values);
                 Ok(Self {
-                    paths: vec![path],
+                    paths: vec![source.path().to_owned()],
                     ..Self::of(content, &[(rows.get_ref(), source.text())])
                 })
             }
@@ -184,43 +186,99 @@ fn joined(files: &[File]) -> String {
     text
 }
 
-/// The path of a folder or file in `fixtures/`.
-fn find(
-    layout: &Layout,
+/// The folder of a fixture.
+fn find_folder(search: &SearchPath, file: &SourceFile, dir: &Spanned<String>) -> Result<Folder> {
+    check_name(file, dir, "folder")?;
+    search.folder(dir.get_ref()).ok_or_else(|| {
+        let of_path = |path: &str| Some(path.split_once('/')?.0.to_owned());
+        let known = search.names(dir.get_ref(), Path::is_dir, of_path);
+        not_found(search, file, dir, "folder", &known)
+    })
+}
+
+/// The file of a fixture of rows.
+fn find_rows(search: &SearchPath, file: &SourceFile, rows: &Spanned<String>) -> Result<SourceFile> {
+    check_name(file, rows, "file")?;
+    let at = rows.span().start;
+    match search.file(rows.get_ref())? {
+        Found::File(source) => Ok(source),
+        Found::LeadsOut(path) => {
+            let what = format!("{} is a symlink to outside the fixtures", shown(&path));
+            Err(file.error(at, what).hint("put the file itself there"))
+        }
+        Found::Other(path) => match no_file(&path) {
+            Some(error) => Err(file
+                .error(at, error)
+                .hint("`rows` names a file of JSON Lines; a folder is a fixture's `dir`")),
+            // It became one since.
+            None => SourceFile::read(&path),
+        },
+        Found::Nothing => {
+            let of_path = |path: &str| (!path.contains('/')).then(|| path.to_owned());
+            let known = search.names(rows.get_ref(), Path::is_file, of_path);
+            Err(not_found(search, file, rows, "file", &known))
+        }
+    }
+}
+
+fn check_name(file: &SourceFile, name: &Spanned<String>, kind: &str) -> Result<()> {
+    if below(Path::new(""), name.get_ref()).is_some() {
+        return Ok(());
+    }
+    let what = format!("the fixture `{}` leads out of its folder", name.get_ref());
+    Err(file.error(name.span().start, what).hint(format!(
+        "put the {kind} beside the template or into fixtures/, and give its name"
+    )))
+}
+
+fn not_found(
+    search: &SearchPath,
     file: &SourceFile,
     name: &Spanned<String>,
-    is_kind: impl Fn(&Path) -> bool,
     kind: &str,
-) -> Result<PathBuf> {
-    let fixtures = layout.fixtures();
-    let at = name.span().start;
-    let path = below(&fixtures, name.get_ref()).ok_or_else(|| {
-        let what = format!(
-            "the fixture `{}` is outside of {}/",
-            name.get_ref(),
-            shown(&fixtures)
-        );
-        file.error(at, what).hint(format!(
-            "put the {kind} into {}/ and give its name",
-            shown(&fixtures)
-        ))
-    })?;
-    if is_kind(&path) {
-        return Ok(path);
+    known: &[String],
+) -> Error {
+    let what = format!(
+        "there is no fixture {kind} `{}` (searched: {})",
+        name.get_ref(),
+        search.searched()
+    );
+    file.error(name.span().start, what).hint(choice(
+        name.get_ref(),
+        &format!("fixture {kind}s"),
+        known,
+    ))
+}
+
+/// The included files of a shipped folder, which are sorted already.
+fn shipped_files(
+    folder: &Path,
+    files: Vec<(&'static str, &'static str)>,
+    template: &SourceFile,
+    include: Option<&Spanned<Vec<Spanned<String>>>>,
+) -> Result<Vec<File>> {
+    let patterns = include
+        .map(|include| Patterns::new(template, include))
+        .transpose()?;
+    let mut used = vec![false; patterns.as_ref().map_or(0, |patterns| patterns.spans.len())];
+    let mut included = Vec::new();
+    for (path, text) in files {
+        if let Some(patterns) = &patterns {
+            let matching = patterns.set.matches(path);
+            matching.iter().for_each(|index| used[*index] = true);
+            if matching.is_empty() {
+                continue;
+            }
+        }
+        included.push(File {
+            path: path.to_owned(),
+            text: text_file::without_mark(text.to_owned()),
+        });
     }
-    if let Some(error) = (kind == "file").then(|| no_file(&path)).flatten() {
-        return Err(file
-            .error(at, error)
-            .hint("`rows` names a file of JSON Lines; a folder is a fixture's `dir`"));
+    if let (Some(patterns), Some(unused)) = (&patterns, used.iter().position(|used| !used)) {
+        return Err(patterns.matches_nothing(template, unused, folder));
     }
-    let known = names_in(&fixtures, |path| {
-        is_kind(path).then(|| Some(path.file_name()?.to_str()?.to_owned()))?
-    });
-    let what = format!("there is no fixture {kind} {}", shown(&path));
-    let known_are = format!("{kind}s in {}/", shown(&fixtures));
-    Err(file
-        .error(at, what)
-        .hint(choice(name.get_ref(), &known_are, &known)))
+    Ok(included)
 }
 
 /// Reads the included files of a folder, sorted bytewise by path.

@@ -2,22 +2,21 @@
 //! rendering, because the files are part of the template's hash.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::path::Path;
 
 use crate::error::Result;
 
-use super::place::{SourceFile, below, unreadable};
+use super::place::SourceFile;
+use super::sources::{Found, SearchPath};
 
 /// The included files, by the name used in the template.
 pub(super) type Includes = BTreeMap<String, SourceFile>;
 
-/// Reads the files that `texts` include, transitively, from the template's folder.
+/// Reads the files that `texts` include, transitively, from the places of `search`.
 ///
 /// Every string in an `include`, `import`, `from` or `extends` tag counts as a name. Files that do not exist
 /// or lie outside the folder are skipped; they cause an error if a render needs them.
 pub(super) fn collect<'a>(
-    folder: &Path,
+    search: &SearchPath,
     texts: impl IntoIterator<Item = &'a str>,
 ) -> Result<Includes> {
     let mut includes = Includes::new();
@@ -26,7 +25,7 @@ pub(super) fn collect<'a>(
         if includes.contains_key(&name) {
             continue;
         }
-        if let Some(file) = read(folder, &name)? {
+        if let Some(file) = read(search, &name)? {
             names.extend(self::names(file.text()));
             includes.insert(name, file);
         }
@@ -34,26 +33,12 @@ pub(super) fn collect<'a>(
     Ok(includes)
 }
 
-fn read(folder: &Path, name: &str) -> Result<Option<SourceFile>> {
-    let Some(path) = below(folder, name) else {
-        return Ok(None);
-    };
-    match path.canonicalize() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(&path, error)),
-        // Nor may a symlink lead out of the folder.
-        Ok(real)
-            if !folder
-                .canonicalize()
-                .is_ok_and(|folder| real.starts_with(folder)) =>
-        {
-            return Ok(None);
-        }
-        Ok(real) if real.is_dir() => return Ok(None),
-        Ok(_) => {}
+fn read(search: &SearchPath, name: &str) -> Result<Option<SourceFile>> {
+    match search.file(name)? {
+        Found::File(file) => Ok(Some(file.with_line_feeds())),
+        Found::Other(path) if !path.is_dir() => SourceFile::read(&path).map(Some),
+        Found::Other(_) | Found::LeadsOut(_) | Found::Nothing => Ok(None),
     }
-    let file = SourceFile::read(&path)?;
-    Ok(Some(file.with_line_feeds()))
 }
 
 /// The strings in tags that load another file.
@@ -120,11 +105,17 @@ mod tests {
         std::os::unix::fs::symlink("../secret.txt", folder.join("link.txt")).expect("a link");
 
         let text = "{% include 'a.txt' %}{% include ['../secret.txt', 'link.txt', 'sub', 'no'] %}";
-        let includes = collect(&folder, [text]).expect("all can be read");
+        std::fs::write(folder.join("t.toml"), "").expect("a file is written");
+        let template = SourceFile::read(&folder.join("t.toml")).expect("it was just written");
+        let layout = crate::config::Layout {
+            root: root.path().join("none"),
+        };
+        let search = SearchPath::of_template(&layout, &template);
+        let includes = collect(&search, [text]).expect("all can be read");
         assert_eq!(includes.keys().collect::<Vec<_>>(), ["a.txt", "sub/b.txt"]);
 
         std::fs::write(folder.join("bad.txt"), b"a\xff").expect("a file is written");
-        let error = collect(&folder, ["{% include 'bad.txt' %}"]).expect_err("not UTF-8");
+        let error = collect(&search, ["{% include 'bad.txt' %}"]).expect_err("not UTF-8");
         assert!(
             error
                 .to_string()

@@ -24,6 +24,8 @@ mod render;
 mod rows;
 mod scope;
 mod share;
+mod shipped;
+mod sources;
 mod split;
 mod steps;
 mod template;
@@ -41,6 +43,8 @@ pub use expression::Resolver;
 pub use fixture::FixtureSize;
 pub use lock::OnWait;
 pub use share::{PrefixShare, StepShare};
+pub use shipped::Shipped;
+pub use sources::ScriptFile;
 pub use visible::{Readable, Scored, Visible};
 pub use work::{Context, Evaluate, Generate, Judge, Part, Select, Task, Verify, Work};
 

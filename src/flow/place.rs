@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::text_file;
 
+use super::shipped;
+
 /// The content of a text file, kept to locate errors in it.
 #[derive(Debug)]
 pub(super) struct SourceFile {
@@ -22,6 +24,21 @@ impl SourceFile {
             path: path.to_owned(),
             text: utf8(path, read(path)?)?,
         })
+    }
+
+    /// A file that is embedded in the program: `name` in `templates` or `fixtures`.
+    pub(super) fn shipped(folder: &str, name: &str) -> Option<Self> {
+        let path = format!("{folder}/{name}");
+        let text = shipped::text(&path)?.to_owned();
+        Some(Self {
+            path: shipped::shown_path(&path),
+            text: text_file::without_mark(text),
+        })
+    }
+
+    /// The file's path; `None` if it is embedded in the program.
+    pub(super) fn on_disk(&self) -> Option<&Path> {
+        (!shipped::is_shown_path(&self.path)).then_some(&self.path)
     }
 
     /// Converts line endings to `\n`, so that prompts do not depend on how the repository was checked out.
@@ -230,7 +247,7 @@ pub(super) fn create_folder(path: &Path) -> Result<()> {
         .or_exit(Exit::Output, || {
             format!("failed to create the folder {}", shown(path))
         })
-        .map_err(|error| error.hint("make its parent writable, or remove what is in the way"))
+        .map_err(|error| error.hint("make its parent writable, remove what is in the way, or name another folder for flows/ and results/ with --root"))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod limits;
 mod live;
 mod llama_server;
 mod network;
+mod own_folder;
 mod profile;
 mod profiler;
 mod real_model;

@@ -14,19 +14,20 @@ fn what_a_run_prints() {
 }
 
 #[test]
-fn the_default_size_of_a_run() {
+fn a_run_has_a_flow_for_each_row_of_the_suite() {
     let workspace = Workspace::new();
     let printed = run(&mut workspace.scripted());
     assert_eq!(printed.code, 0, "{}", printed.err);
-    assert_eq!(printed.count("[TARGET]"), 75);
-    assert_eq!(printed.count("[TIMING] workflow_"), 25);
+    assert_eq!(printed.count("[TARGET]"), 9);
+    assert_eq!(printed.count("[TIMING] workflow_"), 3);
     assert_eq!(printed.count("[TIMING] engine_init_ms="), 1);
-    assert_eq!(workspace.steps().len(), 75);
+    assert_eq!(workspace.steps().len(), 9);
     let record = workspace.record();
+    assert_eq!(record["settings"]["num_flows"], 3);
     assert_eq!(record["status"], "complete");
     assert_eq!(record["engine_starts"], 1);
-    assert_eq!(record["totals"]["steps_done"], 75);
-    assert_eq!(record["workflows"].as_array().map(Vec::len), Some(25));
+    assert_eq!(record["totals"]["steps_done"], 9);
+    assert_eq!(record["workflows"].as_array().map(Vec::len), Some(3));
 }
 
 #[test]
@@ -46,7 +47,7 @@ fn the_cache_is_used_and_a_cold_start_regenerates() {
     );
     assert!(warm.out.contains("(cached)"));
     assert_eq!(cold.hashes(), warm.hashes());
-    assert_eq!(warm.hashes().len(), 75);
+    assert_eq!(warm.hashes().len(), 9);
 
     std::fs::remove_file(workspace.file("flows/.expanded_cache.json")).expect("is there");
     let again = run(&mut workspace.scripted());
@@ -76,7 +77,7 @@ fn quiet_leaves_the_results_alone() {
     let workspace = Workspace::new();
     let printed = run(workspace.scripted().env("QUIET", "1"));
     assert_eq!(crate::common::redact(&printed.err), "");
-    assert_eq!(printed.count("[TARGET]"), 75);
+    assert_eq!(printed.count("[TARGET]"), 9);
     let last = printed.out.lines().last().expect("a line");
     let folder = last.strip_prefix("[RUN] path=").expect("the last line");
     assert!(workspace.file(folder).join("run.json").is_file(), "{last}");
@@ -108,8 +109,10 @@ fn flags_beat_the_environment() {
 #[test]
 fn concurrency_changes_no_output() {
     let workspace = Workspace::new();
-    let one = run(&mut workspace.scripted());
-    let many = run(workspace.scripted().env("CONCURRENCY", "25"));
+    let one = run(workspace.scripted().env("NUM_FLOWS", "25"));
+    let many = run(workspace
+        .scripted()
+        .envs([("NUM_FLOWS", "25"), ("CONCURRENCY", "25")]));
     let sorted = |printed: &crate::common::Printed| {
         let mut hashes: Vec<String> = printed
             .hashes()

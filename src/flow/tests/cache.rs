@@ -359,7 +359,7 @@ fn a_folder_that_cannot_be_created_is_an_output_error() {
     exit code 110
     error: failed to create the folder flows
       caused by: File exists (os error 17)
-    hint: make its parent writable, or remove what is in the way
+    hint: make its parent writable, remove what is in the way, or name another folder for flows/ and results/ with --root
     ");
     let expansion = check(&project.request(3)).expect("a check writes nothing");
     assert_eq!(expansion.progress_line(), miss("cache unreadable"));
@@ -436,10 +436,10 @@ fn a_read_only_folder() {
 fn as_an_unprivileged_user() {
     let root = std::env::var_os("FLOWBENCH_TEST_ROOT").expect("the other half sets it");
     let layout = Layout { root: root.into() };
-    let request = |num_flows| ExpandRequest {
+    let request = |num_flows: usize| ExpandRequest {
         layout: &layout,
         template: "t",
-        num_flows,
+        num_flows: Some(num_flows),
         params: &[],
         input: None,
         use_cache: true,

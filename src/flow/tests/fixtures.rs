@@ -116,23 +116,23 @@ fn errors_in_a_fixture() {
     let code = |fixture: &str| project(fixture).with("fixtures/code/a.md", "a");
     insta::assert_snapshot!(code("{ dir = \"cod\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:19: there is no fixture folder fixtures/cod
-    hint: did you mean `code`? folders in fixtures/: code
+    error: templates/t.toml:3:19: there is no fixture folder `cod` (searched: templates/, fixtures/, the shipped fixtures)
+    hint: did you mean `code`? fixture folders: code, helpdesk
     ");
     insta::assert_snapshot!(code("{ dir = \"../code\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:19: the fixture `../code` is outside of fixtures/
-    hint: put the folder into fixtures/ and give its name
+    error: templates/t.toml:3:19: the fixture `../code` leads out of its folder
+    hint: put the folder beside the template or into fixtures/, and give its name
     ");
     insta::assert_snapshot!(code("{ dir = \"/etc\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:19: the fixture `/etc` is outside of fixtures/
-    hint: put the folder into fixtures/ and give its name
+    error: templates/t.toml:3:19: the fixture `/etc` leads out of its folder
+    hint: put the folder beside the template or into fixtures/, and give its name
     ");
     insta::assert_snapshot!(code("{ rows = \"code.jsonl\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:20: there is no fixture file fixtures/code.jsonl
-    hint: there are no files in fixtures/
+    error: templates/t.toml:3:20: there is no fixture file `code.jsonl` (searched: templates/, fixtures/, the shipped fixtures)
+    hint: there are no fixture files
     ");
     insta::assert_snapshot!(code("{ dir = \"code\", rows = \"x.jsonl\" }").failure(), @r#"
     exit code 2

@@ -67,7 +67,7 @@ impl Project {
         ExpandRequest {
             layout: &self.layout,
             template: "t",
-            num_flows,
+            num_flows: Some(num_flows),
             params: &[],
             input: None,
             use_cache: true,

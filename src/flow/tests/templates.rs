@@ -28,28 +28,28 @@ fn missing_template() {
     };
     insta::assert_snapshot!(failure("three_stp"), @"
     exit code 2
-    error: there is no template `three_stp` (templates/three_stp.toml)
-    hint: did you mean `three_step`? templates in templates/: t, three_step
+    error: there is no template `three_stp` (searched: templates/three_stp.toml, the shipped templates)
+    hint: did you mean `three_step`? templates: evolve_packing, math_judge, t, three_step, three_step_full
     ");
     insta::assert_snapshot!(failure("nothing/like/it.toml"), @"
     exit code 2
-    error: there is no template `nothing/like/it.toml` (nothing/like/it.toml)
-    hint: templates in templates/: t, three_step
+    error: there is no template `nothing/like/it.toml` (searched: nothing/like/it.toml, templates/nothing/like/it.toml)
+    hint: templates: evolve_packing, math_judge, t, three_step, three_step_full
     ");
     insta::assert_snapshot!(failure("three_stepp.toml"), @"
     exit code 2
-    error: there is no template `three_stepp.toml` (templates/three_stepp.toml)
-    hint: did you mean `three_step`? templates in templates/: t, three_step
+    error: there is no template `three_stepp.toml` (searched: three_stepp.toml, templates/three_stepp.toml, the shipped templates)
+    hint: did you mean `three_step`? templates: evolve_packing, math_judge, t, three_step, three_step_full
     ");
     insta::assert_snapshot!(failure(""), @"
     exit code 2
-    error: there is no template `` (templates/.toml)
-    hint: templates in templates/: t, three_step
+    error: there is no template `` (searched: templates/.toml, the shipped templates)
+    hint: templates: evolve_packing, math_judge, t, three_step, three_step_full
     ");
     insta::assert_snapshot!(Project::empty().failure(), @"
     exit code 2
-    error: there is no template `t` (templates/t.toml)
-    hint: there are no templates in templates/
+    error: there is no template `t` (searched: templates/t.toml, the shipped templates)
+    hint: templates: evolve_packing, math_judge, three_step, three_step_full
     ");
 }
 
@@ -402,8 +402,8 @@ fn variables() {
 fn suites() {
     insta::assert_snapshot!(replaced("t.suite.jsonl", "t.suit.jsonl"), @"
     exit code 2
-    error: templates/t.toml:4:9: there is no suite templates/t.suit.jsonl
-    hint: did you mean `t.suite.jsonl`? suites beside the template: t.suite.jsonl
+    error: templates/t.toml:4:9: there is no suite `t.suit.jsonl` (searched: templates/, the shipped templates)
+    hint: did you mean `t.suite.jsonl`? suites: t.suite.jsonl
     ");
     insta::assert_snapshot!(replaced("t.suite.jsonl", "../t.suite.jsonl"), @"
     exit code 2

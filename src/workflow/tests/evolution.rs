@@ -118,7 +118,7 @@ fn flows_of(template: &str, num_flows: usize) -> Vec<Flow> {
     let request = ExpandRequest {
         layout: &layout,
         template: "t",
-        num_flows,
+        num_flows: Some(num_flows),
         params: &[],
         input: None,
         use_cache: false,
