@@ -240,6 +240,7 @@ fn expand(
             use_cache: !config.engine_per_workflow,
             load: true,
             on_wait: &|waited| wait.tell(waited),
+            proceed: &|| wait.proceed(),
         })?
     };
     let end = Moment::now(&NoFence)?;
@@ -354,6 +355,7 @@ impl Recorder<'_> {
                 use_cache: false,
                 load: false,
                 on_wait: &|_| Ok(()),
+                proceed: &|| Ok(()),
             })?;
             drop(expansion);
             let start = Moment::now(&NoFence)?;

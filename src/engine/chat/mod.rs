@@ -19,6 +19,9 @@ use super::tokenizer::{Tokenizer, read_json};
 use super::{Conversation, Message};
 use crate::error::{Error, Result};
 
+/// What helps where a template cannot be used.
+const ANOTHER_FILE: &str = "take another file of this model, or another model";
+
 /// A conversation as one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rendered {
@@ -106,7 +109,7 @@ impl ChatTemplate {
         let template = Template::parse(source).map_err(|error| {
             Error::preflight("the model's chat template cannot be used")
                 .caused_by(error)
-                .hint("take another file of this model, or another model")
+                .hint(ANOTHER_FILE)
         })?;
         Ok(Self {
             template,
@@ -155,7 +158,7 @@ impl ChatTemplate {
         for conversation in conversations {
             let roles = conversation.roles();
             self.render_turns(roles.map(|role| (role.as_str(), "Hello.")))
-                .map_err(|failure| unrendered(Error::preflight, failure))?;
+                .map_err(|failure| unrendered(Error::preflight, failure).hint(ANOTHER_FILE))?;
         }
         Ok(())
     }

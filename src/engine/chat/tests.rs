@@ -396,4 +396,6 @@ fn a_template_is_tried_with_the_conversations_to_come() {
         "{}",
         error.chain()
     );
+    let hint = "take another file of this model, or another model";
+    assert_eq!(error.hint_text(), Some(hint));
 }
