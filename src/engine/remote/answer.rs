@@ -294,6 +294,7 @@ impl Answer {
         match value {
             Value::Null => return Ok(()),
             Value::Object(members) if members.is_empty() => return Ok(()),
+            Value::Array(items) if items.is_empty() => return Ok(()),
             Value::Object(_) => {}
             _ => return Err(malformed("no chunk of a completion")),
         }

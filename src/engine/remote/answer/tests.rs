@@ -105,6 +105,7 @@ fn what_is_no_part_of_the_answer_is_passed_over() {
         "event: heartbeat\ndata: x\n\n",
         "data: {\"type\": \"ping\"}\n\n",
         "data: {}\n\n",
+        "data: []\n\n",
         "data: null\n\n",
         "data: ping\n\n",
         "id: 7\nretry: 10\n\n",
@@ -312,7 +313,7 @@ fn the_server_s_reason_is_told() {
 fn what_is_no_stream_of_a_completion_is_named() {
     for (data, words) in [
         ("{oops", "no JSON in the stream: {oops"),
-        ("[]", "no chunk of a completion"),
+        ("[1]", "no chunk of a completion"),
         ("\"hello\"", "no chunk of a completion"),
         ("{\"choices\": 3}", "no chunk of a completion"),
         (
