@@ -5,12 +5,14 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use common::{Workspace, assert_nested};
 use proptest::prelude::*;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A workspace with a template of this repository, its suite and its script.
@@ -361,6 +363,42 @@ fn without_a_python_an_evolution_is_refused_before_anything_is_loaded() {
                 .next()
                 .is_none()
     );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_while_the_pool_starts_keeps_the_engine_from_being_loaded() {
+    let workspace = shipped("evolve_packing");
+    let python = std::env::var("FLOWBENCH_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let [begun, go] = ["begun", "go"].map(|name| workspace.file(name));
+    let script = format!(
+        "#!/bin/sh\n: >'{}'\nuntil [ -e '{}' ]; do sleep 0.01; done\nexec '{python}' \"$@\"\n",
+        begun.display(),
+        go.display()
+    );
+    workspace.write("python", script);
+    let wrapper = workspace.file("python");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("writable");
+    let child = workspace
+        .child(&[
+            ("TEMPLATE", "evolve_packing"),
+            ("PYTHON", &wrapper.display().to_string()),
+            ("PATH", &std::env::var("PATH").unwrap_or_default()),
+        ])
+        .spawn()
+        .expect("starts");
+    while !begun.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).expect("is there");
+    fs::write(go, "").expect("writable");
+    let output = child.wait_with_output().expect("ends");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(106), "{err}");
+    let told = "interrupted before the engine was started";
+    assert!(err.contains(told), "{err}");
+    let kept = fs::read_dir(workspace.file("results")).expect("a folder");
+    assert_eq!(kept.count(), 0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `flowbench run`: expand, load the engine once, run the flows, time everything.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{EndpointApi, Mode, RemoteConfig, RunConfig};
 use crate::engine::{
@@ -124,6 +124,10 @@ pub(crate) fn run(
         let prepared = Prepared::new(config, width, script, recorder.console, interrupted)?;
         if let Prepared::Local(model, _) = &prepared {
             outputs::check_model(config, model)?;
+        }
+        if interrupted.load(Ordering::Relaxed) {
+            let message = "interrupted before the engine was started";
+            return Err(Error::new(Exit::Incomplete, message));
         }
         recorder.begin_recording()?;
         Ok((ready, prepared))
