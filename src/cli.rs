@@ -570,11 +570,13 @@ pub fn hint_for(error: &clap::Error) -> Option<String> {
         _ => return None,
     };
     let flag = argument.split_whitespace().next()?.to_owned();
-    let long = flag.strip_prefix("--")?;
-    let variable = Cli::command()
+    // With the name of its value: `--output` is another flag in `run` than in `report`.
+    let mut command = Cli::command();
+    command.build();
+    let variable = command
         .get_subcommands()
         .flat_map(|command| command.get_arguments())
-        .find(|known| known.get_long() == Some(long))?
+        .find(|known| known.to_string() == argument)?
         .get_env()?
         .to_string_lossy()
         .into_owned();
@@ -590,6 +592,19 @@ mod tests {
     #[test]
     fn clap_definitions_are_valid() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_refused_value_gets_the_hint_of_its_own_subcommand() {
+        let hint = |arguments: &[&str]| {
+            let refused = Cli::try_parse_from(arguments).expect_err("refused");
+            hint_for(&refused)
+        };
+        let flows = hint(&["flowbench", "run", "--num-flows", "none"]).expect("a variable sets it");
+        assert!(flows.starts_with("NUM_FLOWS in the environment"), "{flows}");
+        for subcommand in ["report", "diagnose"] {
+            assert_eq!(hint(&["flowbench", subcommand, "-o", "yaml"]), None);
+        }
     }
 
     #[test]

@@ -44,20 +44,23 @@ pub fn line_without_mark(line: &str) -> &str {
 
 /// File type at a path, unless it is a regular file.
 pub fn other_kind(path: &Path) -> Option<&'static str> {
-    let kind = fs::metadata(path).ok()?.file_type();
-    if kind.is_file() {
-        return None;
+    match fs::metadata(path) {
+        Ok(target) if target.is_file() => None,
+        Ok(target) => Some(kind_name(target.file_type())),
+        Err(_) => fs::symlink_metadata(path)
+            .is_ok_and(|entry| entry.is_symlink())
+            .then_some("a broken symbolic link"),
     }
-    Some(kind_name(kind))
 }
 
 fn check(path: &Path) -> io::Result<()> {
-    let kind = fs::metadata(path)?.file_type();
-    if kind.is_file() {
-        return Ok(());
+    match other_kind(path) {
+        None => Ok(()),
+        Some(kind) => {
+            let what = format!("it is {kind}, not a regular file");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
     }
-    let what = format!("it is {}, not a regular file", kind_name(kind));
-    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
 fn kind_name(kind: fs::FileType) -> &'static str {
@@ -90,8 +93,11 @@ mod tests {
         let pipe = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(made.expect("mkfifo is there").success());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("none", &link).expect("writable");
         for (path, what) in [
             (folder.path(), "a folder"),
+            (&link, "a broken symbolic link"),
             (&pipe, "a named pipe"),
             (Path::new("/dev/null"), "a device"),
         ] {

@@ -39,6 +39,7 @@ pub(crate) fn run(
             use_cache: true,
             load: false,
             on_wait: &|waited| wait.tell(waited),
+            proceed: &|| wait.proceed(),
         };
         if arguments.check {
             flow::check(&request)?
@@ -170,6 +171,18 @@ impl<'a> WaitNotice<'a> {
             interrupted,
             told: Cell::new(false),
         }
+    }
+
+    /// Lets Ctrl-C end an expansion between two flows.
+    pub(super) fn proceed(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(Error::new(
+                Exit::Incomplete,
+                "interrupted while the flows were expanded",
+            )
+            .hint("the next run expands them anew"));
+        }
+        Ok(())
     }
 
     /// Called again and again while the wait lasts.

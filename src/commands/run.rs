@@ -1,6 +1,6 @@
 //! `flowbench run`: expand, load the engine once, run the flows, time everything.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{EndpointApi, Mode, RemoteConfig, RunConfig};
 use crate::engine::{
@@ -124,6 +124,10 @@ pub(crate) fn run(
         if let Prepared::Local(model, _) = &prepared {
             outputs::check_model(config, model)?;
         }
+        if interrupted.load(Ordering::Relaxed) {
+            let message = "interrupted before the engine was started";
+            return Err(Error::new(Exit::Incomplete, message));
+        }
         recorder.begin_recording()?;
         Ok((ready, prepared))
     });
@@ -239,6 +243,7 @@ fn expand(
             use_cache: !config.engine_per_workflow,
             load: true,
             on_wait: &|waited| wait.tell(waited),
+            proceed: &|| wait.proceed(),
         })?
     };
     let end = Moment::now(&NoFence)?;
@@ -357,6 +362,7 @@ impl Recorder<'_> {
                 use_cache: false,
                 load: false,
                 on_wait: &|_| Ok(()),
+                proceed: &|| Ok(()),
             })?;
             drop(expansion);
             let start = Moment::now(&NoFence)?;

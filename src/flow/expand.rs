@@ -37,6 +37,8 @@ pub struct ExpandRequest<'a> {
     pub load: bool,
     /// Called while another run holds the lock.
     pub on_wait: OnWait<'a>,
+    /// Called before each flow is written. An error ends the expansion: the folder then has no valid cache.
+    pub proceed: &'a dyn Fn() -> Result<()>,
 }
 
 /// A file of rows (JSON lines), one per flow.
@@ -151,6 +153,7 @@ pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
             let mut files = Vec::with_capacity(sources.num_flows.min(1 << 20));
             let mut bytes = Vec::new();
             for number in 1..=sources.num_flows {
+                (request.proceed)()?;
                 let flow = renderer.flow(number)?;
                 serialise(&flow, &mut bytes)?;
                 files.push(writer.flow(number, &bytes)?);

@@ -83,6 +83,7 @@ fn what_is_no_regular_file_is_named() {
     };
     pipe("templates/pipe.toml");
     fs::create_dir(workspace.file("templates/folder.toml")).expect("writable");
+    std::os::unix::fs::symlink("nowhere", workspace.file("templates/link.toml")).expect("writable");
     pipe("pipe.jsonl");
     let rejected = |variables: &[(&str, &str)], kind: &str| {
         let printed = run(workspace.scripted().envs(variables.iter().copied()));
@@ -98,6 +99,10 @@ fn what_is_no_regular_file_is_named() {
     rejected(
         &[("TEMPLATE", "templates/folder.toml")],
         "a folder, not a regular file",
+    );
+    rejected(
+        &[("TEMPLATE", "link")],
+        "a broken symbolic link, not a regular file",
     );
     rejected(
         &[("SCRIPT", "pipe.jsonl")],

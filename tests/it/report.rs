@@ -36,6 +36,15 @@ fn the_latest_run_a_folder_and_a_record_are_the_same_run() {
 #[test]
 fn a_diagnosis_for_programs() {
     let workspace = workspace_with_a_run();
+    // The times of the script, exactly: on a busy machine, first and last token may come at once.
+    let mut lines = String::new();
+    for mut step in workspace.steps() {
+        for (name, ms) in [("queue_ms", 1.0), ("ttft_ms", 2.0), ("latency_ms", 4.0)] {
+            step[name] = ms.into();
+        }
+        lines.push_str(&format!("{step}\n"));
+    }
+    std::fs::write(workspace.run_folder().join("steps.jsonl"), lines).expect("writable");
     let printed = run(&mut workspace.flowbench(&["diagnose", "-o", "json"]));
     let diagnosis: serde_json::Value = serde_json::from_str(&printed.out).expect("JSON");
     assert_eq!(diagnosis["source"], "records");

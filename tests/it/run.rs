@@ -188,6 +188,26 @@ fn an_interrupted_run_keeps_what_was_measured() {
 }
 
 #[test]
+fn an_interrupt_ends_the_expansion_between_two_flows() {
+    let workspace = Workspace::new();
+    let child = workspace.child(&[("NUM_FLOWS", "1000000")]).spawn();
+    let child = child.expect("starts");
+    while !workspace.file("flows/_expanded_00003.json").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).expect("is there");
+    let output = child.wait_with_output().expect("ends");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(106), "{err}");
+    assert!(
+        err.contains("interrupted while the flows were expanded"),
+        "{err}"
+    );
+    assert!(!workspace.file("flows/.expanded_cache.json").exists());
+    assert!(!workspace.file("results").exists());
+}
+
+#[test]
 fn a_killed_run_leaves_every_step_that_had_ended() {
     let workspace = Workspace::new();
     workspace.write(

@@ -204,6 +204,21 @@ fn zeros_beside_a_text_are_no_count() {
 }
 
 #[test]
+fn a_prompt_that_nobody_counted_is_told() {
+    let alone = json!({"completion_tokens": 2});
+    let acts = stream(vec![word("A"), word(" B"), finish("stop"), usage(alone)]);
+    let (printed, workspace) = answered(acts);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let told = "sent no usage with 3 answers, or one without their tokens";
+    assert!(printed.err.contains(told), "{}", printed.err);
+    let step = &workspace.steps()[0];
+    assert_eq!(
+        (&step["prompt_tokens"], &step["decode_tokens"]),
+        (&json!(0), &json!(2))
+    );
+}
+
+#[test]
 fn an_answer_in_one_burst_has_no_time_per_token() {
     let events = ["A", " B", " C"].map(|text| {
         format!(

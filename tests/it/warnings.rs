@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use crate::common::server::{Act, Server, answer};
+use crate::common::server::{Act, Server, answer, chunk, end, head};
 use crate::common::{Printed, Workspace, run};
+use serde_json::{Value, json};
 
 /// An answer that is checked.
 const CHECKED: &str = r#"schema = 1
@@ -167,16 +168,19 @@ fn a_cache_that_was_warm_before() {
 
 #[test]
 fn answers_in_one_piece() {
-    // A proxy holds the answer back, and hands it over at once.
+    // A proxy holds the answer back, and hands it over at once: in one chunk of HTTP, which is one read.
     let held = Server::start(|request| {
-        let mut bytes = Vec::new();
-        for act in streamed(0, Duration::ZERO) {
-            if let Act::Send(part) = act {
-                bytes.extend(part);
-            }
-        }
+        let choice = |choice: Value| json!({"choices": [choice]});
+        let mut events = ["one ", "two ", "three "]
+            .map(|word| choice(json!({"delta": {"content": word}})))
+            .to_vec();
+        events.push(choice(json!({"delta": {}, "finish_reason": "stop"})));
+        events.push(json!({"usage": {"prompt_tokens": 20, "completion_tokens": 3}}));
+        let stream: String = (events.iter())
+            .map(|event| format!("data: {event}\n\n"))
+            .collect();
         let wait = Act::Wait(Duration::from_millis(200));
-        (request.method == "POST").then(|| vec![wait, Act::Send(bytes)])
+        (request.method == "POST").then(|| vec![wait, head(), chunk(stream.as_bytes()), end()])
     });
     let (workspace, printed) = remote(&held);
     assert_eq!(told(&workspace, &printed), ["one_piece"]);

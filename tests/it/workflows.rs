@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use crate::common::{Workspace, assert_nested};
 use proptest::prelude::*;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A workspace with a template of this repository, its suite and its script.
@@ -361,6 +363,42 @@ fn without_a_python_an_evolution_is_refused_before_anything_is_loaded() {
     );
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_while_the_pool_starts_keeps_the_engine_from_being_loaded() {
+    let workspace = shipped("evolve_packing");
+    let python = std::env::var("FLOWBENCH_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let [begun, go] = ["begun", "go"].map(|name| workspace.file(name));
+    let script = format!(
+        "#!/bin/sh\n: >'{}'\nuntil [ -e '{}' ]; do sleep 0.01; done\nexec '{python}' \"$@\"\n",
+        begun.display(),
+        go.display()
+    );
+    workspace.write("python", script);
+    let wrapper = workspace.file("python");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("writable");
+    let child = workspace
+        .child(&[
+            ("TEMPLATE", "evolve_packing"),
+            ("PYTHON", &wrapper.display().to_string()),
+            ("PATH", &std::env::var("PATH").unwrap_or_default()),
+        ])
+        .spawn()
+        .expect("starts");
+    while !begun.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).expect("is there");
+    fs::write(go, "").expect("writable");
+    let output = child.wait_with_output().expect("ends");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(106), "{err}");
+    let told = "interrupted before the engine was started";
+    assert!(err.contains(told), "{err}");
+    let kept = fs::read_dir(workspace.file("results")).expect("a folder");
+    assert_eq!(kept.count(), 0);
+}
+
 #[test]
 fn answers_are_verified_and_the_rest_is_judged() {
     let workspace = shipped("math_judge");
@@ -557,13 +595,20 @@ fn a_limit_ends_the_run_in_order() {
     let limits: [&[&str]; 3] = [
         &["--max-tokens-total", "100"],
         &["--max-cost", "0.0001"],
-        &["--deadline", "0.02s"],
+        &["--deadline", "2s"],
     ];
     for limit in limits {
         let workspace = Workspace::new();
+        // The first flow takes no time, and the second is in flight as long as it may: how fast the
+        // machine is decides nothing.
         workspace.write(
             "templates/chain.script.jsonl",
-            "{\"output\": \"a b\", \"latency_ms\": 2}\n",
+            match limit[0] {
+                "--deadline" => {
+                    "{\"flow\": 1, \"output\": \"a b\"}\n{\"output\": \"a b\", \"latency_ms\": 80000000}\n"
+                }
+                _ => "{\"output\": \"a b\"}\n",
+            },
         );
         let mut command = workspace.scripted();
         let (out, err) = printed(command.args(limit).args(prices), 106);
@@ -573,7 +618,10 @@ fn a_limit_ends_the_run_in_order() {
         assert_eq!(record["status"], "incomplete");
         let steps = workspace.steps().len();
         assert_eq!(record["totals"]["steps_done"], steps);
-        assert!(steps < 75);
+        assert!((1..75).contains(&steps), "{steps}");
+        if limit[0] == "--deadline" {
+            assert_eq!(steps, 3);
+        }
         let usage = &record["totals"]["usage"][0];
         let tokens = ["prompt_tokens", "decode_tokens"].map(|key| usage[key].as_f64());
         let tokens: f64 = tokens.into_iter().flatten().sum();

@@ -67,6 +67,14 @@ impl EndpointExtra {
                 }
                 Change::Rename("") => return Err(format!("`{name}` has no new name")),
                 Change::Rename(new) => new,
+                Change::Set(value)
+                    if SENT.contains(&name.as_str()) && value.get("rename").is_some() =>
+                {
+                    return Err(format!(
+                        "`{name}` needs a text as its new name, and nothing beside it: \
+                         {{\"rename\": \"name\"}}"
+                    ));
+                }
                 Change::Set(_) => name,
                 Change::Drop | Change::None => continue,
             };
@@ -152,6 +160,11 @@ mod tests {
                 "not sent; these are: ignore_eos,",
             ),
             (r#"{"seed": {"rename": ""}}"#, "no new name"),
+            (r#"{"seed": {"rename": 5}}"#, "`seed` needs a text"),
+            (
+                r#"{"seed": {"rename": "x", "value": 1}}"#,
+                "nothing beside it",
+            ),
             (
                 r#"{"seed": {"rename": "messages"}}"#,
                 "cannot be renamed `messages`",

@@ -20,6 +20,9 @@ use super::tokenizer::{Tokenizer, read_json};
 use super::{Conversation, Message};
 use crate::error::{Error, Result};
 
+/// The hint if a template cannot be used.
+const ANOTHER_FILE: &str = "use another file of this model, or another model";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rendered {
     pub(crate) text: String,
@@ -105,7 +108,7 @@ impl ChatTemplate {
         let template = Template::parse(source).map_err(|error| {
             Error::preflight("the model's chat template cannot be used")
                 .caused_by(error)
-                .hint("use another file of this model, or another model")
+                .hint(ANOTHER_FILE)
         })?;
         Ok(Self {
             template,
@@ -154,7 +157,7 @@ impl ChatTemplate {
         for conversation in conversations {
             let roles = conversation.roles();
             self.render_turns(roles.map(|role| (role.as_str(), "Hello.")))
-                .map_err(|failure| unrendered(Error::preflight, failure))?;
+                .map_err(|failure| unrendered(Error::preflight, failure).hint(ANOTHER_FILE))?;
         }
         Ok(())
     }

@@ -288,6 +288,7 @@ impl Answer {
         match value {
             Value::Null => return Ok(()),
             Value::Object(members) if members.is_empty() => return Ok(()),
+            Value::Array(items) if items.is_empty() => return Ok(()),
             Value::Object(_) => {}
             _ => return Err(malformed("no completion chunk")),
         }

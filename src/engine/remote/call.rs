@@ -29,8 +29,8 @@ pub(super) struct News {
 
 #[derive(Debug)]
 pub(super) enum What {
-    /// A piece of the answer.
-    Chunk(Part),
+    /// Pieces of the answer that arrived in one read: they have one time.
+    Chunks(Vec<Part>),
     /// What the server sent besides the answer, as the end of an error message.
     Beside(String),
     /// The answer is complete.
@@ -197,7 +197,6 @@ struct Stream {
 impl Stream {
     /// Reads up to the end of the answer: `[DONE]`, or the end of the stream after a finish reason.
     fn follow(&mut self, config: &RemoteConfig, tell: impl Fn(What)) -> Result<End, Failure> {
-        let mut part = |part| tell(What::Chunk(part));
         let mut told = String::new();
         let mut buffer = vec![0; 16 << 10];
         loop {
@@ -207,8 +206,22 @@ impl Stream {
                 Err(_) if self.answer.is_whole() => 0,
                 Err(error) => return Err(self.answer.broken(connection::broken(&error, config))),
             };
-            if count == 0 || self.answer.push(&buffer[..count], &mut part)? {
-                return self.answer.finish(&mut part);
+            let mut parts = Vec::new();
+            let mut keep = |part| parts.push(part);
+            let end = match count {
+                0 => Ok(true),
+                _ => self.answer.push(&buffer[..count], &mut keep),
+            };
+            let end = match end {
+                Ok(false) => None,
+                Ok(true) => Some(self.answer.finish(&mut keep)),
+                Err(failure) => Some(Err(failure)),
+            };
+            if !parts.is_empty() {
+                tell(What::Chunks(parts));
+            }
+            if let Some(end) = end {
+                return end;
             }
             let beside = self.answer.beside();
             if beside != told {

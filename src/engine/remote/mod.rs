@@ -300,16 +300,19 @@ impl RemoteEngine {
             return;
         };
         match news.what {
-            What::Chunk(Part { text, thought }) => {
-                let piece = if text.is_empty() { &thought } else { &text };
-                let kind = EventKind::Token(token_id(piece));
-                attempt.text.push_str(&text);
-                attempt.chunks += 1;
+            What::Chunks(parts) => {
+                let is_first = attempt.chunks == 0;
+                attempt.chunks += parts.len();
                 attempt.last_token = Some(Pace::start());
-                if attempt.chunks == 1 {
+                for Part { text, thought } in parts {
+                    let piece = if text.is_empty() { &thought } else { &text };
+                    let kind = EventKind::Token(token_id(piece));
+                    attempt.text.push_str(&text);
+                    events.push(Event { id, kind });
+                }
+                if is_first {
                     open.phase.next(Span::Decode);
                 }
-                events.push(Event { id, kind });
             }
             What::Beside(line) => attempt.beside = line,
             What::Done(end) => {
@@ -364,7 +367,8 @@ impl RemoteEngine {
         let prompt = counts.prompt.or(known_prompt).unwrap_or(0);
         let cached = counts.cached.unwrap_or(0);
         profile::count(Count::Prefilled, prompt - cached);
-        self.traffic.record.without_usage += usize::from(counts.decode.is_none());
+        let uncounted = counts.decode.is_none() || prompt == 0;
+        self.traffic.record.without_usage += usize::from(uncounted);
         let streamed = end.streamed(attempt.chunks);
         Completion {
             tokens: word_ids(&attempt.text),

@@ -79,13 +79,17 @@ fn piece(choice: &Value) -> Result<Piece, NoChoice> {
     if piece.text.is_empty() && piece.message.is_empty() {
         piece.text = text(members.get("text"))?.0;
     }
-    let reason = match members.get("finish_reason") {
-        // SGLang's native API has an object.
-        Some(Value::Object(reason)) => reason.get("type").and_then(Value::as_str),
-        Some(Value::String(reason)) => Some(reason.as_str()),
-        _ => None,
-    };
-    piece.finish = reason.and_then(ending::read);
+    piece.finish = members
+        .get("finish_reason")
+        .and_then(|reason| match reason {
+            // SGLang's native API has an object.
+            Value::Object(members) => ending::read(members.get("type")?.as_str()?),
+            Value::String(reason) => ending::read(reason),
+            // Protocol buffers have numbers: 0 is "unspecified", and the others are unknown.
+            Value::Number(number) if number.as_f64() == Some(0.0) => None,
+            Value::Null | Value::Bool(false) => None,
+            other => ending::read(&other.to_string()),
+        });
     Ok(piece)
 }
 
@@ -285,12 +289,20 @@ mod tests {
             json!("null"),
             json!(false),
             json!(0),
+            json!([]),
         ] {
             assert_eq!(
                 piece(json!({"finish_reason": reason})).finish,
                 None,
                 "{reason}"
             );
+        }
+        for unknown in [json!(3), json!(true), json!(["halt"])] {
+            let piece = piece(json!({"finish_reason": unknown}));
+            let failure = piece.finish.expect("an ending").expect_err("unknown");
+            assert_eq!(failure.cause, Cause::Server);
+            let named = format!("finish_reason: {unknown}");
+            assert!(failure.message.contains(&named), "{}", failure.message);
         }
         let bad = piece(json!({"delta": {}, "finish_reason": "content_filter"}));
         let failure = bad.finish.expect("an ending").expect_err("withheld");

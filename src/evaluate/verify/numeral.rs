@@ -362,7 +362,7 @@ impl<'a> Reader<'a> {
         if !(1..=3).contains(&first.len()) || first.starts_with('0') {
             return Some(whole);
         }
-        for separator in ["{,}", ",", " ", "'", "\\_", "_"] {
+        for separator in ["{,}", ",", "{ }", " ", "'", "\\_", "_"] {
             if !self.rest.starts_with(separator) {
                 continue;
             }
@@ -617,6 +617,7 @@ mod tests {
             ("5 000", 5000, 1),
             ("5\u{2009}000", 5000, 1),
             ("5{,}000", 5000, 1),
+            (r"5{\,}000{\,}000", 5_000_000, 1),
             ("5'000", 5000, 1),
             ("5_000", 5000, 1),
             ("1,00,000", 100_000, 1),

@@ -1,5 +1,6 @@
 //! Cache hits, every kind of cache miss, and the content of `flows/`.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -7,6 +8,7 @@ use std::process::Command;
 
 use super::{NO_WAIT, Project, SUITE, TEMPLATE};
 use crate::config::Layout;
+use crate::error::Error;
 use crate::flow::cache::{FILE, Writer};
 use crate::flow::{CacheState, ExpandRequest, MissReason, check, expand};
 
@@ -50,6 +52,23 @@ fn nothing_changed() {
             "Using cached expanded flows (fixture_hash={fixture}..., template_hash={template}...)"
         )
     );
+}
+
+#[test]
+fn an_expansion_that_is_stopped_leaves_no_valid_cache() {
+    let project = Project::new();
+    project.expand(3);
+    let written = Cell::new(0);
+    let stop = || match written.replace(written.get() + 1) {
+        2 => Err(Error::usage("enough")),
+        _ => Ok(()),
+    };
+    let mut request = project.request(4);
+    request.proceed = &stop;
+    let stopped = expand(&request).expect_err("the third flow is not begun");
+    assert_eq!((stopped.to_string().as_str(), written.get()), ("enough", 3));
+    assert_eq!(project.state(4), miss("no cache"));
+    assert!(project.state(4).starts_with("Using cached expanded flows"));
 }
 
 #[test]
@@ -445,6 +464,7 @@ fn as_an_unprivileged_user() {
         use_cache: true,
         load: true,
         on_wait: NO_WAIT,
+        proceed: &|| Ok(()),
     };
     let hit = expand(&request(3)).expect("a valid cache is enough");
     assert_eq!((hit.state, hit.flows.len()), (CacheState::Hit, 3));

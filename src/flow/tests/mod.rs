@@ -73,6 +73,7 @@ impl Project {
             use_cache: true,
             load: true,
             on_wait: NO_WAIT,
+            proceed: &|| Ok(()),
         }
     }
 

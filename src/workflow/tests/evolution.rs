@@ -124,6 +124,7 @@ fn flows_of(template: &str, num_flows: usize) -> Vec<Flow> {
         use_cache: false,
         load: true,
         on_wait: &|_| Ok(()),
+        proceed: &|| Ok(()),
     };
     expand(&request)
         .unwrap_or_else(|error| panic!("{}", error.report()))

@@ -105,6 +105,7 @@ fn events_outside_the_answer_are_ignored() {
         "event: heartbeat\ndata: x\n\n",
         "data: {\"type\": \"ping\"}\n\n",
         "data: {}\n\n",
+        "data: []\n\n",
         "data: null\n\n",
         "data: ping\n\n",
         "id: 7\nretry: 10\n\n",
@@ -312,7 +313,7 @@ fn the_servers_error_is_reported() {
 fn malformed_events_are_quoted() {
     for (data, words) in [
         ("{oops", "invalid JSON in the stream: {oops"),
-        ("[]", "no completion chunk"),
+        ("[1]", "no completion chunk"),
         ("\"hello\"", "no completion chunk"),
         ("{\"choices\": 3}", "no completion chunk"),
         (
