@@ -57,6 +57,7 @@ pub use activations::{ActivationBlock, BLOCK};
 pub use attention::{Query, SPAN};
 pub use ceiling::{CeilingError, Ceilings, Clock, measure as measure_ceilings};
 pub use dispatch::{Isa, Kernels};
+pub use gguf::WeightType;
 pub use kv_memory::{KvLayer, KvMemory, KvShape, PAGE, Places};
 pub use multiply::{Gated, Matrices, Product};
 pub use pack::{Format, PackError, PackedMatrix};

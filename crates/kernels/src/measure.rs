@@ -9,8 +9,6 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use candle_core::quantized::GgmlDType;
-
 use super::*;
 
 /// The default model's keys and values.
@@ -83,8 +81,8 @@ fn read_ceiling(pool: &Pool, buffer: &[u64]) -> f64 {
     (64 * share * 8) as f64 / seconds
 }
 
-fn weights(pool: &Pool, dtype: GgmlDType, rows: usize, cols: usize) -> PackedMatrix {
-    let bytes = vec![0x21; rows * cols / dtype.block_size() * dtype.type_size()];
+fn weights(pool: &Pool, dtype: WeightType, rows: usize, cols: usize) -> PackedMatrix {
+    let bytes = vec![0x21; rows * cols / dtype.block_columns() * dtype.block_bytes()];
     PackedMatrix::pack_rows(pool, dtype, (rows, cols), &bytes, &|row| row).unwrap()
 }
 
@@ -114,22 +112,22 @@ fn measure_products() {
         let read = read_ceiling(&pool, &buffer);
         println!("{threads} threads; read {:.1} GB/s", read / 1e9);
         for (dtype, rows, cols, _) in [
-            (GgmlDType::Q4_1, 576, 576, 30),
-            (GgmlDType::Q4_1, 192, 576, 30),
-            (GgmlDType::Q4_1, 1536, 576, 30),
-            (GgmlDType::Q4_1, 576, 1536, 30),
-            (GgmlDType::Q4_0, 1536, 576, 30),
-            (GgmlDType::Q4K, 1536, 512, 30),
-            (GgmlDType::Q6K, 1536, 512, 30),
-            (GgmlDType::Q8_0, 49152, 576, 1),
-            (GgmlDType::F16, 1536, 576, 30),
+            (WeightType::Q4_1, 576, 576, 30),
+            (WeightType::Q4_1, 192, 576, 30),
+            (WeightType::Q4_1, 1536, 576, 30),
+            (WeightType::Q4_1, 576, 1536, 30),
+            (WeightType::Q4_0, 1536, 576, 30),
+            (WeightType::Q4K, 1536, 512, 30),
+            (WeightType::Q6K, 1536, 512, 30),
+            (WeightType::Q8_0, 49152, 576, 1),
+            (WeightType::F16, 1536, 576, 30),
         ] {
             if std::env::var("ONLY").is_ok_and(|only| only != format!("{dtype:?}")) {
                 continue;
             }
             // As many matrices as fill 66 MB, in turn: as cold as the model's layers are.
             let copies =
-                66_000_000usize.div_ceil(rows * cols * dtype.type_size() / dtype.block_size());
+                66_000_000usize.div_ceil(rows * cols * dtype.block_bytes() / dtype.block_columns());
             let layers: Vec<_> = (0..copies)
                 .map(|_| weights(&pool, dtype, rows, cols))
                 .collect();
@@ -387,12 +385,12 @@ fn measure_packing() {
     for threads in [1, 2] {
         let pool = Pool::new(threads).unwrap();
         for (dtype, rows, cols) in [
-            (GgmlDType::Q4_1, 1536 * 100, 576),
-            (GgmlDType::Q8_0, 49152, 576),
-            (GgmlDType::Q4K, 1536 * 30, 512),
-            (GgmlDType::Q6K, 1536 * 30, 512),
+            (WeightType::Q4_1, 1536 * 100, 576),
+            (WeightType::Q8_0, 49152, 576),
+            (WeightType::Q4K, 1536 * 30, 512),
+            (WeightType::Q6K, 1536 * 30, 512),
         ] {
-            let bytes = vec![0x21; rows * cols / dtype.block_size() * dtype.type_size()];
+            let bytes = vec![0x21; rows * cols / dtype.block_columns() * dtype.block_bytes()];
             let seconds = best(3, || {
                 black_box(
                     PackedMatrix::pack_rows(&pool, dtype, (rows, cols), &bytes, &|row| row)

@@ -278,7 +278,7 @@ fn output(product: &mut Product<'_>, input: Input<'_>) -> Shared<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::quantized::GgmlDType;
+    use crate::WeightType;
     use proptest::prelude::*;
 
     proptest! {
@@ -298,7 +298,7 @@ mod tests {
                 .iter()
                 .map(|&rows| {
                     let bytes = vec![0; rows * COLS * size_of::<f32>()];
-                    PackedMatrix::pack_rows(&pool, GgmlDType::F32, (rows, COLS), &bytes, &|row| row)
+                    PackedMatrix::pack_rows(&pool, WeightType::F32, (rows, COLS), &bytes, &|row| row)
                         .expect("fits")
                 })
                 .collect();

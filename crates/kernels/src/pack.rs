@@ -20,11 +20,9 @@
 //! Bytes hold the eight quads in order; nibbles hold quad `j` low and quad `j + 4` high, which is how
 //! Q4_0 and Q4_1 lay out a row already. Signed types are stored with an offset of 128.
 
-use candle_core::quantized::GgmlDType;
-
 use super::activations::BLOCK;
 use super::aligned::Aligned;
-use super::gguf::{self, SUPER, block_shape, u16_at};
+use super::gguf::{self, SUPER, WeightType, u16_at};
 use super::half;
 use super::pool::Pool;
 use super::simd::LANES;
@@ -58,20 +56,19 @@ pub enum Format {
 
 impl Format {
     /// The format that a GGUF type is repacked to.
-    fn of(dtype: GgmlDType) -> Option<Self> {
-        Some(match dtype {
-            GgmlDType::Q4_0 => Self::U4,
-            GgmlDType::Q4_1 => Self::U4Min,
-            GgmlDType::Q4K => Self::U4Super,
-            GgmlDType::Q8_0 | GgmlDType::Q5_0 => Self::I8,
-            GgmlDType::Q5_1 => Self::U8Min,
-            GgmlDType::Q5K => Self::U8Super,
-            GgmlDType::Q6K => Self::U8Half,
-            GgmlDType::F16 => Self::F16,
-            GgmlDType::BF16 => Self::Bf16,
-            GgmlDType::F32 => Self::F32,
-            _ => return None,
-        })
+    fn of(dtype: WeightType) -> Self {
+        match dtype {
+            WeightType::Q4_0 => Self::U4,
+            WeightType::Q4_1 => Self::U4Min,
+            WeightType::Q4K => Self::U4Super,
+            WeightType::Q8_0 | WeightType::Q5_0 => Self::I8,
+            WeightType::Q5_1 => Self::U8Min,
+            WeightType::Q5K => Self::U8Super,
+            WeightType::Q6K => Self::U8Half,
+            WeightType::F16 => Self::F16,
+            WeightType::BF16 => Self::Bf16,
+            WeightType::F32 => Self::F32,
+        }
     }
 
     /// Whether rows are dense numbers, multiplied in f32 with activations that are not quantised.
@@ -126,9 +123,6 @@ impl Format {
 /// Why a tensor cannot be repacked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PackError {
-    /// No kernel for the type.
-    #[error("no CPU kernel multiplies weights of type {0:?}")]
-    Type(GgmlDType),
     /// Columns that do not fill blocks.
     #[error("{cols} columns are not a multiple of {block}, the block of {dtype:?}")]
     Columns {
@@ -137,7 +131,7 @@ pub enum PackError {
         /// Columns per block.
         block: usize,
         /// The tensor's type.
-        dtype: GgmlDType,
+        dtype: WeightType,
     },
     /// Too few or too many bytes.
     #[error("{rows} × {cols} weights of {dtype:?} take {expected} bytes, and there are {found}")]
@@ -147,7 +141,7 @@ pub enum PackError {
         /// The tensor's columns.
         cols: usize,
         /// The tensor's type.
-        dtype: GgmlDType,
+        dtype: WeightType,
         /// Bytes that it should have.
         expected: usize,
         /// Bytes that it has.
@@ -218,25 +212,20 @@ struct Group<'a> {
 }
 
 impl PackedMatrix {
-    /// Whether weights of this type can be multiplied.
-    pub fn has_kernel(dtype: GgmlDType) -> bool {
-        Format::of(dtype).is_some()
-    }
-
     /// Repacks `bytes`, the blocks of a GGUF tensor `[rows, cols]`, with its row `from(row)` in the place
     /// of each row.
     ///
     /// # Errors
-    /// For a type without a kernel, or a shape that the bytes do not fill.
+    /// The bytes do not fill the shape, or there is no memory for the result.
     pub fn pack_rows(
         pool: &Pool,
-        dtype: GgmlDType,
+        dtype: WeightType,
         (rows, cols): (usize, usize),
         bytes: &[u8],
         from: &(dyn Fn(usize) -> usize + Sync),
     ) -> Result<Self, PackError> {
-        let format = Format::of(dtype).ok_or(PackError::Type(dtype))?;
-        let (block_bytes, block) = block_shape(dtype);
+        let format = Format::of(dtype);
+        let (block_bytes, block) = (dtype.block_bytes(), dtype.block_columns());
         if !cols.is_multiple_of(block) {
             return Err(PackError::Columns { cols, block, dtype });
         }
@@ -296,13 +285,12 @@ impl PackedMatrix {
         Ok(packed)
     }
 
-    /// Bytes of memory that a GGUF tensor `[rows, cols]` takes when it is repacked; `None` for a type
-    /// without a kernel.
-    pub fn bytes_of(dtype: GgmlDType, rows: usize, cols: usize) -> Option<usize> {
-        let group = Format::of(dtype)?.group(cols);
+    /// Bytes of memory that a GGUF tensor `[rows, cols]` takes when it is repacked.
+    pub fn bytes_of(dtype: WeightType, rows: usize, cols: usize) -> usize {
+        let group = Format::of(dtype).group(cols);
         let halves = 2 * (group.scales + group.mins);
         let bytes = group.quants + group.fine + halves;
-        Some(rows.div_ceil(LANES).saturating_mul(bytes))
+        rows.div_ceil(LANES).saturating_mul(bytes)
     }
 
     /// How the weights are stored.
@@ -407,14 +395,14 @@ impl PackedMatrix {
 }
 
 /// Puts one row into its lane of a group.
-fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
-    let (block_bytes, _) = block_shape(dtype);
+fn pack_row(dtype: WeightType, row: &[u8], lane: usize, group: &mut Group<'_>) {
+    let block_bytes = dtype.block_bytes();
     let blocks = row.chunks_exact(block_bytes).enumerate();
     let at = lane * 4;
     match dtype {
         // `block_q4_0`, 18 bytes: `d: f16, qs: [u8; 16]`.
         // `block_q4_1`, 20 bytes: `d: f16, m: f16, qs: [u8; 16]`.
-        GgmlDType::Q4_0 | GgmlDType::Q4_1 => {
+        WeightType::Q4_0 | WeightType::Q4_1 => {
             let header = block_bytes - 16;
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
@@ -428,27 +416,27 @@ fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
             }
         }
         // `block_q8_0`, 34 bytes: `d: f16, qs: [i8; 32]`.
-        GgmlDType::Q8_0 => {
+        WeightType::Q8_0 => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
                 let quants = std::array::from_fn(|column| block[2 + column]);
                 put_bytes(group.quants, index, lane, quants, 128);
             }
         }
-        GgmlDType::Q5_0 => {
+        WeightType::Q5_0 => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
                 put_bytes(group.quants, index, lane, gguf::q5_0(block), 128 - 16);
             }
         }
-        GgmlDType::Q5_1 => {
+        WeightType::Q5_1 => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
                 group.mins[index * LANES + lane] = u16_at(block, 2);
                 put_bytes(group.quants, index, lane, gguf::q5_1(block), 0);
             }
         }
-        GgmlDType::Q4K | GgmlDType::Q5K => {
+        WeightType::Q4K | WeightType::Q5K => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
                 group.mins[index * LANES + lane] = u16_at(block, 2) ^ 0x8000;
@@ -457,7 +445,7 @@ fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
                     let index = index * (SUPER / BLOCK) + inner;
                     group.fine[index * 2 * LANES + lane] = scale;
                     group.fine[(index * 2 + 1) * LANES + lane] = min;
-                    if dtype == GgmlDType::Q5K {
+                    if dtype == WeightType::Q5K {
                         put_bytes(group.quants, index, lane, gguf::q5_k(block, inner), 0);
                     } else {
                         put_nibbles(group.quants, index, lane, gguf::q4_k(block, inner));
@@ -465,7 +453,7 @@ fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
                 }
             }
         }
-        GgmlDType::Q6K => {
+        WeightType::Q6K => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 208);
                 for inner in 0..SUPER / BLOCK {
@@ -477,8 +465,8 @@ fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
                 }
             }
         }
-        // Dense: a column is a block of its own.
-        _ => {
+        // A column is a block of its own.
+        WeightType::F16 | WeightType::BF16 | WeightType::F32 => {
             for (column, value) in blocks {
                 let at = (column * LANES + lane) * block_bytes;
                 group.quants[at..][..block_bytes].copy_from_slice(value);
