@@ -1,8 +1,8 @@
 //! The engine in this process: model, tokenizer and chat template, scheduler and sampler.
 
+mod admission;
 mod fork;
 mod limits;
-mod places;
 mod speculate;
 #[cfg(test)]
 mod tests;

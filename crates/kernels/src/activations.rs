@@ -1,11 +1,8 @@
 //! Activations as the integer products take them: int8 in blocks of 32 columns, each with its scale
 //! and its sums.
 
-use super::paired::{LOWERED, QUADS, RAISED};
+use super::quant::{BLOCK, LOWERED, NOTHING, QUADS, RAISED};
 use super::simd::{LANES, NOT_FINITE, Simd};
-
-/// Columns that share a scale, here and in every quantised weight.
-pub const BLOCK: usize = 32;
 
 /// 32 activations: `quants[k] · scale` each. A token of `cols` activations is `cols / 32` of these,
 /// and tokens lie one after another: `[tokens, cols / 32]`.
@@ -14,7 +11,7 @@ pub const BLOCK: usize = 32;
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C, align(16))]
 pub struct ActivationBlock {
-    /// Rounded to the nearest, −113..=127: what [`super::paired`] has room for.
+    /// Rounded to the nearest, −113..=127: what [`super::winograd`] has room for.
     pub(crate) quants: [i8; BLOCK],
     /// The least that leaves the largest magnitude at most 127, and those of the other sign at most 113. It
     /// has the sign of the number of the largest magnitude, and is 0 where that is below 1e-30.
@@ -26,7 +23,7 @@ pub struct ActivationBlock {
     pub(crate) offset: i16,
     /// The same over the second half of the block, for scales per 16 columns.
     pub(crate) offset_high: i16,
-    /// What the paired products of [`super::paired`] start from, as far as it comes from activations:
+    /// What the paired products of [`super::winograd`] start from, as far as it comes from activations:
     /// `−Σ (low · high + 113 · low − 15 · high)` over the paired columns.
     pub(crate) pairing: i32,
 }
@@ -47,19 +44,6 @@ const NO_BLOCK: ActivationBlock = ActivationBlock {
     offset_high: 0,
     pairing: 0,
 };
-
-/// A largest magnitude below which what makes numbers whole could overflow: all are as good as zero.
-const NOTHING: f32 = 1e-30;
-
-/// What turns whole numbers of at most `most` in magnitude back into those whose largest magnitude is given,
-/// and what makes them whole.
-#[inline(always)]
-pub(super) fn whole_scale(largest: f32, most: f32) -> (f32, f32) {
-    if largest < NOTHING {
-        return (0.0, 0.0);
-    }
-    (largest / most, most / largest)
-}
 
 /// The scale of a block with these largest magnitudes of either sign, and what makes its numbers quants.
 #[inline(always)]
@@ -86,8 +70,8 @@ const AHEAD: usize = 16;
 pub(super) unsafe fn quantize<S: Simd>(values: &[f32], blocks: &mut [ActivationBlock]) {
     // SAFETY: as this function's.
     unsafe {
-        let blocks = (blocks.as_mut_ptr(), blocks.len());
-        quantize_strided::<S>(values.as_ptr(), blocks, 1, AHEAD);
+        let count = blocks.len();
+        quantize_strided::<S>(values.as_ptr(), blocks.as_mut_ptr(), count, 1, AHEAD);
     }
 }
 
@@ -99,7 +83,8 @@ pub(super) unsafe fn quantize<S: Simd>(values: &[f32], blocks: &mut [ActivationB
 #[inline(always)]
 pub(super) unsafe fn quantize_strided<S: Simd>(
     values: *const f32,
-    (blocks, count): (*mut ActivationBlock, usize),
+    blocks: *mut ActivationBlock,
+    count: usize,
     stride: usize,
     ahead: usize,
 ) {

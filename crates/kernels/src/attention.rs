@@ -36,14 +36,14 @@ impl KvShape {
         (i32::MAX as usize / terms).min(i16::MAX as usize) as f32
     }
 
-    /// Numbers of a [`super::room`] that a part of so many queries takes.
-    pub(super) fn room_len(self, queries: usize) -> usize {
-        queries * QUERY_ROOM * self.value_stride() / 2
+    /// Numbers of a [`super::scratch`] that a part of so many queries takes.
+    pub(super) fn scratch_len(self, queries: usize) -> usize {
+        queries * QUERY_SCRATCH * self.value_stride() / 2
     }
 }
 
-/// Halves of a vector's width that a query has room for: an output of f32, and the query's whole numbers.
-const QUERY_ROOM: usize = 3;
+/// Halves of a vector's width that a query has scratch for: an output of f32, and the query's whole numbers.
+const QUERY_SCRATCH: usize = 3;
 
 /// One query head's work: which token's keys it may see, and where its numbers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,10 +79,10 @@ impl Default for Running {
     }
 }
 
-/// One call: some queries against one KV head over some positions of one page table. The queries may
+/// One tile: some queries against one KV head over some positions of one page table. The queries may
 /// belong to different sequences as long as these share the pages of the positions.
 #[derive(Clone)]
-pub(super) struct Call<'a> {
+pub(super) struct AttentionTile<'a> {
     pub(super) layer: KvLayer<'a>,
     pub(super) kv_head: usize,
     /// Page `i` holds positions `16 i..16 (i + 1)`.
@@ -98,17 +98,17 @@ pub(super) struct Call<'a> {
     /// Where [`finish`] writes the results.
     pub(super) output: *mut f32,
     pub(super) state: *mut Running,
-    /// [`KvShape::room_len`] numbers for the queries of all the calls that belong together.
-    pub(super) room: *mut f32,
+    /// [`KvShape::scratch_len`] numbers for the queries of all the calls that belong together.
+    pub(super) scratch: *mut f32,
 }
 
-impl Call<'_> {
+impl AttentionTile<'_> {
     /// Where a query's output builds up, padded to whole vectors.
     #[inline(always)]
     fn sums(&self, query: &Query) -> *mut f32 {
         let stride = self.layer.shape().value_stride();
-        self.room
-            .wrapping_add(query.state * QUERY_ROOM * stride / 2)
+        self.scratch
+            .wrapping_add(query.state * QUERY_SCRATCH * stride / 2)
     }
 
     /// Where its whole numbers are, padded likewise. Written by [`prepare`].
@@ -124,15 +124,15 @@ impl Call<'_> {
 /// # Safety
 /// As [`attend`]'s.
 #[inline(always)]
-pub(super) unsafe fn prepare<S: Simd>(call: &Call<'_>) {
-    let shape = call.layer.shape();
-    for query in call.queries {
-        let numbers = &call.input[query.at..query.at + shape.head_size];
+pub(super) unsafe fn prepare<S: Simd>(tile: &AttentionTile<'_>) {
+    let shape = tile.layer.shape();
+    for query in tile.queries {
+        let numbers = &tile.input[query.at..query.at + shape.head_size];
         // SAFETY: as this function's.
         unsafe {
             let scale = Scale::of::<S>(numbers, shape.query_limit());
-            (*call.state.add(query.state)).factor = scale.scale * call.scale;
-            let whole = call.whole(query);
+            (*tile.state.add(query.state)).factor = scale.scale * tile.scale;
+            let whole = tile.whole(query);
             for at in (0..shape.head_size).step_by(LANES) {
                 scale.apply::<S>(numbers, at, whole.add(at));
             }
@@ -151,20 +151,20 @@ struct Block {
 }
 
 impl Block {
-    /// The block of `call` from position `first` on, of which `most` positions are seen.
+    /// The block of `tile` from position `first` on, of which `visible` positions are seen.
     #[inline(always)]
-    unsafe fn new(call: &Call<'_>, first: usize, most: usize) -> Self {
-        let pages = &call.pages[first / PAGE..(first + most).div_ceil(PAGE)];
-        let end = call.positions.end.div_ceil(PAGE);
+    unsafe fn new(tile: &AttentionTile<'_>, first: usize, visible: usize) -> Self {
+        let pages = &tile.pages[first / PAGE..(first + visible).div_ceil(PAGE)];
+        let end = tile.positions.end.div_ceil(PAGE);
         let after = (first / PAGE + SPAN_PAGES).min(end);
-        let next = match &call.pages[after..end] {
-            [] => call.next,
+        let next = match &tile.pages[after..end] {
+            [] => tile.next,
             further => further,
         };
         let coming = next.len().min(SPAN_PAGES);
         // SAFETY: as [`attend`]'s: all these pages are the layer's.
         unsafe {
-            let start = call.layer.head(pages[0], call.kv_head);
+            let start = tile.layer.head(pages[0], tile.kv_head);
             let mut block = Self {
                 first,
                 pages: [start; SPAN_PAGES],
@@ -174,9 +174,9 @@ impl Block {
             for place in 0..SPAN_PAGES {
                 // Past the last page the same one again: its scores are not used.
                 let page = pages[place.min(pages.len() - 1)];
-                block.pages[place] = call.layer.head(page, call.kv_head);
+                block.pages[place] = tile.layer.head(page, tile.kv_head);
                 if place < coming {
-                    block.next[place] = call.layer.head(next[place], call.kv_head);
+                    block.next[place] = tile.layer.head(next[place], tile.kv_head);
                 }
             }
             block
@@ -185,7 +185,7 @@ impl Block {
 
     /// Asks for the line of the next block's keys that stands where a pair of columns of a page is.
     #[inline(always)]
-    unsafe fn ask_keys<S: Simd>(&self, page: usize, pair: usize) {
+    unsafe fn prefetch_keys<S: Simd>(&self, page: usize, pair: usize) {
         if page < self.coming {
             let next = self.next[page];
             // SAFETY: prefetches.
@@ -200,7 +200,7 @@ impl Block {
 
     /// Asks for the next block's values of a page.
     #[inline(always)]
-    unsafe fn ask_values<S: Simd>(&self, page: usize, shape: KvShape) {
+    unsafe fn prefetch_values<S: Simd>(&self, page: usize, shape: KvShape) {
         if page < self.coming {
             let next = self.next[page];
             // SAFETY: prefetches.
@@ -251,22 +251,29 @@ struct Weights {
     back: f32,
 }
 
-/// Runs a call.
+/// The softmax powers of `Q` queries over a block, as whole numbers.
+struct Powers<const Q: usize> {
+    whole: [[i16; SPAN]; Q],
+    /// What turns a query's sums of products back into outputs.
+    back: [f32; Q],
+}
+
+/// Runs a tile.
 ///
 /// # Safety
-/// As [`Simd`]'s; pages, queries and states lie within the layer, the input, the output, the room and
-/// the state; `pages` covers `positions`; nobody else uses these outputs, states and this room.
+/// As [`Simd`]'s; pages, queries and states lie within the layer, the input, the output, the scratch and
+/// the state; `pages` covers `positions`; nobody else uses these outputs, states and this scratch.
 #[inline(always)]
-pub(super) unsafe fn attend<S: Simd>(call: &Call<'_>) {
-    let end = call.positions.end;
-    let last = call.queries.iter().map(|query| query.position + 1).max();
+pub(super) unsafe fn attend<S: Simd>(tile: &AttentionTile<'_>) {
+    let end = tile.positions.end;
+    let last = tile.queries.iter().map(|query| query.position + 1).max();
     let last = last.unwrap_or(0).min(end);
-    let mut first = call.positions.start;
+    let mut first = tile.positions.start;
     while first < last {
         // SAFETY: as this function's.
         unsafe {
-            let block = Block::new(call, first, (last - first).min(SPAN));
-            run_tiles::<S>(call, &block);
+            let block = Block::new(tile, first, (last - first).min(SPAN));
+            run_tiles::<S>(tile, &block);
         }
         first += SPAN;
     }
@@ -274,29 +281,29 @@ pub(super) unsafe fn attend<S: Simd>(call: &Call<'_>) {
 
 /// All queries' tiles over one block.
 #[inline(always)]
-unsafe fn run_tiles<S: Simd>(call: &Call<'_>, block: &Block) {
+unsafe fn run_tiles<S: Simd>(tile: &AttentionTile<'_>, block: &Block) {
     let wide = S::WIDE.1 >= 4;
     let mut start = 0;
-    while start < call.queries.len() {
-        let parts = (call.queries.len() - start).div_ceil(S::WIDE.0);
-        let count = (call.queries.len() - start).div_ceil(parts);
-        let queries = &call.queries[start..start + count];
+    while start < tile.queries.len() {
+        let parts = (tile.queries.len() - start).div_ceil(S::WIDE.0);
+        let count = (tile.queries.len() - start).div_ceil(parts);
+        let queries = &tile.queries[start..start + count];
         // The first tile asks for the next block.
-        let ask = start == 0;
+        let prefetch = start == 0;
         start += count;
         // SAFETY: as [`attend`]'s.
         unsafe {
             match (count, wide) {
-                (1, true) => tile::<S, 1, 4>(call, queries, block, ask),
-                (2, true) => tile::<S, 2, 4>(call, queries, block, ask),
-                (3, true) => tile::<S, 3, 4>(call, queries, block, ask),
-                (4, true) => tile::<S, 4, 4>(call, queries, block, ask),
-                (5, true) => tile::<S, 5, 4>(call, queries, block, ask),
-                (6, true) => tile::<S, 6, 4>(call, queries, block, ask),
-                (1, false) => tile::<S, 1, 1>(call, queries, block, ask),
-                (2, false) => tile::<S, 2, 1>(call, queries, block, ask),
-                (3, false) => tile::<S, 3, 1>(call, queries, block, ask),
-                (4, false) => tile::<S, 4, 1>(call, queries, block, ask),
+                (1, true) => run_tile::<S, 1, 4>(tile, queries, block, prefetch),
+                (2, true) => run_tile::<S, 2, 4>(tile, queries, block, prefetch),
+                (3, true) => run_tile::<S, 3, 4>(tile, queries, block, prefetch),
+                (4, true) => run_tile::<S, 4, 4>(tile, queries, block, prefetch),
+                (5, true) => run_tile::<S, 5, 4>(tile, queries, block, prefetch),
+                (6, true) => run_tile::<S, 6, 4>(tile, queries, block, prefetch),
+                (1, false) => run_tile::<S, 1, 1>(tile, queries, block, prefetch),
+                (2, false) => run_tile::<S, 2, 1>(tile, queries, block, prefetch),
+                (3, false) => run_tile::<S, 3, 1>(tile, queries, block, prefetch),
+                (4, false) => run_tile::<S, 4, 1>(tile, queries, block, prefetch),
                 _ => unreachable!("a tile of {count} queries"),
             }
         }
@@ -305,28 +312,28 @@ unsafe fn run_tiles<S: Simd>(call: &Call<'_>, block: &Block) {
 
 /// `Q` queries over a block, `V` vectors of keys or values at a time.
 #[inline(always)]
-unsafe fn tile<S: Simd, const Q: usize, const V: usize>(
-    call: &Call<'_>,
+unsafe fn run_tile<S: Simd, const Q: usize, const V: usize>(
+    tile: &AttentionTile<'_>,
     queries: &[Query],
     block: &Block,
-    ask: bool,
+    prefetch: bool,
 ) {
     // How many positions of the block each query sees.
     let mut seen = [0; Q];
-    let mut most = 0;
+    let mut visible = 0;
     for q in 0..Q {
-        let limit = call.positions.end.min(queries[q].position + 1);
+        let limit = tile.positions.end.min(queries[q].position + 1);
         seen[q] = limit.saturating_sub(block.first).min(SPAN);
-        most = most.max(seen[q]);
+        visible = visible.max(seen[q]);
     }
-    if most == 0 {
+    if visible == 0 {
         return;
     }
-    let shape = call.layer.shape();
+    let shape = tile.layer.shape();
     let mut scores = [[0.0f32; SPAN]; Q];
-    // SAFETY: as [`attend`]'s; only pages below `first + most` are read.
+    // SAFETY: as [`attend`]'s; only pages below `first + visible` are read.
     unsafe {
-        self::scores::<S, Q, V>(call, queries, block, (most, ask), &mut scores);
+        self::scores::<S, Q, V>(tile, queries, block, visible, prefetch, &mut scores);
         // All maxima before all powers: each is a chain of operations that wait for one another,
         // and chains side by side hide that.
         let mut largest = [f32::NEG_INFINITY; Q];
@@ -334,18 +341,20 @@ unsafe fn tile<S: Simd, const Q: usize, const V: usize>(
             largest[q] = largest_score::<S>(&mut scores[q], seen[q]);
         }
         let mut weights = block.weights::<S>(shape, seen[0]);
-        let mut whole = [[0i16; SPAN]; Q];
-        let mut back = [0.0f32; Q];
+        let mut powers = Powers {
+            whole: [[0i16; SPAN]; Q],
+            back: [0.0f32; Q],
+        };
         for q in 0..Q {
             // The query heads of a token see the same.
             if weights.seen != seen[q] {
                 weights = block.weights::<S>(shape, seen[q]);
             }
-            back[q] = weights.back;
-            let powers = (&scores[q], &mut whole[q]);
-            soften::<S>(call, &queries[q], largest[q], &weights, powers);
+            powers.back[q] = weights.back;
+            let whole = &mut powers.whole[q];
+            softmax_block::<S>(tile, &queries[q], &scores[q], largest[q], &weights, whole);
         }
-        accumulate::<S, Q>(call, queries, block, (most, ask), (&whole, &back));
+        accumulate::<S, Q>(tile, queries, block, visible, prefetch, &powers);
     }
 }
 
@@ -353,26 +362,27 @@ unsafe fn tile<S: Simd, const Q: usize, const V: usize>(
 /// `most` positions.
 #[inline(always)]
 unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
-    call: &Call<'_>,
+    tile: &AttentionTile<'_>,
     queries: &[Query],
     block: &Block,
-    (most, ask): (usize, bool),
+    visible: usize,
+    prefetch: bool,
     scores: &mut [[f32; SPAN]; Q],
 ) {
-    let shape = call.layer.shape();
+    let shape = tile.layer.shape();
     // SAFETY: as [`attend`]'s.
     unsafe {
-        let mut whole = [call.whole(&queries[0]).cast_const(); Q];
+        let mut whole = [tile.whole(&queries[0]).cast_const(); Q];
         for q in 1..Q {
-            whole[q] = call.whole(&queries[q]);
+            whole[q] = tile.whole(&queries[q]);
         }
-        for page in (0..most.div_ceil(PAGE)).step_by(V) {
+        for page in (0..visible.div_ceil(PAGE)).step_by(V) {
             let pages: &[HeadPage; V] = &*block.pages.as_ptr().add(page).cast();
             let mut sums = [[S::splat_i32(0); V]; Q];
             for pair in 0..shape.key_pairs() {
-                if ask {
+                if prefetch {
                     for v in 0..V {
-                        block.ask_keys::<S>(page + v, pair);
+                        block.prefetch_keys::<S>(page + v, pair);
                     }
                 }
                 let mut key = [S::load_weights(pages[0].keys().cast()); V];
@@ -433,12 +443,13 @@ unsafe fn largest_score<S: Simd>(scores: &mut [f32; SPAN], seen: usize) -> f32 {
 /// Turns a block's scores into `e^(score − max)`, zero beyond those that are seen, and these into whole
 /// numbers; brings the query's running maximum, sums and output up to date.
 #[inline(always)]
-unsafe fn soften<S: Simd>(
-    call: &Call<'_>,
+unsafe fn softmax_block<S: Simd>(
+    tile: &AttentionTile<'_>,
     query: &Query,
+    scores: &[f32; SPAN],
     largest: f32,
     weights: &Weights,
-    (scores, whole): (&[f32; SPAN], &mut [i16; SPAN]),
+    whole: &mut [i16; SPAN],
 ) {
     let seen = weights.seen;
     if seen == 0 {
@@ -446,7 +457,7 @@ unsafe fn soften<S: Simd>(
     }
     // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
     unsafe {
-        let running = &mut *call.state.add(query.state);
+        let running = &mut *tile.state.add(query.state);
         let mut block = [S::splat(0.0); SPAN_PAGES];
         for v in 0..SPAN_PAGES {
             block[v] = S::load(scores.as_ptr().add(v * LANES));
@@ -466,8 +477,8 @@ unsafe fn soften<S: Simd>(
             S::store_i16(to, S::mul(power, weight));
         }
         if max > running.max {
-            let output = call.sums(query);
-            let size = call.layer.shape().value_stride();
+            let output = tile.sums(query);
+            let size = tile.layer.shape().value_stride();
             if running.max == f32::NEG_INFINITY {
                 output.write_bytes(0, size);
             } else {
@@ -490,29 +501,30 @@ unsafe fn soften<S: Simd>(
 /// `output[q] += Σ power · value`, page by page, for the block's first `most` positions.
 #[inline(always)]
 unsafe fn accumulate<S: Simd, const Q: usize>(
-    call: &Call<'_>,
+    tile: &AttentionTile<'_>,
     queries: &[Query],
     block: &Block,
-    (most, ask): (usize, bool),
-    (whole, back): (&[[i16; SPAN]; Q], &[f32; Q]),
+    visible: usize,
+    prefetch: bool,
+    powers: &Powers<Q>,
 ) {
-    let shape = call.layer.shape();
+    let shape = tile.layer.shape();
     let stride = shape.value_stride();
     // SAFETY: as [`attend`]'s; values and what builds up are padded to whole vectors.
     unsafe {
-        if ask {
+        if prefetch {
             for page in 0..SPAN_PAGES {
-                block.ask_values::<S>(page, shape);
+                block.prefetch_values::<S>(page, shape);
             }
         }
-        let pages = most.div_ceil(PAGE);
+        let pages = visible.div_ceil(PAGE);
         let mut d = 0;
         while d < stride {
             if S::WIDE.1 > 1 && d + 2 * LANES <= stride {
-                columns::<S, Q, 2>(call, queries, (block, pages), d, (whole, back));
+                accumulate_columns::<S, Q, 2>(tile, queries, block, pages, d, powers);
                 d += 2 * LANES;
             } else {
-                columns::<S, Q, 1>(call, queries, (block, pages), d, (whole, back));
+                accumulate_columns::<S, Q, 1>(tile, queries, block, pages, d, powers);
                 d += LANES;
             }
         }
@@ -521,27 +533,28 @@ unsafe fn accumulate<S: Simd, const Q: usize>(
 
 /// The same for `V` vectors of columns, from column `d` on.
 #[inline(always)]
-unsafe fn columns<S: Simd, const Q: usize, const V: usize>(
-    call: &Call<'_>,
+unsafe fn accumulate_columns<S: Simd, const Q: usize, const V: usize>(
+    tile: &AttentionTile<'_>,
     queries: &[Query],
-    (block, pages): (&Block, usize),
+    block: &Block,
+    pages: usize,
     d: usize,
-    (whole, back): (&[[i16; SPAN]; Q], &[f32; Q]),
+    powers: &Powers<Q>,
 ) {
-    let shape = call.layer.shape();
+    let shape = tile.layer.shape();
     let stride = shape.value_stride();
     // SAFETY: as [`accumulate`]'s.
     unsafe {
         let mut outputs = [[S::splat(0.0); V]; Q];
         for q in 0..Q {
-            let from = call.sums(&queries[q]).add(d);
+            let from = tile.sums(&queries[q]).add(d);
             for v in 0..V {
                 outputs[q][v] = S::load(from.add(v * LANES));
             }
         }
         for page in 0..pages {
             let values = block.pages.get_unchecked(page).values(shape).add(2 * d);
-            let powers = whole.as_ptr().cast::<i8>().add(2 * page * PAGE);
+            let whole = powers.whole.as_ptr().cast::<i8>().add(2 * page * PAGE);
             let mut sums = [[S::splat_i32(0); V]; Q];
             for pair in 0..PAGE / 2 {
                 let row = values.add(2 * pair * stride);
@@ -550,21 +563,21 @@ unsafe fn columns<S: Simd, const Q: usize, const V: usize>(
                     value[v] = S::load_weights(row.add(2 * v * LANES).cast());
                 }
                 for q in 0..Q {
-                    let power = S::quad(powers.add(2 * (q * SPAN + 2 * pair)));
+                    let power = S::quad(whole.add(2 * (q * SPAN + 2 * pair)));
                     for v in 0..V {
                         sums[q][v] = S::dot_pairs(sums[q][v], value[v], power);
                     }
                 }
             }
             for q in 0..Q {
-                let back = S::splat(back[q]);
+                let back = S::splat(powers.back[q]);
                 for v in 0..V {
                     outputs[q][v] = S::mul_add(S::to_f32(sums[q][v]), back, outputs[q][v]);
                 }
             }
         }
         for q in 0..Q {
-            let to = call.sums(&queries[q]).add(d);
+            let to = tile.sums(&queries[q]).add(d);
             for v in 0..V {
                 S::store(to.add(v * LANES), outputs[q][v]);
             }
@@ -577,15 +590,15 @@ unsafe fn columns<S: Simd, const Q: usize, const V: usize>(
 /// # Safety
 /// As [`attend`]'s.
 #[inline(always)]
-pub(super) unsafe fn finish<S: Simd>(call: &Call<'_>) {
-    let size = call.layer.shape().head_size;
-    for query in call.queries {
+pub(super) unsafe fn finish<S: Simd>(tile: &AttentionTile<'_>) {
+    let size = tile.layer.shape().head_size;
+    for query in tile.queries {
         // SAFETY: as this function's.
         unsafe {
-            let sums = S::load((*call.state.add(query.state)).sums.as_ptr());
+            let sums = S::load((*tile.state.add(query.state)).sums.as_ptr());
             let inverse = S::splat(1.0 / S::reduce_add(sums));
-            let output = call.sums(query);
-            let to = std::slice::from_raw_parts_mut(call.output.add(query.at), size);
+            let output = tile.sums(query);
+            let to = std::slice::from_raw_parts_mut(tile.output.add(query.at), size);
             for d in (0..size).step_by(LANES) {
                 let x = S::mul(S::load(output.add(d)), inverse);
                 // A masked page adds 0, which can turn −0 into 0. Adding 0 does so always.

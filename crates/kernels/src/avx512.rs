@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::paired::Pairing;
 use super::simd::{LANES, Simd, primitives};
+use super::winograd::Pairing;
 
 /// One 512-bit register for sixteen lanes.
 pub(super) enum Avx512 {}

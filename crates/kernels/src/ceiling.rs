@@ -6,6 +6,7 @@ use std::hint::black_box;
 
 use super::aligned::Aligned;
 use super::dispatch::Kernels;
+use super::parallel::RowsMut;
 use super::pool::Pool;
 use super::simd::{LANES, Simd};
 use crate::dispatch::Isa;
@@ -85,14 +86,10 @@ fn read(kernels: Kernels, pool: &Pool, clock: Clock<'_>) -> Result<f64, OutOfMem
     let mut buffer = Aligned::<f32>::zeroed(READ_BYTES / size_of::<f32>())?;
     let share = buffer.len() / READ_STRETCHES / READ_PARTS;
     // A page that was never written is no memory yet.
-    pool.rows(
-        READ_STRETCHES * READ_PARTS,
-        1,
-        (&mut buffer, share),
-        (&mut [] as &mut [f32], 0),
-        (&mut [] as &mut [f32], 0),
-        |_, part, _, _| part.fill(1.0),
-    );
+    let parts = RowsMut::new(&mut buffer[..], share);
+    pool.rows1(READ_STRETCHES * READ_PARTS, 1, parts, |_, part| {
+        part.fill(1.0)
+    });
     let mut stretch = 0;
     let seconds = best(clock, SECONDS, || {
         let first = stretch * READ_PARTS;

@@ -4,16 +4,16 @@
 use std::arch::is_aarch64_feature_detected;
 
 use super::activations::{ActivationBlock, quantize};
-use super::attention::{self, Call};
+use super::attention::{self, AttentionTile};
 use super::ceiling;
-use super::gated::{self, Gating};
 use super::kv_memory::{self, Writing};
 use super::pack::Format;
-#[cfg(any(test, target_arch = "x86_64"))]
-use super::paired;
 use super::product::{Part, product};
 use super::scalar::Scalar;
+use super::swiglu::{self, SwigluPart};
 use super::vector;
+#[cfg(any(test, target_arch = "x86_64"))]
+use super::winograd;
 
 /// The processor families that there are kernels for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,18 +157,18 @@ type Products = [unsafe fn(&Part<'_>); 10];
 /// is able was checked when the table was chosen.
 pub(super) struct Table {
     pub(super) product: Products,
-    /// For parts of [`paired::FEWEST_TOKENS`] tokens and more: [`paired::product`] where the family has it.
-    pub(super) product_of_many: Products,
+    /// For parts of [`winograd::MIN_TOKENS`] tokens and more: [`winograd::product`] where the family has it.
+    pub(super) product_many_tokens: Products,
     /// Tokens × groups of a tile, for splitting work along tiles.
     pub(super) tile: (usize, usize),
     pub(super) quantize: unsafe fn(&[f32], &mut [ActivationBlock]),
     pub(super) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub(super) add: unsafe fn(&mut [f32], &[f32]),
-    pub(super) gate: unsafe fn(&Gating<'_>),
+    pub(super) swiglu: unsafe fn(&SwigluPart<'_>),
     pub(super) rope_neox: unsafe fn(&mut [f32], &[f32], &[f32]),
-    pub(super) prepare: unsafe fn(&Call<'_>),
-    pub(super) attend: unsafe fn(&Call<'_>),
-    pub(super) finish: unsafe fn(&Call<'_>),
+    pub(super) prepare: unsafe fn(&AttentionTile<'_>),
+    pub(super) attend: unsafe fn(&AttentionTile<'_>),
+    pub(super) finish: unsafe fn(&AttentionTile<'_>),
     pub(super) write: unsafe fn(&Writing<'_>),
     pub(super) read_all: unsafe fn(&[f32]),
     pub(super) multiply_add_all: unsafe fn(usize),
@@ -196,12 +196,12 @@ macro_rules! family {
 
             pub(super) const TABLE: Table = Table {
                 product: PRODUCT,
-                product_of_many: PRODUCT,
+                product_many_tokens: PRODUCT,
                 tile: <$simd as super::super::simd::Simd>::TILE,
                 quantize: quantize_values,
                 rms_norm,
                 add,
-                gate,
+                swiglu,
                 rope_neox,
                 prepare,
                 attend,
@@ -221,11 +221,11 @@ macro_rules! family {
                 quantize_values = quantize(values: &[f32], blocks: &mut [ActivationBlock]);
                 rms_norm = vector::rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]);
                 add = vector::add(x: &mut [f32], y: &[f32]);
-                gate = gated::gate(part: &Gating<'_>);
+                swiglu = swiglu::swiglu(part: &SwigluPart<'_>);
                 rope_neox = vector::rope_neox(x: &mut [f32], cos: &[f32], sin: &[f32]);
-                prepare = attention::prepare(call: &Call<'_>);
-                attend = attention::attend(call: &Call<'_>);
-                finish = attention::finish(call: &Call<'_>);
+                prepare = attention::prepare(tile: &AttentionTile<'_>);
+                attend = attention::attend(tile: &AttentionTile<'_>);
+                finish = attention::finish(tile: &AttentionTile<'_>);
                 write = kv_memory::write(writing: &Writing<'_>);
                 read_all = ceiling::read_all(values: &[f32]);
                 multiply_add_all = ceiling::multiply_add_all(steps: usize);
@@ -292,9 +292,9 @@ macro_rules! paired_family {
 
             pub(super) static TABLE: Table = {
                 let mut table = super::$family::TABLE;
-                table.product_of_many[Format::U4 as usize] = multiply::<{ Format::U4 as u8 }>;
-                table.product_of_many[Format::U4Min as usize] = multiply::<{ Format::U4Min as u8 }>;
-                table.product_of_many[Format::U4Super as usize] =
+                table.product_many_tokens[Format::U4 as usize] = multiply::<{ Format::U4 as u8 }>;
+                table.product_many_tokens[Format::U4Min as usize] = multiply::<{ Format::U4Min as u8 }>;
+                table.product_many_tokens[Format::U4Super as usize] =
                     multiply::<{ Format::U4Super as u8 }>;
                 table
             };
@@ -302,7 +302,7 @@ macro_rules! paired_family {
             $(#[target_feature(enable = $features)])?
             unsafe fn multiply<const FORMAT: u8>(part: &Part<'_>) {
                 // SAFETY: as the callee's, which this function hands on to its caller.
-                unsafe { paired::product::<$simd, FORMAT>(part) }
+                unsafe { winograd::product::<$simd, FORMAT>(part) }
             }
         }
     };

@@ -14,10 +14,10 @@
 //! largest number, which is finer than f16 for all that is above an eighth of it. Products of such
 //! numbers are exact in integers, two columns an instruction, and need no conversion on the way.
 
-use super::activations::whole_scale;
 use super::aligned::HUGE;
-use super::parallel::none;
+use super::parallel::RowsMut;
 use super::pool::Pool;
+use super::quant::whole_scale;
 use super::reserved::Reserved;
 use super::simd::{LANES, Simd};
 use super::vector::load_padded;
@@ -96,7 +96,7 @@ pub struct KvMemory {
     capacity: usize,
     pub(super) numbers: Reserved<i16>,
     /// Pages from the start that were written to, so that the system has given their memory.
-    settled: usize,
+    prefaulted: usize,
 }
 
 impl KvMemory {
@@ -121,7 +121,7 @@ impl KvMemory {
             layers,
             capacity,
             numbers: Reserved::new(numbers, slab)?,
-            settled: 0,
+            prefaulted: 0,
         })
     }
 
@@ -138,7 +138,7 @@ impl KvMemory {
     /// # Errors
     /// There is too little, or there are not so many pages; those that were there are there still.
     pub fn provide(&mut self, pages: usize) -> Result<(), OutOfMemory> {
-        self.numbers.reach(pages.saturating_mul(self.stride()))
+        self.numbers.grow_to(pages.saturating_mul(self.stride()))
     }
 
     /// Has the system give the memory of all pages up to this one, and of an eighth more, on all threads.
@@ -147,9 +147,9 @@ impl KvMemory {
     ///
     /// # Errors
     /// As [`Self::provide`].
-    pub fn settle(&mut self, pool: &Pool, page: u32) -> Result<(), OutOfMemory> {
+    pub fn prefault(&mut self, pool: &Pool, page: u32) -> Result<(), OutOfMemory> {
         let page = page as usize;
-        if page < self.settled {
+        if page < self.prefaulted {
             return Ok(());
         }
         let stride = self.stride();
@@ -160,12 +160,11 @@ impl KvMemory {
         }
         let end = ahead.min(self.pages());
         // Nothing was written there yet: a zero changes nothing.
-        let fresh = &mut self.numbers[self.settled * stride..end * stride];
-        self.settled = end;
+        let fresh = &mut self.numbers[self.prefaulted * stride..end * stride];
+        self.prefaulted = end;
         let rows = fresh.len() / SYSTEM_PAGE;
         let step = HUGE / size_of::<i16>() / SYSTEM_PAGE;
-        let fresh = (fresh, SYSTEM_PAGE);
-        pool.rows(rows, step, fresh, none(), none(), |_, fresh, _, _| {
+        pool.rows1(rows, step, RowsMut::new(fresh, SYSTEM_PAGE), |_, fresh| {
             for page in fresh.chunks_exact_mut(SYSTEM_PAGE) {
                 page[0] = 0;
             }
@@ -370,28 +369,28 @@ unsafe fn within<S: Simd>(numbers: &[f32], at: usize) -> S::F {
 
 /// Where a pass's tokens have their keys and values: a page and a slot each, which threads may write at
 /// once.
-pub struct Places {
-    places: Vec<(u32, usize)>,
+pub struct SlotMapping {
+    slots: Vec<(u32, usize)>,
     /// The highest page, if there is any.
     last_page: Option<u32>,
 }
 
-impl Places {
+impl SlotMapping {
     /// These pages and slots.
     ///
     /// # Panics
     /// Where two are alike, or there is no such slot.
-    pub fn new(places: Vec<(u32, usize)>) -> Self {
-        let mut sorted = places.clone();
+    pub fn new(slots: Vec<(u32, usize)>) -> Self {
+        let mut sorted = slots.clone();
         sorted.sort_unstable();
         assert!(
             sorted.windows(2).all(|two| two[0] != two[1]),
             "two tokens have one place"
         );
-        assert!(places.iter().all(|(_, slot)| *slot < PAGE), "no such slot");
+        assert!(slots.iter().all(|(_, slot)| *slot < PAGE), "no such slot");
         Self {
             last_page: sorted.last().map(|(page, _)| *page),
-            places,
+            slots,
         }
     }
 
@@ -402,7 +401,7 @@ impl Places {
 
     /// The pages and slots.
     pub(super) fn as_slice(&self) -> &[(u32, usize)] {
-        &self.places
+        &self.slots
     }
 }
 
@@ -414,7 +413,7 @@ pub(super) struct Writing<'a> {
     /// Numbers from one page to the next.
     pub(super) stride: usize,
     /// Page and slot of each token.
-    pub(super) places: &'a [(u32, usize)],
+    pub(super) slots: &'a [(u32, usize)],
     pub(super) keys: &'a [f32],
     pub(super) values: &'a [f32],
 }
@@ -441,7 +440,7 @@ unsafe fn write_head<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) 
     let shape = writing.shape;
     let size = shape.head_size;
     let from = if values { writing.values } else { writing.keys };
-    for (token, &(page, slot)) in writing.places.iter().enumerate() {
+    for (token, &(page, slot)) in writing.slots.iter().enumerate() {
         let from = &from[(token * shape.kv_heads + head) * size..][..size];
         // SAFETY: as this function's: a head's part of a page has a place for each of these.
         unsafe {
@@ -482,22 +481,22 @@ mod tests {
     #[test]
     fn places_know_their_last_page() {
         assert_eq!(
-            Places::new(vec![(3, 1), (1, 15), (3, 0)]).last_page(),
+            SlotMapping::new(vec![(3, 1), (1, 15), (3, 0)]).last_page(),
             Some(3)
         );
-        assert_eq!(Places::new(Vec::new()).last_page(), None);
+        assert_eq!(SlotMapping::new(Vec::new()).last_page(), None);
     }
 
     #[test]
     #[should_panic(expected = "two tokens have one place")]
     fn tokens_that_share_a_place_are_refused() {
-        Places::new(vec![(2, 3), (1, 3), (2, 3)]);
+        SlotMapping::new(vec![(2, 3), (1, 3), (2, 3)]);
     }
 
     #[test]
     #[should_panic(expected = "no such slot")]
     fn a_slot_that_no_page_has_is_refused() {
-        Places::new(vec![(0, PAGE)]);
+        SlotMapping::new(vec![(0, PAGE)]);
     }
 
     #[test]
@@ -513,10 +512,10 @@ mod tests {
         assert_eq!((grown.pages(), grown.capacity()), (0, capacity));
         let mut before = 0;
         for page in [0u32, 1, 5, 60, 61, 399] {
-            grown.settle(&pool, page).expect("memory");
+            grown.prefault(&pool, page).expect("memory");
             assert!(grown.pages() > page as usize && grown.pages() >= before);
             before = grown.pages();
-            let places = Places::new(vec![(page, 3)]);
+            let places = SlotMapping::new(vec![(page, 3)]);
             let numbers: Vec<f32> = (0..256).map(|at| (at + page as usize) as f32).collect();
             for memory in [&mut grown, &mut whole] {
                 kernels.write_kv(&pool, memory, 2, &places, &numbers, &numbers);
@@ -540,7 +539,7 @@ mod tests {
         };
         let mut memory = KvMemory::new(shape, 1, 2);
         let pool = Pool::new(1).expect("no threads");
-        let places = Places::new(vec![(2, 0)]);
+        let places = SlotMapping::new(vec![(2, 0)]);
         Kernels::best().write_kv(&pool, &mut memory, 0, &places, &[0.0; 8], &[0.0; 8]);
     }
 }

@@ -124,9 +124,9 @@ pub fn probe(bytes: usize) -> Result<(), OutOfMemory> {
 ///
 /// # Errors
 /// Where there is no memory; then nothing has changed.
-pub fn reach<T: Clone>(numbers: &mut Vec<T>, len: usize, value: T) -> Result<(), OutOfMemory> {
+pub fn ensure_len<T: Clone>(numbers: &mut Vec<T>, len: usize, value: T) -> Result<(), OutOfMemory> {
     if numbers.len() < len {
-        reserve(numbers, len)?;
+        ensure_capacity(numbers, len)?;
         numbers.resize(len, value);
     }
     Ok(())
@@ -135,8 +135,8 @@ pub fn reach<T: Clone>(numbers: &mut Vec<T>, len: usize, value: T) -> Result<(),
 /// Makes sure that `numbers` can become `len` long without asking for memory.
 ///
 /// # Errors
-/// As [`reach`].
-pub fn reserve<T>(numbers: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
+/// As [`ensure_len`].
+pub fn ensure_capacity<T>(numbers: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
     if numbers.capacity() < len {
         let bytes = len.saturating_mul(size_of::<T>());
         check(bytes)?;
@@ -165,12 +165,12 @@ mod tests {
     #[test]
     fn a_buffer_that_cannot_grow_stays_as_it_was() {
         let mut numbers = vec![1.0f32];
-        assert!(reach(&mut numbers, 1 << 58, 0.0).is_err());
-        assert!(reach(&mut numbers, usize::MAX, 0.0).is_err());
+        assert!(ensure_len(&mut numbers, 1 << 58, 0.0).is_err());
+        assert!(ensure_len(&mut numbers, usize::MAX, 0.0).is_err());
         assert_eq!(numbers, [1.0]);
-        reach(&mut numbers, 3, 2.0).expect("there is memory for three numbers");
+        ensure_len(&mut numbers, 3, 2.0).expect("there is memory for three numbers");
         assert_eq!(numbers, [1.0, 2.0, 2.0]);
-        reach(&mut numbers, 2, 0.0).expect("it is long enough");
+        ensure_len(&mut numbers, 2, 0.0).expect("it is long enough");
         assert_eq!(numbers.len(), 3);
     }
 }

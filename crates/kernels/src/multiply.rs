@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
-use super::activations::{ActivationBlock, BLOCK};
-use super::gated::Gating;
+use super::activations::ActivationBlock;
+use super::kv_prefetch::{KvPrefetch, PrefetchCursor};
 use super::pack::{PackedMatrix, Shared};
 use super::pool::{Pool, owner, share};
 use super::product::{Input, Part};
+use super::quant::BLOCK;
 use super::simd::LANES;
-use super::soon::{Asking, Soon};
-use super::{Kernels, paired};
+use super::swiglu::SwigluPart;
+use super::{Kernels, winograd};
 
 /// One of the products that share an input: `output = input · weightsᵀ`.
 pub struct Product<'a> {
@@ -36,7 +37,7 @@ pub enum Matrices<'a> {
 }
 
 /// The gate of a feed-forward: `silu(input · gateᵀ + bias) · (input · upᵀ + bias)`.
-pub struct Gated<'a> {
+pub struct Swiglu<'a> {
     /// Its output is that of the whole.
     pub gate: Product<'a>,
     /// Of as many rows. Its output is used on the way.
@@ -66,7 +67,7 @@ struct Cut<'a> {
 impl<'a> Cut<'a> {
     /// For `threads` threads, and tiles of `tile` groups. All matrices have the same width, and at least
     /// one row.
-    fn new(matrices: Matrices<'a>, tokens: usize, (threads, tile): (usize, usize)) -> Self {
+    fn new(matrices: Matrices<'a>, tokens: usize, threads: usize, tile: usize) -> Self {
         let (matrices, together, tile) = match matrices {
             Matrices::Each(matrices) => (matrices, 1, tile),
             // What is computed together is quantised together, in whole blocks.
@@ -139,7 +140,7 @@ impl Kernels {
         products: &mut [Product<'_>],
         input: Input<'_>,
         next: Matrices<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
     ) {
         let (matrices, outputs): (Vec<_>, Vec<_>) = products
             .iter_mut()
@@ -147,7 +148,7 @@ impl Kernels {
             .unzip();
         let matrices = Matrices::Each(&matrices);
         // SAFETY: the outputs were made for these matrices and this input, and are borrowed for writing.
-        unsafe { self.multiply(pool, (matrices, next), &outputs, input, soon, |_, _| {}) }
+        unsafe { self.multiply(pool, matrices, next, &outputs, input, prefetch, |_, _| {}) }
     }
 
     /// Multiplies one input by the matrices of a gate, and lets the one through by the other. The rest is
@@ -155,15 +156,15 @@ impl Kernels {
     ///
     /// # Panics
     /// Where the shapes do not fit.
-    pub fn matmul_gated(
+    pub fn matmul_swiglu(
         self,
         pool: &Pool,
-        gated: Gated<'_>,
+        gated: Swiglu<'_>,
         input: Input<'_>,
         next: Matrices<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
     ) {
-        let Gated {
+        let Swiglu {
             mut gate,
             mut up,
             gate_bias,
@@ -181,7 +182,7 @@ impl Kernels {
         let outputs = [output(&mut gate, input), output(&mut up, input)];
         let matrices = Matrices::Together(&[gate.weights, up.weights]);
         let then = |tokens: Range<usize>, groups: Range<usize>| {
-            let part = Gating {
+            let part = SwigluPart {
                 gate: outputs[0].get(),
                 up: outputs[1].get(),
                 width,
@@ -193,41 +194,46 @@ impl Kernels {
             };
             // SAFETY: this processor is able (`Kernels::of`); the lengths were checked above; a part has
             // these rows of these tokens for itself, and runs of groups start and end at whole blocks.
-            unsafe { (self.table.gate)(&part) }
+            unsafe { (self.table.swiglu)(&part) }
         };
         // SAFETY: as in `matmul`.
-        unsafe { self.multiply(pool, (matrices, next), &outputs, input, soon, then) }
+        unsafe { self.multiply(pool, matrices, next, &outputs, input, prefetch, then) }
     }
 
     /// The parts of some products; `then` is called for each part's tokens and groups, on its thread.
     ///
     /// # Safety
     /// Each output has been made for its matrix and this input, and nobody else uses it.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the shared part of two entry points"
+    )]
     unsafe fn multiply(
         self,
         pool: &Pool,
-        (matrices, next): (Matrices<'_>, Matrices<'_>),
+        matrices: Matrices<'_>,
+        next: Matrices<'_>,
         outputs: &[Shared<f32>],
         input: Input<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
         then: impl Fn(Range<usize>, Range<usize>) + Sync,
     ) {
         if input.tokens == 0 {
             return;
         }
         let threads = pool.threads();
-        let cut = Cut::new(matrices, input.tokens, (threads, self.table.tile.1));
-        let following = Cut::new(next, input.tokens, (threads, self.table.tile.1));
+        let cut = Cut::new(matrices, input.tokens, threads, self.table.tile.1);
+        let following = Cut::new(next, input.tokens, threads, self.table.tile.1);
         let same_width = |weights: &&PackedMatrix| weights.cols == cut.matrices[0].cols;
         assert!(cut.matrices.iter().all(same_width), "products of one input");
         let count = cut.parts();
         pool.run(count, |index| {
             let (tokens, first, groups) = cut.part(index);
             let thread = owner(index, threads, count);
-            let products = if tokens.len() < paired::FEWEST_TOKENS {
+            let products = if tokens.len() < winograd::MIN_TOKENS {
                 &self.table.product
             } else {
-                &self.table.product_of_many
+                &self.table.product_many_tokens
             };
             for matrix in first..first + cut.together {
                 // What this thread will probably multiply next.
@@ -245,9 +251,9 @@ impl Kernels {
                     groups: groups.clone(),
                     next: next.filter(|(next, _)| !next.format.is_dense()),
                     tokens: tokens.clone(),
-                    soon: soon.map_or_else(Asking::nothing, |soon| {
-                        let asked = index * cut.together + matrix - first;
-                        soon.share(asked, count * cut.together)
+                    kv: prefetch.map_or_else(PrefetchCursor::none, |prefetch| {
+                        let product = index * cut.together + matrix - first;
+                        prefetch.cursor(product, count * cut.together)
                     }),
                     output: outputs[matrix].get(),
                 };
@@ -304,8 +310,8 @@ mod tests {
                 .collect();
             let matrices: Vec<_> = matrices.iter().collect();
             let cut = match together {
-                true => Cut::new(Matrices::Together(&matrices[..1]), tokens, (threads, tile)),
-                false => Cut::new(Matrices::Each(&matrices), tokens, (threads, tile)),
+                true => Cut::new(Matrices::Together(&matrices[..1]), tokens, threads, tile),
+                false => Cut::new(Matrices::Each(&matrices), tokens, threads, tile),
             };
             let matrices = cut.matrices;
             let mut met: Vec<_> = matrices.iter().map(|matrix| vec![0; matrix.groups()]).collect();
@@ -328,7 +334,7 @@ mod tests {
 
     #[test]
     fn nothing_is_cut_into_nothing() {
-        let cut = Cut::new(Matrices::Each(&[]), 7, (2, 2));
+        let cut = Cut::new(Matrices::Each(&[]), 7, 2, 2);
         assert_eq!(cut.parts(), 0);
         assert!(cut.begins(0).is_none());
     }

@@ -20,11 +20,11 @@
 //! Bytes hold the eight quads in order; nibbles hold quad `j` low and quad `j + 4` high, which is how
 //! Q4_0 and Q4_1 lay out a row already. Signed types are stored with an offset of 128.
 
-use super::activations::BLOCK;
 use super::aligned::Aligned;
 use super::gguf::{self, SUPER, WeightType, u16_at};
 use super::half;
 use super::pool::Pool;
+use super::quant::BLOCK;
 use super::simd::LANES;
 use crate::memory::OutOfMemory;
 

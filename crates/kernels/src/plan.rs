@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::attention::{Call, Query, Running, SPAN};
+use super::attention::{AttentionTile, Query, Running, SPAN};
 use super::kv_memory::{KvLayer, KvShape, PAGE};
 use super::pack::Shared;
-use super::{Kernels, Pool, room, share};
+use super::{Kernels, Pool, scratch, share};
 
-/// Queries of one KV head, and what they look at. Their [`Query::state`] is their place among the
+/// Queries of one KV head, and what they span at. Their [`Query::state`] is their place among the
 /// part's queries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttentionPart<'a> {
@@ -18,12 +18,12 @@ pub struct AttentionPart<'a> {
     /// The queries.
     pub queries: Vec<Query>,
     /// What is looked at, in this order: for each query ascending positions.
-    pub looks: Vec<Look<'a>>,
+    pub spans: Vec<KvSpan<'a>>,
 }
 
-/// Some of a part's queries look at some positions of one page table.
+/// Some of a part's queries span at some positions of one page table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look<'a> {
+pub struct KvSpan<'a> {
     /// Page `i` holds positions `16 i..16 (i + 1)`.
     pub pages: &'a [u32],
     /// From a multiple of [`SPAN`] to a multiple of it, or to the end.
@@ -47,12 +47,14 @@ thread_local! {
     static STATES: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `work` with so many fresh states, and room for as many queries.
-fn with_room(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *mut f32)) {
+/// Calls `work` with so many fresh states, and scratch for as many queries.
+fn with_scratch(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *mut f32)) {
     STATES.with_borrow_mut(|kept| {
         kept.clear();
         kept.resize(states, Running::default());
-        room::with(shape.room_len(states), |room| work(kept.as_mut_ptr(), room));
+        scratch::with(shape.scratch_len(states), |scratch| {
+            work(kept.as_mut_ptr(), scratch)
+        });
     });
 }
 
@@ -61,7 +63,7 @@ impl<'a> AttentionPlan<'a> {
     /// of their tokens, and with the costliest of it: so the threads end together.
     ///
     /// # Panics
-    /// Where two queries have the same place, places are not multiples of the head size, or a look
+    /// Where two queries have the same place, places are not multiples of the head size, or a span
     /// leaves its page table or its part.
     pub fn new(shape: KvShape, mut parts: Vec<AttentionPart<'a>>, threads: usize) -> Self {
         let mut places = HashSet::new();
@@ -73,12 +75,12 @@ impl<'a> AttentionPlan<'a> {
                 assert!(places.insert(query.at), "two queries have one place");
                 numbers = numbers.max(query.at + shape.head_size);
             }
-            for look in &part.looks {
-                let used = look.positions.end.div_ceil(PAGE);
-                assert!(look.positions.start.is_multiple_of(SPAN));
-                assert!(used <= look.pages.len(), "too few pages");
-                assert!(look.queries.end <= part.queries.len());
-                let highest = look.pages[..used].iter().max();
+            for span in &part.spans {
+                let used = span.positions.end.div_ceil(PAGE);
+                assert!(span.positions.start.is_multiple_of(SPAN));
+                assert!(used <= span.pages.len(), "too few pages");
+                assert!(span.queries.end <= part.queries.len());
+                let highest = span.pages[..used].iter().max();
                 pages = pages.max(highest.map_or(0, |page| *page as usize + 1));
             }
         }
@@ -96,11 +98,11 @@ impl<'a> AttentionPlan<'a> {
     }
 
     /// Bytes that so many threads keep for what they compute on the way.
-    pub fn room_bytes(&self, threads: usize) -> usize {
+    pub fn scratch_bytes(&self, threads: usize) -> usize {
         let most = self.parts.iter().map(|part| part.queries.len()).max();
         let queries = most.unwrap_or(0);
-        let room = self.shape.room_len(queries) * size_of::<f32>();
-        threads * (room + queries * size_of::<Running>())
+        let scratch = self.shape.scratch_len(queries) * size_of::<f32>();
+        threads * (scratch + queries * size_of::<Running>())
     }
 
     /// The parts, in the order in which they are taken.
@@ -109,9 +111,9 @@ impl<'a> AttentionPlan<'a> {
     }
 }
 
-impl Look<'_> {
+impl KvSpan<'_> {
     /// The pages that hold its positions.
-    fn looked_at(&self) -> &[u32] {
+    fn pages(&self) -> &[u32] {
         &self.pages[self.positions.start / PAGE..self.positions.end.div_ceil(PAGE)]
     }
 }
@@ -119,8 +121,8 @@ impl Look<'_> {
 impl AttentionPart<'_> {
     /// Positions × queries, all in all.
     fn cost(&self) -> usize {
-        let of = |look: &Look<'_>| look.positions.len() * look.queries.len();
-        self.looks.iter().map(of).sum()
+        let of = |span: &KvSpan<'_>| span.positions.len() * span.queries.len();
+        self.spans.iter().map(of).sum()
     }
 }
 
@@ -147,8 +149,8 @@ impl Kernels {
         let output = Shared::new(output);
         pool.run(plan.parts.len(), |index| {
             let part = &plan.parts[index];
-            with_room(plan.shape, part.queries.len(), |state, room| {
-                let all = Call {
+            with_scratch(plan.shape, part.queries.len(), |state, scratch| {
+                let all = AttentionTile {
                     layer,
                     kv_head: part.kv_head,
                     pages: &[],
@@ -159,23 +161,23 @@ impl Kernels {
                     input,
                     output: output.get(),
                     state,
-                    room,
+                    scratch,
                 };
-                // SAFETY: as for the looks below.
+                // SAFETY: as for the spans below.
                 unsafe { (self.table.prepare)(&all) }
-                for (index, look) in part.looks.iter().enumerate() {
-                    let next = part.looks.get(index + 1);
-                    let call = Call {
-                        pages: look.pages,
-                        positions: look.positions.clone(),
-                        queries: &part.queries[look.queries.clone()],
-                        next: next.map_or(&[], Look::looked_at),
+                for (index, span) in part.spans.iter().enumerate() {
+                    let next = part.spans.get(index + 1);
+                    let tile = AttentionTile {
+                        pages: span.pages,
+                        positions: span.positions.clone(),
+                        queries: &part.queries[span.queries.clone()],
+                        next: next.map_or(&[], KvSpan::pages),
                         ..all.clone()
                     };
                     // SAFETY: this processor is able (`Kernels::of`). Pages, queries, states and
                     // positions were checked when the plan was made, and against this layer, input
-                    // and output above; no other part has these places, and the room is the thread's.
-                    unsafe { (self.table.attend)(&call) }
+                    // and output above; no other part has these places, and the scratch is the thread's.
+                    unsafe { (self.table.attend)(&tile) }
                 }
                 // SAFETY: likewise.
                 unsafe { (self.table.finish)(&all) }
@@ -203,7 +205,7 @@ mod tests {
         AttentionPart {
             kv_head: 0,
             queries: places.iter().enumerate().map(query).collect(),
-            looks: vec![Look {
+            spans: vec![KvSpan {
                 pages,
                 positions,
                 queries: 0..places.len(),

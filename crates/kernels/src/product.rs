@@ -13,13 +13,15 @@
 
 use std::ops::Range;
 
-use super::activations::{ActivationBlock, BLOCK};
-use super::aligned::LINE;
+use super::activations::ActivationBlock;
 use super::gguf::SUPER;
+use super::group::{GroupPointers, ScaleMin, has_min, is_nibbles, scale_and_min};
+use super::kv_prefetch::PrefetchCursor;
 use super::pack::{Format, PackedMatrix};
 use super::pool::share;
+use super::quant::BLOCK;
 use super::simd::{LANES, Simd};
-use super::soon::Asking;
+use super::weight_prefetch::WeightPrefetch;
 
 /// What a product reads: `tokens` activation vectors of `cols` numbers.
 #[derive(Debug, Clone, Copy)]
@@ -42,9 +44,16 @@ pub(super) struct Part<'a> {
     pub(super) next: Option<(&'a PackedMatrix, usize)>,
     pub(super) tokens: Range<usize>,
     /// What else is asked for meanwhile.
-    pub(super) soon: Asking<'a>,
+    pub(super) kv: PrefetchCursor<'a>,
     /// `[tokens, rows]`, all of it; the part writes its own rows of its own tokens.
     pub(super) output: *mut f32,
+}
+
+/// Where a tile starts: a group of rows and a token.
+#[derive(Clone, Copy)]
+pub(super) struct TileOrigin {
+    pub(super) group: usize,
+    pub(super) token: usize,
 }
 
 /// Computes a part of a product with weights of format `FORMAT` (a [`Format`] as `u8`).
@@ -106,17 +115,20 @@ unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
     if part.tokens.len() <= ALONE {
         most_groups = 1;
     }
-    let mut soon = part.soon.clone();
+    let mut kv = part.kv.clone();
     let blocks = part.weights.cols / BLOCK;
-    soon.spread(tiles * part.groups.len().div_ceil(most_groups) * blocks);
+    kv.spread(tiles * part.groups.len().div_ceil(most_groups) * blocks);
     for (group, groups) in shares(part.groups.len(), most_groups) {
         let group = part.groups.start + group;
         for (index, (token, tokens)) in shares(part.tokens.len(), most_tokens).enumerate() {
-            let at = (group, part.tokens.start + token);
-            let ahead = if part.tokens.len() <= ALONE {
-                Ahead::along(part, group)
+            let at = TileOrigin {
+                group,
+                token: part.tokens.start + token,
+            };
+            let prefetch = if part.tokens.len() <= ALONE {
+                WeightPrefetch::stream(part, group)
             } else {
-                Ahead::share::<S>(part, group + groups, (index, tiles))
+                WeightPrefetch::for_tile::<S>(part, group + groups, index, tiles)
             };
             // SAFETY: as this function's; the tile is inside the part.
             unsafe {
@@ -125,7 +137,7 @@ unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
                     tokens,
                     groups,
                     quantized_tile::<S, FORMAT>,
-                    (part, at, ahead, &mut soon)
+                    (part, at, prefetch, &mut kv)
                 )
             }
         }
@@ -136,212 +148,24 @@ unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
 /// the limit, and a stream is what it does best.
 const ALONE: usize = 1;
 
-/// How many blocks of such a stream are asked for ahead of their use: 6 KiB of nibbles, 200 ns.
-const DISTANCE: usize = 24;
-
-/// A stretch of weights to ask for: so much for each block of the tile that asks.
-#[derive(Clone, Copy)]
-struct Stretch {
-    from: GroupPointers,
-    /// Cache lines of quants for each block, from `first_line` on.
-    lines: usize,
-    first_line: usize,
-    /// How many groups' scales for each block (0: none).
-    scales: usize,
-}
-
-impl Stretch {
-    /// Asks for what goes with one of the tile's blocks.
-    #[inline(always)]
-    unsafe fn ask<S: Simd, const FORMAT: u8>(&self, block: usize) {
-        // SAFETY: as [`Simd`]'s, and what is asked for need not be valid.
-        unsafe {
-            for line in 0..self.lines {
-                let at = self.first_line + block * self.lines + line;
-                S::prefetch(self.from.quants.wrapping_add(at * LINE));
-            }
-            if self.scales == 0 {
-                return;
-            }
-            let at = block * self.scales * LANES;
-            if is_super(FORMAT) {
-                S::prefetch(self.from.fine.wrapping_add(at * 2));
-            } else {
-                S::prefetch(self.from.scales.wrapping_add(at).cast());
-                if has_min(FORMAT) {
-                    S::prefetch(self.from.mins.wrapping_add(at).cast());
-                }
-            }
-        }
-    }
-}
-
-/// What a tile asks for on behalf of those after it: with each block before `switch` some of `now`,
-/// and from there on some of `later`.
-#[derive(Clone, Copy)]
-pub(super) struct Ahead {
-    now: Stretch,
-    switch: usize,
-    later: Stretch,
-}
-
-impl Ahead {
-    /// For tile `index` of `tiles`: its share of the groups from `after` on, or of the next matrix's.
-    #[inline(always)]
-    pub(super) fn share<S: Simd>(
-        part: &Part<'_>,
-        after: usize,
-        (index, tiles): (usize, usize),
-    ) -> Self {
-        let blocks = part.weights.cols / BLOCK;
-        let (weights, group, end) = match part.next {
-            Some((next, group)) if after == part.groups.end => (next, group, next.groups()),
-            _ => (part.weights, after, part.groups.end),
-        };
-        let groups = (end - group).min(S::TILE.1);
-        let all = groups * (weights.cols / BLOCK) * weights.format.step_bytes() / LINE;
-        let lines = all.div_ceil(tiles * blocks.max(1));
-        let first_line = index * lines * blocks;
-        let same = weights.format == part.weights.format;
-        let now = Stretch {
-            from: GroupPointers::of(weights, group),
-            lines: if first_line < all { lines } else { 0 },
-            first_line,
-            scales: if index == 0 && same { groups } else { 0 },
-        };
-        Self {
-            now,
-            switch: blocks,
-            later: now,
-        }
-    }
-
-    /// For a tile of one group, alone with its weights: the same stream, [`DISTANCE`] blocks further;
-    /// past the part's end, the start of the next matrix.
-    #[inline(always)]
-    fn along(part: &Part<'_>, group: usize) -> Self {
-        let format = part.weights.format;
-        let left = (part.groups.end - group) * (part.weights.cols / BLOCK);
-        let now = Stretch {
-            from: GroupPointers::of(part.weights, group).skip(format, DISTANCE),
-            lines: format.step_bytes() / LINE,
-            first_line: 0,
-            scales: 1,
-        };
-        let switch = left.saturating_sub(DISTANCE);
-        let later = match part.next {
-            Some((next, group)) if next.format == format => Stretch {
-                from: GroupPointers::of(next, group).skip(format, switch + DISTANCE - left),
-                ..now
-            },
-            _ => Stretch {
-                lines: 0,
-                scales: 0,
-                ..now
-            },
-        };
-        Self { now, switch, later }
-    }
-
-    /// Asks for what goes with one of the tile's blocks.
-    #[inline(always)]
-    pub(super) unsafe fn ask<S: Simd, const FORMAT: u8>(&self, block: usize) {
-        // SAFETY: as this function's.
-        unsafe {
-            if block < self.switch {
-                self.now.ask::<S, FORMAT>(block);
-            } else {
-                self.later.ask::<S, FORMAT>(block - self.switch);
-            }
-        }
-    }
-}
-
-/// Nibbles rather than bytes.
-pub(super) const fn is_nibbles(format: u8) -> bool {
-    format == Format::U4 as u8 || format == Format::U4Min as u8 || format == Format::U4Super as u8
-}
-
-/// Two-level scales.
-const fn is_super(format: u8) -> bool {
-    format == Format::U4Super as u8
-        || format == Format::U8Super as u8
-        || format == Format::U8Half as u8
-}
-
-/// A minimum per block.
-const fn has_min(format: u8) -> bool {
-    format == Format::U4Min as u8
-        || format == Format::U8Min as u8
-        || format == Format::U4Super as u8
-        || format == Format::U8Super as u8
-}
-
-/// Where a group's arrays start.
-#[derive(Clone, Copy)]
-pub(super) struct GroupPointers {
-    pub(super) quants: *const u8,
-    scales: *const u16,
-    mins: *const u16,
-    fine: *const u8,
-}
-
-impl GroupPointers {
-    #[inline(always)]
-    pub(super) fn of(weights: &PackedMatrix, group: usize) -> Self {
-        let blocks = weights.cols / BLOCK;
-        let coarse = if weights.format.is_super() {
-            weights.cols / SUPER
-        } else {
-            blocks
-        } * LANES
-            * group;
-        // Wrapping, for an array that the format does not have is empty, and the group may be one past
-        // the last: such pointers are not read from.
-        let step = weights.format.step_bytes();
-        Self {
-            quants: weights.quants.as_ptr().wrapping_add(group * blocks * step),
-            scales: weights.scales.as_ptr().wrapping_add(coarse),
-            mins: weights.mins.as_ptr().wrapping_add(coarse),
-            fine: weights
-                .fine
-                .as_ptr()
-                .wrapping_add(group * blocks * 2 * LANES),
-        }
-    }
-
-    /// The same, `blocks` blocks further: nearly so for the coarse scales of two-level formats, of
-    /// which there is one for eight blocks.
-    #[inline(always)]
-    fn skip(self, format: Format, blocks: usize) -> Self {
-        let coarse = if format.is_super() { 0 } else { blocks * LANES };
-        Self {
-            quants: self.quants.wrapping_add(blocks * format.step_bytes()),
-            scales: self.scales.wrapping_add(coarse),
-            mins: self.mins.wrapping_add(coarse),
-            fine: self.fine.wrapping_add(blocks * 2 * LANES),
-        }
-    }
-}
-
 /// The outputs of `T` tokens and `R` groups of rows, from `(group, token)` on.
 #[inline(always)]
 unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
     part: &Part<'_>,
-    (group, token): (usize, usize),
-    ahead: Ahead,
-    soon: &mut Asking<'_>,
+    at: TileOrigin,
+    prefetch: WeightPrefetch,
+    kv: &mut PrefetchCursor<'_>,
 ) {
     // SAFETY: the tile is inside the weights, the input and the output (the caller's promise), and
     // each pointer stays within the rows, tokens and blocks that it names.
     unsafe {
         let blocks = part.weights.cols / BLOCK;
-        let mut weights = [GroupPointers::of(part.weights, group); R];
+        let mut weights = [GroupPointers::of(part.weights, at.group); R];
         for r in 1..R {
-            weights[r] = GroupPointers::of(part.weights, group + r);
+            weights[r] = GroupPointers::of(part.weights, at.group + r);
         }
-        let inputs = part.input.blocks.as_ptr().add(token * blocks);
-        // A pointer a token: what is worked out from one would take more instructions than the products.
+        let inputs = part.input.blocks.as_ptr().add(at.token * blocks);
+        // A pointer a at.token: what is worked out from one would take more instructions than the products.
         let mut next = [inputs; T];
         for t in 1..T {
             next[t] = inputs.add(t * blocks);
@@ -354,8 +178,8 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
                 next[t] = now[t].add(1);
             }
             let input = |t: usize| &*now[t];
-            ahead.ask::<S, FORMAT>(block);
-            soon.ask::<S>();
+            prefetch.prefetch_block::<S, FORMAT>(block);
+            kv.prefetch_next::<S>();
             if FORMAT == Format::U8Half as u8 {
                 half_block::<S, 0, T, R>(&weights, &now, block, &mut outputs);
                 half_block::<S, 1, T, R>(&weights, &now, block, &mut outputs);
@@ -389,8 +213,8 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
                             };
                         }
                         for t in 0..T {
-                            let at = quad * 4 + if high { 16 } else { 0 };
-                            let a = S::quad(input(t).quants.as_ptr().add(at));
+                            let from = quad * 4 + if high { 16 } else { 0 };
+                            let a = S::quad(input(t).quants.as_ptr().add(from));
                             for r in 0..R {
                                 sums[t][r] = S::dot(sums[t][r], quants[r], a);
                             }
@@ -420,11 +244,11 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
                 let scales = scale_and_min::<S, FORMAT>(&weights[r], block);
                 for t in 0..T {
                     outputs[t][r] =
-                        add_scaled::<S, FORMAT>(sums[t][r], scales, input(t), outputs[t][r]);
+                        add_scaled::<S, FORMAT>(sums[t][r], &scales, input(t), outputs[t][r]);
                 }
             }
         }
-        store_tile::<S, T, R>(part, (group, token), outputs);
+        store_tile::<S, T, R>(part, at, outputs);
     }
 }
 
@@ -432,47 +256,19 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
 #[inline(always)]
 pub(super) unsafe fn add_scaled<S: Simd, const FORMAT: u8>(
     sum: S::I,
-    (scale, min): (S::F, S::F),
+    weights: &ScaleMin<S>,
     input: &ActivationBlock,
     output: S::F,
 ) -> S::F {
     // SAFETY: as [`Simd`]'s.
     unsafe {
-        let scale = S::mul(scale, S::splat(input.scale));
+        let scale = S::mul(weights.scale, S::splat(input.scale));
         let output = S::mul_add(S::to_f32(sum), scale, output);
         if has_min(FORMAT) {
-            S::mul_add(min, S::splat(input.scaled_sum), output)
+            S::mul_add(weights.min, S::splat(input.scaled_sum), output)
         } else {
             output
         }
-    }
-}
-
-/// A block's scales of sixteen rows, and their minima where the format has them.
-#[inline(always)]
-pub(super) unsafe fn scale_and_min<S: Simd, const FORMAT: u8>(
-    weights: &GroupPointers,
-    block: usize,
-) -> (S::F, S::F) {
-    // SAFETY: the block is one of the group's; formats without minima do not read any.
-    unsafe {
-        let coarse = if is_super(FORMAT) {
-            block / (SUPER / BLOCK)
-        } else {
-            block
-        } * LANES;
-        let mut scale = S::load_f16(weights.scales.add(coarse));
-        let mut min = S::splat(0.0);
-        if has_min(FORMAT) {
-            min = S::load_f16(weights.mins.add(coarse));
-        }
-        if is_super(FORMAT) {
-            // Exact: 11 bits by 6.
-            let fine = weights.fine.add(block * 2 * LANES);
-            scale = S::mul(scale, S::load_u8(fine));
-            min = S::mul(min, S::load_u8(fine.add(LANES)));
-        }
-        (scale, min)
     }
 }
 
@@ -521,17 +317,17 @@ unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>
 #[inline(always)]
 pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
     part: &Part<'_>,
-    (group, token): (usize, usize),
+    at: TileOrigin,
     outputs: [[S::F; R]; T],
 ) {
     let rows = part.weights.rows;
     for t in 0..T {
         for r in 0..R {
-            let row = (group + r) * LANES;
-            // SAFETY: the tile is inside the output; a full group has 16 rows there, and of the last
+            let row = (at.group + r) * LANES;
+            // SAFETY: the tile is inside the output; a full at.group has 16 rows there, and of the last
             // one only `rows - row` are copied.
             unsafe {
-                let to = part.output.add((token + t) * rows + row);
+                let to = part.output.add((at.token + t) * rows + row);
                 if rows - row >= LANES {
                     S::store(to, outputs[t][r]);
                 } else {
@@ -552,16 +348,16 @@ pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
 #[inline(always)]
 pub(super) unsafe fn load_tile<S: Simd, const T: usize, const R: usize>(
     part: &Part<'_>,
-    (group, token): (usize, usize),
+    at: TileOrigin,
     outputs: &mut [[S::F; R]; T],
 ) {
     let rows = part.weights.rows;
     for t in 0..T {
         for r in 0..R {
-            let row = (group + r) * LANES;
+            let row = (at.group + r) * LANES;
             // SAFETY: as `store_tile`'s.
             unsafe {
-                let from = part.output.add((token + t) * rows + row);
+                let from = part.output.add((at.token + t) * rows + row);
                 outputs[t][r] = if rows - row >= LANES {
                     S::load(from)
                 } else {
@@ -582,7 +378,10 @@ unsafe fn dense<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
     let (most_tokens, most_groups) = S::WIDE;
     for (group, groups) in shares(part.groups.len(), most_groups) {
         for (token, tokens) in shares(part.tokens.len(), most_tokens) {
-            let at = (part.groups.start + group, part.tokens.start + token);
+            let at = TileOrigin {
+                group: part.groups.start + group,
+                token: part.tokens.start + token,
+            };
             // SAFETY: as this function's; the tile is inside the part.
             unsafe { by_shape!(S::WIDE, tokens, groups, dense_tile::<S, FORMAT>, (part, at)) }
         }
@@ -593,14 +392,14 @@ unsafe fn dense<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
 #[inline(always)]
 unsafe fn dense_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
     part: &Part<'_>,
-    (group, token): (usize, usize),
+    at: TileOrigin,
 ) {
     // SAFETY: the tile is inside the weights, the input and the output (the caller's promise).
     unsafe {
         let cols = part.weights.cols;
         let step = part.weights.format.step_bytes();
-        let weights = part.weights.quants.as_ptr().add(group * cols * step);
-        let inputs = part.input.values.as_ptr().add(token * cols);
+        let weights = part.weights.quants.as_ptr().add(at.group * cols * step);
+        let inputs = part.input.values.as_ptr().add(at.token * cols);
         let mut outputs = [[S::splat(0.0); R]; T];
         for column in 0..cols {
             let mut row = [S::splat(0.0); R];
@@ -621,6 +420,6 @@ unsafe fn dense_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
                 }
             }
         }
-        store_tile::<S, T, R>(part, (group, token), outputs);
+        store_tile::<S, T, R>(part, at, outputs);
     }
 }

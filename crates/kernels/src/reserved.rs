@@ -81,7 +81,7 @@ impl<T: Plain> Reserved<T> {
     ///
     /// # Errors
     /// There is too little memory, or `len` is more than the capacity; then nothing has changed.
-    pub(crate) fn reach(&mut self, len: usize) -> Result<(), OutOfMemory> {
+    pub(crate) fn grow_to(&mut self, len: usize) -> Result<(), OutOfMemory> {
         if len <= self.len {
             return Ok(());
         }
@@ -163,12 +163,12 @@ mod tests {
         // 16 TiB.
         let mut numbers = Reserved::<u16>::new(8 << 40, 32 << 20).expect("addresses");
         assert!(numbers.is_empty());
-        numbers.reach(100).expect("a slab");
+        numbers.grow_to(100).expect("a slab");
         assert_eq!(numbers.len(), 16 << 20);
         assert!(numbers.as_ptr().addr().is_multiple_of(HUGE));
         numbers[99] = 7;
         let start = numbers.as_ptr();
-        numbers.reach((16 << 20) + 1).expect("another slab");
+        numbers.grow_to((16 << 20) + 1).expect("another slab");
         assert_eq!(numbers.len(), 32 << 20);
         assert_eq!((numbers.as_ptr(), numbers[99]), (start, 7));
         assert_eq!(numbers[32 << 19], 0);
@@ -179,15 +179,15 @@ mod tests {
         assert!(Reserved::<f32>::new(usize::MAX, HUGE).is_err());
         assert!(Reserved::<f32>::new(usize::MAX / 8, HUGE).is_err());
         let mut numbers = Reserved::<u8>::new(8 << 40, HUGE).expect("addresses");
-        numbers.reach(10).expect("a huge page");
+        numbers.grow_to(10).expect("a huge page");
         // More than any machine has, and more than was reserved.
         if cfg!(target_os = "linux") {
-            assert!(numbers.reach(8 << 40).is_err());
+            assert!(numbers.grow_to(8 << 40).is_err());
         }
-        assert!(numbers.reach((8 << 40) + 1).is_err());
+        assert!(numbers.grow_to((8 << 40) + 1).is_err());
         assert_eq!(numbers.len(), HUGE);
         let mut none = Reserved::<f32>::new(0, HUGE).expect("nothing");
-        assert!(none.reach(0).is_ok() && none.reach(1).is_err() && none.is_empty());
+        assert!(none.grow_to(0).is_ok() && none.grow_to(1).is_err() && none.is_empty());
     }
 
     proptest! {
@@ -202,7 +202,7 @@ mod tests {
             let mut written = Vec::new();
             for len in steps {
                 let before = numbers.len();
-                match numbers.reach(len) {
+                match numbers.grow_to(len) {
                     Ok(()) => prop_assert!(len <= numbers.len() && numbers.len() <= capacity),
                     Err(_) => prop_assert!(len > capacity && numbers.len() == before),
                 }

@@ -2,9 +2,9 @@
 //! multiply-add, and right everywhere.
 
 use super::half;
-#[cfg(test)]
-use super::paired::Pairing;
 use super::simd::{LANES, NOT_FINITE, Simd, primitives};
+#[cfg(test)]
+use super::winograd::Pairing;
 
 /// Arrays of sixteen.
 pub(super) enum Scalar {}

@@ -5,6 +5,9 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use std::ops::Range;
+
+use super::testing::Attention;
 use super::*;
 
 /// Numbers of either sign, now and then a large one.
@@ -303,7 +306,7 @@ fn gate_property(kernels: Kernels) {
                     weights: &matrices[index],
                     output,
                 };
-                let gated = Gated {
+                let gated = Swiglu {
                     gate: product(0, &mut gate),
                     up: product(1, &mut up),
                     gate_bias: bias(0),
@@ -315,7 +318,7 @@ fn gate_property(kernels: Kernels) {
                     values: &values,
                     blocks: &input_blocks,
                 };
-                kernels.matmul_gated(&pool, gated, input, Matrices::Each(&[]), None);
+                kernels.matmul_swiglu(&pool, gated, input, Matrices::Each(&[]), None);
                 assert_eq!(bits(&gate), bits(expected), "{dtype:?}, {tokens} × {rows}");
                 assert_eq!(blocks, expected_blocks);
             }
@@ -524,11 +527,11 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
     // Some in one go, others one by one.
     let (first, rest) = places.split_at(tokens / 2);
     let at = first.len() * size;
-    let first = &Places::new(first.to_vec());
+    let first = &SlotMapping::new(first.to_vec());
     kernels.write_kv(&pool, &mut memory, 1, first, &keys[..at], &values[..at]);
     for (place, at) in rest.iter().zip((at..).step_by(size)) {
         let (key, value) = (&keys[at..at + size], &values[at..at + size]);
-        let place = Places::new(vec![*place]);
+        let place = SlotMapping::new(vec![*place]);
         kernels.write_kv(&pool, &mut memory, 1, &place, key, value);
     }
     let kept = |numbers: &[f32]| {

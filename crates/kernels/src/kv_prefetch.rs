@@ -1,4 +1,4 @@
-//! Keys and values that will be read soon, asked for while a product computes.
+//! Keys and values that will be read prefetch, asked for while a product computes.
 //!
 //! A product of a few dozen tokens leaves memory idle for most of its time, and the attention after it
 //! waits for memory for most of its own. What is asked for goes to the second-level cache, and from
@@ -13,90 +13,92 @@ use super::simd::Simd;
 
 /// A layer's parts of some pages.
 #[derive(Clone, Copy)]
-pub struct Soon<'a> {
+pub struct KvPrefetch<'a> {
     pub layer: KvLayer<'a>,
     /// Pages of the layer's memory.
     pub pages: &'a [u32],
 }
 
-impl<'a> Soon<'a> {
+impl<'a> KvPrefetch<'a> {
     /// Cache lines of a page's part.
     fn lines_of_page(&self) -> usize {
         self.layer.shape().page_bytes().div_ceil(LINE)
     }
 
     /// What part `index` of `count` parts of a product asks for.
-    pub(super) fn share(&self, index: usize, count: usize) -> Asking<'a> {
+    pub(super) fn cursor(&self, index: usize, count: usize) -> PrefetchCursor<'a> {
         let lines = self.lines_of_page();
         let all = self.pages.len() * lines;
         let Range { start: first, end } = share(index, count, all);
         let pages = self.pages.get(first / lines..).unwrap_or(&[]);
-        let mut asking = Asking {
-            soon: Some(Soon { pages, ..*self }),
+        let mut cursor = PrefetchCursor {
+            prefetch: Some(KvPrefetch { pages, ..*self }),
             at: std::ptr::null(),
-            of_page: 0,
-            left: end - first,
-            each: 0,
+            page_remaining: 0,
+            remaining: end - first,
+            per_call: 0,
         };
-        asking.turn();
-        if asking.left > 0 {
-            asking.step(first % lines);
+        cursor.next_page();
+        if cursor.remaining > 0 {
+            cursor.advance(first % lines);
         }
-        asking
+        cursor
     }
 }
 
-/// How far a part has come with asking.
+/// How far a part has come with cursor.
 #[derive(Clone)]
-pub(super) struct Asking<'a> {
+pub(super) struct PrefetchCursor<'a> {
     /// The layer, and the pages after the one in hand.
-    soon: Option<Soon<'a>>,
+    prefetch: Option<KvPrefetch<'a>>,
     /// The next line.
     at: *const u8,
-    /// Lines left of the page.
-    of_page: usize,
-    /// Lines left of the part.
-    left: usize,
+    /// Lines remaining of the page.
+    page_remaining: usize,
+    /// Lines remaining of the part.
+    remaining: usize,
     /// Lines that are asked for at a time.
-    each: usize,
+    per_call: usize,
 }
 
-impl Asking<'_> {
+impl PrefetchCursor<'_> {
     /// Asks for nothing.
-    pub(super) fn nothing() -> Self {
+    pub(super) fn none() -> Self {
         Self {
-            soon: None,
+            prefetch: None,
             at: std::ptr::null(),
-            of_page: 0,
-            left: 0,
-            each: 0,
+            page_remaining: 0,
+            remaining: 0,
+            per_call: 0,
         }
     }
 
-    /// Spreads what is left over so many calls of [`Self::ask`].
+    /// Spreads what is remaining over so many calls of [`Self::ask`].
     pub(super) fn spread(&mut self, calls: usize) {
-        self.each = self.left.div_ceil(calls.max(1));
+        self.per_call = self.remaining.div_ceil(calls.max(1));
     }
 
     /// To the next page.
-    fn turn(&mut self) {
-        let Some(soon) = &mut self.soon else { return };
-        let Some((page, rest)) = soon.pages.split_first() else {
-            self.left = 0;
+    fn next_page(&mut self) {
+        let Some(prefetch) = &mut self.prefetch else {
             return;
         };
-        soon.pages = rest;
-        self.at = soon.layer.page(*page).cast();
-        self.of_page = soon.lines_of_page();
+        let Some((page, rest)) = prefetch.pages.split_first() else {
+            self.remaining = 0;
+            return;
+        };
+        prefetch.pages = rest;
+        self.at = prefetch.layer.page(*page).cast();
+        self.page_remaining = prefetch.lines_of_page();
     }
 
     /// Past so many lines of the page.
     #[inline(always)]
-    fn step(&mut self, lines: usize) {
+    fn advance(&mut self, lines: usize) {
         self.at = self.at.wrapping_add(lines * LINE);
-        self.of_page -= lines;
-        if self.of_page == 0 {
-            self.turn();
+        self.page_remaining -= lines;
+        if self.page_remaining == 0 {
+            self.next_page();
         }
     }
 
@@ -105,17 +107,17 @@ impl Asking<'_> {
     /// # Safety
     /// As [`Simd`]'s.
     #[inline(always)]
-    pub(super) unsafe fn ask<S: Simd>(&mut self) {
-        if self.left == 0 {
+    pub(super) unsafe fn prefetch_next<S: Simd>(&mut self) {
+        if self.remaining == 0 {
             return;
         }
-        for line in 0..self.each {
+        for line in 0..self.per_call {
             // SAFETY: what is asked for need not be valid.
             unsafe { S::prefetch_far(self.at.wrapping_add(line * LINE)) }
         }
-        let lines = self.each.min(self.of_page).min(self.left);
-        self.left -= lines;
-        self.step(lines);
+        let lines = self.per_call.min(self.page_remaining).min(self.remaining);
+        self.remaining -= lines;
+        self.advance(lines);
     }
 }
 
@@ -137,22 +139,22 @@ mod tests {
         ) {
             let shape = KvShape { kv_heads: 1, head_size: 8 };
             let memory = KvMemory::new(shape, 2, 9);
-            let soon = Soon { layer: memory.layer(1), pages: &pages };
+            let prefetch = KvPrefetch { layer: memory.layer(1), pages: &pages };
             let mut expected = Vec::new();
             for page in &pages {
-                let start = soon.layer.page(*page).addr();
-                expected.extend((0..soon.lines_of_page()).map(|line| start + line * LINE));
+                let start = prefetch.layer.page(*page).addr();
+                expected.extend((0..prefetch.lines_of_page()).map(|line| start + line * LINE));
             }
             let mut found = Vec::new();
             for part in 0..parts {
-                let mut asking = soon.share(part, parts);
-                asking.spread(calls);
+                let mut cursor = prefetch.cursor(part, parts);
+                cursor.spread(calls);
                 let mut made = 0;
-                while asking.left > 0 {
-                    let lines = asking.each.min(asking.of_page).min(asking.left);
-                    found.extend((0..lines).map(|line| asking.at.addr() + line * LINE));
+                while cursor.remaining > 0 {
+                    let lines = cursor.per_call.min(cursor.page_remaining).min(cursor.remaining);
+                    found.extend((0..lines).map(|line| cursor.at.addr() + line * LINE));
                     // SAFETY: any processor is able.
-                    unsafe { asking.ask::<Scalar>() }
+                    unsafe { cursor.prefetch_next::<Scalar>() }
                     made += 1;
                 }
                 prop_assert!(made <= calls + pages.len());

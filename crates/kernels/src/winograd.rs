@@ -27,28 +27,18 @@
 
 use std::ops::Range;
 
-use super::activations::BLOCK;
 use super::aligned::LINE;
+use super::group::{GroupPointers, ScaleMin, is_nibbles, scale_and_min};
+use super::kv_prefetch::PrefetchCursor;
 use super::pack::Format;
-use super::product::{
-    Ahead, GroupPointers, Part, add_scaled, by_shape, is_nibbles, load_tile, scale_and_min, shares,
-    store_tile,
-};
-use super::room;
+use super::product::{Part, TileOrigin, add_scaled, by_shape, load_tile, shares, store_tile};
+use super::quant::{BLOCK, LOWERED, QUADS, RAISED};
+use super::scratch;
 use super::simd::{LANES, Simd};
-use super::soon::Asking;
-
-/// What low nibbles are raised by.
-pub(super) const RAISED: u8 = 113;
-
-/// What high nibbles are lowered by.
-pub(super) const LOWERED: u8 = 15;
-
-/// Quads of a block's first half that are paired with those of the other; the last is not.
-pub(super) const QUADS: usize = 3;
+use super::weight_prefetch::WeightPrefetch;
 
 /// Tokens of a part from which on spreading the weights pays.
-pub(super) const FEWEST_TOKENS: usize = 48;
+pub(super) const MIN_TOKENS: usize = 48;
 
 /// Blocks of columns that are spread at a time: a panel stays in the second-level cache.
 const PANEL: usize = 64;
@@ -94,31 +84,36 @@ struct Spread {
 pub(super) unsafe fn product<S: Pairing, const FORMAT: u8>(part: &Part<'_>) {
     const { assert!(is_nibbles(FORMAT)) };
     let panel = (part.weights.cols / BLOCK).min(PANEL) * S::TILE.1;
-    let room = room::of(panel * size_of::<Spread>() / size_of::<f32>());
-    // SAFETY: as this function's; the room holds a panel.
-    unsafe { quantized::<S, FORMAT>(part, room.cast()) }
+    let scratch = scratch::get(panel * size_of::<Spread>() / size_of::<f32>());
+    // SAFETY: as this function's; the scratch holds a panel.
+    unsafe { quantized::<S, FORMAT>(part, scratch.cast()) }
 }
 
 /// The part's tiles, as `product`'s.
 #[inline(always)]
-unsafe fn quantized<S: Pairing, const FORMAT: u8>(part: &Part<'_>, room: *mut Spread) {
+unsafe fn quantized<S: Pairing, const FORMAT: u8>(part: &Part<'_>, scratch: *mut Spread) {
     let (most_tokens, most_groups) = S::TILE;
     let tiles = part.tokens.len().div_ceil(most_tokens);
-    let mut soon = part.soon.clone();
+    let mut kv = part.kv.clone();
     let blocks = part.weights.cols / BLOCK;
-    soon.spread(tiles * part.groups.len().div_ceil(most_groups) * blocks);
+    kv.spread(tiles * part.groups.len().div_ceil(most_groups) * blocks);
     for (group, groups) in shares(part.groups.len(), most_groups) {
         let group = part.groups.start + group;
         for start in (0..blocks).step_by(PANEL) {
             let panel = start..(start + PANEL).min(blocks);
             for r in 0..groups {
-                // SAFETY: as this function's: the group is one of the weights', and the room holds a
+                // SAFETY: as this function's: the group is one of the weights', and the scratch holds a
                 // panel of a tile's groups.
-                unsafe { spread::<S, FORMAT>(part, group + r, panel.clone(), room.add(r), groups) }
+                unsafe {
+                    spread::<S, FORMAT>(part, group + r, panel.clone(), scratch.add(r), groups)
+                }
             }
             for (index, (token, tokens)) in shares(part.tokens.len(), most_tokens).enumerate() {
-                let at = (group, part.tokens.start + token);
-                let ahead = Ahead::share::<S>(part, group + groups, (index, tiles));
+                let at = TileOrigin {
+                    group,
+                    token: part.tokens.start + token,
+                };
+                let prefetch = WeightPrefetch::for_tile::<S>(part, group + groups, index, tiles);
                 // SAFETY: as this function's; the tile is inside the part, and its panel is spread.
                 unsafe {
                     by_shape!(
@@ -126,7 +121,7 @@ unsafe fn quantized<S: Pairing, const FORMAT: u8>(part: &Part<'_>, room: *mut Sp
                         tokens,
                         groups,
                         tile::<S, FORMAT>,
-                        (part, room, at, panel.clone(), ahead, &mut soon)
+                        (part, scratch, at, panel.clone(), prefetch, &mut kv)
                     )
                 }
             }
@@ -143,7 +138,7 @@ unsafe fn spread<S: Pairing, const FORMAT: u8>(
     to: *mut Spread,
     step: usize,
 ) {
-    // SAFETY: the blocks are the group's, and there is room for them (the caller's promise).
+    // SAFETY: the blocks are the group's, and there is scratch for them (the caller's promise).
     unsafe {
         let weights = GroupPointers::of(part.weights, group);
         let zero = S::quad([0; 4].as_ptr());
@@ -172,7 +167,7 @@ unsafe fn spread<S: Pairing, const FORMAT: u8>(
             }
             S::store_i32(to.start.as_mut_ptr(), sums);
             to.start = to.start.map(|sum| -sum);
-            let (scale, min) = scale_and_min::<S, FORMAT>(&weights, block);
+            let ScaleMin { scale, min } = scale_and_min::<S, FORMAT>(&weights, block);
             S::store(to.scale.as_mut_ptr(), scale);
             S::store(to.min.as_mut_ptr(), min);
         }
@@ -184,16 +179,20 @@ unsafe fn spread<S: Pairing, const FORMAT: u8>(
 unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
     part: &Part<'_>,
     panel: *const Spread,
-    (group, token): (usize, usize),
+    at: TileOrigin,
     blocks: Range<usize>,
-    ahead: Ahead,
-    soon: &mut Asking<'_>,
+    prefetch: WeightPrefetch,
+    kv: &mut PrefetchCursor<'_>,
 ) {
     // SAFETY: the tile is inside the weights, the input and the output, and the blocks in the panel (the
     // caller's promise).
     unsafe {
         let all = part.weights.cols / BLOCK;
-        let inputs = part.input.blocks.as_ptr().add(token * all + blocks.start);
+        let inputs = part
+            .input
+            .blocks
+            .as_ptr()
+            .add(at.token * all + blocks.start);
         let mut next = [inputs; T];
         for t in 1..T {
             next[t] = inputs.add(t * all);
@@ -201,13 +200,13 @@ unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
         let mut panel = panel;
         let mut outputs = [[S::splat(0.0); R]; T];
         if blocks.start > 0 {
-            load_tile::<S, T, R>(part, (group, token), &mut outputs);
+            load_tile::<S, T, R>(part, at, &mut outputs);
         }
         // Rows of a wide matrix lie far apart, and fall into few sets of the nearest cache.
         for t in 0..T {
             for r in 0..R {
-                let at = (token + t) * part.weights.rows + (group + r) * LANES;
-                S::prefetch(part.output.wrapping_add(at).cast());
+                let to = (at.token + t) * part.weights.rows + (at.group + r) * LANES;
+                S::prefetch(part.output.wrapping_add(to).cast());
             }
         }
         for block in blocks {
@@ -217,8 +216,8 @@ unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
             }
             let input = |t: usize| &*now[t];
             let weights = |r: usize| &*panel.add(r);
-            ahead.ask::<S, FORMAT>(block);
-            soon.ask::<S>();
+            prefetch.prefetch_block::<S, FORMAT>(block);
+            kv.prefetch_next::<S>();
 
             let mut sums = [[S::splat_i32(0); R]; T];
             for r in 0..R {
@@ -251,17 +250,17 @@ unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
                 }
             }
             for r in 0..R {
-                let scales = (
-                    S::load(weights(r).scale.as_ptr()),
-                    S::load(weights(r).min.as_ptr()),
-                );
+                let scales = ScaleMin::<S> {
+                    scale: S::load(weights(r).scale.as_ptr()),
+                    min: S::load(weights(r).min.as_ptr()),
+                };
                 for t in 0..T {
                     outputs[t][r] =
-                        add_scaled::<S, FORMAT>(sums[t][r], scales, input(t), outputs[t][r]);
+                        add_scaled::<S, FORMAT>(sums[t][r], &scales, input(t), outputs[t][r]);
                 }
             }
             panel = panel.add(R);
         }
-        store_tile::<S, T, R>(part, (group, token), outputs);
+        store_tile::<S, T, R>(part, at, outputs);
     }
 }

@@ -4,12 +4,13 @@
 
 use std::ops::Range;
 
-use super::activations::{self, ActivationBlock, BLOCK};
+use super::activations::{self, ActivationBlock};
+use super::quant::BLOCK;
 use super::simd::Simd;
 use super::vector;
 
 /// Some rows of some tokens.
-pub(super) struct Gating<'a> {
+pub(super) struct SwigluPart<'a> {
     /// `[tokens, width]`; becomes `silu(gate) · up`.
     pub(super) gate: *mut f32,
     /// Likewise.
@@ -35,22 +36,22 @@ const AHEAD: usize = 8;
 /// # Safety
 /// As [`Simd`]'s; rows and tokens lie within gate, up, biases and blocks, and nobody else uses them.
 #[inline(always)]
-pub(super) unsafe fn gate<S: Simd>(part: &Gating<'_>) {
+pub(super) unsafe fn swiglu<S: Simd>(part: &SwigluPart<'_>) {
     let mut token = part.tokens.start;
     while token < part.tokens.end {
         let together = TOGETHER.min(part.tokens.end - token);
         // SAFETY: as this function's.
         unsafe {
             for token in token..token + together {
-                gate_token::<S>(part, token);
+                swiglu_token::<S>(part, token);
             }
             if let Some(blocks) = part.blocks {
                 let stride = part.width / BLOCK;
                 for block in part.rows.start / BLOCK..part.rows.end / BLOCK {
                     let at = token * stride + block;
                     let values = part.gate.add(at * BLOCK);
-                    let blocks = (blocks.add(at), together);
-                    activations::quantize_strided::<S>(values, blocks, stride, AHEAD);
+                    let blocks = blocks.add(at);
+                    activations::quantize_strided::<S>(values, blocks, together, stride, AHEAD);
                 }
             }
         }
@@ -59,10 +60,10 @@ pub(super) unsafe fn gate<S: Simd>(part: &Gating<'_>) {
 }
 
 #[inline(always)]
-unsafe fn gate_token<S: Simd>(part: &Gating<'_>, token: usize) {
+unsafe fn swiglu_token<S: Simd>(part: &SwigluPart<'_>, token: usize) {
     let rows = part.rows.clone();
     let at = token * part.width + rows.start;
-    // SAFETY: as `gate`'s.
+    // SAFETY: as `swiglu`'s.
     unsafe {
         let gate = std::slice::from_raw_parts_mut(part.gate.add(at), rows.len());
         let up = std::slice::from_raw_parts_mut(part.up.add(at), rows.len());
