@@ -1,8 +1,8 @@
 //! Attention over paged keys and values, block by block with a running softmax, over any [`Simd`].
 //!
-//! Queries, keys and the softmax's powers are whole numbers with a scale (see `kv_memory`), so that
-//! scores and outputs are exact integer sums of products, two terms an instruction: over all of a
-//! head's columns for a score, over the sixteen tokens of a page for an output. What follows is f32:
+//! Queries, keys and the softmax's powers are integers with a scale (see `kv_memory`), so scores and
+//! outputs are exact integer dot products, two terms per instruction: over all of a head's columns for
+//! a score, over the sixteen tokens of a page for an output. The rest is f32:
 //!
 //! ```text
 //! score  = Σ (query · key) · key's scale
@@ -12,60 +12,58 @@
 //! ```
 //!
 //! The softmax runs over blocks of [`SPAN`] tokens, aligned to absolute positions. A query's result is
-//! made by the same operations whether it is computed alone, with others, or in several calls that
-//! meet at multiples of [`SPAN`].
+//! made by the same operations whether it is computed alone, with others, or in several tiles that meet
+//! at multiples of [`SPAN`].
 
 use super::kv_memory::{HeadPage, KvLayer, KvShape, PAGE, Scale, WHOLE};
 use super::simd::{LANES, Simd};
 use super::vector::store_padded;
 
-/// Tokens of a softmax block: the running maximum and sum change once per block.
+/// Tokens of a softmax block: the running maximum and sum are updated once per block.
 pub const SPAN: usize = 64;
 
 /// Pages of a softmax block.
 const SPAN_PAGES: usize = SPAN / PAGE;
 
-/// The largest whole number that stands for a power. The sum over a page fits 31 bits:
-/// 16 · 32767 · 4095 < 2^31.
+/// The largest integer power. The sum over a page fits 31 bits: 16 · 32767 · 4095 < 2^31.
 const POWER: f32 = 32767.0;
 
 impl KvShape {
-    /// The largest whole number that stands for a query's: the sum over a head's columns fits 31 bits.
+    /// The largest integer of a query, so that the sum over a head's columns fits 31 bits.
     pub(super) fn query_limit(self) -> f32 {
         let terms = 2 * self.key_pairs() * WHOLE as usize;
         (i32::MAX as usize / terms).min(i16::MAX as usize) as f32
     }
 
-    /// Numbers of a [`super::scratch`] that a part of so many queries takes.
+    /// Length of the [`super::scratch`] for a part of `queries` queries.
     pub(super) fn scratch_len(self, queries: usize) -> usize {
         queries * QUERY_SCRATCH * self.value_stride() / 2
     }
 }
 
-/// Halves of a vector's width that a query has scratch for: an output of f32, and the query's whole numbers.
+/// A query's scratch in halves of a padded vector: two for its f32 output, one for its integers.
 const QUERY_SCRATCH: usize = 3;
 
-/// One query head's work: which token's keys it may see, and where its numbers are.
+/// One query head of one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query {
-    /// Where the head's `head_size` numbers start in the queries, and those of its result in the
-    /// output.
+    /// Offset of the head's `head_size` numbers, in the queries and in the output.
     pub at: usize,
-    /// The position of the query's own token: it sees positions `0..=position`.
+    /// The position of the query's token, which sees positions `0..=position`.
     pub position: usize,
-    /// Where its running maximum and sum are kept in the state.
+    /// Index of its running maximum and sum in the state.
     pub state: usize,
 }
 
-/// The running softmax of a query between calls.
+/// The running softmax of a query.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(64))]
 pub(crate) struct Running {
-    /// The sum of `e^(score − max)` so far, lane by lane: added up once, at the end.
+    /// The sum of `e^(score − max)` so far, by lane; the lanes are added at the end.
     pub(crate) sums: [f32; LANES],
     /// The largest score so far.
     pub(crate) max: f32,
-    /// What the query's scores are multiplied by: its scale / √head_size. Set by [`prepare`].
+    /// Multiplies the scores: the query's scale / √head_size. Set by [`prepare`].
     factor: f32,
 }
 
@@ -79,18 +77,18 @@ impl Default for Running {
     }
 }
 
-/// One tile: some queries against one KV head over some positions of one page table. The queries may
-/// belong to different sequences as long as these share the pages of the positions.
+/// Some queries against one KV head, over some positions of one page table. The queries may belong to
+/// different sequences that share these pages.
 #[derive(Clone)]
 pub(super) struct AttentionTile<'a> {
     pub(super) layer: KvLayer<'a>,
     pub(super) kv_head: usize,
     /// Page `i` holds positions `16 i..16 (i + 1)`.
     pub(super) pages: &'a [u32],
-    /// From a multiple of [`SPAN`] to a multiple of it (or to the end).
+    /// Starts at a multiple of [`SPAN`], and ends at one or at the end of the sequence.
     pub(super) positions: std::ops::Range<usize>,
     pub(super) queries: &'a [Query],
-    /// Pages of this layer and head that will probably be looked at next.
+    /// Pages of this layer and head that will probably be read next.
     pub(super) next: &'a [u32],
     /// Multiplies the scores: 1 / √head_size.
     pub(super) scale: f32,
@@ -98,12 +96,12 @@ pub(super) struct AttentionTile<'a> {
     /// Where [`finish`] writes the results.
     pub(super) output: *mut f32,
     pub(super) state: *mut Running,
-    /// [`KvShape::scratch_len`] numbers for the queries of all the calls that belong together.
+    /// [`KvShape::scratch_len`] numbers for the queries of all tiles of a part.
     pub(super) scratch: *mut f32,
 }
 
 impl AttentionTile<'_> {
-    /// Where a query's output builds up, padded to whole vectors.
+    /// A query's output accumulator, padded to whole vectors.
     #[inline(always)]
     fn sums(&self, query: &Query) -> *mut f32 {
         let stride = self.layer.shape().value_stride();
@@ -111,7 +109,7 @@ impl AttentionTile<'_> {
             .wrapping_add(query.state * QUERY_SCRATCH * stride / 2)
     }
 
-    /// Where its whole numbers are, padded likewise. Written by [`prepare`].
+    /// A query's integers, padded to whole vectors. Written by [`prepare`].
     #[inline(always)]
     fn whole(&self, query: &Query) -> *mut i16 {
         let stride = self.layer.shape().value_stride();
@@ -119,7 +117,7 @@ impl AttentionTile<'_> {
     }
 }
 
-/// Writes the queries' whole numbers and scales, before the first [`attend`].
+/// Quantises the queries. Runs before the first [`attend`].
 ///
 /// # Safety
 /// As [`attend`]'s.
@@ -140,18 +138,17 @@ pub(super) unsafe fn prepare<S: Simd>(tile: &AttentionTile<'_>) {
     }
 }
 
-/// A block of positions: where the head's keys and values lie, page by page, and those of the block
-/// after it, to be asked for meanwhile.
+/// A softmax block: the head's keys and values by page, and those of the next block, to be prefetched.
 struct Block {
     first: usize,
     pages: [HeadPage; SPAN_PAGES],
     next: [HeadPage; SPAN_PAGES],
-    /// How many pages of `next` there are.
+    /// Valid pages in `next`.
     coming: usize,
 }
 
 impl Block {
-    /// The block of `tile` from position `first` on, of which `visible` positions are seen.
+    /// The block of `tile` at position `first`, of which `visible` positions are seen.
     #[inline(always)]
     unsafe fn new(tile: &AttentionTile<'_>, first: usize, visible: usize) -> Self {
         let pages = &tile.pages[first / PAGE..(first + visible).div_ceil(PAGE)];
@@ -172,7 +169,7 @@ impl Block {
                 coming,
             };
             for place in 0..SPAN_PAGES {
-                // Past the last page the same one again: its scores are not used.
+                // Past the last page it is repeated: its scores are not used.
                 let page = pages[place.min(pages.len() - 1)];
                 block.pages[place] = tile.layer.head(page, tile.kv_head);
                 if place < coming {
@@ -183,12 +180,13 @@ impl Block {
         }
     }
 
-    /// Asks for the line of the next block's keys that stands where a pair of columns of a page is.
+    /// Prefetches the cache line of the next block's keys that corresponds to a pair of columns of a
+    /// page.
     #[inline(always)]
     unsafe fn prefetch_keys<S: Simd>(&self, page: usize, pair: usize) {
         if page < self.coming {
             let next = self.next[page];
-            // SAFETY: prefetches.
+            // SAFETY: only prefetches.
             unsafe {
                 S::prefetch_far(next.keys().wrapping_add(pair * 2 * PAGE).cast());
                 if pair == 0 {
@@ -198,12 +196,12 @@ impl Block {
         }
     }
 
-    /// Asks for the next block's values of a page.
+    /// Prefetches the next block's values of a page.
     #[inline(always)]
     unsafe fn prefetch_values<S: Simd>(&self, page: usize, shape: KvShape) {
         if page < self.coming {
             let next = self.next[page];
-            // SAFETY: prefetches.
+            // SAFETY: only prefetches.
             unsafe {
                 S::prefetch_far(next.value_scales(shape).cast());
                 for at in (0..PAGE * shape.value_stride()).step_by(2 * LANES) {
@@ -213,8 +211,7 @@ impl Block {
         }
     }
 
-    /// What the powers of a block are multiplied by to become whole, where its first `seen` tokens are
-    /// seen.
+    /// The factors that make a block's powers integers, if its first `seen` tokens are seen.
     #[inline(always)]
     unsafe fn weights<S: Simd>(&self, shape: KvShape, seen: usize) -> Weights {
         let mut scales = [0.0f32; SPAN];
@@ -242,27 +239,28 @@ impl Block {
     }
 }
 
-/// How a block's powers become whole.
+/// Factors that make a block's powers integers.
 struct Weights {
     seen: usize,
     /// The values' scales · 32767 / the largest.
     scales: [f32; SPAN],
-    /// Turns sums of whole numbers back.
+    /// Converts integer sums back to outputs.
     back: f32,
 }
 
-/// The softmax powers of `Q` queries over a block, as whole numbers.
+/// The softmax powers of `Q` queries over a block, as integers.
 struct Powers<const Q: usize> {
     whole: [[i16; SPAN]; Q],
-    /// What turns a query's sums of products back into outputs.
+    /// Converts a query's integer sums back to outputs.
     back: [f32; Q],
 }
 
-/// Runs a tile.
+/// Adds the tile's positions to its queries' running softmaxes and outputs.
 ///
 /// # Safety
-/// As [`Simd`]'s; pages, queries and states lie within the layer, the input, the output, the scratch and
-/// the state; `pages` covers `positions`; nobody else uses these outputs, states and this scratch.
+/// As [`Simd`]'s; pages, queries and states are within the layer, the input, the output, the scratch
+/// and the state; `pages` covers `positions`; nobody else uses these outputs, these states and this
+/// scratch.
 #[inline(always)]
 pub(super) unsafe fn attend<S: Simd>(tile: &AttentionTile<'_>) {
     let end = tile.positions.end;
@@ -279,7 +277,7 @@ pub(super) unsafe fn attend<S: Simd>(tile: &AttentionTile<'_>) {
     }
 }
 
-/// All queries' tiles over one block.
+/// All queries over one block, as many at a time as fit into registers.
 #[inline(always)]
 unsafe fn run_tiles<S: Simd>(tile: &AttentionTile<'_>, block: &Block) {
     let wide = S::WIDE.1 >= 4;
@@ -288,7 +286,7 @@ unsafe fn run_tiles<S: Simd>(tile: &AttentionTile<'_>, block: &Block) {
         let parts = (tile.queries.len() - start).div_ceil(S::WIDE.0);
         let count = (tile.queries.len() - start).div_ceil(parts);
         let queries = &tile.queries[start..start + count];
-        // The first tile asks for the next block.
+        // The first tile prefetches the next block.
         let prefetch = start == 0;
         start += count;
         // SAFETY: as [`attend`]'s.
@@ -318,7 +316,7 @@ unsafe fn run_tile<S: Simd, const Q: usize, const V: usize>(
     block: &Block,
     prefetch: bool,
 ) {
-    // How many positions of the block each query sees.
+    // Visible positions of the block, by query.
     let mut seen = [0; Q];
     let mut visible = 0;
     for q in 0..Q {
@@ -334,8 +332,8 @@ unsafe fn run_tile<S: Simd, const Q: usize, const V: usize>(
     // SAFETY: as [`attend`]'s; only pages below `first + visible` are read.
     unsafe {
         self::scores::<S, Q, V>(tile, queries, block, visible, prefetch, &mut scores);
-        // All maxima before all powers: each is a chain of operations that wait for one another,
-        // and chains side by side hide that.
+        // All maxima before all powers: each is a dependency chain, and independent chains hide the
+        // latency.
         let mut largest = [f32::NEG_INFINITY; Q];
         for q in 0..Q {
             largest[q] = largest_score::<S>(&mut scores[q], seen[q]);
@@ -346,7 +344,7 @@ unsafe fn run_tile<S: Simd, const Q: usize, const V: usize>(
             back: [0.0f32; Q],
         };
         for q in 0..Q {
-            // The query heads of a token see the same.
+            // The query heads of one token see the same positions.
             if weights.seen != seen[q] {
                 weights = block.weights::<S>(shape, seen[q]);
             }
@@ -359,7 +357,7 @@ unsafe fn run_tile<S: Simd, const Q: usize, const V: usize>(
 }
 
 /// `scores[q][j] = Σ query · key`, without the query's scale, for the pages that hold the block's first
-/// `most` positions.
+/// `visible` positions.
 #[inline(always)]
 unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
     tile: &AttentionTile<'_>,
@@ -414,7 +412,7 @@ unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
     }
 }
 
-/// The largest of a block's first `seen` scores; the others become −∞.
+/// The largest of a block's first `seen` scores; sets the others to −∞.
 #[inline(always)]
 unsafe fn largest_score<S: Simd>(scores: &mut [f32; SPAN], seen: usize) -> f32 {
     // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
@@ -440,8 +438,8 @@ unsafe fn largest_score<S: Simd>(scores: &mut [f32; SPAN], seen: usize) -> f32 {
     }
 }
 
-/// Turns a block's scores into `e^(score − max)`, zero beyond those that are seen, and these into whole
-/// numbers; brings the query's running maximum, sums and output up to date.
+/// The softmax of one block: turns scores into integer powers, `e^(score − max)` for the visible ones
+/// and zero beyond, and updates the query's running maximum, sum and output.
 #[inline(always)]
 unsafe fn softmax_block<S: Simd>(
     tile: &AttentionTile<'_>,
@@ -462,7 +460,7 @@ unsafe fn softmax_block<S: Simd>(
         for v in 0..SPAN_PAGES {
             block[v] = S::load(scores.as_ptr().add(v * LANES));
         }
-        // Rounding keeps the order: the largest product is the product of the largest.
+        // Rounding is monotonic: the largest product is that of the largest score.
         let max = running.max.max(largest * running.factor);
         let (scale, minus_max) = (S::splat(running.factor), S::splat(-max));
         let mut sums = S::splat(0.0);
@@ -498,7 +496,7 @@ unsafe fn softmax_block<S: Simd>(
     }
 }
 
-/// `output[q] += Σ power · value`, page by page, for the block's first `most` positions.
+/// `output[q] += Σ power · value`, page by page, for the block's first `visible` positions.
 #[inline(always)]
 unsafe fn accumulate<S: Simd, const Q: usize>(
     tile: &AttentionTile<'_>,
@@ -510,7 +508,7 @@ unsafe fn accumulate<S: Simd, const Q: usize>(
 ) {
     let shape = tile.layer.shape();
     let stride = shape.value_stride();
-    // SAFETY: as [`attend`]'s; values and what builds up are padded to whole vectors.
+    // SAFETY: as [`attend`]'s; values and accumulators are padded to whole vectors.
     unsafe {
         if prefetch {
             for page in 0..SPAN_PAGES {
@@ -585,7 +583,7 @@ unsafe fn accumulate_columns<S: Simd, const Q: usize, const V: usize>(
     }
 }
 
-/// Divides what the queries' outputs have come to by their sums: the results.
+/// Divides the queries' accumulated outputs by their sums and writes the results.
 ///
 /// # Safety
 /// As [`attend`]'s.
@@ -601,7 +599,7 @@ pub(super) unsafe fn finish<S: Simd>(tile: &AttentionTile<'_>) {
             let to = std::slice::from_raw_parts_mut(tile.output.add(query.at), size);
             for d in (0..size).step_by(LANES) {
                 let x = S::mul(S::load(output.add(d)), inverse);
-                // A masked page adds 0, which can turn −0 into 0. Adding 0 does so always.
+                // A masked page adds 0, which can turn −0 into 0. Adding 0 always does.
                 let x = S::add(x, S::splat(0.0));
                 store_padded::<S>(to, d, x);
             }

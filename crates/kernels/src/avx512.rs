@@ -1,4 +1,4 @@
-//! The primitives on AVX-512 with VNNI (Intel from Ice Lake, AMD from Zen 4): one register each.
+//! The primitives on AVX-512 with VNNI (Intel from Ice Lake, AMD from Zen 4): one register per vector.
 
 use std::arch::x86_64::*;
 
@@ -9,7 +9,7 @@ use super::winograd::Pairing;
 /// One 512-bit register for sixteen lanes.
 pub(super) enum Avx512 {}
 
-/// What works on halves of registers.
+/// Operations on halves of registers.
 type Halves = Avx2<true>;
 
 /// The halves of each register.

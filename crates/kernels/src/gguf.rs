@@ -61,13 +61,12 @@ impl WeightType {
     }
 }
 
-/// `bytes[at..at + 2]` as a number.
 #[inline]
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// The fifth bits of 32 quants: `qh` of Q5_0 and Q5_1.
+/// Adds the fifth bits of 32 quants: `qh` of Q5_0 and Q5_1.
 #[inline]
 fn fifth_bits(quants: &mut [u8; 32], bits: u32) {
     for (column, quant) in quants.iter_mut().enumerate() {
@@ -75,7 +74,7 @@ fn fifth_bits(quants: &mut [u8; 32], bits: u32) {
     }
 }
 
-/// 16 bytes of nibbles: the low ones are columns 0..16, the high ones 16..32.
+/// Unpacks 16 bytes of nibbles: the low ones are columns 0..16, the high ones 16..32.
 #[inline]
 fn nibbles(bytes: &[u8]) -> [u8; 32] {
     let mut quants = [0; 32];

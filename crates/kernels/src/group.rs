@@ -1,23 +1,23 @@
-//! A group of sixteen packed rows: where its arrays lie, and the scales of a block.
+//! A group of sixteen packed rows: pointers to its arrays, and the scales of a block.
 
 use super::gguf::SUPER;
 use super::pack::{Format, PackedMatrix};
 use super::quant::BLOCK;
 use super::simd::{LANES, Simd};
 
-/// Nibbles rather than bytes.
+/// Whether quants are nibbles rather than bytes.
 pub(super) const fn is_nibbles(format: u8) -> bool {
     format == Format::U4 as u8 || format == Format::U4Min as u8 || format == Format::U4Super as u8
 }
 
-/// Two-level scales.
+/// Whether scales have two levels.
 pub(super) const fn is_super(format: u8) -> bool {
     format == Format::U4Super as u8
         || format == Format::U8Super as u8
         || format == Format::U8Half as u8
 }
 
-/// A minimum per block.
+/// Whether blocks have minima.
 pub(super) const fn has_min(format: u8) -> bool {
     format == Format::U4Min as u8
         || format == Format::U8Min as u8
@@ -25,7 +25,7 @@ pub(super) const fn has_min(format: u8) -> bool {
         || format == Format::U8Super as u8
 }
 
-/// Where a group's arrays start.
+/// The start of each of a group's arrays.
 #[derive(Clone, Copy)]
 pub(super) struct GroupPointers {
     pub(super) quants: *const u8,
@@ -44,8 +44,8 @@ impl GroupPointers {
             blocks
         } * LANES
             * group;
-        // Wrapping, for an array that the format does not have is empty, and the group may be one past
-        // the last: such pointers are not read from.
+        // Wrapping, because arrays that the format lacks are empty, and the group may be one past the
+        // last: such pointers are only prefetched.
         let step = weights.format.step_bytes();
         Self {
             quants: weights.quants.as_ptr().wrapping_add(group * blocks * step),
@@ -58,8 +58,8 @@ impl GroupPointers {
         }
     }
 
-    /// The same, `blocks` blocks further: nearly so for the coarse scales of two-level formats, of
-    /// which there is one for eight blocks.
+    /// The same, `blocks` blocks further. The coarse scales of two-level formats, one for eight blocks,
+    /// stay where they are.
     #[inline(always)]
     pub(super) fn skip(self, format: Format, blocks: usize) -> Self {
         let coarse = if format.is_super() { 0 } else { blocks * LANES };
@@ -72,20 +72,20 @@ impl GroupPointers {
     }
 }
 
-/// A block's scales and minima of sixteen rows, one a lane.
+/// A block's scales and minima of sixteen rows, one per lane.
 pub(super) struct ScaleMin<S: Simd> {
     pub(super) scale: S::F,
     /// 0 where the format has no minima.
     pub(super) min: S::F,
 }
 
-/// A block's scales of sixteen rows, and their minima where the format has them.
+/// Loads a block's scales of sixteen rows, and the minima if the format has them.
 #[inline(always)]
 pub(super) unsafe fn scale_and_min<S: Simd, const FORMAT: u8>(
     weights: &GroupPointers,
     block: usize,
 ) -> ScaleMin<S> {
-    // SAFETY: the block is one of the group's; formats without minima do not read any.
+    // SAFETY: the block is in the group; minima are read only in formats that have them.
     unsafe {
         let coarse = if is_super(FORMAT) {
             block / (SUPER / BLOCK)

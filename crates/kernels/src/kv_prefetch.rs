@@ -1,8 +1,8 @@
-//! Keys and values that will be read prefetch, asked for while a product computes.
+//! Prefetching keys and values while a product computes.
 //!
 //! A product of a few dozen tokens leaves memory idle for most of its time, and the attention after it
-//! waits for memory for most of its own. What is asked for goes to the second-level cache, and from
-//! there, pushed out by what follows, to the third.
+//! mostly waits for memory. Prefetches go to the second-level cache; later ones push the lines out to
+//! the third level.
 
 use std::ops::Range;
 
@@ -11,21 +11,20 @@ use super::kv_memory::KvLayer;
 use super::pool::share;
 use super::simd::Simd;
 
-/// A layer's parts of some pages.
+/// The pages of one layer to prefetch.
 #[derive(Clone, Copy)]
 pub struct KvPrefetch<'a> {
     pub layer: KvLayer<'a>,
-    /// Pages of the layer's memory.
     pub pages: &'a [u32],
 }
 
 impl<'a> KvPrefetch<'a> {
-    /// Cache lines of a page's part.
+    /// Cache lines of one page of the layer.
     fn lines_of_page(&self) -> usize {
         self.layer.shape().page_bytes().div_ceil(LINE)
     }
 
-    /// What part `index` of `count` parts of a product asks for.
+    /// The share of part `index` of a product in `count` parts.
     pub(super) fn cursor(&self, index: usize, count: usize) -> PrefetchCursor<'a> {
         let lines = self.lines_of_page();
         let all = self.pages.len() * lines;
@@ -46,23 +45,22 @@ impl<'a> KvPrefetch<'a> {
     }
 }
 
-/// How far a part has come with cursor.
+/// What a part has still to prefetch.
 #[derive(Clone)]
 pub(super) struct PrefetchCursor<'a> {
-    /// The layer, and the pages after the one in hand.
+    /// The layer, and the pages after the current one.
     prefetch: Option<KvPrefetch<'a>>,
-    /// The next line.
     at: *const u8,
-    /// Lines remaining of the page.
+    /// Lines remaining in the current page.
     page_remaining: usize,
-    /// Lines remaining of the part.
+    /// Lines remaining in total.
     remaining: usize,
-    /// Lines that are asked for at a time.
+    /// Lines to prefetch per call of [`Self::prefetch_next`].
     per_call: usize,
 }
 
 impl PrefetchCursor<'_> {
-    /// Asks for nothing.
+    /// A cursor that prefetches nothing.
     pub(super) fn none() -> Self {
         Self {
             prefetch: None,
@@ -73,12 +71,11 @@ impl PrefetchCursor<'_> {
         }
     }
 
-    /// Spreads what is remaining over so many calls of [`Self::ask`].
+    /// Spreads the remaining lines over `calls` calls of [`Self::prefetch_next`].
     pub(super) fn spread(&mut self, calls: usize) {
         self.per_call = self.remaining.div_ceil(calls.max(1));
     }
 
-    /// To the next page.
     fn next_page(&mut self) {
         let Some(prefetch) = &mut self.prefetch else {
             return;
@@ -92,7 +89,7 @@ impl PrefetchCursor<'_> {
         self.page_remaining = prefetch.lines_of_page();
     }
 
-    /// Past so many lines of the page.
+    /// Skips lines of the current page, of which there are at least that many.
     #[inline(always)]
     fn advance(&mut self, lines: usize) {
         self.at = self.at.wrapping_add(lines * LINE);
@@ -102,7 +99,8 @@ impl PrefetchCursor<'_> {
         }
     }
 
-    /// Asks for the next lines. At a page's end a few too many are asked for, in vain.
+    /// Prefetches the next lines. At a page's end this prefetches a few lines too many, which is
+    /// harmless.
     ///
     /// # Safety
     /// As [`Simd`]'s.
@@ -112,7 +110,7 @@ impl PrefetchCursor<'_> {
             return;
         }
         for line in 0..self.per_call {
-            // SAFETY: what is asked for need not be valid.
+            // SAFETY: the address of a prefetch need not be valid.
             unsafe { S::prefetch_far(self.at.wrapping_add(line * LINE)) }
         }
         let lines = self.per_call.min(self.page_remaining).min(self.remaining);
@@ -129,10 +127,10 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// However pages are divided among parts and calls, the parts ask for every line in its order,
-        /// in as many calls as they were told of and one for each page's end.
+        /// However pages are divided among parts and calls, every line is prefetched, in order, in at
+        /// most as many calls as announced plus one for each page end.
         #[test]
-        fn every_line_is_asked_for(
+        fn every_line_is_prefetched(
             pages in prop::collection::vec(0u32..9, 0..12),
             parts in 1usize..7,
             calls in 1usize..40,
@@ -153,7 +151,7 @@ mod tests {
                 while cursor.remaining > 0 {
                     let lines = cursor.per_call.min(cursor.page_remaining).min(cursor.remaining);
                     found.extend((0..lines).map(|line| cursor.at.addr() + line * LINE));
-                    // SAFETY: any processor is able.
+                    // SAFETY: every processor can run the scalar code.
                     unsafe { cursor.prefetch_next::<Scalar>() }
                     made += 1;
                 }

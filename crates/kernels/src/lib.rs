@@ -1,15 +1,16 @@
-//! The arithmetic of the native CPU forward: products of quantised weights, attention over paged keys
+//! The arithmetic of the native CPU forward pass: quantised matrix products, attention over paged keys
 //! and values, and the vector operations between them.
 //!
-//! [`Kernels`] is the way in: chosen once for the processor, then safe methods on slices.
+//! [`Kernels`] is the entry point: chosen once for the processor, then safe methods on slices.
 //! [`PackedMatrix`] holds a weight matrix, [`KvMemory`] the keys and values, [`Pool`] the threads.
 //!
-//! **One result.** Every output element is a fixed sequence of IEEE 754 operations, written in `product`,
-//! `vector` and `attention` over sixteen abstract lanes ([`simd::Simd`]). The size of the batch, the
-//! chunks of a prefill, the number of threads and the processor choose only which elements are computed
-//! together. So results are equal to the last bit, and the tests ask for just that.
+//! **Bit-identical results.** Every output element is a fixed sequence of IEEE 754 operations, written
+//! in `product`, `vector` and `attention` over sixteen abstract lanes ([`simd::Simd`]). Batch size,
+//! prefill chunks, thread count and processor only decide which elements are computed together. So
+//! results are equal to the last bit, and the tests compare bits.
 
-// Tiles are loops over small constants, which become registers; iterators would hide that.
+// Tiles are loops over small constants, which the compiler keeps in registers; iterators would hide
+// that.
 #![allow(clippy::needless_range_loop)]
 
 mod activations;
@@ -71,59 +72,60 @@ pub use quant::BLOCK;
 use kv_memory::Writing;
 use pack::Shared;
 
-/// Numbers of keys, and of values, that a part writes at the least: about a microsecond's.
+/// Minimum numbers of keys, and of values, for a part: about a microsecond of work.
 const WRITE_WORK: usize = 2048;
 
-/// Parts a thread that writing is cut into at most.
+/// Maximum parts per thread.
 const WRITE_PARTS: usize = 4;
 
 impl Kernels {
     /// Quantises `values`, `[tokens, cols]`, into `blocks`, `[tokens, cols / 32]`.
     ///
     /// # Panics
-    /// Where the lengths do not fit.
+    /// If the lengths do not match.
     pub fn quantize(self, values: &[f32], blocks: &mut [ActivationBlock]) {
         assert_eq!(values.len(), blocks.len() * BLOCK);
-        // SAFETY: this processor is able (`Kernels::of`); the lengths were checked.
+        // SAFETY: this processor has the features (`Kernels::of`); the lengths were checked.
         unsafe { (self.table.quantize)(values, blocks) }
     }
 
     /// `out = x / sqrt(mean(x²) + epsilon) · weight`, for one token or one head.
     ///
     /// # Panics
-    /// Where the lengths differ.
+    /// If the lengths differ.
     pub fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && x.len() == out.len());
-        // SAFETY: this processor is able; the lengths were checked.
+        // SAFETY: this processor has the features; the lengths were checked.
         unsafe { (self.table.rms_norm)(x, weight, epsilon, out) }
     }
 
     /// `x += y`.
     ///
     /// # Panics
-    /// Where the lengths differ.
+    /// If the lengths differ.
     pub fn add(self, x: &mut [f32], y: &[f32]) {
         assert_eq!(x.len(), y.len());
-        // SAFETY: this processor is able; the lengths were checked.
+        // SAFETY: this processor has the features; the lengths were checked.
         unsafe { (self.table.add)(x, y) }
     }
 
-    /// Rotates the pairs `(x[i], x[i + n])` of one head by `n` angles, given as cosines and sines: the
-    /// order of GPT-NeoX (Qwen, and Llama as safetensors). Rows in the other order are moved when they
-    /// are loaded.
+    /// Rotates the pairs `(x[i], x[i + n])` of one head by `n` angles, given as cosines and sines. This
+    /// is the GPT-NeoX order (Qwen, and Llama as safetensors); rows in the other order are permuted at
+    /// load.
     ///
     /// # Panics
-    /// Where there are more angles than pairs.
+    /// If there are more angles than pairs.
     pub fn rope_neox(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
         assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
-        // SAFETY: this processor is able; the lengths were checked.
+        // SAFETY: this processor has the features; the lengths were checked.
         unsafe { (self.table.rope_neox)(x, cos, sin) }
     }
 
-    /// Writes tokens' keys and values in one layer, `[tokens, kv_heads, head_size]` each, to their places.
+    /// Writes the keys and values of some tokens to one layer. Both are `[tokens, kv_heads,
+    /// head_size]`.
     ///
     /// # Panics
-    /// Where there is no such place, or the lengths do not fit.
+    /// If a slot is out of range, or the lengths do not match.
     pub fn write_kv(
         self,
         pool: &Pool,
@@ -159,8 +161,8 @@ impl Kernels {
                 keys: &keys[numbers.clone()],
                 values: &values[numbers],
             };
-            // SAFETY: this processor is able; places and lengths were checked; the memory is
-            // borrowed for writing, and no two tokens have one place.
+            // SAFETY: this processor has the features; slots and lengths were checked; the memory is
+            // borrowed mutably, and no two tokens share a slot.
             unsafe { (self.table.write)(&writing) }
         });
     }

@@ -1,4 +1,4 @@
-//! A pass's attention, cut into parts that threads take: the same plan serves every layer.
+//! A pass's attention, cut into parts for the thread pool: the same plan serves every layer.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -9,45 +9,43 @@ use super::kv_memory::{KvLayer, KvShape, PAGE};
 use super::pack::Shared;
 use super::{Kernels, Pool, scratch, share};
 
-/// Queries of one KV head, and what they span at. Their [`Query::state`] is their place among the
-/// part's queries.
+/// Queries of one KV head, and the positions they attend to. Their [`Query::state`] is their index
+/// among the part's queries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttentionPart<'a> {
-    /// The head of keys and values.
     pub kv_head: usize,
-    /// The queries.
     pub queries: Vec<Query>,
-    /// What is looked at, in this order: for each query ascending positions.
+    /// In processing order: for each query, positions ascend.
     pub spans: Vec<KvSpan<'a>>,
 }
 
-/// Some of a part's queries span at some positions of one page table.
+/// Positions of one page table that some of a part's queries attend to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KvSpan<'a> {
     /// Page `i` holds positions `16 i..16 (i + 1)`.
     pub pages: &'a [u32],
-    /// From a multiple of [`SPAN`] to a multiple of it, or to the end.
+    /// Starts at a multiple of [`SPAN`], and ends at one or at the end of the sequence.
     pub positions: Range<usize>,
-    /// Which of the part's queries.
+    /// Indices among the part's queries.
     pub queries: Range<usize>,
 }
 
-/// The attention of all layers of a pass. Its parts write places of their own.
+/// The attention of all layers of a pass. No two parts write the same outputs.
 pub struct AttentionPlan<'a> {
     shape: KvShape,
     parts: Vec<AttentionPart<'a>>,
-    /// How many numbers the queries and the outputs must have.
+    /// Minimum length of the queries' and outputs' buffers.
     numbers: usize,
-    /// How many pages a layer must have.
+    /// Minimum pages of a layer.
     pages: usize,
 }
 
 thread_local! {
-    /// The running softmaxes of the part that a thread has in hand.
+    /// The running softmaxes of the part that a thread is computing.
     static STATES: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `work` with so many fresh states, and scratch for as many queries.
+/// Calls `work` with `states` fresh states, and scratch for as many queries.
 fn with_scratch(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *mut f32)) {
     STATES.with_borrow_mut(|kept| {
         kept.clear();
@@ -59,12 +57,12 @@ fn with_scratch(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *
 }
 
 impl<'a> AttentionPlan<'a> {
-    /// A plan of these parts for so many threads. Each begins with its share of them, which are in the order
-    /// of their tokens, and with the costliest of it: so the threads end together.
+    /// A plan of these parts. Each thread starts with its own share of them, in the order of their
+    /// tokens, and takes the costliest first, so that all threads finish at about the same time.
     ///
     /// # Panics
-    /// Where two queries have the same place, places are not multiples of the head size, or a span
-    /// leaves its page table or its part.
+    /// If two queries have the same offset, an offset is not a multiple of the head size, or a span
+    /// exceeds its page table or its part.
     pub fn new(shape: KvShape, mut parts: Vec<AttentionPart<'a>>, threads: usize) -> Self {
         let mut places = HashSet::new();
         let (mut numbers, mut pages) = (0, 0);
@@ -72,7 +70,7 @@ impl<'a> AttentionPlan<'a> {
             assert!(part.kv_head < shape.kv_heads, "no such head");
             for (index, query) in part.queries.iter().enumerate() {
                 assert!(query.at.is_multiple_of(shape.head_size) && query.state == index);
-                assert!(places.insert(query.at), "two queries have one place");
+                assert!(places.insert(query.at), "two queries have the same offset");
                 numbers = numbers.max(query.at + shape.head_size);
             }
             for span in &part.spans {
@@ -97,29 +95,28 @@ impl<'a> AttentionPlan<'a> {
         }
     }
 
-    /// Bytes that so many threads keep for what they compute on the way.
+    /// Bytes of scratch and states that `threads` threads use.
     pub fn scratch_bytes(&self, threads: usize) -> usize {
-        let most = self.parts.iter().map(|part| part.queries.len()).max();
-        let queries = most.unwrap_or(0);
+        let longest = self.parts.iter().map(|part| part.queries.len()).max();
+        let queries = longest.unwrap_or(0);
         let scratch = self.shape.scratch_len(queries) * size_of::<f32>();
         threads * (scratch + queries * size_of::<Running>())
     }
 
-    /// The parts, in the order in which they are taken.
+    /// In processing order.
     pub fn parts(&self) -> &[AttentionPart<'a>] {
         &self.parts
     }
 }
 
 impl KvSpan<'_> {
-    /// The pages that hold its positions.
     fn pages(&self) -> &[u32] {
         &self.pages[self.positions.start / PAGE..self.positions.end.div_ceil(PAGE)]
     }
 }
 
 impl AttentionPart<'_> {
-    /// Positions × queries, all in all.
+    /// Positions × queries, in total.
     fn cost(&self) -> usize {
         let of = |span: &KvSpan<'_>| span.positions.len() * span.queries.len();
         self.spans.iter().map(of).sum()
@@ -127,14 +124,14 @@ impl AttentionPart<'_> {
 }
 
 impl Kernels {
-    /// Attends for every query of the plan in one layer: `input` holds the queries' numbers, `output`
-    /// takes those of the results, both at [`Query::at`]. `scale` multiplies the scores:
-    /// 1 / √head_size.
+    /// Computes attention for every query of the plan in one layer. `input` holds the queries and
+    /// `output` takes the results, both at [`Query::at`]. `scale` multiplies the scores: 1 /
+    /// √head_size.
     ///
     /// The results have the same bits however a plan cuts the same queries and positions.
     ///
     /// # Panics
-    /// Where the layer, the input or the output is not what the plan was made for.
+    /// If the layer, the input or the output does not match the plan.
     pub fn attend_all(
         self,
         pool: &Pool,
@@ -174,9 +171,10 @@ impl Kernels {
                         next: next.map_or(&[], KvSpan::pages),
                         ..all.clone()
                     };
-                    // SAFETY: this processor is able (`Kernels::of`). Pages, queries, states and
-                    // positions were checked when the plan was made, and against this layer, input
-                    // and output above; no other part has these places, and the scratch is the thread's.
+                    // SAFETY: this processor has the features (`Kernels::of`). Pages, queries, states
+                    // and positions were checked when the plan was made, and against this layer, input
+                    // and output above. No other part writes these outputs, and the scratch is the
+                    // thread's own.
                     unsafe { (self.table.attend)(&tile) }
                 }
                 // SAFETY: likewise.
@@ -214,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thread_has_its_tokens_and_begins_with_the_costliest_part() {
+    fn each_thread_starts_with_the_costliest_part_of_its_share() {
         let parts = || {
             vec![
                 part(&[24, 32, 40], 0..4, &[0]),
@@ -231,8 +229,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "two queries have one place")]
-    fn parts_that_share_a_place_are_refused() {
+    #[should_panic(expected = "two queries have the same offset")]
+    fn parts_that_write_the_same_output_panic() {
         AttentionPlan::new(
             SHAPE,
             vec![part(&[0], 0..4, &[0]), part(&[8, 0], 0..4, &[0])],
@@ -242,13 +240,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "too few pages")]
-    fn positions_without_pages_are_refused() {
+    fn positions_without_pages_panic() {
         AttentionPlan::new(SHAPE, vec![part(&[0], 0..17, &[0])], 1);
     }
 
     #[test]
     #[should_panic(expected = "plan.pages <= layer.pages()")]
-    fn a_layer_with_fewer_pages_is_refused() {
+    fn a_layer_with_too_few_pages_panics() {
         let plan = AttentionPlan::new(SHAPE, vec![part(&[0], 0..4, &[7])], 1);
         let pool = Pool::new(1).expect("no threads");
         let memory = KvMemory::new(SHAPE, 1, 7);

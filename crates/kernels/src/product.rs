@@ -1,15 +1,15 @@
 //! The product of packed weights with activations, over any [`Simd`].
 //!
-//! Every output is one chain of fused additions, in ascending order of columns, whatever the tile
-//! that computes it. Quantised, for each block of 32 columns:
+//! Every output is one chain of fused multiply-adds in ascending order of columns, whatever tile
+//! computes it. Quantised, for each block of 32 columns:
 //!
 //! ```text
 //! output = fma(weight scale · activation scale, Σ integer products, output)
 //! output = fma(weight minimum, activation scale · Σ activation quants, output)
 //! ```
 //!
-//! and dense, for each column, `output = fma(weight, activation, output)`. So the bits do not depend
-//! on the batch, the split of the work or the processor.
+//! and dense, for each column, `output = fma(weight, activation, output)`. So the bits do not depend on
+//! the batch, on how the work is split, or on the processor.
 
 use std::ops::Range;
 
@@ -23,14 +23,13 @@ use super::quant::BLOCK;
 use super::simd::{LANES, Simd};
 use super::weight_prefetch::WeightPrefetch;
 
-/// What a product reads: `tokens` activation vectors of `cols` numbers.
+/// The input of a product: `tokens` activation vectors of `cols` numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
-    /// Activation vectors.
     pub tokens: usize,
-    /// `[tokens, cols]`, for dense weights (may be empty where there are none).
+    /// `[tokens, cols]`, for dense weights (otherwise it may be empty).
     pub values: &'a [f32],
-    /// `[tokens, cols / 32]`, for quantised weights (may be empty where there are none).
+    /// `[tokens, cols / 32]`, for quantised weights (otherwise it may be empty).
     pub blocks: &'a [ActivationBlock],
 }
 
@@ -40,16 +39,16 @@ pub(super) struct Part<'a> {
     pub(super) weights: &'a PackedMatrix,
     pub(super) input: Input<'a>,
     pub(super) groups: Range<usize>,
-    /// Weights that this thread will probably multiply next, and the group that it will start with.
+    /// The weights that this thread will probably multiply next, and the first group of them.
     pub(super) next: Option<(&'a PackedMatrix, usize)>,
     pub(super) tokens: Range<usize>,
-    /// What else is asked for meanwhile.
+    /// Keys and values to prefetch meanwhile.
     pub(super) kv: PrefetchCursor<'a>,
-    /// `[tokens, rows]`, all of it; the part writes its own rows of its own tokens.
+    /// `[tokens, rows]`, the whole output; the part writes its own rows of its own tokens.
     pub(super) output: *mut f32,
 }
 
-/// Where a tile starts: a group of rows and a token.
+/// The first group of rows and the first token of a tile.
 #[derive(Clone, Copy)]
 pub(super) struct TileOrigin {
     pub(super) group: usize,
@@ -59,8 +58,8 @@ pub(super) struct TileOrigin {
 /// Computes a part of a product with weights of format `FORMAT` (a [`Format`] as `u8`).
 ///
 /// # Safety
-/// As [`Simd`]'s; the weights have this format; the part's ranges lie within its weights, its input
-/// and its output, and nobody else writes these outputs.
+/// As [`Simd`]'s; the weights have this format; the part's ranges are within its weights, input and
+/// output, and nobody else writes these outputs.
 #[inline(always)]
 pub(super) unsafe fn product<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
     // SAFETY: as this function's.
@@ -73,8 +72,8 @@ pub(super) unsafe fn product<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
     }
 }
 
-/// Calls a tile function for a tile's shape: up to 6 tokens × 4 groups. Shapes beyond the limits
-/// `$tokens_max` and `$groups_max` are not generated.
+/// Dispatches to the tile function for a tile's shape: up to 6 tokens × 4 groups. Shapes beyond
+/// `$limit` are not generated.
 macro_rules! by_shape {
     ($limit:expr, $tokens:expr, $groups:expr, $tile:ident::<$simd:ident, $format:ident>, $args:tt) => {
         by_shape!(@tokens $limit, $tokens, $groups, $tile, $simd, $format, $args, 1 2 3 4 5 6)
@@ -95,32 +94,32 @@ macro_rules! by_shape {
 }
 pub(super) use by_shape;
 
-/// Splits `count` into as few shares as `most` allows, and evenly: 25 by 6 is five fives.
+/// Splits `count` evenly into as few shares of at most `max` as possible: 25 by 6 is five fives.
 #[inline(always)]
-pub(super) fn shares(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let parts = count.div_ceil(most);
+pub(super) fn shares(count: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
+    let parts = count.div_ceil(max);
     (0..parts).map(move |part| {
         let share = share(part, parts, count);
         (share.start, share.len())
     })
 }
 
-/// The part's tiles. Groups are the outer loop: their weights come from memory once, and from the
-/// nearest cache for every further tile of tokens. Meanwhile the tiles ask for the next groups'
-/// weights, a share each, so that memory is not idle while all but the first tile compute.
+/// Computes the part tile by tile. Groups are the outer loop: their weights come from memory once, and
+/// from the nearest cache for every further tile of tokens. Meanwhile each tile prefetches a share of
+/// the next groups' weights, so that memory is busy throughout.
 #[inline(always)]
 unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
-    let (most_tokens, mut most_groups) = S::TILE;
-    let tiles = part.tokens.len().div_ceil(most_tokens);
+    let (max_tokens, mut max_groups) = S::TILE;
+    let tiles = part.tokens.len().div_ceil(max_tokens);
     if part.tokens.len() <= ALONE {
-        most_groups = 1;
+        max_groups = 1;
     }
     let mut kv = part.kv.clone();
     let blocks = part.weights.cols / BLOCK;
-    kv.spread(tiles * part.groups.len().div_ceil(most_groups) * blocks);
-    for (group, groups) in shares(part.groups.len(), most_groups) {
+    kv.spread(tiles * part.groups.len().div_ceil(max_groups) * blocks);
+    for (group, groups) in shares(part.groups.len(), max_groups) {
         let group = part.groups.start + group;
-        for (index, (token, tokens)) in shares(part.tokens.len(), most_tokens).enumerate() {
+        for (index, (token, tokens)) in shares(part.tokens.len(), max_tokens).enumerate() {
             let at = TileOrigin {
                 group,
                 token: part.tokens.start + token,
@@ -144,11 +143,11 @@ unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
     }
 }
 
-/// Tokens up to which groups are taken one at a time, as one stream of weights: then memory alone is
-/// the limit, and a stream is what it does best.
+/// Up to this many tokens, groups are computed one at a time, as a single stream of weights: then
+/// memory bandwidth is the limit, and one stream is the fastest way to read.
 const ALONE: usize = 1;
 
-/// The outputs of `T` tokens and `R` groups of rows, from `(group, token)` on.
+/// The outputs of `T` tokens and `R` groups of rows, starting at `at`.
 #[inline(always)]
 unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
     part: &Part<'_>,
@@ -156,8 +155,8 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
     prefetch: WeightPrefetch,
     kv: &mut PrefetchCursor<'_>,
 ) {
-    // SAFETY: the tile is inside the weights, the input and the output (the caller's promise), and
-    // each pointer stays within the rows, tokens and blocks that it names.
+    // SAFETY: the tile is within the weights, input and output (guaranteed by the caller), and each
+    // pointer stays within the rows, tokens and blocks that it names.
     unsafe {
         let blocks = part.weights.cols / BLOCK;
         let mut weights = [GroupPointers::of(part.weights, at.group); R];
@@ -165,7 +164,8 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
             weights[r] = GroupPointers::of(part.weights, at.group + r);
         }
         let inputs = part.input.blocks.as_ptr().add(at.token * blocks);
-        // A pointer a at.token: what is worked out from one would take more instructions than the products.
+        // One pointer per token: computing them from one base would take more instructions than the
+        // products.
         let mut next = [inputs; T];
         for t in 1..T {
             next[t] = inputs.add(t * blocks);
@@ -252,7 +252,7 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
     }
 }
 
-/// An output and a block's part of it, as this module's beginning says.
+/// Adds a block's contribution to an output, as in the module documentation.
 #[inline(always)]
 pub(super) unsafe fn add_scaled<S: Simd, const FORMAT: u8>(
     sum: S::I,
@@ -272,7 +272,7 @@ pub(super) unsafe fn add_scaled<S: Simd, const FORMAT: u8>(
     }
 }
 
-/// Half a block of [`Format::U8Half`], which has scales of its own.
+/// Half a block of [`Format::U8Half`], which has its own scale.
 #[inline(always)]
 unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>(
     weights: &[GroupPointers; R],
@@ -313,7 +313,7 @@ unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>
     }
 }
 
-/// Writes a tile's outputs; of the last group only the rows that there are.
+/// Writes a tile's outputs. Padding rows of the last group are dropped.
 #[inline(always)]
 pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
     part: &Part<'_>,
@@ -324,7 +324,7 @@ pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
     for t in 0..T {
         for r in 0..R {
             let row = (at.group + r) * LANES;
-            // SAFETY: the tile is inside the output; a full at.group has 16 rows there, and of the last
+            // SAFETY: the tile is within the output; a full group has 16 rows there, and of the last
             // one only `rows - row` are copied.
             unsafe {
                 let to = part.output.add((at.token + t) * rows + row);
@@ -340,7 +340,7 @@ pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
     }
 }
 
-/// Reads what [`store_tile`] has written.
+/// Reads the outputs that [`store_tile`] has written.
 #[cfg_attr(
     not(any(test, target_arch = "x86_64")),
     allow(dead_code, reason = "no family of this architecture pairs")
@@ -372,12 +372,12 @@ pub(super) unsafe fn load_tile<S: Simd, const T: usize, const R: usize>(
     }
 }
 
-/// The part's tiles, for dense weights.
+/// Computes the part tile by tile, for dense weights.
 #[inline(always)]
 unsafe fn dense<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
-    let (most_tokens, most_groups) = S::WIDE;
-    for (group, groups) in shares(part.groups.len(), most_groups) {
-        for (token, tokens) in shares(part.tokens.len(), most_tokens) {
+    let (max_tokens, max_groups) = S::WIDE;
+    for (group, groups) in shares(part.groups.len(), max_groups) {
+        for (token, tokens) in shares(part.tokens.len(), max_tokens) {
             let at = TileOrigin {
                 group: part.groups.start + group,
                 token: part.tokens.start + token,
@@ -394,7 +394,7 @@ unsafe fn dense_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
     part: &Part<'_>,
     at: TileOrigin,
 ) {
-    // SAFETY: the tile is inside the weights, the input and the output (the caller's promise).
+    // SAFETY: the tile is within the weights, input and output (guaranteed by the caller).
     unsafe {
         let cols = part.weights.cols;
         let step = part.weights.format.step_bytes();

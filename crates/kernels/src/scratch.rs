@@ -1,13 +1,12 @@
-//! Memory that each thread keeps for what it computes on the way, so that a part allocates nothing.
+//! A scratch buffer for each thread, so that a part of the work allocates nothing.
 //!
-//! A thread in the middle of a part has no way to say that there is no memory: whoever starts a pass
-//! that takes much sees to it before (`AttentionPlan::scratch_bytes`).
+//! A thread in the middle of a part cannot report that memory is short. A pass that needs much checks
+//! it beforehand (`AttentionPlan::scratch_bytes`).
 
 use std::cell::RefCell;
 
 use super::aligned::Aligned;
 
-/// A buffer and how many numbers it holds.
 struct Scratch {
     numbers: Aligned<f32>,
     len: usize,
@@ -22,14 +21,14 @@ thread_local! {
     };
 }
 
-/// Calls `work` with the thread's scratch, from a 64-byte boundary on: at least `len` numbers, which hold
-/// anything. Not to be called inside `work`.
+/// Calls `work` with the thread's scratch, 64-byte aligned: at least `len` numbers of any content. Must
+/// not be called inside `work`.
 pub(super) fn with<R>(len: usize, work: impl FnOnce(*mut f32) -> R) -> R {
     SCRATCH.with_borrow_mut(|scratch| work(scratch.get(len)))
 }
 
-/// The same for a caller whose work a closure would keep from being compiled for its processor: good
-/// until this thread asks for scratch again.
+/// The same without a closure, which would not be compiled for the caller's target features. Valid
+/// until this thread next asks for scratch.
 #[cfg_attr(
     not(any(test, target_arch = "x86_64")),
     allow(dead_code, reason = "no family of this architecture pairs")
@@ -51,7 +50,7 @@ impl Scratch {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_room_grows_and_stays() {
+    fn scratch_grows_and_is_kept() {
         let first = super::with(16, |scratch| scratch.addr());
         assert!(first.is_multiple_of(64));
         assert_eq!(super::with(8, |scratch| scratch.addr()), first);

@@ -1,6 +1,5 @@
-//! The gate of a feed-forward, a part of a product at a time: `silu(gate) · up` and its quantising follow
-//! the products of the same rows and tokens, while these lie in the nearest caches of the core that made
-//! them.
+//! SwiGLU, a part of a product at a time. `silu(gate) · up` and its quantisation directly follow the
+//! products of the same rows and tokens, while these are in the caches of the core that computed them.
 
 use std::ops::Range;
 
@@ -9,32 +8,29 @@ use super::quant::BLOCK;
 use super::simd::Simd;
 use super::vector;
 
-/// Some rows of some tokens.
 pub(super) struct SwigluPart<'a> {
-    /// `[tokens, width]`; becomes `silu(gate) · up`.
+    /// `[tokens, width]`; overwritten with `silu(gate) · up`.
     pub(super) gate: *mut f32,
-    /// Likewise.
+    /// `[tokens, width]`.
     pub(super) up: *mut f32,
     pub(super) width: usize,
-    /// What is added to each, `[width]`.
+    /// `[width]`, added to `gate`.
     pub(super) gate_bias: Option<&'a [f32]>,
     pub(super) up_bias: Option<&'a [f32]>,
-    /// `[tokens, width / 32]`, where the result is wanted quantised: then the rows are whole blocks.
+    /// `[tokens, width / 32]`, if the result is to be quantised: then the rows are whole blocks.
     pub(super) blocks: Option<*mut ActivationBlock>,
     pub(super) rows: Range<usize>,
     pub(super) tokens: Range<usize>,
 }
 
-/// Tokens that are gated, and then quantised, at once.
+/// Tokens that are computed, and then quantised, together.
 const TOGETHER: usize = 4;
 
-/// Tokens ahead of which the blocks to be written are asked for.
+/// How many tokens ahead of the stores to prefetch.
 const AHEAD: usize = 8;
 
-/// Computes these rows of these tokens.
-///
 /// # Safety
-/// As [`Simd`]'s; rows and tokens lie within gate, up, biases and blocks, and nobody else uses them.
+/// As [`Simd`]'s; rows and tokens are within gate, up, biases and blocks, and nobody else uses them.
 #[inline(always)]
 pub(super) unsafe fn swiglu<S: Simd>(part: &SwigluPart<'_>) {
     let mut token = part.tokens.start;

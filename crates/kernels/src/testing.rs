@@ -1,4 +1,4 @@
-//! Entry points that only tests use: one step at a time, where a forward pass does several at once.
+//! Entry points for tests: single steps that a forward pass only runs combined.
 
 use std::ops::Range;
 
@@ -7,21 +7,19 @@ use super::kv_memory::{KvLayer, PAGE};
 use super::swiglu::SwigluPart;
 use super::{Kernels, scratch};
 
-/// Attention of some queries to one KV head: what the properties of the kernels are tested by. A forward
-/// pass cuts its attention by an [`AttentionPlan`].
+/// Attention of some queries to one KV head. A forward pass uses an
+/// [`AttentionPlan`](super::AttentionPlan) instead.
 #[derive(Clone)]
 pub(crate) struct Attention<'a> {
-    /// The layer's keys and values.
     pub(crate) layer: KvLayer<'a>,
-    /// Which of its heads.
     pub(crate) kv_head: usize,
     /// Page `i` holds positions `16 i..16 (i + 1)`.
     pub(crate) pages: &'a [u32],
-    /// The queries. They may belong to different sequences where these share the pages.
+    /// May belong to different sequences that share the pages.
     pub(crate) queries: &'a [Query],
     /// Multiplies the scores: 1 / √head_size.
     pub(crate) scale: f32,
-    /// All the queries' numbers.
+    /// The values of all queries.
     pub(crate) input: &'a [f32],
 }
 
@@ -29,7 +27,7 @@ impl Kernels {
     /// `gate = silu(gate) · up`.
     ///
     /// # Panics
-    /// Where the lengths differ.
+    /// If the lengths differ.
     pub(crate) fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
         assert_eq!(gate.len(), up.len());
         let mut up = up.to_vec();
@@ -43,17 +41,17 @@ impl Kernels {
             rows: 0..up.len(),
             tokens: 0..1,
         };
-        // SAFETY: this processor is able; the lengths were checked.
+        // SAFETY: this processor has the features; the lengths were checked.
         unsafe { (self.table.swiglu)(&part) }
     }
 
-    /// Attends to the positions, in these steps: the results.
+    /// Attends to the positions, one of these steps after the other.
     ///
-    /// They have the same bits however the positions are split into steps, as long as each split is at
-    /// a multiple of [`SPAN`], and whatever the company of the query.
+    /// The results have the same bits however the positions are split into steps, as long as each split
+    /// is at a multiple of [`SPAN`], and whatever other queries are computed along.
     ///
     /// # Panics
-    /// Where the shapes do not fit.
+    /// If the shapes do not match.
     pub(crate) fn attend(
         self,
         attention: &Attention<'_>,
@@ -77,8 +75,8 @@ impl Kernels {
                 state: state.as_mut_ptr(),
                 scratch,
             };
-            // SAFETY: this processor is able; `check` has compared all that the call names; output
-            // and state are borrowed for writing, and the scratch is the thread's own.
+            // SAFETY: this processor has the features; `check` has validated the tile's ranges; output
+            // and state are borrowed mutably, and the scratch is the thread's own.
             unsafe {
                 (self.table.prepare)(&tile);
                 for step in steps {
@@ -90,7 +88,7 @@ impl Kernels {
         });
     }
 
-    /// What [`Kernels::attend`] relies on.
+    /// Panics unless the shapes are as [`Kernels::attend`] needs them.
     fn check(self, attention: &Attention<'_>, steps: &[Range<usize>], output: usize, state: usize) {
         let shape = attention.layer.shape();
         assert!(attention.kv_head < shape.kv_heads);

@@ -5,12 +5,14 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use std::io::Write;
 use std::ops::Range;
+use std::sync::Once;
 
 use super::testing::Attention;
 use super::*;
 
-/// Numbers of either sign, now and then a large one.
+/// Random numbers of either sign, occasionally large.
 fn numbers(seed: u64, count: usize) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     (0..count)
@@ -22,7 +24,7 @@ fn numbers(seed: u64, count: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Blocks of random bits, so that every quant and scale occurs, with tame f16 factors.
+/// Blocks of random bits, so that every quant and scale occurs, with f16 factors of ordinary size.
 fn random_blocks(dtype: WeightType, seed: u64, rows: usize, cols: usize) -> Vec<u8> {
     let dense = numbers(seed, rows * cols).into_iter();
     match dtype {
@@ -66,7 +68,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// The quantisation of one block, in plain code.
+/// Reference quantisation of one block.
 fn quantized(values: &[f32]) -> ActivationBlock {
     let mut block = ActivationBlock::default();
     let largest = values.iter().fold(f32::MIN, |max, x| max.max(*x));
@@ -94,7 +96,7 @@ fn quantized(values: &[f32]) -> ActivationBlock {
     block
 }
 
-/// One output of a product, in plain code.
+/// Reference output of a product.
 fn output(weights: &PackedMatrix, row: usize, values: &[f32]) -> f32 {
     let mut output = 0f32;
     if weights.format.is_dense() {
@@ -126,7 +128,7 @@ fn output(weights: &PackedMatrix, row: usize, values: &[f32]) -> f32 {
     output
 }
 
-/// The product by some kernels, as the forward pass does it.
+/// The product computed by some kernels, as the forward pass does it.
 fn multiply(kernels: Kernels, pool: &Pool, weights: &PackedMatrix, values: &[f32]) -> Vec<f32> {
     let tokens = values.len() / weights.cols;
     let mut blocks = vec![ActivationBlock::default(); values.len() / BLOCK];
@@ -150,7 +152,7 @@ fn multiply(kernels: Kernels, pool: &Pool, weights: &PackedMatrix, values: &[f32
 }
 
 #[test]
-fn a_wrong_shape_is_refused() {
+fn a_wrong_shape_is_an_error() {
     let pool = Pool::new(1).unwrap();
     let pack = |dtype, shape, bytes: &[u8]| {
         PackedMatrix::pack_rows(&pool, dtype, shape, bytes, &|row| row).err()
@@ -165,7 +167,16 @@ fn a_wrong_shape_is_refused() {
     ));
 }
 
-/// The properties that hold for each family: one module of tests for each.
+/// Says on stderr, past the test harness's capture, that a family's tests have nothing to test.
+fn report_skipped(isa: Isa) {
+    let family = format!("{isa:?}").to_lowercase();
+    let missing = isa.missing_features().join(", ");
+    let line = format!("skipped: {family}: this processor lacks {missing}\n");
+    // `eprintln!` would be captured, and shown for failed tests only.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// The properties that hold for each family, as a module of tests each.
 macro_rules! each_family {
     ($($(#[$attribute:meta])* $name:ident = $isa:expr;)*) => {
         $(
@@ -173,49 +184,53 @@ macro_rules! each_family {
             mod $name {
                 use super::*;
 
-                /// None where this processor is not able: then there is nothing to test.
                 fn kernels() -> Option<Kernels> {
-                    Kernels::of($isa)
+                    static SKIPPED: Once = Once::new();
+                    let kernels = Kernels::of($isa);
+                    if kernels.is_none() {
+                        SKIPPED.call_once(|| report_skipped($isa));
+                    }
+                    kernels
                 }
 
                 #[test]
-                fn quantizes_like_plain_code() {
+                fn quantizes_like_the_reference() {
                     let Some(kernels) = kernels() else { return };
                     quantize_property(kernels);
                 }
 
                 #[test]
-                fn multiplies_like_plain_code() {
+                fn multiplies_like_the_reference() {
                     let Some(kernels) = kernels() else { return };
                     product_property(kernels);
                 }
 
                 #[test]
-                fn what_is_not_finite_stays_so_in_its_token() {
+                fn non_finite_input_affects_only_its_token() {
                     let Some(kernels) = kernels() else { return };
-                    infinity_property(kernels);
+                    non_finite_property(kernels);
                 }
 
                 #[test]
-                fn a_gate_is_its_steps() {
+                fn swiglu_equals_its_single_steps() {
                     let Some(kernels) = kernels() else { return };
-                    gate_property(kernels);
+                    swiglu_property(kernels);
                 }
 
                 #[test]
-                fn splits_do_not_matter() {
+                fn results_do_not_depend_on_the_split() {
                     let Some(kernels) = kernels() else { return };
                     split_property(kernels);
                 }
 
                 #[test]
-                fn vectors_are_like_plain_code() {
+                fn vector_operations_match_the_reference() {
                     let Some(kernels) = kernels() else { return };
                     vector_property(kernels);
                 }
 
                 #[test]
-                fn attends_like_plain_code() {
+                fn attends_like_the_reference() {
                     let Some(kernels) = kernels() else { return };
                     attention_property(kernels);
                 }
@@ -241,7 +256,7 @@ each_family! {
     neon_family = Isa::Neon;
 }
 
-fn infinity_property(kernels: Kernels) {
+fn non_finite_property(kernels: Kernels) {
     let (rows, cols) = (37, 256);
     let pool = Pool::new(2).unwrap();
     for dtype in WeightType::ALL {
@@ -268,7 +283,7 @@ fn infinity_property(kernels: Kernels) {
     }
 }
 
-fn gate_property(kernels: Kernels) {
+fn swiglu_property(kernels: Kernels) {
     let pool = Pool::new(2).unwrap();
     for dtype in [WeightType::Q4_1, WeightType::Q8_0, WeightType::F16] {
         for (rows, cols) in [(32, 64), (37, 256), (160, 256)] {
@@ -333,14 +348,15 @@ fn quantize_property(kernels: Kernels) {
     values[BLOCK..2 * BLOCK].fill(1e-38);
     values[2 * BLOCK] = 3e38;
     values[3 * BLOCK..4 * BLOCK].fill(-2.5);
-    // Where a largest magnitude begins to count, ends, and is near to what the other sign allows.
+    // Boundary cases: the threshold for zero, the largest float, and ratios near the limit for the
+    // other sign.
     let edge = 113.0f32 / 127.0;
     let pairs = [1e-30f32.next_down(), 1e-30, 1.0, f32::MAX].into_iter();
-    let pairs = pairs.flat_map(|most| {
+    let pairs = pairs.flat_map(|largest| {
         let others = [edge.next_down(), edge, edge.next_up(), 1.0];
         others.into_iter().flat_map(move |other| {
-            let other = -most * other;
-            [(most, other), (-most, -other)]
+            let other = -largest * other;
+            [(largest, other), (-largest, -other)]
         })
     });
     for (block, (one, other)) in values[32 * BLOCK..].chunks_mut(BLOCK).zip(pairs) {
@@ -360,8 +376,8 @@ fn product_property(kernels: Kernels) {
     let mut random = ChaCha8Rng::seed_from_u64(17);
     let mut below = |end: usize| (random.next_u32() as usize) % end;
     for dtype in WeightType::ALL {
-        // Whole superblocks; whole blocks (576: the default model's width); with dense weights any
-        // number. Then some at random.
+        // Whole super-blocks; whole blocks (576: the default model's width); any number of columns for
+        // dense weights. Then random shapes.
         let mut shapes = vec![(1, 256), (16, 512), (70, 256), (200, 1024), (37, 2304)];
         shapes.extend([(33, 576), (48, 96), (19, 37), (3, 1)]);
         shapes.extend((0..6).map(|_| (1 + below(90), dtype.block_columns() * (1 + below(9)))));
@@ -385,7 +401,7 @@ fn product_property(kernels: Kernels) {
 fn split_property(kernels: Kernels) {
     let (one, three) = (Pool::new(1).unwrap(), Pool::new(3).unwrap());
     for dtype in WeightType::ALL {
-        // Long enough for two stretches of tokens, and once for two panels of weights.
+        // Long enough for two stretches of tokens, and in one case for two panels of weights.
         let cols = if dtype == WeightType::Q4_1 { 2304 } else { 512 };
         let rows = 300;
         let token_bytes = cols / BLOCK * size_of::<ActivationBlock>();
@@ -400,7 +416,7 @@ fn split_property(kernels: Kernels) {
     }
 }
 
-/// `e^x` by the operations that `Simd::exp` names.
+/// Reference `e^x`, with the operations of `Simd::exp`.
 fn exp(x: f32) -> f32 {
     let x = x.clamp(-86.6, 88.0);
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
@@ -415,7 +431,7 @@ fn exp(x: f32) -> f32 {
     f32::from_bits(y.to_bits().wrapping_add((n as i32 as u32) << 23))
 }
 
-/// A sum over sixteen running lanes, then lanes 8, 4, 2 and 1 apart.
+/// A sum over sixteen running lanes, then over lanes 8, 4, 2 and 1 apart.
 fn lane_sum(terms: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
     for (index, term) in terms.iter().enumerate() {
@@ -430,7 +446,7 @@ fn lane_sum(terms: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 #[test]
-fn exp_is_close() {
+fn the_reference_exp_is_accurate() {
     for step in -86_000..=88_000 {
         let x = step as f32 / 1000.0;
         let exact = f64::from(x).exp();
@@ -476,19 +492,19 @@ fn vector_property(kernels: Kernels) {
     }
 }
 
-/// Whole numbers, and what turns them back.
+/// Integers and the scale that converts them back.
 struct Whole {
     numbers: Vec<i32>,
     scale: f32,
 }
 
-/// A head's numbers as whole ones of at most `most` in magnitude, in plain code.
-fn whole(numbers: &[f32], most: f32) -> Whole {
+/// Reference quantisation of a head to integers of at most `max` in magnitude.
+fn whole(numbers: &[f32], max: f32) -> Whole {
     let numbers = numbers.iter().map(|x| x.clamp(-1e30, 1e30));
     let largest = numbers.clone().fold(0f32, |max, x| max.max(x.abs()));
     let (scale, inverse) = match largest < 1e-30 {
         true => (0.0, 0.0),
-        false => (largest / most, most / largest),
+        false => (largest / max, max / largest),
     };
     Whole {
         numbers: numbers
@@ -498,8 +514,8 @@ fn whole(numbers: &[f32], most: f32) -> Whole {
     }
 }
 
-/// A layer with `tokens` random tokens on shuffled pages: the layer, the page table, and the keys and
-/// values as it keeps them, `[tokens, kv_heads]` heads.
+/// A layer with random tokens on shuffled pages: the memory, the page table, and the keys and values as
+/// stored, `[tokens, kv_heads]` heads.
 struct Context {
     memory: KvMemory,
     pages: Vec<u32>,
@@ -516,7 +532,7 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
     let (mut keys, mut values) = (numbers(11, tokens * size), numbers(12, tokens * size));
     let numbers_of_last = values.len() - shape.head_size;
     values[0] = 1e9;
-    // A key and a value that are nothing, and a number that has to be cut.
+    // A zero key, a zero value, and a number that has to be clamped.
     keys[..shape.head_size].fill(0.0);
     values[numbers_of_last..].fill(1e-35);
     values[numbers_of_last / 2] = f32::NEG_INFINITY;
@@ -524,7 +540,7 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
         .map(|token| (pages[token / PAGE], token % PAGE))
         .collect();
     let pool = Pool::new(2).unwrap();
-    // Some in one go, others one by one.
+    // Some in one call, others one by one.
     let (first, rest) = places.split_at(tokens / 2);
     let at = first.len() * size;
     let first = &SlotMapping::new(first.to_vec());
@@ -546,7 +562,7 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
     }
 }
 
-/// One query's result, in plain code.
+/// Reference result of one query.
 fn attended(context: &Context, kv_head: usize, query: &[f32], position: usize) -> Vec<f32> {
     let KvShape {
         kv_heads,

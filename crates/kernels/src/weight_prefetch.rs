@@ -1,4 +1,4 @@
-//! Prefetching the weights that a thread multiplies next, spread over the blocks of the tile in hand.
+//! Prefetching the weights that a thread multiplies next, spread over the blocks of the current tile.
 
 use super::aligned::LINE;
 use super::group::{GroupPointers, has_min, is_super};
@@ -6,25 +6,25 @@ use super::product::Part;
 use super::quant::BLOCK;
 use super::simd::{LANES, Simd};
 
-/// How many blocks of such a stream are asked for ahead of their use: 6 KiB of nibbles, 200 ns.
+/// How many blocks ahead a stream of weights is prefetched: 6 KiB of nibbles, 200 ns.
 const DISTANCE: usize = 24;
 
-/// A stretch of weights to ask for: so much for each block of the tile that asks.
+/// Weights to prefetch, a fixed amount for each block of the current tile.
 #[derive(Clone, Copy)]
 struct PrefetchRange {
     from: GroupPointers,
-    /// Cache lines of quants for each block, from `first_line` on.
+    /// Cache lines of quants for each block, starting with `first_line`.
     lines: usize,
     first_line: usize,
-    /// How many groups' scales for each block (0: none).
+    /// Groups whose scales are prefetched with each block.
     scales: usize,
 }
 
 impl PrefetchRange {
-    /// Asks for what goes with one of the tile's blocks.
+    /// Prefetches the share of block `block`.
     #[inline(always)]
     unsafe fn prefetch_block<S: Simd, const FORMAT: u8>(&self, block: usize) {
-        // SAFETY: as [`Simd`]'s, and what is asked for need not be valid.
+        // SAFETY: as [`Simd`]'s; the address of a prefetch need not be valid.
         unsafe {
             for line in 0..self.lines {
                 let at = self.first_line + block * self.lines + line;
@@ -46,8 +46,8 @@ impl PrefetchRange {
     }
 }
 
-/// What a tile asks for on behalf of those after it: with each block before `switch` some of `now`,
-/// and from there on some of `later`.
+/// What a tile prefetches for the tiles after it: from `now` with each block before `switch`, and from
+/// `later` after that.
 #[derive(Clone, Copy)]
 pub(super) struct WeightPrefetch {
     now: PrefetchRange,
@@ -56,7 +56,7 @@ pub(super) struct WeightPrefetch {
 }
 
 impl WeightPrefetch {
-    /// For tile `index` of `tiles`: its share of the groups from `after` on, or of the next matrix's.
+    /// For tile `index` of `tiles`: its share of the groups from `after` on, or of the next matrix.
     #[inline(always)]
     pub(super) fn for_tile<S: Simd>(
         part: &Part<'_>,
@@ -87,8 +87,8 @@ impl WeightPrefetch {
         }
     }
 
-    /// For a tile of one group, alone with its weights: the same stream, [`DISTANCE`] blocks further;
-    /// past the part's end, the start of the next matrix.
+    /// For a tile of one group whose weights are read once: the same stream, [`DISTANCE`] blocks ahead;
+    /// past the end of the part, the start of the next matrix.
     #[inline(always)]
     pub(super) fn stream(part: &Part<'_>, group: usize) -> Self {
         let format = part.weights.format;
@@ -114,7 +114,7 @@ impl WeightPrefetch {
         Self { now, switch, later }
     }
 
-    /// Asks for what goes with one of the tile's blocks.
+    /// Prefetches the share of block `block`.
     #[inline(always)]
     pub(super) unsafe fn prefetch_block<S: Simd, const FORMAT: u8>(&self, block: usize) {
         // SAFETY: as this function's.

@@ -1,21 +1,20 @@
-//! How much more memory this process can take: what the system has available, or what is left of a
-//! container's limit, whichever is less.
+//! How much memory this process can still allocate: what the system has available, or what a
+//! container's limit leaves, whichever is less.
 
 use std::path::{Path, PathBuf};
 
-/// Where the kernel tells of control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Memory that can still be taken.
+/// Memory that can still be allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AvailableMemory {
-    /// In bytes. Caches of files that can be given up count as available.
+    /// In bytes. Reclaimable file caches count as available.
     pub bytes: u64,
-    /// What sets it, for messages: "this machine has available", "the container's limit leaves".
+    /// The limiting factor, for messages: "this machine has available", "the container's limit leaves".
     pub source: &'static str,
 }
 
-/// Memory that can still be taken; `None` where the system does not tell (anywhere but on Linux).
+/// Memory that can still be allocated; `None` if the system does not say (anywhere but on Linux).
 pub fn available_memory() -> Option<AvailableMemory> {
     let machine = std::fs::read_to_string("/proc/meminfo")
         .ok()
@@ -43,7 +42,7 @@ fn meminfo(text: &str, key: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// What the limits of this process's control group, and of those above it, leave.
+/// What the limits of this process's control group and its ancestors leave, in bytes.
 fn container_left() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let root = Path::new(CGROUPS);
@@ -83,7 +82,7 @@ fn container_left() -> Option<u64> {
     second.into_iter().chain(first).min()
 }
 
-/// The least of `of` for the group at `path` and all above it.
+/// The minimum of `of` over the group at `path` and its ancestors.
 fn least(root: &Path, path: &str, of: impl Fn(&Path) -> Option<u64>) -> Option<u64> {
     let group: PathBuf = root.join(path.trim_start_matches('/'));
     group
@@ -93,8 +92,7 @@ fn least(root: &Path, path: &str, of: impl Fn(&Path) -> Option<u64>) -> Option<u
         .min()
 }
 
-/// Limit less usage; file caches, which the kernel gives up where memory is short, are not counted as
-/// used.
+/// Limit minus usage. Reclaimable file caches do not count as used.
 fn left(limit: u64, usage: u64, stat: &str, caches: [&str; 2]) -> Option<u64> {
     let cached: u64 = stat
         .lines()
@@ -102,12 +100,12 @@ fn left(limit: u64, usage: u64, stat: &str, caches: [&str; 2]) -> Option<u64> {
         .filter(|(name, _)| caches.contains(name))
         .filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok())
         .sum();
-    // A first-version group without a limit says a number near 2^63.
+    // A cgroup v1 without a limit reports a number near 2^63.
     (limit < 1 << 60).then(|| limit.saturating_sub(usage.saturating_sub(cached)))
 }
 
 fn number(path: &Path) -> Option<u64> {
-    // `max` is no number: there is no limit.
+    // `max` means no limit.
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
@@ -150,7 +148,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_machine_tells() {
+    fn linux_reports_available_memory() {
         assert!(available_memory().is_some_and(|available| available.bytes > 1 << 20));
     }
 }
