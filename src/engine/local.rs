@@ -1,8 +1,8 @@
 //! The in-process engine: model, tokenizer, chat template, scheduler and sampler.
 
+mod admission;
 mod fork;
 mod limits;
-mod places;
 mod speculate;
 #[cfg(test)]
 mod tests;

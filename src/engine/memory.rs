@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use flowbench_kernels::memory::available_memory;
-pub(crate) use flowbench_kernels::memory::{OutOfMemory, check, probe, reach, reserve};
+pub(crate) use flowbench_kernels::memory::{
+    OutOfMemory, check, ensure_capacity, ensure_len, probe,
+};
 
 use crate::error::{Error, Result};
 

@@ -1,45 +1,41 @@
-//! Activations as the integer products take them: int8 in blocks of 32 columns, each with its scale
-//! and its sums.
+//! Activations for the integer products: int8 in blocks of 32 columns, each with its scale and sums.
 
-use super::paired::{LOWERED, QUADS, RAISED};
+use super::quant::{BLOCK, LOWERED, NOTHING, QUADS, RAISED};
 use super::simd::{LANES, NOT_FINITE, Simd};
 
-/// Columns that share a scale, here and in every quantised weight.
-pub const BLOCK: usize = 32;
-
-/// 32 activations: `quants[k] · scale` each. A token of `cols` activations is `cols / 32` of these,
-/// and tokens lie one after another: `[tokens, cols / 32]`.
+/// 32 activations, `quants[k] · scale` each. A token of `cols` activations is `cols / 32` blocks, and a
+/// batch is `[tokens, cols / 32]`.
 ///
 /// 48 bytes, so that one pointer per token reaches all that a tile needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C, align(16))]
 pub struct ActivationBlock {
-    /// Rounded to the nearest, −113..=127: what [`super::paired`] has room for.
+    /// Rounded to nearest, −113..=127: the range that [`super::winograd`] can take.
     pub(crate) quants: [i8; BLOCK],
-    /// The least that leaves the largest magnitude at most 127, and those of the other sign at most 113. It
-    /// has the sign of the number of the largest magnitude, and is 0 where that is below 1e-30.
+    /// The smallest scale that keeps the largest magnitude within 127, and the other sign's within 113.
+    /// It has the sign of the value with the largest magnitude, and is 0 if that is below 1e-30.
     pub(crate) scale: f32,
-    /// `scale · Σ quants`: what a weight's minimum is multiplied by.
+    /// `scale · Σ quants`: multiplied by a weight's minimum.
     pub(crate) scaled_sum: f32,
-    /// `−8 · Σ quants`: what the products of weights stored with an offset of 8 start from. (Other
-    /// offsets are this, shifted.)
+    /// `−8 · Σ quants`: the initial sum for weights stored with an offset of 8. (For other offsets it
+    /// is shifted.)
     pub(crate) offset: i16,
     /// The same over the second half of the block, for scales per 16 columns.
     pub(crate) offset_high: i16,
-    /// What the paired products of [`super::paired`] start from, as far as it comes from activations:
-    /// `−Σ (low · high + 113 · low − 15 · high)` over the paired columns.
+    /// The activations' part of the initial sum of [`super::winograd`]'s products: `−Σ (low · high +
+    /// 113 · low − 15 · high)` over the paired columns.
     pub(crate) pairing: i32,
 }
 
-/// The largest magnitude of a quant that has the sign of the block's largest magnitude.
-const MOST: f32 = 127.0;
+/// The largest quant on the side of the block's largest magnitude.
+const LIMIT: f32 = 127.0;
 
-/// The same for the other sign.
-const MOST_OF_OTHERS: f32 = RAISED as f32;
+/// The largest on the other side.
+const LIMIT_OF_OTHER_SIGN: f32 = RAISED as f32;
 
-/// What stands for a block with a number that is not finite, so that no result of its token is: a comparison
-/// of such numbers says different things on different processors, and so would their scale.
-const NO_BLOCK: ActivationBlock = ActivationBlock {
+/// Sentinel for a block with a non-finite number, which makes every result of its token non-finite.
+/// Comparisons with NaN differ between processors, and so would the block's scale.
+const NOT_FINITE_BLOCK: ActivationBlock = ActivationBlock {
     quants: [0; BLOCK],
     scale: f32::NAN,
     scaled_sum: f32::NAN,
@@ -48,20 +44,7 @@ const NO_BLOCK: ActivationBlock = ActivationBlock {
     pairing: 0,
 };
 
-/// A largest magnitude below which what makes numbers whole could overflow: all are as good as zero.
-const NOTHING: f32 = 1e-30;
-
-/// What turns whole numbers of at most `most` in magnitude back into those whose largest magnitude is given,
-/// and what makes them whole.
-#[inline(always)]
-pub(super) fn whole_scale(largest: f32, most: f32) -> (f32, f32) {
-    if largest < NOTHING {
-        return (0.0, 0.0);
-    }
-    (largest / most, most / largest)
-}
-
-/// The scale of a block with these largest magnitudes of either sign, and what makes its numbers quants.
+/// The scale of a block with these largest magnitudes of either sign, and its inverse.
 #[inline(always)]
 fn signed_scale(positive: f32, negative: f32) -> (f32, f32) {
     let (magnitude, other, sign) = match positive >= negative {
@@ -71,11 +54,11 @@ fn signed_scale(positive: f32, negative: f32) -> (f32, f32) {
     if magnitude < NOTHING {
         return (0.0, 0.0);
     }
-    let scale = sign * (magnitude / MOST).max(other / MOST_OF_OTHERS);
+    let scale = sign * (magnitude / LIMIT).max(other / LIMIT_OF_OTHER_SIGN);
     (scale, 1.0 / scale)
 }
 
-/// Blocks of a row that are asked for ahead of what is written.
+/// How many blocks ahead of the stores to prefetch.
 const AHEAD: usize = 16;
 
 /// Quantises `values` (a multiple of 32) into as many blocks.
@@ -86,20 +69,21 @@ const AHEAD: usize = 16;
 pub(super) unsafe fn quantize<S: Simd>(values: &[f32], blocks: &mut [ActivationBlock]) {
     // SAFETY: as this function's.
     unsafe {
-        let blocks = (blocks.as_mut_ptr(), blocks.len());
-        quantize_strided::<S>(values.as_ptr(), blocks, 1, AHEAD);
+        let count = blocks.len();
+        quantize_strided::<S>(values.as_ptr(), blocks.as_mut_ptr(), count, 1, AHEAD);
     }
 }
 
-/// Quantises 32 numbers into each of so many blocks, of which one stands `stride` blocks after another, and
-/// the numbers likewise. What stands `ahead` strides further is asked for.
+/// Quantises 32 numbers into each of `count` blocks. Consecutive blocks are `stride` blocks apart, and
+/// the numbers likewise. Prefetches the block `ahead` strides further.
 ///
 /// # Safety
-/// As [`Simd`]'s; the numbers and blocks are there, and nobody else uses the blocks.
+/// As [`Simd`]'s; numbers and blocks are in bounds, and nobody else uses the blocks.
 #[inline(always)]
 pub(super) unsafe fn quantize_strided<S: Simd>(
     values: *const f32,
-    (blocks, count): (*mut ActivationBlock, usize),
+    blocks: *mut ActivationBlock,
+    count: usize,
     stride: usize,
     ahead: usize,
 ) {
@@ -120,7 +104,7 @@ pub(super) unsafe fn quantize_strided<S: Simd>(
     }
 }
 
-/// Quantises `N` of [`quantize_strided`]'s, at most four: what is summed up in each is for four at once.
+/// Quantises `N` blocks, at most four: the reductions work on four vectors at once.
 #[inline(always)]
 unsafe fn quantize_some<S: Simd, const N: usize>(
     values: *const f32,
@@ -141,7 +125,7 @@ unsafe fn quantize_some<S: Simd, const N: usize>(
             negative[i] = S::sub(S::splat(0.0), S::min(low[i], high[i]));
         }
         let (positive, negative) = (S::maxima(positive), S::maxima(negative));
-        // What is written next lies in a cache further off, and the stores wait for each other.
+        // The stores go to a more distant cache, and wait for one another.
         for i in 0..N {
             S::prefetch(
                 blocks
@@ -174,7 +158,7 @@ unsafe fn quantize_some<S: Simd, const N: usize>(
         for i in 0..N {
             let block = &mut *blocks.add(i * stride);
             if all[i] == NOT_FINITE {
-                *block = NO_BLOCK;
+                *block = NOT_FINITE_BLOCK;
                 continue;
             }
             block.scaled_sum = block.scale * all[i] as f32;

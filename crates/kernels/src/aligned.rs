@@ -1,9 +1,9 @@
-//! Fixed-length buffers for what every pass reads: they start on a cache line, and lie in huge pages
-//! where the system has them.
+//! Fixed-length buffers for data that every pass reads: aligned to cache lines, and in huge pages where
+//! the system has them.
 //!
-//! Decoding reads all weights for each token, and keys and values from all over their pool. With pages
-//! of 4 KiB most of these reads miss the table of translations, and on a virtual machine a miss walks
-//! two page tables: one sequence decoded 1.2–1.3 times as fast with huge pages on two Zen 4 cores.
+//! Decoding reads all weights for each token, and keys and values scattered over their pool. With 4 KiB
+//! pages most of these reads miss the TLB, and in a virtual machine a miss walks two page tables. With
+//! huge pages one sequence decoded 1.2–1.3 times as fast on two Zen 4 cores.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -13,7 +13,7 @@ use memmap2::MmapMut;
 
 use crate::memory::OutOfMemory;
 
-/// Numbers for which all bits zero is a value.
+/// Plain numbers, for which all-zero bits are a valid value.
 ///
 /// # Safety
 /// All bit patterns of the type are valid and it has no destructor.
@@ -33,29 +33,29 @@ pub(super) const LINE: usize = 64;
 /// Bytes of a huge page on x86-64, and on 64-bit ARM with pages of 4 KiB.
 pub(super) const HUGE: usize = 2 << 20;
 
-/// Bytes of a region that small buffers share.
+/// Bytes of a region that small buffers are carved from.
 const REGION: usize = 32 << 20;
 
-/// Buffers below this have a region of their own only if nothing is left in the shared one.
+/// Buffers up to this size, in bytes, share a region.
 const SHARED: usize = REGION / 4;
 
-/// `len` elements from a 64-byte boundary on, zero at first. They come straight from the operating
-/// system, so an unused part costs no memory.
+/// `len` elements, 64-byte aligned and initially zero. They come straight from the operating system, so
+/// an unused part costs no memory.
 pub(crate) struct Aligned<T: Plain> {
     start: NonNull<T>,
     len: usize,
-    /// Keeps the memory mapped: it goes back with the last buffer in it.
+    /// Keeps the memory mapped; the last buffer of a region unmaps it.
     _region: Option<Arc<Region>>,
 }
 
-/// Memory from the operating system, given out from its start on and never twice.
+/// Memory from the operating system, handed out from its start and never reused.
 struct Region {
     map: MmapMut,
-    /// Where the first huge page starts.
+    /// Offset of the first huge-page boundary.
     first: usize,
 }
 
-/// The region that small buffers are taken from, and how much of it is taken.
+/// The region that small buffers are taken from, and how many bytes of it are taken.
 static CURRENT: Mutex<Option<(Arc<Region>, usize)>> = Mutex::new(None);
 
 impl Region {
@@ -64,19 +64,19 @@ impl Region {
         let refused = || OutOfMemory::of(bytes);
         let length = bytes.checked_add(HUGE).ok_or_else(refused)?;
         let map = MmapMut::map_anon(length).map_err(|_| refused())?;
-        // A wish: without it, or without huge pages, the memory is as good, and slower.
+        // Only a hint: without huge pages everything works, more slowly.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         let first = map.as_ptr().align_offset(HUGE).min(HUGE);
         Ok(Arc::new(Self { map, first }))
     }
 
-    /// Where byte `at` of the usable part is.
+    /// The address of byte `at` of the usable part.
     fn at(&self, at: usize) -> *mut u8 {
         self.map.as_ptr().wrapping_add(self.first + at).cast_mut()
     }
 
-    /// A region and a place in it for so many bytes, which nobody else has.
+    /// A region and an unused offset in it for `bytes` bytes.
     fn take(bytes: usize) -> Result<(Arc<Self>, usize), OutOfMemory> {
         if bytes > SHARED {
             return Ok((Self::new(bytes)?, 0));
@@ -96,7 +96,6 @@ impl Region {
 }
 
 impl<T: Plain> Aligned<T> {
-    /// A buffer without elements.
     pub(crate) const fn empty() -> Self {
         Self {
             start: NonNull::dangling(),
@@ -108,7 +107,7 @@ impl<T: Plain> Aligned<T> {
     /// A buffer of zeros.
     ///
     /// # Errors
-    /// The system gives no memory for it.
+    /// The system has no memory for it.
     pub(crate) fn zeroed(len: usize) -> Result<Self, OutOfMemory> {
         let refused = || OutOfMemory::of(len.saturating_mul(size_of::<T>()));
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(refused)?;
@@ -128,15 +127,15 @@ impl<T: Plain> Deref for Aligned<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `start` is valid for `len` elements, zeros at first, which are values, and mapped
-        // for as long as the region lives; nobody else has them.
+        // SAFETY: `start` is valid for `len` elements, which start as zeros and stay mapped as long as
+        // the region lives; nobody else uses them.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl<T: Plain> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as above, and `self` is borrowed for writing.
+        // SAFETY: as above, and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_are_zero_aligned_and_apart() {
+    fn buffers_are_zeroed_aligned_and_disjoint() {
         let mut buffers: Vec<Aligned<u16>> = [1, 31, 32, 33, 100_000, 1 << 20, 5 << 20, 0]
             .map(|len| Aligned::zeroed(len).expect("there is memory"))
             .into();
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn large_buffers_start_with_a_huge_page_and_go_back() {
+    fn large_buffers_are_huge_page_aligned_and_freed() {
         let buffer = Aligned::<u8>::zeroed(SHARED + 1).expect("there is memory");
         assert!(bytes_of(&buffer).start.is_multiple_of(HUGE));
         let region = Arc::downgrade(buffer._region.as_ref().expect("a region"));
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_no_system_has_is_an_error() {
+    fn an_impossible_size_is_an_error() {
         for len in [usize::MAX, usize::MAX / 4, 1 << 60] {
             assert!(Aligned::<f32>::zeroed(len).is_err());
         }

@@ -1,8 +1,8 @@
 //! Attention over paged keys and values, block by block with a running softmax, over any [`Simd`].
 //!
-//! Queries, keys and the softmax's powers are whole numbers with a scale (see `kv_memory`), so that
-//! scores and outputs are exact integer sums of products, two terms an instruction: over all of a
-//! head's columns for a score, over the sixteen tokens of a page for an output. What follows is f32:
+//! Queries, keys and the softmax's powers are integers with a scale (see `kv_memory`), so scores and
+//! outputs are exact integer dot products, two terms per instruction: over all of a head's columns for
+//! a score, over the sixteen tokens of a page for an output. The rest is f32:
 //!
 //! ```text
 //! score  = Σ (query · key) · key's scale
@@ -12,60 +12,58 @@
 //! ```
 //!
 //! The softmax runs over blocks of [`SPAN`] tokens, aligned to absolute positions. A query's result is
-//! made by the same operations whether it is computed alone, with others, or in several calls that
-//! meet at multiples of [`SPAN`].
+//! made by the same operations whether it is computed alone, with others, or in several tiles that meet
+//! at multiples of [`SPAN`].
 
 use super::kv_memory::{HeadPage, KvLayer, KvShape, PAGE, Scale, WHOLE};
 use super::simd::{LANES, Simd};
 use super::vector::store_padded;
 
-/// Tokens of a softmax block: the running maximum and sum change once per block.
+/// Tokens of a softmax block: the running maximum and sum are updated once per block.
 pub const SPAN: usize = 64;
 
 /// Pages of a softmax block.
 const SPAN_PAGES: usize = SPAN / PAGE;
 
-/// The largest whole number that stands for a power. The sum over a page fits 31 bits:
-/// 16 · 32767 · 4095 < 2^31.
+/// The largest integer power. The sum over a page fits 31 bits: 16 · 32767 · 4095 < 2^31.
 const POWER: f32 = 32767.0;
 
 impl KvShape {
-    /// The largest whole number that stands for a query's: the sum over a head's columns fits 31 bits.
+    /// The largest integer of a query, so that the sum over a head's columns fits 31 bits.
     pub(super) fn query_limit(self) -> f32 {
         let terms = 2 * self.key_pairs() * WHOLE as usize;
         (i32::MAX as usize / terms).min(i16::MAX as usize) as f32
     }
 
-    /// Numbers of a [`super::room`] that a part of so many queries takes.
-    pub(super) fn room_len(self, queries: usize) -> usize {
-        queries * QUERY_ROOM * self.value_stride() / 2
+    /// Length of the [`super::scratch`] for a part of `queries` queries.
+    pub(super) fn scratch_len(self, queries: usize) -> usize {
+        queries * QUERY_SCRATCH * self.value_stride() / 2
     }
 }
 
-/// Halves of a vector's width that a query has room for: an output of f32, and the query's whole numbers.
-const QUERY_ROOM: usize = 3;
+/// A query's scratch in halves of a padded vector: two for its f32 output, one for its integers.
+const QUERY_SCRATCH: usize = 3;
 
-/// One query head's work: which token's keys it may see, and where its numbers are.
+/// One query head of one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Query {
-    /// Where the head's `head_size` numbers start in the queries, and those of its result in the
-    /// output.
+    /// Offset of the head's `head_size` numbers, in the queries and in the output.
     pub at: usize,
-    /// The position of the query's own token: it sees positions `0..=position`.
+    /// The position of the query's token, which sees positions `0..=position`.
     pub position: usize,
-    /// Where its running maximum and sum are kept in the state.
+    /// Index of its running maximum and sum in the state.
     pub state: usize,
 }
 
-/// The running softmax of a query between calls.
+/// The running softmax of a query.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(64))]
 pub(crate) struct Running {
-    /// The sum of `e^(score − max)` so far, lane by lane: added up once, at the end.
+    /// The sum of `e^(score − max)` so far, by lane; the lanes are added at the end.
     pub(crate) sums: [f32; LANES],
     /// The largest score so far.
     pub(crate) max: f32,
-    /// What the query's scores are multiplied by: its scale / √head_size. Set by [`prepare`].
+    /// Multiplies the scores: the query's scale / √head_size. Set by [`prepare`].
     factor: f32,
 }
 
@@ -79,18 +77,18 @@ impl Default for Running {
     }
 }
 
-/// One call: some queries against one KV head over some positions of one page table. The queries may
-/// belong to different sequences as long as these share the pages of the positions.
+/// Some queries against one KV head, over some positions of one page table. The queries may belong to
+/// different sequences that share these pages.
 #[derive(Clone)]
-pub(super) struct Call<'a> {
+pub(super) struct AttentionTile<'a> {
     pub(super) layer: KvLayer<'a>,
     pub(super) kv_head: usize,
     /// Page `i` holds positions `16 i..16 (i + 1)`.
     pub(super) pages: &'a [u32],
-    /// From a multiple of [`SPAN`] to a multiple of it (or to the end).
+    /// Starts at a multiple of [`SPAN`], and ends at one or at the end of the sequence.
     pub(super) positions: std::ops::Range<usize>,
     pub(super) queries: &'a [Query],
-    /// Pages of this layer and head that will probably be looked at next.
+    /// Pages of this layer and head that will probably be read next.
     pub(super) next: &'a [u32],
     /// Multiplies the scores: 1 / √head_size.
     pub(super) scale: f32,
@@ -98,20 +96,20 @@ pub(super) struct Call<'a> {
     /// Where [`finish`] writes the results.
     pub(super) output: *mut f32,
     pub(super) state: *mut Running,
-    /// [`KvShape::room_len`] numbers for the queries of all the calls that belong together.
-    pub(super) room: *mut f32,
+    /// [`KvShape::scratch_len`] numbers for the queries of all tiles of a part.
+    pub(super) scratch: *mut f32,
 }
 
-impl Call<'_> {
-    /// Where a query's output builds up, padded to whole vectors.
+impl AttentionTile<'_> {
+    /// A query's output accumulator, padded to whole vectors.
     #[inline(always)]
     fn sums(&self, query: &Query) -> *mut f32 {
         let stride = self.layer.shape().value_stride();
-        self.room
-            .wrapping_add(query.state * QUERY_ROOM * stride / 2)
+        self.scratch
+            .wrapping_add(query.state * QUERY_SCRATCH * stride / 2)
     }
 
-    /// Where its whole numbers are, padded likewise. Written by [`prepare`].
+    /// A query's integers, padded to whole vectors. Written by [`prepare`].
     #[inline(always)]
     fn whole(&self, query: &Query) -> *mut i16 {
         let stride = self.layer.shape().value_stride();
@@ -119,20 +117,20 @@ impl Call<'_> {
     }
 }
 
-/// Writes the queries' whole numbers and scales, before the first [`attend`].
+/// Quantises the queries. Runs before the first [`attend`].
 ///
 /// # Safety
 /// As [`attend`]'s.
 #[inline(always)]
-pub(super) unsafe fn prepare<S: Simd>(call: &Call<'_>) {
-    let shape = call.layer.shape();
-    for query in call.queries {
-        let numbers = &call.input[query.at..query.at + shape.head_size];
+pub(super) unsafe fn prepare<S: Simd>(tile: &AttentionTile<'_>) {
+    let shape = tile.layer.shape();
+    for query in tile.queries {
+        let numbers = &tile.input[query.at..query.at + shape.head_size];
         // SAFETY: as this function's.
         unsafe {
             let scale = Scale::of::<S>(numbers, shape.query_limit());
-            (*call.state.add(query.state)).factor = scale.scale * call.scale;
-            let whole = call.whole(query);
+            (*tile.state.add(query.state)).factor = scale.scale * tile.scale;
+            let whole = tile.whole(query);
             for at in (0..shape.head_size).step_by(LANES) {
                 scale.apply::<S>(numbers, at, whole.add(at));
             }
@@ -140,31 +138,30 @@ pub(super) unsafe fn prepare<S: Simd>(call: &Call<'_>) {
     }
 }
 
-/// A block of positions: where the head's keys and values lie, page by page, and those of the block
-/// after it, to be asked for meanwhile.
+/// A softmax block: the head's keys and values by page, and those of the next block, to be prefetched.
 struct Block {
     first: usize,
     pages: [HeadPage; SPAN_PAGES],
     next: [HeadPage; SPAN_PAGES],
-    /// How many pages of `next` there are.
+    /// Valid pages in `next`.
     coming: usize,
 }
 
 impl Block {
-    /// The block of `call` from position `first` on, of which `most` positions are seen.
+    /// The block of `tile` at position `first`, of which `visible` positions are seen.
     #[inline(always)]
-    unsafe fn new(call: &Call<'_>, first: usize, most: usize) -> Self {
-        let pages = &call.pages[first / PAGE..(first + most).div_ceil(PAGE)];
-        let end = call.positions.end.div_ceil(PAGE);
+    unsafe fn new(tile: &AttentionTile<'_>, first: usize, visible: usize) -> Self {
+        let pages = &tile.pages[first / PAGE..(first + visible).div_ceil(PAGE)];
+        let end = tile.positions.end.div_ceil(PAGE);
         let after = (first / PAGE + SPAN_PAGES).min(end);
-        let next = match &call.pages[after..end] {
-            [] => call.next,
+        let next = match &tile.pages[after..end] {
+            [] => tile.next,
             further => further,
         };
         let coming = next.len().min(SPAN_PAGES);
         // SAFETY: as [`attend`]'s: all these pages are the layer's.
         unsafe {
-            let start = call.layer.head(pages[0], call.kv_head);
+            let start = tile.layer.head(pages[0], tile.kv_head);
             let mut block = Self {
                 first,
                 pages: [start; SPAN_PAGES],
@@ -172,23 +169,24 @@ impl Block {
                 coming,
             };
             for place in 0..SPAN_PAGES {
-                // Past the last page the same one again: its scores are not used.
+                // Past the last page it is repeated: its scores are not used.
                 let page = pages[place.min(pages.len() - 1)];
-                block.pages[place] = call.layer.head(page, call.kv_head);
+                block.pages[place] = tile.layer.head(page, tile.kv_head);
                 if place < coming {
-                    block.next[place] = call.layer.head(next[place], call.kv_head);
+                    block.next[place] = tile.layer.head(next[place], tile.kv_head);
                 }
             }
             block
         }
     }
 
-    /// Asks for the line of the next block's keys that stands where a pair of columns of a page is.
+    /// Prefetches the cache line of the next block's keys that corresponds to a pair of columns of a
+    /// page.
     #[inline(always)]
-    unsafe fn ask_keys<S: Simd>(&self, page: usize, pair: usize) {
+    unsafe fn prefetch_keys<S: Simd>(&self, page: usize, pair: usize) {
         if page < self.coming {
             let next = self.next[page];
-            // SAFETY: prefetches.
+            // SAFETY: only prefetches.
             unsafe {
                 S::prefetch_far(next.keys().wrapping_add(pair * 2 * PAGE).cast());
                 if pair == 0 {
@@ -198,12 +196,12 @@ impl Block {
         }
     }
 
-    /// Asks for the next block's values of a page.
+    /// Prefetches the next block's values of a page.
     #[inline(always)]
-    unsafe fn ask_values<S: Simd>(&self, page: usize, shape: KvShape) {
+    unsafe fn prefetch_values<S: Simd>(&self, page: usize, shape: KvShape) {
         if page < self.coming {
             let next = self.next[page];
-            // SAFETY: prefetches.
+            // SAFETY: only prefetches.
             unsafe {
                 S::prefetch_far(next.value_scales(shape).cast());
                 for at in (0..PAGE * shape.value_stride()).step_by(2 * LANES) {
@@ -213,8 +211,7 @@ impl Block {
         }
     }
 
-    /// What the powers of a block are multiplied by to become whole, where its first `seen` tokens are
-    /// seen.
+    /// The factors that make a block's powers integers, if its first `seen` tokens are seen.
     #[inline(always)]
     unsafe fn weights<S: Simd>(&self, shape: KvShape, seen: usize) -> Weights {
         let mut scales = [0.0f32; SPAN];
@@ -242,61 +239,69 @@ impl Block {
     }
 }
 
-/// How a block's powers become whole.
+/// Factors that make a block's powers integers.
 struct Weights {
     seen: usize,
     /// The values' scales · 32767 / the largest.
     scales: [f32; SPAN],
-    /// Turns sums of whole numbers back.
+    /// Converts integer sums back to outputs.
     back: f32,
 }
 
-/// Runs a call.
+/// The softmax powers of `Q` queries over a block, as integers.
+struct Powers<const Q: usize> {
+    whole: [[i16; SPAN]; Q],
+    /// Converts a query's integer sums back to outputs.
+    back: [f32; Q],
+}
+
+/// Adds the tile's positions to its queries' running softmaxes and outputs.
 ///
 /// # Safety
-/// As [`Simd`]'s; pages, queries and states lie within the layer, the input, the output, the room and
-/// the state; `pages` covers `positions`; nobody else uses these outputs, states and this room.
+/// As [`Simd`]'s; pages, queries and states are within the layer, the input, the output, the scratch
+/// and the state; `pages` covers `positions`; nobody else uses these outputs, these states and this
+/// scratch.
 #[inline(always)]
-pub(super) unsafe fn attend<S: Simd>(call: &Call<'_>) {
-    let end = call.positions.end;
-    let last = call.queries.iter().map(|query| query.position + 1).max();
+pub(super) unsafe fn attend<S: Simd>(tile: &AttentionTile<'_>) {
+    let end = tile.positions.end;
+    let last = tile.queries.iter().map(|query| query.position + 1).max();
     let last = last.unwrap_or(0).min(end);
-    let mut first = call.positions.start;
+    let mut first = tile.positions.start;
     while first < last {
         // SAFETY: as this function's.
         unsafe {
-            let block = Block::new(call, first, (last - first).min(SPAN));
-            run_tiles::<S>(call, &block);
+            let block = Block::new(tile, first, (last - first).min(SPAN));
+            run_tiles::<S>(tile, &block);
         }
         first += SPAN;
     }
 }
 
-/// All queries' tiles over one block.
+/// All queries over one block, as many at a time as fit into registers.
 #[inline(always)]
-unsafe fn run_tiles<S: Simd>(call: &Call<'_>, block: &Block) {
+unsafe fn run_tiles<S: Simd>(tile: &AttentionTile<'_>, block: &Block) {
     let wide = S::WIDE.1 >= 4;
     let mut start = 0;
-    while start < call.queries.len() {
-        let parts = (call.queries.len() - start).div_ceil(S::WIDE.0);
-        let count = (call.queries.len() - start).div_ceil(parts);
-        let queries = &call.queries[start..start + count];
-        // The first tile asks for the next block.
-        let ask = start == 0;
+    while start < tile.queries.len() {
+        let parts = (tile.queries.len() - start).div_ceil(S::WIDE.0);
+        let count = (tile.queries.len() - start).div_ceil(parts);
+        let queries = &tile.queries[start..start + count];
+        // The first tile prefetches the next block.
+        let prefetch = start == 0;
         start += count;
         // SAFETY: as [`attend`]'s.
         unsafe {
             match (count, wide) {
-                (1, true) => tile::<S, 1, 4>(call, queries, block, ask),
-                (2, true) => tile::<S, 2, 4>(call, queries, block, ask),
-                (3, true) => tile::<S, 3, 4>(call, queries, block, ask),
-                (4, true) => tile::<S, 4, 4>(call, queries, block, ask),
-                (5, true) => tile::<S, 5, 4>(call, queries, block, ask),
-                (6, true) => tile::<S, 6, 4>(call, queries, block, ask),
-                (1, false) => tile::<S, 1, 1>(call, queries, block, ask),
-                (2, false) => tile::<S, 2, 1>(call, queries, block, ask),
-                (3, false) => tile::<S, 3, 1>(call, queries, block, ask),
-                (4, false) => tile::<S, 4, 1>(call, queries, block, ask),
+                (1, true) => run_tile::<S, 1, 4>(tile, queries, block, prefetch),
+                (2, true) => run_tile::<S, 2, 4>(tile, queries, block, prefetch),
+                (3, true) => run_tile::<S, 3, 4>(tile, queries, block, prefetch),
+                (4, true) => run_tile::<S, 4, 4>(tile, queries, block, prefetch),
+                (5, true) => run_tile::<S, 5, 4>(tile, queries, block, prefetch),
+                (6, true) => run_tile::<S, 6, 4>(tile, queries, block, prefetch),
+                (1, false) => run_tile::<S, 1, 1>(tile, queries, block, prefetch),
+                (2, false) => run_tile::<S, 2, 1>(tile, queries, block, prefetch),
+                (3, false) => run_tile::<S, 3, 1>(tile, queries, block, prefetch),
+                (4, false) => run_tile::<S, 4, 1>(tile, queries, block, prefetch),
                 _ => unreachable!("a tile of {count} queries"),
             }
         }
@@ -305,74 +310,77 @@ unsafe fn run_tiles<S: Simd>(call: &Call<'_>, block: &Block) {
 
 /// `Q` queries over a block, `V` vectors of keys or values at a time.
 #[inline(always)]
-unsafe fn tile<S: Simd, const Q: usize, const V: usize>(
-    call: &Call<'_>,
+unsafe fn run_tile<S: Simd, const Q: usize, const V: usize>(
+    tile: &AttentionTile<'_>,
     queries: &[Query],
     block: &Block,
-    ask: bool,
+    prefetch: bool,
 ) {
-    // How many positions of the block each query sees.
+    // Visible positions of the block, by query.
     let mut seen = [0; Q];
-    let mut most = 0;
+    let mut visible = 0;
     for q in 0..Q {
-        let limit = call.positions.end.min(queries[q].position + 1);
+        let limit = tile.positions.end.min(queries[q].position + 1);
         seen[q] = limit.saturating_sub(block.first).min(SPAN);
-        most = most.max(seen[q]);
+        visible = visible.max(seen[q]);
     }
-    if most == 0 {
+    if visible == 0 {
         return;
     }
-    let shape = call.layer.shape();
+    let shape = tile.layer.shape();
     let mut scores = [[0.0f32; SPAN]; Q];
-    // SAFETY: as [`attend`]'s; only pages below `first + most` are read.
+    // SAFETY: as [`attend`]'s; only pages below `first + visible` are read.
     unsafe {
-        self::scores::<S, Q, V>(call, queries, block, (most, ask), &mut scores);
-        // All maxima before all powers: each is a chain of operations that wait for one another,
-        // and chains side by side hide that.
+        self::scores::<S, Q, V>(tile, queries, block, visible, prefetch, &mut scores);
+        // All maxima before all powers: each is a dependency chain, and independent chains hide the
+        // latency.
         let mut largest = [f32::NEG_INFINITY; Q];
         for q in 0..Q {
             largest[q] = largest_score::<S>(&mut scores[q], seen[q]);
         }
         let mut weights = block.weights::<S>(shape, seen[0]);
-        let mut whole = [[0i16; SPAN]; Q];
-        let mut back = [0.0f32; Q];
+        let mut powers = Powers {
+            whole: [[0i16; SPAN]; Q],
+            back: [0.0f32; Q],
+        };
         for q in 0..Q {
-            // The query heads of a token see the same.
+            // The query heads of one token see the same positions.
             if weights.seen != seen[q] {
                 weights = block.weights::<S>(shape, seen[q]);
             }
-            back[q] = weights.back;
-            let powers = (&scores[q], &mut whole[q]);
-            soften::<S>(call, &queries[q], largest[q], &weights, powers);
+            powers.back[q] = weights.back;
+            let whole = &mut powers.whole[q];
+            softmax_block::<S>(tile, &queries[q], &scores[q], largest[q], &weights, whole);
         }
-        accumulate::<S, Q>(call, queries, block, (most, ask), (&whole, &back));
+        accumulate::<S, Q>(tile, queries, block, visible, prefetch, &powers);
     }
 }
 
 /// `scores[q][j] = Σ query · key`, without the query's scale, for the pages that hold the block's first
-/// `most` positions.
+/// `visible` positions.
 #[inline(always)]
 unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
-    call: &Call<'_>,
+    tile: &AttentionTile<'_>,
     queries: &[Query],
     block: &Block,
-    (most, ask): (usize, bool),
+    visible: usize,
+    prefetch: bool,
     scores: &mut [[f32; SPAN]; Q],
 ) {
-    let shape = call.layer.shape();
+    let shape = tile.layer.shape();
     // SAFETY: as [`attend`]'s.
     unsafe {
-        let mut whole = [call.whole(&queries[0]).cast_const(); Q];
+        let mut whole = [tile.whole(&queries[0]).cast_const(); Q];
         for q in 1..Q {
-            whole[q] = call.whole(&queries[q]);
+            whole[q] = tile.whole(&queries[q]);
         }
-        for page in (0..most.div_ceil(PAGE)).step_by(V) {
+        for page in (0..visible.div_ceil(PAGE)).step_by(V) {
             let pages: &[HeadPage; V] = &*block.pages.as_ptr().add(page).cast();
             let mut sums = [[S::splat_i32(0); V]; Q];
             for pair in 0..shape.key_pairs() {
-                if ask {
+                if prefetch {
                     for v in 0..V {
-                        block.ask_keys::<S>(page + v, pair);
+                        block.prefetch_keys::<S>(page + v, pair);
                     }
                 }
                 let mut key = [S::load_weights(pages[0].keys().cast()); V];
@@ -404,7 +412,7 @@ unsafe fn scores<S: Simd, const Q: usize, const V: usize>(
     }
 }
 
-/// The largest of a block's first `seen` scores; the others become −∞.
+/// The largest of a block's first `seen` scores; sets the others to −∞.
 #[inline(always)]
 unsafe fn largest_score<S: Simd>(scores: &mut [f32; SPAN], seen: usize) -> f32 {
     // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
@@ -430,15 +438,16 @@ unsafe fn largest_score<S: Simd>(scores: &mut [f32; SPAN], seen: usize) -> f32 {
     }
 }
 
-/// Turns a block's scores into `e^(score − max)`, zero beyond those that are seen, and these into whole
-/// numbers; brings the query's running maximum, sums and output up to date.
+/// The softmax of one block: turns scores into integer powers, `e^(score − max)` for the visible ones
+/// and zero beyond, and updates the query's running maximum, sum and output.
 #[inline(always)]
-unsafe fn soften<S: Simd>(
-    call: &Call<'_>,
+unsafe fn softmax_block<S: Simd>(
+    tile: &AttentionTile<'_>,
     query: &Query,
+    scores: &[f32; SPAN],
     largest: f32,
     weights: &Weights,
-    (scores, whole): (&[f32; SPAN], &mut [i16; SPAN]),
+    whole: &mut [i16; SPAN],
 ) {
     let seen = weights.seen;
     if seen == 0 {
@@ -446,12 +455,12 @@ unsafe fn soften<S: Simd>(
     }
     // SAFETY: as [`attend`]'s; a block of scores is `SPAN_PAGES` vectors.
     unsafe {
-        let running = &mut *call.state.add(query.state);
+        let running = &mut *tile.state.add(query.state);
         let mut block = [S::splat(0.0); SPAN_PAGES];
         for v in 0..SPAN_PAGES {
             block[v] = S::load(scores.as_ptr().add(v * LANES));
         }
-        // Rounding keeps the order: the largest product is the product of the largest.
+        // Rounding is monotonic: the largest product is that of the largest score.
         let max = running.max.max(largest * running.factor);
         let (scale, minus_max) = (S::splat(running.factor), S::splat(-max));
         let mut sums = S::splat(0.0);
@@ -466,8 +475,8 @@ unsafe fn soften<S: Simd>(
             S::store_i16(to, S::mul(power, weight));
         }
         if max > running.max {
-            let output = call.sums(query);
-            let size = call.layer.shape().value_stride();
+            let output = tile.sums(query);
+            let size = tile.layer.shape().value_stride();
             if running.max == f32::NEG_INFINITY {
                 output.write_bytes(0, size);
             } else {
@@ -487,32 +496,33 @@ unsafe fn soften<S: Simd>(
     }
 }
 
-/// `output[q] += Σ power · value`, page by page, for the block's first `most` positions.
+/// `output[q] += Σ power · value`, page by page, for the block's first `visible` positions.
 #[inline(always)]
 unsafe fn accumulate<S: Simd, const Q: usize>(
-    call: &Call<'_>,
+    tile: &AttentionTile<'_>,
     queries: &[Query],
     block: &Block,
-    (most, ask): (usize, bool),
-    (whole, back): (&[[i16; SPAN]; Q], &[f32; Q]),
+    visible: usize,
+    prefetch: bool,
+    powers: &Powers<Q>,
 ) {
-    let shape = call.layer.shape();
+    let shape = tile.layer.shape();
     let stride = shape.value_stride();
-    // SAFETY: as [`attend`]'s; values and what builds up are padded to whole vectors.
+    // SAFETY: as [`attend`]'s; values and accumulators are padded to whole vectors.
     unsafe {
-        if ask {
+        if prefetch {
             for page in 0..SPAN_PAGES {
-                block.ask_values::<S>(page, shape);
+                block.prefetch_values::<S>(page, shape);
             }
         }
-        let pages = most.div_ceil(PAGE);
+        let pages = visible.div_ceil(PAGE);
         let mut d = 0;
         while d < stride {
             if S::WIDE.1 > 1 && d + 2 * LANES <= stride {
-                columns::<S, Q, 2>(call, queries, (block, pages), d, (whole, back));
+                accumulate_columns::<S, Q, 2>(tile, queries, block, pages, d, powers);
                 d += 2 * LANES;
             } else {
-                columns::<S, Q, 1>(call, queries, (block, pages), d, (whole, back));
+                accumulate_columns::<S, Q, 1>(tile, queries, block, pages, d, powers);
                 d += LANES;
             }
         }
@@ -521,27 +531,28 @@ unsafe fn accumulate<S: Simd, const Q: usize>(
 
 /// The same for `V` vectors of columns, from column `d` on.
 #[inline(always)]
-unsafe fn columns<S: Simd, const Q: usize, const V: usize>(
-    call: &Call<'_>,
+unsafe fn accumulate_columns<S: Simd, const Q: usize, const V: usize>(
+    tile: &AttentionTile<'_>,
     queries: &[Query],
-    (block, pages): (&Block, usize),
+    block: &Block,
+    pages: usize,
     d: usize,
-    (whole, back): (&[[i16; SPAN]; Q], &[f32; Q]),
+    powers: &Powers<Q>,
 ) {
-    let shape = call.layer.shape();
+    let shape = tile.layer.shape();
     let stride = shape.value_stride();
     // SAFETY: as [`accumulate`]'s.
     unsafe {
         let mut outputs = [[S::splat(0.0); V]; Q];
         for q in 0..Q {
-            let from = call.sums(&queries[q]).add(d);
+            let from = tile.sums(&queries[q]).add(d);
             for v in 0..V {
                 outputs[q][v] = S::load(from.add(v * LANES));
             }
         }
         for page in 0..pages {
             let values = block.pages.get_unchecked(page).values(shape).add(2 * d);
-            let powers = whole.as_ptr().cast::<i8>().add(2 * page * PAGE);
+            let whole = powers.whole.as_ptr().cast::<i8>().add(2 * page * PAGE);
             let mut sums = [[S::splat_i32(0); V]; Q];
             for pair in 0..PAGE / 2 {
                 let row = values.add(2 * pair * stride);
@@ -550,21 +561,21 @@ unsafe fn columns<S: Simd, const Q: usize, const V: usize>(
                     value[v] = S::load_weights(row.add(2 * v * LANES).cast());
                 }
                 for q in 0..Q {
-                    let power = S::quad(powers.add(2 * (q * SPAN + 2 * pair)));
+                    let power = S::quad(whole.add(2 * (q * SPAN + 2 * pair)));
                     for v in 0..V {
                         sums[q][v] = S::dot_pairs(sums[q][v], value[v], power);
                     }
                 }
             }
             for q in 0..Q {
-                let back = S::splat(back[q]);
+                let back = S::splat(powers.back[q]);
                 for v in 0..V {
                     outputs[q][v] = S::mul_add(S::to_f32(sums[q][v]), back, outputs[q][v]);
                 }
             }
         }
         for q in 0..Q {
-            let to = call.sums(&queries[q]).add(d);
+            let to = tile.sums(&queries[q]).add(d);
             for v in 0..V {
                 S::store(to.add(v * LANES), outputs[q][v]);
             }
@@ -572,23 +583,23 @@ unsafe fn columns<S: Simd, const Q: usize, const V: usize>(
     }
 }
 
-/// Divides what the queries' outputs have come to by their sums: the results.
+/// Divides the queries' accumulated outputs by their sums and writes the results.
 ///
 /// # Safety
 /// As [`attend`]'s.
 #[inline(always)]
-pub(super) unsafe fn finish<S: Simd>(call: &Call<'_>) {
-    let size = call.layer.shape().head_size;
-    for query in call.queries {
+pub(super) unsafe fn finish<S: Simd>(tile: &AttentionTile<'_>) {
+    let size = tile.layer.shape().head_size;
+    for query in tile.queries {
         // SAFETY: as this function's.
         unsafe {
-            let sums = S::load((*call.state.add(query.state)).sums.as_ptr());
+            let sums = S::load((*tile.state.add(query.state)).sums.as_ptr());
             let inverse = S::splat(1.0 / S::reduce_add(sums));
-            let output = call.sums(query);
-            let to = std::slice::from_raw_parts_mut(call.output.add(query.at), size);
+            let output = tile.sums(query);
+            let to = std::slice::from_raw_parts_mut(tile.output.add(query.at), size);
             for d in (0..size).step_by(LANES) {
                 let x = S::mul(S::load(output.add(d)), inverse);
-                // A masked page adds 0, which can turn −0 into 0. Adding 0 does so always.
+                // A masked page adds 0, which can turn −0 into 0. Adding 0 always does.
                 let x = S::add(x, S::splat(0.0));
                 store_padded::<S>(to, d, x);
             }

@@ -1,11 +1,11 @@
-//! The primitives on AVX2 with FMA and F16C: two registers each. With AVX-VNNI the integer products
-//! take one instruction, without it three.
+//! The primitives on AVX2 with FMA and F16C: two registers per vector. Integer products take one
+//! instruction with AVX-VNNI, three without.
 
 use std::arch::x86_64::*;
 
 use super::simd::{LANES, Simd, primitives};
 
-/// Lanes 0..8 and 8..16. `VNNI`: AVX-VNNI is there.
+/// Lanes 0..8 and 8..16. `VNNI`: with AVX-VNNI.
 pub(super) struct Avx2<const VNNI: bool>;
 
 /// Applies an expression to both halves.
@@ -35,12 +35,12 @@ static FIRST: [i32; 2 * LANES] = {
     lanes
 };
 
-/// `op` over all eight lanes of each of four registers. A macro, for a function's `op` would not be
-/// compiled for the processor.
+/// Reduces the eight lanes of each of four registers. A macro, because a closure would not be compiled
+/// with the target features.
 macro_rules! four_at_once {
     ($wide:ident, $narrow:ident, $x:expr) => {{
         let x = $x;
-        // Neighbours, then pairs of neighbours: within each half of the register one lane for each.
+        // Adjacent lanes, then adjacent pairs: each half of the register then has one lane per input.
         let ab = $wide(
             _mm256_unpacklo_ps(x[0], x[1]),
             _mm256_unpackhi_ps(x[0], x[1]),
@@ -63,7 +63,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type W = [__m256i; 2];
     type A = __m256i;
 
-    // 8 integer accumulators in registers; the float ones are touched once a block, from the stack.
+    // 8 integer accumulators in registers; the float ones are on the stack, touched once per block.
     const TILE: (usize, usize) = (4, 1);
     const WIDE: (usize, usize) = (4, 1);
     const OFFSET_IN_SUM: bool = VNNI;
@@ -148,7 +148,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 halves[i] = _mm256_add_ps(x[i][0], x[i][1]);
             }
             let mut sums = [0; 4];
-            // The instruction gives `NOT_FINITE` by itself.
+            // The instruction itself returns `NOT_FINITE` for non-finite input.
             let whole = _mm_cvtps_epi32(four_at_once!(_mm256_add_ps, _mm_add_ps, halves));
             _mm_storeu_si128(sums.as_mut_ptr().cast(), whole);
             sums

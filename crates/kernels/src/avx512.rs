@@ -1,15 +1,15 @@
-//! The primitives on AVX-512 with VNNI (Intel from Ice Lake, AMD from Zen 4): one register each.
+//! The primitives on AVX-512 with VNNI (Intel from Ice Lake, AMD from Zen 4): one register per vector.
 
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use super::paired::Pairing;
 use super::simd::{LANES, Simd, primitives};
+use super::winograd::Pairing;
 
 /// One 512-bit register for sixteen lanes.
 pub(super) enum Avx512 {}
 
-/// What works on halves of registers.
+/// Operations on halves of registers.
 type Halves = Avx2<true>;
 
 /// The halves of each register.

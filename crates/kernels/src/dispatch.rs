@@ -1,21 +1,21 @@
-//! Which processor's kernels run: [`Kernels`], a table of functions chosen once, at run time.
+//! Runtime dispatch: [`Kernels`], a table of functions chosen once for the processor.
 
 #[cfg(target_arch = "aarch64")]
 use std::arch::is_aarch64_feature_detected;
 
 use super::activations::{ActivationBlock, quantize};
-use super::attention::{self, Call};
+use super::attention::{self, AttentionTile};
 use super::ceiling;
-use super::gated::{self, Gating};
 use super::kv_memory::{self, Writing};
 use super::pack::Format;
-#[cfg(any(test, target_arch = "x86_64"))]
-use super::paired;
 use super::product::{Part, product};
 use super::scalar::Scalar;
+use super::swiglu::{self, SwigluPart};
 use super::vector;
+#[cfg(any(test, target_arch = "x86_64"))]
+use super::winograd;
 
-/// The processor families that there are kernels for.
+/// The processor families with kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
     /// Any processor.
@@ -23,14 +23,14 @@ pub enum Isa {
     /// AVX2, FMA and F16C: x86-64 since about 2013.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// The same with AVX-VNNI: Intel since Alder Lake, AMD since Zen 5.
+    /// AVX2 with AVX-VNNI: Intel since Alder Lake, AMD since Zen 5.
     #[cfg(target_arch = "x86_64")]
     AvxVnni,
     /// AVX-512 with VNNI: Intel since Ice Lake (servers), AMD since Zen 4.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// The same with paired products, which are faster where twice as many ports add as multiply: on
-    /// AMD's.
+    /// AVX-512 with paired products ([`super::winograd`]), which are faster on AMD processors: these
+    /// add on twice as many ports as they multiply on.
     #[cfg(target_arch = "x86_64")]
     Avx512Paired,
     /// 64-bit ARM with the dot product extension.
@@ -39,13 +39,20 @@ pub enum Isa {
     /// 64-bit ARM.
     #[cfg(target_arch = "aarch64")]
     Neon,
-    /// The paired products in plain code, which is only there to be compared.
+    /// The paired products in plain code, for tests.
     #[cfg(test)]
     ScalarPaired,
 }
 
+/// Features by name, and whether this processor has them.
+macro_rules! detected {
+    ($detected:ident: $($feature:tt),*) => {
+        &[$(($feature, $detected!($feature))),*]
+    };
+}
+
 impl Isa {
-    /// Every family of this architecture, the fastest first, of those that [`Self::suits`].
+    /// Every family of this architecture, the fastest first.
     pub const ALL: &'static [Self] = &[
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Paired,
@@ -62,7 +69,31 @@ impl Isa {
         Self::Scalar,
     ];
 
-    /// Whether it is worth choosing on a processor that is able to run it.
+    /// The features that this family's kernels are compiled with and this processor lacks.
+    pub(crate) fn missing_features(self) -> Vec<&'static str> {
+        let features: &[(&str, bool)] = match self {
+            Self::Scalar => &[],
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => detected!(is_x86_feature_detected: "avx2", "fma", "f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => detected!(is_x86_feature_detected: "avxvnni", "avx2", "fma", "f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Avx512Paired => detected!(
+                is_x86_feature_detected:
+                "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"
+            ),
+            #[cfg(test)]
+            Self::ScalarPaired => &[],
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => detected!(is_aarch64_feature_detected: "neon", "dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => detected!(is_aarch64_feature_detected: "neon"),
+        };
+        let missing = features.iter().filter(|(_, detected)| !detected);
+        missing.map(|(name, _)| *name).collect()
+    }
+
+    /// Whether this family is the fastest choice on a processor that can run it.
     fn suits(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -72,20 +103,7 @@ impl Isa {
     }
 }
 
-/// Whether the processor has all that the AVX-512 kernels are compiled for.
-#[cfg(target_arch = "x86_64")]
-fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vnni")
-        && is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
-}
-
-/// Whether the processor is one of AMD's or Hygon's, by the name that its leaf 0 spells.
+/// Whether the processor is AMD's or Hygon's, by the vendor string of CPUID leaf 0.
 #[cfg(target_arch = "x86_64")]
 fn is_amd() -> bool {
     let leaf = std::arch::x86_64::__cpuid(0);
@@ -93,7 +111,7 @@ fn is_amd() -> bool {
     matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
 }
 
-/// The kernels of one family, on a processor that is able to run them.
+/// The kernels of one family, which this processor can run.
 #[derive(Clone, Copy)]
 pub struct Kernels {
     isa: Isa,
@@ -101,7 +119,7 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// The fastest that this processor can run.
+    /// The fastest kernels for this processor.
     pub fn best() -> Self {
         Isa::ALL
             .iter()
@@ -113,62 +131,56 @@ impl Kernels {
             })
     }
 
-    /// A given family's, if this processor can run them.
+    /// The kernels of a family, if this processor can run them.
     pub fn of(isa: Isa) -> Option<Self> {
+        if !isa.missing_features().is_empty() {
+            return None;
+        }
         let table = match isa {
-            Isa::Scalar => Some(&scalar::TABLE),
+            Isa::Scalar => &scalar::TABLE,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => (is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c"))
-            .then_some(&avx2::TABLE),
+            Isa::Avx2 => &avx2::TABLE,
             #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni => (is_x86_feature_detected!("avxvnni")
-                && is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c"))
-            .then_some(&avx_vnni::TABLE),
+            Isa::AvxVnni => &avx_vnni::TABLE,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => has_avx512().then_some(&avx512::TABLE),
+            Isa::Avx512 => &avx512::TABLE,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Paired => has_avx512().then_some(&avx512_paired::TABLE),
+            Isa::Avx512Paired => &avx512_paired::TABLE,
             #[cfg(test)]
-            Isa::ScalarPaired => Some(&scalar_paired::TABLE),
+            Isa::ScalarPaired => &scalar_paired::TABLE,
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDot => (is_aarch64_feature_detected!("neon")
-                && is_aarch64_feature_detected!("dotprod"))
-            .then_some(&neon_dot::TABLE),
+            Isa::NeonDot => &neon_dot::TABLE,
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => is_aarch64_feature_detected!("neon").then_some(&neon::TABLE),
+            Isa::Neon => &neon::TABLE,
         };
-        table.map(|table| Self { isa, table })
+        Some(Self { isa, table })
     }
 
-    /// Which family they are.
     pub fn isa(self) -> Isa {
         self.isa
     }
 }
 
-/// A product for each [`Format`].
+/// A product function for each [`Format`].
 type Products = [unsafe fn(&Part<'_>); 10];
 
-/// The kernels' entry points. Each is unsafe as the generic function of its name; that the processor
-/// is able was checked when the table was chosen.
+/// The kernels' entry points. Each has the safety requirements of the generic function of its name; the
+/// processor's features were checked when the table was chosen.
 pub(super) struct Table {
     pub(super) product: Products,
-    /// For parts of [`paired::FEWEST_TOKENS`] tokens and more: [`paired::product`] where the family has it.
-    pub(super) product_of_many: Products,
-    /// Tokens × groups of a tile, for splitting work along tiles.
+    /// For parts of at least [`winograd::MIN_TOKENS`] tokens: [`winograd::product`] if the family has
+    /// it.
+    pub(super) product_many_tokens: Products,
+    /// Tokens × groups of a tile: work is split at multiples of it.
     pub(super) tile: (usize, usize),
     pub(super) quantize: unsafe fn(&[f32], &mut [ActivationBlock]),
     pub(super) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub(super) add: unsafe fn(&mut [f32], &[f32]),
-    pub(super) gate: unsafe fn(&Gating<'_>),
+    pub(super) swiglu: unsafe fn(&SwigluPart<'_>),
     pub(super) rope_neox: unsafe fn(&mut [f32], &[f32], &[f32]),
-    pub(super) prepare: unsafe fn(&Call<'_>),
-    pub(super) attend: unsafe fn(&Call<'_>),
-    pub(super) finish: unsafe fn(&Call<'_>),
+    pub(super) prepare: unsafe fn(&AttentionTile<'_>),
+    pub(super) attend: unsafe fn(&AttentionTile<'_>),
+    pub(super) finish: unsafe fn(&AttentionTile<'_>),
     pub(super) write: unsafe fn(&Writing<'_>),
     pub(super) read_all: unsafe fn(&[f32]),
     pub(super) multiply_add_all: unsafe fn(usize),
@@ -196,12 +208,12 @@ macro_rules! family {
 
             pub(super) const TABLE: Table = Table {
                 product: PRODUCT,
-                product_of_many: PRODUCT,
+                product_many_tokens: PRODUCT,
                 tile: <$simd as super::super::simd::Simd>::TILE,
                 quantize: quantize_values,
                 rms_norm,
                 add,
-                gate,
+                swiglu,
                 rope_neox,
                 prepare,
                 attend,
@@ -213,7 +225,7 @@ macro_rules! family {
 
             $(#[target_feature(enable = $features)])?
             unsafe fn multiply<const FORMAT: u8>(part: &Part<'_>) {
-                // SAFETY: as the callee's, which this function hands on to its caller.
+                // SAFETY: as the callee's, which this function passes on to its caller.
                 unsafe { product::<$simd, FORMAT>(part) }
             }
 
@@ -221,11 +233,11 @@ macro_rules! family {
                 quantize_values = quantize(values: &[f32], blocks: &mut [ActivationBlock]);
                 rms_norm = vector::rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]);
                 add = vector::add(x: &mut [f32], y: &[f32]);
-                gate = gated::gate(part: &Gating<'_>);
+                swiglu = swiglu::swiglu(part: &SwigluPart<'_>);
                 rope_neox = vector::rope_neox(x: &mut [f32], cos: &[f32], sin: &[f32]);
-                prepare = attention::prepare(call: &Call<'_>);
-                attend = attention::attend(call: &Call<'_>);
-                finish = attention::finish(call: &Call<'_>);
+                prepare = attention::prepare(tile: &AttentionTile<'_>);
+                attend = attention::attend(tile: &AttentionTile<'_>);
+                finish = attention::finish(tile: &AttentionTile<'_>);
                 write = kv_memory::write(writing: &Writing<'_>);
                 read_all = ceiling::read_all(values: &[f32]);
                 multiply_add_all = ceiling::multiply_add_all(steps: usize);
@@ -235,7 +247,7 @@ macro_rules! family {
     (@forward $simd:ty, , $($name:ident = $($callee:ident)::+($($arg:ident: $type:ty),*);)*) => {
         $(
             unsafe fn $name($($arg: $type),*) {
-                // SAFETY: as the callee's, which this function hands on to its caller.
+                // SAFETY: as the callee's, which this function passes on to its caller.
                 unsafe { $($callee)::+::<$simd>($($arg),*) }
             }
         )*
@@ -244,7 +256,7 @@ macro_rules! family {
         $(
             #[target_feature(enable = $features)]
             unsafe fn $name($($arg: $type),*) {
-                // SAFETY: as the callee's, which this function hands on to its caller.
+                // SAFETY: as the callee's, which this function passes on to its caller.
                 unsafe { $($callee)::+::<$simd>($($arg),*) }
             }
         )*
@@ -283,7 +295,7 @@ family!(
     enable = "neon"
 );
 
-/// A family's table with paired products where there are nibbles and many tokens.
+/// A family's table with paired products for nibbles and many tokens.
 macro_rules! paired_family {
     ($(#[$attribute:meta])* $name:ident of $family:ident, $simd:ty, $(enable = $features:literal)?) => {
         $(#[$attribute])*
@@ -292,17 +304,17 @@ macro_rules! paired_family {
 
             pub(super) static TABLE: Table = {
                 let mut table = super::$family::TABLE;
-                table.product_of_many[Format::U4 as usize] = multiply::<{ Format::U4 as u8 }>;
-                table.product_of_many[Format::U4Min as usize] = multiply::<{ Format::U4Min as u8 }>;
-                table.product_of_many[Format::U4Super as usize] =
+                table.product_many_tokens[Format::U4 as usize] = multiply::<{ Format::U4 as u8 }>;
+                table.product_many_tokens[Format::U4Min as usize] = multiply::<{ Format::U4Min as u8 }>;
+                table.product_many_tokens[Format::U4Super as usize] =
                     multiply::<{ Format::U4Super as u8 }>;
                 table
             };
 
             $(#[target_feature(enable = $features)])?
             unsafe fn multiply<const FORMAT: u8>(part: &Part<'_>) {
-                // SAFETY: as the callee's, which this function hands on to its caller.
-                unsafe { paired::product::<$simd, FORMAT>(part) }
+                // SAFETY: as the callee's, which this function passes on to its caller.
+                unsafe { winograd::product::<$simd, FORMAT>(part) }
             }
         }
     };

@@ -1,23 +1,72 @@
 //! The quantised blocks of GGUF files, one at a time, as in ggml's `ggml-common.h` (the structs) and
 //! `ggml-quants.c` (`dequantize_row_*`). All numbers are little-endian.
 
-use candle_core::quantized::GgmlDType;
-
 /// Columns of a super-block of the K types.
 pub(super) const SUPER: usize = 256;
 
-/// Bytes of a block, and the columns that it covers.
-pub(super) fn block_shape(dtype: GgmlDType) -> (usize, usize) {
-    (dtype.type_size(), dtype.block_size())
+/// The GGUF tensor types that can be repacked, by ggml's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightType {
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
+    F16,
+    BF16,
+    F32,
 }
 
-/// `bytes[at..at + 2]` as a number.
+impl WeightType {
+    pub const ALL: [Self; 11] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::F16,
+        Self::BF16,
+        Self::F32,
+    ];
+
+    /// Columns of a block; 1 for the dense types.
+    pub fn block_columns(self) -> usize {
+        match self {
+            Self::F16 | Self::BF16 | Self::F32 => 1,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4K | Self::Q5K | Self::Q6K => SUPER,
+        }
+    }
+
+    /// Bytes of a block in the file.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
+            Self::F16 | Self::BF16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
 #[inline]
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// The fifth bits of 32 quants: `qh` of Q5_0 and Q5_1.
+/// Adds the fifth bits of 32 quants: `qh` of Q5_0 and Q5_1.
 #[inline]
 fn fifth_bits(quants: &mut [u8; 32], bits: u32) {
     for (column, quant) in quants.iter_mut().enumerate() {
@@ -25,7 +74,7 @@ fn fifth_bits(quants: &mut [u8; 32], bits: u32) {
     }
 }
 
-/// 16 bytes of nibbles: the low ones are columns 0..16, the high ones 16..32.
+/// Unpacks 16 bytes of nibbles: the low ones are columns 0..16, the high ones 16..32.
 #[inline]
 fn nibbles(bytes: &[u8]) -> [u8; 32] {
     let mut quants = [0; 32];

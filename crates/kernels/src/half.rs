@@ -1,4 +1,4 @@
-//! Half-precision numbers as bits, one at a time: what the portable lanes and the repackers need.
+//! Half-precision numbers as bits, one at a time: for the portable lanes and the repacking.
 
 /// The value of an IEEE 754 binary16.
 pub(super) fn f16_to_f32(bits: u16) -> f32 {
@@ -8,13 +8,13 @@ pub(super) fn f16_to_f32(bits: u16) -> f32 {
         // Infinities and NaNs keep their payload.
         0x7c00.. => 0x7f80_0000 | ((rest & 0x3ff) << 13),
         0x0400.. => (rest << 13) + (112 << 23),
-        // Subnormal: a whole number of 2^-24, exact in f32.
+        // Subnormal: a multiple of 2^-24, exact in f32.
         _ => (rest as f32 * 2f32.powi(-24)).to_bits(),
     };
     f32::from_bits(sign | magnitude)
 }
 
-/// The nearest IEEE 754 binary16, halves to even; what is too large becomes infinite.
+/// The nearest IEEE 754 binary16, ties to even; too large values become infinite.
 #[cfg(test)]
 pub(super) fn f32_to_f16(x: f32) -> u16 {
     let bits = x.to_bits();
@@ -28,7 +28,7 @@ pub(super) fn f32_to_f16(x: f32) -> u16 {
             let odd = (rest >> 13) & 1;
             ((rest - (112 << 23) + 0x0fff + odd) >> 13) as u16
         }
-        // Subnormal: let the addition of 0.5, whose last place is 2^-24, do the rounding.
+        // Subnormal: adding 0.5, whose last place is 2^-24, does the rounding.
         _ => ((f32::from_bits(rest) + 0.5).to_bits() - 0.5f32.to_bits()) as u16,
     };
     sign | magnitude

@@ -1,7 +1,7 @@
-//! Keys and values in pages, as whole numbers with a scale for each token and head.
+//! Keys and values in pages, as integers with a scale for each token and head.
 //!
-//! A page holds [`PAGE`] consecutive tokens of one layer; the layers of a page, and the heads of a
-//! layer, lie one after another. For each KV head:
+//! A page holds [`PAGE`] consecutive tokens. The layers of a page are contiguous, and so are the heads
+//! of a layer. For each KV head:
 //!
 //! ```text
 //! f32 [16 tokens]                   scales of the keys
@@ -10,14 +10,14 @@
 //! i16 [8 pairs of tokens][head_size][2] values: so do sixteen columns of the output
 //! ```
 //!
-//! A number is `whole · scale`, of a magnitude of at most [`WHOLE`]: a step of 1/4095 of the head's
-//! largest number, which is finer than f16 for all that is above an eighth of it. Products of such
-//! numbers are exact in integers, two columns an instruction, and need no conversion on the way.
+//! A number is `integer · scale`, with integers of at most [`WHOLE`] in magnitude. The step is 1/4095
+//! of the head's largest number, finer than f16 for everything above an eighth of it. Products of such
+//! integers are exact, two columns per instruction, and need no conversion.
 
-use super::activations::whole_scale;
 use super::aligned::HUGE;
-use super::parallel::none;
+use super::parallel::RowsMut;
 use super::pool::Pool;
+use super::quant::whole_scale;
 use super::reserved::Reserved;
 use super::simd::{LANES, Simd};
 use super::vector::load_padded;
@@ -26,35 +26,33 @@ use crate::memory::OutOfMemory;
 /// Tokens of a page.
 pub const PAGE: usize = LANES;
 
-/// The largest magnitude of a whole number that stands for a key's or value's number: twelve bits, so
-/// that what 31 bits hold leaves nineteen to the other factor and the count of the terms.
+/// The largest integer of a key or value: twelve bits, which leaves nineteen of 31 bits for the other
+/// factor and the number of terms.
 pub(super) const WHOLE: f32 = 4095.0;
 
-/// Magnitudes from which on a number is cut: an infinity would spoil every later result.
+/// Larger magnitudes are clamped: an infinity would spoil every later result.
 const LARGEST: f32 = 1e30;
 
-/// Numbers of a page of the system's, the smallest that there are.
+/// Numbers of an operating-system page, for the smallest page size.
 const SYSTEM_PAGE: usize = (4 << 10) / size_of::<i16>();
 
-/// Whole numbers that a page's scales of one head's keys, or values, take the place of.
+/// 16-bit units taken by the scales of one head's keys, or values, in a page.
 const SCALES: usize = PAGE * size_of::<f32>() / size_of::<i16>();
 
 /// The shape of the keys and values of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvShape {
-    /// Heads of keys and values.
     pub kv_heads: usize,
-    /// Numbers per head.
     pub head_size: usize,
 }
 
 impl KvShape {
-    /// Numbers of 16 bits that a page of a layer takes.
+    /// 16-bit units of a page in one layer.
     pub(crate) fn page_len(self) -> usize {
         self.kv_heads * self.head_len()
     }
 
-    /// The same in bytes.
+    /// Bytes of a page in one layer.
     pub fn page_bytes(self) -> usize {
         self.page_len() * size_of::<i16>()
     }
@@ -64,51 +62,50 @@ impl KvShape {
         self.head_size.div_ceil(2)
     }
 
-    /// Columns from one pair of tokens' values to the next pair's.
+    /// Columns from one pair of tokens' values to the next: the head size, padded.
     pub(super) fn value_stride(self) -> usize {
         self.head_size.next_multiple_of(LANES)
     }
 
-    /// Numbers from one head's scales to the next one's.
+    /// 16-bit units from one head to the next.
     fn head_len(self) -> usize {
         self.value_scales_at() + SCALES + PAGE * self.value_stride()
     }
 
-    /// Where a head's values have their scales, from its start.
+    /// Offset of the values' scales in a head.
     fn value_scales_at(self) -> usize {
         SCALES + PAGE * 2 * self.key_pairs()
     }
 }
 
-/// Bytes that memory for pages is taken in, and a page's if that is more.
+/// Memory for pages is committed in multiples of this many bytes.
 const SLAB: usize = 32 << 20;
 
-/// The keys and values of all layers, in pages that are zeros at first. A page's layers stand one after
-/// another, `[pages, layers, page_len]`: what a sequence uses lies together, so that it takes few pages
-/// of the system's, and large ones.
+/// The keys and values of all layers, in pages that start as zeros: `[pages, layers, page_len]`. The
+/// layers of a page are contiguous, so that a sequence occupies few, large pages of the system.
 ///
-/// There are addresses for all pages from the start, and memory for those from the first on that were
-/// asked for.
+/// Addresses for all pages are reserved at the start. Memory is committed for a prefix of them, on
+/// request.
 pub struct KvMemory {
     pub(super) shape: KvShape,
     layers: usize,
-    /// Most pages.
+    /// Reserved pages.
     capacity: usize,
     pub(super) numbers: Reserved<i16>,
-    /// Pages from the start that were written to, so that the system has given their memory.
-    settled: usize,
+    /// Pages from the start that are backed by physical memory, because they have been written to.
+    prefaulted: usize,
 }
 
 impl KvMemory {
-    /// Room for `capacity` pages, and memory for none.
+    /// Reserves `capacity` pages and commits none.
     ///
     /// # Errors
-    /// The system has no room for the addresses.
+    /// The system refuses the address range.
     pub fn reserve(shape: KvShape, layers: usize, capacity: usize) -> Result<Self, OutOfMemory> {
         Self::in_slabs(shape, layers, capacity, SLAB)
     }
 
-    /// The same, with memory that is taken in pieces of so many bytes.
+    /// The same, with memory committed in multiples of `slab` bytes.
     fn in_slabs(
         shape: KvShape,
         layers: usize,
@@ -121,11 +118,11 @@ impl KvMemory {
             layers,
             capacity,
             numbers: Reserved::new(numbers, slab)?,
-            settled: 0,
+            prefaulted: 0,
         })
     }
 
-    /// So many pages, with memory for all of them.
+    /// `pages` pages, all committed.
     #[cfg(test)]
     pub(crate) fn new(shape: KvShape, layers: usize, pages: usize) -> Self {
         let mut memory = Self::in_slabs(shape, layers, pages, 1).expect("addresses");
@@ -133,39 +130,38 @@ impl KvMemory {
         memory
     }
 
-    /// Makes sure that there is memory for the first `pages` pages.
+    /// Commits the first `pages` pages.
     ///
     /// # Errors
-    /// There is too little, or there are not so many pages; those that were there are there still.
+    /// There is too little memory, or not enough pages were reserved; the committed ones stay valid.
     pub fn provide(&mut self, pages: usize) -> Result<(), OutOfMemory> {
-        self.numbers.reach(pages.saturating_mul(self.stride()))
+        self.numbers.grow_to(pages.saturating_mul(self.stride()))
     }
 
-    /// Has the system give the memory of all pages up to this one, and of an eighth more, on all threads.
-    /// It clears what it gives, which takes milliseconds for a huge page on a virtual machine: whoever
-    /// wrote there first would do it alone while the other threads wait.
+    /// Faults in all pages up to `page`, plus an eighth more, on all threads. The system clears pages
+    /// when they are first touched, which takes milliseconds for a huge page in a virtual machine:
+    /// otherwise the first writer would do it alone while the other threads wait.
     ///
     /// # Errors
     /// As [`Self::provide`].
-    pub fn settle(&mut self, pool: &Pool, page: u32) -> Result<(), OutOfMemory> {
+    pub fn prefault(&mut self, pool: &Pool, page: u32) -> Result<(), OutOfMemory> {
         let page = page as usize;
-        if page < self.settled {
+        if page < self.prefaulted {
             return Ok(());
         }
         let stride = self.stride();
         let ahead = (page + 1 + page / 8).min(self.capacity);
-        // What is ahead is a wish.
+        // The extra pages are optional.
         if self.provide(ahead).is_err() {
             self.provide(page + 1)?;
         }
         let end = ahead.min(self.pages());
-        // Nothing was written there yet: a zero changes nothing.
-        let fresh = &mut self.numbers[self.settled * stride..end * stride];
-        self.settled = end;
+        // These pages have not been written yet, so writing a zero changes nothing.
+        let fresh = &mut self.numbers[self.prefaulted * stride..end * stride];
+        self.prefaulted = end;
         let rows = fresh.len() / SYSTEM_PAGE;
         let step = HUGE / size_of::<i16>() / SYSTEM_PAGE;
-        let fresh = (fresh, SYSTEM_PAGE);
-        pool.rows(rows, step, fresh, none(), none(), |_, fresh, _, _| {
+        pool.rows1(rows, step, RowsMut::new(fresh, SYSTEM_PAGE), |_, fresh| {
             for page in fresh.chunks_exact_mut(SYSTEM_PAGE) {
                 page[0] = 0;
             }
@@ -173,35 +169,33 @@ impl KvMemory {
         Ok(())
     }
 
-    /// The shape of a layer.
     pub fn shape(&self) -> KvShape {
         self.shape
     }
 
-    /// How many layers there are.
     pub fn layers(&self) -> usize {
         self.layers
     }
 
-    /// Most pages that there can be.
+    /// Reserved pages.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// How many pages there is memory for.
+    /// Committed pages.
     pub fn pages(&self) -> usize {
         (self.numbers.len() / self.stride().max(1)).min(self.capacity)
     }
 
-    /// Numbers from one page to the next.
+    /// 16-bit units from one page to the next.
     pub(super) fn stride(&self) -> usize {
         self.layers * self.shape.page_len()
     }
 
-    /// Where a layer's first page starts.
+    /// Offset of a layer in the first page.
     ///
     /// # Panics
-    /// Where there is no such layer.
+    /// If there is no such layer.
     pub(super) fn layer_at(&self, layer: usize) -> usize {
         assert!(layer < self.layers, "layer {layer} of {}", self.layers);
         layer * self.shape.page_len()
@@ -210,7 +204,7 @@ impl KvMemory {
     /// A layer's keys and values.
     ///
     /// # Panics
-    /// Where there is no such layer.
+    /// If there is no such layer.
     pub fn layer(&self, layer: usize) -> KvLayer<'_> {
         KvLayer {
             at: self.layer_at(layer),
@@ -218,10 +212,10 @@ impl KvMemory {
         }
     }
 
-    /// Copies a page over another one, in every layer: a fork whose last page is not full.
+    /// Copies a page over another one, in every layer: for forks whose last page is not full.
     ///
     /// # Panics
-    /// Where there are no such pages.
+    /// If there are no such pages.
     pub fn copy_page(&mut self, from: u32, to: u32) {
         let len = self.stride();
         let from = from as usize * len;
@@ -230,35 +224,34 @@ impl KvMemory {
     }
 }
 
-/// The keys and values of one layer, to be read.
+/// A read-only view of the keys and values of one layer.
 #[derive(Clone, Copy)]
 pub struct KvLayer<'a> {
     memory: &'a KvMemory,
-    /// Where its first page starts.
+    /// Offset of the layer in the first page.
     at: usize,
 }
 
 impl KvLayer<'_> {
-    /// The shape.
     pub fn shape(self) -> KvShape {
         self.memory.shape
     }
 
-    /// How many pages there are.
+    /// Committed pages.
     pub fn pages(self) -> usize {
         self.memory.pages()
     }
 
-    /// Where the layer's part of a page starts.
+    /// The start of this layer in a page.
     pub(super) fn page(self, page: u32) -> *const i16 {
         let at = page as usize * self.memory.stride() + self.at;
         self.memory.numbers.as_ptr().wrapping_add(at)
     }
 
-    /// A head's part of a page, to be read.
+    /// A head in a page, for reading.
     ///
     /// # Safety
-    /// The page is one of the memory's, and the head one of the layer's.
+    /// Page and head are in range.
     #[inline(always)]
     pub(super) unsafe fn head(self, page: u32, kv_head: usize) -> HeadPage {
         let KvMemory { numbers, shape, .. } = self.memory;
@@ -270,16 +263,16 @@ impl KvLayer<'_> {
     }
 }
 
-/// Where a head's part of a page starts.
+/// A pointer to one head in a page.
 #[derive(Clone, Copy)]
 pub(super) struct HeadPage(*mut i16);
 
 impl HeadPage {
-    /// The part in the layer whose first page starts at `layer`, with `stride` numbers from one page to
-    /// the next.
+    /// A head in a page of the layer whose first page starts at `layer`, with `stride` numbers from one
+    /// page to the next.
     ///
     /// # Safety
-    /// There are such a page and such a head.
+    /// Page and head are in range.
     #[inline(always)]
     unsafe fn of(
         layer: *mut i16,
@@ -292,7 +285,7 @@ impl HeadPage {
         Self(unsafe { layer.add(page as usize * stride + kv_head * shape.head_len()) })
     }
 
-    /// Scales of the keys, one for each token.
+    /// Scales of the keys, one per token.
     #[inline(always)]
     pub(super) fn key_scales(self) -> *mut f32 {
         self.0.cast()
@@ -304,7 +297,7 @@ impl HeadPage {
         self.0.wrapping_add(SCALES)
     }
 
-    /// Scales of the values, one for each token.
+    /// Scales of the values, one per token.
     #[inline(always)]
     pub(super) fn value_scales(self, shape: KvShape) -> *mut f32 {
         self.0.wrapping_add(shape.value_scales_at()).cast()
@@ -317,34 +310,34 @@ impl HeadPage {
     }
 }
 
-/// How some numbers become whole ones of a limited magnitude.
+/// The scale that makes numbers integers of limited magnitude.
 #[derive(Clone, Copy)]
 pub(super) struct Scale {
-    /// Turns the whole numbers back.
+    /// Converts integers back.
     pub(super) scale: f32,
-    /// What the numbers are multiplied by.
+    /// Converts numbers to integers before rounding.
     inverse: f32,
 }
 
 impl Scale {
-    /// For whole numbers of at most `most` in magnitude.
+    /// For integers of at most `max` in magnitude.
     ///
     /// # Safety
     /// As [`Simd`]'s.
     #[inline(always)]
-    pub(super) unsafe fn of<S: Simd>(numbers: &[f32], most: f32) -> Self {
+    pub(super) unsafe fn of<S: Simd>(numbers: &[f32], max: f32) -> Self {
         // SAFETY: as this function's.
         unsafe {
             let mut largest = S::splat(0.0);
             for at in (0..numbers.len()).step_by(LANES) {
                 largest = S::max(largest, S::abs(within::<S>(numbers, at)));
             }
-            let (scale, inverse) = whole_scale(S::reduce_max(largest), most);
+            let (scale, inverse) = whole_scale(S::reduce_max(largest), max);
             Self { scale, inverse }
         }
     }
 
-    /// The sixteen whole numbers from `at` on, zeros where the numbers end, rounded to the nearest.
+    /// Quantises the sixteen numbers from `at` on, zeros past the end, rounded to nearest.
     ///
     /// # Safety
     /// As [`Simd`]'s.
@@ -358,7 +351,7 @@ impl Scale {
     }
 }
 
-/// Sixteen of the numbers, cut to what [`LARGEST`] allows.
+/// Sixteen of the numbers, clamped to [`LARGEST`].
 #[inline(always)]
 unsafe fn within<S: Simd>(numbers: &[f32], at: usize) -> S::F {
     // SAFETY: as the caller's.
@@ -368,41 +361,39 @@ unsafe fn within<S: Simd>(numbers: &[f32], at: usize) -> S::F {
     }
 }
 
-/// Where a pass's tokens have their keys and values: a page and a slot each, which threads may write at
-/// once.
-pub struct Places {
-    places: Vec<(u32, usize)>,
-    /// The highest page, if there is any.
+/// The page and slot of each token of a pass. All are distinct, so threads may write them concurrently.
+pub struct SlotMapping {
+    slots: Vec<(u32, usize)>,
+    /// The highest page; `None` without tokens.
     last_page: Option<u32>,
 }
 
-impl Places {
-    /// These pages and slots.
+impl SlotMapping {
+    /// A mapping to these pages and slots.
     ///
     /// # Panics
-    /// Where two are alike, or there is no such slot.
-    pub fn new(places: Vec<(u32, usize)>) -> Self {
-        let mut sorted = places.clone();
+    /// If two are equal, or a slot is out of range.
+    pub fn new(slots: Vec<(u32, usize)>) -> Self {
+        let mut sorted = slots.clone();
         sorted.sort_unstable();
         assert!(
             sorted.windows(2).all(|two| two[0] != two[1]),
-            "two tokens have one place"
+            "two tokens share a slot"
         );
-        assert!(places.iter().all(|(_, slot)| *slot < PAGE), "no such slot");
+        assert!(slots.iter().all(|(_, slot)| *slot < PAGE), "no such slot");
         Self {
             last_page: sorted.last().map(|(page, _)| *page),
-            places,
+            slots,
         }
     }
 
-    /// The highest page, if there is any.
+    /// The highest page; `None` without tokens.
     pub fn last_page(&self) -> Option<u32> {
         self.last_page
     }
 
-    /// The pages and slots.
     pub(super) fn as_slice(&self) -> &[(u32, usize)] {
-        &self.places
+        &self.slots
     }
 }
 
@@ -411,10 +402,10 @@ pub(super) struct Writing<'a> {
     pub(super) shape: KvShape,
     /// The layer's first page.
     pub(super) layer: *mut i16,
-    /// Numbers from one page to the next.
+    /// 16-bit units from one page to the next.
     pub(super) stride: usize,
     /// Page and slot of each token.
-    pub(super) places: &'a [(u32, usize)],
+    pub(super) slots: &'a [(u32, usize)],
     pub(super) keys: &'a [f32],
     pub(super) values: &'a [f32],
 }
@@ -422,8 +413,8 @@ pub(super) struct Writing<'a> {
 /// Writes the tokens' keys and values.
 ///
 /// # Safety
-/// As [`Simd`]'s; all places are in the layer's pages, there are as many keys and values as they take,
-/// and nobody else uses these places.
+/// As [`Simd`]'s; all slots are in the layer's pages, keys and values have a row for each, and nobody
+/// else uses these slots.
 #[inline(always)]
 pub(super) unsafe fn write<S: Simd>(writing: &Writing<'_>) {
     for head in 0..writing.shape.kv_heads {
@@ -441,9 +432,9 @@ unsafe fn write_head<S: Simd>(writing: &Writing<'_>, head: usize, values: bool) 
     let shape = writing.shape;
     let size = shape.head_size;
     let from = if values { writing.values } else { writing.keys };
-    for (token, &(page, slot)) in writing.places.iter().enumerate() {
+    for (token, &(page, slot)) in writing.slots.iter().enumerate() {
         let from = &from[(token * shape.kv_heads + head) * size..][..size];
-        // SAFETY: as this function's: a head's part of a page has a place for each of these.
+        // SAFETY: as this function's: a head's part of a page has space for each of these.
         unsafe {
             let page = HeadPage::of(writing.layer, writing.stride, shape, page, head);
             let scale = Scale::of::<S>(from, WHOLE);
@@ -480,28 +471,28 @@ mod tests {
     use crate::Kernels;
 
     #[test]
-    fn places_know_their_last_page() {
+    fn a_mapping_knows_its_last_page() {
         assert_eq!(
-            Places::new(vec![(3, 1), (1, 15), (3, 0)]).last_page(),
+            SlotMapping::new(vec![(3, 1), (1, 15), (3, 0)]).last_page(),
             Some(3)
         );
-        assert_eq!(Places::new(Vec::new()).last_page(), None);
+        assert_eq!(SlotMapping::new(Vec::new()).last_page(), None);
     }
 
     #[test]
-    #[should_panic(expected = "two tokens have one place")]
-    fn tokens_that_share_a_place_are_refused() {
-        Places::new(vec![(2, 3), (1, 3), (2, 3)]);
+    #[should_panic(expected = "two tokens share a slot")]
+    fn tokens_that_share_a_slot_panic() {
+        SlotMapping::new(vec![(2, 3), (1, 3), (2, 3)]);
     }
 
     #[test]
     #[should_panic(expected = "no such slot")]
-    fn a_slot_that_no_page_has_is_refused() {
-        Places::new(vec![(0, PAGE)]);
+    fn a_slot_out_of_range_panics() {
+        SlotMapping::new(vec![(0, PAGE)]);
     }
 
     #[test]
-    fn pages_get_memory_as_they_are_used_and_stay_where_they_are() {
+    fn pages_are_committed_on_use_and_never_move() {
         let shape = KvShape {
             kv_heads: 2,
             head_size: 128,
@@ -513,13 +504,13 @@ mod tests {
         assert_eq!((grown.pages(), grown.capacity()), (0, capacity));
         let mut before = 0;
         for page in [0u32, 1, 5, 60, 61, 399] {
-            grown.settle(&pool, page).expect("memory");
+            grown.prefault(&pool, page).expect("memory");
             assert!(grown.pages() > page as usize && grown.pages() >= before);
             before = grown.pages();
-            let places = Places::new(vec![(page, 3)]);
+            let slots = SlotMapping::new(vec![(page, 3)]);
             let numbers: Vec<f32> = (0..256).map(|at| (at + page as usize) as f32).collect();
             for memory in [&mut grown, &mut whole] {
-                kernels.write_kv(&pool, memory, 2, &places, &numbers, &numbers);
+                kernels.write_kv(&pool, memory, 2, &slots, &numbers, &numbers);
             }
         }
         grown.copy_page(399, 7);
@@ -533,14 +524,14 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "no such page")]
-    fn a_page_that_the_memory_has_not_is_refused() {
+    fn writing_to_an_unreserved_page_panics() {
         let shape = KvShape {
             kv_heads: 1,
             head_size: 8,
         };
         let mut memory = KvMemory::new(shape, 1, 2);
         let pool = Pool::new(1).expect("no threads");
-        let places = Places::new(vec![(2, 0)]);
-        Kernels::best().write_kv(&pool, &mut memory, 0, &places, &[0.0; 8], &[0.0; 8]);
+        let slots = SlotMapping::new(vec![(2, 0)]);
+        Kernels::best().write_kv(&pool, &mut memory, 0, &slots, &[0.0; 8], &[0.0; 8]);
     }
 }

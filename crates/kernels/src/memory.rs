@@ -1,9 +1,9 @@
-//! Memory whose size a model file or a setting decides: it is asked for so that the answer can be no,
-//! and compared with what there is before it is used.
+//! Fallible allocation for buffers whose size a model file or a setting decides. The size is compared
+//! with the available memory before the buffer is used.
 //!
-//! Linux promises more memory than it has, and ends a process that takes the promise up. So sizes are
-//! compared with what is available first; the allocation itself is fallible besides, for limits
-//! (`ulimit -v`) and systems that promise no more than they have.
+//! Linux overcommits: it grants more memory than it has, and kills a process that uses it. So sizes are
+//! compared with the available memory first. The allocation itself is fallible as well, for limits
+//! (`ulimit -v`) and for systems that do not overcommit.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::collections::TryReserveError;
@@ -13,23 +13,22 @@ mod available;
 
 pub use available::{AvailableMemory, available_memory};
 
-/// Left to the rest of the process and the system when memory is taken bit by bit.
+/// Headroom for the rest of the process and the system, in bytes.
 const RESERVE: u64 = 64 << 20;
 
-/// Sizes below this are not worth asking the system about.
+/// Allocations below this size are not checked, in bytes.
 const SMALL: usize = 16 << 20;
 
-/// No memory for a buffer.
+/// A buffer that cannot be allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfMemory {
-    /// The buffer's size in bytes.
+    /// In bytes.
     pub bytes: usize,
-    /// What there was, where that is known to be too little.
+    /// The available memory, if it is known to be too little.
     available: Option<AvailableMemory>,
 }
 
 impl OutOfMemory {
-    /// A buffer of so many bytes was refused.
     pub fn of(bytes: usize) -> Self {
         Self {
             bytes,
@@ -37,8 +36,8 @@ impl OutOfMemory {
         }
     }
 
-    /// Ends the process, as the standard library does: for small buffers, where there is no way to go
-    /// on and nobody to tell.
+    /// Aborts the process, as the standard library does: for small buffers, whose callers cannot
+    /// recover.
     pub fn abort(self) -> ! {
         let layout = Layout::from_size_align(self.bytes, 64);
         handle_alloc_error(layout.unwrap_or(Layout::new::<u8>()))
@@ -60,7 +59,7 @@ impl fmt::Display for OutOfMemory {
     }
 }
 
-/// Bytes, printed in binary units as the rest of flowbench does: `18.4 MiB`.
+/// Bytes in binary units, as the rest of flowbench prints them: `18.4 MiB`.
 struct Size(u64);
 
 impl fmt::Display for Size {
@@ -83,10 +82,10 @@ impl fmt::Display for Size {
 
 impl std::error::Error for OutOfMemory {}
 
-/// Whether so many bytes can be taken now, with something left for everybody else.
+/// Checks that `bytes` bytes are available, with [`RESERVE`] left over.
 ///
 /// # Errors
-/// What there is, where it is too little.
+/// Too little memory is available.
 pub fn check(bytes: usize) -> Result<(), OutOfMemory> {
     if bytes < SMALL {
         return Ok(());
@@ -94,7 +93,7 @@ pub fn check(bytes: usize) -> Result<(), OutOfMemory> {
     check_growth(bytes)
 }
 
-/// The same, however few they are: for what grows bit by bit.
+/// The same without the exception for small sizes: for buffers that grow in small steps.
 ///
 /// # Errors
 /// As [`check`].
@@ -110,33 +109,32 @@ pub fn check_growth(bytes: usize) -> Result<(), OutOfMemory> {
     }
 }
 
-/// The same for a buffer that a library will allocate at once, and end the process where it cannot.
+/// The same for a buffer that a library will allocate in one piece, aborting if it cannot. This also
+/// tries the allocation.
 ///
 /// # Errors
-/// As [`check`], or where the system would refuse.
+/// As [`check`], or the system refuses the allocation.
 pub fn probe(bytes: usize) -> Result<(), OutOfMemory> {
     check(bytes)?;
     let refused = |_: TryReserveError| OutOfMemory::of(bytes);
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(refused)
 }
 
-/// Makes `numbers` at least `len` long.
-///
 /// # Errors
-/// Where there is no memory; then nothing has changed.
-pub fn reach<T: Clone>(numbers: &mut Vec<T>, len: usize, value: T) -> Result<(), OutOfMemory> {
+/// There is no memory; `numbers` is then unchanged.
+pub fn ensure_len<T: Clone>(numbers: &mut Vec<T>, len: usize, value: T) -> Result<(), OutOfMemory> {
     if numbers.len() < len {
-        reserve(numbers, len)?;
+        ensure_capacity(numbers, len)?;
         numbers.resize(len, value);
     }
     Ok(())
 }
 
-/// Makes sure that `numbers` can become `len` long without asking for memory.
+/// Makes sure that `numbers` can grow to `len` without an allocation.
 ///
 /// # Errors
-/// As [`reach`].
-pub fn reserve<T>(numbers: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
+/// As [`ensure_len`].
+pub fn ensure_capacity<T>(numbers: &mut Vec<T>, len: usize) -> Result<(), OutOfMemory> {
     if numbers.capacity() < len {
         let bytes = len.saturating_mul(size_of::<T>());
         check(bytes)?;
@@ -151,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_machine_has_is_refused_with_both_sizes() {
+    fn an_impossible_size_is_refused_with_both_sizes() {
         let error = check(1 << 60).expect_err("no machine has that");
         let text = error.to_string();
         if cfg!(target_os = "linux") {
@@ -163,14 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_cannot_grow_stays_as_it_was() {
+    fn a_buffer_that_cannot_grow_is_unchanged() {
         let mut numbers = vec![1.0f32];
-        assert!(reach(&mut numbers, 1 << 58, 0.0).is_err());
-        assert!(reach(&mut numbers, usize::MAX, 0.0).is_err());
+        assert!(ensure_len(&mut numbers, 1 << 58, 0.0).is_err());
+        assert!(ensure_len(&mut numbers, usize::MAX, 0.0).is_err());
         assert_eq!(numbers, [1.0]);
-        reach(&mut numbers, 3, 2.0).expect("there is memory for three numbers");
+        ensure_len(&mut numbers, 3, 2.0).expect("there is memory for three numbers");
         assert_eq!(numbers, [1.0, 2.0, 2.0]);
-        reach(&mut numbers, 2, 0.0).expect("it is long enough");
+        ensure_len(&mut numbers, 2, 0.0).expect("it is long enough");
         assert_eq!(numbers.len(), 3);
     }
 }

@@ -1,17 +1,18 @@
-//! Products of one input with several matrices, cut into parts that threads take.
+//! Products of one input with several matrices, cut into parts for the thread pool.
 
 use std::ops::Range;
 
-use super::activations::{ActivationBlock, BLOCK};
-use super::gated::Gating;
+use super::activations::ActivationBlock;
+use super::kv_prefetch::{KvPrefetch, PrefetchCursor};
 use super::pack::{PackedMatrix, Shared};
 use super::pool::{Pool, owner, share};
 use super::product::{Input, Part};
+use super::quant::BLOCK;
 use super::simd::LANES;
-use super::soon::{Asking, Soon};
-use super::{Kernels, paired};
+use super::swiglu::SwigluPart;
+use super::{Kernels, winograd};
 
-/// One of the products that share an input: `output = input · weightsᵀ`.
+/// One of several products with the same input: `output = input · weightsᵀ`.
 pub struct Product<'a> {
     /// `[rows, cols]`.
     pub weights: &'a PackedMatrix,
@@ -19,57 +20,57 @@ pub struct Product<'a> {
     pub output: &'a mut [f32],
 }
 
-/// Activations of a stretch of tokens that stay in the second-level cache beside the weights, in bytes.
+/// Maximum activations of a stretch of tokens, in bytes: they stay in the second-level cache beside the
+/// weights.
 pub(super) const TOKENS_BYTES: usize = 640 << 10;
 
-/// Multiply-adds of a part, 10–25 µs: long runs of weights stream best, and a thread that loses its
-/// core leaves the others no more than this to wait for.
+/// Multiply-adds of a part, 10–25 µs. Long runs of weights stream best, but a thread that loses its
+/// core delays the others by a whole part.
 const PART_WORK: usize = 4 << 20;
 
-/// Matrices that one input is multiplied by, in one run of the pool.
+/// Matrices to multiply one input by, in one run of the pool.
 #[derive(Clone, Copy)]
 pub enum Matrices<'a> {
-    /// One after another.
     Each(&'a [&'a PackedMatrix]),
-    /// Matrices of as many rows: the same rows of all in one part.
+    /// Matrices with the same number of rows; each part computes the same rows of all.
     Together(&'a [&'a PackedMatrix]),
 }
 
-/// The gate of a feed-forward: `silu(input · gateᵀ + bias) · (input · upᵀ + bias)`.
-pub struct Gated<'a> {
-    /// Its output is that of the whole.
+/// The SwiGLU of a feed-forward block: `silu(input · gateᵀ + bias) · (input · upᵀ + bias)`.
+pub struct Swiglu<'a> {
+    /// Its output is the result.
     pub gate: Product<'a>,
-    /// Of as many rows. Its output is used on the way.
+    /// Has as many rows as the gate. Its output is scratch.
     pub up: Product<'a>,
-    /// `[rows]`, where there is one.
+    /// `[rows]`.
     pub gate_bias: Option<&'a [f32]>,
-    /// Likewise.
+    /// `[rows]`.
     pub up_bias: Option<&'a [f32]>,
-    /// Takes the result quantised, `[tokens, rows / 32]`; empty where it is not wanted.
+    /// The quantised result, `[tokens, rows / 32]`; empty if it is not wanted.
     pub blocks: &'a mut [ActivationBlock],
 }
 
-/// How the products of an input are cut: the tokens into stretches, the matrices into runs of groups of
-/// rows, none of which crosses from one matrix to the next.
+/// How the products of an input are cut: the tokens into stretches, the matrices into runs of row
+/// groups that stay within one matrix.
 struct Cut<'a> {
     matrices: &'a [&'a PackedMatrix],
-    /// How many of the matrices a part computes.
+    /// Matrices per part.
     together: usize,
     tokens: usize,
     stretches: usize,
-    /// Groups of a run.
+    /// Groups per run.
     step: usize,
-    /// Runs of all matrices.
+    /// Runs of all matrices together.
     runs: usize,
 }
 
 impl<'a> Cut<'a> {
-    /// For `threads` threads, and tiles of `tile` groups. All matrices have the same width, and at least
-    /// one row.
-    fn new(matrices: Matrices<'a>, tokens: usize, (threads, tile): (usize, usize)) -> Self {
+    /// For `threads` threads and tiles of `tile` groups. All matrices have the same number of columns,
+    /// and at least one row.
+    fn new(matrices: Matrices<'a>, tokens: usize, threads: usize, tile: usize) -> Self {
         let (matrices, together, tile) = match matrices {
             Matrices::Each(matrices) => (matrices, 1, tile),
-            // What is computed together is quantised together, in whole blocks.
+            // The results are quantised in whole blocks.
             Matrices::Together(matrices) => {
                 (matrices, matrices.len().max(1), tile.max(BLOCK / LANES))
             }
@@ -99,8 +100,8 @@ impl<'a> Cut<'a> {
         self.stretches * self.runs
     }
 
-    /// The tokens of a part, its matrix (the first of those together), and the groups of it. The runs of
-    /// a stretch come one after another: where there are several, threads divide tokens rather than rows.
+    /// The tokens of a part, its (first) matrix, and the groups of that. Runs of one stretch have
+    /// consecutive indices: with several stretches, threads divide tokens rather than rows.
     fn part(&self, index: usize) -> (Range<usize>, usize, Range<usize>) {
         let stretch = share(index / self.runs, self.stretches, self.tokens);
         let mut run = index % self.runs;
@@ -117,7 +118,7 @@ impl<'a> Cut<'a> {
         }
     }
 
-    /// The weights that a part begins with, if there is such a part.
+    /// The first weights of a part: matrix and group. `None` past the last part.
     fn begins(&self, index: usize) -> Option<(&'a PackedMatrix, usize)> {
         (index < self.parts()).then(|| {
             let (_, matrix, groups) = self.part(index);
@@ -128,42 +129,42 @@ impl<'a> Cut<'a> {
 
 impl Kernels {
     /// Multiplies one input by several weight matrices, in one run of the pool. `next` are the matrices
-    /// that come after them, if that is known: their first weights are asked for in advance; `soon` are
-    /// keys and values that are to be asked for meanwhile.
+    /// of the following product, if known: their first weights are prefetched. `prefetch` are keys and
+    /// values to prefetch meanwhile.
     ///
     /// # Panics
-    /// Where the shapes do not fit.
+    /// If the shapes do not match.
     pub fn matmul(
         self,
         pool: &Pool,
         products: &mut [Product<'_>],
         input: Input<'_>,
         next: Matrices<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
     ) {
         let (matrices, outputs): (Vec<_>, Vec<_>) = products
             .iter_mut()
             .map(|product| (product.weights, output(product, input)))
             .unzip();
         let matrices = Matrices::Each(&matrices);
-        // SAFETY: the outputs were made for these matrices and this input, and are borrowed for writing.
-        unsafe { self.multiply(pool, (matrices, next), &outputs, input, soon, |_, _| {}) }
+        // SAFETY: the outputs were checked against these matrices and this input, and are borrowed
+        // mutably.
+        unsafe { self.multiply(pool, matrices, next, &outputs, input, prefetch, |_, _| {}) }
     }
 
-    /// Multiplies one input by the matrices of a gate, and lets the one through by the other. The rest is
-    /// as in [`Self::matmul`].
+    /// Computes a SwiGLU of one input. The other arguments are as in [`Self::matmul`].
     ///
     /// # Panics
-    /// Where the shapes do not fit.
-    pub fn matmul_gated(
+    /// If the shapes do not match.
+    pub fn matmul_swiglu(
         self,
         pool: &Pool,
-        gated: Gated<'_>,
+        gated: Swiglu<'_>,
         input: Input<'_>,
         next: Matrices<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
     ) {
-        let Gated {
+        let Swiglu {
             mut gate,
             mut up,
             gate_bias,
@@ -181,7 +182,7 @@ impl Kernels {
         let outputs = [output(&mut gate, input), output(&mut up, input)];
         let matrices = Matrices::Together(&[gate.weights, up.weights]);
         let then = |tokens: Range<usize>, groups: Range<usize>| {
-            let part = Gating {
+            let part = SwigluPart {
                 gate: outputs[0].get(),
                 up: outputs[1].get(),
                 width,
@@ -191,46 +192,53 @@ impl Kernels {
                 rows: groups.start * LANES..(groups.end * LANES).min(width),
                 tokens,
             };
-            // SAFETY: this processor is able (`Kernels::of`); the lengths were checked above; a part has
-            // these rows of these tokens for itself, and runs of groups start and end at whole blocks.
-            unsafe { (self.table.gate)(&part) }
+            // SAFETY: this processor has the features (`Kernels::of`); the lengths were checked above;
+            // no other part has these rows of these tokens, and runs of groups start and end at whole
+            // blocks.
+            unsafe { (self.table.swiglu)(&part) }
         };
         // SAFETY: as in `matmul`.
-        unsafe { self.multiply(pool, (matrices, next), &outputs, input, soon, then) }
+        unsafe { self.multiply(pool, matrices, next, &outputs, input, prefetch, then) }
     }
 
-    /// The parts of some products; `then` is called for each part's tokens and groups, on its thread.
+    /// Computes all parts of some products, and calls `then` with each part's tokens and groups, on the
+    /// part's thread.
     ///
     /// # Safety
-    /// Each output has been made for its matrix and this input, and nobody else uses it.
+    /// Each output was checked against its matrix and this input, and nobody else uses it.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the shared part of two entry points"
+    )]
     unsafe fn multiply(
         self,
         pool: &Pool,
-        (matrices, next): (Matrices<'_>, Matrices<'_>),
+        matrices: Matrices<'_>,
+        next: Matrices<'_>,
         outputs: &[Shared<f32>],
         input: Input<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
         then: impl Fn(Range<usize>, Range<usize>) + Sync,
     ) {
         if input.tokens == 0 {
             return;
         }
         let threads = pool.threads();
-        let cut = Cut::new(matrices, input.tokens, (threads, self.table.tile.1));
-        let following = Cut::new(next, input.tokens, (threads, self.table.tile.1));
+        let cut = Cut::new(matrices, input.tokens, threads, self.table.tile.1);
+        let following = Cut::new(next, input.tokens, threads, self.table.tile.1);
         let same_width = |weights: &&PackedMatrix| weights.cols == cut.matrices[0].cols;
         assert!(cut.matrices.iter().all(same_width), "products of one input");
         let count = cut.parts();
         pool.run(count, |index| {
             let (tokens, first, groups) = cut.part(index);
             let thread = owner(index, threads, count);
-            let products = if tokens.len() < paired::FEWEST_TOKENS {
+            let products = if tokens.len() < winograd::MIN_TOKENS {
                 &self.table.product
             } else {
-                &self.table.product_of_many
+                &self.table.product_many_tokens
             };
             for matrix in first..first + cut.together {
-                // What this thread will probably multiply next.
+                // The weights that this thread will probably multiply next.
                 let next = if matrix + 1 < first + cut.together {
                     Some((cut.matrices[matrix + 1], groups.start))
                 } else if index + 1 < share(thread, threads, count).end {
@@ -245,14 +253,14 @@ impl Kernels {
                     groups: groups.clone(),
                     next: next.filter(|(next, _)| !next.format.is_dense()),
                     tokens: tokens.clone(),
-                    soon: soon.map_or_else(Asking::nothing, |soon| {
-                        let asked = index * cut.together + matrix - first;
-                        soon.share(asked, count * cut.together)
+                    kv: prefetch.map_or_else(PrefetchCursor::none, |prefetch| {
+                        let product = index * cut.together + matrix - first;
+                        prefetch.cursor(product, count * cut.together)
                     }),
                     output: outputs[matrix].get(),
                 };
-                // SAFETY: this processor is able (`Kernels::of`); the lengths were checked (`output`);
-                // the parts are different rows or different tokens of the outputs.
+                // SAFETY: this processor has the features (`Kernels::of`); the lengths were checked
+                // (`output`); parts have different rows or different tokens of the outputs.
                 unsafe { (products[part.weights.format as usize])(&part) }
             }
             then(tokens, groups);
@@ -260,10 +268,10 @@ impl Kernels {
     }
 }
 
-/// Where a product's parts write, checked to fit its weights and the input.
+/// A product's output, after checking that it fits the weights and the input.
 ///
 /// # Panics
-/// Where it does not.
+/// If it does not fit.
 fn output(product: &mut Product<'_>, input: Input<'_>) -> Shared<f32> {
     let weights = product.weights;
     assert_eq!(product.output.len(), input.tokens * weights.rows);
@@ -278,12 +286,12 @@ fn output(product: &mut Product<'_>, input: Input<'_>) -> Shared<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::quantized::GgmlDType;
+    use crate::WeightType;
     use proptest::prelude::*;
 
     proptest! {
-        /// Every group of rows meets every token once, whatever the sizes, and a part begins with what is
-        /// asked for on its behalf.
+        /// Every group of rows is multiplied by every token once, whatever the sizes, and a part starts
+        /// with the weights that were prefetched for it.
         #[test]
         fn every_output_is_computed_once(
             rows in prop::collection::vec(1usize..300, 1..4),
@@ -298,14 +306,14 @@ mod tests {
                 .iter()
                 .map(|&rows| {
                     let bytes = vec![0; rows * COLS * size_of::<f32>()];
-                    PackedMatrix::pack_rows(&pool, GgmlDType::F32, (rows, COLS), &bytes, &|row| row)
+                    PackedMatrix::pack_rows(&pool, WeightType::F32, (rows, COLS), &bytes, &|row| row)
                         .expect("fits")
                 })
                 .collect();
             let matrices: Vec<_> = matrices.iter().collect();
             let cut = match together {
-                true => Cut::new(Matrices::Together(&matrices[..1]), tokens, (threads, tile)),
-                false => Cut::new(Matrices::Each(&matrices), tokens, (threads, tile)),
+                true => Cut::new(Matrices::Together(&matrices[..1]), tokens, threads, tile),
+                false => Cut::new(Matrices::Each(&matrices), tokens, threads, tile),
             };
             let matrices = cut.matrices;
             let mut met: Vec<_> = matrices.iter().map(|matrix| vec![0; matrix.groups()]).collect();
@@ -327,8 +335,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_cut_into_nothing() {
-        let cut = Cut::new(Matrices::Each(&[]), 7, (2, 2));
+    fn no_matrices_are_cut_into_no_parts() {
+        let cut = Cut::new(Matrices::Each(&[]), 7, 2, 2);
         assert_eq!(cut.parts(), 0);
         assert!(cut.begins(0).is_none());
     }

@@ -1,15 +1,15 @@
-//! The primitives on 64-bit ARM: four registers each. With the dot product extension (ARMv8.4, and
-//! most cores before it) the integer products take one instruction, without it five.
+//! The primitives on 64-bit ARM: four registers per vector. Integer products take one instruction with
+//! the dot product extension (ARMv8.4, and most cores before it), five without.
 //!
-//! Tested under `qemu-aarch64` (bits, not speed): never yet run on a real one. `dot_pairs` and
-//! `store_i16`, which came later, have only been compiled.
+//! Tested under `qemu-aarch64` (bits, not speed), never on hardware. `dot_pairs` and `store_i16`, which
+//! were added later, have only been compiled.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::simd::{LANES, NOT_FINITE, Simd, primitives};
 
-/// Lanes 0..4, 4..8, 8..12 and 12..16. `DOT`: the dot product extension is there.
+/// Lanes 0..4, 4..8, 8..12 and 12..16. `DOT`: with the dot product extension.
 pub(super) struct Neon<const DOT: bool>;
 
 /// Applies an expression to the four quarters.
@@ -39,10 +39,10 @@ macro_rules! quarters {
 /// `acc + Σ w·a` over each quad.
 ///
 /// # Safety
-/// With `DOT`, as the extension's.
+/// With `DOT`, the processor has the dot product extension.
 #[inline(always)]
 unsafe fn dot_quads<const DOT: bool>(acc: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t {
-    // SAFETY: the processor has what the caller says it has.
+    // SAFETY: the processor has the extension if `DOT`, as the caller guarantees.
     unsafe {
         if DOT {
             // The intrinsic is not stable yet.
@@ -70,7 +70,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     type W = [uint8x16_t; 4];
     type A = int8x16_t;
 
-    // 16 integer accumulators in registers; the float ones are touched once a block, from the stack.
+    // 16 integer accumulators in registers; the float ones are on the stack, touched once per block.
     const TILE: (usize, usize) = (4, 1);
     const WIDE: (usize, usize) = (4, 1);
     const OFFSET_IN_SUM: bool = false;

@@ -1,7 +1,7 @@
-//! Weights as the products take them: repacked at load, sixteen rows interleaved, nothing rounded.
+//! Weights in the layout of the products: repacked at load, sixteen rows interleaved, without loss.
 //!
-//! "Without loss" means that every weight's value is what ggml's `dequantize_row_*` gives for it in
-//! f32, from the same integers and the same f16 scales, kept at their own width:
+//! "Without loss" means that every weight has the value that ggml's `dequantize_row_*` gives in f32,
+//! from the same integers and the same f16 scales, stored at their original width:
 //!
 //! | from | quants | per 32 columns | value |
 //! |---|---|---|---|
@@ -15,22 +15,20 @@
 //! | Q6_K | 8 bits, from 6 | two i8 scales; an f16 per 256 | `(d·s) · (q − 32)` |
 //! | F16, BF16, F32 | as they are | | |
 //!
-//! A group is sixteen rows (the last one padded with zeros). In it, for each block of 32 columns in
-//! order, come the quants in quads: 64 bytes that hold four columns of each row, one 512-bit register.
-//! Bytes hold the eight quads in order; nibbles hold quad `j` low and quad `j + 4` high, which is how
-//! Q4_0 and Q4_1 lay out a row already. Signed types are stored with an offset of 128.
+//! A group is sixteen rows (the last one is padded with zeros). Within a group, each block of 32
+//! columns stores its quants in quads: 64 bytes that hold four columns of each row, one 512-bit
+//! register. Bytes hold the eight quads in order; nibbles hold quad `j` low and quad `j + 4` high, as
+//! Q4_0 and Q4_1 already do. Signed types are stored with an offset of 128.
 
-use candle_core::quantized::GgmlDType;
-
-use super::activations::BLOCK;
 use super::aligned::Aligned;
-use super::gguf::{self, SUPER, block_shape, u16_at};
+use super::gguf::{self, SUPER, WeightType, u16_at};
 use super::half;
 use super::pool::Pool;
+use super::quant::BLOCK;
 use super::simd::LANES;
 use crate::memory::OutOfMemory;
 
-/// How the weights are stored, which names the kernel that multiplies them.
+/// How weights are stored; each format has its own kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Format {
@@ -58,23 +56,22 @@ pub enum Format {
 
 impl Format {
     /// The format that a GGUF type is repacked to.
-    fn of(dtype: GgmlDType) -> Option<Self> {
-        Some(match dtype {
-            GgmlDType::Q4_0 => Self::U4,
-            GgmlDType::Q4_1 => Self::U4Min,
-            GgmlDType::Q4K => Self::U4Super,
-            GgmlDType::Q8_0 | GgmlDType::Q5_0 => Self::I8,
-            GgmlDType::Q5_1 => Self::U8Min,
-            GgmlDType::Q5K => Self::U8Super,
-            GgmlDType::Q6K => Self::U8Half,
-            GgmlDType::F16 => Self::F16,
-            GgmlDType::BF16 => Self::Bf16,
-            GgmlDType::F32 => Self::F32,
-            _ => return None,
-        })
+    fn of(dtype: WeightType) -> Self {
+        match dtype {
+            WeightType::Q4_0 => Self::U4,
+            WeightType::Q4_1 => Self::U4Min,
+            WeightType::Q4K => Self::U4Super,
+            WeightType::Q8_0 | WeightType::Q5_0 => Self::I8,
+            WeightType::Q5_1 => Self::U8Min,
+            WeightType::Q5K => Self::U8Super,
+            WeightType::Q6K => Self::U8Half,
+            WeightType::F16 => Self::F16,
+            WeightType::BF16 => Self::Bf16,
+            WeightType::F32 => Self::F32,
+        }
     }
 
-    /// Whether rows are dense numbers, multiplied in f32 with activations that are not quantised.
+    /// Whether weights are dense, and multiplied in f32 with unquantised activations.
     pub fn is_dense(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16 | Self::F32)
     }
@@ -94,7 +91,7 @@ impl Format {
         matches!(self, Self::U4Super | Self::U8Super | Self::U8Half)
     }
 
-    /// What a group of sixteen rows of so many columns takes.
+    /// The lengths of a group of sixteen rows of `cols` columns.
     fn group(self, cols: usize) -> Lengths {
         let steps = if self.is_dense() { cols } else { cols / BLOCK };
         let scales = match self {
@@ -126,39 +123,25 @@ impl Format {
 /// Why a tensor cannot be repacked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PackError {
-    /// No kernel for the type.
-    #[error("no CPU kernel multiplies weights of type {0:?}")]
-    Type(GgmlDType),
-    /// Columns that do not fill blocks.
     #[error("{cols} columns are not a multiple of {block}, the block of {dtype:?}")]
     Columns {
-        /// The tensor's columns.
         cols: usize,
-        /// Columns per block.
         block: usize,
-        /// The tensor's type.
-        dtype: GgmlDType,
+        dtype: WeightType,
     },
-    /// Too few or too many bytes.
     #[error("{rows} × {cols} weights of {dtype:?} take {expected} bytes, and there are {found}")]
     Bytes {
-        /// The tensor's rows.
         rows: usize,
-        /// The tensor's columns.
         cols: usize,
-        /// The tensor's type.
-        dtype: GgmlDType,
-        /// Bytes that it should have.
+        dtype: WeightType,
         expected: usize,
-        /// Bytes that it has.
         found: usize,
     },
-    /// No memory for the result.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
 }
 
-/// Lengths of one group's part of each array of a [`PackedMatrix`].
+/// Lengths of one group in each array of a [`PackedMatrix`].
 struct Lengths {
     quants: usize,
     scales: usize,
@@ -175,17 +158,17 @@ pub struct PackedMatrix {
     pub(super) quants: Aligned<u8>,
     /// f16 scales `[groups][blocks or super-blocks][16]`.
     pub(super) scales: Aligned<u16>,
-    /// f16 minima, as the scales; of the K types the sign is already that of an addition.
+    /// f16 minima, laid out as the scales. Those of the K types are negated, so that all are added.
     pub(super) mins: Aligned<u16>,
     /// Second-level scales `[groups][blocks][2][16]`: scale and minimum as `u8`, or (Q6_K) the scales
     /// of the two halves as `i8`.
     pub(super) fine: Aligned<u8>,
 }
 
-/// A pointer that threads may write through, each to places of its own.
+/// A pointer that threads may write through, each to its own elements.
 #[derive(Clone, Copy)]
 pub(super) struct Shared<T>(*mut T);
-// SAFETY: whoever makes one says why no two threads touch the same place.
+// SAFETY: the code that creates one states why no two threads touch the same element.
 unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<T> {}
@@ -202,14 +185,14 @@ impl<T> Shared<T> {
     /// Elements `at..at + len` of the slice.
     ///
     /// # Safety
-    /// In bounds, the slice lives, and nobody else has these elements.
+    /// In bounds; the slice lives; nobody else uses these elements.
     unsafe fn part<'a>(self, at: usize, len: usize) -> &'a mut [T] {
         // SAFETY: as this function's.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
     }
 }
 
-/// One group's part of each array of a matrix.
+/// One group's slice of each array of a matrix.
 struct Group<'a> {
     quants: &'a mut [u8],
     scales: &'a mut [u16],
@@ -218,25 +201,20 @@ struct Group<'a> {
 }
 
 impl PackedMatrix {
-    /// Whether weights of this type can be multiplied.
-    pub fn has_kernel(dtype: GgmlDType) -> bool {
-        Format::of(dtype).is_some()
-    }
-
-    /// Repacks `bytes`, the blocks of a GGUF tensor `[rows, cols]`, with its row `from(row)` in the place
-    /// of each row.
+    /// Repacks `bytes`, the blocks of a GGUF tensor `[rows, cols]`. Row `i` of the result is row
+    /// `from(i)` of the tensor.
     ///
     /// # Errors
-    /// For a type without a kernel, or a shape that the bytes do not fill.
+    /// The bytes do not fill the shape, or there is no memory for the result.
     pub fn pack_rows(
         pool: &Pool,
-        dtype: GgmlDType,
+        dtype: WeightType,
         (rows, cols): (usize, usize),
         bytes: &[u8],
         from: &(dyn Fn(usize) -> usize + Sync),
     ) -> Result<Self, PackError> {
-        let format = Format::of(dtype).ok_or(PackError::Type(dtype))?;
-        let (block_bytes, block) = block_shape(dtype);
+        let format = Format::of(dtype);
+        let (block_bytes, block) = (dtype.block_bytes(), dtype.block_columns());
         if !cols.is_multiple_of(block) {
             return Err(PackError::Columns { cols, block, dtype });
         }
@@ -277,8 +255,8 @@ impl PackedMatrix {
             Shared::new(&mut packed.fine),
         );
         pool.run(groups, |index| {
-            // SAFETY: each group is one part of the run, and has its own stretch of each array,
-            // allocated for `groups` of them just above.
+            // SAFETY: each group is one part of the run and has its own range of each array, which were
+            // allocated for `groups` groups just above.
             let mut group = unsafe {
                 Group {
                     quants: parts.0.part(index * quants, quants),
@@ -296,21 +274,19 @@ impl PackedMatrix {
         Ok(packed)
     }
 
-    /// Bytes of memory that a GGUF tensor `[rows, cols]` takes when it is repacked; `None` for a type
-    /// without a kernel.
-    pub fn bytes_of(dtype: GgmlDType, rows: usize, cols: usize) -> Option<usize> {
-        let group = Format::of(dtype)?.group(cols);
+    /// Bytes that a GGUF tensor `[rows, cols]` takes when repacked.
+    pub fn bytes_of(dtype: WeightType, rows: usize, cols: usize) -> usize {
+        let group = Format::of(dtype).group(cols);
         let halves = 2 * (group.scales + group.mins);
         let bytes = group.quants + group.fine + halves;
-        Some(rows.div_ceil(LANES).saturating_mul(bytes))
+        rows.div_ceil(LANES).saturating_mul(bytes)
     }
 
-    /// How the weights are stored.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// Bytes that it takes in memory, which are also the bytes that a product streams.
+    /// Bytes in memory, which are also the bytes that a product streams.
     pub fn bytes(&self) -> usize {
         self.quants.len() + self.fine.len() + 2 * (self.scales.len() + self.mins.len())
     }
@@ -320,10 +296,10 @@ impl PackedMatrix {
         self.rows.div_ceil(LANES)
     }
 
-    /// Writes row `row` as numbers: an embedding table's row, where the table is also the output head.
+    /// Dequantises a row: an embedding, if the table is also the output head.
     ///
     /// # Panics
-    /// Where there is no such row, or `out` is not `cols` long.
+    /// If there is no such row, or `out` is not `cols` long.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(out.len(), self.cols);
@@ -345,14 +321,14 @@ impl PackedMatrix {
             let (quants, [low, high], min) = self.block(row, index);
             for (column, (value, quant)) in out.iter_mut().zip(quants).enumerate() {
                 let scale = if column < BLOCK / 2 { low } else { high };
-                // The product is exact (11 + 7 + 6 bits at most): it is rounded once, in the sum.
+                // The product is exact (11 + 7 + 6 bits at most); only the sum rounds.
                 *value = scale * f32::from(quant) + min;
             }
         }
     }
 
-    /// A row's block of 32 columns: quants (offset taken off), the scales of its two halves, and its
-    /// minimum (0 where there is none).
+    /// A row's block of 32 columns: quants without their offset, the scales of the two halves, and the
+    /// minimum (0 if there is none).
     pub(super) fn block(&self, row: usize, index: usize) -> ([i16; BLOCK], [f32; 2], f32) {
         let (group, lane) = (row / LANES, row % LANES);
         let step = self.format.step_bytes();
@@ -406,15 +382,15 @@ impl PackedMatrix {
     }
 }
 
-/// Puts one row into its lane of a group.
-fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
-    let (block_bytes, _) = block_shape(dtype);
+/// Writes one row to its lane of a group.
+fn pack_row(dtype: WeightType, row: &[u8], lane: usize, group: &mut Group<'_>) {
+    let block_bytes = dtype.block_bytes();
     let blocks = row.chunks_exact(block_bytes).enumerate();
     let at = lane * 4;
     match dtype {
         // `block_q4_0`, 18 bytes: `d: f16, qs: [u8; 16]`.
         // `block_q4_1`, 20 bytes: `d: f16, m: f16, qs: [u8; 16]`.
-        GgmlDType::Q4_0 | GgmlDType::Q4_1 => {
+        WeightType::Q4_0 | WeightType::Q4_1 => {
             let header = block_bytes - 16;
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
@@ -428,27 +404,27 @@ fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
             }
         }
         // `block_q8_0`, 34 bytes: `d: f16, qs: [i8; 32]`.
-        GgmlDType::Q8_0 => {
+        WeightType::Q8_0 => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
                 let quants = std::array::from_fn(|column| block[2 + column]);
                 put_bytes(group.quants, index, lane, quants, 128);
             }
         }
-        GgmlDType::Q5_0 => {
+        WeightType::Q5_0 => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
                 put_bytes(group.quants, index, lane, gguf::q5_0(block), 128 - 16);
             }
         }
-        GgmlDType::Q5_1 => {
+        WeightType::Q5_1 => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
                 group.mins[index * LANES + lane] = u16_at(block, 2);
                 put_bytes(group.quants, index, lane, gguf::q5_1(block), 0);
             }
         }
-        GgmlDType::Q4K | GgmlDType::Q5K => {
+        WeightType::Q4K | WeightType::Q5K => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 0);
                 group.mins[index * LANES + lane] = u16_at(block, 2) ^ 0x8000;
@@ -457,7 +433,7 @@ fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
                     let index = index * (SUPER / BLOCK) + inner;
                     group.fine[index * 2 * LANES + lane] = scale;
                     group.fine[(index * 2 + 1) * LANES + lane] = min;
-                    if dtype == GgmlDType::Q5K {
+                    if dtype == WeightType::Q5K {
                         put_bytes(group.quants, index, lane, gguf::q5_k(block, inner), 0);
                     } else {
                         put_nibbles(group.quants, index, lane, gguf::q4_k(block, inner));
@@ -465,7 +441,7 @@ fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
                 }
             }
         }
-        GgmlDType::Q6K => {
+        WeightType::Q6K => {
             for (index, block) in blocks {
                 group.scales[index * LANES + lane] = u16_at(block, 208);
                 for inner in 0..SUPER / BLOCK {
@@ -477,8 +453,8 @@ fn pack_row(dtype: GgmlDType, row: &[u8], lane: usize, group: &mut Group<'_>) {
                 }
             }
         }
-        // Dense: a column is a block of its own.
-        _ => {
+        // Each column is a block.
+        WeightType::F16 | WeightType::BF16 | WeightType::F32 => {
             for (column, value) in blocks {
                 let at = (column * LANES + lane) * block_bytes;
                 group.quants[at..][..block_bytes].copy_from_slice(value);

@@ -1,57 +1,108 @@
-//! Safe ways to give the parts of a [`Pool`]'s run pieces of slices to write: rows, or stretches.
+//! Safe parallel writes to slices: each part of a [`Pool`]'s run gets rows that no other part has.
 
 use super::pool::Pool;
 
-/// A pointer that threads may write through, each to places of its own.
-struct Shared<T>(*mut T);
-// SAFETY: the functions below give each part elements that no other part has.
-unsafe impl<T: Send> Sync for Shared<T> {}
+/// A matrix to be written row by row: `values` holds rows of `width` elements.
+pub struct RowsMut<'a, T> {
+    pub values: &'a mut [T],
+    /// 0 for no matrix: then each part gets an empty slice.
+    pub width: usize,
+}
 
-impl<T> Shared<T> {
-    /// # Safety
-    /// In bounds of the slice, which lives, and nobody else has these elements.
-    unsafe fn part<'a>(&self, at: usize, len: usize) -> &'a mut [T] {
-        // SAFETY: as this function's.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+impl<'a, T> RowsMut<'a, T> {
+    pub fn new(values: &'a mut [T], width: usize) -> Self {
+        Self { values, width }
+    }
+
+    fn shared(self, rows: usize) -> SharedRows<T> {
+        assert!(self.values.len() >= rows * self.width, "too few rows");
+        SharedRows {
+            start: self.values.as_mut_ptr(),
+            width: self.width,
+        }
     }
 }
 
-/// No matrix, for [`Pool::rows`].
-pub fn none() -> (&'static mut [f32], usize) {
-    (&mut [], 0)
+/// The same behind a pointer that all threads may use, each for its own rows.
+struct SharedRows<T> {
+    start: *mut T,
+    width: usize,
+}
+
+// SAFETY: `Pool::rows3` gives each part rows that no other part has.
+unsafe impl<T: Send> Sync for SharedRows<T> {}
+
+impl<T> SharedRows<T> {
+    /// Rows `first..first + count`.
+    ///
+    /// # Safety
+    /// The rows are in bounds of a slice that lives, and nobody else uses them.
+    unsafe fn part<'a>(&self, first: usize, count: usize) -> &'a mut [T] {
+        // SAFETY: as this function's.
+        unsafe {
+            let start = self.start.add(first * self.width);
+            std::slice::from_raw_parts_mut(start, count * self.width)
+        }
+    }
 }
 
 impl Pool {
-    /// Calls `part(first row, rows of a, rows of b, rows of c)` for every `step` of `rows` rows. Each
-    /// matrix is given with the width of its rows; a width of 0 stands for no matrix.
+    /// Calls `part(first row, rows of a)` for every `step` of `rows` rows.
     ///
     /// # Panics
-    /// Where a matrix has fewer rows.
-    pub fn rows<A: Send, B: Send, C: Send>(
+    /// If the matrix has fewer rows.
+    pub fn rows1<A: Send>(
         &self,
         rows: usize,
         step: usize,
-        (a, a_width): (&mut [A], usize),
-        (b, b_width): (&mut [B], usize),
-        (c, c_width): (&mut [C], usize),
+        a: RowsMut<'_, A>,
+        part: impl Fn(usize, &mut [A]) + Sync,
+    ) {
+        let none = RowsMut::<u8>::new(&mut [], 0);
+        self.rows2(rows, step, a, none, |first, a, _| part(first, a));
+    }
+
+    /// The same for two matrices.
+    ///
+    /// # Panics
+    /// As [`Self::rows1`].
+    pub fn rows2<A: Send, B: Send>(
+        &self,
+        rows: usize,
+        step: usize,
+        a: RowsMut<'_, A>,
+        b: RowsMut<'_, B>,
+        part: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+    ) {
+        let none = RowsMut::<u8>::new(&mut [], 0);
+        self.rows3(rows, step, a, b, none, |first, a, b, _| part(first, a, b));
+    }
+
+    /// The same for three matrices.
+    ///
+    /// # Panics
+    /// As [`Self::rows1`].
+    pub fn rows3<A: Send, B: Send, C: Send>(
+        &self,
+        rows: usize,
+        step: usize,
+        a: RowsMut<'_, A>,
+        b: RowsMut<'_, B>,
+        c: RowsMut<'_, C>,
         part: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync,
     ) {
-        assert!(a.len() >= rows * a_width && b.len() >= rows * b_width);
-        assert!(c.len() >= rows * c_width);
+        let (a, b, c) = (&a.shared(rows), &b.shared(rows), &c.shared(rows));
         let step = step.max(1);
-        let (a, b) = (Shared(a.as_mut_ptr()), Shared(b.as_mut_ptr()));
-        let c = Shared(c.as_mut_ptr());
-        let (a, b, c) = (&a, &b, &c);
         self.run(rows.div_ceil(step), |index| {
             let first = index * step;
             let count = step.min(rows - first);
             // SAFETY: the rows `first..first + count` are this part's alone, and within bounds,
-            // which were checked above; the slices are borrowed until the run has ended.
+            // which `shared` checked; the slices are borrowed until the run has ended.
             let (a, b, c) = unsafe {
                 (
-                    a.part(first * a_width, count * a_width),
-                    b.part(first * b_width, count * b_width),
-                    c.part(first * c_width, count * c_width),
+                    a.part(first, count),
+                    b.part(first, count),
+                    c.part(first, count),
                 )
             };
             part(first, a, b, c);
@@ -71,13 +122,12 @@ mod tests {
                 let mut a = vec![0u32; rows * 3];
                 let mut b = vec![0u32; rows * 2];
                 let mut c = vec![0u8; rows];
-                let matrices = ((&mut a[..], 3), (&mut b[..], 2), (&mut c[..], 1));
-                pool.rows(
+                pool.rows3(
                     rows,
                     step,
-                    matrices.0,
-                    matrices.1,
-                    matrices.2,
+                    RowsMut::new(&mut a, 3),
+                    RowsMut::new(&mut b, 2),
+                    RowsMut::new(&mut c, 1),
                     |first, a, b, c| {
                         for (row, a) in a.chunks_exact_mut(3).enumerate() {
                             a.fill((first + row) as u32 + 1);

@@ -1,68 +1,68 @@
-//! A pass's attention, cut into parts that threads take: the same plan serves every layer.
+//! A pass's attention, cut into parts for the thread pool: the same plan serves every layer.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::attention::{Call, Query, Running, SPAN};
+use super::attention::{AttentionTile, Query, Running, SPAN};
 use super::kv_memory::{KvLayer, KvShape, PAGE};
 use super::pack::Shared;
-use super::{Kernels, Pool, room, share};
+use super::{Kernels, Pool, scratch, share};
 
-/// Queries of one KV head, and what they look at. Their [`Query::state`] is their place among the
-/// part's queries.
+/// Queries of one KV head, and the positions they attend to. Their [`Query::state`] is their index
+/// among the part's queries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttentionPart<'a> {
-    /// The head of keys and values.
     pub kv_head: usize,
-    /// The queries.
     pub queries: Vec<Query>,
-    /// What is looked at, in this order: for each query ascending positions.
-    pub looks: Vec<Look<'a>>,
+    /// In processing order: for each query, positions ascend.
+    pub spans: Vec<KvSpan<'a>>,
 }
 
-/// Some of a part's queries look at some positions of one page table.
+/// Positions of one page table that some of a part's queries attend to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look<'a> {
+pub struct KvSpan<'a> {
     /// Page `i` holds positions `16 i..16 (i + 1)`.
     pub pages: &'a [u32],
-    /// From a multiple of [`SPAN`] to a multiple of it, or to the end.
+    /// Starts at a multiple of [`SPAN`], and ends at one or at the end of the sequence.
     pub positions: Range<usize>,
-    /// Which of the part's queries.
+    /// Indices among the part's queries.
     pub queries: Range<usize>,
 }
 
-/// The attention of all layers of a pass. Its parts write places of their own.
+/// The attention of all layers of a pass. No two parts write the same outputs.
 pub struct AttentionPlan<'a> {
     shape: KvShape,
     parts: Vec<AttentionPart<'a>>,
-    /// How many numbers the queries and the outputs must have.
+    /// Minimum length of the queries' and outputs' buffers.
     numbers: usize,
-    /// How many pages a layer must have.
+    /// Minimum pages of a layer.
     pages: usize,
 }
 
 thread_local! {
-    /// The running softmaxes of the part that a thread has in hand.
+    /// The running softmaxes of the part that a thread is computing.
     static STATES: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `work` with so many fresh states, and room for as many queries.
-fn with_room(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *mut f32)) {
+/// Calls `work` with `states` fresh states, and scratch for as many queries.
+fn with_scratch(shape: KvShape, states: usize, work: impl FnOnce(*mut Running, *mut f32)) {
     STATES.with_borrow_mut(|kept| {
         kept.clear();
         kept.resize(states, Running::default());
-        room::with(shape.room_len(states), |room| work(kept.as_mut_ptr(), room));
+        scratch::with(shape.scratch_len(states), |scratch| {
+            work(kept.as_mut_ptr(), scratch)
+        });
     });
 }
 
 impl<'a> AttentionPlan<'a> {
-    /// A plan of these parts for so many threads. Each begins with its share of them, which are in the order
-    /// of their tokens, and with the costliest of it: so the threads end together.
+    /// A plan of these parts. Each thread starts with its own share of them, in the order of their
+    /// tokens, and takes the costliest first, so that all threads finish at about the same time.
     ///
     /// # Panics
-    /// Where two queries have the same place, places are not multiples of the head size, or a look
-    /// leaves its page table or its part.
+    /// If two queries have the same offset, an offset is not a multiple of the head size, or a span
+    /// exceeds its page table or its part.
     pub fn new(shape: KvShape, mut parts: Vec<AttentionPart<'a>>, threads: usize) -> Self {
         let mut places = HashSet::new();
         let (mut numbers, mut pages) = (0, 0);
@@ -70,15 +70,15 @@ impl<'a> AttentionPlan<'a> {
             assert!(part.kv_head < shape.kv_heads, "no such head");
             for (index, query) in part.queries.iter().enumerate() {
                 assert!(query.at.is_multiple_of(shape.head_size) && query.state == index);
-                assert!(places.insert(query.at), "two queries have one place");
+                assert!(places.insert(query.at), "two queries have the same offset");
                 numbers = numbers.max(query.at + shape.head_size);
             }
-            for look in &part.looks {
-                let used = look.positions.end.div_ceil(PAGE);
-                assert!(look.positions.start.is_multiple_of(SPAN));
-                assert!(used <= look.pages.len(), "too few pages");
-                assert!(look.queries.end <= part.queries.len());
-                let highest = look.pages[..used].iter().max();
+            for span in &part.spans {
+                let used = span.positions.end.div_ceil(PAGE);
+                assert!(span.positions.start.is_multiple_of(SPAN));
+                assert!(used <= span.pages.len(), "too few pages");
+                assert!(span.queries.end <= part.queries.len());
+                let highest = span.pages[..used].iter().max();
                 pages = pages.max(highest.map_or(0, |page| *page as usize + 1));
             }
         }
@@ -95,44 +95,43 @@ impl<'a> AttentionPlan<'a> {
         }
     }
 
-    /// Bytes that so many threads keep for what they compute on the way.
-    pub fn room_bytes(&self, threads: usize) -> usize {
-        let most = self.parts.iter().map(|part| part.queries.len()).max();
-        let queries = most.unwrap_or(0);
-        let room = self.shape.room_len(queries) * size_of::<f32>();
-        threads * (room + queries * size_of::<Running>())
+    /// Bytes of scratch and states that `threads` threads use.
+    pub fn scratch_bytes(&self, threads: usize) -> usize {
+        let longest = self.parts.iter().map(|part| part.queries.len()).max();
+        let queries = longest.unwrap_or(0);
+        let scratch = self.shape.scratch_len(queries) * size_of::<f32>();
+        threads * (scratch + queries * size_of::<Running>())
     }
 
-    /// The parts, in the order in which they are taken.
+    /// In processing order.
     pub fn parts(&self) -> &[AttentionPart<'a>] {
         &self.parts
     }
 }
 
-impl Look<'_> {
-    /// The pages that hold its positions.
-    fn looked_at(&self) -> &[u32] {
+impl KvSpan<'_> {
+    fn pages(&self) -> &[u32] {
         &self.pages[self.positions.start / PAGE..self.positions.end.div_ceil(PAGE)]
     }
 }
 
 impl AttentionPart<'_> {
-    /// Positions × queries, all in all.
+    /// Positions × queries, in total.
     fn cost(&self) -> usize {
-        let of = |look: &Look<'_>| look.positions.len() * look.queries.len();
-        self.looks.iter().map(of).sum()
+        let of = |span: &KvSpan<'_>| span.positions.len() * span.queries.len();
+        self.spans.iter().map(of).sum()
     }
 }
 
 impl Kernels {
-    /// Attends for every query of the plan in one layer: `input` holds the queries' numbers, `output`
-    /// takes those of the results, both at [`Query::at`]. `scale` multiplies the scores:
-    /// 1 / √head_size.
+    /// Computes attention for every query of the plan in one layer. `input` holds the queries and
+    /// `output` takes the results, both at [`Query::at`]. `scale` multiplies the scores: 1 /
+    /// √head_size.
     ///
     /// The results have the same bits however a plan cuts the same queries and positions.
     ///
     /// # Panics
-    /// Where the layer, the input or the output is not what the plan was made for.
+    /// If the layer, the input or the output does not match the plan.
     pub fn attend_all(
         self,
         pool: &Pool,
@@ -147,8 +146,8 @@ impl Kernels {
         let output = Shared::new(output);
         pool.run(plan.parts.len(), |index| {
             let part = &plan.parts[index];
-            with_room(plan.shape, part.queries.len(), |state, room| {
-                let all = Call {
+            with_scratch(plan.shape, part.queries.len(), |state, scratch| {
+                let all = AttentionTile {
                     layer,
                     kv_head: part.kv_head,
                     pages: &[],
@@ -159,23 +158,24 @@ impl Kernels {
                     input,
                     output: output.get(),
                     state,
-                    room,
+                    scratch,
                 };
-                // SAFETY: as for the looks below.
+                // SAFETY: as for the spans below.
                 unsafe { (self.table.prepare)(&all) }
-                for (index, look) in part.looks.iter().enumerate() {
-                    let next = part.looks.get(index + 1);
-                    let call = Call {
-                        pages: look.pages,
-                        positions: look.positions.clone(),
-                        queries: &part.queries[look.queries.clone()],
-                        next: next.map_or(&[], Look::looked_at),
+                for (index, span) in part.spans.iter().enumerate() {
+                    let next = part.spans.get(index + 1);
+                    let tile = AttentionTile {
+                        pages: span.pages,
+                        positions: span.positions.clone(),
+                        queries: &part.queries[span.queries.clone()],
+                        next: next.map_or(&[], KvSpan::pages),
                         ..all.clone()
                     };
-                    // SAFETY: this processor is able (`Kernels::of`). Pages, queries, states and
-                    // positions were checked when the plan was made, and against this layer, input
-                    // and output above; no other part has these places, and the room is the thread's.
-                    unsafe { (self.table.attend)(&call) }
+                    // SAFETY: this processor has the features (`Kernels::of`). Pages, queries, states
+                    // and positions were checked when the plan was made, and against this layer, input
+                    // and output above. No other part writes these outputs, and the scratch is the
+                    // thread's own.
+                    unsafe { (self.table.attend)(&tile) }
                 }
                 // SAFETY: likewise.
                 unsafe { (self.table.finish)(&all) }
@@ -203,7 +203,7 @@ mod tests {
         AttentionPart {
             kv_head: 0,
             queries: places.iter().enumerate().map(query).collect(),
-            looks: vec![Look {
+            spans: vec![KvSpan {
                 pages,
                 positions,
                 queries: 0..places.len(),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thread_has_its_tokens_and_begins_with_the_costliest_part() {
+    fn each_thread_starts_with_the_costliest_part_of_its_share() {
         let parts = || {
             vec![
                 part(&[24, 32, 40], 0..4, &[0]),
@@ -229,8 +229,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "two queries have one place")]
-    fn parts_that_share_a_place_are_refused() {
+    #[should_panic(expected = "two queries have the same offset")]
+    fn parts_that_write_the_same_output_panic() {
         AttentionPlan::new(
             SHAPE,
             vec![part(&[0], 0..4, &[0]), part(&[8, 0], 0..4, &[0])],
@@ -240,13 +240,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "too few pages")]
-    fn positions_without_pages_are_refused() {
+    fn positions_without_pages_panic() {
         AttentionPlan::new(SHAPE, vec![part(&[0], 0..17, &[0])], 1);
     }
 
     #[test]
     #[should_panic(expected = "plan.pages <= layer.pages()")]
-    fn a_layer_with_fewer_pages_is_refused() {
+    fn a_layer_with_too_few_pages_panics() {
         let plan = AttentionPlan::new(SHAPE, vec![part(&[0], 0..4, &[7])], 1);
         let pool = Pool::new(1).expect("no threads");
         let memory = KvMemory::new(SHAPE, 1, 7);

@@ -1,11 +1,11 @@
-//! A thread pool for work of microseconds: [`Pool::run`] hands numbered parts to threads that are
-//! already spinning, and the caller works along.
+//! A thread pool for tasks of microseconds: [`Pool::run`] hands numbered parts to threads that are
+//! already spinning, and the caller takes part.
 //!
-//! Each thread begins with a share of the parts that is its own ([`share`]), so that work which is cut
-//! alike again and again finds in a thread's caches what that thread left there: two cores need not
-//! have a cache in common. Then it helps with the others' shares. Parts are claimed from counters, so a
-//! thread that the system has put aside delays nothing but the part in its hands: a run closes when the
-//! parts are gone, not when every worker has looked.
+//! Each thread starts with its own share of the parts ([`share`]), and then helps with the others'
+//! shares. So work that is cut the same way again and again finds in a core's caches what that core
+//! left there; cores need not share a cache. Parts are claimed from counters, so a thread that the
+//! system has descheduled delays only the part it holds: a run ends when all parts are done, even if
+//! some workers never woke up.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -16,36 +16,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long an idle worker watches for work before it sleeps. Longer than the work between two
-/// parallel parts of a forward pass, shorter than anything that a user would notice.
+/// How long an idle worker spins before it sleeps: longer than the serial work between two parallel
+/// steps of a forward pass, too short for a user to notice.
 const SPIN: Duration = Duration::from_micros(200);
 
-/// The gate's open bit; below it, the number of workers inside; above it, the run's number.
+/// The gate's open bit. The bits below count the workers inside, those above the runs.
 const OPEN: u64 = 1 << 16;
-/// One further run in the gate's upper bits.
+/// One run, in the gate's upper bits.
 const RUN: u64 = 1 << 17;
 
-/// Counters that lie together: with few threads a claim costs one cache line, whosever share it is from.
+/// Counters per cache line: with few threads, a claim touches one line, whichever share it is from.
 const COUNTERS: usize = 16;
 
-/// One of `shares` even shares of `count` things: of a run's parts, those that a thread begins with.
+/// One of `shares` even shares of `0..count`: of a run's parts, those that a thread starts with.
 #[inline(always)]
 pub fn share(index: usize, shares: usize, count: usize) -> Range<usize> {
     index * count / shares..(index + 1) * count / shares
 }
 
-/// The thread that begins with a part's share.
+/// The thread whose share a part is in.
 pub(super) fn owner(part: usize, threads: usize, parts: usize) -> usize {
     ((part + 1) * threads - 1) / parts
 }
 
-/// A fixed set of worker threads, which live as long as it does.
+/// A fixed set of worker threads, which live as long as the pool.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
 
-/// What a run asks of its threads: a closure behind a thin pair of pointers.
+/// The work of a run: a type-erased closure and the number of parts.
 #[derive(Clone, Copy)]
 struct Job {
     call: unsafe fn(*const (), usize),
@@ -53,7 +53,7 @@ struct Job {
     parts: usize,
 }
 
-/// On its own cache lines, so that claiming parts does not disturb those who watch the gate.
+/// On its own cache lines, so that claiming parts does not disturb the threads that poll the gate.
 #[repr(align(128))]
 #[derive(Default)]
 struct Line<T>(T);
@@ -63,7 +63,7 @@ struct Shared {
     /// The next part of each thread's share.
     next: Vec<Line<[AtomicUsize; COUNTERS]>>,
     job: UnsafeCell<Job>,
-    /// Set while a run is on: a run inside a run (or beside it) is done by its caller alone.
+    /// Set during a run. A nested or concurrent run is executed by its caller alone.
     busy: AtomicBool,
     stop: AtomicBool,
     sleepers: Vec<AtomicBool>,
@@ -71,16 +71,16 @@ struct Shared {
 }
 
 // SAFETY: `job` is written only by the thread that set `busy`, while the gate is closed and nobody is
-// inside; it is read only by those inside an open gate. The closure that it points to is `Sync`.
+// inside; it is read only by workers inside an open gate. The closure that it points to is `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
 
 impl Pool {
-    /// A pool of `threads` threads, the caller's included: 1 (or 0) starts none.
+    /// A pool of `threads` threads including the caller's: 1 (or 0) starts none.
     ///
     /// # Errors
-    /// Where the system gives no thread.
+    /// The system cannot start a thread.
     pub fn new(threads: usize) -> std::io::Result<Self> {
         unsafe fn nothing(_: *const (), _: usize) {}
         let workers = threads.saturating_sub(1);
@@ -106,25 +106,25 @@ impl Pool {
         for index in 0..workers {
             let shared = Arc::clone(&shared);
             let builder = thread::Builder::new().name(format!("kernel-{}", index + 1));
-            // On failure `pool` is dropped, which stops those that have started.
+            // On failure `pool` is dropped, which stops the workers already started.
             pool.workers
                 .push(builder.spawn(move || shared.work(index))?);
         }
         Ok(pool)
     }
 
-    /// Threads that a run uses, the caller's included.
+    /// Threads of a run, including the caller's.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
     /// Calls `part(0)`, …, `part(parts - 1)`, each once, on whichever threads are free, and returns
-    /// when all have ended. A panic in a part reaches the caller after the others have ended.
+    /// when all are done. A panic in a part is resumed in the caller after that.
     pub fn run<F: Fn(usize) + Sync>(&self, parts: usize, part: F) {
         /// Calls the closure behind the pointer.
         ///
         /// # Safety
-        /// `closure` points to an `F` that lives.
+        /// `closure` points to a live `F`.
         unsafe fn call<F: Fn(usize)>(closure: *const (), part: usize) {
             // SAFETY: as this function's.
             unsafe { (*closure.cast::<F>())(part) }
@@ -141,7 +141,7 @@ impl Pool {
             closure: (&raw const part).cast(),
             parts,
         };
-        // SAFETY: `busy` was ours to set, and the last run left the gate closed with nobody inside.
+        // SAFETY: this thread set `busy`, and the last run left the gate closed with nobody inside.
         unsafe { *shared.job.get() = job }
         for thread in 0..self.threads() {
             let start = share(thread, self.threads(), parts).start;
@@ -152,7 +152,7 @@ impl Pool {
             .gate
             .0
             .store((closed + RUN) | OPEN, Ordering::Release);
-        // Either a worker that is going to sleep sees the gate open, or we see that it sleeps.
+        // Either a worker about to sleep sees the open gate, or this thread sees that it sleeps.
         fence(Ordering::SeqCst);
         for (worker, sleeps) in self.workers.iter().zip(&shared.sleepers) {
             if sleeps.load(Ordering::Relaxed) && sleeps.swap(false, Ordering::Relaxed) {
@@ -166,7 +166,7 @@ impl Pool {
         let mut tries = 0u32;
         while shared.gate.0.load(Ordering::Acquire) & (OPEN - 1) != 0 {
             tries += 1;
-            // A worker that is still inside after this long has lost its core: give it ours.
+            // A worker still inside after this long has lost its core: offer it this one.
             if tries.is_multiple_of(4096) {
                 thread::yield_now();
             }
@@ -189,14 +189,14 @@ impl Drop for Pool {
         self.shared.stop.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
-            // A worker's panics were caught and handed to the callers.
+            // A worker's panics were caught and passed to the callers.
             let _ = worker.join();
         }
     }
 }
 
 impl Shared {
-    /// A worker's life.
+    /// A worker's main loop.
     fn work(&self, index: usize) {
         let mut last = 0;
         loop {
@@ -219,7 +219,7 @@ impl Shared {
         }
     }
 
-    /// Waits for a run other than the last one: the gate's value, or none when it is time to stop.
+    /// Waits for a run other than the last one. Returns the gate's value, or `None` to stop.
     fn wait(&self, index: usize, last: u64) -> Option<u64> {
         let mut since: Option<Instant> = None;
         let mut tries = 0u32;
@@ -252,32 +252,31 @@ impl Shared {
         }
     }
 
-    /// The counter of a thread's share.
     fn next(&self, thread: usize) -> &AtomicUsize {
         &self.next[thread / COUNTERS].0[thread % COUNTERS]
     }
 
-    /// Takes parts until there are none: first those of the thread's own share.
+    /// Takes parts until none are left, starting with the thread's own share.
     fn claim(&self, job: Job, thread: usize) {
         let threads = self.sleepers.len() + 1;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             for whose in (thread..threads).chain(0..thread) {
                 let next = self.next(whose);
                 let end = share(whose, threads, job.parts).end;
-                // Looking first, for most shares are gone by the time that others come.
+                // Load first: most shares are exhausted by the time that others come.
                 while next.load(Ordering::Relaxed) < end {
                     let part = next.fetch_add(1, Ordering::Relaxed);
                     if part >= end {
                         break;
                     }
-                    // SAFETY: the caller of `run` keeps the closure alive until the gate is closed
-                    // and nobody is inside.
+                    // SAFETY: the caller of `run` keeps the closure alive until the gate is closed and
+                    // nobody is inside.
                     unsafe { (job.call)(job.closure, part) }
                 }
             }
         }));
         if let Err(panic) = outcome {
-            // No further part starts; the first panic is the one told.
+            // No further part starts; only the first panic is reported.
             for whose in 0..threads {
                 self.next(whose).store(job.parts, Ordering::Relaxed);
             }
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_hold_every_part_once_and_know_their_owners() {
+    fn shares_cover_every_part_once() {
         for threads in 1..9 {
             for parts in 0..40 {
                 let mut next = 0;
@@ -342,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_begin_with_their_own_shares() {
+    fn threads_start_with_their_own_shares() {
         let pool = Pool::new(2).unwrap();
         let met = AtomicUsize::new(0);
         let first = Mutex::new(Vec::new());
@@ -355,7 +354,7 @@ mod tests {
             first_parts.push((name, part));
             drop(first_parts);
             met.fetch_add(1, Ordering::SeqCst);
-            // No thread's first part ends before the other's has begun.
+            // No thread's first part ends before the other thread's has begun.
             while met.load(Ordering::SeqCst) < 2 {
                 thread::yield_now();
             }
@@ -367,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+    fn a_panic_reaches_the_caller_and_the_pool_survives() {
         let pool = Pool::new(2).unwrap();
         for _ in 0..20 {
             let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_inside_a_run_is_done_by_its_caller() {
+    fn a_nested_run_is_executed_by_its_caller() {
         let pool = Pool::new(2).unwrap();
         let sum = AtomicUsize::new(0);
         pool.run(4, |_| {

@@ -1,34 +1,35 @@
 //! The product of packed weights with activations, over any [`Simd`].
 //!
-//! Every output is one chain of fused additions, in ascending order of columns, whatever the tile
-//! that computes it. Quantised, for each block of 32 columns:
+//! Every output is one chain of fused multiply-adds in ascending order of columns, whatever tile
+//! computes it. Quantised, for each block of 32 columns:
 //!
 //! ```text
 //! output = fma(weight scale · activation scale, Σ integer products, output)
 //! output = fma(weight minimum, activation scale · Σ activation quants, output)
 //! ```
 //!
-//! and dense, for each column, `output = fma(weight, activation, output)`. So the bits do not depend
-//! on the batch, the split of the work or the processor.
+//! and dense, for each column, `output = fma(weight, activation, output)`. So the bits do not depend on
+//! the batch, on how the work is split, or on the processor.
 
 use std::ops::Range;
 
-use super::activations::{ActivationBlock, BLOCK};
-use super::aligned::LINE;
+use super::activations::ActivationBlock;
 use super::gguf::SUPER;
+use super::group::{GroupPointers, ScaleMin, has_min, is_nibbles, scale_and_min};
+use super::kv_prefetch::PrefetchCursor;
 use super::pack::{Format, PackedMatrix};
 use super::pool::share;
+use super::quant::BLOCK;
 use super::simd::{LANES, Simd};
-use super::soon::Asking;
+use super::weight_prefetch::WeightPrefetch;
 
-/// What a product reads: `tokens` activation vectors of `cols` numbers.
+/// The input of a product: `tokens` activation vectors of `cols` numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
-    /// Activation vectors.
     pub tokens: usize,
-    /// `[tokens, cols]`, for dense weights (may be empty where there are none).
+    /// `[tokens, cols]`, for dense weights (otherwise it may be empty).
     pub values: &'a [f32],
-    /// `[tokens, cols / 32]`, for quantised weights (may be empty where there are none).
+    /// `[tokens, cols / 32]`, for quantised weights (otherwise it may be empty).
     pub blocks: &'a [ActivationBlock],
 }
 
@@ -38,20 +39,27 @@ pub(super) struct Part<'a> {
     pub(super) weights: &'a PackedMatrix,
     pub(super) input: Input<'a>,
     pub(super) groups: Range<usize>,
-    /// Weights that this thread will probably multiply next, and the group that it will start with.
+    /// The weights that this thread will probably multiply next, and the first group of them.
     pub(super) next: Option<(&'a PackedMatrix, usize)>,
     pub(super) tokens: Range<usize>,
-    /// What else is asked for meanwhile.
-    pub(super) soon: Asking<'a>,
-    /// `[tokens, rows]`, all of it; the part writes its own rows of its own tokens.
+    /// Keys and values to prefetch meanwhile.
+    pub(super) kv: PrefetchCursor<'a>,
+    /// `[tokens, rows]`, the whole output; the part writes its own rows of its own tokens.
     pub(super) output: *mut f32,
+}
+
+/// The first group of rows and the first token of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct TileOrigin {
+    pub(super) group: usize,
+    pub(super) token: usize,
 }
 
 /// Computes a part of a product with weights of format `FORMAT` (a [`Format`] as `u8`).
 ///
 /// # Safety
-/// As [`Simd`]'s; the weights have this format; the part's ranges lie within its weights, its input
-/// and its output, and nobody else writes these outputs.
+/// As [`Simd`]'s; the weights have this format; the part's ranges are within its weights, input and
+/// output, and nobody else writes these outputs.
 #[inline(always)]
 pub(super) unsafe fn product<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
     // SAFETY: as this function's.
@@ -64,8 +72,8 @@ pub(super) unsafe fn product<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
     }
 }
 
-/// Calls a tile function for a tile's shape: up to 6 tokens × 4 groups. Shapes beyond the limits
-/// `$tokens_max` and `$groups_max` are not generated.
+/// Dispatches to the tile function for a tile's shape: up to 6 tokens × 4 groups. Shapes beyond
+/// `$limit` are not generated.
 macro_rules! by_shape {
     ($limit:expr, $tokens:expr, $groups:expr, $tile:ident::<$simd:ident, $format:ident>, $args:tt) => {
         by_shape!(@tokens $limit, $tokens, $groups, $tile, $simd, $format, $args, 1 2 3 4 5 6)
@@ -86,37 +94,40 @@ macro_rules! by_shape {
 }
 pub(super) use by_shape;
 
-/// Splits `count` into as few shares as `most` allows, and evenly: 25 by 6 is five fives.
+/// Splits `count` evenly into as few shares of at most `max` as possible: 25 by 6 is five fives.
 #[inline(always)]
-pub(super) fn shares(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let parts = count.div_ceil(most);
+pub(super) fn shares(count: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
+    let parts = count.div_ceil(max);
     (0..parts).map(move |part| {
         let share = share(part, parts, count);
         (share.start, share.len())
     })
 }
 
-/// The part's tiles. Groups are the outer loop: their weights come from memory once, and from the
-/// nearest cache for every further tile of tokens. Meanwhile the tiles ask for the next groups'
-/// weights, a share each, so that memory is not idle while all but the first tile compute.
+/// Computes the part tile by tile. Groups are the outer loop: their weights come from memory once, and
+/// from the nearest cache for every further tile of tokens. Meanwhile each tile prefetches a share of
+/// the next groups' weights, so that memory is busy throughout.
 #[inline(always)]
 unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
-    let (most_tokens, mut most_groups) = S::TILE;
-    let tiles = part.tokens.len().div_ceil(most_tokens);
+    let (max_tokens, mut max_groups) = S::TILE;
+    let tiles = part.tokens.len().div_ceil(max_tokens);
     if part.tokens.len() <= ALONE {
-        most_groups = 1;
+        max_groups = 1;
     }
-    let mut soon = part.soon.clone();
+    let mut kv = part.kv.clone();
     let blocks = part.weights.cols / BLOCK;
-    soon.spread(tiles * part.groups.len().div_ceil(most_groups) * blocks);
-    for (group, groups) in shares(part.groups.len(), most_groups) {
+    kv.spread(tiles * part.groups.len().div_ceil(max_groups) * blocks);
+    for (group, groups) in shares(part.groups.len(), max_groups) {
         let group = part.groups.start + group;
-        for (index, (token, tokens)) in shares(part.tokens.len(), most_tokens).enumerate() {
-            let at = (group, part.tokens.start + token);
-            let ahead = if part.tokens.len() <= ALONE {
-                Ahead::along(part, group)
+        for (index, (token, tokens)) in shares(part.tokens.len(), max_tokens).enumerate() {
+            let at = TileOrigin {
+                group,
+                token: part.tokens.start + token,
+            };
+            let prefetch = if part.tokens.len() <= ALONE {
+                WeightPrefetch::stream(part, group)
             } else {
-                Ahead::share::<S>(part, group + groups, (index, tiles))
+                WeightPrefetch::for_tile::<S>(part, group + groups, index, tiles)
             };
             // SAFETY: as this function's; the tile is inside the part.
             unsafe {
@@ -125,223 +136,36 @@ unsafe fn quantized<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
                     tokens,
                     groups,
                     quantized_tile::<S, FORMAT>,
-                    (part, at, ahead, &mut soon)
+                    (part, at, prefetch, &mut kv)
                 )
             }
         }
     }
 }
 
-/// Tokens up to which groups are taken one at a time, as one stream of weights: then memory alone is
-/// the limit, and a stream is what it does best.
+/// Up to this many tokens, groups are computed one at a time, as a single stream of weights: then
+/// memory bandwidth is the limit, and one stream is the fastest way to read.
 const ALONE: usize = 1;
 
-/// How many blocks of such a stream are asked for ahead of their use: 6 KiB of nibbles, 200 ns.
-const DISTANCE: usize = 24;
-
-/// A stretch of weights to ask for: so much for each block of the tile that asks.
-#[derive(Clone, Copy)]
-struct Stretch {
-    from: GroupPointers,
-    /// Cache lines of quants for each block, from `first_line` on.
-    lines: usize,
-    first_line: usize,
-    /// How many groups' scales for each block (0: none).
-    scales: usize,
-}
-
-impl Stretch {
-    /// Asks for what goes with one of the tile's blocks.
-    #[inline(always)]
-    unsafe fn ask<S: Simd, const FORMAT: u8>(&self, block: usize) {
-        // SAFETY: as [`Simd`]'s, and what is asked for need not be valid.
-        unsafe {
-            for line in 0..self.lines {
-                let at = self.first_line + block * self.lines + line;
-                S::prefetch(self.from.quants.wrapping_add(at * LINE));
-            }
-            if self.scales == 0 {
-                return;
-            }
-            let at = block * self.scales * LANES;
-            if is_super(FORMAT) {
-                S::prefetch(self.from.fine.wrapping_add(at * 2));
-            } else {
-                S::prefetch(self.from.scales.wrapping_add(at).cast());
-                if has_min(FORMAT) {
-                    S::prefetch(self.from.mins.wrapping_add(at).cast());
-                }
-            }
-        }
-    }
-}
-
-/// What a tile asks for on behalf of those after it: with each block before `switch` some of `now`,
-/// and from there on some of `later`.
-#[derive(Clone, Copy)]
-pub(super) struct Ahead {
-    now: Stretch,
-    switch: usize,
-    later: Stretch,
-}
-
-impl Ahead {
-    /// For tile `index` of `tiles`: its share of the groups from `after` on, or of the next matrix's.
-    #[inline(always)]
-    pub(super) fn share<S: Simd>(
-        part: &Part<'_>,
-        after: usize,
-        (index, tiles): (usize, usize),
-    ) -> Self {
-        let blocks = part.weights.cols / BLOCK;
-        let (weights, group, end) = match part.next {
-            Some((next, group)) if after == part.groups.end => (next, group, next.groups()),
-            _ => (part.weights, after, part.groups.end),
-        };
-        let groups = (end - group).min(S::TILE.1);
-        let all = groups * (weights.cols / BLOCK) * weights.format.step_bytes() / LINE;
-        let lines = all.div_ceil(tiles * blocks.max(1));
-        let first_line = index * lines * blocks;
-        let same = weights.format == part.weights.format;
-        let now = Stretch {
-            from: GroupPointers::of(weights, group),
-            lines: if first_line < all { lines } else { 0 },
-            first_line,
-            scales: if index == 0 && same { groups } else { 0 },
-        };
-        Self {
-            now,
-            switch: blocks,
-            later: now,
-        }
-    }
-
-    /// For a tile of one group, alone with its weights: the same stream, [`DISTANCE`] blocks further;
-    /// past the part's end, the start of the next matrix.
-    #[inline(always)]
-    fn along(part: &Part<'_>, group: usize) -> Self {
-        let format = part.weights.format;
-        let left = (part.groups.end - group) * (part.weights.cols / BLOCK);
-        let now = Stretch {
-            from: GroupPointers::of(part.weights, group).skip(format, DISTANCE),
-            lines: format.step_bytes() / LINE,
-            first_line: 0,
-            scales: 1,
-        };
-        let switch = left.saturating_sub(DISTANCE);
-        let later = match part.next {
-            Some((next, group)) if next.format == format => Stretch {
-                from: GroupPointers::of(next, group).skip(format, switch + DISTANCE - left),
-                ..now
-            },
-            _ => Stretch {
-                lines: 0,
-                scales: 0,
-                ..now
-            },
-        };
-        Self { now, switch, later }
-    }
-
-    /// Asks for what goes with one of the tile's blocks.
-    #[inline(always)]
-    pub(super) unsafe fn ask<S: Simd, const FORMAT: u8>(&self, block: usize) {
-        // SAFETY: as this function's.
-        unsafe {
-            if block < self.switch {
-                self.now.ask::<S, FORMAT>(block);
-            } else {
-                self.later.ask::<S, FORMAT>(block - self.switch);
-            }
-        }
-    }
-}
-
-/// Nibbles rather than bytes.
-pub(super) const fn is_nibbles(format: u8) -> bool {
-    format == Format::U4 as u8 || format == Format::U4Min as u8 || format == Format::U4Super as u8
-}
-
-/// Two-level scales.
-const fn is_super(format: u8) -> bool {
-    format == Format::U4Super as u8
-        || format == Format::U8Super as u8
-        || format == Format::U8Half as u8
-}
-
-/// A minimum per block.
-const fn has_min(format: u8) -> bool {
-    format == Format::U4Min as u8
-        || format == Format::U8Min as u8
-        || format == Format::U4Super as u8
-        || format == Format::U8Super as u8
-}
-
-/// Where a group's arrays start.
-#[derive(Clone, Copy)]
-pub(super) struct GroupPointers {
-    pub(super) quants: *const u8,
-    scales: *const u16,
-    mins: *const u16,
-    fine: *const u8,
-}
-
-impl GroupPointers {
-    #[inline(always)]
-    pub(super) fn of(weights: &PackedMatrix, group: usize) -> Self {
-        let blocks = weights.cols / BLOCK;
-        let coarse = if weights.format.is_super() {
-            weights.cols / SUPER
-        } else {
-            blocks
-        } * LANES
-            * group;
-        // Wrapping, for an array that the format does not have is empty, and the group may be one past
-        // the last: such pointers are not read from.
-        let step = weights.format.step_bytes();
-        Self {
-            quants: weights.quants.as_ptr().wrapping_add(group * blocks * step),
-            scales: weights.scales.as_ptr().wrapping_add(coarse),
-            mins: weights.mins.as_ptr().wrapping_add(coarse),
-            fine: weights
-                .fine
-                .as_ptr()
-                .wrapping_add(group * blocks * 2 * LANES),
-        }
-    }
-
-    /// The same, `blocks` blocks further: nearly so for the coarse scales of two-level formats, of
-    /// which there is one for eight blocks.
-    #[inline(always)]
-    fn skip(self, format: Format, blocks: usize) -> Self {
-        let coarse = if format.is_super() { 0 } else { blocks * LANES };
-        Self {
-            quants: self.quants.wrapping_add(blocks * format.step_bytes()),
-            scales: self.scales.wrapping_add(coarse),
-            mins: self.mins.wrapping_add(coarse),
-            fine: self.fine.wrapping_add(blocks * 2 * LANES),
-        }
-    }
-}
-
-/// The outputs of `T` tokens and `R` groups of rows, from `(group, token)` on.
+/// The outputs of `T` tokens and `R` groups of rows, starting at `at`.
 #[inline(always)]
 unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
     part: &Part<'_>,
-    (group, token): (usize, usize),
-    ahead: Ahead,
-    soon: &mut Asking<'_>,
+    at: TileOrigin,
+    prefetch: WeightPrefetch,
+    kv: &mut PrefetchCursor<'_>,
 ) {
-    // SAFETY: the tile is inside the weights, the input and the output (the caller's promise), and
-    // each pointer stays within the rows, tokens and blocks that it names.
+    // SAFETY: the tile is within the weights, input and output (guaranteed by the caller), and each
+    // pointer stays within the rows, tokens and blocks that it names.
     unsafe {
         let blocks = part.weights.cols / BLOCK;
-        let mut weights = [GroupPointers::of(part.weights, group); R];
+        let mut weights = [GroupPointers::of(part.weights, at.group); R];
         for r in 1..R {
-            weights[r] = GroupPointers::of(part.weights, group + r);
+            weights[r] = GroupPointers::of(part.weights, at.group + r);
         }
-        let inputs = part.input.blocks.as_ptr().add(token * blocks);
-        // A pointer a token: what is worked out from one would take more instructions than the products.
+        let inputs = part.input.blocks.as_ptr().add(at.token * blocks);
+        // One pointer per token: computing them from one base would take more instructions than the
+        // products.
         let mut next = [inputs; T];
         for t in 1..T {
             next[t] = inputs.add(t * blocks);
@@ -354,8 +178,8 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
                 next[t] = now[t].add(1);
             }
             let input = |t: usize| &*now[t];
-            ahead.ask::<S, FORMAT>(block);
-            soon.ask::<S>();
+            prefetch.prefetch_block::<S, FORMAT>(block);
+            kv.prefetch_next::<S>();
             if FORMAT == Format::U8Half as u8 {
                 half_block::<S, 0, T, R>(&weights, &now, block, &mut outputs);
                 half_block::<S, 1, T, R>(&weights, &now, block, &mut outputs);
@@ -389,8 +213,8 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
                             };
                         }
                         for t in 0..T {
-                            let at = quad * 4 + if high { 16 } else { 0 };
-                            let a = S::quad(input(t).quants.as_ptr().add(at));
+                            let from = quad * 4 + if high { 16 } else { 0 };
+                            let a = S::quad(input(t).quants.as_ptr().add(from));
                             for r in 0..R {
                                 sums[t][r] = S::dot(sums[t][r], quants[r], a);
                             }
@@ -420,63 +244,35 @@ unsafe fn quantized_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usi
                 let scales = scale_and_min::<S, FORMAT>(&weights[r], block);
                 for t in 0..T {
                     outputs[t][r] =
-                        add_scaled::<S, FORMAT>(sums[t][r], scales, input(t), outputs[t][r]);
+                        add_scaled::<S, FORMAT>(sums[t][r], &scales, input(t), outputs[t][r]);
                 }
             }
         }
-        store_tile::<S, T, R>(part, (group, token), outputs);
+        store_tile::<S, T, R>(part, at, outputs);
     }
 }
 
-/// An output and a block's part of it, as this module's beginning says.
+/// Adds a block's contribution to an output, as in the module documentation.
 #[inline(always)]
 pub(super) unsafe fn add_scaled<S: Simd, const FORMAT: u8>(
     sum: S::I,
-    (scale, min): (S::F, S::F),
+    weights: &ScaleMin<S>,
     input: &ActivationBlock,
     output: S::F,
 ) -> S::F {
     // SAFETY: as [`Simd`]'s.
     unsafe {
-        let scale = S::mul(scale, S::splat(input.scale));
+        let scale = S::mul(weights.scale, S::splat(input.scale));
         let output = S::mul_add(S::to_f32(sum), scale, output);
         if has_min(FORMAT) {
-            S::mul_add(min, S::splat(input.scaled_sum), output)
+            S::mul_add(weights.min, S::splat(input.scaled_sum), output)
         } else {
             output
         }
     }
 }
 
-/// A block's scales of sixteen rows, and their minima where the format has them.
-#[inline(always)]
-pub(super) unsafe fn scale_and_min<S: Simd, const FORMAT: u8>(
-    weights: &GroupPointers,
-    block: usize,
-) -> (S::F, S::F) {
-    // SAFETY: the block is one of the group's; formats without minima do not read any.
-    unsafe {
-        let coarse = if is_super(FORMAT) {
-            block / (SUPER / BLOCK)
-        } else {
-            block
-        } * LANES;
-        let mut scale = S::load_f16(weights.scales.add(coarse));
-        let mut min = S::splat(0.0);
-        if has_min(FORMAT) {
-            min = S::load_f16(weights.mins.add(coarse));
-        }
-        if is_super(FORMAT) {
-            // Exact: 11 bits by 6.
-            let fine = weights.fine.add(block * 2 * LANES);
-            scale = S::mul(scale, S::load_u8(fine));
-            min = S::mul(min, S::load_u8(fine.add(LANES)));
-        }
-        (scale, min)
-    }
-}
-
-/// Half a block of [`Format::U8Half`], which has scales of its own.
+/// Half a block of [`Format::U8Half`], which has its own scale.
 #[inline(always)]
 unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>(
     weights: &[GroupPointers; R],
@@ -517,21 +313,21 @@ unsafe fn half_block<S: Simd, const HALF: usize, const T: usize, const R: usize>
     }
 }
 
-/// Writes a tile's outputs; of the last group only the rows that there are.
+/// Writes a tile's outputs. Padding rows of the last group are dropped.
 #[inline(always)]
 pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
     part: &Part<'_>,
-    (group, token): (usize, usize),
+    at: TileOrigin,
     outputs: [[S::F; R]; T],
 ) {
     let rows = part.weights.rows;
     for t in 0..T {
         for r in 0..R {
-            let row = (group + r) * LANES;
-            // SAFETY: the tile is inside the output; a full group has 16 rows there, and of the last
+            let row = (at.group + r) * LANES;
+            // SAFETY: the tile is within the output; a full group has 16 rows there, and of the last
             // one only `rows - row` are copied.
             unsafe {
-                let to = part.output.add((token + t) * rows + row);
+                let to = part.output.add((at.token + t) * rows + row);
                 if rows - row >= LANES {
                     S::store(to, outputs[t][r]);
                 } else {
@@ -544,7 +340,7 @@ pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
     }
 }
 
-/// Reads what [`store_tile`] has written.
+/// Reads the outputs that [`store_tile`] has written.
 #[cfg_attr(
     not(any(test, target_arch = "x86_64")),
     allow(dead_code, reason = "no family of this architecture pairs")
@@ -552,16 +348,16 @@ pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
 #[inline(always)]
 pub(super) unsafe fn load_tile<S: Simd, const T: usize, const R: usize>(
     part: &Part<'_>,
-    (group, token): (usize, usize),
+    at: TileOrigin,
     outputs: &mut [[S::F; R]; T],
 ) {
     let rows = part.weights.rows;
     for t in 0..T {
         for r in 0..R {
-            let row = (group + r) * LANES;
+            let row = (at.group + r) * LANES;
             // SAFETY: as `store_tile`'s.
             unsafe {
-                let from = part.output.add((token + t) * rows + row);
+                let from = part.output.add((at.token + t) * rows + row);
                 outputs[t][r] = if rows - row >= LANES {
                     S::load(from)
                 } else {
@@ -576,13 +372,16 @@ pub(super) unsafe fn load_tile<S: Simd, const T: usize, const R: usize>(
     }
 }
 
-/// The part's tiles, for dense weights.
+/// Computes the part tile by tile, for dense weights.
 #[inline(always)]
 unsafe fn dense<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
-    let (most_tokens, most_groups) = S::WIDE;
-    for (group, groups) in shares(part.groups.len(), most_groups) {
-        for (token, tokens) in shares(part.tokens.len(), most_tokens) {
-            let at = (part.groups.start + group, part.tokens.start + token);
+    let (max_tokens, max_groups) = S::WIDE;
+    for (group, groups) in shares(part.groups.len(), max_groups) {
+        for (token, tokens) in shares(part.tokens.len(), max_tokens) {
+            let at = TileOrigin {
+                group: part.groups.start + group,
+                token: part.tokens.start + token,
+            };
             // SAFETY: as this function's; the tile is inside the part.
             unsafe { by_shape!(S::WIDE, tokens, groups, dense_tile::<S, FORMAT>, (part, at)) }
         }
@@ -593,14 +392,14 @@ unsafe fn dense<S: Simd, const FORMAT: u8>(part: &Part<'_>) {
 #[inline(always)]
 unsafe fn dense_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
     part: &Part<'_>,
-    (group, token): (usize, usize),
+    at: TileOrigin,
 ) {
-    // SAFETY: the tile is inside the weights, the input and the output (the caller's promise).
+    // SAFETY: the tile is within the weights, input and output (guaranteed by the caller).
     unsafe {
         let cols = part.weights.cols;
         let step = part.weights.format.step_bytes();
-        let weights = part.weights.quants.as_ptr().add(group * cols * step);
-        let inputs = part.input.values.as_ptr().add(token * cols);
+        let weights = part.weights.quants.as_ptr().add(at.group * cols * step);
+        let inputs = part.input.values.as_ptr().add(at.token * cols);
         let mut outputs = [[S::splat(0.0); R]; T];
         for column in 0..cols {
             let mut row = [S::splat(0.0); R];
@@ -621,6 +420,6 @@ unsafe fn dense_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
                 }
             }
         }
-        store_tile::<S, T, R>(part, (group, token), outputs);
+        store_tile::<S, T, R>(part, at, outputs);
     }
 }

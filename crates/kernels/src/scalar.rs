@@ -1,12 +1,12 @@
-//! The primitives on arrays: any processor, no intrinsics. Slow where there is no hardware fused
-//! multiply-add, and right everywhere.
+//! The primitives on arrays: any processor, no intrinsics. Correct everywhere, and slow without
+//! hardware fused multiply-add.
 
 use super::half;
-#[cfg(test)]
-use super::paired::Pairing;
 use super::simd::{LANES, NOT_FINITE, Simd, primitives};
+#[cfg(test)]
+use super::winograd::Pairing;
 
-/// Arrays of sixteen.
+/// Arrays of sixteen lanes.
 pub(super) enum Scalar {}
 
 /// Applies a function lane by lane.
@@ -146,7 +146,7 @@ impl Simd for Scalar {
     }
 }
 
-/// For the tests, which run the paired products on every processor.
+/// Lets tests run the paired products on every processor.
 #[cfg(test)]
 impl Pairing for Scalar {
     primitives! {

@@ -1,26 +1,25 @@
-//! The one seam between the kernels and a processor: [`Simd`], sixteen lanes and what can be done
-//! with them. The kernels are written once over it, after memchr's `Vector`; each processor family
-//! is a file of primitives.
+//! The abstraction over processors: [`Simd`], sixteen lanes and the operations on them. The kernels are
+//! written once over it, after memchr's `Vector`; each processor family is a file of primitives.
 //!
-//! Every primitive has one exact meaning (IEEE 754 single operations, exact integers), so a kernel
-//! written over them gives the same bits on every processor.
+//! Every primitive is exactly specified (IEEE 754 single operations, exact integers), so a kernel gives
+//! the same bits on every processor.
 
-/// What stands for a whole number that there is none for.
+/// Sentinel for non-finite input to a conversion to integers.
 pub(super) const NOT_FINITE: i32 = i32::MIN;
 
-/// Lanes of every vector type here, and rows of a weight group.
+/// Lanes of every vector type, and rows of a weight group.
 pub(super) const LANES: usize = 16;
 
-/// Writes primitives without repeating the same two lines around each: a function that is inlined
-/// into a caller compiled for the processor, and the safety argument, which is always the same.
+/// Defines primitives without repeating the same two lines around each: an always-inlined function, and
+/// the safety comment, which is the same for all.
 macro_rules! primitives {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block)*) => {
         $(
             $(#[$doc])*
             #[inline(always)]
             unsafe fn $name($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: the caller of a `Simd` primitive runs where the processor's features are
-                // enabled, and its pointers are good for the lanes that the trait names.
+                // SAFETY: the caller of a `Simd` primitive runs with the processor's features enabled,
+                // and its pointers are valid for the lanes that the trait names.
                 #[allow(unused_unsafe, reason = "the portable ones have little that is unsafe")]
                 unsafe { $body }
             }
@@ -34,7 +33,7 @@ pub(super) use primitives;
 /// # Safety
 /// Every function may be called only inside a function compiled with the processor's features
 /// (`#[target_feature]`), on a processor that has them. Pointers must be valid for the lanes read or
-/// written: 16 elements where nothing else is said; no alignment is needed.
+/// written: 16 elements unless stated otherwise. No alignment is needed.
 pub(super) trait Simd: 'static {
     /// Sixteen `f32`.
     type F: Copy;
@@ -49,8 +48,8 @@ pub(super) trait Simd: 'static {
     const TILE: (usize, usize);
     /// The same for dense rows, and for attention (queries × vectors).
     const WIDE: (usize, usize);
-    /// Whether [`Simd::dot_signed`] multiplies the byte as it is stored (0..=255) and leaves the
-    /// offset of 128 to the accumulator's first value.
+    /// Whether [`Simd::dot_signed`] multiplies the byte as stored (0..=255), so that the accumulator
+    /// has to start with the correction for the offset of 128.
     const OFFSET_IN_SUM: bool;
 
     /// `x` in every lane.
@@ -83,9 +82,9 @@ pub(super) trait Simd: 'static {
     unsafe fn abs(x: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
     unsafe fn mul_add(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// To the nearest whole number, halves to even.
+    /// Rounds to the nearest integer, ties to even.
     unsafe fn round(x: Self::F) -> Self::F;
-    /// `x * 2^n`, for whole `n` that keep the result normal.
+    /// `x * 2^n`, for integers `n` that keep the result normal.
     unsafe fn scale2(x: Self::F, n: Self::F) -> Self::F;
     /// The first `count` lanes of `x`, and `fill` in the others.
     unsafe fn first(x: Self::F, count: usize, fill: f32) -> Self::F;
@@ -93,19 +92,19 @@ pub(super) trait Simd: 'static {
     unsafe fn reduce_max(x: Self::F) -> f32;
     /// The sum of all lanes: lanes 8 apart first, then 4, 2, 1.
     unsafe fn reduce_add(x: Self::F) -> f32;
-    /// The largest lane of each.
+    /// The largest lane of each vector.
     unsafe fn maxima(x: [Self::F; 4]) -> [f32; 4];
-    /// The sum of each one's lanes, which hold whole numbers: in any order, for no partial sum reaches
-    /// 2^24. [`NOT_FINITE`] where one of them is not finite.
+    /// The sum of each vector's lanes, which hold integers. The order does not matter, since no partial
+    /// sum reaches 2^24. [`NOT_FINITE`] for a vector with a lane that is not finite.
     unsafe fn whole_sums(x: [Self::F; 4]) -> [i32; 4];
-    /// Rounds to the nearest whole number (halves to even; |x| ≤ 127) and stores 16 bytes.
+    /// Rounds to the nearest integer (ties to even; |x| ≤ 127) and stores 16 bytes.
     unsafe fn store_i8(to: *mut i8, x: Self::F);
-    /// Rounds to the nearest whole number (halves to even; |x| ≤ 32767) and stores 16 of them.
+    /// Rounds to the nearest integer (ties to even; |x| ≤ 32767) and stores 16 of them.
     unsafe fn store_i16(to: *mut i16, x: Self::F);
 
     /// `x` in every lane.
     unsafe fn splat_i32(x: i32) -> Self::I;
-    /// As numbers, to nearest even (exact below 2^24).
+    /// Converts to `f32`, ties to even (exact below 2^24).
     unsafe fn to_f32(x: Self::I) -> Self::F;
     /// Loads 64 weight bytes.
     unsafe fn load_weights(from: *const u8) -> Self::W;
@@ -119,24 +118,23 @@ pub(super) trait Simd: 'static {
     unsafe fn dot(acc: Self::I, w: Self::W, a: Self::A) -> Self::I;
     /// `acc + Σ (w − 128)·a`, for weights of 0..=255; with [`Simd::OFFSET_IN_SUM`], `acc + Σ w·a`.
     unsafe fn dot_signed(acc: Self::I, w: Self::W, a: Self::A) -> Self::I;
-    /// `acc + Σ w·a` over each lane's pair of 16-bit numbers, which [`Simd::load_weights`] and
-    /// [`Simd::quad`] have loaded as bytes.
+    /// `acc + Σ w·a` over each lane's pair of 16-bit integers, loaded as bytes by
+    /// [`Simd::load_weights`] and [`Simd::quad`].
     unsafe fn dot_pairs(acc: Self::I, w: Self::W, a: Self::A) -> Self::I;
-    /// Asks for the cache line at `at`, which need not be valid, in the nearest cache.
+    /// Prefetches the cache line at `at`, which need not be valid, into the nearest cache.
     unsafe fn prefetch(at: *const u8);
-    /// The same in the second-level cache, which takes more requests at a time: for what lies in pieces
-    /// all over memory.
+    /// Prefetches into the second-level cache, which takes more requests at a time: for scattered data.
     unsafe fn prefetch_far(at: *const u8);
 
-    /// `e^x` for `x` up to `most` (88 or less), which stands for what lies above it: within 1.5 units in the
-    /// last place from −86.6 on; below, about 2.4e-38. The range reduction and polynomial of Cephes' `expf`.
+    /// `e^min(x, max)`, for a `max` of at most 88. Within 1.5 units in the last place from −86.6 on;
+    /// about 2.4e-38 below that. Range reduction and polynomial of Cephes' `expf`.
     #[inline(always)]
-    unsafe fn exp(x: Self::F, most: f32) -> Self::F {
+    unsafe fn exp(x: Self::F, max: f32) -> Self::F {
         // SAFETY: as this function's.
         unsafe {
-            let x = Self::max(Self::min(x, Self::splat(most)), Self::splat(-86.6));
+            let x = Self::max(Self::min(x, Self::splat(max)), Self::splat(-86.6));
             let n = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
-            // ln 2 in two parts: the first has few enough bits for n × it to be exact.
+            // ln 2 in two parts: the first has few enough bits for its product with `n` to be exact.
             let r = Self::mul_add(n, Self::splat(-0.693_359_4), x);
             let r = Self::mul_add(n, Self::splat(2.121_944_4e-4), r);
             let p = Self::splat(1.987_569_1e-4);

@@ -1,14 +1,14 @@
-//! The forward pass between its matrix products, a vector at a time, over any [`Simd`].
+//! The vector operations between the matrix products, over any [`Simd`].
 //!
-//! Vectors of any length: what does not fill sixteen lanes is done on a padded copy, so that each
-//! element (and each lane's part of a sum) sees the same operations wherever it lies.
+//! Vectors may have any length. A tail of fewer than sixteen elements is processed in a padded copy, so
+//! that each element (and each lane's part of a sum) sees the same operations wherever it is.
 
 use super::simd::{LANES, Simd};
 
-/// `values[at..]`'s next sixteen, zeros where it ends.
+/// The sixteen elements from `at` on, padded with zeros.
 #[inline(always)]
 pub(super) unsafe fn load_padded<S: Simd>(values: &[f32], at: usize) -> S::F {
-    // SAFETY: as the caller's; both branches read sixteen elements that are there.
+    // SAFETY: as the caller's; both branches read sixteen elements in bounds.
     unsafe {
         if values.len() - at >= LANES {
             S::load(values.as_ptr().add(at))
@@ -20,10 +20,10 @@ pub(super) unsafe fn load_padded<S: Simd>(values: &[f32], at: usize) -> S::F {
     }
 }
 
-/// Stores the lanes of `x` that `values[at..]` has room for.
+/// Stores the lanes of `x` that fit into `values[at..]`.
 #[inline(always)]
 pub(super) unsafe fn store_padded<S: Simd>(values: &mut [f32], at: usize, x: S::F) {
-    // SAFETY: as the caller's; both branches write sixteen elements that are there.
+    // SAFETY: as the caller's; both branches write sixteen elements in bounds.
     unsafe {
         if values.len() - at >= LANES {
             S::store(values.as_mut_ptr().add(at), x);
@@ -39,7 +39,7 @@ pub(super) unsafe fn store_padded<S: Simd>(values: &mut [f32], at: usize, x: S::
 /// `out = x / sqrt(mean(x²) + epsilon) · weight`.
 ///
 /// # Safety
-/// As [`Simd`]'s; the three have one length.
+/// As [`Simd`]'s; the three have the same length.
 #[inline(always)]
 pub(super) unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     // SAFETY: as this function's.
@@ -62,7 +62,7 @@ pub(super) unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32, 
 /// `x += y`.
 ///
 /// # Safety
-/// As [`Simd`]'s; both have one length.
+/// As [`Simd`]'s; both have the same length.
 #[inline(always)]
 pub(super) unsafe fn add<S: Simd>(x: &mut [f32], y: &[f32]) {
     // SAFETY: as this function's.
@@ -77,7 +77,7 @@ pub(super) unsafe fn add<S: Simd>(x: &mut [f32], y: &[f32]) {
 /// `gate = silu(gate) · up`, where silu(x) = x / (1 + e^−x).
 ///
 /// # Safety
-/// As [`Simd`]'s; both have one length.
+/// As [`Simd`]'s; both have the same length.
 #[inline(always)]
 pub(super) unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
     // SAFETY: as this function's.
@@ -92,11 +92,11 @@ pub(super) unsafe fn silu_mul<S: Simd>(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// Turns the pairs `(x[i], x[i + half])` of a head by the angles whose cosines and sines are given
-/// (`half` each): the NEOX order of rotary embeddings. What lies past the pairs stays.
+/// Rotates the pairs `(x[i], x[i + half])` of a head by the angles whose cosines and sines are given
+/// (`half` each): the NEOX order of rotary embeddings. Elements past the pairs stay unchanged.
 ///
 /// # Safety
-/// As [`Simd`]'s; `x` is at least `2 · cos.len()` long, and `sin` as long as `cos`.
+/// As [`Simd`]'s; `x` has at least `2 · cos.len()` elements, and `sin` as many as `cos`.
 #[inline(always)]
 pub(super) unsafe fn rope_neox<S: Simd>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     // SAFETY: as this function's.

@@ -115,7 +115,7 @@ impl<I: PrefixIndex> KvCache<I> {
 
     /// Pages from the first on that will have been used when a lease for `tokens` tokens, of which
     /// `had` pages are there, has got the rest: how far there has to be memory for it.
-    pub(crate) fn reach_of(&self, tokens: usize, had: usize) -> usize {
+    pub(crate) fn pages_touched_for(&self, tokens: usize, had: usize) -> usize {
         let fresh = self.pages_for(tokens).saturating_sub(had);
         self.pool.touched_by(fresh)
     }

@@ -1,6 +1,6 @@
 //! Several samples of one prompt: it is computed once, and each further sample goes on from its pages.
 
-use super::places::provide;
+use super::admission::provide;
 use super::{LocalEngine, RequestId};
 use crate::engine::kv::{KvCache, Lease, PAGE_TOKENS};
 use crate::engine::{Event, EventKind};

@@ -6,7 +6,7 @@
 //! decoded by itself, to the last bit, so a guess that is wrong changes nothing but the time.
 
 use super::LocalEngine;
-use super::places::provide;
+use super::admission::provide;
 use crate::engine::Event;
 use crate::engine::model::Chunk;
 use crate::engine::scheduler::Work;

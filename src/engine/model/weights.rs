@@ -3,7 +3,7 @@
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 
-use super::super::kernels::PackedMatrix;
+use super::super::kernels::{PackedMatrix, WeightType};
 use super::super::load::gguf::GgufFile;
 use super::super::load::safetensors::SafetensorsFolder;
 use crate::config::Backend;
@@ -19,9 +19,10 @@ pub(super) fn of_gguf(file: &GgufFile, backend: Backend, device: &Device) -> usi
         .map(|(dtype, shape, stored)| {
             let elements = shape.iter().product::<usize>();
             match (backend, shape) {
-                (Backend::Native, [rows, cols]) => {
-                    PackedMatrix::bytes_of(dtype, *rows, *cols).unwrap_or(stored.len())
-                }
+                (Backend::Native, [rows, cols]) => weight_type(dtype)
+                    .map_or(stored.len(), |dtype| {
+                        PackedMatrix::bytes_of(dtype, *rows, *cols)
+                    }),
                 (Backend::Generic, _) => stored.len(),
                 // Dense, in f32.
                 _ => elements.saturating_mul(size_of::<f32>()),
@@ -42,6 +43,24 @@ pub(super) fn of_folder(folder: &SafetensorsFolder, backend: Backend, device: &D
             _ => elements.saturating_mul(size_of::<f32>()),
         })
         .fold(0, usize::saturating_add)
+}
+
+/// The native kernels' name of a GGUF type; `None` for a type without a kernel.
+pub(super) fn weight_type(dtype: GgmlDType) -> Option<WeightType> {
+    Some(match dtype {
+        GgmlDType::Q4_0 => WeightType::Q4_0,
+        GgmlDType::Q4_1 => WeightType::Q4_1,
+        GgmlDType::Q5_0 => WeightType::Q5_0,
+        GgmlDType::Q5_1 => WeightType::Q5_1,
+        GgmlDType::Q8_0 => WeightType::Q8_0,
+        GgmlDType::Q4K => WeightType::Q4K,
+        GgmlDType::Q5K => WeightType::Q5K,
+        GgmlDType::Q6K => WeightType::Q6K,
+        GgmlDType::F16 => WeightType::F16,
+        GgmlDType::BF16 => WeightType::BF16,
+        GgmlDType::F32 => WeightType::F32,
+        _ => return None,
+    })
 }
 
 /// GGUF's name for the type of a safetensors tensor.

@@ -1,14 +1,14 @@
-//! How a pass's attention is cut into parts: which queries look at which pages together.
+//! How a pass's attention is cut into parts: which queries span at which pages together.
 //!
 //! A chunk of a prompt is cut into blocks of tokens, whose queries share each load of the keys and
 //! values. Sequences that decode are taken together: over the pages that they share (a common
-//! prefix) their queries are one batch; then each looks at its own pages. A sequence that decodes
+//! prefix) their queries are one batch; then each spans at its own pages. A sequence that decodes
 //! alone is cut by heads, to have a part for each thread. However it is cut, a query's result has
 //! the same bits: the positions are visited in the same order, in blocks that meet at multiples of
 //! [`SPAN`].
 
 use super::super::Chunk;
-use crate::engine::kernels::{AttentionPart, AttentionPlan, KvShape, Look, PAGE, Query, SPAN};
+use crate::engine::kernels::{AttentionPart, AttentionPlan, KvShape, KvSpan, PAGE, Query, SPAN};
 
 /// Tokens of a prompt whose queries are one part.
 const PROMPT_BLOCK: usize = 16;
@@ -31,7 +31,7 @@ impl Heads {
         self.kv_heads * self.group * self.head_size
     }
 
-    /// The queries of some packed tokens, given with their positions, that look at a KV head.
+    /// The queries of some packed tokens, given with their positions, that span at a KV head.
     fn queries(self, tokens: impl Iterator<Item = (usize, usize)>, kv_head: usize) -> Vec<Query> {
         let first = kv_head * self.group * self.head_size;
         let heads = tokens.flat_map(|(token, position)| {
@@ -100,7 +100,7 @@ fn prompt_parts<'a>(
             let queries = heads.queries(tokens, kv_head);
             parts.push(AttentionPart {
                 kv_head,
-                looks: vec![Look {
+                spans: vec![KvSpan {
                     pages: chunk.pages,
                     positions: 0..chunk.start + block.end,
                     queries: 0..queries.len(),
@@ -122,19 +122,22 @@ fn decode_parts<'a>(
     for kv_head in 0..heads.kv_heads {
         let tokens = (token..).zip(sequences.iter().map(|chunk| chunk.start));
         let queries = heads.queries(tokens, kv_head);
-        let common = sequences.first().filter(|_| shared > 0).map(|first| Look {
-            pages: first.pages,
-            positions: 0..shared,
-            queries: 0..queries.len(),
-        });
-        let own = sequences.iter().enumerate().map(|(index, chunk)| Look {
+        let common = sequences
+            .first()
+            .filter(|_| shared > 0)
+            .map(|first| KvSpan {
+                pages: first.pages,
+                positions: 0..shared,
+                queries: 0..queries.len(),
+            });
+        let own = sequences.iter().enumerate().map(|(index, chunk)| KvSpan {
             pages: chunk.pages,
             positions: shared..chunk.start + 1,
             queries: index * heads.group..(index + 1) * heads.group,
         });
         parts.push(AttentionPart {
             kv_head,
-            looks: common.into_iter().chain(own).collect(),
+            spans: common.into_iter().chain(own).collect(),
             queries,
         });
     }
@@ -180,7 +183,7 @@ mod tests {
     }
 
     proptest! {
-        /// Each query of each token looks once at each position up to its own, in ascending order, in
+        /// Each query of each token spans once at each position up to its own, in ascending order, in
         /// the pages of its sequence.
         #[test]
         fn every_query_sees_each_position_once(
@@ -229,16 +232,16 @@ mod tests {
                     let head = query.at % width / heads.head_size;
                     prop_assert_eq!(head / group, part.kv_head);
                 }
-                for look in &part.looks {
-                    prop_assert!(look.positions.start.is_multiple_of(SPAN));
-                    for query in &part.queries[look.queries.clone()] {
+                for span in &part.spans {
+                    prop_assert!(span.positions.start.is_multiple_of(SPAN));
+                    for query in &part.queries[span.queries.clone()] {
                         let (chunk, position) = owners[query.at / width];
                         let reached = &mut reached[query.at / heads.head_size];
-                        prop_assert_eq!(*reached, look.positions.start);
+                        prop_assert_eq!(*reached, span.positions.start);
                         prop_assert!(*reached <= position);
-                        *reached = look.positions.end.min(position + 1);
-                        let pages = look.positions.start / PAGE..reached.div_ceil(PAGE);
-                        prop_assert_eq!(&look.pages[pages.clone()], &tables[chunk][pages]);
+                        *reached = span.positions.end.min(position + 1);
+                        let pages = span.positions.start / PAGE..reached.div_ceil(PAGE);
+                        prop_assert_eq!(&span.pages[pages.clone()], &tables[chunk][pages]);
                     }
                 }
             }
@@ -263,9 +266,9 @@ mod tests {
         assert_eq!(plan.parts().len(), 12);
         // 304 positions are in shared pages; blocks of 64 end at 256.
         for part in plan.parts() {
-            assert_eq!(part.looks.len(), 5);
-            assert_eq!(part.looks[0].positions, 0..256);
-            assert_eq!(part.looks[0].queries.len(), 12);
+            assert_eq!(part.spans.len(), 5);
+            assert_eq!(part.spans[0].positions, 0..256);
+            assert_eq!(part.spans[0].queries.len(), 12);
         }
         // One alone is cut by heads.
         assert_eq!(cut(&chunks[..1], heads, 2).parts().len(), 2);

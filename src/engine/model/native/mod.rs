@@ -8,8 +8,8 @@
 //! that a sequence's logits have the same bits alone or in company, in one chunk or many, on one
 //! thread or several.
 
-mod ahead;
 mod attention;
+mod prefetch_plan;
 #[cfg(test)]
 pub(super) mod tests;
 mod weights;
@@ -21,8 +21,8 @@ use super::{
     Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
 };
 use crate::engine::kernels::{
-    ActivationBlock, AttentionPlan, BLOCK, Gated, Input, Kernels, KvLayer, KvMemory, KvShape,
-    Matrices, PAGE, PackedMatrix, Places, Pool, Product, Soon, none,
+    ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvMemory, KvPrefetch, KvShape,
+    Matrices, PAGE, PackedMatrix, Pool, Product, RowsMut, SlotMapping, Swiglu,
 };
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -31,8 +31,8 @@ use crate::environment::cpu_threads;
 use crate::error::{Context, Error, Exit, Result};
 use crate::profile::{self, Span};
 
-use ahead::{During, Upcoming};
 use attention::Heads;
+use prefetch_plan::{LayerPhase, PrefetchPlan};
 use weights::{Layer, Linear, NativeWeights};
 
 pub(super) use weights::check_types;
@@ -200,7 +200,7 @@ impl Model for NativeModel {
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
         self.kv
-            .settle(&self.pool, from.max(to))
+            .prefault(&self.pool, from.max(to))
             .or_exit(Exit::FlowFailed, || "failed to copy a page".to_owned())?;
         self.kv.copy_page(from, to);
         Ok(())
@@ -230,18 +230,18 @@ impl Model for NativeModel {
             return Ok(());
         }
         let mut positions = Vec::new();
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         let mut wanted = Vec::new();
         for chunk in chunks {
             for position in (chunk.start..).take(chunk.tokens.len()) {
                 positions.push(position);
-                places.push((chunk.pages[position / PAGE], position % PAGE));
+                slots.push((chunk.pages[position / PAGE], position % PAGE));
             }
             if chunk.logits {
                 wanted.push(positions.len() - 1);
             }
         }
-        let places = Places::new(places);
+        let slots = SlotMapping::new(slots);
         // Those whose logits are wanted, as a pass of their own.
         let ends: Vec<Chunk<'_>> = chunks
             .iter()
@@ -255,7 +255,7 @@ impl Model for NativeModel {
         let ends_at: Vec<usize> = ends.iter().map(|end| end.start).collect();
         let last = positions.iter().max();
         self.rotation
-            .reach(last.map_or(0, |last| last + 1))
+            .ensure_capacity(last.map_or(0, |last| last + 1))
             .or_exit(Exit::FlowFailed, no_memory)?;
 
         let heads = self.heads();
@@ -277,23 +277,23 @@ impl Model for NativeModel {
             heads,
             attention: attention::cut(chunks, heads, pool.threads()),
             positions: &positions,
-            places: &places,
-            upcoming: Upcoming::of(
+            slots: &slots,
+            prefetch: PrefetchPlan::of(
                 chunks,
                 spec.layer_products(),
                 kv.shape().page_bytes(),
                 pool.threads(),
             ),
         };
-        if let Some(page) = places.last_page() {
-            kv.settle(pool, page).or_exit(Exit::FlowFailed, || {
+        if let Some(page) = slots.last_page() {
+            kv.prefault(pool, page).or_exit(Exit::FlowFailed, || {
                 "the memory for keys and values cannot grow".to_owned()
             })?;
         }
         // Small ones are not worth asking about.
-        memory::check(pass.attention.room_bytes(pool.threads()))
-            .and_then(|()| scratch.reach(spec, positions.len()))
-            .and_then(|()| memory::reach(logits, wanted.len() * spec.vocabulary, 0.0))
+        memory::check(pass.attention.scratch_bytes(pool.threads()))
+            .and_then(|()| scratch.ensure_capacity(spec, positions.len()))
+            .and_then(|()| memory::ensure_len(logits, wanted.len() * spec.vocabulary, 0.0))
             .or_exit(Exit::FlowFailed, no_memory)?;
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
         let embedding = profile::span(Span::Embedding);
@@ -305,7 +305,7 @@ impl Model for NativeModel {
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
         let last_layer = weights.layers.len().saturating_sub(1);
         for (index, layer) in weights.layers.iter().enumerate() {
-            pass.inputs(layer, (kv, index), scratch);
+            pass.inputs(layer, kv, index, scratch);
             if index == last_layer && wanted.len() < positions.len() {
                 // What follows is for the logits alone.
                 scratch.keep(spec, &wanted);
@@ -320,7 +320,7 @@ impl Model for NativeModel {
                 Some(inputs) => inputs,
                 None => &[head],
             };
-            pass.rest(layer, (kv, index), Matrices::Each(next), scratch);
+            pass.rest(layer, kv, index, Matrices::Each(next), scratch);
         }
         pass.head(&weights.norm, head, scratch, logits);
         Ok(())
@@ -341,7 +341,7 @@ impl Scratch {
     ///
     /// # Errors
     /// There is no memory for it.
-    fn reach(&mut self, spec: &ModelSpec, tokens: usize) -> Result<(), OutOfMemory> {
+    fn ensure_capacity(&mut self, spec: &ModelSpec, tokens: usize) -> Result<(), OutOfMemory> {
         let queries = spec.heads * spec.head_size;
         let keys = spec.kv_heads * spec.head_size;
         for (numbers, width) in [
@@ -355,14 +355,14 @@ impl Scratch {
             (&mut self.gate, spec.intermediate),
             (&mut self.up, spec.intermediate),
         ] {
-            memory::reach(numbers, tokens * width, 0.0)?;
+            memory::ensure_len(numbers, tokens * width, 0.0)?;
         }
         for (blocks, width) in [
             (&mut self.blocks, spec.hidden.max(queries)),
             (&mut self.gated, spec.intermediate),
         ] {
             let count = tokens * width.div_ceil(BLOCK);
-            memory::reach(blocks, count, ActivationBlock::default())?;
+            memory::ensure_len(blocks, count, ActivationBlock::default())?;
         }
         Ok(())
     }
@@ -392,15 +392,15 @@ struct Pass<'a> {
     /// Position of each packed token.
     positions: &'a [usize],
     /// Where their keys and values are.
-    places: &'a Places,
+    slots: &'a SlotMapping,
     /// Pages that the layers to come will look at.
-    upcoming: Upcoming,
+    prefetch: PrefetchPlan,
 }
 
 impl Pass<'_> {
     /// The first part of a transformer block: all that later tokens need of these, and the queries. On
     /// the way in, `scratch.delta` still has to be added to the stream.
-    fn inputs(&self, layer: &Layer, (kv, index): (&mut KvMemory, usize), scratch: &mut Scratch) {
+    fn inputs(&self, layer: &Layer, kv: &mut KvMemory, index: usize, scratch: &mut Scratch) {
         self.add_and_norm(&layer.attention_norm, scratch);
         self.products(
             [&layer.query, &layer.key, &layer.value],
@@ -408,14 +408,14 @@ impl Pass<'_> {
             &scratch.normed,
             &scratch.blocks,
             Matrices::Each(&[&layer.output.matrix]),
-            self.upcoming.during(During::Inputs, kv, index),
+            self.prefetch.kv_during(LayerPhase::Inputs, kv, index),
         );
         self.rotate(layer, scratch);
         let _span = profile::span(Span::KvWrite);
         let numbers = self.positions.len() * self.heads.kv_heads * self.heads.head_size;
         let (keys, values) = (&scratch.keys[..numbers], &scratch.values[..numbers]);
         self.kernels
-            .write_kv(self.pool, kv, index, self.places, keys, values);
+            .write_kv(self.pool, kv, index, self.slots, keys, values);
     }
 
     /// The rest of it. On the way out, `scratch.delta` is this block's. `next` are the matrices that are
@@ -423,7 +423,8 @@ impl Pass<'_> {
     fn rest(
         &self,
         layer: &Layer,
-        (kv, index): (&KvMemory, usize),
+        kv: &KvMemory,
+        index: usize,
         next: Matrices<'_>,
         scratch: &mut Scratch,
     ) {
@@ -439,13 +440,14 @@ impl Pass<'_> {
             &scratch.attended,
             &scratch.blocks,
             Matrices::Together(&[&layer.gate.matrix, &layer.up.matrix]),
-            self.upcoming.during(During::Output, kv, index + 1),
+            self.prefetch.kv_during(LayerPhase::Output, kv, index + 1),
         );
 
         self.add_and_norm(&layer.feed_forward_norm, scratch);
         self.gate(
             layer,
-            self.upcoming.during(During::GateAndUp, kv, index + 1),
+            self.prefetch
+                .kv_during(LayerPhase::GateAndUp, kv, index + 1),
             scratch,
         );
         self.products(
@@ -454,7 +456,7 @@ impl Pass<'_> {
             &scratch.gate,
             &scratch.gated,
             next,
-            self.upcoming.during(During::Down, kv, index + 1),
+            self.prefetch.kv_during(LayerPhase::Down, kv, index + 1),
         );
     }
 
@@ -465,12 +467,12 @@ impl Pass<'_> {
         let epsilon = self.spec.norm_epsilon as f32;
         let kernels = self.kernels;
         let delta = &scratch.delta;
-        self.pool.rows(
+        self.pool.rows3(
             self.positions.len(),
             self.step(),
-            (&mut scratch.stream, hidden),
-            (&mut scratch.normed, hidden),
-            (&mut scratch.blocks, block_width(hidden)),
+            RowsMut::new(&mut scratch.stream, hidden),
+            RowsMut::new(&mut scratch.normed, hidden),
+            RowsMut::new(&mut scratch.blocks, block_width(hidden)),
             |first, stream, normed, blocks| {
                 let delta = &delta[first * hidden..][..stream.len()];
                 kernels.add(stream, delta);
@@ -490,13 +492,12 @@ impl Pass<'_> {
         let _span = profile::span(Span::Rope);
         let size = self.heads.head_size;
         let widths = (self.spec.heads * size, self.heads.kv_heads * size);
-        self.pool.rows(
+        self.pool.rows2(
             self.positions.len(),
             self.step(),
-            (&mut scratch.queries, widths.0),
-            (&mut scratch.keys, widths.1),
-            none(),
-            |first, queries, keys, _| {
+            RowsMut::new(&mut scratch.queries, widths.0),
+            RowsMut::new(&mut scratch.keys, widths.1),
+            |first, queries, keys| {
                 let positions = &self.positions[first..];
                 let rows = queries
                     .chunks_exact_mut(widths.0)
@@ -511,7 +512,7 @@ impl Pass<'_> {
                                 self.kernels.rms_norm(head, norm, epsilon, &mut normed);
                                 head.copy_from_slice(&normed);
                             }
-                            self.rotation.turn(self.kernels, head, *position);
+                            self.rotation.rotate(self.kernels, head, *position);
                         }
                     }
                 }
@@ -533,10 +534,10 @@ impl Pass<'_> {
     }
 
     /// `gate = silu(normed · gateᵀ) · (normed · upᵀ)`, and the same quantised.
-    fn gate(&self, layer: &Layer, soon: Option<Soon<'_>>, scratch: &mut Scratch) {
+    fn gate(&self, layer: &Layer, prefetch: Option<KvPrefetch<'_>>, scratch: &mut Scratch) {
         let _span = profile::span(Span::Gate);
         let (tokens, width) = (self.positions.len(), self.spec.intermediate);
-        let gated = Gated {
+        let gated = Swiglu {
             gate: Product {
                 weights: &layer.gate.matrix,
                 output: &mut scratch.gate[..tokens * width],
@@ -552,7 +553,7 @@ impl Pass<'_> {
         let input = self.input(self.spec.hidden, &scratch.normed, &scratch.blocks);
         let next = Matrices::Each(&[&layer.down.matrix]);
         self.kernels
-            .matmul_gated(self.pool, gated, input, next, soon);
+            .matmul_swiglu(self.pool, gated, input, next, prefetch);
     }
 
     /// Quantises `values`, `[tokens, cols]`, for the next product.
@@ -563,13 +564,11 @@ impl Pass<'_> {
         if width == 0 {
             return;
         }
-        self.pool.rows(
+        self.pool.rows1(
             tokens,
             self.step(),
-            (blocks, width),
-            none(),
-            none(),
-            |first, blocks, _, _| {
+            RowsMut::new(blocks, width),
+            |first, blocks| {
                 let values = &values[first * cols..][..blocks.len() * BLOCK];
                 self.kernels.quantize(values, blocks);
             },
@@ -585,7 +584,7 @@ impl Pass<'_> {
         values: &[f32],
         blocks: &[ActivationBlock],
         next: Matrices<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
     ) {
         let _span = profile::span(Span::Linear);
         let pairs = linears.iter().zip(outputs);
@@ -595,7 +594,7 @@ impl Pass<'_> {
                 output: &mut output[..self.positions.len() * linear.matrix.rows],
             })
             .collect();
-        self.multiply(&mut products, values, blocks, next, soon);
+        self.multiply(&mut products, values, blocks, next, prefetch);
         for (linear, product) in linears.iter().zip(products) {
             if let Some(bias) = &linear.bias {
                 self.add_bias(bias, product.output);
@@ -604,13 +603,11 @@ impl Pass<'_> {
     }
 
     fn add_bias(&self, bias: &[f32], output: &mut [f32]) {
-        self.pool.rows(
+        self.pool.rows1(
             self.positions.len(),
             self.step(),
-            (output, bias.len()),
-            none(),
-            none(),
-            |_, output, _, _| {
+            RowsMut::new(output, bias.len()),
+            |_, output| {
                 for row in output.chunks_exact_mut(bias.len()) {
                     self.kernels.add(row, bias);
                 }
@@ -624,11 +621,12 @@ impl Pass<'_> {
         values: &[f32],
         blocks: &[ActivationBlock],
         next: Matrices<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
     ) {
         let cols = products.first().map_or(0, |product| product.weights.cols);
         let input = self.input(cols, values, blocks);
-        self.kernels.matmul(self.pool, products, input, next, soon);
+        self.kernels
+            .matmul(self.pool, products, input, next, prefetch);
     }
 
     /// The pass's tokens of `cols` numbers each.
@@ -708,7 +706,7 @@ impl Rotation {
     ///
     /// # Errors
     /// There is no memory for them.
-    fn reach(&mut self, positions: usize) -> Result<(), OutOfMemory> {
+    fn ensure_capacity(&mut self, positions: usize) -> Result<(), OutOfMemory> {
         let pairs = self.frequencies.len();
         let have = self.cos.len() / pairs;
         if positions <= have {
@@ -716,7 +714,7 @@ impl Rotation {
         }
         let reach = positions.next_power_of_two().max(FIRST_POSITIONS);
         for table in [&mut self.cos, &mut self.sin] {
-            memory::reserve(table, reach * pairs)?;
+            memory::ensure_capacity(table, reach * pairs)?;
         }
         for position in have..reach {
             for frequency in &self.frequencies {
@@ -728,7 +726,7 @@ impl Rotation {
         Ok(())
     }
 
-    fn turn(&self, kernels: Kernels, head: &mut [f32], position: usize) {
+    fn rotate(&self, kernels: Kernels, head: &mut [f32], position: usize) {
         let pairs = self.frequencies.len();
         let row = position * pairs..(position + 1) * pairs;
         kernels.rope_neox(head, &self.cos[row.clone()], &self.sin[row]);

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use super::super::candle::weights::{
     Matrix, Weights, required_vector, rotated_bias, rotated_matrix, stored_row,
 };
+use super::super::weights::weight_type;
 use super::super::{ModelSpec, WeightBytes};
 use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
 use crate::engine::load::gguf::GgufFile;
@@ -164,7 +165,7 @@ impl NativeWeights {
 /// # Errors
 /// Exit code 3, with the tensor and its type.
 pub(in crate::engine::model) fn check_types(file: &GgufFile) -> Result<()> {
-    match file.matrix_of_other_type(PackedMatrix::has_kernel) {
+    match file.matrix_of_other_type(|dtype| weight_type(dtype).is_some()) {
         None => Ok(()),
         Some((name, dtype)) => Err(Error::preflight(format!(
             "{} is of type {dtype}, which BACKEND=native cannot multiply",
@@ -263,6 +264,8 @@ impl Loader<'_> {
                 "{cols} columns are no multiple of {BLOCK}"
             )));
         }
+        let no_kernel = || Error::preflight(format!("no native kernel multiplies {dtype:?}"));
+        let dtype = weight_type(dtype).ok_or_else(no_kernel)?;
         let from = |row| match head_rows {
             0 => row,
             _ => stored_row(row, head_rows),
@@ -308,4 +311,78 @@ fn dense_bytes(dense: &Tensor) -> candle_core::Result<(GgmlDType, Vec<u8>)> {
             (GgmlDType::F32, bytes.collect())
         }
     })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::engine::kernels::WeightType;
+    use candle_core::quantized::{QStorage, QTensor};
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+    /// Random bits, so that every quant and scale occurs, with f16 factors of ordinary size.
+    fn random_blocks(dtype: GgmlDType, elements: usize) -> Vec<u8> {
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let mut bytes = vec![0; elements / dtype.block_size() * dtype.type_size()];
+        random.fill_bytes(&mut bytes);
+        let mut factor = || (random.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.1;
+        // Where the factors are in a block.
+        let factors: &[usize] = match dtype {
+            GgmlDType::F16 | GgmlDType::BF16 | GgmlDType::F32 => {
+                let values = (0..elements).map(|_| factor()).collect::<Vec<_>>();
+                let values = Tensor::new(values, &Device::Cpu).unwrap();
+                let tensor = QTensor::quantize(&values, dtype).unwrap();
+                return tensor.data().unwrap().to_vec();
+            }
+            GgmlDType::Q4_0 | GgmlDType::Q5_0 | GgmlDType::Q8_0 => &[0],
+            GgmlDType::Q6K => &[208],
+            _ => &[0, 2],
+        };
+        for block in bytes.chunks_exact_mut(dtype.type_size()) {
+            for &at in factors {
+                let bits = half::f16::from_f32(factor()).to_le_bytes();
+                block[at..at + 2].copy_from_slice(&bits);
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn packed_rows_are_what_candle_dequantises() {
+        let pool = Pool::new(2).unwrap();
+        let types = [
+            GgmlDType::Q4_0,
+            GgmlDType::Q4_1,
+            GgmlDType::Q5_0,
+            GgmlDType::Q5_1,
+            GgmlDType::Q8_0,
+            GgmlDType::Q4K,
+            GgmlDType::Q5K,
+            GgmlDType::Q6K,
+            GgmlDType::F16,
+            GgmlDType::BF16,
+            GgmlDType::F32,
+        ];
+        assert_eq!(types.map(weight_type), WeightType::ALL.map(Some));
+        for dtype in types {
+            let known = weight_type(dtype).unwrap();
+            assert_eq!(known.block_columns(), dtype.block_size());
+            assert_eq!(known.block_bytes(), dtype.type_size());
+            let (rows, cols) = (37, 512);
+            let bytes = random_blocks(dtype, rows * cols);
+            let storage = QStorage::from_data(bytes.clone().into(), &Device::Cpu, dtype);
+            let tensor = QTensor::new(storage.unwrap(), (rows, cols)).unwrap();
+            let expected = tensor.dequantize(&Device::Cpu).unwrap();
+            let expected: Vec<Vec<f32>> = expected.to_vec2().unwrap();
+            let packed =
+                PackedMatrix::pack_rows(&pool, known, (rows, cols), &bytes, &|row| row).unwrap();
+            let mut row = vec![0.0; cols];
+            for (index, expected) in expected.iter().enumerate() {
+                packed.row(index, &mut row);
+                assert_eq!(row, *expected, "{dtype:?}, row {index}");
+            }
+        }
+    }
 }

@@ -1,65 +1,55 @@
-//! Products of nibbles with two columns a multiplication, for processors that add bytes on more ports
+//! Products of nibbles with two columns per multiplication, for processors that add bytes on more ports
 //! than they multiply them on.
 //!
-//! Winograd ("A New Algorithm for Inner Product", IEEE Transactions on Computers, 1968) forms two terms
-//! of a sum of products by one multiplication:
+//! Winograd ("A New Algorithm for Inner Product", IEEE Transactions on Computers, 1968) computes two
+//! terms of an inner product with one multiplication:
 //!
 //! ```text
 //! w₁·a₁ + w₂·a₂ = (w₁ + a₂)·(w₂ + a₁) − w₁·w₂ − a₁·a₂
 //! ```
 //!
-//! `w₁·w₂` belongs to the weights alone and `a₁·a₂` to the activations alone, so that each is summed
-//! once for a whole panel. Here a block's first sixteen columns are paired with the others, as they lie
-//! in low and high nibbles. The two sums have to be an unsigned and a signed byte for the integer
-//! product, which is why the low nibble is raised, the high one lowered, and activations are −113..=127.
-//! (The wider side is the one that a block needs: its scale may be negative.)
+//! `w₁·w₂` depends on the weights alone and `a₁·a₂` on the activations alone, so each is summed once
+//! for a whole panel. Here the first sixteen columns of a block are paired with the other sixteen, as
+//! they are stored in low and high nibbles. The integer product takes an unsigned and a signed byte. So
+//! that the two sums fit, the low nibble is raised, the high one lowered, and activations are
+//! −113..=127. (The wider side is the one that a block needs: its scale may be negative.)
 //!
 //! ```text
 //! low + 113 + a₂ is 0..=255        high − 15 + a₁ is −128..=127
 //! ```
 //!
-//! All of it is exact, so that outputs have the bits of [`super::product`].
+//! All of this is exact, so outputs have the same bits as those of [`super::product`].
 //!
-//! What it gives, by Zen 4's ports (two of its four multiply): 16 rows × 32 columns × a token take 8
-//! integer products, a multiplication and two fused additions on the multiplying ports, 11 cycles for a
-//! full register's width. With three quarters of the columns paired they take 8, and the additions fit
-//! beside them: 16 instructions in 8 cycles. Pairing all would take 17.
+//! The gain on Zen 4, which multiplies on two of its four ports: 16 rows × 32 columns × one token take
+//! 8 integer products, one multiplication and two fused multiply-adds on the multiplying ports, which
+//! is 11 cycles at full register width. With three quarters of the columns paired they take 8, and the
+//! additions fit beside them: 16 instructions in 8 cycles. Pairing all columns would take 17.
 
 use std::ops::Range;
 
-use super::activations::BLOCK;
 use super::aligned::LINE;
+use super::group::{GroupPointers, ScaleMin, is_nibbles, scale_and_min};
+use super::kv_prefetch::PrefetchCursor;
 use super::pack::Format;
-use super::product::{
-    Ahead, GroupPointers, Part, add_scaled, by_shape, is_nibbles, load_tile, scale_and_min, shares,
-    store_tile,
-};
-use super::room;
+use super::product::{Part, TileOrigin, add_scaled, by_shape, load_tile, shares, store_tile};
+use super::quant::{BLOCK, LOWERED, QUADS, RAISED};
+use super::scratch;
 use super::simd::{LANES, Simd};
-use super::soon::Asking;
+use super::weight_prefetch::WeightPrefetch;
 
-/// What low nibbles are raised by.
-pub(super) const RAISED: u8 = 113;
+/// Minimum tokens of a part for which spreading the weights pays.
+pub(super) const MIN_TOKENS: usize = 48;
 
-/// What high nibbles are lowered by.
-pub(super) const LOWERED: u8 = 15;
-
-/// Quads of a block's first half that are paired with those of the other; the last is not.
-pub(super) const QUADS: usize = 3;
-
-/// Tokens of a part from which on spreading the weights pays.
-pub(super) const FEWEST_TOKENS: usize = 48;
-
-/// Blocks of columns that are spread at a time: a panel stays in the second-level cache.
+/// Blocks of columns that are spread at a time: such a panel stays in the second-level cache.
 const PANEL: usize = 64;
 
-/// Processors with this kind of product.
+/// Processors with an instruction for this kind of product.
 ///
 /// # Safety
 /// As [`Simd`]'s.
 pub(super) trait Pairing: Simd {
-    /// `acc + Σ (low + a_high)·(high + a_low)` over each lane's quad: the first sum as a byte of
-    /// 0..=255, the second of −128..=127.
+    /// `acc + Σ (low + a_high)·(high + a_low)` over each lane's quad. The first factor is an unsigned
+    /// byte, the second a signed one.
     unsafe fn dot_paired(
         acc: Self::I,
         low: Self::W,
@@ -75,12 +65,12 @@ pub(super) trait Pairing: Simd {
     unsafe fn store_i32(to: *mut i32, x: Self::I);
 }
 
-/// A block of sixteen rows, spread out for many tokens.
+/// A block of sixteen rows, unpacked for many tokens.
 #[repr(C, align(64))]
 struct Spread {
-    /// Nibbles as bytes: low and high of each quad in turn, the paired ones raised and lowered.
+    /// Nibbles as bytes, low and high alternating by quad; the paired ones are raised and lowered.
     quants: [[u8; LINE]; 8],
-    /// `−Σ` of the paired ones' products.
+    /// `−Σ` of the products of paired nibbles.
     start: [i32; LANES],
     scale: [f32; LANES],
     min: [f32; LANES],
@@ -94,39 +84,45 @@ struct Spread {
 pub(super) unsafe fn product<S: Pairing, const FORMAT: u8>(part: &Part<'_>) {
     const { assert!(is_nibbles(FORMAT)) };
     let panel = (part.weights.cols / BLOCK).min(PANEL) * S::TILE.1;
-    let room = room::of(panel * size_of::<Spread>() / size_of::<f32>());
-    // SAFETY: as this function's; the room holds a panel.
-    unsafe { quantized::<S, FORMAT>(part, room.cast()) }
+    let scratch = scratch::get(panel * size_of::<Spread>() / size_of::<f32>());
+    // SAFETY: as this function's; the scratch holds a panel.
+    unsafe { quantized::<S, FORMAT>(part, scratch.cast()) }
 }
 
-/// The part's tiles, as `product`'s.
+/// Computes the part tile by tile, as `product` does.
 #[inline(always)]
-unsafe fn quantized<S: Pairing, const FORMAT: u8>(part: &Part<'_>, room: *mut Spread) {
-    let (most_tokens, most_groups) = S::TILE;
-    let tiles = part.tokens.len().div_ceil(most_tokens);
-    let mut soon = part.soon.clone();
+unsafe fn quantized<S: Pairing, const FORMAT: u8>(part: &Part<'_>, scratch: *mut Spread) {
+    let (max_tokens, max_groups) = S::TILE;
+    let tiles = part.tokens.len().div_ceil(max_tokens);
+    let mut kv = part.kv.clone();
     let blocks = part.weights.cols / BLOCK;
-    soon.spread(tiles * part.groups.len().div_ceil(most_groups) * blocks);
-    for (group, groups) in shares(part.groups.len(), most_groups) {
+    kv.spread(tiles * part.groups.len().div_ceil(max_groups) * blocks);
+    for (group, groups) in shares(part.groups.len(), max_groups) {
         let group = part.groups.start + group;
         for start in (0..blocks).step_by(PANEL) {
             let panel = start..(start + PANEL).min(blocks);
             for r in 0..groups {
-                // SAFETY: as this function's: the group is one of the weights', and the room holds a
+                // SAFETY: as this function's: the group is one of the weights', and the scratch holds a
                 // panel of a tile's groups.
-                unsafe { spread::<S, FORMAT>(part, group + r, panel.clone(), room.add(r), groups) }
+                unsafe {
+                    spread::<S, FORMAT>(part, group + r, panel.clone(), scratch.add(r), groups)
+                }
             }
-            for (index, (token, tokens)) in shares(part.tokens.len(), most_tokens).enumerate() {
-                let at = (group, part.tokens.start + token);
-                let ahead = Ahead::share::<S>(part, group + groups, (index, tiles));
-                // SAFETY: as this function's; the tile is inside the part, and its panel is spread.
+            for (index, (token, tokens)) in shares(part.tokens.len(), max_tokens).enumerate() {
+                let at = TileOrigin {
+                    group,
+                    token: part.tokens.start + token,
+                };
+                let prefetch = WeightPrefetch::for_tile::<S>(part, group + groups, index, tiles);
+                // SAFETY: as this function's; the tile is within the part, and its panel has been
+                // spread.
                 unsafe {
                     by_shape!(
                         S::TILE,
                         tokens,
                         groups,
                         tile::<S, FORMAT>,
-                        (part, room, at, panel.clone(), ahead, &mut soon)
+                        (part, scratch, at, panel.clone(), prefetch, &mut kv)
                     )
                 }
             }
@@ -134,7 +130,7 @@ unsafe fn quantized<S: Pairing, const FORMAT: u8>(part: &Part<'_>, room: *mut Sp
     }
 }
 
-/// Spreads a group's blocks, each `step` after the one before.
+/// Spreads a group's blocks into every `step`th element of `to`.
 #[inline(always)]
 unsafe fn spread<S: Pairing, const FORMAT: u8>(
     part: &Part<'_>,
@@ -143,7 +139,7 @@ unsafe fn spread<S: Pairing, const FORMAT: u8>(
     to: *mut Spread,
     step: usize,
 ) {
-    // SAFETY: the blocks are the group's, and there is room for them (the caller's promise).
+    // SAFETY: the blocks are the group's, and `to` has space for them (guaranteed by the caller).
     unsafe {
         let weights = GroupPointers::of(part.weights, group);
         let zero = S::quad([0; 4].as_ptr());
@@ -172,28 +168,32 @@ unsafe fn spread<S: Pairing, const FORMAT: u8>(
             }
             S::store_i32(to.start.as_mut_ptr(), sums);
             to.start = to.start.map(|sum| -sum);
-            let (scale, min) = scale_and_min::<S, FORMAT>(&weights, block);
+            let ScaleMin { scale, min } = scale_and_min::<S, FORMAT>(&weights, block);
             S::store(to.scale.as_mut_ptr(), scale);
             S::store(to.min.as_mut_ptr(), min);
         }
     }
 }
 
-/// The outputs of `T` tokens and `R` groups of rows, from `(group, token)` on, as far as these blocks.
+/// The outputs of `T` tokens and `R` groups of rows, starting at `at`, up to the last of these blocks.
 #[inline(always)]
 unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
     part: &Part<'_>,
     panel: *const Spread,
-    (group, token): (usize, usize),
+    at: TileOrigin,
     blocks: Range<usize>,
-    ahead: Ahead,
-    soon: &mut Asking<'_>,
+    prefetch: WeightPrefetch,
+    kv: &mut PrefetchCursor<'_>,
 ) {
-    // SAFETY: the tile is inside the weights, the input and the output, and the blocks in the panel (the
-    // caller's promise).
+    // SAFETY: the tile is within the weights, input and output, and the blocks within the panel
+    // (guaranteed by the caller).
     unsafe {
         let all = part.weights.cols / BLOCK;
-        let inputs = part.input.blocks.as_ptr().add(token * all + blocks.start);
+        let inputs = part
+            .input
+            .blocks
+            .as_ptr()
+            .add(at.token * all + blocks.start);
         let mut next = [inputs; T];
         for t in 1..T {
             next[t] = inputs.add(t * all);
@@ -201,13 +201,13 @@ unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
         let mut panel = panel;
         let mut outputs = [[S::splat(0.0); R]; T];
         if blocks.start > 0 {
-            load_tile::<S, T, R>(part, (group, token), &mut outputs);
+            load_tile::<S, T, R>(part, at, &mut outputs);
         }
-        // Rows of a wide matrix lie far apart, and fall into few sets of the nearest cache.
+        // Rows of a wide matrix are far apart and map to few sets of the nearest cache.
         for t in 0..T {
             for r in 0..R {
-                let at = (token + t) * part.weights.rows + (group + r) * LANES;
-                S::prefetch(part.output.wrapping_add(at).cast());
+                let to = (at.token + t) * part.weights.rows + (at.group + r) * LANES;
+                S::prefetch(part.output.wrapping_add(to).cast());
             }
         }
         for block in blocks {
@@ -217,8 +217,8 @@ unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
             }
             let input = |t: usize| &*now[t];
             let weights = |r: usize| &*panel.add(r);
-            ahead.ask::<S, FORMAT>(block);
-            soon.ask::<S>();
+            prefetch.prefetch_block::<S, FORMAT>(block);
+            kv.prefetch_next::<S>();
 
             let mut sums = [[S::splat_i32(0); R]; T];
             for r in 0..R {
@@ -251,17 +251,17 @@ unsafe fn tile<S: Pairing, const FORMAT: u8, const T: usize, const R: usize>(
                 }
             }
             for r in 0..R {
-                let scales = (
-                    S::load(weights(r).scale.as_ptr()),
-                    S::load(weights(r).min.as_ptr()),
-                );
+                let scales = ScaleMin::<S> {
+                    scale: S::load(weights(r).scale.as_ptr()),
+                    min: S::load(weights(r).min.as_ptr()),
+                };
                 for t in 0..T {
                     outputs[t][r] =
-                        add_scaled::<S, FORMAT>(sums[t][r], scales, input(t), outputs[t][r]);
+                        add_scaled::<S, FORMAT>(sums[t][r], &scales, input(t), outputs[t][r]);
                 }
             }
             panel = panel.add(R);
         }
-        store_tile::<S, T, R>(part, (group, token), outputs);
+        store_tile::<S, T, R>(part, at, outputs);
     }
 }

@@ -7,18 +7,18 @@
 use std::ops::Range;
 
 use super::super::Chunk;
-use crate::engine::kernels::{KvMemory, PAGE, Soon, share};
+use crate::engine::kernels::{KvMemory, KvPrefetch, PAGE, share};
 
 /// Sequences from which on it pays: with fewer, reading the weights alone keeps memory busy.
-const FEW_SEQUENCES: usize = 4;
+const MIN_SEQUENCES: usize = 4;
 
 /// Bytes of a layer's keys and values that are asked for at most: what comes further would push the
 /// first out of the third-level cache.
-const MOST_BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 8 << 20;
 
 /// Where the time between two layers' attention goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum During {
+pub(super) enum LayerPhase {
     /// The product after the attention.
     Output,
     /// Gate and up.
@@ -29,14 +29,14 @@ pub(super) enum During {
     Inputs,
 }
 
-/// The pages that a pass looks at, once for each thread that does.
-pub(super) struct Upcoming {
+/// The pages that a pass spans at, once for each thread that does.
+pub(super) struct PrefetchPlan {
     pages: Vec<u32>,
-    /// Where the share of each product starts, in the order of [`During`], and where the last one ends.
+    /// Where the share of each product starts, in the order of [`LayerPhase`], and where the last one ends.
     starts: [usize; 5],
 }
 
-impl Upcoming {
+impl PrefetchPlan {
     /// Of the sequences of a pass on so many threads. `works` are the products' multiply-adds, and
     /// `page_bytes` the bytes of a layer's part of a page.
     pub(super) fn of(
@@ -45,16 +45,16 @@ impl Upcoming {
         page_bytes: usize,
         threads: usize,
     ) -> Self {
-        let mut upcoming = Self {
+        let mut plan = Self {
             pages: Vec::new(),
             starts: [0; 5],
         };
-        if chunks.len() < FEW_SEQUENCES {
-            return upcoming;
+        if chunks.len() < MIN_SEQUENCES {
+            return plan;
         }
-        let most = MOST_BYTES / page_bytes.max(1) / threads;
+        let most = MAX_BYTES / page_bytes.max(1) / threads;
         let of_threads: Vec<_> = (0..threads)
-            .map(|thread| looked_at(&chunks[share(thread, threads, chunks.len())], most))
+            .map(|thread| pages_read(&chunks[share(thread, threads, chunks.len())], most))
             .collect();
         let all = works.iter().sum::<usize>().max(1);
         let mut before = 0;
@@ -62,36 +62,36 @@ impl Upcoming {
             let after = before + work;
             for pages in &of_threads {
                 let share = pages.len() * before / all..pages.len() * after / all;
-                upcoming.pages.extend_from_slice(&pages[share]);
+                plan.pages.extend_from_slice(&pages[share]);
             }
-            upcoming.starts[index + 1] = upcoming.pages.len();
+            plan.starts[index + 1] = plan.pages.len();
             before = after;
         }
-        upcoming
+        plan
     }
 
     /// What a product asks for on behalf of layer `index`, where there is one.
-    pub(super) fn during<'a>(
+    pub(super) fn kv_during<'a>(
         &'a self,
-        during: During,
+        phase: LayerPhase,
         kv: &'a KvMemory,
         index: usize,
-    ) -> Option<Soon<'a>> {
-        let share = self.share(during);
-        (index < kv.layers() && !share.is_empty()).then(|| Soon {
+    ) -> Option<KvPrefetch<'a>> {
+        let share = self.share(phase);
+        (index < kv.layers() && !share.is_empty()).then(|| KvPrefetch {
             layer: kv.layer(index),
             pages: &self.pages[share],
         })
     }
 
-    fn share(&self, during: During) -> Range<usize> {
-        let at = during as usize;
+    fn share(&self, phase: LayerPhase) -> Range<usize> {
+        let at = phase as usize;
         self.starts[at]..self.starts[at + 1]
     }
 }
 
 /// The pages that these sequences look at, each once, and at most so many.
-fn looked_at(chunks: &[Chunk<'_>], most: usize) -> Vec<u32> {
+fn pages_read(chunks: &[Chunk<'_>], most: usize) -> Vec<u32> {
     let mut pages = Vec::new();
     for chunk in chunks {
         let end = chunk.start + chunk.tokens.len();
@@ -109,31 +109,31 @@ mod tests {
     use crate::engine::kernels::KvShape;
     use crate::engine::model::native::tests::decoding;
 
-    fn upcoming(tables: &[Vec<u32>], page_bytes: usize, threads: usize) -> Upcoming {
+    fn plan_for(tables: &[Vec<u32>], page_bytes: usize, threads: usize) -> PrefetchPlan {
         let chunks = decoding(tables, PAGE - 1);
-        Upcoming::of(&chunks, [1, 5, 3, 2], page_bytes, threads)
+        PrefetchPlan::of(&chunks, [1, 5, 3, 2], page_bytes, threads)
     }
 
     #[test]
     fn the_products_divide_the_pages_that_the_pass_looks_at() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, 101, own]).collect();
-        let upcoming = upcoming(&tables, 1, 1);
+        let plan = plan_for(&tables, 1, 1);
         let shape = KvShape {
             kv_heads: 1,
             head_size: 8,
         };
         let kv = KvMemory::reserve(shape, 2, 200).expect("addresses");
         let mut pages = Vec::new();
-        for during in [
-            During::Output,
-            During::GateAndUp,
-            During::Down,
-            During::Inputs,
+        for phase in [
+            LayerPhase::Output,
+            LayerPhase::GateAndUp,
+            LayerPhase::Down,
+            LayerPhase::Inputs,
         ] {
-            if let Some(soon) = upcoming.during(during, &kv, 1) {
-                pages.extend_from_slice(soon.pages);
+            if let Some(prefetch) = plan.kv_during(phase, &kv, 1) {
+                pages.extend_from_slice(prefetch.pages);
             }
-            assert!(upcoming.during(during, &kv, 2).is_none(), "no such layer");
+            assert!(plan.kv_during(phase, &kv, 2).is_none(), "no such layer");
         }
         assert_eq!(pages, [0, 1, 2, 3, 4, 5, 6, 7, 100, 101]);
     }
@@ -141,10 +141,10 @@ mod tests {
     #[test]
     fn each_thread_asks_for_what_it_will_look_at() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, own]).collect();
-        let upcoming = upcoming(&tables, 1, 2);
-        assert_eq!(upcoming.pages.len(), 10);
-        for during in [During::Output, During::GateAndUp, During::Down] {
-            let pages = &upcoming.pages[upcoming.share(during)];
+        let plan = plan_for(&tables, 1, 2);
+        assert_eq!(plan.pages.len(), 10);
+        for phase in [LayerPhase::Output, LayerPhase::GateAndUp, LayerPhase::Down] {
+            let pages = &plan.pages[plan.share(phase)];
             // Threads take about half of a product each.
             let (first, second) = pages.split_at(pages.len() / 2);
             assert!(first.iter().all(|page| *page < 4 || *page == 100));
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn nothing_is_asked_for_in_small_company_or_beyond_the_cache() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![own]).collect();
-        assert!(upcoming(&tables[..3], 1, 1).pages.is_empty());
-        assert_eq!(upcoming(&tables, MOST_BYTES / 5, 1).pages.len(), 5);
+        assert!(plan_for(&tables[..3], 1, 1).pages.is_empty());
+        assert_eq!(plan_for(&tables, MAX_BYTES / 5, 1).pages.len(), 5);
     }
 }

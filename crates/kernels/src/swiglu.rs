@@ -1,56 +1,53 @@
-//! The gate of a feed-forward, a part of a product at a time: `silu(gate) · up` and its quantising follow
-//! the products of the same rows and tokens, while these lie in the nearest caches of the core that made
-//! them.
+//! SwiGLU, a part of a product at a time. `silu(gate) · up` and its quantisation directly follow the
+//! products of the same rows and tokens, while these are in the caches of the core that computed them.
 
 use std::ops::Range;
 
-use super::activations::{self, ActivationBlock, BLOCK};
+use super::activations::{self, ActivationBlock};
+use super::quant::BLOCK;
 use super::simd::Simd;
 use super::vector;
 
-/// Some rows of some tokens.
-pub(super) struct Gating<'a> {
-    /// `[tokens, width]`; becomes `silu(gate) · up`.
+pub(super) struct SwigluPart<'a> {
+    /// `[tokens, width]`; overwritten with `silu(gate) · up`.
     pub(super) gate: *mut f32,
-    /// Likewise.
+    /// `[tokens, width]`.
     pub(super) up: *mut f32,
     pub(super) width: usize,
-    /// What is added to each, `[width]`.
+    /// `[width]`, added to `gate`.
     pub(super) gate_bias: Option<&'a [f32]>,
     pub(super) up_bias: Option<&'a [f32]>,
-    /// `[tokens, width / 32]`, where the result is wanted quantised: then the rows are whole blocks.
+    /// `[tokens, width / 32]`, if the result is to be quantised: then the rows are whole blocks.
     pub(super) blocks: Option<*mut ActivationBlock>,
     pub(super) rows: Range<usize>,
     pub(super) tokens: Range<usize>,
 }
 
-/// Tokens that are gated, and then quantised, at once.
+/// Tokens that are computed, and then quantised, together.
 const TOGETHER: usize = 4;
 
-/// Tokens ahead of which the blocks to be written are asked for.
+/// How many tokens ahead of the stores to prefetch.
 const AHEAD: usize = 8;
 
-/// Computes these rows of these tokens.
-///
 /// # Safety
-/// As [`Simd`]'s; rows and tokens lie within gate, up, biases and blocks, and nobody else uses them.
+/// As [`Simd`]'s; rows and tokens are within gate, up, biases and blocks, and nobody else uses them.
 #[inline(always)]
-pub(super) unsafe fn gate<S: Simd>(part: &Gating<'_>) {
+pub(super) unsafe fn swiglu<S: Simd>(part: &SwigluPart<'_>) {
     let mut token = part.tokens.start;
     while token < part.tokens.end {
         let together = TOGETHER.min(part.tokens.end - token);
         // SAFETY: as this function's.
         unsafe {
             for token in token..token + together {
-                gate_token::<S>(part, token);
+                swiglu_token::<S>(part, token);
             }
             if let Some(blocks) = part.blocks {
                 let stride = part.width / BLOCK;
                 for block in part.rows.start / BLOCK..part.rows.end / BLOCK {
                     let at = token * stride + block;
                     let values = part.gate.add(at * BLOCK);
-                    let blocks = (blocks.add(at), together);
-                    activations::quantize_strided::<S>(values, blocks, stride, AHEAD);
+                    let blocks = blocks.add(at);
+                    activations::quantize_strided::<S>(values, blocks, together, stride, AHEAD);
                 }
             }
         }
@@ -59,10 +56,10 @@ pub(super) unsafe fn gate<S: Simd>(part: &Gating<'_>) {
 }
 
 #[inline(always)]
-unsafe fn gate_token<S: Simd>(part: &Gating<'_>, token: usize) {
+unsafe fn swiglu_token<S: Simd>(part: &SwigluPart<'_>, token: usize) {
     let rows = part.rows.clone();
     let at = token * part.width + rows.start;
-    // SAFETY: as `gate`'s.
+    // SAFETY: as `swiglu`'s.
     unsafe {
         let gate = std::slice::from_raw_parts_mut(part.gate.add(at), rows.len());
         let up = std::slice::from_raw_parts_mut(part.up.add(at), rows.len());

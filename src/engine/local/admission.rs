@@ -12,7 +12,7 @@ use crate::profile::Span;
 /// Sees to it that there is memory for a lease of `tokens` tokens, of which `had` pages are there. Where
 /// it is short, the cache goes without the pages that there is none for.
 pub(super) fn provide(kv: &mut KvCache, model: &mut dyn Model, tokens: usize, had: usize) {
-    let reach = kv.reach_of(tokens, had);
+    let reach = kv.pages_touched_for(tokens, had);
     let there = model.provide_pages(reach);
     if there < reach {
         kv.limit(there);
@@ -34,12 +34,12 @@ impl LocalEngine {
     pub(super) fn release(&mut self, id: RequestId) -> Option<Sequence> {
         self.scheduler.remove(id);
         let mut sequence = self.sequences.remove(&id)?;
-        self.give_back(&mut sequence);
+        self.release_memory(&mut sequence);
         Some(sequence)
     }
 
     /// Takes a sequence's place in the model and its memory back.
-    pub(super) fn give_back(&mut self, sequence: &mut Sequence) {
+    pub(super) fn release_memory(&mut self, sequence: &mut Sequence) {
         if let Some(slot) = sequence.slot.take() {
             self.model.close(slot);
         }
@@ -131,7 +131,7 @@ impl LocalEngine {
                 continue;
             };
             if let Some(mut sequence) = self.sequences.remove(&id) {
-                self.give_back(&mut sequence);
+                self.release_memory(&mut sequence);
                 sequence.computed = 0;
                 sequence.phase.next(Span::QueueWait);
                 self.sequences.insert(id, sequence);

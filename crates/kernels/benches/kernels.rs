@@ -1,23 +1,47 @@
-//! Speeds, by hand: `cargo test --release --lib measure -- --ignored --nocapture`.
+//! Speeds of the kernels: `cargo bench -p flowbench-kernels [NAME]`, where NAME is a part of one of
+//! `products`, `attention`, `decoding_attention`, `vectors`, `pool` and `packing`.
 //!
-//! Each figure is the best of many short runs, so that a busy machine disturbs it little, and stands
-//! beside the processor's own ceiling, measured in the same breath.
+//! Each figure is the best, or the tenth percentile, of many short runs, so that a busy machine
+//! disturbs it little. `ISA=avx2` chooses another family than the fastest, `ONLY=Q4_1` one weight
+//! type of `products`.
 
-#![allow(clippy::print_stdout, reason = "a report for whoever runs it")]
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::print_stdout, reason = "a report for whoever runs it")]
+#![expect(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use candle_core::quantized::GgmlDType;
-
-use super::*;
+use flowbench_kernels::{
+    ActivationBlock, AttentionPart, AttentionPlan, BLOCK, Input, Isa, Kernels, KvMemory, KvShape,
+    KvSpan, Matrices, PAGE, PackedMatrix, Pool, Product, Query, SlotMapping, WeightType,
+    measure_ceilings,
+};
 
 /// The default model's keys and values.
 const SHAPE: KvShape = KvShape {
     kv_heads: 3,
     head_size: 64,
 };
+
+fn main() {
+    // Cargo adds `--bench`.
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let filter = filter.unwrap_or_default();
+    let benches: [(&str, fn()); 6] = [
+        ("products", products),
+        ("attention", attention),
+        ("decoding_attention", decoding_attention),
+        ("vectors", vectors),
+        ("pool", pool),
+        ("packing", packing),
+    ];
+    for (name, bench) in benches {
+        if name.contains(&filter) {
+            println!("== {name}");
+            bench();
+        }
+    }
+}
 
 /// The shortest of some runs, in seconds.
 fn best(runs: usize, mut run: impl FnMut()) -> f64 {
@@ -30,61 +54,8 @@ fn best(runs: usize, mut run: impl FnMut()) -> f64 {
         .fold(f64::INFINITY, f64::min)
 }
 
-/// Integer multiply-adds a second from registers alone, one thread.
-#[cfg(target_arch = "x86_64")]
-fn int8_ceiling() -> f64 {
-    use std::arch::x86_64::*;
-
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    fn chains(steps: usize) -> __m512i {
-        let mut sums = [_mm512_setzero_si512(); 12];
-        let w = black_box(_mm512_set1_epi8(3));
-        for _ in 0..steps {
-            for sum in &mut sums {
-                *sum = _mm512_dpbusd_epi32(*sum, w, w);
-            }
-        }
-        sums.into_iter()
-            .reduce(|a, b| _mm512_add_epi32(a, b))
-            .unwrap()
-    }
-
-    if Kernels::of(Isa::Avx512).is_none() {
-        return f64::NAN;
-    }
-    let steps = 100_000;
-    // SAFETY: the processor has AVX-512 with VNNI.
-    let seconds = best(20, || unsafe {
-        black_box(chains(black_box(steps)));
-    });
-    (steps * 12 * 64) as f64 / seconds
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn int8_ceiling() -> f64 {
-    f64::NAN
-}
-
-/// Bytes a second read from 128 MiB.
-fn read_ceiling(pool: &Pool, buffer: &[u64]) -> f64 {
-    let share = buffer.len() / 64;
-    let seconds = best(8, || {
-        pool.run(64, |part| {
-            let part = &buffer[part * share..][..share];
-            let sum = part.chunks_exact(64).fold([0u64; 64], |mut sum, chunk| {
-                for (sum, x) in sum.iter_mut().zip(chunk) {
-                    *sum ^= x;
-                }
-                sum
-            });
-            black_box(sum);
-        });
-    });
-    (64 * share * 8) as f64 / seconds
-}
-
-fn weights(pool: &Pool, dtype: GgmlDType, rows: usize, cols: usize) -> PackedMatrix {
-    let bytes = vec![0x21; rows * cols / dtype.block_size() * dtype.type_size()];
+fn weights(pool: &Pool, dtype: WeightType, rows: usize, cols: usize) -> PackedMatrix {
+    let bytes = vec![0x21; rows * cols / dtype.block_columns() * dtype.block_bytes()];
     PackedMatrix::pack_rows(pool, dtype, (rows, cols), &bytes, &|row| row).unwrap()
 }
 
@@ -98,38 +69,36 @@ fn chosen() -> Kernels {
         .unwrap_or_else(Kernels::best)
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn measure_products() {
+fn products() {
     let kernels = chosen();
-    let ceiling = int8_ceiling();
-    println!(
-        "{:?}; int8 from registers: {:.0} GMAC/s a thread",
-        kernels.isa(),
-        ceiling / 1e9
-    );
-    let buffer = vec![1u64; 16 << 20];
+    let start = Instant::now();
     for threads in [1, 2] {
         let pool = Pool::new(threads).unwrap();
-        let read = read_ceiling(&pool, &buffer);
-        println!("{threads} threads; read {:.1} GB/s", read / 1e9);
-        for (dtype, rows, cols, _) in [
-            (GgmlDType::Q4_1, 576, 576, 30),
-            (GgmlDType::Q4_1, 192, 576, 30),
-            (GgmlDType::Q4_1, 1536, 576, 30),
-            (GgmlDType::Q4_1, 576, 1536, 30),
-            (GgmlDType::Q4_0, 1536, 576, 30),
-            (GgmlDType::Q4K, 1536, 512, 30),
-            (GgmlDType::Q6K, 1536, 512, 30),
-            (GgmlDType::Q8_0, 49152, 576, 1),
-            (GgmlDType::F16, 1536, 576, 30),
+        let ceilings = measure_ceilings(threads, &|| start.elapsed().as_secs_f64()).unwrap();
+        let (read, ceiling) = (ceilings.read_gb_s * 1e9, ceilings.int8_gmac_s * 1e9);
+        println!(
+            "{:?}, {threads} threads; ceilings: read {:.1} GB/s, int8 {:.0} GMAC/s",
+            kernels.isa(),
+            ceilings.read_gb_s,
+            ceilings.int8_gmac_s
+        );
+        for (dtype, rows, cols) in [
+            (WeightType::Q4_1, 576, 576),
+            (WeightType::Q4_1, 192, 576),
+            (WeightType::Q4_1, 1536, 576),
+            (WeightType::Q4_1, 576, 1536),
+            (WeightType::Q4_0, 1536, 576),
+            (WeightType::Q4K, 1536, 512),
+            (WeightType::Q6K, 1536, 512),
+            (WeightType::Q8_0, 49152, 576),
+            (WeightType::F16, 1536, 576),
         ] {
             if std::env::var("ONLY").is_ok_and(|only| only != format!("{dtype:?}")) {
                 continue;
             }
             // As many matrices as fill 66 MB, in turn: as cold as the model's layers are.
             let copies =
-                66_000_000usize.div_ceil(rows * cols * dtype.type_size() / dtype.block_size());
+                66_000_000usize.div_ceil(rows * cols * dtype.block_bytes() / dtype.block_columns());
             let layers: Vec<_> = (0..copies)
                 .map(|_| weights(&pool, dtype, rows, cols))
                 .collect();
@@ -170,7 +139,7 @@ fn measure_products() {
                         100.0 * bytes / read
                     );
                 } else {
-                    let share = 100.0 * work / ceiling / threads as f64;
+                    let share = 100.0 * work / ceiling;
                     print!("  n={tokens} {:.0} ({share:.0} %)", work / 1e9);
                 }
             }
@@ -179,40 +148,43 @@ fn measure_products() {
     }
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn measure_attention() {
+/// Memory for `pages` pages in each of `layers` layers.
+fn kv_memory(layers: usize, pages: usize) -> KvMemory {
+    let mut memory = KvMemory::reserve(SHAPE, layers, pages).unwrap();
+    memory.provide(pages).unwrap();
+    memory
+}
+
+fn attention() {
     let kernels = chosen();
+    let pool = Pool::new(1).unwrap();
     let tokens = 512;
-    let all = 0..tokens;
-    let memory = KvMemory::new(SHAPE, 1, tokens / PAGE);
+    let memory = kv_memory(1, tokens / PAGE);
     let pages: Vec<u32> = (0..(tokens / PAGE) as u32).collect();
     for count in [3, 6, 75] {
-        let input = vec![0.01; count * 64];
-        let mut output = vec![0.0; count * 64];
-        let queries: Vec<Query> = (0..count)
-            .map(|index| Query {
-                at: index * 64,
-                position: tokens - 1,
-                state: index,
+        let input = vec![0.01; SHAPE.kv_heads * count * 64];
+        let mut output = vec![0.0; input.len()];
+        let parts = (0..SHAPE.kv_heads)
+            .map(|kv_head| AttentionPart {
+                kv_head,
+                queries: (0..count)
+                    .map(|state| Query {
+                        at: (kv_head * count + state) * 64,
+                        position: tokens - 1,
+                        state,
+                    })
+                    .collect(),
+                spans: vec![KvSpan {
+                    pages: &pages,
+                    positions: 0..tokens,
+                    queries: 0..count,
+                }],
             })
             .collect();
-        let seconds = best(
-            std::env::var("RUNS").map_or(200, |runs| runs.parse().unwrap()),
-            || {
-                for kv_head in 0..3 {
-                    let attention = Attention {
-                        layer: memory.layer(0),
-                        kv_head,
-                        pages: &pages,
-                        queries: &queries,
-                        scale: 0.125,
-                        input: &input,
-                    };
-                    kernels.attend(&attention, std::slice::from_ref(&all), &mut output);
-                }
-            },
-        );
+        let plan = AttentionPlan::new(SHAPE, parts, 1);
+        let seconds = best(200, || {
+            kernels.attend_all(&pool, memory.layer(0), &plan, 0.125, &input, &mut output);
+        });
         let work = (3 * count * tokens * 128) as f64;
         println!(
             "{count} queries × 3 heads × {tokens}: {:.1} µs, {:.0} GFMA/s",
@@ -223,14 +195,20 @@ fn measure_attention() {
 }
 
 /// A batch that decodes, each sequence with its own 400 tokens, through 30 layers: what memory gives.
-#[test]
-#[ignore = "a measurement"]
-fn measure_decoding_attention() {
+fn decoding_attention() {
     let kernels = chosen();
     let (sequences, tokens, layers) = (25, 416, 30);
     let pages = tokens / PAGE;
-    let mut memory = KvMemory::new(SHAPE, layers, sequences * pages);
-    memory.numbers.fill(1);
+    let mut memory = kv_memory(layers, sequences * pages);
+    // What was never written is not in memory yet.
+    let slots =
+        (0..sequences * pages).flat_map(|page| (0..PAGE).map(move |slot| (page as u32, slot)));
+    let slots = SlotMapping::new(slots.collect());
+    let kv = vec![0.25; sequences * tokens * SHAPE.kv_heads * SHAPE.head_size];
+    let one = Pool::new(1).unwrap();
+    for layer in 0..layers {
+        kernels.write_kv(&one, &mut memory, layer, &slots, &kv, &kv);
+    }
     let tables: Vec<Vec<u32>> = (0..sequences)
         .map(|sequence| {
             (0..pages)
@@ -256,10 +234,10 @@ fn measure_decoding_attention() {
                         state,
                     })
                     .collect(),
-                looks: some
+                spans: some
                     .clone()
                     .enumerate()
-                    .map(|(index, sequence)| Look {
+                    .map(|(index, sequence)| KvSpan {
                         pages: &tables[sequence],
                         positions: 0..tokens,
                         queries: index * 3..index * 3 + 3,
@@ -285,7 +263,7 @@ fn measure_decoding_attention() {
                 );
             }
         });
-        let bytes = memory.numbers.len() * 2;
+        let bytes = layers * sequences * pages * SHAPE.page_bytes();
         println!(
             "{sequences} × {tokens}, {threads} threads: {:.2} ms, {:.1} GB/s",
             seconds * 1e3,
@@ -294,9 +272,7 @@ fn measure_decoding_attention() {
     }
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn measure_vectors() {
+fn vectors() {
     let kernels = chosen();
     let n = 576;
     let mut x = vec![0.5; 1536];
@@ -312,8 +288,6 @@ fn measure_vectors() {
         (0..100).for_each(|_| kernels.quantize(&x[..n], &mut blocks[..n / 32]))
     });
     println!("quantize 576: {:.0} ns", nanos(t));
-    let t = best(50, || (0..100).for_each(|_| kernels.silu_mul(&mut x, &y)));
-    println!("silu_mul 1536: {:.0} ns", nanos(t));
     let t = best(50, || {
         (0..100).for_each(|_| kernels.add(&mut x[..n], &y[..n]))
     });
@@ -322,8 +296,8 @@ fn measure_vectors() {
         (0..100).for_each(|_| kernels.rope_neox(&mut x[..64], &y[..32], &y[..32]))
     });
     println!("rope_neox 64: {:.0} ns", nanos(t));
-    let mut memory = KvMemory::new(SHAPE, 1, 32);
-    let places: Vec<_> = (0..512)
+    let mut memory = kv_memory(1, 32);
+    let slots: Vec<_> = (0..512)
         .map(|token| (token / 16, token as usize % 16))
         .collect();
     let kv = vec![0.25; 512 * 192];
@@ -331,9 +305,9 @@ fn measure_vectors() {
         let pool = Pool::new(threads).unwrap();
         for tokens in [1, 25, 512] {
             let kv = &kv[..tokens * 192];
-            let places = Places::new(places[..tokens].to_vec());
+            let mapping = SlotMapping::new(slots[..tokens].to_vec());
             let t = best(500, || {
-                kernels.write_kv(&pool, &mut memory, 0, &places, kv, kv)
+                kernels.write_kv(&pool, &mut memory, 0, &mapping, kv, kv)
             });
             println!(
                 "write_kv {tokens} × 3 × 64, {threads} threads: {:.2} µs",
@@ -344,9 +318,7 @@ fn measure_vectors() {
 }
 
 /// Parts that wait for each other, so that a run ends only when a worker has come.
-#[test]
-#[ignore = "a measurement"]
-fn measure_pool() {
+fn pool() {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     let pool = Pool::new(2).unwrap();
@@ -359,7 +331,7 @@ fn measure_pool() {
             }
         });
     };
-    let report = |name: &str, pause: std::time::Duration| {
+    let report = |name: &str, pause: Duration| {
         let mut times: Vec<f64> = (0..200)
             .map(|_| {
                 let start = Instant::now();
@@ -376,23 +348,21 @@ fn measure_pool() {
             times[100] * 1e6
         );
     };
-    report("after 5 µs", std::time::Duration::from_micros(5));
-    report("after 50 µs", std::time::Duration::from_micros(50));
-    report("asleep", std::time::Duration::from_millis(2));
+    report("after 5 µs", Duration::from_micros(5));
+    report("after 50 µs", Duration::from_micros(50));
+    report("asleep", Duration::from_millis(2));
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn measure_packing() {
+fn packing() {
     for threads in [1, 2] {
         let pool = Pool::new(threads).unwrap();
         for (dtype, rows, cols) in [
-            (GgmlDType::Q4_1, 1536 * 100, 576),
-            (GgmlDType::Q8_0, 49152, 576),
-            (GgmlDType::Q4K, 1536 * 30, 512),
-            (GgmlDType::Q6K, 1536 * 30, 512),
+            (WeightType::Q4_1, 1536 * 100, 576),
+            (WeightType::Q8_0, 49152, 576),
+            (WeightType::Q4K, 1536 * 30, 512),
+            (WeightType::Q6K, 1536 * 30, 512),
         ] {
-            let bytes = vec![0x21; rows * cols / dtype.block_size() * dtype.type_size()];
+            let bytes = vec![0x21; rows * cols / dtype.block_columns() * dtype.block_bytes()];
             let seconds = best(3, || {
                 black_box(
                     PackedMatrix::pack_rows(&pool, dtype, (rows, cols), &bytes, &|row| row)
