@@ -86,7 +86,7 @@ fn nothing_grows_over_200_evaluations() {
     let alone = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "processes::two_hundred_evaluations",
+            "evaluate::processes::two_hundred_evaluations",
             "--nocapture",
         ])
         .env("FLOWBENCH_EVALUATE_ALONE", "1")
@@ -143,7 +143,7 @@ fn parent_that_is_killed() {
 #[test]
 fn a_parent_that_is_killed_leaves_nothing() {
     let mut parent = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "processes::parent_that_is_killed", "--nocapture"])
+        .args(["--exact", "evaluate::processes::parent_that_is_killed", "--nocapture"])
         .env("FLOWBENCH_EVALUATE_PARENT", "1")
         .stdout(Stdio::piped())
         .spawn()
@@ -190,7 +190,7 @@ fn a_pool_that_was_stopped_judges_as_one_that_was_not() {
     let mut parent = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "processes::parent_that_is_stopped",
+            "evaluate::processes::parent_that_is_stopped",
             "--nocapture",
         ])
         .env("FLOWBENCH_EVALUATE_STOPPED", "1")
