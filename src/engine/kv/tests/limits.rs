@@ -1,4 +1,4 @@
-//! Single cases: what is matched, what is evicted, and what happens when memory is short.
+//! Individual cases: matching, eviction, and short memory.
 
 use crate::engine::kv::{KvCache, Lease, PageCopy, RadixIndex};
 
@@ -16,7 +16,6 @@ fn acquire(cache: &mut Cache, tokens: &[u32]) -> Lease {
     cache.acquire(tokens, 0).expect("there is memory")
 }
 
-/// Makes a sequence known, and ends it.
 fn run(cache: &mut Cache, tokens: &[u32]) {
     let lease = acquire(cache, tokens);
     cache.finish(lease, tokens);
@@ -31,7 +30,7 @@ fn the_last_token_of_a_known_prompt_is_left_to_compute() {
     assert_eq!(lease.reused(), 7);
     let copy = lease.take_copy().expect("the prefix ends inside a page");
     assert_eq!((copy.tokens, copy.to), (3, lease.page_table()[1]));
-    // Once computed, its page is the same as the known one, which takes its place.
+    // Once computed, its page equals the known one, which replaces it.
     cache.publish(&mut lease, &tokens);
     assert_eq!(lease.page_table()[1], copy.from);
     assert_eq!(cache.stats().leased, 2);
@@ -160,7 +159,7 @@ fn who_comes_second_with_the_same_gives_its_pages_up() {
     cache.publish(&mut first, &tokens);
     cache.publish(&mut second, &tokens);
     assert_eq!(first.page_table()[..2], second.page_table()[..2]);
-    // The last is still being filled by either.
+    // Both are still filling the last page.
     assert_ne!(first.page_table()[2], second.page_table()[2]);
     assert_eq!(cache.stats().leased, 4);
     cache.check([&first, &second]);

@@ -1,11 +1,11 @@
-//! How long sequences may become: contexts that no memory holds, `CONTEXT`, budgets smaller than a
-//! context, and tokens that the model does not know.
+//! Length limits: contexts larger than any memory, `CONTEXT`, budgets smaller than a context, and
+//! tokens that the model does not know.
 
 use super::stable::{chat_file, vocabulary};
 use super::*;
 use crate::error::Exit;
 
-/// A tiny model of this context.
+/// A tiny model with this context.
 fn tiny(architecture: &'static str, context_length: usize) -> Tiny {
     Tiny {
         context_length,
@@ -98,11 +98,11 @@ fn a_context_is_cut_and_never_stretched() {
             error.report()
         );
         assert!(error.report().contains("the model has 512 tokens"));
-        // It can be known before, too.
+        // It can be checked ahead as well.
         let error = engine.check(&letters(2000, 1)).unwrap_err();
         assert_eq!(error.exit(), Exit::Preflight);
         assert!(engine.check(&letters(20, 10_000)).is_ok());
-        // No setting helps against the model's own: only the flow fails.
+        // No setting helps against the model's own context: only the flow fails.
         let mut engine = open(&path, backend, (None, None)).unwrap();
         assert!(engine.check(&letters(2000, 1)).is_ok());
         let error = engine.submit(letters(2000, 1)).unwrap_err();
@@ -146,7 +146,7 @@ fn a_budget_may_be_smaller_than_a_context() {
     let error = engine.submit(letters(2000, 1)).unwrap_err();
     assert_eq!(error.exit(), Exit::FlowFailed);
     assert!(error.report().contains("hint: set KV_CACHE_MB=3 or more"));
-    // One that only may be too long is begun, and fails where it is.
+    // A request that may only turn out too long is started, and fails on the way.
     let long = engine.submit(letters(960, 2000)).unwrap();
     let mut failed = None;
     while failed.is_none() {
@@ -183,7 +183,7 @@ fn addresses_that_the_system_has_not_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = chat_file(folder.path(), &tiny("llama", 512), GgmlDType::F32);
     let error = open(&path, Backend::Native, (None, Some(1 << 60))).err();
-    // All pages that can be numbered take less than the address space here.
+    // All addressable pages take less than the address space here.
     if let Some(error) = error {
         assert_eq!(error.exit(), Exit::Preflight);
         assert!(error.report().contains("hint: set a smaller KV_CACHE_MB"));
@@ -240,8 +240,7 @@ fn memory_that_runs_out_on_the_way_fails_one_sequence_and_not_the_others() {
     let mut engine = witnessed(open(&path, Backend::Native, (None, None)).unwrap(), &seen);
     restart(&mut engine, false, 1000);
     seen.borrow_mut().most_pages = Some(4);
-    // A prompt that there is no memory for, though the budget has it; a text that grows too long; and one
-    // that fits.
+    // A prompt within the budget but without memory, a text that grows too long, and one that fits.
     let too_long = engine.submit(letters(70, 1)).unwrap();
     let grows = engine.submit(letters(40, 40)).unwrap();
     let fits = engine.submit(letters(10, 4)).unwrap();
