@@ -456,9 +456,9 @@ impl Engine for LocalEngine {
         if !started.is_empty() {
             return Ok(started);
         }
-        if let Some((work, guess)) = self.guess(&plan) {
+        if let Some((work, draft)) = self.draft(&plan) {
             drop(scheduling);
-            return self.check_guess(work, &guess);
+            return self.verify_draft(work, &draft);
         }
         // Page tables are read for every pass: publishing can change them.
         let tables: Vec<Vec<u32>> = plan

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn prefill_is_cut_into_chunks_and_decoding_goes_on_beside_it() {
+    fn prefill_is_chunked_and_decoding_continues() {
         let mut scheduler = Scheduler::new(2, 8);
         scheduler.submit(RequestId(1), 4);
         scheduler.submit(RequestId(2), 20);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_already_is_not_computed() {
+    fn cached_tokens_are_not_computed() {
         let mut scheduler = Scheduler::new(2, 8);
         scheduler.submit(RequestId(1), 20);
         scheduler.admit(RequestId(1), 15);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_admitted_gives_way_and_comes_back_first() {
+    fn the_last_admitted_is_preempted_and_readmitted_first() {
         let mut scheduler = Scheduler::new(2, 64);
         for id in 1..=3 {
             scheduler.submit(RequestId(id), 10);

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_come_in_ascending_order_and_then_last_freed_first() {
+    fn new_pages_come_in_ascending_order_and_freed_ones_last_in_first_out() {
         let mut pool = PagePool::new(3);
         let taken: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
         assert_eq!(taken, [Page(0), Page(1), Page(2)]);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_cost_nothing_before_they_are_given_out_and_can_be_given_up() {
+    fn unused_pages_cost_nothing_and_the_capacity_can_shrink() {
         let mut pool = PagePool::new(1 << 40);
         assert_eq!(pool.capacity(), u32::MAX as usize);
         assert_eq!((pool.touched(), pool.touched_by(3)), (0, 3));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_free_when_its_last_holder_has_let_go() {
+    fn a_page_is_free_once_its_last_holder_drops_it() {
         let mut pool = PagePool::new(1);
         let page = pool.take().expect("one is free");
         assert_eq!(pool.hold(page), 2);

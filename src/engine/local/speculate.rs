@@ -46,7 +46,7 @@ impl Default for Drafts {
 
 impl Drafts {
     /// Drafts at most `max` tokens to follow `tokens`.
-    pub(super) fn guess(&self, tokens: &[u32], max: usize) -> Vec<u32> {
+    pub(super) fn draft(&self, tokens: &[u32], max: usize) -> Vec<u32> {
         let mut best = (SHORTEST_MATCH - 1, 0);
         // The latest of the longest matches: texts tend to repeat what they said last.
         for end in (SHORTEST_MATCH..tokens.len()).rev() {
@@ -89,7 +89,7 @@ impl Drafts {
 impl LocalEngine {
     /// A draft for the only sequence of a pass, if it decodes. `None` if it is not alone, or there is
     /// no match.
-    pub(super) fn guess(&mut self, plan: &[Work]) -> Option<(Work, Vec<u32>)> {
+    pub(super) fn draft(&mut self, plan: &[Work]) -> Option<(Work, Vec<u32>)> {
         let &[work] = plan else {
             return None;
         };
@@ -102,11 +102,11 @@ impl LocalEngine {
         let ends = (sequence.prompt_tokens.saturating_add(sequence.max_tokens))
             .min(self.lengths.context());
         let max = ends.saturating_sub(known + 1);
-        let guess = sequence.drafts.guess(&sequence.tokens, max);
-        if guess.is_empty() {
+        let draft = sequence.drafts.draft(&sequence.tokens, max);
+        if draft.is_empty() {
             return None;
         }
-        let tokens = work.start + 1 + guess.len();
+        let tokens = work.start + 1 + draft.len();
         let fits = match (&mut self.kv, &mut sequence.lease) {
             (Some(kv), Some(lease)) => {
                 provide(kv, self.model.as_mut(), tokens, lease.page_table().len());
@@ -114,13 +114,13 @@ impl LocalEngine {
             }
             _ => false,
         };
-        fits.then_some((work, guess))
+        fits.then_some((work, draft))
     }
 
     /// Verifies a draft in one pass over the sequence's last token and the draft, one row each: accepts
     /// the draft up to its first wrong token, plus one token. Later positions are recomputed before
     /// they are read.
-    pub(super) fn check_guess(&mut self, work: Work, guess: &[u32]) -> Result<Vec<Event>> {
+    pub(super) fn verify_draft(&mut self, work: Work, draft: &[u32]) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         let Some(sequence) = self.sequences.get(&work.id) else {
             return Ok(events);
@@ -129,7 +129,7 @@ impl LocalEngine {
             return Ok(events);
         };
         let pages = lease.page_numbers();
-        let line = [&sequence.tokens[work.start..], guess].concat();
+        let line = [&sequence.tokens[work.start..], draft].concat();
         let chunks: Vec<Chunk<'_>> = (0..line.len())
             .map(|row| Chunk {
                 slot,
@@ -149,7 +149,7 @@ impl LocalEngine {
         let rows = logits.chunks_exact(self.model.spec().vocabulary);
         drop(pass);
         if let Some(sequence) = self.sequences.get_mut(&work.id) {
-            sequence.drafts.drafted += guess.len();
+            sequence.drafts.drafted += draft.len();
         }
         let mut right = 0;
         for (row, logits) in rows.enumerate() {
@@ -159,13 +159,13 @@ impl LocalEngine {
                 sequence.drafts.accepted += usize::from(row > 0);
             }
             let token = self.advance(work.id, logits, &mut events);
-            if token.is_none() || token != guess.get(row).copied() {
+            if token.is_none() || token != draft.get(row).copied() {
                 break;
             }
             right = row + 1;
         }
         if let Some(sequence) = self.sequences.get_mut(&work.id) {
-            sequence.drafts.adapt(guess.len(), right);
+            sequence.drafts.adapt(draft.len(), right);
         }
         self.logits = logits;
         Ok(events)
@@ -177,35 +177,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn guess(tokens: &[u32]) -> Vec<u32> {
-        Drafts::default().guess(tokens, 3)
+    fn draft(tokens: &[u32]) -> Vec<u32> {
+        Drafts::default().draft(tokens, 3)
     }
 
     #[test]
-    fn what_followed_last_time_is_guessed() {
-        assert_eq!(guess(&[1, 2, 3, 4, 5, 9, 1, 2]), [3, 4, 5]);
+    fn the_draft_is_what_followed_the_last_match() {
+        assert_eq!(draft(&[1, 2, 3, 4, 5, 9, 1, 2]), [3, 4, 5]);
         assert_eq!(
-            guess(&[7, 1, 2, 3, 8, 1, 2, 4, 1, 2]),
+            draft(&[7, 1, 2, 3, 8, 1, 2, 4, 1, 2]),
             [4, 1, 2],
             "the latest"
         );
         assert_eq!(
-            guess(&[7, 1, 2, 3, 8, 1, 2, 4, 7, 1, 2]),
+            draft(&[7, 1, 2, 3, 8, 1, 2, 4, 7, 1, 2]),
             [3, 8, 1],
             "the longest"
         );
     }
 
     #[test]
-    fn a_text_that_goes_round_is_guessed_to_go_on() {
-        assert_eq!(guess(&[9, 5, 6, 5, 6]), [5, 6, 5]);
-        assert_eq!(guess(&[4, 4, 4]), [4, 4, 4]);
+    fn a_periodic_text_is_drafted_to_continue() {
+        assert_eq!(draft(&[9, 5, 6, 5, 6]), [5, 6, 5]);
+        assert_eq!(draft(&[4, 4, 4]), [4, 4, 4]);
     }
 
     #[test]
-    fn nothing_is_guessed_from_a_token_or_none() {
+    fn no_draft_without_a_match_of_two_tokens() {
         for tokens in [&[] as &[u32], &[1], &[1, 1], &[1, 2, 3], &[1, 2, 1]] {
-            assert!(guess(tokens).is_empty(), "{tokens:?}");
+            assert!(draft(tokens).is_empty(), "{tokens:?}");
         }
     }
 
@@ -225,21 +225,21 @@ mod tests {
     proptest! {
         /// A draft occurs in the tokens, after the latest tokens.
         #[test]
-        fn a_guess_stands_in_the_tokens(
+        fn a_draft_occurs_in_the_tokens(
             tokens in prop::collection::vec(0u32..3, 0..60),
             most in 0usize..9,
         ) {
-            let guess = Drafts::default().guess(&tokens, most);
-            prop_assert!(guess.len() <= most.min(MAX_DRAFT));
-            if guess.is_empty() {
+            let draft = Drafts::default().draft(&tokens, most);
+            prop_assert!(draft.len() <= most.min(MAX_DRAFT));
+            if draft.is_empty() {
                 return Ok(());
             }
-            let longer = [&tokens[..], &guess].concat();
+            let longer = [&tokens[..], &draft].concat();
             let found = (SHORTEST_MATCH..tokens.len()).any(|end| {
-                longer[end..].starts_with(&guess)
+                longer[end..].starts_with(&draft)
                     && tokens[..end].ends_with(&tokens[tokens.len() - SHORTEST_MATCH..])
             });
-            prop_assert!(found, "{tokens:?} {guess:?}");
+            prop_assert!(found, "{tokens:?} {draft:?}");
         }
     }
 }

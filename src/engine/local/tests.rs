@@ -200,7 +200,7 @@ fn prompt(engine: &LocalEngine, request: &Request) -> Vec<u32> {
 }
 
 #[test]
-fn tokens_do_not_depend_on_company_reuse_or_memory() {
+fn tokens_do_not_depend_on_batch_reuse_or_memory() {
     for_each_engine(same_tokens_in_any_company);
 }
 
@@ -253,7 +253,7 @@ fn same_tokens_in_any_company(mut engine: LocalEngine) {
 }
 
 #[test]
-fn what_is_reused_is_exactly_what_prompts_have_in_common() {
+fn reuse_is_exactly_the_common_prefix() {
     for_each_engine(reuses_what_prompts_have_in_common);
 }
 
@@ -295,7 +295,7 @@ fn reuses_what_prompts_have_in_common(mut engine: LocalEngine) {
 }
 
 #[test]
-fn requests_that_come_together_compute_their_common_prefix_once() {
+fn concurrent_requests_compute_their_common_prefix_once() {
     for_each_engine(computes_a_common_prefix_once);
 }
 
@@ -318,7 +318,7 @@ fn computes_a_common_prefix_once(mut engine: LocalEngine) {
 }
 
 #[test]
-fn a_cancelled_request_frees_its_memory_wherever_it_stands() {
+fn a_cancelled_request_frees_its_memory_in_any_state() {
     for_each_engine(cancelling_frees_memory);
 }
 
@@ -348,7 +348,7 @@ fn cancelling_frees_memory(mut engine: LocalEngine) {
 }
 
 #[test]
-fn one_sequence_that_outgrows_the_memory_is_an_error() {
+fn a_single_sequence_that_outgrows_memory_fails() {
     for_each_engine(outgrowing_the_memory_is_an_error);
 }
 
@@ -384,7 +384,7 @@ fn outgrowing_the_memory_is_an_error(mut engine: LocalEngine) {
 }
 
 #[test]
-fn the_budget_for_keys_and_values_is_not_taken_before_it_is_needed() {
+fn kv_memory_is_committed_only_when_needed() {
     let Some(engine) = load() else { return };
     let stats = engine.kv.as_ref().unwrap().stats();
     let page_bytes = engine.model.page_bytes().unwrap();

@@ -177,14 +177,14 @@ fn assert_ideal(outcome: &Outcome) {
 }
 
 #[test]
-fn all_flows_in_flight_reuse_all_that_they_allow() {
+fn all_flows_in_flight_reuse_as_much_as_possible() {
     let outcome = run(1000, FLOWS, true);
     assert_ideal(&outcome);
     assert_eq!((outcome.gave_way, outcome.evictions), (0, 0));
 }
 
 #[test]
-fn one_flow_at_a_time_reuses_as_much_in_memory_for_little_more_than_one() {
+fn one_flow_at_a_time_reuses_as_much_with_memory_for_one() {
     // A flow ends with 683 tokens in 43 pages, and occasionally one more page is copied from.
     let outcome = run(46, 1, true);
     assert_ideal(&outcome);
@@ -192,7 +192,7 @@ fn one_flow_at_a_time_reuses_as_much_in_memory_for_little_more_than_one() {
 }
 
 #[test]
-fn all_flows_in_flight_with_little_memory_are_right_and_reuse_less() {
+fn with_little_memory_all_flows_are_correct_and_reuse_less() {
     for pages in [46, 100, 200, 400, 640] {
         let outcome = run(pages, FLOWS, true);
         for (flow, steps) in outcome.reused.iter().enumerate() {

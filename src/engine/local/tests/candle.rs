@@ -48,7 +48,7 @@ fn the_same_tokens_are_reused_as_on_the_native_path() {
 }
 
 #[test]
-fn the_default_model_says_the_same_alone_together_from_the_cache_and_after_giving_way() {
+fn the_default_model_gives_the_same_text_alone_batched_cached_and_preempted() {
     let Some(path) = test_model() else { return };
     let mut engine = load_with(&path, Backend::Candle);
     let requests: Vec<Request> = requests()

@@ -49,7 +49,7 @@ fn letters(count: usize, max_tokens: usize) -> Request {
 }
 
 #[test]
-fn a_context_that_no_memory_holds_is_no_hindrance() {
+fn a_context_larger_than_memory_loads() {
     let folder = tempfile::tempdir().unwrap();
     for (backend, context) in [
         (Backend::Native, 1 << 20),
@@ -67,7 +67,7 @@ fn a_context_that_no_memory_holds_is_no_hindrance() {
 }
 
 #[test]
-fn a_context_is_cut_and_never_stretched() {
+fn context_can_be_shortened_but_not_extended() {
     let folder = tempfile::tempdir().unwrap();
     let path = chat_file(folder.path(), &tiny("llama", 512), GgmlDType::F32);
     for backend in [Backend::Native, Backend::Candle] {
@@ -163,7 +163,7 @@ fn a_budget_may_be_smaller_than_a_context() {
 }
 
 #[test]
-fn a_budget_that_holds_no_page_is_refused_with_the_least() {
+fn a_budget_below_one_page_is_refused_with_the_minimum() {
     let folder = tempfile::tempdir().unwrap();
     let path = chat_file(folder.path(), &tiny("llama", 512), GgmlDType::F32);
     for backend in [Backend::Native, Backend::Candle] {
@@ -179,7 +179,7 @@ fn a_budget_that_holds_no_page_is_refused_with_the_least() {
 }
 
 #[test]
-fn addresses_that_the_system_has_not_are_an_error() {
+fn a_refused_address_reservation_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = chat_file(folder.path(), &tiny("llama", 512), GgmlDType::F32);
     let error = open(&path, Backend::Native, (None, Some(1 << 60))).err();
@@ -191,7 +191,7 @@ fn addresses_that_the_system_has_not_are_an_error() {
 }
 
 #[test]
-fn a_token_that_the_model_does_not_know_fails_its_own_prompt() {
+fn an_unknown_token_fails_only_its_prompt() {
     let folder = tempfile::tempdir().unwrap();
     // All but the last token of the tokenizer, ` h`.
     let few = Tiny {
@@ -229,7 +229,7 @@ fn a_token_that_the_model_does_not_know_fails_its_own_prompt() {
 }
 
 #[test]
-fn memory_that_runs_out_on_the_way_fails_one_sequence_and_not_the_others() {
+fn running_out_of_memory_fails_one_sequence_only() {
     use super::witness::{Seen, witnessed};
     use std::cell::RefCell;
     use std::rc::Rc;

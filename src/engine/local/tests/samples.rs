@@ -78,7 +78,7 @@ fn samples_compute_their_prompt_once_and_share_its_pages() {
 }
 
 #[test]
-fn samples_without_memory_or_a_place_wait_and_say_the_same() {
+fn samples_without_memory_or_a_slot_wait_and_give_the_same_tokens() {
     for_each_engine(|mut engine| {
         restart(&mut engine, false, ROOMY);
         let expected = alone(&mut engine, &SEEDS);
@@ -139,7 +139,7 @@ fn guessable() -> Vec<Request> {
 }
 
 #[test]
-fn guesses_change_no_token_and_save_passes() {
+fn speculation_changes_no_token_and_saves_passes() {
     let Some(mut engine) = load() else { return };
     for reuse in [false, true] {
         let mut seen = Vec::new();
@@ -174,7 +174,7 @@ fn guesses_change_no_token_and_save_passes() {
 }
 
 #[test]
-fn a_guess_keeps_to_the_limit_the_context_and_the_memory() {
+fn a_draft_respects_max_tokens_context_and_memory() {
     let Some(mut engine) = load() else { return };
     engine.speculate = true;
     let request = &guessable()[0];
@@ -197,7 +197,7 @@ fn a_guess_keeps_to_the_limit_the_context_and_the_memory() {
 }
 
 #[test]
-fn the_end_of_a_turn_inside_a_guess_ends_it() {
+fn an_end_token_inside_a_draft_ends_the_sequence() {
     let Some(mut engine) = load() else { return };
     for speculate in [false, true] {
         restart(&mut engine, false, ROOMY);

@@ -214,7 +214,7 @@ fn conversations(random: &mut Random) -> Vec<Request> {
 }
 
 #[test]
-fn tiny_models_give_the_same_bits_in_any_mix() {
+fn tiny_models_are_bit_stable_in_any_mix() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
         ("llama", GgmlDType::Q4_1),
@@ -234,7 +234,7 @@ fn tiny_models_give_the_same_bits_in_any_mix() {
 }
 
 #[test]
-fn the_default_model_gives_the_same_bits_in_any_mix() {
+fn the_default_model_is_bit_stable_in_any_mix() {
     let Some(path) = test_model() else { return };
     let seen = Rc::new(RefCell::new(Seen::default()));
     let mut engines = [1, 2].map(|threads| load_native(&path, threads, &seen));

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_sequences_on_one_prefix_look_at_it_together() {
+    fn decoding_sequences_batch_their_shared_prefix() {
         let heads = Heads {
             kv_heads: 2,
             group: 3,

@@ -240,7 +240,7 @@ impl Model for NativeModel {
             }
         }
         let slots = SlotMapping::new(slots);
-        // The tokens whose logits are wanted, as chunks of their own.
+        // The tokens whose logits are wanted, one chunk each.
         let ends: Vec<Chunk<'_>> = chunks
             .iter()
             .filter(|chunk| chunk.logits)

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_products_divide_the_pages_that_the_pass_looks_at() {
+    fn the_products_divide_the_pages_of_the_pass() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, 101, own]).collect();
         let plan = plan_for(&tables, 1, 1);
         let shape = KvShape {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thread_asks_for_what_it_will_look_at() {
+    fn each_thread_prefetches_what_it_will_read() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, own]).collect();
         let plan = plan_for(&tables, 1, 2);
         assert_eq!(plan.pages.len(), 10);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_for_in_small_company_or_beyond_the_cache() {
+    fn small_batches_and_pages_beyond_the_cache_are_not_prefetched() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![own]).collect();
         assert!(plan_for(&tables[..3], 1, 1).pages.is_empty());
         assert_eq!(plan_for(&tables, MAX_BYTES / 5, 1).pages.len(), 5);

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-mod company;
+mod batches;
 mod perplexity;
 mod real_model;
 
@@ -289,7 +289,7 @@ fn safetensors_give_the_logits_of_the_candle_path() {
 }
 
 #[test]
-fn a_folder_with_a_tensor_of_another_model_is_refused() {
+fn a_folder_with_an_unexpected_tensor_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut tiny = Tiny::new("llama", true);
     let sinks = Tensor::new(&[0f32; 4], &CPU).unwrap();
@@ -315,7 +315,7 @@ fn types_without_a_kernel_are_refused() {
 }
 
 #[test]
-fn a_chunk_that_does_not_fit_is_an_error_and_changes_nothing() {
+fn an_invalid_chunk_is_an_error_without_side_effects() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("llama", true);
     let mut model = native(&tiny.write_gguf(folder.path(), GgmlDType::Q4_1), 1, 130);

@@ -73,7 +73,7 @@ fn best(logits: &[f32]) -> u32 {
 /// Fifty prompts are continued greedily, and the candle path is fed the same tokens. Every token is its
 /// choice as well, or a near tie.
 #[test]
-fn greedy_text_is_that_of_the_candle_path_but_for_near_ties() {
+fn greedy_text_matches_the_candle_path_except_near_ties() {
     let Some(path) = test_model() else { return };
     let tokenizer = tokenizer(&path);
     let mut texts: Vec<Vec<u32>> = PROMPTS

@@ -47,7 +47,7 @@ fn members(random: &mut Random, vocabulary: usize) -> Vec<Member> {
     members
 }
 
-/// Runs a mix; calls `check` with the tokens and the logits of each row that was asked for.
+/// Runs a mix; calls `check` with the tokens and the logits of each requested row.
 fn run_mix(model: &mut NativeModel, seed: u64, check: &mut dyn FnMut(&[u32], &[f32])) {
     let mut random = Random(seed);
     let mut members = members(&mut random, model.spec.vocabulary);
@@ -131,7 +131,7 @@ fn run_mix(model: &mut NativeModel, seed: u64, check: &mut dyn FnMut(&[u32], &[f
 }
 
 #[test]
-fn logits_have_the_same_bits_in_any_company_chunking_pages_and_threads() {
+fn logits_are_bit_stable_in_any_batch_chunking_pages_and_threads() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
         ("llama", GgmlDType::Q4_1),
