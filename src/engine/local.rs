@@ -31,45 +31,42 @@ use crate::stopwatch::Fence;
 use limits::Lengths;
 use speculate::Drafts;
 
-/// Maximum tokens per forward pass. Large enough for the matrix product to reach its peak. Small
-/// enough that what one product writes is still in a near cache when the next step reads it (512 is
-/// 4 % slower), and that an interrupt or another flow's next token waits only a fraction of a
-/// second.
+/// Maximum tokens of a forward pass: enough for matrix products at full speed, few enough that what one
+/// product writes is still in a near cache when the next step reads it (512 was 4 % slower), and that
+/// an interrupt or another flow's next token waits only a fraction of a second.
 pub(super) const TOKENS_A_PASS: usize = 256;
 
-// `kv` builds the page tables and `kernels` reads them.
+// The cache makes the page tables, and the kernels read them.
 const _: () = assert!(PAGE_TOKENS == super::kernels::PAGE);
 
-/// Number of engines loaded by this process. A local run loads exactly one.
+/// Engines that this process has loaded: a run loads one.
 static LOADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Upper bound on the tokens that a chat template adds to a conversation.
 const TEMPLATE_TOKENS: usize = 1024;
 
-/// Minimum number of prompt tokens, being computed for another request, that are worth waiting for
-/// instead of computing them again: one page.
+/// Minimum prefix that is worth waiting for while another request computes it: a page, in tokens.
 const WORTH_WAITING: usize = PAGE_TOKENS;
 
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
     pub device: DeviceChoice,
-    /// The forward pass implementation.
     pub backend: Backend,
-    /// Upper bound on the batch; the model's own limit applies as well.
+    /// Maximum concurrent sequences, as far as the model supports it.
     pub max_sequences: usize,
-    /// Whether the prefix cache is on.
+    /// Whether the keys and values of known prefixes are reused.
     pub reuse: bool,
-    /// Memory for keys and values in bytes. `None`: 1 GiB, or enough for one full context if that
-    /// is more and memory allows.
+    /// Memory for keys and values in bytes; `None`: 1 GiB, or the size of one full context if memory
+    /// allows.
     pub kv_bytes: Option<usize>,
-    /// Upper bound on a sequence's length in tokens. `None`: the model's context.
+    /// Maximum tokens of a sequence; `None`: the model's context length.
     pub context: Option<usize>,
-    /// Whether a sequence that decodes alone drafts its next tokens and verifies them in one pass.
-    /// The generated tokens stay the same.
+    /// Speculative decoding by prompt lookup, for a sequence that decodes alone. The output does not
+    /// change.
     pub speculate: bool,
 }
 
-/// A model in this process, loaded before the first flow starts.
+/// A model in this process, loaded before the workflow loop starts.
 pub struct LocalEngine {
     info: EngineInfo,
     model: Box<dyn Model>,
@@ -77,30 +74,28 @@ pub struct LocalEngine {
     added: AddedTokens,
     chat: ChatTemplate,
     scheduler: Scheduler,
-    /// `None` for models without paged memory.
+    /// For models with paged memory.
     kv: Option<KvCache>,
     sequences: HashMap<RequestId, Sequence>,
     next_id: u64,
     speculate: bool,
     lengths: Lengths,
-    /// Failures not yet reported by a poll.
+    /// Failures to report with the next poll.
     failed: Vec<Event>,
-    /// Logits of the last pass, kept for the allocation.
+    /// The last pass's logits, kept to reuse the buffer.
     logits: Vec<f32>,
 }
 
 struct Sequence {
     /// `None` until admission.
     slot: Option<Slot>,
-    /// Pages held while active, for models with paged memory.
+    /// Its pages while it is active, for models with paged memory.
     lease: Option<Lease>,
-    /// Whether [`EventKind::Started`] was reported.
+    /// Whether [`EventKind::Started`] was sent.
     started: bool,
-    /// Prompt tokens found in the prefix cache at the first admission.
+    /// Prompt tokens found in the cache at the first admission.
     reused: Option<usize>,
-    /// Number of tokens whose keys and values are computed.
-    computed: usize,
-    /// The prompt, followed by the generated tokens.
+    /// The prompt, then what was generated.
     tokens: Vec<u32>,
     prompt_tokens: usize,
     max_tokens: usize,
@@ -111,25 +106,25 @@ struct Sequence {
     forks_from: Option<RequestId>,
     /// Whether other samples wait for this one's prompt.
     has_forks: bool,
-    /// Waiting, prefill or decode, for the profile.
+    /// Waiting, prefill or decode.
     phase: Activity,
 }
 
 impl LocalEngine {
-    /// Checks whether the device can be used, before a model is downloaded.
+    /// Checks that the device is available, before a model is fetched.
     ///
     /// # Errors
-    /// Exit code 3 if it cannot.
+    /// Exit code 3 if it is not.
     pub fn preflight(choice: DeviceChoice) -> Result<()> {
         device::preflight(choice)
     }
 
-    /// Loads a model and runs it once, so that the first request pays no setup cost.
+    /// Loads a model and runs it once, so that no set-up cost falls on the first request.
     ///
     /// # Errors
-    /// Exit code 3 if the device cannot be used, the file is corrupt, its architecture, tokenizer
-    /// or chat template is not supported, or memory does not suffice; 2 for a context larger than
-    /// the model's.
+    /// Exit code 3 if the device is not available, the file is broken, its architecture, tokenizer or
+    /// chat template is not supported, or memory does not suffice; 2 for a context larger than the
+    /// model's.
     pub fn load(file: &ModelFile, options: &LocalOptions) -> Result<Self> {
         LOADS.fetch_add(1, Ordering::Relaxed);
         let (device, device_info) = device::open(options.device)?;
@@ -163,8 +158,8 @@ impl LocalEngine {
         warm_up(model.as_mut())?;
 
         let spec = model.spec();
-        // A slightly larger tokenizer is normal: added tokens that the model has no row for. A
-        // prompt with such a token is rejected later.
+        // A few more are usual: added tokens that the model never sees. A prompt that holds one of them
+        // is refused.
         if tokenizer.vocabulary() > 2 * spec.vocabulary {
             return Err(Error::preflight(format!(
                 "{}: the tokenizer knows {} tokens, and the model only {}",
@@ -207,17 +202,16 @@ impl LocalEngine {
         })
     }
 
-    /// Number of engines loaded by this process.
+    /// Engines that this process has loaded.
     pub fn loads() -> usize {
         LOADS.load(Ordering::Relaxed)
     }
 
-    /// The bare model and its description, for measuring it without a scheduler.
+    /// The model and its description, for benchmarks without a scheduler.
     pub(super) fn into_model(self) -> (EngineInfo, Box<dyn Model>) {
         (self.info, self.model)
     }
 
-    /// Memory for keys and values, in bytes.
     pub(super) fn kv_budget(&self) -> usize {
         self.lengths.budget()
     }
@@ -225,8 +219,8 @@ impl LocalEngine {
     /// Tokenizes a request's prompt and checks that the model can take it.
     ///
     /// # Errors
-    /// Exit code 100 if the prompt cannot be rendered, is too long, or has a token outside the
-    /// model's vocabulary.
+    /// Exit code 100: it cannot be rendered, is too long, or holds a token that the model does not
+    /// know.
     fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
         let tokens = self.tokens_of(request)?;
         if tokens.is_empty() {
@@ -248,7 +242,7 @@ impl LocalEngine {
         }
         if self.kv.is_none() {
             let whole = tokens.len().saturating_add(request.max_tokens);
-            // candle-transformers holds keys and values itself and copies them when they grow.
+            // A library owns them, and copies them as they grow.
             memory::check(self.lengths.bytes_of(whole).saturating_mul(2)).map_err(|source| {
                 Error::flow("not enough memory for the keys and values of the sequence")
                     .caused_by(source)
@@ -258,13 +252,13 @@ impl LocalEngine {
         Ok(tokens)
     }
 
-    /// Tokenizes a request's prompt without any check.
+    /// Renders and tokenizes a request's prompt, without checks.
     fn tokens_of(&self, request: &Request) -> Result<Vec<u32>> {
         let rendering = profile::span(Span::PromptRendering);
         let Rendered { text, content } = self.chat.render(&request.messages)?;
         drop(rendering);
         let tokenising = profile::span(Span::Tokenise);
-        // The template writes the special tokens. Message content never becomes one.
+        // The template writes the special tokens itself, and content contributes none.
         let rendered = (text.as_str(), content.as_slice());
         let tokens = (self
             .tokenizer
@@ -291,7 +285,6 @@ impl LocalEngine {
                 lease: None,
                 started: false,
                 reused: None,
-                computed: 0,
                 prompt_tokens: tokens.len(),
                 tokens,
                 max_tokens: request.max_tokens.max(1),
@@ -309,8 +302,8 @@ impl LocalEngine {
         id
     }
 
-    /// Start events of the sequences that are in a pass for the first time. They are reported
-    /// before the pass, so that the clock is read between queue wait and prefill.
+    /// `Started` events for sequences that were in no pass before. They are reported before the pass,
+    /// so that the clock is read between queue wait and prefill.
     fn starting(&mut self, plan: &[Work]) -> Vec<Event> {
         let mut events = Vec::new();
         for work in plan {
@@ -324,7 +317,8 @@ impl LocalEngine {
         events
     }
 
-    /// Samples a sequence's next token and reports it. Returns the token if the sequence continues.
+    /// Samples the next token of a sequence and adds its events. Returns the token if the sequence goes
+    /// on.
     fn advance(&mut self, id: RequestId, logits: &[f32], events: &mut Vec<Event>) -> Option<u32> {
         let sequence = self.sequences.get_mut(&id)?;
         let sampling = profile::span(Span::Sample);
@@ -358,8 +352,8 @@ impl LocalEngine {
         Some(token)
     }
 
-    /// Token counts of a pass, for the profile. Prompt tokens count as prefill, and so do tokens
-    /// that a preempted sequence has to compute again.
+    /// Token counts of a pass. Prompt tokens are prefill, and so are tokens that a sequence had
+    /// generated before it was preempted.
     fn pass(&self, plan: &[Work]) -> Pass {
         let is_decode = |work: &&Work| {
             let sequence = self.sequences.get(&work.id);
@@ -415,13 +409,13 @@ impl Engine for LocalEngine {
     fn check(&self, request: &Request) -> Result<()> {
         let text: usize = request.messages.iter().map(|one| one.content.len()).sum();
         let most = text.saturating_add(TEMPLATE_TOKENS);
-        // A token is at least one byte, so the text's length in bytes bounds its tokens.
+        // A token is at least one byte.
         if most.saturating_add(request.max_tokens) <= self.lengths.tokens() {
             return Ok(());
         }
         match self.tokens_of(request) {
             Ok(tokens) => self.lengths.check_ahead(tokens.len(), request.max_tokens),
-            // `submit` reports any other error.
+            // Other errors are reported on submission.
             Err(_) => Ok(()),
         }
     }
@@ -437,7 +431,7 @@ impl Engine for LocalEngine {
         for &seed in seeds {
             let mut request = request.clone();
             request.sampling.seed = seed;
-            // Without shared pages, each sample computes the prompt itself.
+            // Without pages to share, each computes the prompt itself.
             let first = ids.first().copied().filter(|_| self.kv.is_some());
             ids.push(self.queue(&request, tokens.clone(), first));
         }
@@ -462,11 +456,11 @@ impl Engine for LocalEngine {
         if !started.is_empty() {
             return Ok(started);
         }
-        if let Some((work, guess)) = self.guess(&plan) {
+        if let Some((work, draft)) = self.draft(&plan) {
             drop(scheduling);
-            return self.check_guess(work, &guess);
+            return self.verify_draft(work, &draft);
         }
-        // Page tables are rebuilt for every pass: publishing can change a lease's pages.
+        // Page tables are read for every pass: publishing can change them.
         let tables: Vec<Vec<u32>> = plan
             .iter()
             .map(|work| {
@@ -500,12 +494,11 @@ impl Engine for LocalEngine {
             let Some(sequence) = self.sequences.get_mut(&work.id) else {
                 continue;
             };
-            sequence.computed = work.start + work.count;
-            // Publish every chunk of a prompt: other requests may be waiting for it.
+            // Others may wait for a part of a prompt.
             if let (Some(kv), Some(lease), true) =
                 (&mut self.kv, &mut sequence.lease, work.count > 1)
             {
-                kv.publish(lease, &sequence.tokens[..sequence.computed]);
+                kv.publish(lease, &sequence.tokens[..work.start + work.count]);
             }
         }
         drop(scheduling);
@@ -546,8 +539,8 @@ impl Engine for LocalEngine {
     }
 }
 
-/// Runs a short prefill and a decode, so that page faults, kernel compilation and allocator growth
-/// count as engine start-up and not as part of the first flow.
+/// A prefill and a decode of a few tokens: page faults, kernel compilation and allocator growth belong
+/// to the engine's start, not to the first workflow.
 fn warm_up(model: &mut dyn Model) -> Result<()> {
     let slot = model.open()?;
     let tokens = [0; 16];

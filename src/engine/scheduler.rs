@@ -1,52 +1,57 @@
-//! Decides what the next forward pass computes: continuous batching with chunked prefill, first
-//! come, first served.
+//! Decides what the next forward pass computes: continuous batching with chunked prefill, first come,
+//! first served.
 //!
-//! Requests wait in order of arrival. They are admitted while there is a free place in the batch
-//! and, as the caller checks, enough memory. A pass computes one token of every decoding sequence,
-//! then fills the remaining token budget with prompt tokens, oldest sequence first. So a long
-//! prompt delays the other sequences' next tokens by at most one chunk, and an interrupt is noticed
-//! after one chunk. When memory runs short, the most recently admitted sequence is preempted and
-//! goes to the head of the queue.
+//! Requests wait in order of arrival. They are admitted while a sequence slot is free and, as the
+//! caller finds out, memory suffices. A pass takes one token of every decoding sequence, then fills up
+//! to a budget with prompt tokens of prefilling ones, oldest first: so a long prompt delays the others'
+//! next tokens by at most one chunk, and an interrupt is noticed after one chunk. If memory runs short,
+//! the sequence admitted last is preempted and goes to the head of the queue.
 
 use std::collections::VecDeque;
 
 use super::RequestId;
 
-/// One sequence's part of a pass.
+/// One sequence's share of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Work {
     pub(crate) id: RequestId,
     /// Position of the first token to compute.
     pub(crate) start: usize,
-    /// Number of tokens; at least 1.
+    /// Tokens to compute; at least 1.
     pub(crate) count: usize,
-    /// Whether these are the last known tokens, so that their logits give the next token.
+    /// Whether these are the last known tokens, so that their logits give the next one.
     pub(crate) last: bool,
+}
+
+/// A preempted sequence, and how many of its tokens had been computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Preempted {
+    pub(crate) id: RequestId,
+    pub(crate) computed: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Sequence {
     id: RequestId,
-    /// Number of known tokens: the prompt and the generated ones.
+    /// Known tokens: the prompt and what was generated.
     known: usize,
-    /// Number of computed tokens.
     computed: usize,
 }
 
-/// The queue and the active batch. Knows only sequence lengths, no tokens.
+/// The queue and the active batch. Knows only lengths, not tokens.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     waiting: VecDeque<Sequence>,
     /// In order of admission.
     active: Vec<Sequence>,
     max_sequences: usize,
-    /// Upper bound on the tokens of a pass.
+    /// Maximum tokens per pass.
     budget: usize,
 }
 
 impl Scheduler {
-    /// `max_sequences` is the model's limit on active sequences, `budget` the maximum tokens per
-    /// pass. Decoding sequences get their token even beyond the budget.
+    /// A scheduler for at most `max_sequences` active sequences and `budget` tokens per pass (at least
+    /// one token per decoding sequence is always computed).
     pub(crate) fn new(max_sequences: usize, budget: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
@@ -65,8 +70,7 @@ impl Scheduler {
         });
     }
 
-    /// Whether one more sequence can be admitted.
-    pub(crate) fn has_place(&self) -> bool {
+    pub(crate) fn has_capacity(&self) -> bool {
         self.active.len() < self.max_sequences
     }
 
@@ -74,12 +78,12 @@ impl Scheduler {
         self.active.len()
     }
 
-    /// Waiting requests in queue order.
+    /// Waiting requests, in order.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = RequestId> {
         self.waiting.iter().map(|sequence| sequence.id)
     }
 
-    /// Sequences whose prompt is still being computed, in order of admission.
+    /// Sequences whose prompts are still being computed, in order of admission.
     pub(crate) fn prefilling(&self) -> impl Iterator<Item = RequestId> {
         let prefilling = |sequence: &&Sequence| sequence.known - sequence.computed > 1;
         self.active
@@ -88,7 +92,7 @@ impl Scheduler {
             .map(|sequence| sequence.id)
     }
 
-    /// Activates a waiting request whose first `computed` tokens are already computed.
+    /// Makes a waiting request active; `computed` of its tokens are already in the cache.
     pub(crate) fn admit(&mut self, id: RequestId, computed: usize) {
         if let Some(place) = self.waiting.iter().position(|sequence| sequence.id == id)
             && let Some(mut sequence) = self.waiting.remove(place)
@@ -98,23 +102,26 @@ impl Scheduler {
         }
     }
 
-    /// Moves the most recently admitted sequence to the head of the queue. It keeps its tokens, but
-    /// all of them have to be computed again. `None` if fewer than two sequences are active:
-    /// preempting the only one would free memory for nobody.
-    pub(crate) fn preempt(&mut self) -> Option<RequestId> {
+    /// Preempts the sequence admitted last: it keeps its tokens, loses what was computed of them, and
+    /// goes to the head of the queue. `None` if fewer than two are active, since preempting would free
+    /// nothing for another.
+    pub(crate) fn preempt(&mut self) -> Option<Preempted> {
         if self.active.len() < 2 {
             return None;
         }
         let mut sequence = self.active.pop()?;
-        sequence.computed = 0;
+        let preempted = Preempted {
+            id: sequence.id,
+            computed: std::mem::take(&mut sequence.computed),
+        };
         self.waiting.push_front(sequence);
-        Some(sequence.id)
+        Some(preempted)
     }
 
-    /// The next pass; empty if no sequence is active. Decoding sequences come first, so that their
-    /// place in the batch does not depend on prefills.
+    /// The next pass; empty if nothing is active. Decoding sequences come first, so that their rows in
+    /// the batch do not depend on prefilling ones.
     pub(crate) fn plan(&self) -> Vec<Work> {
-        let mut left = self.budget;
+        let mut remaining = self.budget;
         let mut plan = Vec::new();
         for decodes in [true, false] {
             for sequence in &self.active {
@@ -122,11 +129,11 @@ impl Scheduler {
                 if (missing == 1) != decodes {
                     continue;
                 }
-                let count = if decodes { 1 } else { missing.min(left) };
+                let count = if decodes { 1 } else { missing.min(remaining) };
                 if count == 0 {
                     continue;
                 }
-                left = left.saturating_sub(count);
+                remaining = remaining.saturating_sub(count);
                 plan.push(Work {
                     id: sequence.id,
                     start: sequence.computed,
@@ -145,17 +152,26 @@ impl Scheduler {
         }
     }
 
-    /// Records that the sequence has one more known token.
+    /// Records that another token of the sequence is known.
     pub(crate) fn extended(&mut self, id: RequestId) {
         if let Some(sequence) = self.find(id) {
             sequence.known += 1;
         }
     }
 
-    /// Removes a request from the queue or the batch.
-    pub(crate) fn remove(&mut self, id: RequestId) {
+    /// Removes a request in any state. Returns how many of its tokens had been computed.
+    pub(crate) fn remove(&mut self, id: RequestId) -> usize {
+        let computed = self.computed_tokens(id);
         self.waiting.retain(|sequence| sequence.id != id);
         self.active.retain(|sequence| sequence.id != id);
+        computed
+    }
+
+    /// Computed tokens of a sequence; 0 unless it is active.
+    pub(crate) fn computed_tokens(&self, id: RequestId) -> usize {
+        let mut active = self.active.iter();
+        let sequence = active.find(|sequence| sequence.id == id);
+        sequence.map_or(0, |sequence| sequence.computed)
     }
 
     fn find(&mut self, id: RequestId) -> Option<&mut Sequence> {
@@ -178,10 +194,10 @@ mod tests {
         }
     }
 
-    /// Admits waiting requests while there is a place.
+    /// Admits as many requests as there are free slots.
     fn fill(scheduler: &mut Scheduler) -> Vec<RequestId> {
         let mut admitted = Vec::new();
-        while scheduler.has_place() {
+        while scheduler.has_capacity() {
             let Some(id) = scheduler.waiting().next() else {
                 break;
             };
@@ -192,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn prefill_is_chunked_and_decoding_continues_in_the_same_pass() {
+    fn prefill_is_chunked_and_decoding_continues() {
         let mut scheduler = Scheduler::new(2, 8);
         scheduler.submit(RequestId(1), 4);
         scheduler.submit(RequestId(2), 20);
@@ -216,7 +232,7 @@ mod tests {
         }
         scheduler.remove(RequestId(1));
         assert_eq!(fill(&mut scheduler), [RequestId(3)]);
-        // A prompt of one token is scheduled like a decode, so it comes first.
+        // A prompt of one token counts as decode; it comes first.
         assert_eq!(
             scheduler.plan(),
             [work(3, 0, 1, true), work(2, 11, 7, false)]
@@ -224,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn cached_tokens_are_not_computed_again() {
+    fn cached_tokens_are_not_computed() {
         let mut scheduler = Scheduler::new(2, 8);
         scheduler.submit(RequestId(1), 20);
         scheduler.admit(RequestId(1), 15);
@@ -232,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_admitted_is_preempted_and_waits_at_the_head() {
+    fn the_last_admitted_is_preempted_and_readmitted_first() {
         let mut scheduler = Scheduler::new(2, 64);
         for id in 1..=3 {
             scheduler.submit(RequestId(id), 10);
@@ -242,7 +258,12 @@ mod tests {
             scheduler.computed(work);
         }
         scheduler.extended(RequestId(2));
-        assert_eq!(scheduler.preempt(), Some(RequestId(2)));
+        let preempted = Preempted {
+            id: RequestId(2),
+            computed: 10,
+        };
+        assert_eq!(scheduler.preempt(), Some(preempted));
+        assert_eq!(scheduler.computed_tokens(RequestId(2)), 0);
         assert_eq!(scheduler.preempt(), None, "one alone goes on");
         let order: Vec<_> = scheduler.waiting().collect();
         assert_eq!(order, [RequestId(2), RequestId(3)]);
@@ -252,8 +273,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every request is computed once, in order and without gaps, for any budget and number of
-        /// places. Logits are requested exactly once per generated token.
+        /// Every token is computed once, in order, without a gap, whatever the budget and the number of
+        /// slots, and logits are requested exactly once per generated token.
         #[test]
         fn every_token_is_computed_once(
             prompts in prop::collection::vec((1usize..60, 1usize..12), 1..12),

@@ -65,7 +65,7 @@ impl Region {
         let length = bytes.checked_add(HUGE).ok_or_else(refused)?;
         let map = MmapMut::map_anon(length).map_err(|_| refused())?;
         // Only a hint: without huge pages everything works, more slowly.
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         let _ = map.advise(memmap2::Advice::HugePage);
         let first = map.as_ptr().align_offset(HUGE).min(HUGE);
         Ok(Arc::new(Self { map, first }))

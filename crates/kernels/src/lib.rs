@@ -11,7 +11,10 @@
 
 // Tiles are loops over small constants, which the compiler keeps in registers; iterators would hide
 // that.
-#![allow(clippy::needless_range_loop)]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "tiles are loops over small constants"
+)]
 
 mod activations;
 mod aligned;
@@ -50,7 +53,7 @@ mod vector;
 mod weight_prefetch;
 #[cfg_attr(
     not(any(test, target_arch = "x86_64")),
-    allow(dead_code, reason = "no family of this architecture pairs")
+    expect(dead_code, reason = "only x86-64 has paired products")
 )]
 mod winograd;
 
@@ -83,6 +86,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If the lengths do not match.
+    #[inline]
     pub fn quantize(self, values: &[f32], blocks: &mut [ActivationBlock]) {
         assert_eq!(values.len(), blocks.len() * BLOCK);
         // SAFETY: this processor has the features (`Kernels::of`); the lengths were checked.
@@ -93,6 +97,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If the lengths differ.
+    #[inline]
     pub fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && x.len() == out.len());
         // SAFETY: this processor has the features; the lengths were checked.
@@ -103,6 +108,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If the lengths differ.
+    #[inline]
     pub fn add(self, x: &mut [f32], y: &[f32]) {
         assert_eq!(x.len(), y.len());
         // SAFETY: this processor has the features; the lengths were checked.
@@ -115,6 +121,7 @@ impl Kernels {
     ///
     /// # Panics
     /// If there are more angles than pairs.
+    #[inline]
     pub fn rope_neox(self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
         assert!(cos.len() == sin.len() && x.len() >= 2 * cos.len());
         // SAFETY: this processor has the features; the lengths were checked.

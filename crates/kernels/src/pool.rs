@@ -289,16 +289,18 @@ impl Shared {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    /// Runs of each test.
+    const ROUNDS: usize = if cfg!(miri) { 3 } else { 200 };
 
     #[test]
     fn every_part_runs_once() {
         for threads in [1, 2, 4] {
             let pool = Pool::new(threads).unwrap();
             for parts in [0, 1, 2, 3, 7, 64] {
-                for _ in 0..200 {
+                for _ in 0..ROUNDS {
                     let counts: Vec<AtomicUsize> =
                         (0..parts).map(|_| AtomicUsize::new(0)).collect();
                     pool.run(parts, |part| {

@@ -1,27 +1,27 @@
-//! Who has a place in the model and pages of its memory: admission, growth, pre-emption, and what is given
-//! back.
+//! Admission, growth, preemption and release: which sequences have a slot in the model and pages of KV
+//! memory.
 
 use super::{LocalEngine, Sequence, WORTH_WAITING};
 use crate::engine::kv::{KvCache, Lease, PAGE_TOKENS};
 use crate::engine::model::Model;
-use crate::engine::scheduler::Work;
+use crate::engine::scheduler::{Preempted, Work};
 use crate::engine::{Event, EventKind, RequestId};
 use crate::error::Result;
 use crate::profile::Span;
 
-/// Sees to it that there is memory for a lease of `tokens` tokens, of which `had` pages are there. Where
-/// it is short, the cache goes without the pages that there is none for.
+/// Ensures that memory is committed for a lease of `tokens` tokens, of which `had` pages exist. If
+/// memory is short, the cache is limited to the pages that are backed by memory.
 pub(super) fn provide(kv: &mut KvCache, model: &mut dyn Model, tokens: usize, had: usize) {
-    let reach = kv.pages_touched_for(tokens, had);
-    let there = model.provide_pages(reach);
-    if there < reach {
-        kv.limit(there);
+    let needed = kv.pages_touched_for(tokens, had);
+    let provided = model.provide_pages(needed);
+    if provided < needed {
+        kv.limit(provided);
     }
 }
 
 impl LocalEngine {
-    /// Ends a request that the memory does not hold, and would not hold alone. It is told with the next
-    /// poll's events.
+    /// Fails a request that does not fit into memory even alone. The event is reported with the next
+    /// poll.
     fn outgrown(&mut self, id: RequestId, tokens: usize) {
         let held = self.kv.as_ref().map_or(0, |kv| kv.stats().capacity);
         let reason = self.lengths.outgrown(tokens, held * PAGE_TOKENS);
@@ -30,29 +30,30 @@ impl LocalEngine {
         self.failed.push(Event { id, kind });
     }
 
-    /// Forgets a request and frees its sequence; what was computed of it stays known.
+    /// Removes a request and frees its sequence; what was computed of it stays in the cache.
     pub(super) fn release(&mut self, id: RequestId) -> Option<Sequence> {
-        self.scheduler.remove(id);
+        let computed = self.scheduler.remove(id);
         let mut sequence = self.sequences.remove(&id)?;
-        self.release_memory(&mut sequence);
+        self.release_memory(&mut sequence, computed);
         Some(sequence)
     }
 
-    /// Takes a sequence's place in the model and its memory back.
-    pub(super) fn release_memory(&mut self, sequence: &mut Sequence) {
+    /// Frees a sequence's slot in the model and its pages; the keys and values of its first `computed`
+    /// tokens stay in the cache.
+    pub(super) fn release_memory(&mut self, sequence: &mut Sequence, computed: usize) {
         if let Some(slot) = sequence.slot.take() {
             self.model.close(slot);
         }
         if let (Some(kv), Some(lease)) = (&mut self.kv, sequence.lease.take()) {
-            kv.finish(lease, &sequence.tokens[..sequence.computed]);
+            kv.finish(lease, &sequence.tokens[..computed]);
         }
     }
 
-    /// Makes waiting requests active, in their order, as far as places and memory go.
+    /// Admits waiting requests in order, as far as slots and memory go.
     pub(super) fn admit(&mut self) -> Result<()> {
         let waiting: Vec<RequestId> = self.scheduler.waiting().collect();
         for id in waiting {
-            if !self.scheduler.has_place() {
+            if !self.scheduler.has_capacity() {
                 break;
             }
             if self.waits_for_its_fork(id) {
@@ -68,19 +69,20 @@ impl LocalEngine {
                     &sequence.tokens,
                     prefilling.filter_map(|id| Some(self.sequences.get(&id)?.tokens.as_slice())),
                 );
-                // Somebody is computing what this one needs, too.
+                // Another request is computing a prefix that this one needs.
                 if coming >= WORTH_WAITING {
                     continue;
                 }
                 provide(kv, self.model.as_mut(), sequence.tokens.len(), 0);
-                // A page for each that runs, so that none has to give way at its next token.
+                // Leave a page per running sequence, so that none has to be preempted at its next
+                // token.
                 lease = kv.acquire(&sequence.tokens, self.scheduler.active());
                 if lease.is_none() && self.scheduler.active() == 0 {
                     let tokens = sequence.tokens.len();
                     self.outgrown(id, tokens);
                     continue;
                 }
-                // First come, first served: a shorter one must not pass by.
+                // First come, first served: a shorter request must not overtake.
                 if lease.is_none() {
                     break;
                 }
@@ -94,8 +96,8 @@ impl LocalEngine {
             if let Some(sequence) = self.sequences.get_mut(&id) {
                 sequence.slot = Some(slot);
                 sequence.lease = lease;
-                sequence.computed = computed;
-                // At most the prompt: one that gave way finds its own tokens known, too.
+                // Only the first admission counts: a preempted sequence also finds its own tokens in
+                // the cache.
                 sequence.reused.get_or_insert(computed);
                 sequence.phase.next(match sequence.tokens.len() {
                     known if known > sequence.prompt_tokens => Span::Decode,
@@ -106,8 +108,8 @@ impl LocalEngine {
         Ok(())
     }
 
-    /// The next pass, with memory for every token of it. Where it does not suffice, the sequence
-    /// admitted last gives way; one that is alone has failed.
+    /// The next pass, with memory for each of its tokens. If memory does not suffice, the sequence
+    /// admitted last is preempted; a sequence that is alone fails.
     pub(super) fn plan(&mut self) -> Vec<Work> {
         loop {
             let plan = self.scheduler.plan();
@@ -126,13 +128,12 @@ impl LocalEngine {
             let Some(&work) = short else {
                 return plan;
             };
-            let Some(id) = self.scheduler.preempt() else {
+            let Some(Preempted { id, computed }) = self.scheduler.preempt() else {
                 self.outgrown(work.id, work.start + work.count);
                 continue;
             };
             if let Some(mut sequence) = self.sequences.remove(&id) {
-                self.release_memory(&mut sequence);
-                sequence.computed = 0;
+                self.release_memory(&mut sequence, computed);
                 sequence.phase.next(Span::QueueWait);
                 self.sequences.insert(id, sequence);
             }

@@ -1,12 +1,11 @@
-//! The tuned CPU forward of the Llama family (Llama, SmolLM2, Mistral, Qwen2 with its biases, Qwen3
-//! with its head norms).
+//! The tuned CPU forward pass of the Llama family (Llama, SmolLM2, Mistral, Qwen2 with its biases,
+//! Qwen3 with its head norms).
 //!
-//! All tokens of a pass stand in one `[tokens, hidden]` matrix, whatever sequences they belong to.
-//! Weights are as the file has them, repacked; activations are quantised to int8 in blocks of 32
-//! before each product with quantised weights; keys and values are whole numbers with a scale, in
-//! pages. Every number is made by a fixed sequence of operations (see [`flowbench_kernels`]), so
-//! that a sequence's logits have the same bits alone or in company, in one chunk or many, on one
-//! thread or several.
+//! All tokens of a pass are rows of one `[tokens, hidden]` matrix, whatever sequences they belong to.
+//! Weights are repacked without loss; activations are quantised to int8 in blocks of 32 before each
+//! product with quantised weights; keys and values are paged integers with scales. Every number is made
+//! by a fixed sequence of operations (see [`flowbench_kernels`]), so a sequence's logits have the same
+//! bits alone or in a batch, in one chunk or many, on one thread or several.
 
 mod attention;
 mod prefetch_plan;
@@ -37,13 +36,13 @@ use weights::{Layer, Linear, NativeWeights};
 
 pub(super) use weights::check_types;
 
-/// Tokens below which a step between two products is not worth a hand-over to the pool.
+/// Minimum tokens per part between two products: for fewer, handing them to the pool does not pay.
 const FEW_TOKENS: usize = 4;
 
-/// Positions that the table of rotations has at first; it grows with the sequences.
+/// Initial positions of the rotation table; it grows with the sequences.
 const FIRST_POSITIONS: usize = 1024;
 
-/// The tuned CPU forward.
+/// The tuned CPU forward pass.
 pub(crate) struct NativeModel {
     spec: ModelSpec,
     weight_type: String,
@@ -51,51 +50,50 @@ pub(crate) struct NativeModel {
     pool: Pool,
     weights: NativeWeights,
     rotation: Rotation,
-    /// Keys and values.
     kv: KvMemory,
-    /// How many sequences were opened: a slot is a number, and nothing else.
+    /// Sequences opened so far: a slot is just a number.
     opened: usize,
     scratch: Scratch,
 }
 
-/// A pass's intermediate numbers, kept so that a pass allocates nothing.
+/// A pass's intermediate results, kept so that a pass allocates nothing.
 #[derive(Default)]
 struct Scratch {
     /// The residual stream, `[tokens, hidden]`.
     stream: Vec<f32>,
-    /// What the last block adds to it, likewise.
+    /// What the last block adds to the stream, `[tokens, hidden]`.
     delta: Vec<f32>,
-    /// The normed stream, likewise.
+    /// `[tokens, hidden]`.
     normed: Vec<f32>,
-    /// The input of the next product, quantised, but down's.
+    /// The quantised input of the next product, except for the down projection's.
     blocks: Vec<ActivationBlock>,
-    /// The gated numbers, likewise.
+    /// The quantised input of the down projection.
     gated: Vec<ActivationBlock>,
     /// `[tokens, heads · head_size]`.
     queries: Vec<f32>,
     /// `[tokens, kv_heads · head_size]`.
     keys: Vec<f32>,
-    /// As the keys.
+    /// `[tokens, kv_heads · head_size]`.
     values: Vec<f32>,
-    /// As the queries.
+    /// `[tokens, heads · head_size]`.
     attended: Vec<f32>,
     /// `[tokens, intermediate]`.
     gate: Vec<f32>,
-    /// As the gate.
+    /// `[tokens, intermediate]`.
     up: Vec<f32>,
 }
 
 impl NativeModel {
-    /// Loads a GGUF file's model.
+    /// Loads the model of a GGUF file.
     ///
     /// # Errors
-    /// Exit code 3 where a tensor is missing, of another shape, or of a type without a kernel.
+    /// Exit code 3 if a tensor is missing, has another shape, or a type without a kernel.
     pub(super) fn from_gguf(file: &GgufFile) -> Result<Self> {
         let spec = checked_spec(file)?;
         Self::load(file, spec, file.weight_type(), cpu_threads())
     }
 
-    /// Loads a folder's model.
+    /// Loads the model of a safetensors folder.
     ///
     /// # Errors
     /// As [`Self::from_gguf`].
@@ -106,7 +104,7 @@ impl NativeModel {
         Self::load(folder, spec, stored, cpu_threads())
     }
 
-    /// Loads the weights and repacks them. `threads` counts the caller's.
+    /// Loads and repacks the weights. `threads` includes the caller's.
     fn load(
         weights: &dyn Weights,
         spec: ModelSpec,
@@ -175,7 +173,7 @@ impl Model for NativeModel {
     }
 
     fn max_sequences(&self) -> usize {
-        // What a pass holds of each is small; memory for keys and values is the caller's matter.
+        // A pass needs little memory for each; memory for keys and values is the caller's concern.
         4096
     }
 
@@ -242,7 +240,7 @@ impl Model for NativeModel {
             }
         }
         let slots = SlotMapping::new(slots);
-        // Those whose logits are wanted, as a pass of their own.
+        // The tokens whose logits are wanted, one chunk each.
         let ends: Vec<Chunk<'_>> = chunks
             .iter()
             .filter(|chunk| chunk.logits)
@@ -290,7 +288,6 @@ impl Model for NativeModel {
                 "the memory for keys and values cannot grow".to_owned()
             })?;
         }
-        // Small ones are not worth asking about.
         memory::check(pass.attention.scratch_bytes(pool.threads()))
             .and_then(|()| scratch.ensure_capacity(spec, positions.len()))
             .and_then(|()| memory::ensure_len(logits, wanted.len() * spec.vocabulary, 0.0))
@@ -307,7 +304,7 @@ impl Model for NativeModel {
         for (index, layer) in weights.layers.iter().enumerate() {
             pass.inputs(layer, kv, index, scratch);
             if index == last_layer && wanted.len() < positions.len() {
-                // What follows is for the logits alone.
+                // The rest is only needed for logits.
                 scratch.keep(spec, &wanted);
                 pass = Pass {
                     attention: attention::cut(&ends, heads, pool.threads()),
@@ -331,16 +328,15 @@ impl Model for NativeModel {
     }
 }
 
-/// What a pass says that finds no memory for its intermediate numbers.
 fn no_memory() -> String {
     "there is no memory for what a forward pass computes on the way".to_owned()
 }
 
 impl Scratch {
-    /// Makes sure that there is room for so many tokens.
+    /// Makes sure that the buffers fit `tokens` tokens.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// There is no memory for them.
     fn ensure_capacity(&mut self, spec: &ModelSpec, tokens: usize) -> Result<(), OutOfMemory> {
         let queries = spec.heads * spec.head_size;
         let keys = spec.kv_heads * spec.head_size;
@@ -367,7 +363,7 @@ impl Scratch {
         Ok(())
     }
 
-    /// Leaves the streams and queries of these tokens alone, one after another (they are ascending).
+    /// Keeps only the streams and queries of these tokens (in ascending order), moved to the front.
     fn keep(&mut self, spec: &ModelSpec, tokens: &[usize]) {
         let queries = spec.heads * spec.head_size;
         for (to, &from) in tokens.iter().enumerate() {
@@ -381,7 +377,6 @@ impl Scratch {
     }
 }
 
-/// What the steps of a pass share.
 struct Pass<'a> {
     spec: &'a ModelSpec,
     kernels: Kernels,
@@ -389,17 +384,17 @@ struct Pass<'a> {
     rotation: &'a Rotation,
     heads: Heads,
     attention: AttentionPlan<'a>,
-    /// Position of each packed token.
+    /// Position of each token of the pass.
     positions: &'a [usize],
-    /// Where their keys and values are.
+    /// Where their keys and values go.
     slots: &'a SlotMapping,
-    /// Pages that the layers to come will look at.
+    /// Keys and values to prefetch for the next layer.
     prefetch: PrefetchPlan,
 }
 
 impl Pass<'_> {
-    /// The first part of a transformer block: all that later tokens need of these, and the queries. On
-    /// the way in, `scratch.delta` still has to be added to the stream.
+    /// The first part of a transformer block: queries, and the keys and values that later tokens need.
+    /// On entry, `scratch.delta` has yet to be added to the stream.
     fn inputs(&self, layer: &Layer, kv: &mut KvMemory, index: usize, scratch: &mut Scratch) {
         self.add_and_norm(&layer.attention_norm, scratch);
         self.products(
@@ -418,8 +413,8 @@ impl Pass<'_> {
             .write_kv(self.pool, kv, index, self.slots, keys, values);
     }
 
-    /// The rest of it. On the way out, `scratch.delta` is this block's. `next` are the matrices that are
-    /// multiplied after it.
+    /// The rest of the block. On return, `scratch.delta` is this block's. `next` are the matrices
+    /// multiplied after it, whose first weights are prefetched.
     fn rest(
         &self,
         layer: &Layer,
@@ -460,7 +455,7 @@ impl Pass<'_> {
         );
     }
 
-    /// `stream += delta`, `normed = rms_norm(stream)`, and the same quantised.
+    /// `stream += delta`, `normed = rms_norm(stream)`, and its quantisation.
     fn add_and_norm(&self, norm: &[f32], scratch: &mut Scratch) {
         let _span = profile::span(Span::Norm);
         let hidden = self.spec.hidden;
@@ -487,7 +482,7 @@ impl Pass<'_> {
         );
     }
 
-    /// Head norms of queries and keys, and their rotation.
+    /// Head norms of queries and keys, and their rotary embedding.
     fn rotate(&self, layer: &Layer, scratch: &mut Scratch) {
         let _span = profile::span(Span::Rope);
         let size = self.heads.head_size;
@@ -533,7 +528,7 @@ impl Pass<'_> {
         );
     }
 
-    /// `gate = silu(normed · gateᵀ) · (normed · upᵀ)`, and the same quantised.
+    /// `gate = silu(normed · gateᵀ) · (normed · upᵀ)`, and its quantisation.
     fn gate(&self, layer: &Layer, prefetch: Option<KvPrefetch<'_>>, scratch: &mut Scratch) {
         let _span = profile::span(Span::Gate);
         let (tokens, width) = (self.positions.len(), self.spec.intermediate);
@@ -575,8 +570,8 @@ impl Pass<'_> {
         );
     }
 
-    /// Products of one input, `[tokens, cols]`, with several matrices, and their biases; `next` are the
-    /// matrices after them.
+    /// Products of one input, `[tokens, cols]`, with several matrices, plus their biases. `next` are
+    /// the matrices multiplied after them, whose first weights are prefetched.
     fn products<const N: usize>(
         &self,
         linears: [&Linear; N],
@@ -629,7 +624,7 @@ impl Pass<'_> {
             .matmul(self.pool, products, input, next, prefetch);
     }
 
-    /// The pass's tokens of `cols` numbers each.
+    /// The input of a product: the pass's tokens, `cols` numbers each.
     fn input<'i>(
         &self,
         cols: usize,
@@ -654,7 +649,7 @@ impl Pass<'_> {
     ) {
         let _span = profile::span(Span::Head);
         let tokens = self.positions.len();
-        // Every number is written below: what a kept buffer holds need not be cleared.
+        // Every number is overwritten below, so stale contents need no clearing.
         logits.resize(tokens * self.spec.vocabulary, 0.0);
         self.add_and_norm(norm, scratch);
         let mut products = [Product {
@@ -665,7 +660,7 @@ impl Pass<'_> {
         self.multiply(&mut products, &scratch.normed, &scratch.blocks, next, None);
     }
 
-    /// Rows of a part of a step between two products.
+    /// Rows per part between two products.
     fn step(&self) -> usize {
         self.positions
             .len()
@@ -674,8 +669,8 @@ impl Pass<'_> {
     }
 }
 
-/// Blocks of a token of `cols` numbers. What does not come in whole blocks is for dense weights, which
-/// take the numbers as they are: 0.
+/// Blocks of a token of `cols` numbers; 0 if these are not whole blocks: then the weights are dense and
+/// take unquantised activations.
 fn block_width(cols: usize) -> usize {
     match cols.is_multiple_of(BLOCK) {
         true => cols / BLOCK,
@@ -683,13 +678,13 @@ fn block_width(cols: usize) -> usize {
     }
 }
 
-/// Cosines and sines of every position so far.
+/// Cosines and sines of the rotary embedding, for every position so far.
 struct Rotation {
-    /// What pair `i` of a head turns by from one position to the next, in radians.
+    /// The angle of pair `i` of a head from one position to the next, in radians.
     frequencies: Vec<f32>,
     /// `[positions, pairs]`.
     cos: Vec<f32>,
-    /// Likewise.
+    /// `[positions, pairs]`.
     sin: Vec<f32>,
 }
 
@@ -702,7 +697,7 @@ impl Rotation {
         }
     }
 
-    /// Makes sure that the tables hold `positions` positions.
+    /// Extends the tables to at least `positions` positions.
     ///
     /// # Errors
     /// There is no memory for them.

@@ -1,44 +1,42 @@
-//! Which keys and values a pass asks for while it computes something else.
+//! Which keys and values each product of a pass prefetches.
 //!
-//! The products between two layers' attention divide the pages that the next one will look at, each as
-//! many as its share of the multiply-adds: memory then works all the time that the processor does. Most
-//! of what a thread will look at the same thread asks for, since its core may have caches of its own.
+//! The products between two layers' attention divide the pages that the next attention reads, in
+//! proportion to their multiply-adds, so memory works whenever the processor does. A thread mostly
+//! prefetches what it will read itself, since cores may not share a cache.
 
 use std::ops::Range;
 
 use super::super::Chunk;
 use crate::engine::kernels::{KvMemory, KvPrefetch, PAGE, share};
 
-/// Sequences from which on it pays: with fewer, reading the weights alone keeps memory busy.
+/// Minimum sequences: with fewer, reading the weights alone keeps memory busy.
 const MIN_SEQUENCES: usize = 4;
 
-/// Bytes of a layer's keys and values that are asked for at most: what comes further would push the
-/// first out of the third-level cache.
+/// Maximum bytes to prefetch per layer: more would evict the first ones from the third-level cache.
 const MAX_BYTES: usize = 8 << 20;
 
-/// Where the time between two layers' attention goes.
+/// The products between the attention of two layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LayerPhase {
-    /// The product after the attention.
+    /// The output projection.
     Output,
-    /// Gate and up.
     GateAndUp,
-    /// Down.
+    /// The down projection.
     Down,
     /// Query, key and value of the next layer.
     Inputs,
 }
 
-/// The pages that a pass spans at, once for each thread that does.
+/// The pages that a pass reads, once per thread that reads them.
 pub(super) struct PrefetchPlan {
     pages: Vec<u32>,
-    /// Where the share of each product starts, in the order of [`LayerPhase`], and where the last one ends.
+    /// The offset of each phase's share, in the order of [`LayerPhase`], and the end of the last.
     starts: [usize; 5],
 }
 
 impl PrefetchPlan {
-    /// Of the sequences of a pass on so many threads. `works` are the products' multiply-adds, and
-    /// `page_bytes` the bytes of a layer's part of a page.
+    /// The plan for a pass. `works` are the products' multiply-adds, and `page_bytes` the bytes of a
+    /// page in one layer.
     pub(super) fn of(
         chunks: &[Chunk<'_>],
         works: [usize; 4],
@@ -52,9 +50,9 @@ impl PrefetchPlan {
         if chunks.len() < MIN_SEQUENCES {
             return plan;
         }
-        let most = MAX_BYTES / page_bytes.max(1) / threads;
+        let max = MAX_BYTES / page_bytes.max(1) / threads;
         let of_threads: Vec<_> = (0..threads)
-            .map(|thread| pages_read(&chunks[share(thread, threads, chunks.len())], most))
+            .map(|thread| pages_read(&chunks[share(thread, threads, chunks.len())], max))
             .collect();
         let all = works.iter().sum::<usize>().max(1);
         let mut before = 0;
@@ -70,7 +68,7 @@ impl PrefetchPlan {
         plan
     }
 
-    /// What a product asks for on behalf of layer `index`, where there is one.
+    /// What a product prefetches for layer `index`, if there is such a layer.
     pub(super) fn kv_during<'a>(
         &'a self,
         phase: LayerPhase,
@@ -90,8 +88,8 @@ impl PrefetchPlan {
     }
 }
 
-/// The pages that these sequences look at, each once, and at most so many.
-fn pages_read(chunks: &[Chunk<'_>], most: usize) -> Vec<u32> {
+/// The distinct pages that these sequences read, at most `max`.
+fn pages_read(chunks: &[Chunk<'_>], max: usize) -> Vec<u32> {
     let mut pages = Vec::new();
     for chunk in chunks {
         let end = chunk.start + chunk.tokens.len();
@@ -99,7 +97,7 @@ fn pages_read(chunks: &[Chunk<'_>], most: usize) -> Vec<u32> {
     }
     pages.sort_unstable();
     pages.dedup();
-    pages.truncate(most);
+    pages.truncate(max);
     pages
 }
 
@@ -115,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_products_divide_the_pages_that_the_pass_looks_at() {
+    fn the_products_divide_the_pages_of_the_pass() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, 101, own]).collect();
         let plan = plan_for(&tables, 1, 1);
         let shape = KvShape {
@@ -139,13 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn each_thread_asks_for_what_it_will_look_at() {
+    fn each_thread_prefetches_what_it_will_read() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![100, own]).collect();
         let plan = plan_for(&tables, 1, 2);
         assert_eq!(plan.pages.len(), 10);
         for phase in [LayerPhase::Output, LayerPhase::GateAndUp, LayerPhase::Down] {
             let pages = &plan.pages[plan.share(phase)];
-            // Threads take about half of a product each.
+            // Two threads compute about half of a product each.
             let (first, second) = pages.split_at(pages.len() / 2);
             assert!(first.iter().all(|page| *page < 4 || *page == 100));
             assert!(second.iter().all(|page| *page >= 4));
@@ -153,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_for_in_small_company_or_beyond_the_cache() {
+    fn small_batches_and_pages_beyond_the_cache_are_not_prefetched() {
         let tables: Vec<Vec<u32>> = (0..8).map(|own| vec![own]).collect();
         assert!(plan_for(&tables[..3], 1, 1).pages.is_empty());
         assert_eq!(plan_for(&tables, MAX_BYTES / 5, 1).pages.len(), 5);

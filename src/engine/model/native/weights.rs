@@ -1,4 +1,4 @@
-//! The native model's weights: every matrix repacked for the processor's kernels, without loss.
+//! The native model's weights: every matrix repacked for the kernels, without loss.
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
@@ -20,11 +20,11 @@ pub(super) struct Layer {
     pub(super) query: Linear,
     /// `[kv_heads · head_size, hidden]`.
     pub(super) key: Linear,
-    /// As the key.
+    /// `[kv_heads · head_size, hidden]`.
     pub(super) value: Linear,
-    /// `[head_size]`, of models that norm each head of queries and keys (Qwen3).
+    /// `[head_size]`, for models that norm each head of queries and keys (Qwen3).
     pub(super) query_norm: Option<Vec<f32>>,
-    /// As the query's.
+    /// `[head_size]`, likewise.
     pub(super) key_norm: Option<Vec<f32>>,
     /// `[hidden, heads · head_size]`.
     pub(super) output: Linear,
@@ -32,14 +32,14 @@ pub(super) struct Layer {
     pub(super) feed_forward_norm: Vec<f32>,
     /// `[intermediate, hidden]`.
     pub(super) gate: Linear,
-    /// As the gate.
+    /// `[intermediate, hidden]`.
     pub(super) up: Linear,
     /// `[hidden, intermediate]`.
     pub(super) down: Linear,
 }
 
 impl Layer {
-    /// What is multiplied first.
+    /// The matrices of the first product.
     pub(super) fn inputs(&self) -> [&PackedMatrix; 3] {
         [&self.query, &self.key, &self.value].map(|linear| &linear.matrix)
     }
@@ -56,7 +56,7 @@ impl Layer {
         ]
     }
 
-    /// What an architecture cannot do without: a file that lacks it holds another model.
+    /// Checks for tensors that the architecture requires: a file without them holds another model.
     fn check(&self, architecture: &str, index: usize) -> Result<()> {
         let biases = [&self.query, &self.key, &self.value].map(|linear| linear.bias.is_some());
         if biases[0] != biases[1] || biases[0] != biases[2] {
@@ -78,31 +78,31 @@ impl Layer {
     }
 }
 
-/// A matrix, and a bias where there is one.
+/// A matrix and its optional bias.
 pub(super) struct Linear {
     pub(super) matrix: PackedMatrix,
     /// `[rows]`.
     pub(super) bias: Option<Vec<f32>>,
 }
 
-/// All of a model's weights.
 pub(super) struct NativeWeights {
     /// `[vocabulary, hidden]`.
     pub(super) embedding: PackedMatrix,
-    /// The output head, where it is not the embedding.
+    /// The output head, if it is not tied to the embedding.
     pub(super) head: Option<PackedMatrix>,
     pub(super) layers: Vec<Layer>,
     /// `[hidden]`.
     pub(super) norm: Vec<f32>,
-    /// What slows each pair of rotated dimensions down.
+    /// Divisors of the rotary frequencies, by pair.
     pub(super) rope_divisors: Option<Vec<f32>>,
 }
 
 impl NativeWeights {
-    /// Reads and repacks.
+    /// Reads and repacks the weights.
     ///
     /// # Errors
-    /// A tensor is missing, has another shape than the sizes want, or a type without a kernel.
+    /// A tensor is missing, has another shape than the model's sizes require, or a type without a
+    /// kernel.
     pub(super) fn load(weights: &dyn Weights, spec: &ModelSpec, pool: &Pool) -> Result<Self> {
         let loader = Loader { weights, pool };
         let hidden = spec.hidden;
@@ -141,7 +141,7 @@ impl NativeWeights {
         })
     }
 
-    /// Whether any product takes activations in int8.
+    /// Whether any product uses int8 activations.
     pub(super) fn is_quantised(&self) -> bool {
         let matrices = self.layers.iter().flat_map(Layer::linears);
         let matrices = matrices.map(|linear| &linear.matrix);
@@ -150,7 +150,7 @@ impl NativeWeights {
             .any(|matrix| !matrix.format().is_dense())
     }
 
-    /// What a pass reads of them; the vectors are too small to count.
+    /// Bytes that a pass reads; the vectors are negligible.
     pub(super) fn bytes(&self) -> WeightBytes {
         let linears = self.layers.iter().flat_map(Layer::linears);
         WeightBytes {
@@ -160,7 +160,7 @@ impl NativeWeights {
     }
 }
 
-/// Whether there is a kernel for each of a file's matrices.
+/// Checks that every matrix of a file has a type with a kernel.
 ///
 /// # Errors
 /// Exit code 3, with the tensor and its type.
@@ -187,7 +187,7 @@ impl Loader<'_> {
         })
     }
 
-    /// A matrix whose outputs are rotated, in the order that the rotation wants.
+    /// A matrix whose outputs are rotated, with rows in the order of the rotary kernel.
     fn rotated(&self, name: &str, shape: (usize, usize), heads: usize) -> Result<Linear> {
         let cpu = Device::Cpu;
         let head_rows = match self.weights.rows_are_interleaved() {
@@ -219,8 +219,8 @@ impl Loader<'_> {
         self.pack(name, shape, &matrix)
     }
 
-    /// Packs straight from the file, where it is mapped: `None` where it is not. With `head_rows`, the
-    /// rows of each head are restored to the order that the rotation wants.
+    /// Packs straight from the mapped file; `None` if the tensor is not mapped. `head_rows` is the rows
+    /// per head if they have to be permuted to the order of the rotary kernel, otherwise 0.
     fn pack_stored(
         &self,
         name: &str,
@@ -291,7 +291,7 @@ impl Loader<'_> {
     }
 }
 
-/// A dense matrix as GGUF would store it: its type, and its numbers row by row, little-endian.
+/// A dense matrix as GGUF stores it: its type, and its numbers row by row, little-endian.
 fn dense_bytes(dense: &Tensor) -> candle_core::Result<(GgmlDType, Vec<u8>)> {
     let flat = dense.flatten_all()?;
     Ok(match dense.dtype() {
@@ -314,7 +314,6 @@ fn dense_bytes(dense: &Tensor) -> candle_core::Result<(GgmlDType, Vec<u8>)> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::engine::kernels::WeightType;
@@ -328,7 +327,7 @@ mod tests {
         let mut bytes = vec![0; elements / dtype.block_size() * dtype.type_size()];
         random.fill_bytes(&mut bytes);
         let mut factor = || (random.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.1;
-        // Where the factors are in a block.
+        // Offsets of the f16 factors in a block.
         let factors: &[usize] = match dtype {
             GgmlDType::F16 | GgmlDType::BF16 | GgmlDType::F32 => {
                 let values = (0..elements).map(|_| factor()).collect::<Vec<_>>();

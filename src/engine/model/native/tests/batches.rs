@@ -1,24 +1,24 @@
-//! Bit-stability: a sequence's logits have the same bits alone or in company, in one chunk or many,
-//! in pages of its own or shared ones, on any number of threads.
+//! Bit-stability: a sequence's logits have the same bits alone or in a batch, in one chunk or many, in
+//! its own or in shared pages, on any number of threads.
 
 use super::*;
 
 /// Pages of each model: enough for all sequences of a mix.
 const PAGES: usize = 160;
 
-/// Mixes for each model.
+/// Mixes per model.
 const MIXES: u64 = 12;
 
 /// A sequence of a mix.
 struct Member {
     tokens: Vec<u32>,
-    /// Another member and how many first tokens are taken from it, once it has computed them.
+    /// Another member, and how many of its first tokens this one starts with once they are computed.
     from: Option<(usize, usize)>,
     pages: Vec<u32>,
     computed: usize,
 }
 
-/// Sequences of 1 to about 250 tokens, some with a prefix in common.
+/// Sequences of 1 to about 250 tokens, some with a common prefix.
 fn members(random: &mut Random, vocabulary: usize) -> Vec<Member> {
     let base = random.tokens(200, vocabulary);
     let mut prefixes: Vec<usize> = Vec::new();
@@ -47,7 +47,7 @@ fn members(random: &mut Random, vocabulary: usize) -> Vec<Member> {
     members
 }
 
-/// Runs a mix; tells `check` each wanted row of logits: of which tokens, and the row.
+/// Runs a mix; calls `check` with the tokens and the logits of each requested row.
 fn run_mix(model: &mut NativeModel, seed: u64, check: &mut dyn FnMut(&[u32], &[f32])) {
     let mut random = Random(seed);
     let mut members = members(&mut random, model.spec.vocabulary);
@@ -67,7 +67,7 @@ fn run_mix(model: &mut NativeModel, seed: u64, check: &mut dyn FnMut(&[u32], &[f
             if members[index].computed > 0 || members[from].computed < common {
                 continue;
             }
-            // Whole pages are shared, the one that is not whole is copied.
+            // Full pages are shared, the partial one is copied.
             let mut pages = members[from].pages[..common / PAGE].to_vec();
             if !common.is_multiple_of(PAGE) {
                 let copy = page(&mut random);
@@ -131,7 +131,7 @@ fn run_mix(model: &mut NativeModel, seed: u64, check: &mut dyn FnMut(&[u32], &[f
 }
 
 #[test]
-fn logits_have_the_same_bits_in_any_company_chunking_pages_and_threads() {
+fn logits_are_bit_stable_in_any_batch_chunking_pages_and_threads() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
         ("llama", GgmlDType::Q4_1),
@@ -146,7 +146,7 @@ fn logits_have_the_same_bits_in_any_company_chunking_pages_and_threads() {
         let own: Vec<u32> = (0..PAGES as u32).collect();
         let mut models = [1, 2, 3].map(|threads| native(&path, threads, PAGES));
         for mix in 0..MIXES {
-            // The same mix on one thread and on several; the rows alone are computed once.
+            // The same mix on one thread and on several; the single-sequence rows are computed once.
             let mut expected = Vec::new();
             for model in &mut models {
                 let threads = model.pool.threads();
