@@ -348,7 +348,8 @@ fn not_written(path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on that disk",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "the flows must be expanded again: make the folder writable"
+            "the flows must be expanded again: make the folder writable, or point FLOWBENCH_ROOT (--root) \
+             at a writable copy of templates/ and fixtures/"
         }
         _ => "check the folder: flowbench writes _expanded_*.json and .expanded_cache.json there",
     };

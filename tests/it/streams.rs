@@ -253,26 +253,27 @@ fn an_answer_in_one_burst_has_no_time_per_token() {
     // One that is streamed; decode ends with the last text, not with what follows.
     let words = vec![
         word("A"),
-        pause(20),
+        pause(100),
         word(" B"),
-        pause(20),
+        pause(100),
         word(" C"),
-        pause(200),
+        pause(800),
     ];
     let last = [finish("stop"), usage(counts)];
     let step = step(stream(words.into_iter().chain(last).collect()));
     assert_eq!(step["burst"], Value::Null);
     assert_eq!(step["gaps_between"], "chunks");
+    // With what follows it would be 500: a busy machine may read a word late, and still tells the two apart.
     let tpot = step["tpot_ms"].as_f64().expect("three tokens");
-    assert!((19.0..400.0).contains(&tpot), "{tpot}");
-    assert!(step["latency_ms"].as_f64() > Some(230.0), "{step}");
+    assert!((50.0..400.0).contains(&tpot), "{tpot}");
+    assert!(step["latency_ms"].as_f64() > Some(900.0), "{step}");
 }
 
 #[test]
 fn thoughts_that_are_not_streamed_are_told() {
     let mut acts = vec![pause(100)];
     for text in ["A", "B", "C", "D", "E"] {
-        acts.extend([word(text), pause(20)]);
+        acts.extend([word(text), pause(50)]);
     }
     let counts = |details: Value| {
         usage(json!({"prompt_tokens": 10, "completion_tokens": 505,
@@ -290,7 +291,7 @@ fn thoughts_that_are_not_streamed_are_told() {
     );
     assert_eq!(told["decode_tokens"], 505);
     let tpot = told["tpot_ms"].as_f64().expect("five were streamed");
-    assert!((19.0..400.0).contains(&tpot), "{tpot}");
+    assert!((25.0..400.0).contains(&tpot), "{tpot}");
     // Where nobody says how many: five bytes are five tokens at most.
     let guessed = answer(Value::Null);
     assert_eq!(

@@ -153,7 +153,8 @@ fn streamed(cached: usize, pause: Duration) -> Vec<Act> {
 
 #[test]
 fn a_cache_that_was_warm_before() {
-    let pause = Duration::from_millis(30);
+    // Long enough that a busy machine still reads the words one by one.
+    let pause = Duration::from_millis(150);
     let warm =
         Server::start(move |request| (request.method == "POST").then(|| streamed(16, pause)));
     let (workspace, printed) = remote(&warm);

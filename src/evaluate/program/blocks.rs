@@ -1,5 +1,6 @@
 //! Fenced code blocks of Markdown (CommonMark 0.31, section 4.5), and models' deviations from them.
 
+use super::loose;
 use super::source::State;
 
 /// A text split into fenced blocks and the rest.
@@ -70,9 +71,14 @@ pub(super) fn read(text: &str) -> Blocks {
             content.push_str(fence.without_indent(line));
         }
         content.push_str(fence.without_indent(end.last));
+        let mut text = dedented(content);
+        let is_closed = end.next > end.content;
+        if !is_closed && fence.language == Language::Python {
+            text.truncate(loose::end_of_code(&text));
+        }
         read.blocks.push(Block {
             language: fence.language,
-            text: dedented(content),
+            text,
         });
         at = end.next;
     }
@@ -269,6 +275,18 @@ mod tests {
     fn a_missing_closing_fence_is_tolerated() {
         let text = format!("```python\nx = 1\n\n```python\n{PROGRAM}\n```");
         assert_eq!(pythons(&text), ["x = 1", PROGRAM]);
+        let prose = "This places the circles on a grid.\n\nIt is not the best.\n";
+        for text in [
+            format!("```python\n{PROGRAM}\n\n{prose}"),
+            format!("```python\n{PROGRAM}\n{prose}```python\nx = 1\n```"),
+        ] {
+            assert_eq!(pythons(&text)[0], PROGRAM, "{text}");
+        }
+        // What was cut off is left as it is.
+        for code in ["x = '''\nText in it.", "def solve():\n    return [\n1,"] {
+            let text = format!("```python\n{code}");
+            assert_eq!(pythons(&text), [code], "{text}");
+        }
     }
 
     #[test]

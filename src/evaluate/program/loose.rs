@@ -30,6 +30,29 @@ pub(super) fn begins_a_function(code: &str) -> bool {
         .any(|line| line.starts_with("def ") || line.starts_with("async def "))
 }
 
+/// Where the code ends in a text that begins with code: the prose behind it is left out.
+pub(super) fn end_of_code(text: &str) -> usize {
+    let mut state = State::default();
+    let (mut at, mut end) = (0, 0);
+    let mut goes_on = false;
+    for line in text.split_inclusive('\n') {
+        at += line.len();
+        if line.trim().is_empty() && !state.is_in_statement() {
+            continue;
+        }
+        let is_within = goes_on && line.starts_with([' ', '\t']);
+        goes_on = state.is_in_statement() || is_within || looks_like_code(line);
+        if goes_on {
+            state.read(line);
+            end = at;
+        }
+    }
+    match end {
+        0 => text.len(),
+        end => end,
+    }
+}
+
 fn lines_of_code(text: &str) -> String {
     let mut code = String::new();
     let mut state = State::default();
