@@ -29,10 +29,9 @@ pub(super) fn template(layout: &Layout, name: &str) -> Result<SourceFile> {
     }
     let is_name = !name.contains('/');
     let stem = name.strip_suffix(".toml").unwrap_or(name);
-    if let Some(file) = is_name.then(|| SourceFile::shipped("templates", &format!("{stem}.toml"))) {
-        if let Some(file) = file {
-            return Ok(file);
-        }
+    let shipped = is_name.then(|| SourceFile::shipped("templates", &format!("{stem}.toml")));
+    if let Some(file) = shipped.flatten() {
+        return Ok(file);
     }
     let mut searched: Vec<String> = candidates
         .iter()
