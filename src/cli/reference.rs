@@ -100,8 +100,9 @@ fn page() -> String {
     let mut page = HEAD.to_owned();
     let mut cli = Cli::command();
     cli.build();
+    let mut notes = NOTES.to_vec();
     for command in cli.get_subcommands() {
-        section(&mut page, command, "flowbench");
+        section(&mut page, command, "flowbench", &mut notes);
     }
     page.push_str("\n## Variables without a flag\n\n| variable | |\n|---|---|\n");
     for (name, text) in VARIABLES {
@@ -110,14 +111,15 @@ fn page() -> String {
     page
 }
 
-fn section(page: &mut String, command: &Command, above: &str) {
+/// Each of the `notes` is used up where its variable comes first.
+fn section(page: &mut String, command: &Command, above: &str, notes: &mut Vec<(&str, &str)>) {
     let name = format!("{above} {}", command.get_name());
     if command.get_name() == "help" {
         return;
     }
     if command.has_subcommands() {
         for command in command.get_subcommands() {
-            section(page, command, &name);
+            section(page, command, &name, notes);
         }
         return;
     }
@@ -129,24 +131,36 @@ fn section(page: &mut String, command: &Command, above: &str) {
     let (operands, options): (Vec<&Arg>, Vec<&Arg>) =
         flags.into_iter().partition(|flag| flag.is_positional());
     for flag in operands.into_iter().chain(options) {
-        row(page, flag);
+        row(page, flag, notes);
     }
 }
 
-fn row(page: &mut String, flag: &Arg) {
+fn row(page: &mut String, flag: &Arg, notes: &mut Vec<(&str, &str)>) {
     let value = flag.get_value_names().and_then(|names| names.first());
     let mut names: Vec<String> = flag
         .get_short()
         .map(|c| format!("`-{c}`"))
         .into_iter()
         .collect();
-    names.extend(flag.get_long().map(|long| format!("`--{long}`")));
-    if flag.is_positional() {
-        names.extend(value.map(|value| format!("`{value}`")));
-    }
     let variable = flag
         .get_env()
         .map(|name| name.to_string_lossy().into_owned());
+    // A value is shown if it says more than the variable's name does.
+    let telling = value.filter(|value| {
+        let has_value = flag
+            .get_num_args()
+            .is_some_and(|number| number.min_values() > 0);
+        has_value
+            && variable
+                .as_deref()
+                .is_none_or(|name| !name.ends_with(value.as_str()))
+    });
+    let value_of =
+        |long| telling.map_or(format!("`--{long}`"), |value| format!("`--{long} {value}`"));
+    names.extend(flag.get_long().map(value_of));
+    if flag.is_positional() {
+        names.extend(value.map(|value| format!("`{value}`")));
+    }
     let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
     let help = help.replace('\n', " ");
     // A default that is worked out stands in the text.
@@ -160,8 +174,9 @@ fn row(page: &mut String, flag: &Arg) {
     let fixed: Vec<String> = (flag.get_default_values().iter())
         .map(|value| value.to_string_lossy().into_owned())
         .collect();
-    let is_shown = !flag.is_hide_default_value_set() && flag.get_action().takes_values();
-    let fixed = (is_shown && !fixed.is_empty()).then(|| format!("`{}`", fixed.join(",")));
+    // A switch without a variable is off by default, which clap calls `false`.
+    let is_shown = !flag.is_hide_default_value_set() && fixed != ["false"] && !fixed.is_empty();
+    let fixed = is_shown.then(|| format!("`{}`", fixed.join(",")));
     let mut text = format!("{help}.");
     let values = flag.get_possible_values();
     for value in values.iter().filter(|_| flag.get_action().takes_values()) {
@@ -173,11 +188,9 @@ fn row(page: &mut String, flag: &Arg) {
             }
         }
     }
-    let note = NOTES
-        .iter()
-        .find(|(name, _)| Some(*name) == variable.as_deref());
-    if let Some((_, note)) = note {
-        write!(text, " {note}").unwrap();
+    let note = (notes.iter()).position(|(name, _)| Some(*name) == variable.as_deref());
+    if let Some(note) = note {
+        write!(text, " {}", notes.remove(note).1).unwrap();
     }
     let cells = [
         names.join(", "),

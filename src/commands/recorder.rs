@@ -298,7 +298,10 @@ impl Recorder<'_> {
 
     /// What to type to see where the time went.
     fn next_command(&self) -> String {
-        let program = self.config.layout.program();
+        let script = self.config.layout.run_script();
+        let program = script.map_or("flowbench".to_owned(), |script| {
+            format!("bash {}", summary::quoted(&script.display().to_string()))
+        });
         let folder = self.folder.path().display().to_string();
         format!("{program} diagnose {}", summary::quoted(&folder))
     }

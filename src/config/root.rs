@@ -54,14 +54,10 @@ impl Layout {
         )))
     }
 
-    /// What to type to start this program: `run.sh` where the root is a checkout.
-    pub fn program(&self) -> String {
-        let script = self.place("run.sh");
-        if script.is_file() && self.root.join("src/flow/shipped.rs").is_file() {
-            format!("bash {}", script.display())
-        } else {
-            "flowbench".to_owned()
-        }
+    /// The script that starts this program, if the root is a checkout.
+    pub fn run_script(&self) -> Option<PathBuf> {
+        let is_checkout = self.root.join("src/flow/shipped.rs").is_file();
+        Some(self.place("run.sh")).filter(|script| is_checkout && script.is_file())
     }
 
     /// `root/name`, without the `./` that nobody would type.
@@ -105,12 +101,12 @@ mod tests {
         let checkout = Layout {
             root: env!("CARGO_MANIFEST_DIR").into(),
         };
-        assert!(checkout.program().ends_with("/run.sh"));
+        assert!(checkout.run_script().is_some_and(|path| path.is_absolute()));
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(folder.path().join("run.sh"), "").expect("writable");
         let other = Layout {
             root: folder.path().into(),
         };
-        assert_eq!(other.program(), "flowbench");
+        assert_eq!(other.run_script(), None);
     }
 }

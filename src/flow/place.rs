@@ -247,7 +247,7 @@ pub(super) fn create_folder(path: &Path) -> Result<()> {
         .or_exit(Exit::Output, || {
             format!("failed to create the folder {}", shown(path))
         })
-        .map_err(|error| error.hint("make its parent writable, remove what is in the way, or name another folder for flows/ and results/ with --root"))
+        .map_err(|error| error.hint("make its parent writable, remove what is in the way, or let --root name another folder"))
 }
 
 #[cfg(test)]

@@ -29,10 +29,9 @@ pub(super) fn template(layout: &Layout, name: &str) -> Result<SourceFile> {
     }
     let is_name = !name.contains('/');
     let stem = name.strip_suffix(".toml").unwrap_or(name);
-    if let Some(file) = is_name.then(|| SourceFile::shipped("templates", &format!("{stem}.toml"))) {
-        if let Some(file) = file {
-            return Ok(file);
-        }
+    let shipped = is_name.then(|| SourceFile::shipped("templates", &format!("{stem}.toml")));
+    if let Some(file) = shipped.flatten() {
+        return Ok(file);
     }
     let mut searched: Vec<String> = candidates
         .iter()
@@ -300,30 +299,26 @@ pub struct ScriptFile {
     pub text: Option<String>,
 }
 
-/// Finds `TEMPLATE.script.jsonl`. Where there is none, it is the path beside the template.
+/// Finds `TEMPLATE.script.jsonl`; of a link also by its target's name. Where there is none, it is the path
+/// beside the template.
 pub(super) fn script(layout: &Layout, template: &SourceFile) -> ScriptFile {
     let beside = template.path().with_extension("script.jsonl");
-    let name = beside.file_name().and_then(|name| name.to_str());
-    let found = name.and_then(|name| {
-        SearchPath::of_template(layout, template)
-            .file(name)
-            .ok()
-            .filter(|found| !matches!(found, Found::Nothing))
-    });
-    match found {
-        Some(Found::File(file)) if file.on_disk().is_none() => ScriptFile {
+    let target = template.on_disk().filter(|file| file.is_symlink());
+    let target =
+        target.and_then(|file| Some(file.canonicalize().ok()?.with_extension("script.jsonl")));
+    let search = SearchPath::of_template(layout, template);
+    let find = |path: &PathBuf| match search.file(path.file_name()?.to_str()?).ok()? {
+        Found::File(file) => Some(ScriptFile {
             path: file.path().to_owned(),
-            text: Some(file.text().to_owned()),
-        },
-        Some(Found::File(file)) => ScriptFile {
-            path: file.path().to_owned(),
-            text: None,
-        },
-        // A link, or no file: whoever reads it says so.
-        Some(Found::LeadsOut(path) | Found::Other(path)) => ScriptFile { path, text: None },
-        Some(Found::Nothing) | None => ScriptFile {
-            path: beside,
-            text: None,
-        },
-    }
+            text: file.on_disk().is_none().then(|| file.text().to_owned()),
+        }),
+        // Whoever reads it says what is wrong with it.
+        Found::LeadsOut(path) | Found::Other(path) => Some(ScriptFile { path, text: None }),
+        Found::Nothing => None,
+    };
+    let found = std::iter::once(&beside).chain(&target).find_map(find);
+    found.unwrap_or(ScriptFile {
+        path: beside,
+        text: None,
+    })
 }

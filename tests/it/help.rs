@@ -12,6 +12,7 @@ fn help_texts() {
         &["diagnose", "--help"],
         &["report", "--help"],
         &["merge", "--help"],
+        &["init", "--help"],
         &["doctor", "--help"],
         &["model", "--help"],
         &["model", "fetch", "--help"],

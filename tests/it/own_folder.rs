@@ -538,7 +538,7 @@ fn the_nightly_job_runs() {
     put(
         folder.path(),
         "templates/review.script.jsonl",
-        "{\"fail\": \"no\"}\n",
+        "{\"output\": \"a\"}\n{\"step\": \"rate\", \"fail\": \"no\"}\n",
     );
     let status = std::process::Command::new("bash")
         .arg(&job)

@@ -378,7 +378,7 @@ fn a_folder_that_cannot_be_created_is_an_output_error() {
     exit code 110
     error: failed to create the folder flows
       caused by: File exists (os error 17)
-    hint: make its parent writable, remove what is in the way, or name another folder for flows/ and results/ with --root
+    hint: make its parent writable, remove what is in the way, or let --root name another folder
     ");
     let expansion = check(&project.request(3)).expect("a check writes nothing");
     assert_eq!(expansion.progress_line(), miss("cache unreadable"));
