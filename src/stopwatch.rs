@@ -41,9 +41,9 @@ impl Moment {
 
 /// A time that is not reported: for pacing (progress, flushing, time-outs). It waits for nothing.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace(Instant);
+pub struct Timer(Instant);
 
-impl Pace {
+impl Timer {
     /// Starts now.
     pub fn start() -> Self {
         Self(Instant::now())

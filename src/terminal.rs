@@ -1,10 +1,23 @@
-//! Text that was not written here, made safe for a terminal.
+//! What may be written to a terminal: text from elsewhere, made safe, and progress bars.
 //!
 //! What a model, a server, a script or the name of a file says may hold control characters: escape
 //! sequences that clear the screen, set the title or write to the clipboard, and marks that turn the
 //! direction of writing. They are shown as escapes, so that they can be seen and do nothing.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static BARS_HIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Keeps this process from drawing progress bars (`QUIET`).
+pub fn hide_bars() {
+    BARS_HIDDEN.store(true, Ordering::Relaxed);
+}
+
+/// Whether progress bars are hidden.
+pub fn bars_are_hidden() -> bool {
+    BARS_HIDDEN.load(Ordering::Relaxed)
+}
 
 /// The text with its control characters escaped (`\x1b`, `\u{202e}`), all but newline and tab.
 pub fn visible(text: &str) -> Cow<'_, str> {

@@ -16,6 +16,8 @@ mod scheduler;
 mod scripted;
 mod tokenizer;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -241,7 +243,7 @@ pub struct Request {
     /// Which flow (from 1) and step asks: scripted answers are found by it, logs name it.
     pub origin: Origin,
     /// The conversation so far; the model answers it.
-    pub messages: Vec<Message>,
+    pub messages: Arc<[Message]>,
     /// Most tokens to generate (at least 1).
     pub max_tokens: usize,
     /// Generate exactly `max_tokens`, past any end-of-sequence token.

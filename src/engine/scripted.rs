@@ -33,7 +33,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::profile::{self, Activity, Count, Pass, Span};
-use crate::stopwatch::{Fence, Pace};
+use crate::stopwatch::{Fence, Timer};
 use crate::text_file;
 
 /// How long a poll waits at most: whoever polls has other things to look at, too.
@@ -166,7 +166,7 @@ pub struct ScriptedEngine {
 #[derive(Debug)]
 struct Playing {
     id: RequestId,
-    submitted: Pace,
+    submitted: Timer,
     prompt_tokens: usize,
     pieces: Vec<Arc<str>>,
     given: usize,
@@ -287,7 +287,7 @@ impl Engine for ScriptedEngine {
         self.next_id += 1;
         self.active.push(Playing {
             id,
-            submitted: Pace::start(),
+            submitted: Timer::start(),
             prompt_tokens: request
                 .messages
                 .iter()
@@ -450,7 +450,8 @@ mod tests {
             messages: vec![Message {
                 role: Role::User,
                 content: "three short words".to_owned(),
-            }],
+            }]
+            .into(),
             max_tokens,
             ignore_eos: false,
             sampling: Sampling::default(),
@@ -531,7 +532,7 @@ mod tests {
     fn latencies_are_waited_for_unless_switched_off() {
         let script = r#"{"output": "a b c", "ttft_ms": 10, "latency_ms": 30}"#;
         let parsed = || Script::parse(script, "s").expect("valid");
-        let pace = Pace::start();
+        let pace = Timer::start();
         let mut engine = ScriptedEngine::new(parsed(), true);
         engine.submit(request(1, "a", "s", 9)).expect("an answer");
         assert_eq!(engine.poll().expect("start")[0].kind, EventKind::Started);

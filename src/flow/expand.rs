@@ -1,53 +1,21 @@
 //! Template × fixture → flows, through the cache.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::Layout;
 use crate::error::{Error, Exit, Result};
 
 use super::Flow;
 use super::cache::{self, CacheState, Key, MissReason, Writer};
 use super::fixture::{Fixture, FixtureSize};
-use super::lock::{FolderLock, OnWait};
+use super::lock::FolderLock;
 use super::place::create_folder;
 use super::render::Renderer;
+use super::request::ExpandRequest;
+use super::rows::InputRow;
 use super::share::{self, PrefixShare};
 use super::template::Template;
-
-/// What is to be expanded.
-#[derive(Clone, Copy)]
-pub struct ExpandRequest<'a> {
-    /// Where templates, fixtures and flows are.
-    pub layout: &'a Layout,
-    /// A name in `templates/`, or a path.
-    pub template: &'a str,
-    /// How many flows, at least 1.
-    pub num_flows: usize,
-    /// Parameters of the template that are set anew: names and values.
-    pub params: &'a [(String, String)],
-    /// Rows in place of the template's suite.
-    pub input: Option<Input<'a>>,
-    /// Whether flows that are there already may be used.
-    pub use_cache: bool,
-    /// Whether the flows are wanted in memory, and not just on the disk.
-    pub load: bool,
-    /// Told while another run has the folder.
-    pub on_wait: OnWait<'a>,
-}
-
-/// A file of rows (JSON lines), one a flow.
-#[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    /// The file.
-    pub path: &'a Path,
-    /// Only so many of its rows, from the first.
-    pub limit: Option<usize>,
-    /// How many flows each row gets; there are so many in all as rows times this, whatever
-    /// [`ExpandRequest::num_flows`] says.
-    pub repeats: usize,
-}
 
 /// An expansion that is on the disk (or, after [`check`], may be).
 #[derive(Debug)]
@@ -109,6 +77,18 @@ impl Expansion {
                 .map(|path| ("a file of the fixture", path.clone())),
         );
         files
+    }
+
+    /// The rows of an input, in order; empty if the rows are those of the template's suite.
+    pub fn input_rows(&self) -> Vec<InputRow> {
+        let rows = self.sources.template.rows.iter();
+        let input = rows.filter_map(|row| {
+            Some(InputRow {
+                line: row.line,
+                text: row.text.clone()?,
+            })
+        });
+        input.collect()
     }
 
     /// How much of the prompts is shared as a prefix; renders every flow once more.

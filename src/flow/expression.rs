@@ -1,6 +1,5 @@
 //! What stands in a `${ … }`: checked at the expansion, evaluated at the run.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use crate::error::{Error, Result};
 
 use super::place::choice;
-use super::visible::{Fields, Readable, Visible, context};
+use super::visible::{Fields, Readable, Reads, Visible, context};
 use super::work::Part;
 
 /// Puts the answers of earlier steps into prompts.
@@ -182,15 +181,6 @@ impl Visible for StepNames<'_> {
     fn scratchpad(&self) -> String {
         "trial 1: ok".to_owned()
     }
-}
-
-/// What expressions name: perhaps more than they read, never less.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Reads {
-    /// The steps, by the names that the template has for them.
-    pub(super) steps: BTreeSet<String>,
-    pub(super) previous: bool,
-    pub(super) scratchpad: bool,
 }
 
 impl Reads {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
 /// The lock's file in `flows/`. It stays there: removing it would let two runs lock two files.
 const FILE: &str = ".lock";
@@ -55,7 +55,7 @@ fn wait(
     let Some(file) = file else {
         return Ok(FolderLock { _file: None });
     };
-    let waiting = Pace::start();
+    let waiting = Timer::start();
     let mut next_notice = NOTICE;
     loop {
         match try_lock(&file) {

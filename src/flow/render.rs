@@ -7,7 +7,8 @@ use crate::error::Result;
 use super::fixture::Fixture;
 use super::scope::{FlowScope, Place, Scope};
 use super::split::{Literal, Piece, closing_brace};
-use super::template::{Template, Text};
+use super::template::Template;
+use super::text::Text;
 use super::unroll::Instance;
 use super::{Flow, Part, Step, Work};
 

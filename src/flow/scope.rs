@@ -13,9 +13,10 @@ use crate::error::{Error, Result};
 use super::expression::what;
 use super::fixture::Fixture;
 use super::place::{closest, shown};
-use super::rows::Row;
+use super::rows::{Row, RowOrder};
 use super::split::Literal;
-use super::template::{Template, Text};
+use super::template::Template;
+use super::text::Text;
 
 /// The environment in which a template's literals are rendered.
 pub(super) struct Scope<'t> {
@@ -71,7 +72,8 @@ impl<'t> Scope<'t> {
 
     /// The flow with this number, from 1.
     pub(super) fn flow(&self, number: usize) -> FlowScope<'t> {
-        let row = &self.template.rows[(number - 1) % self.template.rows.len()];
+        let rows = &self.template.rows;
+        let row = &rows[RowOrder::new(rows.len()).row(number)];
         let variables = Value::from_object(Variables {
             row: row.value.clone(),
             fixture: self.fixture_value.clone(),

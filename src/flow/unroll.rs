@@ -4,18 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Generation;
 use super::graph::Graph;
+use super::loops::{Loop, loops_of};
 use super::steps::StepSource;
-
-/// A loop of a template, its steps as indices.
-#[derive(Debug)]
-pub(super) struct Loop {
-    pub(super) generations: usize,
-    pub(super) steps: BTreeSet<usize>,
-    /// The step that the first generation knows as `previous`.
-    pub(super) start: usize,
-    /// The step of the loop that the next generation knows as `previous`.
-    pub(super) carry: usize,
-}
 
 /// A step of a flow: one of the template's, in one generation.
 #[derive(Debug)]
@@ -28,9 +18,6 @@ pub(super) struct Instance {
     /// What other instances the step's `of` names stand for.
     pub(super) of: BTreeMap<String, String>,
 }
-
-/// What the name `previous` stands for in `of` and in expressions of a loop.
-pub(super) const PREVIOUS: &str = "previous";
 
 /// The instances of all steps, each after those that it needs; otherwise in the order of the
 /// template, generation after generation.
@@ -175,17 +162,6 @@ impl<'a> Unrolled<'a> {
                 .collect(),
         }
     }
-}
-
-/// The number of the loop, from 0, that each of so many steps is in.
-pub(super) fn loops_of(loops: &[Loop], steps: usize) -> Vec<Option<usize>> {
-    let mut loop_of = vec![None; steps];
-    for (number, of) in loops.iter().enumerate() {
-        for step in &of.steps {
-            loop_of[*step] = Some(number);
-        }
-    }
-    loop_of
 }
 
 /// No id of a template holds a `.`, so that this is nobody else's.

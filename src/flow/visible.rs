@@ -1,11 +1,10 @@
 //! What the `${ … }` of a step can read: what has come of the steps before it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use minijinja::Value;
 use minijinja::value::{Enumerator, Object};
-
-use super::expression::Reads;
 
 /// What has come of a step, as later steps read it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -108,6 +107,15 @@ impl Object for Readable {
             Some(_) => Fields::Scored.names(),
         })
     }
+}
+
+/// What expressions name: perhaps more than they read, never less.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reads {
+    /// The steps, by the names that the template has for them.
+    pub(super) steps: BTreeSet<String>,
+    pub(super) previous: bool,
+    pub(super) scratchpad: bool,
 }
 
 /// What expressions are evaluated on, with what they name in it.

@@ -1,20 +1,15 @@
-//! What people and programs are shown: the lines on the terminal ([`timing`], of `MODE=remote`
-//! [`traffic`]), the table of
-//! `MODE=both` ([`table`]), the engine's figures ([`mod@bench`]) and the run's folder ([`folder`]).
-//! These read records and compute nothing. [`mod@warnings`] says where a run proves little, and
-//! [`summary`] ends it in a sentence. Of runs that were kept ([`saved`]), [`mod@diagnose`] says
-//! why they took as long as they did, and [`page`] shows them.
+//! What people and programs are shown: lines on the terminal ([`timing`], and [`traffic`] of
+//! `MODE=remote`), the table of `MODE=both` ([`table`]), the figures of `bench-engine` ([`mod@bench`]),
+//! warnings where a run proves little ([`mod@warnings`]), and its end in a sentence ([`summary`]). Of saved
+//! runs, [`mod@diagnose`] says why they took as long as they did, and [`page`] shows them.
+//!
+//! Everything here is made from records; nothing is measured or saved.
 
 pub mod bench;
 pub mod diagnose;
-pub mod evolution;
-pub mod folder;
 mod markdown;
 pub mod page;
 mod progress;
-pub mod recording;
-pub mod rollouts;
-pub mod saved;
 pub mod summary;
 pub mod table;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
 /// What is drawn now, for [`clear`].
 static DRAWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
@@ -56,7 +56,7 @@ struct Job {
     steps: usize,
     steps_done: usize,
     tokens: usize,
-    since: Pace,
+    since: Timer,
 }
 
 impl Progress {
@@ -100,7 +100,7 @@ impl Progress {
             steps,
             steps_done: 0,
             tokens: 0,
-            since: Pace::start(),
+            since: Timer::start(),
         });
     }
 

@@ -63,7 +63,7 @@ impl Caller {
             config: config.clone(),
             network,
             secrets: config.secrets(),
-            url: config.endpoint.url(path),
+            url: config.server.endpoint.url(path),
         }
     }
 

@@ -19,8 +19,8 @@ pub(super) fn failed(error: &ureq::Error, config: &RemoteConfig) -> Failure {
     if let Some(error) = tls_error(error) {
         return tls_failed(error, config);
     }
-    let endpoint = &config.endpoint;
-    let proxy = config.proxy.as_ref();
+    let endpoint = &config.server.endpoint;
+    let proxy = config.server.proxy.as_ref();
     // With a proxy, every connection is one to the proxy.
     let (place, running) = match proxy {
         None => (endpoint.to_string(), RUNNING),
@@ -28,7 +28,7 @@ pub(super) fn failed(error: &ureq::Error, config: &RemoteConfig) -> Failure {
     };
     match error {
         ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-            let time = config.patience.connect_timeout_s;
+            let time = config.retry.connect_timeout_s;
             let place = match proxy {
                 None => place,
                 Some(_) => format!("{endpoint} through {place}"),
@@ -107,10 +107,10 @@ pub(super) fn broken(error: &io::Error, config: &RemoteConfig) -> Failure {
 
 /// A failure by status, where a proxy may have answered in the server's place.
 pub(super) fn by_way_of(mut failure: Failure, config: &RemoteConfig) -> Failure {
-    let Some(proxy) = config.proxy.as_ref().filter(|proxy| is_http(proxy)) else {
+    let Some(proxy) = config.server.proxy.as_ref().filter(|proxy| is_http(proxy)) else {
         return failure;
     };
-    if config.endpoint.scheme() != "http" {
+    if config.server.endpoint.scheme() != "http" {
         return failure;
     }
     if failure.status == Some(407) {
@@ -134,7 +134,7 @@ fn is_http(proxy: &Proxy) -> bool {
 
 fn unknown_host(place: &str, config: &RemoteConfig) -> Failure {
     let unknown = "its host's name is not known";
-    let (message, hint) = match &config.proxy {
+    let (message, hint) = match &config.server.proxy {
         None => (
             format!("no connection to {place}: {unknown}"),
             "is the name in ENDPOINT right?",
@@ -143,7 +143,7 @@ fn unknown_host(place: &str, config: &RemoteConfig) -> Failure {
         Some(proxy) if matches!(proxy.kind, ProxyKind::Socks4 | ProxyKind::Socks5) => (
             format!(
                 "no connection to {} through {place}: the name of one of the two is not known here",
-                config.endpoint
+                config.server.endpoint
             ),
             "with socks5h:// (socks4a://) the proxy resolves the server's name",
         ),
@@ -157,12 +157,16 @@ fn unknown_host(place: &str, config: &RemoteConfig) -> Failure {
 
 /// A proxy did not make the tunnel; ureq tells the status in words.
 fn no_tunnel(reason: &str, config: &RemoteConfig) -> Failure {
-    let place = config.proxy.as_ref().map_or("the proxy".to_owned(), named);
+    let place = config
+        .server
+        .proxy
+        .as_ref()
+        .map_or("the proxy".to_owned(), named);
     let status = reason.split(|c: char| !c.is_ascii_digit());
     let status = status
         .filter_map(|word| word.parse::<u16>().ok())
         .find(|status| *status >= 100);
-    let endpoint = &config.endpoint;
+    let endpoint = &config.server.endpoint;
     let Some(status) = status else {
         let message = format!("{place} makes no tunnel to {endpoint}: {}", shorten(reason));
         return Failure::new(Cause::Connect, message);
@@ -222,12 +226,12 @@ fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
 
 /// TLS did not come about.
 fn tls_failed(error: &rustls::Error, config: &RemoteConfig) -> Failure {
-    let mut place = config.endpoint.to_string();
-    if let Some(proxy) = &config.proxy
+    let mut place = config.server.endpoint.to_string();
+    if let Some(proxy) = &config.server.proxy
         && proxy.kind == ProxyKind::Https
     {
         // Either of the two; which one, the error does not say.
-        place = match config.endpoint.scheme() {
+        place = match config.server.endpoint.scheme() {
             "https" => format!("{place}, or of {}", named(proxy)),
             _ => named(proxy),
         };
@@ -338,7 +342,7 @@ mod tests {
     fn of(proxy: Option<&str>) -> RemoteConfig {
         let mut config = RemoteConfig::plain("https://host/v1");
         let variable = |name: &str| (name == "https_proxy").then(|| proxy.map(str::to_owned))?;
-        config.proxy = Proxy::find("https", "host", 443, variable).expect("sound");
+        config.server.proxy = Proxy::find("https", "host", 443, variable).expect("sound");
         config
     }
 
@@ -452,7 +456,7 @@ mod tests {
         let line = by_way_of(failure(502), &config).line();
         assert_eq!(line, "the server answers 502 Bad Gateway");
         let variable = |name: &str| (name == "http_proxy").then(|| "p:1".to_owned());
-        config.proxy = Proxy::find("http", "host", 80, variable).expect("sound");
+        config.server.proxy = Proxy::find("http", "host", 80, variable).expect("sound");
         let line = by_way_of(failure(502), &config).line();
         assert_eq!(
             line,

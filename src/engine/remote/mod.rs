@@ -49,7 +49,7 @@ use crate::config::{EndpointApi, RemoteConfig};
 use crate::error::Result;
 use crate::profile::{self, Activity, Count, Pass, Span};
 use crate::record::remote::RemoteRecord;
-use crate::stopwatch::{Fence, Pace};
+use crate::stopwatch::{Fence, Timer};
 
 use answer::{End, Part};
 use call::{Caller, News, What};
@@ -91,7 +91,7 @@ pub struct RemoteEngine {
     /// Connections that serve nobody.
     idle: Vec<Agent>,
     /// Those whose answer is whole and whose stream is not yet at its end, by their attempt.
-    draining: HashMap<u64, (Agent, Pace)>,
+    draining: HashMap<u64, (Agent, Timer)>,
     news: Receiver<News>,
     teller: Sender<News>,
     /// What happened before the next poll.
@@ -107,7 +107,7 @@ struct Open {
     body: Arc<Vec<u8>>,
     seed: u64,
     /// Since its first attempt began.
-    begun: Option<Pace>,
+    begun: Option<Timer>,
     attempts: usize,
     state: State,
     /// Waiting, before the first token, after it.
@@ -116,7 +116,7 @@ struct Open {
 
 enum State {
     /// For its turn, and after a failure for some time.
-    Waiting { since: Pace, at_least: Duration },
+    Waiting { since: Timer, at_least: Duration },
     /// A call is under way.
     Calling(Attempt),
 }
@@ -124,8 +124,8 @@ enum State {
 struct Attempt {
     number: u64,
     agent: Agent,
-    started: Pace,
-    last_token: Option<Pace>,
+    started: Timer,
+    last_token: Option<Timer>,
     chunks: usize,
     text: String,
     /// What the server says beside its answer.
@@ -165,7 +165,7 @@ impl RemoteEngine {
     /// Exit code 3 where the server cannot be reached, lists no models though none is named, or the tokenizer
     /// or a trusted certificate cannot be read; 2 where the server serves several models and none is named.
     pub fn connect(config: &RemoteConfig, model: Option<&str>, places: usize) -> Result<Self> {
-        let tokens = match &config.tokenizer {
+        let tokens = match &config.server.tokenizer {
             None => None,
             Some(path) => Some(Arc::new(LocalTokens::read(path)?)),
         };
@@ -183,7 +183,7 @@ impl RemoteEngine {
             info: EngineInfo {
                 kind: "remote".to_owned(),
                 model: model.id,
-                model_path: Some(config.endpoint.to_string()),
+                model_path: Some(config.server.endpoint.to_string()),
                 model_sha256: None,
                 architecture: None,
                 backend: "remote".to_owned(),
@@ -223,7 +223,7 @@ impl RemoteEngine {
         if let Some(agent) = self.idle.pop() {
             return Some(agent);
         }
-        let soon = |(_, since): &(Agent, Pace)| since.elapsed() < SOON_FREE;
+        let soon = |(_, since): &(Agent, Timer)| since.elapsed() < SOON_FREE;
         if self.draining.values().any(soon) {
             return None;
         }
@@ -258,7 +258,7 @@ impl RemoteEngine {
         self.next_attempt += 1;
         open.attempts += 1;
         self.traffic.attempt(open.attempts);
-        let now = Pace::start();
+        let now = Timer::start();
         open.begun.get_or_insert(now);
         open.phase.next(Span::Prefill);
         let (caller, calling) = (Arc::clone(&self.caller), agent.clone());
@@ -303,7 +303,7 @@ impl RemoteEngine {
                 let kind = EventKind::Token(token_id(piece));
                 attempt.text.push_str(&text);
                 attempt.chunks += 1;
-                attempt.last_token = Some(Pace::start());
+                attempt.last_token = Some(Timer::start());
                 if attempt.chunks == 1 {
                     open.phase.next(Span::Decode);
                 }
@@ -335,7 +335,7 @@ impl RemoteEngine {
         end: End,
     ) -> Completion {
         attempt.text.push_str(end.tail);
-        let draining = (attempt.agent, Pace::start());
+        let draining = (attempt.agent, Timer::start());
         self.draining.insert(attempt.number, draining);
         let counts = end.counts;
         let known_prompt = match &self.counter {
@@ -391,19 +391,19 @@ impl RemoteEngine {
         let Some(open) = self.open.get_mut(&id) else {
             return;
         };
-        let spent = open.begun.map_or(Duration::ZERO, Pace::elapsed);
+        let spent = open.begun.map_or(Duration::ZERO, Timer::elapsed);
         let chunks = match &open.state {
             State::Calling(attempt) => attempt.chunks,
             State::Waiting { .. } => 0,
         };
         self.traffic.failed(failure.cause, chunks);
-        let patience = &self.config.patience;
-        match retry::decide(patience, failure, open.attempts, spent, open.seed) {
+        let policy = &self.config.retry;
+        match retry::decide(policy, failure, open.attempts, spent, open.seed) {
             Verdict::Again(at_least) => {
                 self.traffic.waits(at_least);
                 open.phase.next(Span::QueueWait);
                 open.state = State::Waiting {
-                    since: Pace::start(),
+                    since: Timer::start(),
                     at_least,
                 };
                 if chunks > 0 {
@@ -422,28 +422,28 @@ impl RemoteEngine {
 
     /// Ends the calls that take too long.
     fn expire(&mut self, events: &mut Vec<Event>) {
-        let patience = self.config.patience;
+        let policy = self.config.retry;
         let late = |(id, open): (&RequestId, &Open)| {
             let State::Calling(attempt) = &open.state else {
                 return None;
             };
-            let message = if open.begun?.elapsed() >= patience.request() {
+            let message = if open.begun?.elapsed() >= policy.request() {
                 format!(
                     "the request has not ended within {} s (REQUEST_TIMEOUT)",
-                    patience.request_timeout_s
+                    policy.request_timeout_s
                 )
             } else if let Some(last) = attempt.last_token {
-                (last.elapsed() >= patience.token()).then(|| {
+                (last.elapsed() >= policy.token()).then(|| {
                     format!(
                         "no further token came within {} s (TOKEN_TIMEOUT)",
-                        patience.token_timeout_s
+                        policy.token_timeout_s
                     )
                 })?
             } else {
-                (attempt.started.elapsed() >= patience.first_token()).then(|| {
+                (attempt.started.elapsed() >= policy.first_token()).then(|| {
                     format!(
                         "no token came within {} s (FIRST_TOKEN_TIMEOUT)",
-                        patience.first_token_timeout_s
+                        policy.first_token_timeout_s
                     )
                 })?
             };
@@ -454,7 +454,7 @@ impl RemoteEngine {
             agent.shutdown();
             self.failed(id, &Failure::new(Cause::Timeout, message), events);
         }
-        let lasts = |(agent, since): &(Agent, Pace)| {
+        let lasts = |(agent, since): &(Agent, Timer)| {
             let goes_on = since.elapsed() < DRAIN;
             if !goes_on {
                 agent.clone().shutdown();
@@ -519,7 +519,7 @@ impl Engine for RemoteEngine {
                 begun: None,
                 attempts: 0,
                 state: State::Waiting {
-                    since: Pace::start(),
+                    since: Timer::start(),
                     at_least: Duration::ZERO,
                 },
                 phase: Activity::in_scope(Span::QueueWait),

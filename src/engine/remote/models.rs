@@ -11,7 +11,7 @@ use super::failure::{Cause, Failure, excerpt};
 use super::retry::{self, Verdict};
 use crate::config::{Change, RemoteConfig};
 use crate::error::{Error, Result};
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
 /// A model that the server names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub(super) fn find(
         (Err(failure), _) => {
             let error = Error::preflight(format!(
                 "the endpoint {} cannot be used: {}",
-                config.endpoint, failure.message
+                config.server.endpoint, failure.message
             ));
             let hint = match (failure.status, failure.hint) {
                 (Some(401 | 403), Some(hint)) => &format!("{hint}; or {NAME_IT}"),
@@ -146,12 +146,12 @@ fn only(models: Vec<ServedModel>, config: &RemoteConfig) -> Result<ServedModel> 
         Ok([model]) => Ok(model),
         Err(none) if none.is_empty() => Err(Error::preflight(format!(
             "the endpoint {} serves no model",
-            config.endpoint
+            config.server.endpoint
         ))
         .hint("load a model there, or let MODEL (--model) name one")),
         Err(several) => Err(Error::usage(format!(
             "the endpoint {} serves {} models: {names}",
-            config.endpoint,
+            config.server.endpoint,
             several.len()
         ))
         .hint("let MODEL (--model) name one of them")),
@@ -160,20 +160,20 @@ fn only(models: Vec<ServedModel>, config: &RemoteConfig) -> Result<ServedModel> 
 
 /// Asks, again and again as requests are.
 fn ask(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> (Result<Vec<u8>, Failure>, usize) {
-    let begun = Pace::start();
+    let begun = Timer::start();
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let failure = match caller.get(agent, &config.endpoint.url("/models")) {
+        let failure = match caller.get(agent, &config.server.endpoint.url("/models")) {
             Ok(body) => return (Ok(body), attempts),
             Err(failure) => failure,
         };
         // A proxy that is not there is a setting that is wrong, more often than one that restarts.
-        if failure.cause == Cause::Connect && config.proxy.is_some() {
+        if failure.cause == Cause::Connect && config.server.proxy.is_some() {
             return (Err(failure), attempts);
         }
         let spent = begun.elapsed();
-        match retry::decide(&config.patience, &failure, attempts, spent, 0) {
+        match retry::decide(&config.retry, &failure, attempts, spent, 0) {
             Verdict::Again(wait) => thread::sleep(wait),
             Verdict::GiveUp(_) => return (Err(failure), attempts),
         }

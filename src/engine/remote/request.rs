@@ -183,7 +183,8 @@ mod tests {
                 message(Role::User, "Hi"),
                 message(Role::Assistant, "Hello."),
                 message(Role::User, "Bye"),
-            ],
+            ]
+            .into(),
             max_tokens: 48,
             ignore_eos: false,
             sampling: Sampling::default(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::failure::Failure;
-use crate::config::Patience;
+use crate::config::RetryPolicy;
 
 /// Longest wait that the doubling comes to.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ pub(super) enum Verdict {
 /// Decides on a request whose attempt number `attempts` (from 1) failed, `spent` after the start of
 /// its first one. `seed` spreads the waits of requests that failed together.
 pub(super) fn decide(
-    patience: &Patience,
+    policy: &RetryPolicy,
     failure: &Failure,
     attempts: usize,
     spent: Duration,
@@ -30,7 +30,7 @@ pub(super) fn decide(
     if !failure.cause.is_passing() {
         return Verdict::GiveUp(line);
     }
-    let most = patience.max_attempts;
+    let most = policy.max_attempts;
     if attempts >= most {
         return Verdict::GiveUp(match most {
             1 => line,
@@ -38,13 +38,13 @@ pub(super) fn decide(
         });
     }
     let wait =
-        delay(patience.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
-    if spent.saturating_add(wait) >= patience.request() {
+        delay(policy.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
+    if spent.saturating_add(wait) >= policy.request() {
         return Verdict::GiveUp(format!(
             "{line}; attempt {} would come after the {} s that a request may take \
              (REQUEST_TIMEOUT)",
             attempts + 1,
-            patience.request_timeout_s
+            policy.request_timeout_s
         ));
     }
     Verdict::Again(wait)
@@ -80,9 +80,9 @@ mod tests {
 
     #[test]
     fn only_what_passes_is_tried_again_and_not_for_ever() {
-        let patience = Patience::default();
+        let policy = RetryPolicy::default();
         let decide =
-            |cause, attempts| decide(&patience, &failure(cause), attempts, Duration::ZERO, 7);
+            |cause, attempts| decide(&policy, &failure(cause), attempts, Duration::ZERO, 7);
         for cause in [
             Cause::Connect,
             Cause::Timeout,
@@ -105,13 +105,13 @@ mod tests {
     fn what_the_server_asks_for_is_waited() {
         let mut limited = failure(Cause::RateLimited);
         limited.retry_after = Some(Duration::from_secs(9));
-        let patience = Patience::default();
+        let policy = RetryPolicy::default();
         assert_eq!(
-            decide(&patience, &limited, 1, Duration::ZERO, 0),
+            decide(&policy, &limited, 1, Duration::ZERO, 0),
             Verdict::Again(Duration::from_secs(9))
         );
         limited.retry_after = Some(Duration::MAX);
-        let Verdict::GiveUp(why) = decide(&patience, &limited, 1, Duration::ZERO, 0) else {
+        let Verdict::GiveUp(why) = decide(&policy, &limited, 1, Duration::ZERO, 0) else {
             panic!("waits for ever");
         };
         assert!(why.contains("REQUEST_TIMEOUT"), "{why}");

@@ -134,7 +134,7 @@ impl LocalTokens {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Prompt {
     /// A conversation, which the server renders.
-    Chat(Vec<Message>),
+    Chat(Arc<[Message]>),
     /// So many tokens, made here.
     Tokens(usize),
 }

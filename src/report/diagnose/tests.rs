@@ -261,8 +261,8 @@ fn a_prefix_hostile_template_is_the_cause() {
         reusable_bytes_reordered: 90_000,
     });
     for step in &mut steps {
-        step.reused_tokens = 16;
-        step.prefill_tokens -= 16;
+        step.tokens.reused = 16;
+        step.tokens.prefill -= 16;
     }
     let diagnosis = diagnose(&record, &steps);
     let cause = &diagnosis.causes[0];
@@ -292,7 +292,7 @@ fn a_prefix_hostile_template_is_the_cause() {
         .insert("mode".to_owned(), json!("standalone"));
     assert_eq!(ids(&diagnose(&record, &steps))[0], "prefix_cache_off");
     for step in &mut steps {
-        step.reused_tokens = 720;
+        step.tokens.reused = 720;
     }
     assert!(
         !ids(&diagnose(&record, &steps))

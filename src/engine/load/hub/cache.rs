@@ -22,7 +22,6 @@ use crate::hash;
 /// The cache in its folder, which need not exist.
 pub(super) struct Cache {
     folder: PathBuf,
-    quiet: bool,
 }
 
 /// Whether a digest may come from a stamp.
@@ -75,16 +74,10 @@ pub(super) struct FetchLock {
 }
 
 impl Cache {
-    pub(super) fn new(folder: &Path, quiet: bool) -> Self {
+    pub(super) fn new(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
-            quiet,
         }
-    }
-
-    /// Whether bars are off.
-    pub(super) fn quiet(&self) -> bool {
-        self.quiet
     }
 
     /// Where a fetched file of this name is.
@@ -119,7 +112,7 @@ impl Cache {
         }
         let context = || format!("failed to read {}", path.display());
         let before = Stamp::of(path, String::new()).or_exit(Exit::Preflight, context)?;
-        let bar = bar::bytes(self.quiet, "Checking the digest", before.size);
+        let bar = bar::bytes("Checking the digest", before.size);
         let sha256 = hash::sha256_file(path, |bytes| bar.set_position(bytes))
             .or_exit(Exit::Preflight, context)?;
         bar.finish_and_clear();
@@ -211,7 +204,7 @@ mod tests {
 
     fn cache() -> (TempDir, Cache) {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(&folder.path().join("cache"), true);
+        let cache = Cache::new(&folder.path().join("cache"));
         (folder, cache)
     }
 

@@ -62,7 +62,7 @@ pub enum ModelFormat {
 }
 
 /// How a fetch is watched. Bars are its own affair: they are on stderr where that is a terminal and
-/// `quiet` is off.
+/// `QUIET` is off.
 pub struct Watch<'a> {
     /// Takes a line on what is being done.
     pub say: &'a mut dyn FnMut(&str),
@@ -149,7 +149,7 @@ pub fn digest(config: &ModelConfig, model: &ModelFile) -> Result<Option<String>>
     match model.format {
         ModelFormat::Folder => Ok(None),
         ModelFormat::Gguf => {
-            let cache = Cache::new(&config.cache_dir, config.quiet);
+            let cache = Cache::new(&config.cache_dir);
             let digests: Result<Vec<String>> = files_of(&model.path)
                 .iter()
                 .map(|file| cache.digest(file, Digest::Fresh))
@@ -211,7 +211,7 @@ impl<'a> Finder<'a> {
     }
 
     fn cache(&self) -> Cache {
-        Cache::new(&self.config.cache_dir, self.config.quiet)
+        Cache::new(&self.config.cache_dir)
     }
 
     fn hub(&self, patience: Duration) -> Hub<'a> {

@@ -273,7 +273,7 @@ impl Repository {
         let mut attempt = 1;
         let (path, size) = loop {
             let activity = Activity::default();
-            let bar = bar::bytes(hub.config.quiet, file, 0);
+            let bar = bar::bytes(file, 0);
             let progress = Shown {
                 activity: activity.clone(),
                 bar: bar.clone(),
