@@ -1,6 +1,7 @@
 //! Settings, resolved once: flags, environment and defaults become a [`RunConfig`]. No other module
 //! reads the environment.
 
+mod names;
 mod remote;
 mod scope;
 
@@ -20,8 +21,8 @@ pub use remote::{
 };
 pub use scope::Scope;
 
+use names::settings;
 use remote::MAX_DEFAULT_CONCURRENCY;
-use scope::settings;
 
 /// How the flows are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]

@@ -1,18 +1,19 @@
-//! The one place that reads the clock for a reported time, and never before the device has
-//! finished what was queued on it.
+//! The clock. Reported times of an engine are read with [`Moment`], after the device has finished what was
+//! queued on it; other durations and deadlines with [`Timer`] and [`now`]. Nothing else reads the clock,
+//! which `tests/layers.rs` checks.
 
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::units::Millis;
 
-/// Something that may still be working when a call on it has returned: a GPU's queue.
+/// Something that may still be working when a call on it returns, as a GPU's queue.
 pub trait Fence {
-    /// Returns when all that was queued is done.
+    /// Returns when everything queued is done.
     fn synchronize(&self) -> Result<()>;
 }
 
-/// Nothing to wait for: work that is done on the calling thread.
+/// For work on the calling thread: there is nothing to wait for.
 #[derive(Debug, Clone, Copy)]
 pub struct NoFence;
 
@@ -39,20 +40,23 @@ impl Moment {
     }
 }
 
-/// A time that is not reported: for pacing (progress, flushing, time-outs). It waits for nothing.
+/// Time since a start, without waiting for a device: for pacing (progress, flushing, time-outs).
 #[derive(Debug, Clone, Copy)]
 pub struct Timer(Instant);
 
 impl Timer {
-    /// Starts now.
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// How long ago it was started.
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+}
+
+/// Reads the clock without waiting for a device: for deadlines, and for times of other processes.
+pub fn now() -> Instant {
+    Instant::now()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use ureq::http::Uri;
 
-use super::scope::settings;
+use super::names::settings;
 use crate::error::{Error, Result};
 
 pub use extra::{Change, EndpointExtra};

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::config::{Backend, DeviceChoice};
 use crate::error::{Error, Result};
-use crate::profile::{self, Activity, Pass, Span};
+use crate::profile::{self, Activity, PassTokens, Span};
 use crate::stopwatch::Fence;
 
 use limits::Lengths;
@@ -363,13 +363,13 @@ impl LocalEngine {
 
     /// What the pass computes. Tokens of the prompt are prefill, and so are those that a sequence
     /// had generated before it gave way.
-    fn pass(&self, plan: &[Work]) -> Pass {
+    fn pass(&self, plan: &[Work]) -> PassTokens {
         let is_decode = |work: &&Work| {
             let sequence = self.sequences.get(&work.id);
             work.count == 1 && sequence.is_some_and(|seq| work.start >= seq.prompt_tokens)
         };
         let decode_tokens = plan.iter().filter(is_decode).count();
-        Pass {
+        PassTokens {
             sequences: plan.len(),
             prefill_tokens: plan.iter().map(|work| work.count).sum::<usize>() - decode_tokens,
             decode_tokens,

@@ -10,6 +10,7 @@ mod load;
 mod local;
 mod memory;
 mod model;
+mod model_spec;
 mod remote;
 mod sampler;
 mod scheduler;

@@ -32,7 +32,7 @@ use super::{
     restart_refused,
 };
 use crate::error::{Error, Result};
-use crate::profile::{self, Activity, Count, Pass, Span};
+use crate::profile::{self, Activity, Count, PassTokens, Span};
 use crate::stopwatch::{Fence, Timer};
 use crate::text_file;
 
@@ -228,12 +228,12 @@ impl ScriptedEngine {
     }
 
     /// Whom the engine waits for: those without a token yet are in their prefill.
-    fn pass(&self) -> Pass {
+    fn pass(&self) -> PassTokens {
         let begun = |playing: &&Playing| playing.given > 0;
         let decoding = self.active.iter().filter(begun).count();
         let first = |playing: &&Playing| playing.started && playing.given == 0;
         let prefilling = self.active.iter().filter(first);
-        Pass {
+        PassTokens {
             sequences: self.active.len(),
             prefill_tokens: prefilling.map(|playing| playing.prompt_tokens.max(1)).sum(),
             decode_tokens: decoding,

@@ -10,8 +10,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::channel::{Channel, Mark, Received};
 use super::evaluation::{Finished, Outcome, Times};
-use super::supervisor::Job;
-use super::verdict::{self, Killed, Verdict};
+use super::job::EvaluationJob;
+use super::verdict::{self, Killed, ProgramVerdict};
+use crate::stopwatch;
 
 /// How long the zygote may take to fork and sandbox, or to wait for a child that is dead, on a machine
 /// as busy as it may be.
@@ -31,7 +32,7 @@ const COUNT_THREADS_EVERY: Duration = Duration::from_millis(10);
 /// An evaluation that the zygote has been asked for.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) job: Job,
+    pub(super) job: EvaluationJob,
     channel: Option<Channel>,
     longest_result: usize,
     /// What came after the mark.
@@ -52,7 +53,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn new(mut job: Job, longest_result: usize) -> Self {
+    pub(super) fn new(mut job: EvaluationJob, longest_result: usize) -> Self {
         job.phases.start_up();
         Self {
             job,
@@ -62,7 +63,7 @@ impl Running {
             closed: None,
             pid: None,
             pidfd: None,
-            asked: Instant::now(),
+            asked: stopwatch::now(),
             begun: None,
             failed: None,
             last_output: None,
@@ -179,7 +180,7 @@ impl Running {
 
     /// The process is gone, though not yet waited for.
     pub(super) fn is_gone(&mut self) {
-        self.gone.get_or_insert_with(Instant::now);
+        self.gone.get_or_insert_with(stopwatch::now);
         self.job.phases.validate();
     }
 
@@ -190,7 +191,7 @@ impl Running {
                 Received::Nothing => return,
                 Received::Closed => {
                     self.channel = None;
-                    self.closed = Some(Instant::now());
+                    self.closed = Some(stopwatch::now());
                     self.job.phases.validate();
                 }
                 Received::TooLong => self.flood(),
@@ -232,7 +233,7 @@ impl Running {
     }
 
     fn kill(&mut self, why: Killed) {
-        self.killed.get_or_insert((why, Instant::now()));
+        self.killed.get_or_insert((why, stopwatch::now()));
         self.job.phases.validate();
         self.signal();
     }
@@ -249,18 +250,18 @@ impl Running {
     pub(super) fn ended(mut self, status: i32, cpu: Duration) -> Finished {
         self.read();
         self.is_gone();
-        let judged_from = Instant::now();
+        let judged_from = stopwatch::now();
         let verdict = self.judge(status, cpu);
         self.finished(verdict, judged_from, cpu)
     }
 
-    fn judge(&self, status: i32, cpu: Duration) -> Verdict {
+    fn judge(&self, status: i32, cpu: Duration) -> ProgramVerdict {
         let allowed = self.job.request.deadline;
         let (output, score) = (self.output.as_slice(), self.job.request.score);
         let in_time = |when: Instant| self.begun.is_some_and(|begun| when <= begun + allowed);
         let timeout = |why: &str| {
             let allowed = allowed.as_secs_f64();
-            Verdict::failed(
+            ProgramVerdict::failed(
                 Outcome::Timeout,
                 format!("{why} its deadline of {allowed} s"),
             )
@@ -278,17 +279,17 @@ impl Running {
             }
             Some((Killed::Flood, _)) => {
                 let why = format!("wrote more than {} bytes", self.longest_result);
-                Verdict::failed(Outcome::BadOutput, why)
+                ProgramVerdict::failed(Outcome::BadOutput, why)
             }
             Some((Killed::Threads, _)) => {
                 let why = format!("had more than {MOST_THREADS} threads at a time");
-                Verdict::failed(Outcome::Denied, why)
+                ProgramVerdict::failed(Outcome::Denied, why)
             }
-            Some((Killed::GivenUp, _)) => Verdict::failed(Outcome::InfraError, "given up"),
+            Some((Killed::GivenUp, _)) => ProgramVerdict::failed(Outcome::InfraError, "given up"),
             None if self.begun.is_none() => {
                 let said = self.failed.as_deref().unwrap_or("it ended before");
                 let why = format!("the program was not started: {said}");
-                Verdict::failed(Outcome::InfraError, why)
+                ProgramVerdict::failed(Outcome::InfraError, why)
             }
             // This thread may have been stopped at the deadline: what came later is late all the same.
             None if !self.last_output.or(self.gone).is_some_and(in_time) => timeout("ended after"),
@@ -303,12 +304,12 @@ impl Running {
     /// An evaluation that came to nothing by no fault of its program.
     pub(super) fn failed(mut self, why: impl Into<String>) -> Finished {
         self.is_gone();
-        let verdict = Verdict::failed(Outcome::InfraError, why);
-        self.finished(verdict, Instant::now(), Duration::ZERO)
+        let verdict = ProgramVerdict::failed(Outcome::InfraError, why);
+        self.finished(verdict, stopwatch::now(), Duration::ZERO)
     }
 
-    fn finished(self, verdict: Verdict, judged_from: Instant, cpu: Duration) -> Finished {
-        let now = Instant::now();
+    fn finished(self, verdict: ProgramVerdict, judged_from: Instant, cpu: Duration) -> Finished {
+        let now = stopwatch::now();
         let begun = self.begun.unwrap_or(judged_from);
         let over = match self.killed {
             Some((_, when)) => when,

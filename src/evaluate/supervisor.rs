@@ -4,51 +4,29 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use super::evaluation::{EvaluationId, Finished, Request};
-use super::phases::Phases;
+use super::evaluation::{EvaluationId, Finished};
+use super::job::EvaluationJob;
 use super::protocol::Start;
 use super::running::Running;
 use super::settings::{PythonInfo, Settings};
 use super::zygote::Zygote;
 use crate::error::Result;
+use crate::stopwatch;
 
 /// How many open files a program may have; Python's own three and the result socket are among them.
 const OPEN_FILES: u64 = 32;
-
-/// An evaluation that waits for its (first or second) start.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) id: EvaluationId,
-    pub(super) request: Request,
-    pub(super) submitted: Instant,
-    pub(super) attempts: u32,
-    pub(super) phases: Phases,
-}
 
 /// What the pool asks of its thread.
 #[derive(Debug)]
 pub(super) enum Message {
     /// Run this one.
-    Run(Job),
+    Run(EvaluationJob),
     /// End this one, if it has not ended.
     GiveUp(EvaluationId),
-}
-
-impl Job {
-    pub(super) fn new(id: EvaluationId, request: Request, phases: Phases) -> Self {
-        Self {
-            id,
-            request,
-            submitted: Instant::now(),
-            attempts: 0,
-            phases,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -57,7 +35,7 @@ pub(super) struct Supervisor {
     woken: PipeReader,
     incoming: Receiver<Message>,
     outgoing: Sender<Finished>,
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<EvaluationJob>,
     running: Vec<Running>,
     /// `None` after it died, until the next evaluation is to be started.
     zygote: Option<Zygote>,
@@ -149,7 +127,7 @@ impl Supervisor {
         }
     }
 
-    fn start_one(&mut self, mut job: Job) {
+    fn start_one(&mut self, mut job: EvaluationJob) {
         job.attempts += 1;
         let mut running = Running::new(job, self.settings.longest_result);
         let result = match running.open_channel() {
@@ -173,7 +151,7 @@ impl Supervisor {
     }
 
     fn wait(&self) -> io::Result<Readable> {
-        let now = Instant::now();
+        let now = stopwatch::now();
         let due = self.running.iter().map(Running::due).min();
         let timeout = due.map(|due| TimeSpec::from(due.saturating_duration_since(now)));
         let mut polled = vec![for_input(self.woken.as_fd())];
@@ -205,7 +183,7 @@ impl Supervisor {
     }
 
     fn keep_time(&mut self) {
-        let now = Instant::now();
+        let now = stopwatch::now();
         // Every one of them, so no `any`.
         let mut stuck = false;
         for running in &mut self.running {
@@ -275,7 +253,7 @@ impl Supervisor {
     }
 }
 
-fn start_message<'a>(job: &'a Job, settings: &Settings) -> Start<'a> {
+fn start_message<'a>(job: &'a EvaluationJob, settings: &Settings) -> Start<'a> {
     let request = &job.request;
     // In whole seconds; a backstop, should this process be stopped while a program runs.
     let cpu = request.deadline.as_secs() + 2;

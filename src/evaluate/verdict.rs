@@ -14,13 +14,13 @@ const LONGEST_DETAIL: usize = 2000;
 
 /// The outcome with its score or with what went wrong.
 #[derive(Debug, PartialEq)]
-pub(super) struct Verdict {
+pub(super) struct ProgramVerdict {
     pub(super) outcome: Outcome,
     pub(super) score: Option<f64>,
     pub(super) detail: String,
 }
 
-impl Verdict {
+impl ProgramVerdict {
     /// `detail` may hold a program's own words, as many as it likes; they are cut.
     pub(super) fn failed(outcome: Outcome, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
@@ -69,34 +69,43 @@ enum Raised {
 }
 
 /// How a child ended whose program had begun. `cpu_spent`: it used up the processor time that it may have.
-pub(super) fn of_ended(status: i32, cpu_spent: bool, output: &[u8], score: Score) -> Verdict {
+pub(super) fn of_ended(
+    status: i32,
+    cpu_spent: bool,
+    output: &[u8],
+    score: Score,
+) -> ProgramVerdict {
     let status = ExitStatus::from_raw(status);
     let Some(signal) = status.signal() else {
         if output.is_empty() {
             let why = format!("left before it returned ({status})");
-            return Verdict::failed(Outcome::Crashed, why);
+            return ProgramVerdict::failed(Outcome::Crashed, why);
         }
         return of_output(output, score);
     };
     match signal {
-        libc::SIGSYS => Verdict::failed(
+        libc::SIGSYS => ProgramVerdict::failed(
             Outcome::Denied,
             "ended at a system call that the sandbox forbids (SIGSYS)",
         ),
         libc::SIGXCPU | libc::SIGKILL if cpu_spent => {
-            Verdict::failed(Outcome::Timeout, "used up its processor time")
+            ProgramVerdict::failed(Outcome::Timeout, "used up its processor time")
         }
         // Nobody here sends it then; the kernel does when memory runs out.
-        libc::SIGKILL => Verdict::failed(Outcome::Oom, "killed by the kernel, out of memory"),
-        _ => Verdict::failed(Outcome::Crashed, format!("ended by {status}")),
+        libc::SIGKILL => {
+            ProgramVerdict::failed(Outcome::Oom, "killed by the kernel, out of memory")
+        }
+        _ => ProgramVerdict::failed(Outcome::Crashed, format!("ended by {status}")),
     }
 }
 
 /// What a program came to by what it has written.
-pub(super) fn of_output(output: &[u8], score: Score) -> Verdict {
+pub(super) fn of_output(output: &[u8], score: Score) -> ProgramVerdict {
     let reply: Reply = match serde_json::from_slice(output) {
         Ok(reply) => reply,
-        Err(error) => return Verdict::failed(Outcome::BadOutput, format!("no JSON: {error}")),
+        Err(error) => {
+            return ProgramVerdict::failed(Outcome::BadOutput, format!("no JSON: {error}"));
+        }
     };
     let outcome = match reply.raised {
         None => return of_returned(&reply.returned, score),
@@ -105,18 +114,18 @@ pub(super) fn of_output(output: &[u8], score: Score) -> Verdict {
         Some(Raised::Oom) => Outcome::Oom,
         Some(Raised::BadOutput) => Outcome::BadOutput,
     };
-    Verdict::failed(outcome, reply.message)
+    ProgramVerdict::failed(outcome, reply.message)
 }
 
-fn of_returned(returned: &Value, score: Score) -> Verdict {
+fn of_returned(returned: &Value, score: Score) -> ProgramVerdict {
     match score(returned) {
-        Ok(score) if score.is_finite() => Verdict {
+        Ok(score) if score.is_finite() => ProgramVerdict {
             outcome: Outcome::Ok,
             score: Some(score),
             detail: String::new(),
         },
-        Ok(score) => Verdict::failed(Outcome::Invalid, format!("a score of {score}")),
-        Err(why) => Verdict::failed(Outcome::Invalid, why),
+        Ok(score) => ProgramVerdict::failed(Outcome::Invalid, format!("a score of {score}")),
+        Err(why) => ProgramVerdict::failed(Outcome::Invalid, why),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::Result;
 
 use super::fixture::Fixture;
-use super::scope::{FlowScope, Place, Scope};
+use super::scope::{FlowScope, LiteralPlace, Scope};
 use super::split::{Literal, Piece, closing_brace};
 use super::template::Template;
 use super::text::Text;
@@ -151,7 +151,7 @@ impl<'t> Message<'t> {
                 Piece::Literal(literal) => {
                     // An absolute path, which no included file can have.
                     let name = format!("/{of}/{index}");
-                    scope.compile(&name, Place { text, literal })?;
+                    scope.compile(&name, LiteralPlace { text, literal })?;
                     Compiled::Literal(name, literal)
                 }
             });
@@ -166,7 +166,7 @@ impl<'t> Message<'t> {
                 Compiled::Fixed(part) => part.clone(),
                 Compiled::Literal(name, literal) => {
                     let text = self.text;
-                    let rendered = scope.render(name, Place { text, literal }, flow)?;
+                    let rendered = scope.render(name, LiteralPlace { text, literal }, flow)?;
                     let part = Part::Text(rendered.text);
                     if !rendered.varies {
                         *piece = Compiled::Fixed(part.clone());

@@ -38,7 +38,7 @@ pub(super) struct FlowScope<'t> {
 
 /// A literal and the text that it is part of, for the sake of its place.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'t> {
+pub(super) struct LiteralPlace<'t> {
     pub(super) text: &'t Text,
     pub(super) literal: &'t Literal,
 }
@@ -64,7 +64,7 @@ impl<'t> Scope<'t> {
     }
 
     /// Compiles a literal under a name.
-    pub(super) fn compile(&mut self, name: &str, place: Place) -> Result<()> {
+    pub(super) fn compile(&mut self, name: &str, place: LiteralPlace) -> Result<()> {
         self.environment
             .add_template_owned(name.to_owned(), place.literal.text.clone())
             .map_err(|error| self.explain(&error, place, None))
@@ -89,7 +89,12 @@ impl<'t> Scope<'t> {
     }
 
     /// Renders a literal that was compiled.
-    pub(super) fn render(&self, name: &str, place: Place, flow: &FlowScope) -> Result<Rendered> {
+    pub(super) fn render(
+        &self,
+        name: &str,
+        place: LiteralPlace,
+        flow: &FlowScope,
+    ) -> Result<Rendered> {
         self.looked.store(false, Ordering::Relaxed);
         let text = self
             .environment
@@ -121,7 +126,12 @@ impl<'t> Scope<'t> {
     }
 
     /// A minijinja error as ours: with its place in the template's file, or in an included one.
-    fn explain(&self, error: &minijinja::Error, place: Place, flow: Option<&FlowScope>) -> Error {
+    fn explain(
+        &self,
+        error: &minijinja::Error,
+        place: LiteralPlace,
+        flow: Option<&FlowScope>,
+    ) -> Error {
         // An include wraps what went wrong in it.
         let mut error = error;
         while let Some(cause) = std::error::Error::source(error)

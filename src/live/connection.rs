@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::render::Answer;
+use crate::stopwatch;
 
 /// From its coming to its end, whatever the client does.
 const MOST_TIME: Duration = Duration::from_secs(5);
@@ -33,7 +34,7 @@ impl Connection {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
-            since: Instant::now(),
+            since: stopwatch::now(),
             request: Vec::new(),
             answer: None,
             written: 0,

@@ -2,10 +2,20 @@
 //! what it leaves out.
 
 use super::names::Span;
-use super::recorder::Pass;
 
 /// Most events that are kept, some 20 MB of them.
 const MOST: usize = 200_000;
+
+/// What a forward pass computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PassTokens {
+    /// Sequences in it.
+    pub sequences: usize,
+    /// Prompt tokens in it.
+    pub prefill_tokens: usize,
+    /// Tokens in it that were generated before, and guesses that it checks.
+    pub decode_tokens: usize,
+}
 
 /// An activity that has ended, in ticks of the clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +32,7 @@ pub(super) struct Ended {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EndedPass {
     pub(super) span: Span,
-    pub(super) of: Pass,
+    pub(super) of: PassTokens,
     pub(super) start: u64,
     pub(super) end: u64,
     /// Pages of KV memory that sequences held at its end.
@@ -67,7 +77,7 @@ mod tests {
     fn what_comes_after_the_bound_is_counted() {
         let pass = EndedPass {
             span: Span::Forward,
-            of: Pass::default(),
+            of: PassTokens::default(),
             start: 0,
             end: 1,
             kv_pages: 0,

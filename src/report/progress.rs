@@ -46,11 +46,11 @@ pub(crate) fn clear() {
 pub(super) struct Progress {
     shown: bool,
     bar: ProgressBar,
-    job: Option<Job>,
+    job: Option<FlowProgress>,
 }
 
 /// All that a run has to do, and what of it is done: the rounds of `MODE=both` are one job.
-struct Job {
+struct FlowProgress {
     flows: usize,
     flows_done: usize,
     steps: usize,
@@ -94,7 +94,7 @@ impl Progress {
 
     /// So many flows with so many steps are to be run, in one go or in several.
     pub(super) fn plan(&mut self, flows: usize, steps: usize) {
-        self.job = Some(Job {
+        self.job = Some(FlowProgress {
             flows,
             flows_done: 0,
             steps,
@@ -155,7 +155,7 @@ impl Progress {
     }
 }
 
-impl Job {
+impl FlowProgress {
     fn message(&self) -> String {
         let elapsed = self.since.elapsed();
         let rate = self.tokens as f64 / elapsed.as_secs_f64().max(1e-3);

@@ -48,7 +48,7 @@ pub(super) fn replace_named(file: &Path, flag: &str, text: &[u8]) -> Result<()> 
 ///
 /// # Errors
 /// As [`replace`].
-pub fn replace_or_hint(file: &Path, hint: &str, text: &[u8]) -> Result<()> {
+pub(super) fn replace_or_hint(file: &Path, hint: &str, text: &[u8]) -> Result<()> {
     write_over(file, text, true).map_err(|source| unwritten(file, source, hint))
 }
 
@@ -56,7 +56,7 @@ pub fn replace_or_hint(file: &Path, hint: &str, text: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// Exit code 2 for a folder, a device or a pipe.
-pub fn ordinary(path: &Path, flag: &str) -> Result<PathBuf> {
+pub(super) fn ordinary(path: &Path, flag: &str) -> Result<PathBuf> {
     let Ok(real) = fs::canonicalize(path) else {
         return Ok(path.to_owned());
     };

@@ -26,7 +26,7 @@ struct Line<'a> {
 }
 
 /// The file that a recording to `path` is written to until the run ends.
-pub fn partial(path: &Path) -> PathBuf {
+pub(super) fn partial(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
     name.into()

@@ -215,7 +215,7 @@ fn check_llama(file: &GgufFile, spec: &ModelSpec) -> Result<()> {
     }
     if experts == 0 {
         // What the better path refuses is not computed here either.
-        super::candle::check(file)?;
+        super::source::check(file)?;
     }
     if file
         .count("attention.value_length")?

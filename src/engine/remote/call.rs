@@ -140,7 +140,7 @@ impl Caller {
         let mut beginning = Vec::new();
         // The status says enough where the body cannot be read.
         let _ = (body.into_reader().take(ERROR_BODY)).read_to_end(&mut beginning);
-        let failure = Failure::status(status, &parts.headers, &beginning);
+        let failure = Failure::status(status, &parts.headers, &reason::said(&beginning));
         Err(connection::by_way_of(failure, &self.config))
     }
 

@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn a_proxy_may_have_answered_in_the_server_s_place() {
         let mut config = RemoteConfig::plain("http://host/v1");
-        let failure = |status| Failure::status(status, &ureq::http::HeaderMap::new(), b"");
+        let failure = |status| Failure::status(status, &ureq::http::HeaderMap::new(), "");
         let line = by_way_of(failure(502), &config).line();
         assert_eq!(line, "the server answers 502 Bad Gateway");
         let variable = |name: &str| (name == "http_proxy").then(|| "p:1".to_owned());

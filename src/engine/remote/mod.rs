@@ -47,7 +47,7 @@ use super::{
 };
 use crate::config::{EndpointApi, RemoteConfig};
 use crate::error::Result;
-use crate::profile::{self, Activity, Count, Pass, Span};
+use crate::profile::{self, Activity, Count, PassTokens, Span};
 use crate::record::remote::RemoteRecord;
 use crate::stopwatch::{Fence, Timer};
 
@@ -58,7 +58,7 @@ use network::Network;
 pub use probe::{Answer as ServerAnswer, ServerReport, probe as probe_server};
 pub use ready::wait as wait_until_ready;
 use request::Sent;
-use retry::Verdict;
+use retry::RetryDecision;
 use tokens::{Counter, LocalTokens, Prompt};
 use traffic::{Traffic, Usage};
 
@@ -399,7 +399,7 @@ impl RemoteEngine {
         self.traffic.failed(failure.cause, chunks);
         let policy = &self.config.retry;
         match retry::decide(policy, failure, open.attempts, spent, open.seed) {
-            Verdict::Again(at_least) => {
+            RetryDecision::Again(at_least) => {
                 self.traffic.waits(at_least);
                 open.phase.next(Span::QueueWait);
                 open.state = State::Waiting {
@@ -411,7 +411,7 @@ impl RemoteEngine {
                     events.push(Event { id, kind });
                 }
             }
-            Verdict::GiveUp(reason) => {
+            RetryDecision::GiveUp(reason) => {
                 self.traffic.record.failed_requests += 1;
                 self.open.remove(&id);
                 let kind = EventKind::Failed(reason);
@@ -477,8 +477,8 @@ impl RemoteEngine {
     }
 
     /// Whom the engine waits for.
-    fn pass(&self) -> Pass {
-        let mut pass = Pass::default();
+    fn pass(&self) -> PassTokens {
+        let mut pass = PassTokens::default();
         for open in self.open.values() {
             if let State::Calling(attempt) = &open.state {
                 pass.sequences += 1;
@@ -583,7 +583,7 @@ impl Engine for RemoteEngine {
         match (&self.tokens, self.config.endpoint_api) {
             (_, EndpointApi::Chat) => None,
             (Some(tokens), EndpointApi::Completions) => tokens.prompt_text(messages),
-            (None, EndpointApi::Completions) => Some(request::plain(messages).text),
+            (None, EndpointApi::Completions) => Some(tokens::plain(messages).text),
         }
     }
 

@@ -8,7 +8,7 @@ use ureq::Agent;
 
 use super::call::Caller;
 use super::failure::{Cause, Failure, excerpt};
-use super::retry::{self, Verdict};
+use super::retry::{self, RetryDecision};
 use crate::config::{Change, RemoteConfig};
 use crate::error::{Error, Result};
 use crate::stopwatch::Timer;
@@ -174,8 +174,8 @@ fn ask(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> (Result<Vec<u8>
         }
         let spent = begun.elapsed();
         match retry::decide(&config.retry, &failure, attempts, spent, 0) {
-            Verdict::Again(wait) => thread::sleep(wait),
-            Verdict::GiveUp(_) => return (Err(failure), attempts),
+            RetryDecision::Again(wait) => thread::sleep(wait),
+            RetryDecision::GiveUp(_) => return (Err(failure), attempts),
         }
     }
 }
@@ -230,7 +230,7 @@ mod tests {
             (503, false),
             (504, false),
         ] {
-            let failure = Failure::status(status, &HeaderMap::new(), b"");
+            let failure = Failure::status(status, &HeaderMap::new(), "");
             assert_eq!(is_no_list(&failure), no_list, "{status}");
         }
         assert!(is_no_list(&listed(b"<html>").expect_err("no JSON")));

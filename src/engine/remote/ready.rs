@@ -214,6 +214,7 @@ fn check(interrupted: &AtomicBool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::remote::reason;
     use ureq::http::HeaderMap;
 
     #[test]
@@ -230,7 +231,11 @@ mod tests {
             assert_eq!(loading(body.as_bytes()).is_some(), is_loading, "{body}");
         }
         let status = |status: u16, body: &str| {
-            is_starting(&Failure::status(status, &HeaderMap::new(), body.as_bytes()))
+            is_starting(&Failure::status(
+                status,
+                &HeaderMap::new(),
+                &reason::said(body.as_bytes()),
+            ))
         };
         assert!(status(503, "") && status(502, "") && status(504, ""));
         assert!(status(500, r#"{"error": {"message": "Loading model"}}"#));

@@ -10,7 +10,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// What is done about an attempt that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum RetryDecision {
     /// It is tried again after this time.
     Again(Duration),
     /// It is not, for this reason.
@@ -25,14 +25,14 @@ pub(super) fn decide(
     attempts: usize,
     spent: Duration,
     seed: u64,
-) -> Verdict {
+) -> RetryDecision {
     let line = failure.line();
     if !failure.cause.is_passing() {
-        return Verdict::GiveUp(line);
+        return RetryDecision::GiveUp(line);
     }
     let most = policy.max_attempts;
     if attempts >= most {
-        return Verdict::GiveUp(match most {
+        return RetryDecision::GiveUp(match most {
             1 => line,
             _ => format!("{line}; that was attempt {attempts} of {most}"),
         });
@@ -40,14 +40,14 @@ pub(super) fn decide(
     let wait =
         delay(policy.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
     if spent.saturating_add(wait) >= policy.request() {
-        return Verdict::GiveUp(format!(
+        return RetryDecision::GiveUp(format!(
             "{line}; attempt {} would come after the {} s that a request may take \
              (REQUEST_TIMEOUT)",
             attempts + 1,
             policy.request_timeout_s
         ));
     }
-    Verdict::Again(wait)
+    RetryDecision::Again(wait)
 }
 
 /// Twice as long after each attempt, and of that a part between a half and all ("equal jitter",
@@ -90,14 +90,17 @@ mod tests {
             Cause::Server,
             Cause::CutOff,
         ] {
-            assert!(matches!(decide(cause, 1), Verdict::Again(_)), "{cause:?}");
-            let Verdict::GiveUp(why) = decide(cause, 4) else {
+            assert!(
+                matches!(decide(cause, 1), RetryDecision::Again(_)),
+                "{cause:?}"
+            );
+            let RetryDecision::GiveUp(why) = decide(cause, 4) else {
                 panic!("{cause:?} is tried for ever");
             };
             assert_eq!(why, "broke; that was attempt 4 of 4");
         }
         for cause in [Cause::Refused, Cause::Malformed, Cause::Certificate] {
-            assert_eq!(decide(cause, 1), Verdict::GiveUp("broke".to_owned()));
+            assert_eq!(decide(cause, 1), RetryDecision::GiveUp("broke".to_owned()));
         }
     }
 
@@ -108,10 +111,10 @@ mod tests {
         let policy = RetryPolicy::default();
         assert_eq!(
             decide(&policy, &limited, 1, Duration::ZERO, 0),
-            Verdict::Again(Duration::from_secs(9))
+            RetryDecision::Again(Duration::from_secs(9))
         );
         limited.retry_after = Some(Duration::MAX);
-        let Verdict::GiveUp(why) = decide(&policy, &limited, 1, Duration::ZERO, 0) else {
+        let RetryDecision::GiveUp(why) = decide(&policy, &limited, 1, Duration::ZERO, 0) else {
             panic!("waits for ever");
         };
         assert!(why.contains("REQUEST_TIMEOUT"), "{why}");

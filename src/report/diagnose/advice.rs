@@ -1,6 +1,6 @@
 //! What helps with a stage in general, as far as the run has it not.
 
-use super::causes::LEAST_REUSE;
+use super::prefixes::LEAST_REUSE;
 use super::present::Present;
 
 /// What helps with a stage; empty where nothing is left to advise.

@@ -12,9 +12,6 @@ use crate::units::plural;
 /// Least share of the wall time that a cause must be able to save to be named.
 const LEAST_SHARE: f64 = 0.01;
 
-/// Least part of the prompts by which reuse must fall short to be a cause.
-pub(super) const LEAST_REUSE: f64 = 0.2;
-
 /// Those at work in a run, the one that could save most first.
 pub(super) fn causes(present: &Present, shares: &Shares) -> Vec<Cause> {
     let mut causes: Vec<Cause> = [

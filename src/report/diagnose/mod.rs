@@ -82,7 +82,7 @@ pub struct Cause {
 /// How much a stage weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum DiagnosisVerdict {
     /// Half of the wall time or more.
     Critical,
     /// A tenth or more.
@@ -93,7 +93,7 @@ pub enum Verdict {
     NotABottleneck,
 }
 
-impl Verdict {
+impl DiagnosisVerdict {
     /// As people read it.
     pub fn label(self) -> &'static str {
         match self {
@@ -120,7 +120,7 @@ pub struct Finding {
     /// Its name.
     pub stage: String,
     /// How much it weighs.
-    pub verdict: Verdict,
+    pub verdict: DiagnosisVerdict,
     /// `split_s` / `wall_s`.
     pub share: f64,
     /// How often it began.
@@ -179,8 +179,8 @@ fn finding(stage: &stages::Stage, wall_s: f64, present: &Present) -> Finding {
     // These are nothing but the start of something, again and again.
     let starts = ["engine_init", "evaluate.start_up", "flow_expansion"];
     let raised = starts.contains(&stage.name.as_str()) && stage.calls > 1 && mean_s >= START_S;
-    let verdict = match Verdict::of(share) {
-        Verdict::NotABottleneck if raised => Verdict::Moderate,
+    let verdict = match DiagnosisVerdict::of(share) {
+        DiagnosisVerdict::NotABottleneck if raised => DiagnosisVerdict::Moderate,
         verdict => verdict,
     };
     Finding {

@@ -31,7 +31,7 @@ fn an_engine_for_each_workflow_is_the_cause() {
     let stage = &diagnosis.stages[0];
     assert_eq!(
         (stage.stage.as_str(), stage.verdict),
-        ("engine_init", Verdict::Critical)
+        ("engine_init", DiagnosisVerdict::Critical)
     );
     assert_eq!(stage.calls, 25);
 }
@@ -243,8 +243,8 @@ fn a_start_at_every_call_is_worth_a_word_however_small_its_share() {
         let stage = diagnosis.stages.iter().find(|stage| stage.stage == name);
         stage.expect("called").verdict
     };
-    assert_eq!(verdict("evaluate.start_up"), Verdict::Moderate);
-    assert_eq!(verdict("verify"), Verdict::NotABottleneck);
+    assert_eq!(verdict("evaluate.start_up"), DiagnosisVerdict::Moderate);
+    assert_eq!(verdict("verify"), DiagnosisVerdict::NotABottleneck);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::config::ModelConfig;
 use crate::engine::load::gguf::split;
 use crate::error::{Context, Error, Exit, Result};
 use crate::hash;
+use crate::stopwatch;
 
 /// How often a download that breaks off is resumed.
 const ATTEMPTS: usize = 3;
@@ -383,10 +384,10 @@ fn check(path: &Path, size: u64) -> Result<()> {
 
 /// What a request has come to, as its thread tells.
 #[derive(Clone, Default)]
-struct Activity(Arc<Shared>);
+struct Activity(Arc<RequestProgress>);
 
 #[derive(Default)]
-struct Shared {
+struct RequestProgress {
     /// Bytes that came in this request.
     received: AtomicU64,
     /// Bytes of the whole file; 0 until the hub has told.
@@ -405,7 +406,7 @@ impl Activity {
 
     fn touch(&self) {
         if let Ok(mut last) = self.0.last.lock() {
-            *last = Some(Instant::now());
+            *last = Some(stopwatch::now());
         }
     }
 
@@ -453,7 +454,7 @@ fn watched<T: Send + 'static>(
     request: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
-    let started = Instant::now();
+    let started = stopwatch::now();
     std::thread::Builder::new()
         .name("hub".to_owned())
         .spawn(move || {

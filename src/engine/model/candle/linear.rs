@@ -6,7 +6,7 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::dense;
-use super::weights::Matrix;
+use crate::engine::model::source::Matrix;
 
 /// How weights are kept on the device, and what activations are computed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::engine::memory;
 use crate::engine::model::ModelSpec;
+use crate::engine::model::source::frequencies;
 
 /// Positions that a table has at first. It doubles when a sequence goes beyond.
 const FIRST_ROWS: usize = 1024;
@@ -22,25 +23,6 @@ pub(super) struct Rope {
     /// `[positions so far, head_size / 2]`, both.
     cos: Tensor,
     sin: Tensor,
-}
-
-/// What each of the `head_size / 2` pairs of a head turns by from one position to the next, in
-/// radians; 0 for the pairs that are not rotated. `divisors`: see [`Rope::new`].
-pub(in crate::engine::model) fn frequencies(
-    spec: &ModelSpec,
-    divisors: Option<&[f32]>,
-) -> Vec<f32> {
-    let rotated = spec.rope_dimensions;
-    (0..spec.head_size / 2)
-        .map(|pair| {
-            if pair >= rotated / 2 {
-                return 0.0;
-            }
-            let exponent = (2 * pair) as f64 / rotated as f64;
-            let divisor = divisors.map_or(1.0, |divisors| divisors[pair]);
-            f64::from(spec.rope_base).powf(-exponent) as f32 / divisor
-        })
-        .collect()
 }
 
 impl Rope {

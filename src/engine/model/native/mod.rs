@@ -14,9 +14,7 @@ mod attention;
 pub(super) mod tests;
 mod weights;
 
-use super::candle::rope::frequencies;
-use super::candle::weights::Weights;
-use super::candle::{check_names, checked_spec};
+use super::source::{Weights, check_names, checked_spec, frequencies};
 use super::{
     Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
 };
@@ -269,7 +267,7 @@ impl Model for NativeModel {
             scratch,
             ..
         } = self;
-        let mut pass = Pass {
+        let mut pass = NativePass {
             spec,
             kernels: *kernels,
             pool,
@@ -309,7 +307,7 @@ impl Model for NativeModel {
             if index == last_layer && wanted.len() < positions.len() {
                 // What follows is for the logits alone.
                 scratch.keep(spec, &wanted);
-                pass = Pass {
+                pass = NativePass {
                     attention: attention::cut(&ends, heads, pool.threads()),
                     positions: &ends_at,
                     ..pass
@@ -382,7 +380,7 @@ impl Scratch {
 }
 
 /// What the steps of a pass share.
-struct Pass<'a> {
+struct NativePass<'a> {
     spec: &'a ModelSpec,
     kernels: Kernels,
     pool: &'a Pool,
@@ -397,7 +395,7 @@ struct Pass<'a> {
     upcoming: Upcoming,
 }
 
-impl Pass<'_> {
+impl NativePass<'_> {
     /// The first part of a transformer block: all that later tokens need of these, and the queries. On
     /// the way in, `scratch.delta` still has to be added to the stream.
     fn inputs(&self, layer: &Layer, (kv, index): (&mut KvMemory, usize), scratch: &mut Scratch) {

@@ -1,6 +1,7 @@
 //! A sequence in company: batches of any mix, pages that are shared, copied and given to others.
 
 use super::*;
+use crate::engine::model::source::ARCHITECTURES;
 
 /// Pages of each model: enough for all sequences of a mix.
 const PAGES: usize = 160;
