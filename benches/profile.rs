@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use flowbench::profile::{self, Activity, Pass, Span};
+use flowbench::profile::{self, Activity, PassTokens, Span};
 
 fn spans(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("span");
@@ -26,7 +26,7 @@ fn spans(criterion: &mut Criterion) {
     });
     group.bench_function("pass", |bencher| {
         bencher.iter(|| {
-            black_box(profile::pass(Span::Forward, || Pass {
+            black_box(profile::pass(Span::Forward, || PassTokens {
                 sequences: 1,
                 prefill_tokens: 0,
                 decode_tokens: 1,

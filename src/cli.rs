@@ -4,10 +4,10 @@
 mod bench;
 mod init;
 mod misspelled;
+mod process_env;
 #[cfg(test)]
 mod reference;
 mod remote;
-mod surroundings;
 mod workflows;
 
 use std::io::Write;
@@ -18,8 +18,8 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{
-    Backend, DeviceChoice, DiagnoseFormat, Layout, Mode, ModelConfig, ProfileConfig, RemoteConfig,
-    ReportFormat, RunConfig,
+    Backend, Concurrency, DeviceChoice, DiagnoseFormat, JobSettings, Layout, MachineSettings, Mode,
+    ModelConfig, PresentationSettings, ProfileConfig, RemoteConfig, ReportFormat, RunConfig,
 };
 use crate::error::{Error, Result};
 use crate::evaluate;
@@ -31,7 +31,7 @@ use remote::{RemoteArgs, ServerArgs};
 pub use bench::BenchEngineArgs;
 pub use init::InitArgs;
 pub use misspelled::misspelled;
-pub use surroundings::Surroundings;
+pub use process_env::ProcessEnv;
 
 /// Upper bound on flows per run: a larger `NUM_FLOWS` is a typo, not a workload.
 pub const MAX_FLOWS: usize = 1_000_000;
@@ -370,8 +370,8 @@ pub struct DoctorArgs {
 }
 
 impl DoctorArgs {
-    pub fn evaluator(&self, surroundings: &Surroundings) -> evaluate::Settings {
-        evaluate::Settings::new(&self.python, surroundings.python.clone())
+    pub fn evaluator(&self, environment: &ProcessEnv) -> evaluate::Settings {
+        evaluate::Settings::new(&self.python, environment.python.clone())
     }
 
     /// The server, and the model to request from it.
@@ -380,12 +380,12 @@ impl DoctorArgs {
     /// Exit code 2 for an invalid variable.
     pub fn server(
         &self,
-        surroundings: &Surroundings,
+        environment: &ProcessEnv,
     ) -> Result<Option<(RemoteConfig, Option<String>)>> {
         let remote = self
             .server
             .clone()
-            .resolve_for_doctor(self.mode, surroundings)?;
+            .resolve_for_doctor(self.mode, environment)?;
         Ok(remote.map(|remote| (remote, self.model.model.clone())))
     }
 
@@ -395,8 +395,8 @@ impl DoctorArgs {
 
     /// # Errors
     /// Exit code 2 for an invalid variable.
-    pub fn model(&self, surroundings: &Surroundings) -> Result<ModelConfig> {
-        surroundings.model(self.model.model.clone(), true)
+    pub fn model(&self, environment: &ProcessEnv) -> Result<ModelConfig> {
+        environment.model(self.model.model.clone())
     }
 }
 
@@ -422,14 +422,14 @@ pub struct ModelFileArgs {
 
     /// 1: do not show progress bars
     #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
-    quiet: bool,
+    pub quiet: bool,
 }
 
 impl ModelFileArgs {
     /// # Errors
     /// Exit code 2 for an invalid variable.
-    pub fn resolve(&self, surroundings: &Surroundings) -> Result<ModelConfig> {
-        surroundings.model(self.model.model.clone(), self.quiet)
+    pub fn resolve(&self, environment: &ProcessEnv) -> Result<ModelConfig> {
+        environment.model(self.model.model.clone())
     }
 }
 
@@ -438,7 +438,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// Exit code 2 for conflicting settings or an invalid variable.
-    pub fn resolve(self, surroundings: &Surroundings) -> Result<RunConfig> {
+    pub fn resolve(self, environment: &ProcessEnv) -> Result<RunConfig> {
         if self.script.is_some() && !matches!(self.mode, Mode::Scripted | Mode::Both) {
             return Err(
                 Error::usage(format!("SCRIPT is set, but MODE is {}", self.mode.as_str()))
@@ -452,44 +452,55 @@ impl RunArgs {
                 ),
             );
         }
-        let workflow = self.workflow.resolve(surroundings.python.clone())?;
+        let workflow = self.workflow.resolve()?;
         if workflow.rollouts.is_some() && self.mode == Mode::Both {
             return Err(Error::usage("--input is given, but MODE is both")
                 .hint("MODE=both compares two modes on the template's own suite"));
         }
-        let remote = self.remote.resolve(self.mode, surroundings)?;
+        let remote = self.remote.resolve(self.mode, environment)?;
+        let default_concurrency = Concurrency::of(self.mode);
         Ok(RunConfig {
-            num_flows: self.flows.num_flows,
-            mode: self.mode,
-            template: self.flows.template,
-            model: surroundings.model(self.engine.model.model, self.quiet)?,
-            device: self.engine.device,
-            backend: self.engine.backend,
-            concurrency: (self.concurrency)
-                // Where neither number is given, the expansion counts the flows.
-                .unwrap_or_else(|| {
-                    RunConfig::in_flight(self.mode, self.flows.num_flows.unwrap_or(1))
-                }),
-            all_in_flight: self.concurrency.is_none(),
-            rounds: self.rounds,
-            kv_cache_bytes: self.kv_cache_mb,
-            context: self.context,
-            speculate: self.speculate,
-            seed: self.seed,
-            max_tokens: self.max_tokens,
-            ignore_eos: self.ignore_eos,
-            script: self.script,
-            script_latency: self.script_latency,
+            job: JobSettings {
+                num_flows: self.flows.num_flows,
+                mode: self.mode,
+                device: self.engine.device,
+                backend: self.engine.backend,
+                concurrency: (self.concurrency).map_or(default_concurrency, Concurrency::Fixed),
+                rounds: self.rounds,
+                kv_cache_bytes: self.kv_cache_mb,
+                context: self.context,
+                speculate: self.speculate,
+                seed: self.seed,
+                max_tokens: self.max_tokens,
+                ignore_eos: self.ignore_eos,
+                script_latency: self.script_latency,
+                engine_per_workflow: self.engine_per_workflow,
+                params: workflow.params,
+                unsafe_eval: workflow.unsafe_eval,
+                limits: workflow.limits,
+                prices: workflow.prices,
+                pin_outputs: workflow.pin_outputs,
+            },
+            machine: MachineSettings {
+                template: self.flows.template,
+                model_files: environment.model(self.engine.model.model)?,
+                script: self.script,
+                gpu_power: self.gpu_power,
+                python: workflow.python,
+                python_environment: environment.python.clone(),
+                layout: self.results.layout(),
+            },
+            presentation: PresentationSettings {
+                quiet: self.quiet,
+                show_output: self.show_output,
+                show_prompt: self.show_prompt,
+                out: self.results.folder(),
+                record: workflow.record,
+                profiling: self.profile.resolve(),
+            },
+            rollouts: workflow.rollouts,
             remote,
             shard: self.shard,
-            show_output: self.show_output,
-            show_prompt: self.show_prompt,
-            gpu_power: self.gpu_power,
-            profile: self.profile.resolve(),
-            workflow,
-            out: self.results.folder(),
-            layout: self.results.layout(),
-            engine_per_workflow: self.engine_per_workflow,
         })
     }
 }

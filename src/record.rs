@@ -11,6 +11,7 @@ pub mod remote;
 #[cfg(test)]
 mod schema;
 pub mod shard;
+mod tokens;
 pub mod warning;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ use metrics::{CriticalStep, Distribution, PositionRecord};
 use remote::RemoteRecord;
 use shard::{Shard, ShardRun};
 use warning::Warning;
+
+pub use tokens::TokenCounts;
 
 /// Version of the layout of [`RunRecord`] and [`StepRecord`]; incremented when a field changes
 /// meaning.
@@ -195,18 +198,9 @@ pub struct WorkflowRecord {
     /// judged, or if the evaluation infrastructure failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_floor: Option<f64>,
-    /// Prompt tokens of its steps.
-    #[serde(default)]
-    pub prompt_tokens: usize,
-    /// Prompt tokens that were computed.
-    #[serde(default)]
-    pub prefill_tokens: usize,
-    /// Prompt tokens served from the prefix cache.
-    #[serde(default)]
-    pub reused_tokens: usize,
-    /// Generated tokens.
-    #[serde(default)]
-    pub decode_tokens: usize,
+    #[serde(flatten, with = "tokens::without_drafts")]
+    #[cfg_attr(test, schemars(with = "tokens::without_drafts::Layout"))]
+    pub tokens: TokenCounts,
     /// Steps on the critical path, in order; empty if the flow failed.
     #[serde(default)]
     pub critical_path: Vec<CriticalStep>,
@@ -284,20 +278,8 @@ pub struct StepRecord {
     /// Decode rate after the first token: 1000 / TPOT; `null` below two tokens.
     #[serde(default)]
     pub decode_tokens_per_s: Option<f64>,
-    /// Tokens in the prompt.
-    pub prompt_tokens: usize,
-    /// Prompt tokens computed for this step.
-    pub prefill_tokens: usize,
-    /// Prompt tokens served from the prefix cache.
-    pub reused_tokens: usize,
-    /// Generated tokens, without the end-of-sequence token.
-    pub decode_tokens: usize,
-    /// Draft tokens of speculative decoding, used while a single sequence is decoding.
-    #[serde(default)]
-    pub drafted_tokens: usize,
-    /// Accepted draft tokens: each one saves a forward pass.
-    #[serde(default)]
-    pub accepted_tokens: usize,
+    #[serde(flatten)]
+    pub tokens: TokenCounts,
     /// `stop` (the model ended its turn), `length`, or, from a server, `tool_calls`; for a step
     /// that evaluates or verifies, its outcome.
     pub finish: String,
@@ -383,20 +365,8 @@ pub struct Totals {
     pub workflows_failed: usize,
     /// Steps that succeeded.
     pub steps_done: usize,
-    /// Prompt tokens of all steps.
-    pub prompt_tokens: usize,
-    /// Prompt tokens that were computed.
-    pub prefill_tokens: usize,
-    /// Prompt tokens served from the prefix cache.
-    pub reused_tokens: usize,
-    /// Generated tokens.
-    pub decode_tokens: usize,
-    /// Draft tokens of speculative decoding.
-    #[serde(default)]
-    pub drafted_tokens: usize,
-    /// Accepted draft tokens.
-    #[serde(default)]
-    pub accepted_tokens: usize,
+    #[serde(flatten)]
+    pub tokens: TokenCounts,
     /// Engine init and all workflows, without the expansion. `null` while the run is in progress.
     pub benchmark_total_ms: Option<Millis>,
     /// Mean over the workflows that succeeded; `null` if none did, and in `MODE=both`, where

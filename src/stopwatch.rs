@@ -1,18 +1,19 @@
-//! The only place that reads the clock for reported times. It waits for the device to finish its
-//! queued work first.
+//! The clock. Reported times of an engine are read with [`Moment`], after the device has finished what was
+//! queued on it; other durations and deadlines with [`Timer`] and [`now`]. Nothing else reads the clock,
+//! which `tests/layers.rs` checks.
 
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::units::Millis;
 
-/// A device whose calls return before the work is done, such as a GPU queue.
+/// Something that may still be working when a call on it returns, as a GPU's queue.
 pub trait Fence {
-    /// Blocks until all queued work is done.
+    /// Returns when everything queued is done.
     fn synchronize(&self) -> Result<()>;
 }
 
-/// No fence: the work runs on the calling thread.
+/// For work on the calling thread: there is nothing to wait for.
 #[derive(Debug, Clone, Copy)]
 pub struct NoFence;
 
@@ -39,11 +40,11 @@ impl Moment {
     }
 }
 
-/// An unreported time for pacing (progress, flushing, timeouts). Does not wait for the device.
+/// Time since a start, without waiting for a device: for pacing (progress, flushing, time-outs).
 #[derive(Debug, Clone, Copy)]
-pub struct Pace(Instant);
+pub struct Timer(Instant);
 
-impl Pace {
+impl Timer {
     pub fn start() -> Self {
         Self(Instant::now())
     }
@@ -51,6 +52,11 @@ impl Pace {
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+}
+
+/// Reads the clock without waiting for a device: for deadlines, and for times of other processes.
+pub fn now() -> Instant {
+    Instant::now()
 }
 
 #[cfg(test)]

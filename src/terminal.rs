@@ -1,10 +1,23 @@
-//! Escapes untrusted text for the terminal.
+//! What may be written to a terminal: text from elsewhere, made safe, and progress bars.
 //!
 //! Text from a model, a server, a script or a file name may contain control characters: escape
 //! sequences that clear the screen, set the title or write to the clipboard, and marks that change
 //! the text direction. They are shown as escapes, so that they are visible and have no effect.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static BARS_HIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// Keeps this process from drawing progress bars (`QUIET`).
+pub fn hide_bars() {
+    BARS_HIDDEN.store(true, Ordering::Relaxed);
+}
+
+/// Whether progress bars are hidden.
+pub fn bars_are_hidden() -> bool {
+    BARS_HIDDEN.load(Ordering::Relaxed)
+}
 
 /// Escapes control characters (`\x1b`, `\u{202e}`) other than newline and tab.
 pub fn visible(text: &str) -> Cow<'_, str> {

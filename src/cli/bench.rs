@@ -3,7 +3,7 @@
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use super::{EngineArgs, MAX_FLOWS, Surroundings, parse_count, parse_mebibytes};
+use super::{EngineArgs, MAX_FLOWS, ProcessEnv, parse_count, parse_mebibytes};
 use crate::config::{BenchConfig, BenchFormat};
 use crate::error::{Error, Result};
 use crate::record::bench::{Phase, Test};
@@ -61,7 +61,7 @@ impl BenchEngineArgs {
     ///
     /// # Errors
     /// Exit code 2 if there is nothing to measure or a variable is invalid.
-    pub fn resolve(self, surroundings: &Surroundings) -> Result<BenchConfig> {
+    pub fn resolve(self, environment: &ProcessEnv) -> Result<BenchConfig> {
         let lengths = |list: Vec<usize>| list.into_iter().filter(|tokens| *tokens > 0);
         let prompts = lengths(self.prompt_tokens).map(|tokens| Test {
             phase: Phase::Prefill,
@@ -84,13 +84,14 @@ impl BenchEngineArgs {
                 .hint("give -p or -n a length other than 0"));
         }
         Ok(BenchConfig {
-            model: surroundings.model(self.engine.model.model, self.quiet)?,
+            model: environment.model(self.engine.model.model)?,
             device: self.engine.device,
             backend: self.engine.backend,
             kv_cache_bytes: self.kv_cache_mb,
             tests,
             repetitions: self.repetitions,
             format: self.output,
+            quiet: self.quiet,
         })
     }
 }

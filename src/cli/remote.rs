@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use ureq::http::header::AUTHORIZATION;
 
-use super::{Surroundings, parse_count};
+use super::{ProcessEnv, parse_count};
 use crate::config::{
-    ApiKey, Endpoint, EndpointApi, EndpointExtra, Headers, Mode, Patience, Proxy, RemoteConfig,
+    ApiKey, Endpoint, EndpointApi, EndpointExtra, Headers, Mode, Proxy, RemoteConfig, RetryPolicy,
+    Server,
 };
 use crate::error::{Error, Result};
 
@@ -81,7 +82,7 @@ pub(super) struct RemoteArgs {
 
 impl ServerArgs {
     /// Returns the server, with defaults for all other settings.
-    fn resolve(self, surroundings: &Surroundings) -> Result<RemoteConfig> {
+    fn resolve(self, environment: &ProcessEnv) -> Result<RemoteConfig> {
         let Some(endpoint) = self.endpoint else {
             return Err(
                 Error::usage("MODE is remote, but ENDPOINT is not set").hint(
@@ -90,11 +91,11 @@ impl ServerArgs {
                 ),
             );
         };
-        let variable = |name: &str| surroundings.text(name);
+        let variable = |name: &str| environment.text(name);
         let endpoint = Endpoint::parse(&endpoint)?;
         let headers = self.endpoint_headers.as_deref();
         let endpoint_headers = Headers::parse(headers.unwrap_or("{}"), variable)?;
-        let api_key = surroundings.api_key().map(ApiKey::new).transpose()?;
+        let api_key = environment.api_key().map(ApiKey::new).transpose()?;
         if api_key.is_some() && endpoint_headers.has(&AUTHORIZATION) {
             return Err(
                 Error::usage("API_KEY and ENDPOINT_HEADERS both give Authorization")
@@ -103,17 +104,20 @@ impl ServerArgs {
         }
         let (scheme, host, port) = (endpoint.scheme(), endpoint.host(), endpoint.port());
         Ok(RemoteConfig {
-            proxy: Proxy::find(scheme, host, port, variable)?,
-            endpoint,
-            api_key,
+            server: Server {
+                proxy: Proxy::find(scheme, host, port, variable)?,
+                endpoint,
+                api_key,
+                trust: environment.trust(),
+                tokenizer: None,
+                wait_ready_s: 0.0,
+            },
             endpoint_api: EndpointApi::Chat,
             endpoint_extra: self.endpoint_extra,
             endpoint_headers,
-            trust: surroundings.trust(),
-            tokenizer: None,
-            patience: Patience {
+            retry: RetryPolicy {
                 connect_timeout_s: self.connect_timeout,
-                ..Patience::default()
+                ..RetryPolicy::default()
             },
         })
     }
@@ -123,12 +127,12 @@ impl ServerArgs {
     pub(super) fn resolve_for_doctor(
         self,
         mode: Option<Mode>,
-        surroundings: &Surroundings,
+        environment: &ProcessEnv,
     ) -> Result<Option<RemoteConfig>> {
         if self.endpoint.is_none() && mode != Some(Mode::Remote) {
             return Ok(None);
         }
-        self.resolve(surroundings).map(Some)
+        self.resolve(environment).map(Some)
     }
 }
 
@@ -137,7 +141,7 @@ impl RemoteArgs {
     pub(super) fn resolve(
         self,
         mode: Mode,
-        surroundings: &Surroundings,
+        environment: &ProcessEnv,
     ) -> Result<Option<RemoteConfig>> {
         if mode != Mode::Remote {
             return match self.server.endpoint {
@@ -149,20 +153,23 @@ impl RemoteArgs {
                 .hint("set MODE=remote to use the server, or unset ENDPOINT")),
             };
         }
-        let server = self.server.resolve(surroundings)?;
+        let plain = self.server.resolve(environment)?;
         Ok(Some(RemoteConfig {
             endpoint_api: self.endpoint_api,
-            tokenizer: self.tokenizer,
-            patience: Patience {
+            server: Server {
+                tokenizer: self.tokenizer,
+                wait_ready_s: self.wait_ready,
+                ..plain.server
+            },
+            retry: RetryPolicy {
                 first_token_timeout_s: self.first_token_timeout,
                 token_timeout_s: self.token_timeout,
                 request_timeout_s: self.request_timeout,
                 max_attempts: self.max_attempts,
                 retry_delay_s: self.retry_delay,
-                wait_ready_s: self.wait_ready,
-                ..server.patience
+                ..plain.retry
             },
-            ..server
+            ..plain
         }))
     }
 }

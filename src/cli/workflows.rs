@@ -1,6 +1,5 @@
 //! Workflow flags of `run`: parameters, programs, input and output rows, limits, recordings.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::parse_count;
-use crate::config::{Limits, Prices, Rollouts, WorkflowConfig};
+use crate::config::{Limits, Prices, RolloutFiles, RolloutRows, Rollouts};
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, Args)]
@@ -85,13 +84,22 @@ pub(super) struct WorkflowArgs {
     pin_outputs: Option<PathBuf>,
 }
 
+/// [`WorkflowArgs`], checked.
+pub(super) struct WorkflowSettings {
+    pub(super) params: Vec<(String, String)>,
+    pub(super) python: PathBuf,
+    pub(super) unsafe_eval: bool,
+    pub(super) rollouts: Option<Rollouts>,
+    pub(super) limits: Limits,
+    pub(super) prices: Option<Prices>,
+    pub(super) record: Option<PathBuf>,
+    pub(super) pin_outputs: Option<PathBuf>,
+}
+
 impl WorkflowArgs {
     /// # Errors
-    /// Exit code 2 for a setting that is given without another one it requires.
-    pub(super) fn resolve(
-        self,
-        python_environment: Vec<(OsString, OsString)>,
-    ) -> Result<WorkflowConfig> {
+    /// Exit code 2 for settings that need one another.
+    pub(super) fn resolve(self) -> Result<WorkflowSettings> {
         let prices = match (self.price_prompt, self.price_decode) {
             (None, None) if self.price_cached.is_none() => None,
             (Some(prompt), Some(decode)) => Some(Prices {
@@ -116,17 +124,20 @@ impl WorkflowArgs {
             return Err(Error::usage("--repeats is given without --input")
                 .hint("without --input, NUM_FLOWS sets the number of flows"));
         }
-        Ok(WorkflowConfig {
+        Ok(WorkflowSettings {
             params: self.set,
             python: self.python,
-            python_environment,
             unsafe_eval: self.unsafe_eval,
             rollouts: self.input.map(|input| Rollouts {
-                input,
-                output: self.output,
-                limit: self.limit,
-                repeats: self.repeats,
-                resume: self.resume,
+                rows: RolloutRows {
+                    limit: self.limit,
+                    repeats: self.repeats,
+                },
+                files: RolloutFiles {
+                    input,
+                    output: self.output,
+                    resume: self.resume,
+                },
             }),
             limits: Limits {
                 tokens: self.max_tokens_total,

@@ -10,6 +10,7 @@ use crate::environment;
 use crate::error::{Error, Exit, Result};
 use crate::record::bench::{BENCH_SCHEMA, BenchRecord, Ceilings, TestRecord};
 use crate::report::{Console, bench};
+use crate::session::model;
 use crate::stopwatch::{Moment, NoFence};
 use crate::units::Millis;
 
@@ -26,7 +27,7 @@ pub(crate) fn run(
     LocalEngine::preflight(config.device)?;
     let started_at = jiff::Timestamp::now().to_string();
     let load_average = environment::load_average();
-    let file = super::model::locate(&config.model, console, interrupted)?;
+    let file = model::locate(&config.model, console, interrupted)?;
     let options = LocalOptions {
         device: config.device,
         backend: config.backend,

@@ -5,7 +5,7 @@ use crate::config::DiagnoseFormat;
 use crate::error::{Context, Exit, Result};
 use crate::report::Console;
 use crate::report::diagnose::{diagnose, markdown};
-use crate::report::saved::SavedRun;
+use crate::results::SavedRun;
 
 /// Reads a run and prints what made it long.
 ///

@@ -3,8 +3,8 @@
 use crate::cli::ReportArgs;
 use crate::config::ReportFormat;
 use crate::error::{Exit, Result};
-use crate::report::saved::SavedRun;
-use crate::report::{Console, folder, page};
+use crate::report::{Console, page};
+use crate::results::{self, SavedRun};
 
 /// Reads a run and writes `report.html` into its folder, or prints Markdown.
 ///
@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &ReportArgs, console: &mut Console) -> Result<Exit>
         ReportFormat::Html => {
             let file = run.folder.join("report.html");
             let page = page::html(&run.record, &run.steps, &run.evolutions)?;
-            folder::replace(&file, page.as_bytes())?;
+            results::replace(&file, page.as_bytes())?;
             console.data(&file.display().to_string())?;
         }
     }

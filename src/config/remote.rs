@@ -1,4 +1,4 @@
-//! Settings of `MODE=remote`: the endpoint, its key, timeouts and retries.
+//! Settings of `MODE=remote`: the server, the requests to it, time-outs and retries.
 
 mod authority;
 mod extra;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use ureq::http::Uri;
 
+use super::names::settings;
 use crate::error::{Error, Result};
 
 pub use extra::{Change, EndpointExtra};
@@ -31,46 +32,64 @@ pub enum EndpointApi {
     Completions,
 }
 
-/// Upper bound on the default concurrency.
-pub const MOST_FLOWS_IN_FLIGHT: usize = 256;
+/// Cap on the flows in flight if `CONCURRENCY` is not set.
+pub(super) const MAX_DEFAULT_CONCURRENCY: usize = 256;
+
+settings! {
+    /// The server and the way to it.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    pub struct Server {
+        pub endpoint: Endpoint,
+        /// Never recorded.
+        #[serde(skip)]
+        pub api_key: Option<ApiKey>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub proxy: Option<Proxy>,
+        /// Certificates to trust in place of the system's.
+        #[serde(skip)]
+        pub trust: Trust,
+        /// The model's tokenizer on this machine: a `.gguf` file, a folder, or its `tokenizer.json`.
+        pub tokenizer: Option<PathBuf>,
+        /// How long to wait, before the run, for a server that is still starting; 0: not at all.
+        pub wait_ready_s: f64,
+    }
+}
 
 /// Settings of the remote engine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RemoteConfig {
-    pub endpoint: Endpoint,
-    /// Never recorded.
-    #[serde(skip)]
-    pub api_key: Option<ApiKey>,
+    #[serde(flatten)]
+    pub server: Server,
     pub endpoint_api: EndpointApi,
-    /// Request fields to add, change or remove.
+    /// Members of request bodies that are added, changed or left out.
     #[serde(skip_serializing_if = "EndpointExtra::is_empty")]
     pub endpoint_extra: EndpointExtra,
-    /// Extra request headers. Their names are recorded, their values are not.
+    /// Additional headers. Their names are recorded, their values are not.
     #[serde(skip_serializing_if = "Headers::is_empty")]
     pub endpoint_headers: Headers,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<Proxy>,
-    /// Trusted certificates, in place of the system's.
-    #[serde(skip)]
-    pub trust: Trust,
-    /// Local copy of the model's tokenizer: a `.gguf` file, a folder, or a `tokenizer.json`.
-    pub tokenizer: Option<PathBuf>,
-    /// Timeouts and retries.
     #[serde(flatten)]
-    pub patience: Patience,
+    pub retry: RetryPolicy,
+}
+
+impl Server {
+    /// [`Self::wait_ready_s`].
+    pub fn wait_ready(&self) -> Duration {
+        Duration::from_secs_f64(self.wait_ready_s)
+    }
 }
 
 impl RemoteConfig {
     /// Strings that must not appear in any output.
     pub fn secrets(&self) -> Secrets {
         let mut secrets = self.endpoint_headers.secrets().clone();
-        if let Some(key) = &self.api_key {
+        if let Some(key) = &self.server.api_key {
             secrets.add(&key.0, "API_KEY");
         }
-        if let Some(proxy) = &self.proxy {
+        if let Some(proxy) = &self.server.proxy {
             proxy.add_secrets(&mut secrets);
         }
         for parameter in self
+            .server
             .endpoint
             .query
             .iter()
@@ -106,7 +125,7 @@ pub struct Trust {
 
 /// Timeouts and retries. Times are in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// For establishing a connection, name resolution included.
     pub connect_timeout_s: f64,
     /// From the start of the attempt.
@@ -119,11 +138,9 @@ pub struct Patience {
     pub max_attempts: usize,
     /// Delay before the first retry; it doubles with each further retry.
     pub retry_delay_s: f64,
-    /// How long to wait before the run for a server that is still starting; 0: do not wait.
-    pub wait_ready_s: f64,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             connect_timeout_s: 10.0,
@@ -132,12 +149,12 @@ impl Default for Patience {
             request_timeout_s: 600.0,
             max_attempts: 4,
             retry_delay_s: 0.5,
-            wait_ready_s: 0.0,
         }
     }
 }
 
-impl Patience {
+impl RetryPolicy {
+    /// [`Self::connect_timeout_s`].
     pub fn connect(&self) -> Duration {
         Duration::from_secs_f64(self.connect_timeout_s)
     }
@@ -156,10 +173,6 @@ impl Patience {
 
     pub fn retry_delay(&self) -> Duration {
         Duration::from_secs_f64(self.retry_delay_s)
-    }
-
-    pub fn wait_ready(&self) -> Duration {
-        Duration::from_secs_f64(self.wait_ready_s)
     }
 }
 
@@ -326,15 +339,18 @@ impl RemoteConfig {
     /// An endpoint with default settings.
     pub(crate) fn plain(endpoint: &str) -> Self {
         Self {
-            endpoint: Endpoint::parse(endpoint).expect("a URL"),
-            api_key: None,
+            server: Server {
+                endpoint: Endpoint::parse(endpoint).expect("a URL"),
+                api_key: None,
+                proxy: None,
+                trust: Trust::default(),
+                tokenizer: None,
+                wait_ready_s: 0.0,
+            },
             endpoint_api: EndpointApi::Chat,
             endpoint_extra: EndpointExtra::default(),
             endpoint_headers: Headers::default(),
-            proxy: None,
-            trust: Trust::default(),
-            tokenizer: None,
-            patience: Patience::default(),
+            retry: RetryPolicy::default(),
         }
     }
 }
@@ -438,20 +454,22 @@ mod tests {
         let none = |_: &str| None;
         let proxy = |name: &str| (name == "https_proxy").then(|| "u:canary-p@proxy:1".to_owned());
         let config = RemoteConfig {
-            endpoint: Endpoint::parse("https://host/v1?key=canary-query").expect("sound"),
-            api_key: Some(ApiKey::new(" canary-key\n").expect("a key")),
+            server: Server {
+                api_key: Some(ApiKey::new(" canary-key\n").expect("a key")),
+                proxy: Proxy::find("https", "host", 443, proxy).expect("sound"),
+                ..RemoteConfig::plain("https://host/v1?key=canary-query").server
+            },
             endpoint_headers: Headers::parse(r#"{"x": "canary-header"}"#, none).expect("sound"),
-            proxy: Proxy::find("https", "host", 443, proxy).expect("sound"),
             ..RemoteConfig::plain("http://host")
         };
         let json = serde_json::to_string(&config).expect("plain fields");
         let secrets = config.secrets();
-        let shown = format!("{config:?} {} {json} {secrets:?}", config.endpoint);
+        let shown = format!("{config:?} {} {json} {secrets:?}", config.server.endpoint);
         assert!(!shown.contains("canary"), "{shown}");
         assert!(json.contains(r#""endpoint":"https://host/v1""#), "{json}");
         assert!(json.contains(r#""endpoint_headers":["x"]"#), "{json}");
         assert!(json.contains(r#""proxy":"http://proxy:1""#), "{json}");
-        let key = config.api_key.as_ref().expect("just set");
+        let key = config.server.api_key.as_ref().expect("just set");
         assert_eq!(key.bearer(), "Bearer canary-key");
         assert_eq!(
             secrets.hide("canary-key canary-header canary-query canary-p"),

@@ -138,7 +138,7 @@ impl BenchModel {
         let passes = passes(test);
         let kv_token = model.page_bytes().map(|bytes| bytes / PAGE_TOKENS);
         let bytes = model.weight_bytes().zip(kv_token).map(|(weights, kv)| {
-            let of = |pass: &Pass| {
+            let of = |pass: &BenchPass| {
                 let head = if pass.logits { weights.head } else { 0 };
                 let sequence = kv * (pass.start + pass.count) + kv * pass.count;
                 weights.layers + head + sequence * test.batch
@@ -148,7 +148,7 @@ impl BenchModel {
         // Other architectures have other products, such as those of experts.
         let known = model.backend() != "generic";
         let macs = known.then(|| {
-            let of = |pass: &Pass| pass_macs(model.spec(), pass) * test.batch as u64;
+            let of = |pass: &BenchPass| pass_macs(model.spec(), pass) * test.batch as u64;
             passes.iter().map(of).sum()
         });
         Work { bytes, macs }
@@ -252,14 +252,14 @@ impl BenchModel {
 
 /// The tokens that each sequence computes in one pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Pass {
+struct BenchPass {
     start: usize,
     count: usize,
     logits: bool,
 }
 
 /// The passes of a test, split as the scheduler would split them.
-fn passes(test: &Test) -> Vec<Pass> {
+fn passes(test: &Test) -> Vec<BenchPass> {
     let most = match test.phase {
         Phase::Prefill => TOKENS_A_PASS,
         Phase::Decode => 1,
@@ -269,7 +269,7 @@ fn passes(test: &Test) -> Vec<Pass> {
         .step_by(most)
         .map(|start| {
             let count = most.min(end - start);
-            Pass {
+            BenchPass {
                 start,
                 count,
                 logits: test.phase == Phase::Decode || start + count == end,
@@ -280,7 +280,7 @@ fn passes(test: &Test) -> Vec<Pass> {
 
 /// Multiply-adds of one sequence in a pass: the layers' products, causal attention (queries · keys
 /// and scores · values), and the output head for the last token.
-fn pass_macs(spec: &ModelSpec, pass: &Pass) -> u64 {
+fn pass_macs(spec: &ModelSpec, pass: &BenchPass) -> u64 {
     let queries = spec.heads * spec.head_size;
     let [output, gate_and_up, down, inputs] = spec.layer_products();
     let rest = output + gate_and_up + down;
@@ -410,7 +410,7 @@ mod tests {
             rope_base: 1e5,
             rope_dimensions: 64,
         };
-        let pass = |start, count, logits| Pass {
+        let pass = |start, count, logits| BenchPass {
             start,
             count,
             logits,

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::config::{Backend, DeviceChoice};
 use crate::error::{Error, Result};
-use crate::profile::{self, Activity, Pass, Span};
+use crate::profile::{self, Activity, PassTokens, Span};
 use crate::stopwatch::Fence;
 
 use limits::Lengths;
@@ -354,13 +354,13 @@ impl LocalEngine {
 
     /// Token counts of a pass. Prompt tokens are prefill, and so are tokens that a sequence had
     /// generated before it was preempted.
-    fn pass(&self, plan: &[Work]) -> Pass {
+    fn pass(&self, plan: &[Work]) -> PassTokens {
         let is_decode = |work: &&Work| {
             let sequence = self.sequences.get(&work.id);
             work.count == 1 && sequence.is_some_and(|seq| work.start >= seq.prompt_tokens)
         };
         let decode_tokens = plan.iter().filter(is_decode).count();
-        Pass {
+        PassTokens {
             sequences: plan.len(),
             prefill_tokens: plan.iter().map(|work| work.count).sum::<usize>() - decode_tokens,
             decode_tokens,

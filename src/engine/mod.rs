@@ -9,11 +9,14 @@ mod load;
 mod local;
 mod memory;
 mod model;
+mod model_spec;
 mod remote;
 mod sampler;
 mod scheduler;
 mod scripted;
 mod tokenizer;
+
+use std::sync::Arc;
 
 use flowbench_kernels as kernels;
 use serde::{Deserialize, Serialize};
@@ -239,7 +242,7 @@ pub struct Request {
     /// Scripted answers are looked up by it, and logs name it.
     pub origin: Origin,
     /// The conversation so far; the model generates the next turn.
-    pub messages: Vec<Message>,
+    pub messages: Arc<[Message]>,
     /// Upper bound on the generated tokens, at least 1.
     pub max_tokens: usize,
     /// Generate exactly `max_tokens`, ignoring end-of-sequence tokens.

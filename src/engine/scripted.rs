@@ -34,8 +34,8 @@ use super::{
     restart_refused,
 };
 use crate::error::{Error, Result};
-use crate::profile::{self, Activity, Count, Pass, Span};
-use crate::stopwatch::{Fence, Pace};
+use crate::profile::{self, Activity, Count, PassTokens, Span};
+use crate::stopwatch::{Fence, Timer};
 use crate::text_file;
 
 /// Upper bound on the wait in a poll, since the caller has other work as well.
@@ -167,7 +167,7 @@ pub struct ScriptedEngine {
 #[derive(Debug)]
 struct Playing {
     id: RequestId,
-    submitted: Pace,
+    submitted: Timer,
     prompt_tokens: usize,
     pieces: Vec<Arc<str>>,
     given: usize,
@@ -229,12 +229,12 @@ impl ScriptedEngine {
     }
 
     /// Composition of the simulated batch. A started request without a token counts as prefill.
-    fn pass(&self) -> Pass {
+    fn pass(&self) -> PassTokens {
         let begun = |playing: &&Playing| playing.given > 0;
         let decoding = self.active.iter().filter(begun).count();
         let first = |playing: &&Playing| playing.started && playing.given == 0;
         let prefilling = self.active.iter().filter(first);
-        Pass {
+        PassTokens {
             sequences: self.active.len(),
             prefill_tokens: prefilling.map(|playing| playing.prompt_tokens.max(1)).sum(),
             decode_tokens: decoding,
@@ -288,7 +288,7 @@ impl Engine for ScriptedEngine {
         self.next_id += 1;
         self.active.push(Playing {
             id,
-            submitted: Pace::start(),
+            submitted: Timer::start(),
             prompt_tokens: request
                 .messages
                 .iter()
@@ -451,7 +451,8 @@ mod tests {
             messages: vec![Message {
                 role: Role::User,
                 content: "three short words".to_owned(),
-            }],
+            }]
+            .into(),
             max_tokens,
             ignore_eos: false,
             sampling: Sampling::default(),
@@ -532,7 +533,7 @@ mod tests {
     fn latencies_are_waited_for_unless_switched_off() {
         let script = r#"{"output": "a b c", "ttft_ms": 10, "latency_ms": 30}"#;
         let parsed = || Script::parse(script, "s").expect("valid");
-        let pace = Pace::start();
+        let pace = Timer::start();
         let mut engine = ScriptedEngine::new(parsed(), true);
         engine.submit(request(1, "a", "s", 9)).expect("an answer");
         assert_eq!(engine.poll().expect("start")[0].kind, EventKind::Started);

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::stopwatch;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg,
@@ -81,7 +82,7 @@ impl Channel {
         let channel = Self {
             socket,
             buffer: vec![0; LONGEST_MESSAGE],
-            last: Instant::now(),
+            last: stopwatch::now(),
         };
         Ok((channel, other))
     }
@@ -114,7 +115,7 @@ impl Channel {
         if length == 0 {
             return Received::Closed;
         }
-        let now = Instant::now();
+        let now = stopwatch::now();
         self.last = instant(sent, now).clamp(self.last.min(now), now);
         if flags.contains(MsgFlags::MSG_TRUNC) {
             return Received::TooLong;

@@ -9,6 +9,8 @@
 mod channel;
 mod evaluation;
 mod evaluator;
+#[cfg(target_os = "linux")]
+mod job;
 pub mod packing;
 #[cfg(target_os = "linux")]
 mod phases;

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::io::{PipeWriter, Write, pipe};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::evaluation::{EvaluationId, Finished, Outcome, Request, Times};
+use super::job::EvaluationJob;
 use super::phases::{Phases, Purpose};
 use super::settings::{PythonInfo, Settings};
-use super::supervisor::{Job, Message, Supervisor};
+use super::supervisor::{Message, Supervisor};
 use crate::error::{Error, Result};
+use crate::stopwatch;
 
 /// Deadline of the sandbox self-test, which takes milliseconds on an idle machine, and the time for its
 /// result to arrive, including a restart if the first zygote dies.
@@ -115,7 +117,11 @@ impl Pool {
         self.open.insert(id);
         if let (Some(jobs), Some(wake)) = (&self.jobs, &mut self.wake) {
             // If the supervisor is gone, `poll` notices.
-            let _ = jobs.send(Message::Run(Job::new(id, request, Phases::begin(purpose))));
+            let _ = jobs.send(Message::Run(EvaluationJob::new(
+                id,
+                request,
+                Phases::begin(purpose),
+            )));
             let _ = wake.write_all(b"j");
         }
         id
@@ -126,12 +132,12 @@ impl Pool {
     ///
     /// Sort by id where the result must not depend on timing.
     pub fn poll(&mut self, timeout: Duration) -> Vec<Finished> {
-        let until = Instant::now() + timeout;
+        let until = stopwatch::now() + timeout;
         let mut all: Vec<Finished> = self.finished.try_iter().collect();
         if all.is_empty() {
             match self
                 .finished
-                .recv_timeout(until - Instant::now().min(until))
+                .recv_timeout(until - stopwatch::now().min(until))
             {
                 Ok(first) => all.push(first),
                 Err(RecvTimeoutError::Timeout) => {}

@@ -10,8 +10,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::channel::{Channel, Mark, Received};
 use super::evaluation::{Finished, Outcome, Times};
-use super::supervisor::Job;
-use super::verdict::{self, Killed, Verdict};
+use super::job::EvaluationJob;
+use super::verdict::{self, Killed, ProgramVerdict};
+use crate::stopwatch;
 
 /// How long the zygote may take to fork and sandbox a child, or to reap a dead one, even on an overloaded
 /// machine.
@@ -31,7 +32,7 @@ const COUNT_THREADS_EVERY: Duration = Duration::from_millis(10);
 /// An evaluation that the zygote has been asked to start.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) job: Job,
+    pub(super) job: EvaluationJob,
     channel: Option<Channel>,
     longest_result: usize,
     /// Everything received after the mark.
@@ -52,7 +53,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn new(mut job: Job, longest_result: usize) -> Self {
+    pub(super) fn new(mut job: EvaluationJob, longest_result: usize) -> Self {
         job.phases.start_up();
         Self {
             job,
@@ -62,7 +63,7 @@ impl Running {
             closed: None,
             pid: None,
             pidfd: None,
-            asked: Instant::now(),
+            asked: stopwatch::now(),
             begun: None,
             failed: None,
             last_output: None,
@@ -178,7 +179,7 @@ impl Running {
 
     /// The process has died but has not been reaped.
     pub(super) fn is_gone(&mut self) {
-        self.gone.get_or_insert_with(Instant::now);
+        self.gone.get_or_insert_with(stopwatch::now);
         self.job.phases.validate();
     }
 
@@ -189,7 +190,7 @@ impl Running {
                 Received::Nothing => return,
                 Received::Closed => {
                     self.channel = None;
-                    self.closed = Some(Instant::now());
+                    self.closed = Some(stopwatch::now());
                     self.job.phases.validate();
                 }
                 Received::TooLong => self.flood(),
@@ -231,7 +232,7 @@ impl Running {
     }
 
     fn kill(&mut self, why: Killed) {
-        self.killed.get_or_insert((why, Instant::now()));
+        self.killed.get_or_insert((why, stopwatch::now()));
         self.job.phases.validate();
         self.signal();
     }
@@ -248,18 +249,18 @@ impl Running {
     pub(super) fn ended(mut self, status: i32, cpu: Duration) -> Finished {
         self.read();
         self.is_gone();
-        let judged_from = Instant::now();
+        let judged_from = stopwatch::now();
         let verdict = self.judge(status, cpu);
         self.finished(verdict, judged_from, cpu)
     }
 
-    fn judge(&self, status: i32, cpu: Duration) -> Verdict {
+    fn judge(&self, status: i32, cpu: Duration) -> ProgramVerdict {
         let allowed = self.job.request.deadline;
         let (output, score) = (self.output.as_slice(), self.job.request.score);
         let in_time = |when: Instant| self.begun.is_some_and(|begun| when <= begun + allowed);
         let timeout = |why: &str| {
             let allowed = allowed.as_secs_f64();
-            Verdict::failed(
+            ProgramVerdict::failed(
                 Outcome::Timeout,
                 format!("{why} its deadline of {allowed} s"),
             )
@@ -277,17 +278,17 @@ impl Running {
             }
             Some((Killed::Flood, _)) => {
                 let why = format!("wrote more than {} bytes", self.longest_result);
-                Verdict::failed(Outcome::BadOutput, why)
+                ProgramVerdict::failed(Outcome::BadOutput, why)
             }
             Some((Killed::Threads, _)) => {
                 let why = format!("had more than {MOST_THREADS} threads at once");
-                Verdict::failed(Outcome::Denied, why)
+                ProgramVerdict::failed(Outcome::Denied, why)
             }
-            Some((Killed::GivenUp, _)) => Verdict::failed(Outcome::InfraError, "cancelled"),
+            Some((Killed::GivenUp, _)) => ProgramVerdict::failed(Outcome::InfraError, "cancelled"),
             None if self.begun.is_none() => {
                 let said = self.failed.as_deref().unwrap_or("the process ended first");
                 let why = format!("the program was not started: {said}");
-                Verdict::failed(Outcome::InfraError, why)
+                ProgramVerdict::failed(Outcome::InfraError, why)
             }
             // This thread may itself have been suspended at the deadline; a late result is late regardless.
             None if !self.last_output.or(self.gone).is_some_and(in_time) => timeout("ended after"),
@@ -302,12 +303,12 @@ impl Running {
     /// An evaluation that failed through no fault of its program.
     pub(super) fn failed(mut self, why: impl Into<String>) -> Finished {
         self.is_gone();
-        let verdict = Verdict::failed(Outcome::InfraError, why);
-        self.finished(verdict, Instant::now(), Duration::ZERO)
+        let verdict = ProgramVerdict::failed(Outcome::InfraError, why);
+        self.finished(verdict, stopwatch::now(), Duration::ZERO)
     }
 
-    fn finished(self, verdict: Verdict, judged_from: Instant, cpu: Duration) -> Finished {
-        let now = Instant::now();
+    fn finished(self, verdict: ProgramVerdict, judged_from: Instant, cpu: Duration) -> Finished {
+        let now = stopwatch::now();
         let begun = self.begun.unwrap_or(judged_from);
         let over = match self.killed {
             Some((_, when)) => when,

@@ -4,50 +4,28 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use super::evaluation::{EvaluationId, Finished, Request};
-use super::phases::Phases;
+use super::evaluation::{EvaluationId, Finished};
+use super::job::EvaluationJob;
 use super::protocol::Start;
 use super::running::Running;
 use super::settings::{PythonInfo, Settings};
 use super::zygote::Zygote;
 use crate::error::Result;
+use crate::stopwatch;
 
 /// Open files per program (`RLIMIT_NOFILE`), including Python's standard three and the result socket.
 const OPEN_FILES: u64 = 32;
 
-/// An evaluation waiting for its first or second start.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) id: EvaluationId,
-    pub(super) request: Request,
-    pub(super) submitted: Instant,
-    pub(super) attempts: u32,
-    pub(super) phases: Phases,
-}
-
 /// A command from the pool to its thread.
 #[derive(Debug)]
 pub(super) enum Message {
-    Run(Job),
+    Run(EvaluationJob),
     /// Kill this one unless it has already ended.
     GiveUp(EvaluationId),
-}
-
-impl Job {
-    pub(super) fn new(id: EvaluationId, request: Request, phases: Phases) -> Self {
-        Self {
-            id,
-            request,
-            submitted: Instant::now(),
-            attempts: 0,
-            phases,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -56,7 +34,7 @@ pub(super) struct Supervisor {
     woken: PipeReader,
     incoming: Receiver<Message>,
     outgoing: Sender<Finished>,
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<EvaluationJob>,
     running: Vec<Running>,
     /// `None` after it died; the next evaluation starts a new one.
     zygote: Option<Zygote>,
@@ -148,7 +126,7 @@ impl Supervisor {
         }
     }
 
-    fn start_one(&mut self, mut job: Job) {
+    fn start_one(&mut self, mut job: EvaluationJob) {
         job.attempts += 1;
         let mut running = Running::new(job, self.settings.longest_result);
         let result = match running.open_channel() {
@@ -172,7 +150,7 @@ impl Supervisor {
     }
 
     fn wait(&self) -> io::Result<Readable> {
-        let now = Instant::now();
+        let now = stopwatch::now();
         let due = self.running.iter().map(Running::due).min();
         let timeout = due.map(|due| TimeSpec::from(due.saturating_duration_since(now)));
         let mut polled = vec![for_input(self.woken.as_fd())];
@@ -204,7 +182,7 @@ impl Supervisor {
     }
 
     fn keep_time(&mut self) {
-        let now = Instant::now();
+        let now = stopwatch::now();
         // Not `any`, which stops at the first: each one must check its deadline.
         let mut stuck = false;
         for running in &mut self.running {
@@ -274,7 +252,7 @@ impl Supervisor {
     }
 }
 
-fn start_message<'a>(job: &'a Job, settings: &Settings) -> Start<'a> {
+fn start_message<'a>(job: &'a EvaluationJob, settings: &Settings) -> Start<'a> {
     let request = &job.request;
     // In whole seconds. A backstop in case this process is stopped while a program runs.
     let cpu = request.deadline.as_secs() + 2;

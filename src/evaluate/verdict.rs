@@ -13,13 +13,13 @@ const LONGEST_DETAIL: usize = 2000;
 
 /// The outcome, with a score or an explanation.
 #[derive(Debug, PartialEq)]
-pub(super) struct Verdict {
+pub(super) struct ProgramVerdict {
     pub(super) outcome: Outcome,
     pub(super) score: Option<f64>,
     pub(super) detail: String,
 }
 
-impl Verdict {
+impl ProgramVerdict {
     /// `detail` may contain arbitrarily long output of the program; it is truncated.
     pub(super) fn failed(outcome: Outcome, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
@@ -68,34 +68,43 @@ enum Raised {
 }
 
 /// Judges a child whose program had started. `cpu_spent`: it used up its CPU time limit.
-pub(super) fn of_ended(status: i32, cpu_spent: bool, output: &[u8], score: Score) -> Verdict {
+pub(super) fn of_ended(
+    status: i32,
+    cpu_spent: bool,
+    output: &[u8],
+    score: Score,
+) -> ProgramVerdict {
     let status = ExitStatus::from_raw(status);
     let Some(signal) = status.signal() else {
         if output.is_empty() {
             let why = format!("exited before it returned ({status})");
-            return Verdict::failed(Outcome::Crashed, why);
+            return ProgramVerdict::failed(Outcome::Crashed, why);
         }
         return of_output(output, score);
     };
     match signal {
-        libc::SIGSYS => Verdict::failed(
+        libc::SIGSYS => ProgramVerdict::failed(
             Outcome::Denied,
             "killed for a system call that the sandbox forbids (SIGSYS)",
         ),
         libc::SIGXCPU | libc::SIGKILL if cpu_spent => {
-            Verdict::failed(Outcome::Timeout, "used up its CPU time")
+            ProgramVerdict::failed(Outcome::Timeout, "used up its CPU time")
         }
         // The pool did not send it, so it came from the kernel's out-of-memory killer.
-        libc::SIGKILL => Verdict::failed(Outcome::Oom, "killed by the kernel, out of memory"),
-        _ => Verdict::failed(Outcome::Crashed, format!("ended by {status}")),
+        libc::SIGKILL => {
+            ProgramVerdict::failed(Outcome::Oom, "killed by the kernel, out of memory")
+        }
+        _ => ProgramVerdict::failed(Outcome::Crashed, format!("ended by {status}")),
     }
 }
 
 /// Judges a program by its output.
-pub(super) fn of_output(output: &[u8], score: Score) -> Verdict {
+pub(super) fn of_output(output: &[u8], score: Score) -> ProgramVerdict {
     let reply: Reply = match serde_json::from_slice(output) {
         Ok(reply) => reply,
-        Err(error) => return Verdict::failed(Outcome::BadOutput, format!("bad JSON: {error}")),
+        Err(error) => {
+            return ProgramVerdict::failed(Outcome::BadOutput, format!("bad JSON: {error}"));
+        }
     };
     let outcome = match reply.raised {
         None => return of_returned(&reply.returned, score),
@@ -104,18 +113,20 @@ pub(super) fn of_output(output: &[u8], score: Score) -> Verdict {
         Some(Raised::Oom) => Outcome::Oom,
         Some(Raised::BadOutput) => Outcome::BadOutput,
     };
-    Verdict::failed(outcome, reply.message)
+    ProgramVerdict::failed(outcome, reply.message)
 }
 
-fn of_returned(returned: &Value, score: Score) -> Verdict {
+fn of_returned(returned: &Value, score: Score) -> ProgramVerdict {
     match score(returned) {
-        Ok(score) if score.is_finite() => Verdict {
+        Ok(score) if score.is_finite() => ProgramVerdict {
             outcome: Outcome::Ok,
             score: Some(score),
             detail: String::new(),
         },
-        Ok(score) => Verdict::failed(Outcome::Invalid, format!("the score {score} is not finite")),
-        Err(why) => Verdict::failed(Outcome::Invalid, why),
+        Ok(score) => {
+            ProgramVerdict::failed(Outcome::Invalid, format!("the score {score} is not finite"))
+        }
+        Err(why) => ProgramVerdict::failed(Outcome::Invalid, why),
     }
 }
 

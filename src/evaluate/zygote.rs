@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::personality::{self, Persona};
@@ -20,6 +20,7 @@ use super::protocol::{self, Inbox, SetUp, Start, send, send_with};
 use super::sandbox::{OWN_PID, Sandbox};
 use super::settings::{PythonInfo, Settings};
 use crate::error::{Error, Result};
+use crate::stopwatch;
 
 const WORKER: &str = include_str!("worker.py");
 
@@ -143,7 +144,7 @@ impl Zygote {
 
     /// Returns the directories that Python imports from.
     fn wait_until_ready(&mut self) -> io::Result<Vec<std::path::PathBuf>> {
-        let give_up = Instant::now() + READY_WITHIN;
+        let give_up = stopwatch::now() + READY_WITHIN;
         loop {
             if let Some(ready) = self.inbox.ready()? {
                 self.python.version = ready.python;
@@ -151,7 +152,7 @@ impl Zygote {
                 self.python.missing = ready.missing;
                 return Ok(ready.paths);
             }
-            let left = give_up.saturating_duration_since(Instant::now());
+            let left = give_up.saturating_duration_since(stopwatch::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut socket, timeout) {

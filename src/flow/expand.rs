@@ -1,56 +1,23 @@
 //! Expands a template and a fixture into flows, using the cache.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::Layout;
 use crate::error::{Error, Exit, Result};
 
 use super::Flow;
 use super::cache::{self, CacheState, Key, MissReason, Writer};
 use super::fixture::{Fixture, FixtureSize};
-use super::lock::{FolderLock, OnWait};
+use super::lock::FolderLock;
 use super::place::create_folder;
 use super::render::Renderer;
+use super::request::ExpandRequest;
+use super::rows::InputRow;
 use super::share::{self, PrefixShare};
 use super::shipped;
 use super::sources::{self, ScriptFile};
 use super::template::Template;
-
-/// A request for an expansion.
-#[derive(Clone, Copy)]
-pub struct ExpandRequest<'a> {
-    /// Location of templates, fixtures and flows.
-    pub layout: &'a Layout,
-    /// A name in `templates/`, or a path.
-    pub template: &'a str,
-    /// Number of flows, at least 1; `None`: one per row of the suite.
-    pub num_flows: Option<usize>,
-    /// Parameters of the template to override: names and values.
-    pub params: &'a [(String, String)],
-    /// Rows that replace the template's suite.
-    pub input: Option<Input<'a>>,
-    /// Whether flows that exist on disk may be used.
-    pub use_cache: bool,
-    /// Whether to load the flows into memory, rather than only write them.
-    pub load: bool,
-    /// Called while another run holds the lock.
-    pub on_wait: OnWait<'a>,
-    /// Called before each flow is written. An error ends the expansion: the folder then has no valid cache.
-    pub proceed: &'a dyn Fn() -> Result<()>,
-}
-
-/// A file of rows (JSON lines), one per flow.
-#[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    pub path: &'a Path,
-    /// Maximum number of rows to use, from the start.
-    pub limit: Option<usize>,
-    /// Number of flows per row. The number of flows is the number of rows times this; it overrides
-    /// [`ExpandRequest::num_flows`].
-    pub repeats: usize,
-}
 
 /// An expansion that is on disk, or after [`check`] may be.
 #[derive(Debug)]
@@ -109,6 +76,18 @@ impl Expansion {
         );
         files.retain(|(_, path)| !shipped::is_shown_path(path));
         files
+    }
+
+    /// The rows of an input, in order; empty if the rows are those of the template's suite.
+    pub fn input_rows(&self) -> Vec<InputRow> {
+        let rows = self.sources.template.rows.iter();
+        let input = rows.filter_map(|row| {
+            Some(InputRow {
+                line: row.line,
+                text: row.text.clone()?,
+            })
+        });
+        input.collect()
     }
 
     /// Measures prefix sharing; renders every flow once more.

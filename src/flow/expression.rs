@@ -1,6 +1,5 @@
 //! The expressions in `${ … }`: checked during expansion, evaluated at run time.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use crate::error::{Error, Result};
 
 use super::place::choice;
-use super::visible::{Fields, Readable, Visible, context};
+use super::visible::{Fields, Readable, Reads, Visible, context};
 use super::work::Part;
 
 /// Evaluates the expressions in prompts.
@@ -179,15 +178,6 @@ impl Visible for StepNames<'_> {
     fn scratchpad(&self) -> String {
         "trial 1: ok".to_owned()
     }
-}
-
-/// The names in expressions: a superset of what they read.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Reads {
-    /// Names of steps, as in the template.
-    pub(super) steps: BTreeSet<String>,
-    pub(super) previous: bool,
-    pub(super) scratchpad: bool,
 }
 
 impl Reads {

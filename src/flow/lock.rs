@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
 /// The lock file in `flows/`. It is never removed: otherwise two runs could lock two different files.
 const FILE: &str = ".lock";
@@ -55,7 +55,7 @@ fn wait(
     let Some(file) = file else {
         return Ok(FolderLock { _file: None });
     };
-    let waiting = Pace::start();
+    let waiting = Timer::start();
     let mut next_notice = NOTICE;
     loop {
         match try_lock(&file) {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::error::Result;
 
 use super::fixture::Fixture;
-use super::scope::{FlowScope, Place, Scope};
+use super::scope::{FlowScope, LiteralPlace, Scope};
 use super::split::{Literal, Piece, closing_brace};
-use super::template::{Template, Text};
+use super::template::Template;
+use super::text::Text;
 use super::unroll::Instance;
 use super::{Flow, Part, Step, Work};
 
@@ -149,7 +150,7 @@ impl<'t> Message<'t> {
                 Piece::Literal(literal) => {
                     // An absolute path, which cannot be the name of an included file.
                     let name = format!("/{of}/{index}");
-                    scope.compile(&name, Place { text, literal })?;
+                    scope.compile(&name, LiteralPlace { text, literal })?;
                     Compiled::Literal(name, literal)
                 }
             });
@@ -164,7 +165,7 @@ impl<'t> Message<'t> {
                 Compiled::Fixed(part) => part.clone(),
                 Compiled::Literal(name, literal) => {
                     let text = self.text;
-                    let rendered = scope.render(name, Place { text, literal }, flow)?;
+                    let rendered = scope.render(name, LiteralPlace { text, literal }, flow)?;
                     let part = Part::Text(rendered.text);
                     if !rendered.varies {
                         *piece = Compiled::Fixed(part.clone());

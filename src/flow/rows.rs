@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use minijinja::Value;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -12,15 +13,54 @@ use crate::text_file::line_without_mark;
 
 use super::place::SourceFile;
 
-/// One row of a suite, which provides the data of a flow.
+/// Which row a flow takes: the rows in order, then all of them again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowOrder {
+    /// Number of rows, at least 1.
+    rows: usize,
+}
+
+impl RowOrder {
+    pub fn new(rows: usize) -> Self {
+        Self { rows: rows.max(1) }
+    }
+
+    /// Index of the row (from 0) of flow number `flow` (from 1).
+    pub fn row(self, flow: usize) -> usize {
+        (flow - 1) % self.rows
+    }
+
+    /// How many earlier flows took the same row.
+    pub fn repeat(self, flow: usize) -> usize {
+        (flow - 1) / self.rows
+    }
+
+    /// The inverse of [`Self::row`] and [`Self::repeat`].
+    pub fn flow(self, row: usize, repeat: usize) -> usize {
+        repeat * self.rows + row + 1
+    }
+}
+
+/// A row of `--input` as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputRow {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// The JSON object, without white space around it.
+    pub text: Arc<str>,
+}
+
+/// One row of a suite or an input, by which a flow differs from the others.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     /// Its `id`, or its number (from 1) if it has none.
     pub(super) id: String,
-    /// Its line in the suite, from 1; 0 for the empty row of a template without a suite.
+    /// Line in the file, from 1; 0 for the empty row of a template without a suite.
     pub(super) line: usize,
     /// The object, with its keys in the order of the file.
     pub(super) value: Value,
+    /// As it was written, of the rows of an input.
+    pub(super) text: Option<Arc<str>>,
 }
 
 impl Row {
@@ -30,6 +70,7 @@ impl Row {
             id: "1".into(),
             line: 0,
             value: Value::from_pairs(Vec::<(Value, Value)>::new()),
+            text: None,
         }
     }
 }
@@ -42,6 +83,7 @@ pub(super) fn suite(file: &SourceFile) -> Result<Vec<Row>> {
         line,
         offset,
         value,
+        ..
     } in objects(file)?
     {
         let given = value.get_attr("id").unwrap_or_default();
@@ -63,7 +105,12 @@ pub(super) fn suite(file: &SourceFile) -> Result<Vec<Row>> {
                 )
                 .hint("row ids must be unique; a row without an id is named by its number"));
         }
-        rows.push(Row { id, line, value });
+        rows.push(Row {
+            id,
+            line,
+            value,
+            text: None,
+        });
     }
     if rows.is_empty() {
         return Err(file
@@ -78,7 +125,10 @@ pub(super) fn suite(file: &SourceFile) -> Result<Vec<Row>> {
 pub(super) fn input(file: &SourceFile, limit: Option<usize>) -> Result<Vec<Row>> {
     let mut ids: HashSet<String> = HashSet::new();
     let mut rows = Vec::new();
-    for Object { line, value, .. } in objects(file)? {
+    for Object {
+        line, value, text, ..
+    } in objects(file)?
+    {
         if limit.is_some_and(|limit| rows.len() >= limit) {
             break;
         }
@@ -97,7 +147,12 @@ pub(super) fn input(file: &SourceFile, limit: Option<usize>) -> Result<Vec<Row>>
                 .find(|id| ids.insert(id.clone()))
                 .unwrap_or(number),
         };
-        rows.push(Row { id, line, value });
+        rows.push(Row {
+            id,
+            line,
+            value,
+            text: Some(text.into()),
+        });
     }
     if rows.is_empty() {
         return Err(file
@@ -107,15 +162,17 @@ pub(super) fn input(file: &SourceFile, limit: Option<usize>) -> Result<Vec<Row>>
     Ok(rows)
 }
 
-pub(super) struct Object {
+pub(super) struct Object<'f> {
     pub(super) line: usize,
+    /// As it was written, without white space around it.
+    text: &'f str,
     /// Byte offset of the line.
     offset: usize,
     pub(super) value: Value,
 }
 
 /// The objects of a file of JSON lines. Blank lines are skipped.
-pub(super) fn objects(file: &SourceFile) -> Result<Vec<Object>> {
+pub(super) fn objects(file: &SourceFile) -> Result<Vec<Object<'_>>> {
     let mut objects = Vec::new();
     let mut offset = 0;
     for (index, line) in file.text().split_inclusive('\n').enumerate() {
@@ -124,6 +181,7 @@ pub(super) fn objects(file: &SourceFile) -> Result<Vec<Object>> {
             let value = object(file, offset + line.len() - row.len(), row.trim_end())?;
             objects.push(Object {
                 line: index + 1,
+                text: row.trim(),
                 offset,
                 value,
             });
@@ -286,6 +344,15 @@ mod tests {
             rows[0].value.to_string(),
             "{'id': 'b', 'z': 1, 'a': [None, True, 1.5, -2]}"
         );
+    }
+
+    #[test]
+    fn flows_take_the_rows_in_turn() {
+        let order = RowOrder::new(3);
+        for flow in 1..=7 {
+            assert_eq!(order.flow(order.row(flow), order.repeat(flow)), flow);
+        }
+        assert_eq!((order.row(5), order.repeat(5)), (1, 1));
     }
 
     #[test]

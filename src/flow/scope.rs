@@ -13,9 +13,10 @@ use crate::error::{Error, Result};
 use super::expression::what;
 use super::fixture::Fixture;
 use super::place::{closest, shown};
-use super::rows::Row;
+use super::rows::{Row, RowOrder};
 use super::split::Literal;
-use super::template::{Template, Text};
+use super::template::Template;
+use super::text::Text;
 
 /// The environment for rendering a template's literals.
 pub(super) struct Scope<'t> {
@@ -37,7 +38,7 @@ pub(super) struct FlowScope<'t> {
 
 /// A literal and the text that contains it, to locate errors.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'t> {
+pub(super) struct LiteralPlace<'t> {
     pub(super) text: &'t Text,
     pub(super) literal: &'t Literal,
 }
@@ -62,14 +63,15 @@ impl<'t> Scope<'t> {
     }
 
     /// Compiles a literal under a name.
-    pub(super) fn compile(&mut self, name: &str, place: Place) -> Result<()> {
+    pub(super) fn compile(&mut self, name: &str, place: LiteralPlace) -> Result<()> {
         self.environment
             .add_template_owned(name.to_owned(), place.literal.text.clone())
             .map_err(|error| self.explain(&error, place, None))
     }
 
     pub(super) fn flow(&self, number: usize) -> FlowScope<'t> {
-        let row = &self.template.rows[(number - 1) % self.template.rows.len()];
+        let rows = &self.template.rows;
+        let row = &rows[RowOrder::new(rows.len()).row(number)];
         let variables = Value::from_object(Variables {
             row: row.value.clone(),
             fixture: self.fixture_value.clone(),
@@ -85,7 +87,12 @@ impl<'t> Scope<'t> {
     }
 
     /// Renders a compiled literal.
-    pub(super) fn render(&self, name: &str, place: Place, flow: &FlowScope) -> Result<Rendered> {
+    pub(super) fn render(
+        &self,
+        name: &str,
+        place: LiteralPlace,
+        flow: &FlowScope,
+    ) -> Result<Rendered> {
         self.looked.store(false, Ordering::Relaxed);
         let text = self
             .environment
@@ -117,7 +124,12 @@ impl<'t> Scope<'t> {
     }
 
     /// Converts a minijinja error, with its position in the template's file or in an included one.
-    fn explain(&self, error: &minijinja::Error, place: Place, flow: Option<&FlowScope>) -> Error {
+    fn explain(
+        &self,
+        error: &minijinja::Error,
+        place: LiteralPlace,
+        flow: Option<&FlowScope>,
+    ) -> Error {
         // An error in an included file is wrapped.
         let mut error = error;
         while let Some(cause) = std::error::Error::source(error)

@@ -8,12 +8,12 @@ use crate::error::{Error, Result};
 
 use super::expression::{Known, Resolver, StepNames, Wrong};
 use super::graph::{Ancestry, Graph};
+use super::loops::{Loop, PREVIOUS, loops_of};
 use super::manifest::{Kind, LoopKeys, StepKeys};
 use super::params::Params;
 use super::place::{SourceFile, choice};
 use super::split::Piece;
-use super::template::{Text, check_name};
-use super::unroll::{Loop, PREVIOUS, loops_of};
+use super::text::{Text, check_name};
 use super::visible::Fields;
 use super::work::{Context, Evaluate, Generate, Judge, Select, Task, Verify, Work};
 

@@ -1,6 +1,5 @@
 //! Templates: found, parsed and validated before anything runs.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -8,15 +7,16 @@ use toml::Spanned;
 use crate::error::Result;
 use crate::hash::PartsHasher;
 
-use super::expand::{ExpandRequest, Input};
 use super::includes::{self, Includes};
 use super::manifest::{self, FixtureKeys};
 use super::params::Params;
 use super::place::{SourceFile, below, choice, closest, no_file, shown};
+use super::request::{ExpandRequest, Input};
 use super::rows::{self, Row};
 use super::sources::{self, Found, SearchPath};
-use super::split::{Literal, Piece, Unclosed, split};
+use super::split::Piece;
 use super::steps::{StepSource, Steps, steps};
+use super::text::{Text, check_name};
 use super::unroll::{Instance, unroll};
 
 /// A template that is valid as far as can be checked without rendering it.
@@ -38,42 +38,6 @@ pub(super) struct Template {
     pub(super) includes: Includes,
     /// SHA-256 of the template's file name and content, its suite, and its included files.
     pub(super) hash: String,
-}
-
-/// A text of the template, split at each `${ … }`.
-#[derive(Debug)]
-pub(super) struct Text {
-    pub(super) pieces: Vec<Piece>,
-    /// Byte range of the TOML string in the file.
-    span: Range<usize>,
-}
-
-impl Text {
-    pub(super) fn new(file: &SourceFile, string: &Spanned<String>) -> Result<Self> {
-        let span = string.span();
-        if string.get_ref().trim().is_empty() {
-            return Err(file
-                .error(span.start, "the text is empty")
-                .hint("say what the model is to do"));
-        }
-        let pieces = split(string.get_ref()).map_err(|Unclosed(at)| {
-            file.error(file.in_string(&span, at), "unclosed `${`")
-                .hint("close the expression; write `$${` for the text `${`")
-        })?;
-        Ok(Self { pieces, span })
-    }
-
-    pub(super) fn literals(&self) -> impl Iterator<Item = &Literal> {
-        self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Literal(literal) => Some(literal),
-            Piece::Expr { .. } => None,
-        })
-    }
-
-    /// Maps byte `offset` of the text's source to a byte offset in the file.
-    pub(super) fn in_file(&self, file: &SourceFile, offset: usize) -> usize {
-        file.in_string(&self.span, offset)
-    }
 }
 
 impl Template {
@@ -142,20 +106,6 @@ impl Template {
             file,
         })
     }
-}
-
-/// Checks a name, which may occur in records, file names and `key=value` lines.
-pub(super) fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -> Result<()> {
-    let text = name.get_ref();
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let first = |c: char| c.is_ascii_alphabetic() || c == '_';
-    if text.starts_with(first) && text.chars().all(allowed) && text.len() <= 64 {
-        return Ok(());
-    }
-    let what = format!("`{}` cannot be a {key}", text.escape_debug());
-    Err(file.error(name.span().start, what).hint(
-        "use letters, digits, `_` and `-`, starting with a letter or `_`; at most 64 characters",
-    ))
 }
 
 fn check_system(file: &SourceFile, system: Option<&Text>) -> Result<()> {

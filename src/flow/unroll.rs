@@ -4,18 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Generation;
 use super::graph::Graph;
+use super::loops::{Loop, loops_of};
 use super::steps::StepSource;
-
-/// A loop of a template, with its steps as indices.
-#[derive(Debug)]
-pub(super) struct Loop {
-    pub(super) generations: usize,
-    pub(super) steps: BTreeSet<usize>,
-    /// The step that is `previous` in the first generation.
-    pub(super) start: usize,
-    /// The step of the loop that is `previous` in the next generation.
-    pub(super) carry: usize,
-}
 
 /// A step of a flow: a step of the template, in one generation.
 #[derive(Debug)]
@@ -28,9 +18,6 @@ pub(super) struct Instance {
     /// Maps the names in the step's `of` to instance ids.
     pub(super) of: BTreeMap<String, String>,
 }
-
-/// The reserved name in `of` and in expressions of a loop.
-pub(super) const PREVIOUS: &str = "previous";
 
 /// The instances of all steps in topological order; ties keep the order of the template, generation after
 /// generation.
@@ -174,17 +161,6 @@ impl<'a> Unrolled<'a> {
                 .collect(),
         }
     }
-}
-
-/// For each of `steps` steps, the index of its loop.
-pub(super) fn loops_of(loops: &[Loop], steps: usize) -> Vec<Option<usize>> {
-    let mut loop_of = vec![None; steps];
-    for (number, of) in loops.iter().enumerate() {
-        for step in &of.steps {
-            loop_of[*step] = Some(number);
-        }
-    }
-    loop_of
 }
 
 /// Unique, because ids in a template cannot contain a `.`.

@@ -1,11 +1,10 @@
 //! What the `${ … }` of a step can read: the results of earlier steps.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use minijinja::Value;
 use minijinja::value::{Enumerator, Object};
-
-use super::expression::Reads;
 
 /// The result of a step, as later steps read it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -107,6 +106,15 @@ impl Object for Readable {
             Some(_) => Fields::Scored.names(),
         })
     }
+}
+
+/// What expressions name: perhaps more than they read, never less.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reads {
+    /// The steps, by the names that the template has for them.
+    pub(super) steps: BTreeSet<String>,
+    pub(super) previous: bool,
+    pub(super) scratchpad: bool,
 }
 
 /// The context of expressions, with what they name.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::render::Answer;
+use crate::stopwatch;
 
 /// Lifetime of a connection, whatever the client does.
 const MOST_TIME: Duration = Duration::from_secs(5);
@@ -32,7 +33,7 @@ impl Connection {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
-            since: Instant::now(),
+            since: stopwatch::now(),
             request: Vec::new(),
             answer: None,
             written: 0,

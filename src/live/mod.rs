@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::open_files;
 use crate::profile;
 
+use crate::stopwatch;
 use connection::{Connection, Progress};
 use render::Reading;
 
@@ -157,7 +158,7 @@ impl Server {
     }
 
     fn sample(&mut self) {
-        let now = Instant::now();
+        let now = stopwatch::now();
         let due = (self.samples.back()).is_none_or(|(last, _)| now.duration_since(*last) >= SAMPLE);
         if due {
             let live = profile::live().unwrap_or_default();

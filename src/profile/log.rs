@@ -2,10 +2,20 @@
 //! drops.
 
 use super::names::Span;
-use super::recorder::Pass;
 
 /// Upper bound on stored events, about 20 MB.
 const MOST: usize = 200_000;
+
+/// What a forward pass computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PassTokens {
+    /// Sequences in it.
+    pub sequences: usize,
+    /// Prompt tokens in it.
+    pub prefill_tokens: usize,
+    /// Tokens in it that were generated before, and guesses that it checks.
+    pub decode_tokens: usize,
+}
 
 /// A finished activity; times in clock ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +32,7 @@ pub(super) struct Ended {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EndedPass {
     pub(super) span: Span,
-    pub(super) of: Pass,
+    pub(super) of: PassTokens,
     pub(super) start: u64,
     pub(super) end: u64,
     /// KV cache pages held by sequences at its end.
@@ -66,7 +76,7 @@ mod tests {
     fn events_beyond_the_bound_are_counted() {
         let pass = EndedPass {
             span: Span::Forward,
-            of: Pass::default(),
+            of: PassTokens::default(),
             start: 0,
             end: 1,
             kv_pages: 0,

@@ -24,8 +24,9 @@ mod trace;
 mod tree;
 
 pub use live::{Count, Distribution, Live, count, kv_pages};
+pub use log::PassTokens;
 pub use names::Span;
 pub use recorder::{
-    Activity, Guard, Pass, PassGuard, Scope, enable, is_on, live, pass, snapshot, span, trace,
+    Activity, Guard, PassGuard, Scope, enable, is_on, live, pass, snapshot, span, trace,
 };
 pub use table::text;

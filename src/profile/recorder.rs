@@ -9,7 +9,7 @@ use std::time::Duration;
 use quanta::Clock;
 
 use super::live::{self, Count, Live, Watched};
-use super::log::{self, EndedPass, Log};
+use super::log::{self, EndedPass, Log, PassTokens};
 use super::names::{Kind, Span};
 use super::span::{Ended, Rows, Stack, Sums, Table};
 use super::stages::Sweep;
@@ -25,9 +25,9 @@ static CLOCK: OnceLock<Clock> = OnceLock::new();
 
 /// State shared by all threads. It is locked when a stage or an activity starts and ends, but not
 /// for the many small spans inside a forward pass.
-static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
+static SHARED: Mutex<Option<RecorderState>> = Mutex::new(None);
 
-struct Shared {
+struct RecorderState {
     sweep: Sweep,
     tree: Tree,
     log: Log,
@@ -58,7 +58,7 @@ pub fn enable() {
     let clock = CLOCK.get_or_init(Clock::new);
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     let start = clock.raw();
-    shared.get_or_insert_with(|| Shared {
+    shared.get_or_insert_with(|| RecorderState {
         sweep: Sweep::new(start),
         tree: Tree::new(),
         log: Log::default(),
@@ -80,8 +80,8 @@ fn clock() -> &'static Clock {
 }
 
 /// Runs `work` on the shared state, if the profile is on.
-fn with_shared<T>(work: impl FnOnce(&mut Shared) -> T) -> Option<T> {
-    let mut shared: MutexGuard<'_, Option<Shared>> =
+fn with_shared<T>(work: impl FnOnce(&mut RecorderState) -> T) -> Option<T> {
+    let mut shared: MutexGuard<'_, Option<RecorderState>> =
         SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     shared.as_mut().map(work)
 }
@@ -189,7 +189,7 @@ impl Drop for Guard {
     }
 }
 
-impl Shared {
+impl RecorderState {
     fn stage_ended(&mut self, ended: Ended, now: u64) {
         self.sweep.close(ended.span, now);
         if let Some(outer) = ended.outer_stage {
@@ -198,21 +198,12 @@ impl Shared {
     }
 }
 
-/// Contents of a pass.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pass {
-    pub sequences: usize,
-    pub prefill_tokens: usize,
-    /// Previously generated tokens, and draft tokens to verify.
-    pub decode_tokens: usize,
-}
-
 /// Opens a pass ([`Span::Forward`] or [`Span::Wait`]). While it is open, the stages `prefill` and
 /// `decode` are active, if the pass contains such tokens.
-pub fn pass(span: Span, of: impl FnOnce() -> Pass) -> PassGuard {
+pub fn pass(span: Span, of: impl FnOnce() -> PassTokens) -> PassGuard {
     if !is_on() {
         return PassGuard {
-            of: Pass::default(),
+            of: PassTokens::default(),
             span,
             start: 0,
             _guard: self::span(span),
@@ -243,7 +234,7 @@ pub fn pass(span: Span, of: impl FnOnce() -> Pass) -> PassGuard {
 #[derive(Debug)]
 #[must_use = "the pass ends when this is dropped"]
 pub struct PassGuard {
-    of: Pass,
+    of: PassTokens,
     span: Span,
     start: u64,
     _guard: Guard,
@@ -259,7 +250,7 @@ impl PassGuard {
 
 impl Drop for PassGuard {
     fn drop(&mut self) {
-        if self.of == Pass::default() {
+        if self.of == PassTokens::default() {
             return;
         }
         with_shared(|shared| {
@@ -391,7 +382,7 @@ fn event(id: u64, open: Open, now: u64) -> log::Ended {
     }
 }
 
-impl Shared {
+impl RecorderState {
     fn begin(&mut self, span: Span, parent: u64, now: u64) -> (u64, Option<Span>) {
         if span.is_stage() {
             self.sweep.count(span);

@@ -183,7 +183,7 @@ fn add_passes(events: &mut Vec<Value>, passes: &[EndedPass], nanos: &impl Fn(u64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Pass;
+    use crate::profile::PassTokens;
     use proptest::prelude::*;
 
     fn ended(id: u64, parent: u64, span: Span, start: u64, end: u64) -> Ended {
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn passes_carry_their_token_counts() {
-        let of = Pass {
+        let of = PassTokens {
             sequences: 2,
             prefill_tokens: 30,
             decode_tokens: 1,

@@ -1,20 +1,15 @@
-//! Output for people and programs. [`timing`] and, for `MODE=remote`, [`traffic`] format the lines
-//! on the terminal, [`table`] the table of `MODE=both`, and [`mod@bench`] the results of
-//! `bench-engine`; [`folder`] writes the run's folder. They read records and compute nothing.
-//! [`mod@warnings`] finds reasons to distrust a run, and [`summary`] condenses it to one line. For
-//! stored runs ([`saved`]), [`mod@diagnose`] explains where the time went, and [`page`] renders
-//! them.
+//! What people and programs are shown: lines on the terminal ([`timing`], and [`traffic`] of
+//! `MODE=remote`), the table of `MODE=both` ([`table`]), the figures of `bench-engine` ([`mod@bench`]),
+//! warnings where a run proves little ([`mod@warnings`]), and its end in a sentence ([`summary`]). Of saved
+//! runs, [`mod@diagnose`] says why they took as long as they did, and [`page`] shows them.
+//!
+//! Everything here is made from records; nothing is measured or saved.
 
 pub mod bench;
 pub mod diagnose;
-pub mod evolution;
-pub mod folder;
 mod markdown;
 pub mod page;
 mod progress;
-pub mod recording;
-pub mod rollouts;
-pub mod saved;
 pub mod summary;
 pub mod table;
 #[cfg(test)]

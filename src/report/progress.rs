@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
 /// The bar on screen, for [`clear`].
 static DRAWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
@@ -46,17 +46,17 @@ pub(crate) fn clear() {
 pub(super) struct Progress {
     shown: bool,
     bar: ProgressBar,
-    job: Option<Job>,
+    job: Option<FlowProgress>,
 }
 
 /// Total and finished work of a run: the rounds of `MODE=both` are one job.
-struct Job {
+struct FlowProgress {
     flows: usize,
     flows_done: usize,
     steps: usize,
     steps_done: usize,
     tokens: usize,
-    since: Pace,
+    since: Timer,
 }
 
 impl Progress {
@@ -94,13 +94,13 @@ impl Progress {
 
     /// Sets the totals of the whole run.
     pub(super) fn plan(&mut self, flows: usize, steps: usize) {
-        self.job = Some(Job {
+        self.job = Some(FlowProgress {
             flows,
             flows_done: 0,
             steps,
             steps_done: 0,
             tokens: 0,
-            since: Pace::start(),
+            since: Timer::start(),
         });
     }
 
@@ -154,7 +154,7 @@ impl Progress {
     }
 }
 
-impl Job {
+impl FlowProgress {
     fn message(&self) -> String {
         let elapsed = self.since.elapsed();
         let rate = self.tokens as f64 / elapsed.as_secs_f64().max(1e-3);

@@ -29,8 +29,8 @@ pub fn line(run: &RunRecord, next: &str) -> Option<String> {
     // Figures that mix two modes would describe neither.
     if run.comparison.is_none() {
         let mut figures = Vec::new();
-        if busy > 0.0 && totals.decode_tokens > 0 {
-            let rate = totals.decode_tokens as f64 / busy;
+        if busy > 0.0 && totals.tokens.decode > 0 {
+            let rate = totals.tokens.decode as f64 / busy;
             figures.push(format!("{rate:.1} tokens/s"));
         }
         if let Some(first) = &totals.ttft_ms {

@@ -195,10 +195,10 @@ fn generated(step: &StepRecord) -> String {
         step.step,
         step.latency_ms,
         OrNull(step.ttft_ms),
-        step.prompt_tokens,
-        step.prefill_tokens,
-        step.reused_tokens,
-        step.decode_tokens,
+        step.tokens.prompt,
+        step.tokens.prefill,
+        step.tokens.reused,
+        step.tokens.decode,
         step.out_hash
     )
 }
@@ -276,6 +276,7 @@ impl fmt::Display for OrNull {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::TokenCounts;
 
     fn totals_of(done: usize, failed: usize) -> Totals {
         Totals {
@@ -296,10 +297,13 @@ mod tests {
             step: "planner".to_owned(),
             latency_ms: Millis(12.345),
             ttft_ms: Some(Millis(1.5)),
-            prompt_tokens: 10,
-            prefill_tokens: 8,
-            reused_tokens: 2,
-            decode_tokens: 4,
+            tokens: TokenCounts {
+                prompt: 10,
+                prefill: 8,
+                reused: 2,
+                decode: 4,
+                ..TokenCounts::default()
+            },
             finish: "stop".to_owned(),
             out_hash: "00112233aabbccdd".to_owned(),
             output: "never printed".to_owned(),
@@ -324,10 +328,7 @@ mod tests {
             error: None,
             reward: None,
             reward_floor: None,
-            prompt_tokens: 0,
-            prefill_tokens: 0,
-            reused_tokens: 0,
-            decode_tokens: 0,
+            tokens: TokenCounts::default(),
             critical_path: Vec::new(),
             slack_ms: Default::default(),
             round: None,

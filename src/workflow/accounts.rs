@@ -3,7 +3,7 @@
 use crate::config::{Limits, Prices};
 use crate::engine::Completion;
 use crate::record::evaluation::UsageRecord;
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
 /// Which limit was reached, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Accounts {
     model: String,
     prices: Option<Prices>,
     limits: Limits,
-    opened: Pace,
+    opened: Timer,
     /// A few: one a kind of step.
     usage: Vec<UsageRecord>,
     tokens: u64,
@@ -29,7 +29,7 @@ impl Accounts {
             model: model.into(),
             prices,
             limits,
-            opened: Pace::start(),
+            opened: Timer::start(),
             usage: Vec::new(),
             tokens: 0,
             cost: 0.0,
@@ -38,7 +38,7 @@ impl Accounts {
 
     /// The time of the deadline begins anew.
     pub fn begin(&mut self) {
-        self.opened = Pace::start();
+        self.opened = Timer::start();
     }
 
     /// The model that is asked from now on.

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use flowbench::profile::{self, Activity, Pass, Span};
+use flowbench::profile::{self, Activity, PassTokens, Span};
 use flowbench::record::profile::{Profile, ProfileRow, StageShare};
 
 fn read() -> Profile {
@@ -109,7 +109,7 @@ fn a_pass_is_the_work_of_the_phases_in_it() {
     let pause = || std::thread::sleep(std::time::Duration::from_millis(2));
     pause();
     {
-        let _pass = profile::pass(Span::Wait, || Pass {
+        let _pass = profile::pass(Span::Wait, || PassTokens {
             sequences: 1,
             prefill_tokens: 0,
             decode_tokens: 1,

@@ -7,7 +7,11 @@ use crate::engine::{self, ServerAnswer, ServerReport};
 /// Asks the server and says what came of it. `wanted` is the model that a run would ask for.
 pub(super) fn checks(config: &RemoteConfig, wanted: Option<&str>) -> Vec<Check> {
     match engine::probe_server(config) {
-        Ok(report) => found(&config.endpoint.to_string(), &report, config.model(wanted)),
+        Ok(report) => found(
+            &config.server.endpoint.to_string(),
+            &report,
+            config.model(wanted),
+        ),
         Err(error) => vec![Check::fail(
             "tls",
             error.chain(),

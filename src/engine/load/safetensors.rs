@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use self::shards::Weights;
 use super::json;
-use crate::engine::model::ModelSpec;
+use crate::engine::model_spec::ModelSpec;
 use crate::error::{Context, Error, Exit, Result};
 
 pub(crate) use self::shards::folder_of;

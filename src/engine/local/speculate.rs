@@ -11,7 +11,7 @@ use crate::engine::Event;
 use crate::engine::model::Chunk;
 use crate::engine::scheduler::Work;
 use crate::error::Result;
-use crate::profile::{self, Pass, Span};
+use crate::profile::{self, PassTokens, Span};
 
 /// Minimum match for a draft, in tokens.
 const SHORTEST_MATCH: usize = 2;
@@ -139,7 +139,7 @@ impl LocalEngine {
                 logits: true,
             })
             .collect();
-        let pass = profile::pass(Span::Forward, || Pass {
+        let pass = profile::pass(Span::Forward, || PassTokens {
             sequences: 1,
             prefill_tokens: 0,
             decode_tokens: line.len(),

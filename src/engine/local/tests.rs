@@ -92,7 +92,7 @@ fn message(role: Role, content: &str) -> Message {
 fn request(messages: Vec<Message>, max_tokens: usize, sampling: Sampling) -> Request {
     Request {
         origin: Origin::default(),
-        messages,
+        messages: messages.into(),
         max_tokens,
         ignore_eos: true,
         sampling,
@@ -280,8 +280,10 @@ fn reuses_what_prompts_have_in_common(mut engine: LocalEngine) {
     // Another question, and the conversation's next turn.
     let other = ask("How many priorities are there?", 5);
     let mut turn = first.clone();
-    turn.messages.push(message(Role::Assistant, &answer.text));
-    turn.messages.push(message(Role::User, "And then?"));
+    let mut messages = turn.messages.to_vec();
+    messages.push(message(Role::Assistant, &answer.text));
+    messages.push(message(Role::User, "And then?"));
+    turn.messages = messages.into();
     for request in [other, turn] {
         let tokens = prompt(&engine, &request);
         let common = common_prefix(&known, &tokens).min(tokens.len() - 1);

@@ -4,6 +4,7 @@
 mod candle;
 mod generic;
 mod native;
+mod source;
 mod support;
 #[cfg(test)]
 pub(super) mod testing;
@@ -17,6 +18,7 @@ use super::kv::PAGE_TOKENS;
 use super::load::gguf::{GgufFile, Metadata};
 use super::load::safetensors::{SafetensorsFolder, folder_of};
 use super::memory;
+pub(crate) use super::model_spec::ModelSpec;
 use crate::config::Backend;
 use crate::error::{Error, Result};
 use crate::units::Bytes;
@@ -280,119 +282,6 @@ pub(crate) fn inspect(path: &Path) -> Result<Vec<(&'static str, String)>> {
         facts.insert(0, ("parts", format!("{} files", file.parts())));
     }
     Ok(facts)
-}
-
-/// The sizes of a decoder-only transformer, read from the model file.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ModelSpec {
-    /// `general.architecture` in GGUF: `llama`, `qwen2`.
-    pub(crate) architecture: String,
-    /// Number of transformer blocks.
-    pub(crate) layers: usize,
-    /// Width of the residual stream.
-    pub(crate) hidden: usize,
-    /// Inner width of the feed-forward network.
-    pub(crate) intermediate: usize,
-    /// Number of query heads.
-    pub(crate) heads: usize,
-    /// Number of key and value heads; divides `heads`.
-    pub(crate) kv_heads: usize,
-    /// Width of a head.
-    pub(crate) head_size: usize,
-    /// Number of tokens in the vocabulary.
-    pub(crate) vocabulary: usize,
-    /// Upper bound on a sequence's tokens.
-    pub(crate) context_length: usize,
-    /// The context according to the files, if the model has a smaller sliding window.
-    /// [`Self::context_length`] is then the window.
-    pub(crate) beyond_window: Option<usize>,
-    /// Epsilon of the RMS norm.
-    pub(crate) norm_epsilon: f64,
-    /// Base of the RoPE frequencies (theta).
-    pub(crate) rope_base: f32,
-    /// Number of leading dimensions of a head that are rotated.
-    pub(crate) rope_dimensions: usize,
-}
-
-impl ModelSpec {
-    /// Multiply-adds per token of a layer's products, in the order they are computed after
-    /// attention: output; gate and up; down; query, key and value of the next layer.
-    pub(crate) fn layer_products(&self) -> [usize; 4] {
-        let queries = self.heads * self.head_size;
-        let keys = self.kv_heads * self.head_size;
-        [
-            queries * self.hidden,
-            2 * self.intermediate * self.hidden,
-            self.intermediate * self.hidden,
-            (queries + 2 * keys) * self.hidden,
-        ]
-    }
-
-    /// The context, and what limits it: `4096 tokens (its sliding window; …)`.
-    pub(crate) fn context_text(&self) -> String {
-        let context = self.context_length;
-        match self.beyond_window {
-            None => format!("{context} tokens"),
-            Some(all) => format!(
-                "{context} tokens (its sliding window; longer sequences, up to {all}, are not supported)"
-            ),
-        }
-    }
-
-    /// Limits the context to the model's sliding window, if it is smaller. Within the window, the
-    /// model computes the same as one without a window.
-    pub(crate) fn within_window(mut self, window: Option<usize>) -> Self {
-        if let Some(window) = window.filter(|window| (1..self.context_length).contains(window)) {
-            self.beyond_window = Some(self.context_length);
-            self.context_length = window;
-        }
-        self
-    }
-
-    /// Checks the sizes for plausibility. The error is a sentence fragment: "`model.gguf` …".
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let Self {
-            heads, kv_heads, ..
-        } = *self;
-        let even = |what: &str, size: usize, most: usize| match size {
-            size if size > 0 && size <= most && size.is_multiple_of(2) => Ok(()),
-            size => Err(format!(
-                "has {what} of {size}, not an even number up to {most}"
-            )),
-        };
-        let counts = [
-            ("layers", self.layers, 4096),
-            ("a hidden size", self.hidden, 1 << 20),
-            ("a feed-forward size", self.intermediate, 1 << 22),
-            ("heads", heads, 1 << 16),
-            ("key and value heads", kv_heads, 1 << 16),
-            ("a vocabulary", self.vocabulary, u32::MAX as usize),
-            ("a context", self.context_length, 1 << 27),
-        ];
-        for (what, count, most) in counts {
-            if count == 0 || count > most {
-                return Err(format!("has {what} of {count}, not 1 to {most}"));
-            }
-        }
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(format!(
-                "has {heads} heads, which do not share {kv_heads} key and value heads evenly"
-            ));
-        }
-        even("a head size", self.head_size, 1 << 16)?;
-        even(
-            "a rotated part of a head",
-            self.rope_dimensions,
-            self.head_size,
-        )?;
-        if !(self.norm_epsilon > 0.0 && self.norm_epsilon < 1.0) {
-            return Err(format!("has a norm epsilon of {}", self.norm_epsilon));
-        }
-        if !(self.rope_base.is_finite() && self.rope_base > 0.0) {
-            return Err(format!("has a rotary base of {}", self.rope_base));
-        }
-        Ok(())
-    }
 }
 
 /// Identifies a sequence's keys and values within a model.

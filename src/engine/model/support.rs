@@ -3,7 +3,7 @@
 
 use candle_core::Device;
 
-use super::candle::{self, check_names};
+use super::source::{self, check_names};
 use super::{ModelSpec, generic, native};
 use crate::config::Backend;
 use crate::engine::load::gguf::GgufFile;
@@ -139,10 +139,10 @@ fn check_gguf(file: &GgufFile, backend: Backend) -> Result<()> {
     match backend {
         Backend::Generic => generic::check(file).map(|_| ()),
         Backend::Native => {
-            candle::check(file)?;
+            source::check(file)?;
             native::check_types(file)
         }
-        Backend::Candle | Backend::Auto => candle::check(file),
+        Backend::Candle | Backend::Auto => source::check(file),
     }
 }
 
@@ -417,7 +417,7 @@ mod tests {
                 .map(|family| family.name)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(of(Backend::Candle), candle::ARCHITECTURES);
-        assert_eq!(of(Backend::Native), candle::ARCHITECTURES);
+        assert_eq!(of(Backend::Candle), source::ARCHITECTURES);
+        assert_eq!(of(Backend::Native), source::ARCHITECTURES);
     }
 }

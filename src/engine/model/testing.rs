@@ -225,7 +225,7 @@ impl Tiny {
         let tensors: HashMap<String, Tensor> = self
             .tensors
             .iter()
-            .map(|(name, tensor)| (super::candle::hub_name(name), tensor.clone()))
+            .map(|(name, tensor)| (super::source::hub_name(name), tensor.clone()))
             .collect();
         candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
         std::fs::write(folder.join("config.json"), config.to_string()).unwrap();

@@ -60,7 +60,7 @@ impl Caller {
             config: config.clone(),
             network,
             secrets: config.secrets(),
-            url: config.endpoint.url(path),
+            url: config.server.endpoint.url(path),
         }
     }
 
@@ -137,7 +137,7 @@ impl Caller {
         let mut beginning = Vec::new();
         // If the body cannot be read, the status is enough.
         let _ = (body.into_reader().take(ERROR_BODY)).read_to_end(&mut beginning);
-        let failure = Failure::status(status, &parts.headers, &beginning);
+        let failure = Failure::status(status, &parts.headers, &reason::said(&beginning));
         Err(connection::by_way_of(failure, &self.config))
     }
 

@@ -19,8 +19,8 @@ pub(super) fn failed(error: &ureq::Error, config: &RemoteConfig) -> Failure {
     if let Some(error) = tls_error(error) {
         return tls_failed(error, config);
     }
-    let endpoint = &config.endpoint;
-    let proxy = config.proxy.as_ref();
+    let endpoint = &config.server.endpoint;
+    let proxy = config.server.proxy.as_ref();
     // With a proxy, every connection goes to the proxy.
     let (place, running) = match proxy {
         None => (endpoint.to_string(), RUNNING),
@@ -28,7 +28,7 @@ pub(super) fn failed(error: &ureq::Error, config: &RemoteConfig) -> Failure {
     };
     match error {
         ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-            let time = config.patience.connect_timeout_s;
+            let time = config.retry.connect_timeout_s;
             let place = match proxy {
                 None => place,
                 Some(_) => format!("{endpoint} through {place}"),
@@ -107,10 +107,10 @@ pub(super) fn broken(error: &io::Error, config: &RemoteConfig) -> Failure {
 
 /// Names the proxy in a failure by status: the proxy may have answered instead of the server.
 pub(super) fn by_way_of(mut failure: Failure, config: &RemoteConfig) -> Failure {
-    let Some(proxy) = config.proxy.as_ref().filter(|proxy| is_http(proxy)) else {
+    let Some(proxy) = config.server.proxy.as_ref().filter(|proxy| is_http(proxy)) else {
         return failure;
     };
-    if config.endpoint.scheme() != "http" {
+    if config.server.endpoint.scheme() != "http" {
         return failure;
     }
     if failure.status == Some(407) {
@@ -134,7 +134,7 @@ fn is_http(proxy: &Proxy) -> bool {
 
 fn unknown_host(place: &str, config: &RemoteConfig) -> Failure {
     let unknown = "its host name cannot be resolved";
-    let (message, hint) = match &config.proxy {
+    let (message, hint) = match &config.server.proxy {
         None => (
             format!("no connection to {place}: {unknown}"),
             "is the name in ENDPOINT right?",
@@ -143,7 +143,7 @@ fn unknown_host(place: &str, config: &RemoteConfig) -> Failure {
         Some(proxy) if matches!(proxy.kind, ProxyKind::Socks4 | ProxyKind::Socks5) => (
             format!(
                 "no connection to {} through {place}: one of the two host names cannot be resolved here",
-                config.endpoint
+                config.server.endpoint
             ),
             "with socks5h:// (socks4a://) the proxy resolves the server's name",
         ),
@@ -157,12 +157,16 @@ fn unknown_host(place: &str, config: &RemoteConfig) -> Failure {
 
 /// The proxy did not open the tunnel. ureq reports the status as text only.
 fn no_tunnel(reason: &str, config: &RemoteConfig) -> Failure {
-    let place = config.proxy.as_ref().map_or("the proxy".to_owned(), named);
+    let place = config
+        .server
+        .proxy
+        .as_ref()
+        .map_or("the proxy".to_owned(), named);
     let status = reason.split(|c: char| !c.is_ascii_digit());
     let status = status
         .filter_map(|word| word.parse::<u16>().ok())
         .find(|status| *status >= 100);
-    let endpoint = &config.endpoint;
+    let endpoint = &config.server.endpoint;
     let Some(status) = status else {
         let message = format!(
             "{place} opened no tunnel to {endpoint}: {}",
@@ -225,12 +229,12 @@ fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
 
 /// Classifies a failed TLS connection.
 fn tls_failed(error: &rustls::Error, config: &RemoteConfig) -> Failure {
-    let mut place = config.endpoint.to_string();
-    if let Some(proxy) = &config.proxy
+    let mut place = config.server.endpoint.to_string();
+    if let Some(proxy) = &config.server.proxy
         && proxy.kind == ProxyKind::Https
     {
         // It may be either of the two; the error does not say which.
-        place = match config.endpoint.scheme() {
+        place = match config.server.endpoint.scheme() {
             "https" => format!("{place}, or of {}", named(proxy)),
             _ => named(proxy),
         };
@@ -341,7 +345,7 @@ mod tests {
     fn of(proxy: Option<&str>) -> RemoteConfig {
         let mut config = RemoteConfig::plain("https://host/v1");
         let variable = |name: &str| (name == "https_proxy").then(|| proxy.map(str::to_owned))?;
-        config.proxy = Proxy::find("https", "host", 443, variable).expect("sound");
+        config.server.proxy = Proxy::find("https", "host", 443, variable).expect("sound");
         config
     }
 
@@ -454,11 +458,11 @@ mod tests {
     #[test]
     fn failures_by_status_name_the_proxy() {
         let mut config = RemoteConfig::plain("http://host/v1");
-        let failure = |status| Failure::status(status, &ureq::http::HeaderMap::new(), b"");
+        let failure = |status| Failure::status(status, &ureq::http::HeaderMap::new(), "");
         let line = by_way_of(failure(502), &config).line();
         assert_eq!(line, "the server answered 502 Bad Gateway");
         let variable = |name: &str| (name == "http_proxy").then(|| "p:1".to_owned());
-        config.proxy = Proxy::find("http", "host", 80, variable).expect("sound");
+        config.server.proxy = Proxy::find("http", "host", 80, variable).expect("sound");
         let line = by_way_of(failure(502), &config).line();
         assert_eq!(
             line,

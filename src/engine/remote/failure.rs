@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use ureq::http::HeaderMap;
 
-use super::reason::said;
 use crate::record::remote::RemoteRecord;
 
 /// Maximum number of characters quoted from an answer.
@@ -82,18 +81,17 @@ impl Failure {
         self
     }
 
-    /// An answer with a status other than 200. `body` is its beginning.
-    pub(super) fn status(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+    /// An answer with a status other than 200; `said` is the message in its body, if any.
+    pub(super) fn status(status: u16, headers: &HeaderMap, said: &str) -> Self {
         let cause = match status {
             429 => Cause::RateLimited,
             408 | 500..=599 => Cause::Server,
             _ => Cause::Refused,
         };
-        let said = said(body);
         let mut message = format!("the server answered {}", status_text(status));
         if !said.is_empty() {
             message.push_str(": ");
-            message.push_str(&said);
+            message.push_str(said);
         }
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let mut failure = Self::new(cause, message);
@@ -202,13 +200,14 @@ fn retry_after(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::remote::reason::said;
 
     fn status(status: u16, headers: &[(&'static str, &str)], body: &str) -> Failure {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, value.parse().expect("a value"));
         }
-        Failure::status(status, &map, body.as_bytes())
+        Failure::status(status, &map, &said(body.as_bytes()))
     }
 
     #[test]

@@ -47,9 +47,9 @@ use super::{
 };
 use crate::config::{EndpointApi, RemoteConfig};
 use crate::error::Result;
-use crate::profile::{self, Activity, Count, Pass, Span};
+use crate::profile::{self, Activity, Count, PassTokens, Span};
 use crate::record::remote::RemoteRecord;
-use crate::stopwatch::{Fence, Pace};
+use crate::stopwatch::{Fence, Timer};
 
 use answer::{End, Part};
 use call::{Caller, News, What};
@@ -58,7 +58,7 @@ use network::Network;
 pub use probe::{Answer as ServerAnswer, ServerReport, probe as probe_server};
 pub use ready::wait as wait_until_ready;
 use request::Sent;
-use retry::Verdict;
+use retry::RetryDecision;
 use tokens::{Counter, LocalTokens, Prompt};
 use traffic::{Traffic, Usage};
 
@@ -91,7 +91,7 @@ pub struct RemoteEngine {
     /// Connections without a request.
     idle: Vec<Agent>,
     /// Connections whose answer is complete but whose stream has not ended, by attempt.
-    draining: HashMap<u64, (Agent, Pace)>,
+    draining: HashMap<u64, (Agent, Timer)>,
     news: Receiver<News>,
     teller: Sender<News>,
     /// Events for the next poll.
@@ -107,7 +107,7 @@ struct Open {
     body: Arc<Vec<u8>>,
     seed: u64,
     /// When the first attempt started.
-    begun: Option<Pace>,
+    begun: Option<Timer>,
     attempts: usize,
     state: State,
     /// The current span: waiting, before the first token, or after it.
@@ -116,7 +116,7 @@ struct Open {
 
 enum State {
     /// Queued; after a failure, for some time at least.
-    Waiting { since: Pace, at_least: Duration },
+    Waiting { since: Timer, at_least: Duration },
     /// A call is in flight.
     Calling(Attempt),
 }
@@ -124,8 +124,8 @@ enum State {
 struct Attempt {
     number: u64,
     agent: Agent,
-    started: Pace,
-    last_token: Option<Pace>,
+    started: Timer,
+    last_token: Option<Timer>,
     chunks: usize,
     text: String,
     /// What the server sent besides the answer, as the end of an error message.
@@ -167,7 +167,7 @@ impl RemoteEngine {
     /// the tokenizer or a trusted certificate cannot be read. Exit code 2 if the server serves
     /// several models and none is named.
     pub fn connect(config: &RemoteConfig, model: Option<&str>, places: usize) -> Result<Self> {
-        let tokens = match &config.tokenizer {
+        let tokens = match &config.server.tokenizer {
             None => None,
             Some(path) => Some(Arc::new(LocalTokens::read(path)?)),
         };
@@ -185,7 +185,7 @@ impl RemoteEngine {
             info: EngineInfo {
                 kind: "remote".to_owned(),
                 model: model.id,
-                model_path: Some(config.endpoint.to_string()),
+                model_path: Some(config.server.endpoint.to_string()),
                 model_sha256: None,
                 architecture: None,
                 backend: "remote".to_owned(),
@@ -225,7 +225,7 @@ impl RemoteEngine {
         if let Some(agent) = self.idle.pop() {
             return Some(agent);
         }
-        let soon = |(_, since): &(Agent, Pace)| since.elapsed() < SOON_FREE;
+        let soon = |(_, since): &(Agent, Timer)| since.elapsed() < SOON_FREE;
         if self.draining.values().any(soon) {
             return None;
         }
@@ -260,7 +260,7 @@ impl RemoteEngine {
         self.next_attempt += 1;
         open.attempts += 1;
         self.traffic.attempt(open.attempts);
-        let now = Pace::start();
+        let now = Timer::start();
         open.begun.get_or_insert(now);
         open.phase.next(Span::Prefill);
         let (caller, calling) = (Arc::clone(&self.caller), agent.clone());
@@ -303,7 +303,7 @@ impl RemoteEngine {
             What::Chunks(parts) => {
                 let is_first = attempt.chunks == 0;
                 attempt.chunks += parts.len();
-                attempt.last_token = Some(Pace::start());
+                attempt.last_token = Some(Timer::start());
                 for Part { text, thought } in parts {
                     let piece = if text.is_empty() { &thought } else { &text };
                     let kind = EventKind::Token(token_id(piece));
@@ -340,7 +340,7 @@ impl RemoteEngine {
         end: End,
     ) -> Completion {
         attempt.text.push_str(end.tail);
-        let draining = (attempt.agent, Pace::start());
+        let draining = (attempt.agent, Timer::start());
         self.draining.insert(attempt.number, draining);
         let counts = end.counts;
         let known_prompt = match &self.counter {
@@ -397,19 +397,19 @@ impl RemoteEngine {
         let Some(open) = self.open.get_mut(&id) else {
             return;
         };
-        let spent = open.begun.map_or(Duration::ZERO, Pace::elapsed);
+        let spent = open.begun.map_or(Duration::ZERO, Timer::elapsed);
         let chunks = match &open.state {
             State::Calling(attempt) => attempt.chunks,
             State::Waiting { .. } => 0,
         };
         self.traffic.failed(failure.cause, chunks);
-        let patience = &self.config.patience;
-        match retry::decide(patience, failure, open.attempts, spent, open.seed) {
-            Verdict::Again(at_least) => {
+        let policy = &self.config.retry;
+        match retry::decide(policy, failure, open.attempts, spent, open.seed) {
+            RetryDecision::Again(at_least) => {
                 self.traffic.waits(at_least);
                 open.phase.next(Span::QueueWait);
                 open.state = State::Waiting {
-                    since: Pace::start(),
+                    since: Timer::start(),
                     at_least,
                 };
                 if chunks > 0 {
@@ -417,7 +417,7 @@ impl RemoteEngine {
                     events.push(Event { id, kind });
                 }
             }
-            Verdict::GiveUp(reason) => {
+            RetryDecision::GiveUp(reason) => {
                 self.traffic.record.failed_requests += 1;
                 self.open.remove(&id);
                 let kind = EventKind::Failed(reason);
@@ -428,28 +428,28 @@ impl RemoteEngine {
 
     /// Ends the calls that have timed out.
     fn expire(&mut self, events: &mut Vec<Event>) {
-        let patience = self.config.patience;
+        let policy = self.config.retry;
         let late = |(id, open): (&RequestId, &Open)| {
             let State::Calling(attempt) = &open.state else {
                 return None;
             };
-            let message = if open.begun?.elapsed() >= patience.request() {
+            let message = if open.begun?.elapsed() >= policy.request() {
                 format!(
                     "the request did not finish within {} s (REQUEST_TIMEOUT)",
-                    patience.request_timeout_s
+                    policy.request_timeout_s
                 )
             } else if let Some(last) = attempt.last_token {
-                (last.elapsed() >= patience.token()).then(|| {
+                (last.elapsed() >= policy.token()).then(|| {
                     format!(
                         "no further token arrived within {} s (TOKEN_TIMEOUT)",
-                        patience.token_timeout_s
+                        policy.token_timeout_s
                     )
                 })?
             } else {
-                (attempt.started.elapsed() >= patience.first_token()).then(|| {
+                (attempt.started.elapsed() >= policy.first_token()).then(|| {
                     format!(
                         "no token arrived within {} s (FIRST_TOKEN_TIMEOUT)",
-                        patience.first_token_timeout_s
+                        policy.first_token_timeout_s
                     )
                 })?
             };
@@ -460,7 +460,7 @@ impl RemoteEngine {
             agent.shutdown();
             self.failed(id, &Failure::new(Cause::Timeout, message), events);
         }
-        let lasts = |(agent, since): &(Agent, Pace)| {
+        let lasts = |(agent, since): &(Agent, Timer)| {
             let goes_on = since.elapsed() < DRAIN;
             if !goes_on {
                 agent.clone().shutdown();
@@ -483,8 +483,8 @@ impl RemoteEngine {
     }
 
     /// The requests that the engine is waiting for.
-    fn pass(&self) -> Pass {
-        let mut pass = Pass::default();
+    fn pass(&self) -> PassTokens {
+        let mut pass = PassTokens::default();
         for open in self.open.values() {
             if let State::Calling(attempt) = &open.state {
                 pass.sequences += 1;
@@ -525,7 +525,7 @@ impl Engine for RemoteEngine {
                 begun: None,
                 attempts: 0,
                 state: State::Waiting {
-                    since: Pace::start(),
+                    since: Timer::start(),
                     at_least: Duration::ZERO,
                 },
                 phase: Activity::in_scope(Span::QueueWait),
@@ -589,7 +589,7 @@ impl Engine for RemoteEngine {
         match (&self.tokens, self.config.endpoint_api) {
             (_, EndpointApi::Chat) => None,
             (Some(tokens), EndpointApi::Completions) => tokens.prompt_text(messages),
-            (None, EndpointApi::Completions) => Some(request::plain(messages).text),
+            (None, EndpointApi::Completions) => Some(tokens::plain(messages).text),
         }
     }
 

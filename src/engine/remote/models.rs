@@ -8,10 +8,10 @@ use ureq::Agent;
 
 use super::call::Caller;
 use super::failure::{Cause, Failure, excerpt};
-use super::retry::{self, Verdict};
+use super::retry::{self, RetryDecision};
 use crate::config::{Change, RemoteConfig};
 use crate::error::{Error, Result};
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServedModel {
@@ -95,7 +95,7 @@ pub(super) fn find(
         (Err(failure), _) => {
             let error = Error::preflight(format!(
                 "the endpoint {} cannot be used: {}",
-                config.endpoint, failure.message
+                config.server.endpoint, failure.message
             ));
             let hint = match (failure.status, failure.hint) {
                 (Some(401 | 403), Some(hint)) => &format!("{hint}; or {NAME_IT}"),
@@ -144,12 +144,12 @@ fn only(models: Vec<ServedModel>, config: &RemoteConfig) -> Result<ServedModel> 
         Ok([model]) => Ok(model),
         Err(none) if none.is_empty() => Err(Error::preflight(format!(
             "the endpoint {} serves no model",
-            config.endpoint
+            config.server.endpoint
         ))
         .hint("load a model there, or set MODEL (--model)")),
         Err(several) => Err(Error::usage(format!(
             "the endpoint {} serves {} models: {names}",
-            config.endpoint,
+            config.server.endpoint,
             several.len()
         ))
         .hint("set MODEL (--model) to one of them")),
@@ -158,22 +158,22 @@ fn only(models: Vec<ServedModel>, config: &RemoteConfig) -> Result<ServedModel> 
 
 /// Gets the listing, with the same retries as requests.
 fn ask(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> (Result<Vec<u8>, Failure>, usize) {
-    let begun = Pace::start();
+    let begun = Timer::start();
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let failure = match caller.get(agent, &config.endpoint.url("/models")) {
+        let failure = match caller.get(agent, &config.server.endpoint.url("/models")) {
             Ok(body) => return (Ok(body), attempts),
             Err(failure) => failure,
         };
         // An unreachable proxy is more often a wrong setting than a proxy that restarts.
-        if failure.cause == Cause::Connect && config.proxy.is_some() {
+        if failure.cause == Cause::Connect && config.server.proxy.is_some() {
             return (Err(failure), attempts);
         }
         let spent = begun.elapsed();
-        match retry::decide(&config.patience, &failure, attempts, spent, 0) {
-            Verdict::Again(wait) => thread::sleep(wait),
-            Verdict::GiveUp(_) => return (Err(failure), attempts),
+        match retry::decide(&config.retry, &failure, attempts, spent, 0) {
+            RetryDecision::Again(wait) => thread::sleep(wait),
+            RetryDecision::GiveUp(_) => return (Err(failure), attempts),
         }
     }
 }
@@ -228,7 +228,7 @@ mod tests {
             (503, false),
             (504, false),
         ] {
-            let failure = Failure::status(status, &HeaderMap::new(), b"");
+            let failure = Failure::status(status, &HeaderMap::new(), "");
             assert_eq!(is_no_list(&failure), no_list, "{status}");
         }
         assert!(is_no_list(&listed(b"<html>").expect_err("no JSON")));

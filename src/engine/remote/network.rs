@@ -56,10 +56,10 @@ impl Network {
     /// Exit code 3 if trusted certificates cannot be read.
     pub(super) fn new(config: &RemoteConfig) -> Result<Self> {
         let secure_proxy = |proxy: &Proxy| proxy.kind == ProxyKind::Https;
-        let needs_tls =
-            config.endpoint.scheme() == "https" || config.proxy.as_ref().is_some_and(secure_proxy);
+        let needs_tls = config.server.endpoint.scheme() == "https"
+            || config.server.proxy.as_ref().is_some_and(secure_proxy);
         let roots = match needs_tls {
-            true => Some(Roots::read(&config.trust)?),
+            true => Some(Roots::read(&config.server.trust)?),
             false => None,
         };
         let source = roots.as_ref().map(|roots| roots.source.clone());
@@ -74,15 +74,15 @@ impl Network {
             headers.push((name, value));
             Ok(())
         };
-        if let Some(key) = &config.api_key {
+        if let Some(key) = &config.server.api_key {
             add(header::AUTHORIZATION, &key.bearer())?;
         }
         if let Some(value) = authorization {
             add(header::PROXY_AUTHORIZATION, &value)?;
         }
         Ok(Self {
-            connect_timeout: config.patience.connect(),
-            request_timeout: config.patience.request(),
+            connect_timeout: config.retry.connect(),
+            request_timeout: config.retry.request(),
             client: roots.map(Roots::client).transpose()?,
             roots: source,
             route,
@@ -158,7 +158,7 @@ impl Network {
 /// The route to the server, and the `Proxy-Authorization` header if the proxy needs one with each
 /// request.
 fn route(config: &RemoteConfig) -> Result<(Route, Option<String>)> {
-    let Some(proxy) = &config.proxy else {
+    let Some(proxy) = &config.server.proxy else {
         return Ok((Route::Direct, None));
     };
     let refuse = |error: Box<dyn std::error::Error + Send + Sync>| {
@@ -177,7 +177,7 @@ fn route(config: &RemoteConfig) -> Result<(Route, Option<String>)> {
         ProxyKind::Socks5h => ProxyProtocol::Socks5h,
     };
     let speaks_http = matches!(proxy.kind, ProxyKind::Http | ProxyKind::Https);
-    if config.endpoint.scheme() == "http" && speaks_http {
+    if config.server.endpoint.scheme() == "http" && speaks_http {
         let name = match proxy.kind {
             ProxyKind::Https => {
                 Some(tls::server_name(Some(&proxy.host)).map_err(|error| refuse(error.into()))?)
@@ -187,7 +187,7 @@ fn route(config: &RemoteConfig) -> Result<(Route, Option<String>)> {
         let route = Route::Forward {
             proxy: (proxy.to_string().parse::<Uri>()).map_err(|error| refuse(error.into()))?,
             name,
-            origin: config.endpoint.origin(),
+            origin: config.server.endpoint.origin(),
         };
         return Ok((route, proxy.authorization()));
     }

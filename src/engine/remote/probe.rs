@@ -11,7 +11,7 @@ use super::network::Network;
 use super::ready::{self, State};
 use crate::config::RemoteConfig;
 use crate::error::Result;
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 use crate::units::Millis;
 
 /// How long to wait for the answer, in addition to the connection.
@@ -47,9 +47,9 @@ pub enum Answer {
 pub fn probe(config: &RemoteConfig) -> Result<ServerReport> {
     let network = Arc::new(Network::new(config)?);
     let caller = Caller::new(config, Arc::clone(&network));
-    let agent = network.agent_within(config.patience.connect() + PATIENCE);
-    let begun = Pace::start();
-    let listing = caller.get(&agent, &config.endpoint.url("/models"));
+    let agent = network.agent_within(config.retry.connect() + PATIENCE);
+    let begun = Timer::start();
+    let listing = caller.get(&agent, &config.server.endpoint.url("/models"));
     let time = Millis::from(begun.elapsed());
     let listed = listing.and_then(|body| models::listed(&body));
     let failed = |failure: Failure| match models::is_no_list(&failure) {
@@ -67,7 +67,7 @@ pub fn probe(config: &RemoteConfig) -> Result<ServerReport> {
         },
     };
     Ok(ServerReport {
-        proxy: config.proxy.as_ref().map(named),
+        proxy: config.server.proxy.as_ref().map(named),
         roots: network.roots.clone(),
         time,
         answer,

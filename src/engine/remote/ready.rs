@@ -15,7 +15,7 @@ use super::failure::{Cause, Failure};
 use super::network::Network;
 use crate::config::RemoteConfig;
 use crate::error::{Error, Exit, Result};
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
 /// How often to check for an interrupt.
 const TICK: Duration = Duration::from_millis(50);
@@ -49,15 +49,15 @@ pub fn wait(
     interrupted: &AtomicBool,
     tell: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let limit = config.patience.wait_ready();
+    let limit = config.server.wait_ready();
     if limit.is_zero() {
         return Ok(());
     }
     let network = Arc::new(Network::new(config)?);
     let caller = Arc::new(Caller::new(config, Arc::clone(&network)));
-    let begun = Pace::start();
+    let begun = Timer::start();
     let mut pause = PAUSES.0;
-    let mut told: Option<(String, Pace)> = None;
+    let mut told: Option<(String, Timer)> = None;
     loop {
         let time = limit.saturating_sub(begun.elapsed()).clamp(TICK, QUESTION);
         let reason = match question(&caller, &network, config, time, interrupted)? {
@@ -73,7 +73,7 @@ pub fn wait(
             State::Failed(failure) => {
                 let error = Error::preflight(format!(
                     "the endpoint {} cannot be used: {}",
-                    config.endpoint, failure.message
+                    config.server.endpoint, failure.message
                 ));
                 return Err(match failure.hint {
                     Some(hint) => error.hint(hint),
@@ -86,19 +86,19 @@ pub fn wait(
         if spent >= limit {
             return Err(Error::preflight(format!(
                 "the endpoint {} was not ready within {} s (WAIT_READY): {reason}",
-                config.endpoint, config.patience.wait_ready_s
+                config.server.endpoint, config.server.wait_ready_s
             ))
             .hint("is the server running at ENDPOINT? a large model may take longer to load: raise WAIT_READY"));
         }
         let is_news =
-            |(known, since): &(String, Pace)| *known != reason || since.elapsed() >= REMINDER;
+            |(known, since): &(String, Timer)| *known != reason || since.elapsed() >= REMINDER;
         if told.as_ref().is_none_or(is_news) {
             tell(&format!(
                 "Waiting for the server ({:.0} of {} s): {reason}",
                 spent.as_secs_f64(),
-                config.patience.wait_ready_s
+                config.server.wait_ready_s
             ));
-            told = Some((reason, Pace::start()));
+            told = Some((reason, Timer::start()));
         }
         rest(pause.min(limit.saturating_sub(spent)), interrupted)?;
         pause = (pause * 3 / 2).min(PAUSES.1);
@@ -141,7 +141,7 @@ fn question(
 /// Queries `/models`, which some servers answer while they load a model, and `/health`, which not
 /// all servers have.
 pub(super) fn state(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> State {
-    match caller.get(agent, &config.endpoint.url("/models")) {
+    match caller.get(agent, &config.server.endpoint.url("/models")) {
         Ok(body) => {
             if let Some(status) = loading(&body) {
                 return State::Starting(format!("GET /models: {status}"));
@@ -154,7 +154,7 @@ pub(super) fn state(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> St
             None => return State::Failed(failure),
         },
     }
-    match caller.get(agent, &config.endpoint.beside("/health")) {
+    match caller.get(agent, &config.server.endpoint.beside("/health")) {
         Ok(body) => match loading(&body) {
             Some(status) => State::Starting(format!("GET /health: {status}")),
             None => State::Ready,
@@ -191,7 +191,7 @@ fn loading(body: &[u8]) -> Option<String> {
 }
 
 fn rest(time: Duration, interrupted: &AtomicBool) -> Result<()> {
-    let begun = Pace::start();
+    let begun = Timer::start();
     loop {
         check(interrupted)?;
         let left = time.saturating_sub(begun.elapsed());
@@ -215,6 +215,7 @@ fn check(interrupted: &AtomicBool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::remote::reason;
     use ureq::http::HeaderMap;
 
     #[test]
@@ -231,7 +232,11 @@ mod tests {
             assert_eq!(loading(body.as_bytes()).is_some(), is_loading, "{body}");
         }
         let status = |status: u16, body: &str| {
-            is_starting(&Failure::status(status, &HeaderMap::new(), body.as_bytes()))
+            is_starting(&Failure::status(
+                status,
+                &HeaderMap::new(),
+                &reason::said(body.as_bytes()),
+            ))
         };
         assert!(status(503, "") && status(502, "") && status(504, ""));
         assert!(status(500, r#"{"error": {"message": "Loading model"}}"#));

@@ -3,10 +3,9 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::tokens::LocalTokens;
+use super::tokens::{LocalTokens, plain};
 use crate::config::{Change, EndpointApi, EndpointExtra, RemoteConfig};
-use crate::engine::chat::Rendered;
-use crate::engine::{Message, Request, Role};
+use crate::engine::{Message, Request};
 use crate::error::{Context, Exit, Result};
 
 /// Seeds are sent with 31 bits, which every server accepts, signed or not.
@@ -143,31 +142,10 @@ pub(super) fn outgoing(
     Ok(Outgoing { body, prompt })
 }
 
-/// A conversation as plain text, for models without a chat template: the system message, then turns
-/// prefixed with the speaker, up to the start of the answer.
-pub(super) fn plain(messages: &[Message]) -> Rendered {
-    let mut text = String::new();
-    let mut content = Vec::with_capacity(messages.len());
-    for message in messages {
-        text.push_str(match message.role {
-            Role::System => "",
-            Role::User => "User: ",
-            Role::Assistant => "Assistant: ",
-        });
-        let start = text.len();
-        text.push_str(&message.content);
-        content.push(start..text.len());
-        text.push_str("\n\n");
-    }
-    text.push_str("Assistant:");
-    content.retain(|range| !range.is_empty());
-    Rendered { text, content }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Origin, Sampling};
+    use crate::engine::{Origin, Role, Sampling};
 
     fn request() -> Request {
         let message = |role, content: &str| Message {
@@ -181,7 +159,8 @@ mod tests {
                 message(Role::User, "Hi"),
                 message(Role::Assistant, "Hello."),
                 message(Role::User, "Bye"),
-            ],
+            ]
+            .into(),
             max_tokens: 48,
             ignore_eos: false,
             sampling: Sampling::default(),

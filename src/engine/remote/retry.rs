@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::failure::Failure;
-use crate::config::Patience;
+use crate::config::RetryPolicy;
 
 /// Upper bound of the exponential backoff.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// What to do after a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum RetryDecision {
     /// Retry after this time.
     Again(Duration),
     /// Do not retry, for this reason.
@@ -20,34 +20,34 @@ pub(super) enum Verdict {
 /// Decides about a request whose attempt number `attempts` (1-based) failed, `spent` after the
 /// start of its first attempt. `seed` spreads the waits of requests that failed together.
 pub(super) fn decide(
-    patience: &Patience,
+    policy: &RetryPolicy,
     failure: &Failure,
     attempts: usize,
     spent: Duration,
     seed: u64,
-) -> Verdict {
+) -> RetryDecision {
     let line = failure.line();
     if !failure.cause.is_passing() {
-        return Verdict::GiveUp(line);
+        return RetryDecision::GiveUp(line);
     }
-    let most = patience.max_attempts;
+    let most = policy.max_attempts;
     if attempts >= most {
-        return Verdict::GiveUp(match most {
+        return RetryDecision::GiveUp(match most {
             1 => line,
             _ => format!("{line}; that was attempt {attempts} of {most}"),
         });
     }
     let wait =
-        delay(patience.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
-    if spent.saturating_add(wait) >= patience.request() {
-        return Verdict::GiveUp(format!(
+        delay(policy.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
+    if spent.saturating_add(wait) >= policy.request() {
+        return RetryDecision::GiveUp(format!(
             "{line}; attempt {} would start after the limit of {} s for a request \
              (REQUEST_TIMEOUT)",
             attempts + 1,
-            patience.request_timeout_s
+            policy.request_timeout_s
         ));
     }
-    Verdict::Again(wait)
+    RetryDecision::Again(wait)
 }
 
 /// Doubles the delay with each attempt; the seed picks a value between half and all of it ("equal
@@ -80,9 +80,9 @@ mod tests {
 
     #[test]
     fn only_transient_failures_are_retried_and_not_forever() {
-        let patience = Patience::default();
+        let policy = RetryPolicy::default();
         let decide =
-            |cause, attempts| decide(&patience, &failure(cause), attempts, Duration::ZERO, 7);
+            |cause, attempts| decide(&policy, &failure(cause), attempts, Duration::ZERO, 7);
         for cause in [
             Cause::Connect,
             Cause::Timeout,
@@ -90,14 +90,17 @@ mod tests {
             Cause::Server,
             Cause::CutOff,
         ] {
-            assert!(matches!(decide(cause, 1), Verdict::Again(_)), "{cause:?}");
-            let Verdict::GiveUp(why) = decide(cause, 4) else {
+            assert!(
+                matches!(decide(cause, 1), RetryDecision::Again(_)),
+                "{cause:?}"
+            );
+            let RetryDecision::GiveUp(why) = decide(cause, 4) else {
                 panic!("{cause:?} is retried forever");
             };
             assert_eq!(why, "broke; that was attempt 4 of 4");
         }
         for cause in [Cause::Refused, Cause::Malformed, Cause::Certificate] {
-            assert_eq!(decide(cause, 1), Verdict::GiveUp("broke".to_owned()));
+            assert_eq!(decide(cause, 1), RetryDecision::GiveUp("broke".to_owned()));
         }
     }
 
@@ -105,13 +108,13 @@ mod tests {
     fn retry_after_is_respected() {
         let mut limited = failure(Cause::RateLimited);
         limited.retry_after = Some(Duration::from_secs(9));
-        let patience = Patience::default();
+        let policy = RetryPolicy::default();
         assert_eq!(
-            decide(&patience, &limited, 1, Duration::ZERO, 0),
-            Verdict::Again(Duration::from_secs(9))
+            decide(&policy, &limited, 1, Duration::ZERO, 0),
+            RetryDecision::Again(Duration::from_secs(9))
         );
         limited.retry_after = Some(Duration::MAX);
-        let Verdict::GiveUp(why) = decide(&patience, &limited, 1, Duration::ZERO, 0) else {
+        let RetryDecision::GiveUp(why) = decide(&policy, &limited, 1, Duration::ZERO, 0) else {
             panic!("waits forever");
         };
         assert!(why.contains("REQUEST_TIMEOUT"), "{why}");

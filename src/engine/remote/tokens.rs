@@ -8,11 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::request::plain;
 use crate::engine::chat::{ChatTemplate, Rendered};
 use crate::engine::load::gguf;
 use crate::engine::tokenizer::{AddedTokens, Encoded, Tokenizer};
-use crate::engine::{Conversation, Message, RequestId, shown_prompt};
+use crate::engine::{Conversation, Message, RequestId, Role, shown_prompt};
 use crate::error::{Error, Exit, Result};
 
 /// Longest wait for outstanding counts, which take milliseconds.
@@ -133,12 +132,12 @@ impl LocalTokens {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Prompt {
     /// Rendered by the server.
-    Chat(Vec<Message>),
+    Chat(Arc<[Message]>),
     /// Number of tokens of a prompt that was tokenized here.
     Tokens(usize),
 }
 
-enum Job {
+enum TokenizerJob {
     Prompt(RequestId, Prompt),
     Answer(RequestId, String),
 }
@@ -160,7 +159,7 @@ struct Board {
 /// Counts tokens on its own thread: counting a few thousand tokens takes longer than the time
 /// between two of them.
 pub(super) struct Counter {
-    jobs: Sender<Job>,
+    jobs: Sender<TokenizerJob>,
     board: Arc<(Mutex<Board>, Condvar)>,
 }
 
@@ -182,15 +181,15 @@ impl Counter {
 
     /// Starts counting a request's prompt.
     pub(super) fn prompt(&self, id: RequestId, prompt: Prompt) {
-        self.give(Job::Prompt(id, prompt));
+        self.give(TokenizerJob::Prompt(id, prompt));
     }
 
     /// Starts counting an answer.
     pub(super) fn answer(&self, id: RequestId, text: String) {
-        self.give(Job::Answer(id, text));
+        self.give(TokenizerJob::Answer(id, text));
     }
 
-    fn give(&self, job: Job) {
+    fn give(&self, job: TokenizerJob) {
         self.lock().open += 1;
         if self.jobs.send(job).is_err() {
             self.lock().open -= 1;
@@ -221,11 +220,11 @@ impl Counter {
     }
 }
 
-fn count(tokens: &LocalTokens, inbox: &Receiver<Job>, board: &(Mutex<Board>, Condvar)) {
+fn count(tokens: &LocalTokens, inbox: &Receiver<TokenizerJob>, board: &(Mutex<Board>, Condvar)) {
     while let Ok(job) = inbox.recv() {
         let (id, prompt, answer) = match job {
-            Job::Prompt(id, prompt) => (id, tokens.count_prompt(&prompt), None),
-            Job::Answer(id, text) => (id, None, tokens.count_answer(&text)),
+            TokenizerJob::Prompt(id, prompt) => (id, tokens.count_prompt(&prompt), None),
+            TokenizerJob::Answer(id, text) => (id, None, tokens.count_answer(&text)),
         };
         let mut state = board.0.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = state.counts.entry(id).or_default();
@@ -235,4 +234,25 @@ fn count(tokens: &LocalTokens, inbox: &Receiver<Job>, board: &(Mutex<Board>, Con
         drop(state);
         board.1.notify_all();
     }
+}
+
+/// A conversation as plain text, for models without a chat template: what the system says, then turns
+/// with their speaker's name, up to where the answer begins.
+pub(super) fn plain(messages: &[Message]) -> Rendered {
+    let mut text = String::new();
+    let mut content = Vec::with_capacity(messages.len());
+    for message in messages {
+        text.push_str(match message.role {
+            Role::System => "",
+            Role::User => "User: ",
+            Role::Assistant => "Assistant: ",
+        });
+        let start = text.len();
+        text.push_str(&message.content);
+        content.push(start..text.len());
+        text.push_str("\n\n");
+    }
+    text.push_str("Assistant:");
+    content.retain(|range| !range.is_empty());
+    Rendered { text, content }
 }

@@ -1,6 +1,6 @@
 //! General advice per stage, limited to what the run does not do already.
 
-use super::causes::LEAST_REUSE;
+use super::prefixes::LEAST_REUSE;
 use super::present::Present;
 
 /// Advice for a stage; empty if there is none.

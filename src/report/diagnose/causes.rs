@@ -12,9 +12,6 @@ use crate::units::plural;
 /// A cause is reported if it could save at least this share of the wall time.
 const LEAST_SHARE: f64 = 0.01;
 
-/// Missing reuse is a cause from this share of the prompts on.
-pub(super) const LEAST_REUSE: f64 = 0.2;
-
 /// The causes in a run, largest possible saving first.
 pub(super) fn causes(present: &Present, shares: &Shares) -> Vec<Cause> {
     let mut causes: Vec<Cause> = [

@@ -79,7 +79,7 @@ pub struct Cause {
 /// Severity of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum DiagnosisVerdict {
     /// At least 50 % of the wall time.
     Critical,
     /// At least 10 %.
@@ -90,7 +90,8 @@ pub enum Verdict {
     NotABottleneck,
 }
 
-impl Verdict {
+impl DiagnosisVerdict {
+    /// As people read it.
     pub fn label(self) -> &'static str {
         match self {
             Self::Critical => "critical",
@@ -114,7 +115,7 @@ impl Verdict {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
     pub stage: String,
-    pub verdict: Verdict,
+    pub verdict: DiagnosisVerdict,
     /// `split_s` / `wall_s`.
     pub share: f64,
     /// Number of calls.
@@ -173,8 +174,8 @@ fn finding(stage: &stages::Stage, wall_s: f64, present: &Present) -> Finding {
     // These stages are pure start-up, repeated.
     let starts = ["engine_init", "evaluate.start_up", "flow_expansion"];
     let raised = starts.contains(&stage.name.as_str()) && stage.calls > 1 && mean_s >= START_S;
-    let verdict = match Verdict::of(share) {
-        Verdict::NotABottleneck if raised => Verdict::Moderate,
+    let verdict = match DiagnosisVerdict::of(share) {
+        DiagnosisVerdict::NotABottleneck if raised => DiagnosisVerdict::Moderate,
         verdict => verdict,
     };
     Finding {

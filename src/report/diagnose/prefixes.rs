@@ -2,10 +2,12 @@
 //! server.
 
 use super::Cause;
-use super::causes::LEAST_REUSE;
 use super::present::Present;
 use super::stages::Shares;
 use super::text::percent;
+
+/// Least part of the prompts by which reuse must fall short to be a cause.
+pub(super) const LEAST_REUSE: f64 = 0.2;
 
 /// The cause, if it applies and there is something to advise.
 pub(super) fn prefixes(present: &Present, shares: &Shares) -> Option<Cause> {

@@ -153,8 +153,8 @@ impl Present<'_> {
             .prefix
             .filter(|prefix| prefix.prompt_bytes > 0)?;
         let of_prompts = |bytes: u64| bytes as f64 / prefix.prompt_bytes as f64;
-        let prompt: usize = self.steps.iter().map(|step| step.prompt_tokens).sum();
-        let reused: usize = self.steps.iter().map(|step| step.reused_tokens).sum();
+        let prompt: usize = self.steps.iter().map(|step| step.tokens.prompt).sum();
+        let reused: usize = self.steps.iter().map(|step| step.tokens.reused).sum();
         (prompt > 0).then(|| Reuse {
             reused: reused as f64 / prompt as f64,
             possible: of_prompts(prefix.reusable_bytes),

@@ -31,7 +31,7 @@ fn an_engine_for_each_workflow_is_the_cause() {
     let stage = &diagnosis.stages[0];
     assert_eq!(
         (stage.stage.as_str(), stage.verdict),
-        ("engine_init", Verdict::Critical)
+        ("engine_init", DiagnosisVerdict::Critical)
     );
     assert_eq!(stage.calls, 25);
 }
@@ -243,8 +243,8 @@ fn repeated_start_ups_are_moderate_even_with_a_small_share() {
         let stage = diagnosis.stages.iter().find(|stage| stage.stage == name);
         stage.expect("called").verdict
     };
-    assert_eq!(verdict("evaluate.start_up"), Verdict::Moderate);
-    assert_eq!(verdict("verify"), Verdict::NotABottleneck);
+    assert_eq!(verdict("evaluate.start_up"), DiagnosisVerdict::Moderate);
+    assert_eq!(verdict("verify"), DiagnosisVerdict::NotABottleneck);
 }
 
 #[test]
@@ -261,8 +261,8 @@ fn a_prefix_hostile_template_is_the_cause() {
         reusable_bytes_reordered: 90_000,
     });
     for step in &mut steps {
-        step.reused_tokens = 16;
-        step.prefill_tokens -= 16;
+        step.tokens.reused = 16;
+        step.tokens.prefill -= 16;
     }
     let diagnosis = diagnose(&record, &steps);
     let cause = &diagnosis.causes[0];
@@ -292,7 +292,7 @@ fn a_prefix_hostile_template_is_the_cause() {
         .insert("mode".to_owned(), json!("standalone"));
     assert_eq!(ids(&diagnose(&record, &steps))[0], "prefix_cache_off");
     for step in &mut steps {
-        step.reused_tokens = 720;
+        step.tokens.reused = 720;
     }
     assert!(
         !ids(&diagnose(&record, &steps))

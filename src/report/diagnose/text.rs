@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Cause, Diagnosis, Source, Verdict};
+use super::{Cause, Diagnosis, DiagnosisVerdict, Source};
 use crate::report::markdown::escaped;
 
 /// Formats a time with three significant digits and a unit.
@@ -113,7 +113,7 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         }
     }
     let weighty = |stage: &&super::Finding| {
-        stage.verdict != Verdict::NotABottleneck && !stage.advice.is_empty()
+        stage.verdict != DiagnosisVerdict::NotABottleneck && !stage.advice.is_empty()
     };
     let weighty: Vec<_> = diagnosis.stages.iter().filter(weighty).collect();
     if !weighty.is_empty() {

@@ -97,19 +97,19 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
     }
     let busy = totals.benchmark_total_ms.unwrap_or_default().seconds()
         - run.engine_init_ms.unwrap_or_default().seconds();
-    if busy > 0.0 && totals.decode_tokens > 0 {
+    if busy > 0.0 && totals.tokens.decode > 0 {
         tiles.push(Tile {
             label: "generated",
-            value: format!("{:.1} t/s", totals.decode_tokens as f64 / busy),
-            note: plural(totals.decode_tokens, "token"),
+            value: format!("{:.1} t/s", totals.tokens.decode as f64 / busy),
+            note: plural(totals.tokens.decode, "token"),
         });
     }
-    if totals.prompt_tokens > 0 {
-        let reused = 100.0 * totals.reused_tokens as f64 / totals.prompt_tokens as f64;
+    if totals.tokens.prompt > 0 {
+        let reused = 100.0 * totals.tokens.reused as f64 / totals.tokens.prompt as f64;
         tiles.push(Tile {
             label: "prompt tokens reused",
             value: format!("{reused:.0} %"),
-            note: format!("of {}", totals.prompt_tokens),
+            note: format!("of {}", totals.tokens.prompt),
         });
     }
     if totals.undecided > 0

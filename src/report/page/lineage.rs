@@ -55,7 +55,7 @@ pub(super) struct Evolution {
 }
 
 /// A trial with its position in SVG units.
-struct Place<'a> {
+struct NodePlace<'a> {
     trial: &'a LineageRecord,
     x: f64,
     y: f64,
@@ -211,7 +211,7 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
     let row_of = |number: usize| top_of_failures + ROW * (number as f64 + 0.5);
 
     let width = WIDTH / columns.len().max(1) as f64;
-    let mut places: BTreeMap<usize, Place> = BTreeMap::new();
+    let mut places: BTreeMap<usize, NodePlace> = BTreeMap::new();
     for (number, (_, trials)) in columns.iter().enumerate() {
         for (index, trial) in trials.iter().enumerate() {
             let within = 0.15 + 0.7 * (index as f64 + 0.5) / trials.len() as f64;
@@ -223,7 +223,7 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
             let x = width * (number as f64 + within);
             places.insert(
                 trial.trial,
-                Place {
+                NodePlace {
                     trial,
                     x,
                     y,
@@ -283,7 +283,7 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
         }
     }
     // Draw the best path last, on top of the other edges. It skips ancestors that were not drawn.
-    let drawn_path: Vec<&Place> = path.iter().filter_map(|trial| places.get(trial)).collect();
+    let drawn_path: Vec<&NodePlace> = path.iter().filter_map(|trial| places.get(trial)).collect();
     for pair in drawn_path.windows(2).rev() {
         let (place, before) = (pair[0], pair[1]);
         line("edge best", (before.x, before.y), (place.x, place.y), "");

@@ -319,30 +319,30 @@ struct TokenRow {
 fn tokens(positions: &[PositionRecord]) -> Vec<TokenRow> {
     let most = positions
         .iter()
-        .map(|position| position.prompt_tokens + position.decode_tokens)
+        .map(|position| position.tokens.prompt + position.tokens.decode)
         .max()
         .unwrap_or(0)
         .max(1);
     let row = |position: &PositionRecord| {
-        let reused = 100.0 * position.reused_tokens as f64 / position.prompt_tokens.max(1) as f64;
+        let reused = 100.0 * position.tokens.reused as f64 / position.tokens.prompt.max(1) as f64;
         let width = |tokens: usize| format!("{:.2}", 100.0 * tokens as f64 / most as f64);
         TokenRow {
             step: label(position),
-            prompt: position.prompt_tokens,
-            prefill: position.prefill_tokens,
-            reused: format!("{} ({reused:.0} %)", position.reused_tokens),
-            decode: position.decode_tokens,
+            prompt: position.tokens.prompt,
+            prefill: position.tokens.prefill,
+            reused: format!("{} ({reused:.0} %)", position.tokens.reused),
+            decode: position.tokens.decode,
             prefill_rate: text::rate(&position.prefill_tokens_per_s),
             decode_rate: text::rate(&position.decode_tokens_per_s),
             widths: [
-                width(position.prefill_tokens),
-                width(position.reused_tokens),
-                width(position.decode_tokens),
+                width(position.tokens.prefill),
+                width(position.tokens.reused),
+                width(position.tokens.decode),
             ],
         }
     };
     // Steps that are judged without the model have no tokens.
-    let asked = |position: &&PositionRecord| position.prompt_tokens + position.decode_tokens > 0;
+    let asked = |position: &&PositionRecord| position.tokens.prompt + position.tokens.decode > 0;
     positions.iter().filter(asked).map(row).collect()
 }
 

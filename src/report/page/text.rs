@@ -117,9 +117,9 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
                 spread(&position.ttft_ms),
                 spread(&position.tpot_ms),
                 spread(&position.queue_ms),
-                position.prompt_tokens,
-                position.reused_tokens,
-                position.decode_tokens,
+                position.tokens.prompt,
+                position.tokens.reused,
+                position.tokens.decode,
                 rate(&position.prefill_tokens_per_s),
                 rate(&position.decode_tokens_per_s)
             )?;

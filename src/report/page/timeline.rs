@@ -128,8 +128,8 @@ fn title(step: &StepRecord) -> String {
             "{head} (queue {}, first token {}), {} + {}",
             seconds(step.queue_ms.unwrap_or_default().seconds()),
             seconds(step.ttft_ms.unwrap_or(step.latency_ms).seconds()),
-            step.prompt_tokens,
-            plural(step.decode_tokens, "token")
+            step.tokens.prompt,
+            plural(step.tokens.decode, "token")
         ),
     }
 }

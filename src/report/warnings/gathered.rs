@@ -79,8 +79,8 @@ impl FirstRequests {
         if start < earliest {
             self.requests.push(FirstRequest {
                 start,
-                reused: step.reused_tokens,
-                prompt: step.prompt_tokens,
+                reused: step.tokens.reused,
+                prompt: step.tokens.prompt,
                 tried_before: step.attempts > Some(1),
             });
         }
@@ -109,7 +109,7 @@ impl Gathered {
             return;
         }
         self.answers += 1;
-        self.tokens += step.decode_tokens;
+        self.tokens += step.tokens.decode;
         let cut = step.finish == "length";
         let name = step.step.split('.').next().unwrap_or(&step.step);
         if !self.steps.contains_key(name) {
@@ -131,16 +131,16 @@ impl Gathered {
                 self.empty_cut += usize::from(cut);
                 let thought = content == Content::ThoughtsOnly || step.reasoning_tokens > Some(0);
                 self.empty_thought += usize::from(thought);
-                self.empty_tokens += usize::from(!thought && step.decode_tokens > 0);
+                self.empty_tokens += usize::from(!thought && step.tokens.decode > 0);
             }
             Content::WithinThoughts => self.within_thoughts += 1,
             Content::Answer | Content::AfterThoughts | Content::AfterBegunThoughts => {}
         }
-        self.uncounted += usize::from(content != Content::Nothing && step.decode_tokens == 0);
+        self.uncounted += usize::from(content != Content::Nothing && step.tokens.decode == 0);
         let hidden = step.hidden_tokens.unwrap_or(0);
         self.hiding += usize::from(hidden > 0);
         self.hidden += hidden;
-        if step.attempts.is_some() && step.decode_tokens > 1 {
+        if step.attempts.is_some() && step.tokens.decode > 1 {
             self.streamed += 1;
             self.bursts += usize::from(step.burst);
             let untimed = step.tpot_ms.is_none() && !step.burst && hidden == 0;

@@ -60,7 +60,7 @@ fn empty_answers() {
     let empty = one(|_, steps| {
         for step in steps {
             step.output = " \n".to_owned();
-            step.decode_tokens = 48;
+            step.tokens.decode = 48;
         }
     });
     let evidence = "18 of 18 answers; 12 ended at the token limit; 18 with tokens that are not in the \
@@ -72,7 +72,7 @@ fn empty_answers() {
         steps[5].output = String::new();
         steps[5].reasoning_tokens = Some(48);
         steps[8].output = String::new();
-        steps[8].decode_tokens = 0;
+        steps[8].tokens.decode = 0;
     });
     assert_eq!(some[0].text, "Some answers are empty");
     assert!(
@@ -85,7 +85,7 @@ fn empty_answers() {
     let none = one(|_, steps| {
         for step in steps {
             step.output = String::new();
-            step.decode_tokens = 0;
+            step.tokens.decode = 0;
         }
     });
     assert_eq!(none, pair("no_tokens", "0 tokens in 18 answers"));
@@ -145,7 +145,7 @@ fn judged_answers_cut_at_the_token_limit() {
 
 #[test]
 fn uncounted_tokens() {
-    let uncounted = one(|_, steps| steps[4].decode_tokens = 0);
+    let uncounted = one(|_, steps| steps[4].tokens.decode = 0);
     assert_eq!(uncounted, pair("tokens_not_counted", "1 of 18 answers"));
     let chunks = changed(|run, _| {
         run.totals.remote = Some(RemoteRecord {
@@ -179,7 +179,7 @@ fn bursts() {
         move |step: &mut StepRecord| {
             step.burst = true;
             step.tpot_ms = None;
-            step.decode_tokens = tokens;
+            step.tokens.decode = tokens;
         }
     };
     let evidence = "10 of 18 answers of at least two tokens";
@@ -216,7 +216,7 @@ fn hidden_tokens() {
 fn a_cache_that_was_warm_before_the_first_request() {
     let warm = one(|_, steps| {
         for step in steps {
-            step.reused_tokens = 700;
+            step.tokens.reused = 700;
         }
     });
     assert_eq!(
@@ -225,7 +225,7 @@ fn a_cache_that_was_warm_before_the_first_request() {
     );
     let later = changed(|_, steps| {
         for step in &mut steps[1..] {
-            step.reused_tokens = 700;
+            step.tokens.reused = 700;
         }
     });
     assert_eq!(later, [], "the first has filled it");
@@ -236,7 +236,7 @@ fn a_cache_that_was_warm_before_the_first_request() {
             for (number, step) in steps.iter_mut().enumerate() {
                 step.start_ms = Millis(200.0 + if number < 6 { 0.1 * number as f64 } else { 1e4 });
                 step.attempts = Some(attempts);
-                step.reused_tokens = if Some(number) == cold { 0 } else { 16 };
+                step.tokens.reused = if Some(number) == cold { 0 } else { 16 };
             }
         }
     };
@@ -258,7 +258,7 @@ fn a_cache_that_was_warm_before_the_first_request() {
         for (number, step) in steps.iter_mut().enumerate() {
             step.round = Some(1 + number / 9);
             step.mode = Some("reuse".to_owned());
-            step.reused_tokens = if number < 9 { 0 } else { 16 };
+            step.tokens.reused = if number < 9 { 0 } else { 16 };
         }
     });
     assert_eq!(round.0, "cache_warm");

@@ -8,7 +8,7 @@ use candle_core::quantized::gguf_file::{Content, TensorInfo, Value, VersionedMag
 use memmap2::Mmap;
 
 use super::{GgufFile, Tensor, whole_number};
-use crate::engine::model::ModelSpec;
+use crate::engine::model_spec::ModelSpec;
 use crate::error::{Error, Result};
 
 /// Tensors with the matrices of all experts, `[experts, rows, columns]`.

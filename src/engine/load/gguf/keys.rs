@@ -4,7 +4,7 @@
 use candle_core::quantized::gguf_file::Value;
 
 use super::{GIVE_GGUF, GgufFile, OTHER_FILE, whole_number};
-use crate::engine::model::ModelSpec;
+use crate::engine::model_spec::ModelSpec;
 use crate::error::{Error, Result};
 
 /// Number of per-layer values shown in an error message.

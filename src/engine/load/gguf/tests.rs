@@ -8,8 +8,8 @@ use candle_core::quantized::gguf_file::Content;
 
 use super::*;
 use crate::config::Backend;
-use crate::engine::model::ModelSpec;
 use crate::engine::model::testing::{LAYERS, Random, Tiny, retype, test_model, write_gguf};
+use crate::engine::model_spec::ModelSpec;
 
 /// A valid file, and the length of its header.
 fn tiny() -> (Vec<u8>, usize) {

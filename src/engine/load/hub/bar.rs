@@ -6,11 +6,11 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::terminal::visible_line;
+use crate::terminal::{bars_are_hidden, visible_line};
 
-/// A bar over `total` bytes. Draws nothing if `quiet` is set or stderr is not a terminal.
-pub(super) fn bytes(quiet: bool, what: &str, total: u64) -> ProgressBar {
-    let target = if quiet {
+/// A bar over so many bytes. It draws nothing with `QUIET` or when stderr is not a terminal.
+pub(super) fn bytes(what: &str, total: u64) -> ProgressBar {
+    let target = if bars_are_hidden() {
         ProgressDrawTarget::hidden()
     } else {
         ProgressDrawTarget::stderr()

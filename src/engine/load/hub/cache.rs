@@ -22,7 +22,6 @@ use crate::hash;
 /// The cache in `folder`, which need not exist yet.
 pub(super) struct Cache {
     folder: PathBuf,
-    quiet: bool,
 }
 
 /// Whether a digest may come from a stamp.
@@ -74,16 +73,10 @@ pub(super) struct FetchLock {
 }
 
 impl Cache {
-    pub(super) fn new(folder: &Path, quiet: bool) -> Self {
+    pub(super) fn new(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
-            quiet,
         }
-    }
-
-    /// Whether progress bars are off.
-    pub(super) fn quiet(&self) -> bool {
-        self.quiet
     }
 
     /// The path of a downloaded file with this name.
@@ -118,7 +111,7 @@ impl Cache {
         }
         let context = || format!("failed to read {}", path.display());
         let before = Stamp::of(path, String::new()).or_exit(Exit::Preflight, context)?;
-        let bar = bar::bytes(self.quiet, "Checking the digest", before.size);
+        let bar = bar::bytes("Checking the digest", before.size);
         let sha256 = hash::sha256_file(path, |bytes| bar.set_position(bytes))
             .or_exit(Exit::Preflight, context)?;
         bar.finish_and_clear();
@@ -210,7 +203,7 @@ mod tests {
 
     fn cache() -> (TempDir, Cache) {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(&folder.path().join("cache"), true);
+        let cache = Cache::new(&folder.path().join("cache"));
         (folder, cache)
     }
 

@@ -58,8 +58,8 @@ pub enum ModelFormat {
     Folder,
 }
 
-/// Callbacks that report on and cancel a download. Progress bars are separate: they are drawn on
-/// stderr if it is a terminal and `quiet` is off.
+/// How a fetch is watched. Bars are its own affair: they are on stderr where that is a terminal and
+/// `QUIET` is off.
 pub struct Watch<'a> {
     /// Receives a status line.
     pub say: &'a mut dyn FnMut(&str),
@@ -146,7 +146,7 @@ pub fn digest(config: &ModelConfig, model: &ModelFile) -> Result<Option<String>>
     match model.format {
         ModelFormat::Folder => Ok(None),
         ModelFormat::Gguf => {
-            let cache = Cache::new(&config.cache_dir, config.quiet);
+            let cache = Cache::new(&config.cache_dir);
             let digests: Result<Vec<String>> = files_of(&model.path)
                 .iter()
                 .map(|file| cache.digest(file, Digest::Fresh))
@@ -209,7 +209,7 @@ impl<'a> Finder<'a> {
     }
 
     fn cache(&self) -> Cache {
-        Cache::new(&self.config.cache_dir, self.config.quiet)
+        Cache::new(&self.config.cache_dir)
     }
 
     fn hub(&self, patience: Duration) -> Hub<'a> {

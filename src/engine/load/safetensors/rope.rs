@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 use super::SafetensorsFolder;
-use crate::engine::model::ModelSpec;
+use crate::engine::model_spec::ModelSpec;
 use crate::error::Result;
 
 /// Keys with RoPE parameters, in order of precedence.

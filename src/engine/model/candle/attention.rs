@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
 use super::kv::KvPages;
-use super::pass::{Attending, Pass, Rows};
+use super::pass::{Attending, PlannedPass, Rows};
 
 /// Attention of all tokens of a pass. Their keys and values must already be in the pages.
 ///
@@ -14,7 +14,7 @@ pub(super) fn attend(
     queries: &Tensor,
     kv: &KvPages,
     layer: usize,
-    pass: &Pass<'_>,
+    pass: &PlannedPass<'_>,
 ) -> Result<Tensor> {
     let mut outputs = Vec::with_capacity(pass.groups.len() + 1);
     if let Some(pagewise) = &pass.pagewise {

@@ -9,9 +9,11 @@ use candle_nn::rotary_emb::rope_thd;
 use super::attention;
 use super::kv::KvPages;
 use super::linear::{Linear, WeightFormat};
-use super::pass::Pass;
-use super::weights::{Matrix, Weights, required_vector, rotated_bias, rotated_matrix};
+use super::pass::PlannedPass;
 use crate::engine::model::ModelSpec;
+use crate::engine::model::source::{
+    Matrix, Weights, required_vector, rotated_bias, rotated_matrix,
+};
 use crate::error::{Context, Error, Exit, Result};
 
 pub(super) struct Layer {
@@ -126,7 +128,7 @@ impl Layer {
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        pass: &Pass<'_>,
+        pass: &PlannedPass<'_>,
         kv: &KvPages,
     ) -> candle_core::Result<Tensor> {
         let epsilon = pass.spec.norm_epsilon as f32;
@@ -140,7 +142,12 @@ impl Layer {
         x + self.down.forward(&inner)?
     }
 
-    fn attention(&self, x: &Tensor, pass: &Pass<'_>, kv: &KvPages) -> candle_core::Result<Tensor> {
+    fn attention(
+        &self,
+        x: &Tensor,
+        pass: &PlannedPass<'_>,
+        kv: &KvPages,
+    ) -> candle_core::Result<Tensor> {
         let spec = pass.spec;
         let (heads, kv_heads, head_size) = (spec.heads, spec.kv_heads, spec.head_size);
         let tokens = x.dim(0)?;

@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::dense;
-use super::weights::Matrix;
+use crate::engine::model::source::Matrix;
 
 /// How weights are stored on the device, and the type of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

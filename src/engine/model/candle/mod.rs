@@ -21,11 +21,10 @@ mod linear;
 mod pagewise;
 mod pass;
 mod plan;
-pub(super) mod rope;
+mod rope;
 #[cfg(test)]
 mod tests;
 mod weighted;
-pub(super) mod weights;
 
 use std::collections::HashSet;
 
@@ -36,58 +35,16 @@ use rayon::prelude::*;
 use self::kv::KvPages;
 use self::layer::Layer;
 use self::linear::{Embedding, Linear};
-use self::pass::Pass;
+use self::pass::PlannedPass;
 use self::plan::{Plan, Policy};
 use self::rope::Rope;
-use self::weights::{Weights, required_vector};
+use super::source::{Weights, check_names, checked_spec, required_vector};
 use super::{Chunk, Model, ModelSpec, Slot, check_chunk, check_pages, no_room_for_pages};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
 
 pub(crate) use self::linear::WeightFormat;
-#[cfg(test)]
-pub(super) use self::weights::hub_name;
-
-/// Values of `general.architecture` that this backend supports.
-#[cfg(test)]
-pub(super) const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
-
-/// Checks, from its header only, whether a GGUF file of the Llama family is supported.
-///
-/// # Errors
-/// Exit code 3 if something is not supported.
-pub(super) fn check(file: &GgufFile) -> Result<()> {
-    let spec = checked_spec(file)?;
-    file.rope_divisors(&spec).map(|_| ())
-}
-
-/// The sizes of a Llama-family model in a GGUF file. Checks that the file contains exactly such a
-/// model.
-///
-/// # Errors
-/// Exit code 3 for inconsistent sizes, or for tensors that no such model has.
-pub(super) fn checked_spec(file: &GgufFile) -> Result<ModelSpec> {
-    let spec = file.spec()?;
-    if spec.rope_dimensions != spec.head_size && spec.architecture != "llama" {
-        return Err(file.wrong(
-            &format!("{}.rope.dimension_count", spec.architecture),
-            &format!(
-                "is {}, not the head size {}, which is not supported",
-                spec.rope_dimensions, spec.head_size
-            ),
-        ));
-    }
-    let value_length = file.count("attention.value_length")?;
-    if value_length.is_some_and(|length| length != spec.head_size) {
-        return Err(file.wrong(
-            &format!("{}.attention.value_length", spec.architecture),
-            "is not the key length, which is not supported",
-        ));
-    }
-    check_names(file, &spec, file.tensor_names())?;
-    Ok(spec)
-}
 
 /// A Llama-family model on one device.
 pub(super) struct CandleModel {
@@ -217,7 +174,7 @@ impl CandleModel {
 
     fn compute(&mut self, chunks: &[Chunk<'_>]) -> candle_core::Result<Vec<Vec<f32>>> {
         let plan = Plan::new(chunks, &self.spec, self.policy);
-        let (pass, ends) = Pass::new(
+        let (pass, ends) = PlannedPass::new(
             plan,
             &self.spec,
             self.policy,
@@ -314,63 +271,4 @@ impl Model for CandleModel {
             .synchronize()
             .or_exit(Exit::FlowFailed, || "the device failed".to_owned())
     }
-}
-
-/// Rejects a file with unknown tensors: ignoring them would compute a different model.
-pub(super) fn check_names<'a>(
-    weights: &dyn Weights,
-    spec: &ModelSpec,
-    names: impl Iterator<Item = &'a str>,
-) -> Result<()> {
-    const OF_MODEL: [&str; 4] = [
-        "token_embd.weight",
-        "output_norm.weight",
-        "output.weight",
-        "rope_freqs.weight",
-    ];
-    const OF_LAYER: [&str; 16] = [
-        "attn_norm.weight",
-        "attn_q.weight",
-        "attn_q.bias",
-        "attn_k.weight",
-        "attn_k.bias",
-        "attn_v.weight",
-        "attn_v.bias",
-        "attn_output.weight",
-        "attn_output.bias",
-        "ffn_norm.weight",
-        "ffn_gate.weight",
-        "ffn_gate.bias",
-        "ffn_up.weight",
-        "ffn_up.bias",
-        "ffn_down.weight",
-        "ffn_down.bias",
-    ];
-    const OF_QWEN3_LAYER: [&str; 2] = ["attn_q_norm.weight", "attn_k_norm.weight"];
-    let of_family: &[&str] = match spec.architecture.as_str() {
-        "qwen3" => &OF_QWEN3_LAYER,
-        _ => &[],
-    };
-    let mut known: HashSet<String> = OF_MODEL
-        .iter()
-        .map(|name| weights.file_name(name))
-        .collect();
-    for layer in 0..spec.layers {
-        let stems = OF_LAYER.iter().chain(of_family);
-        known.extend(stems.map(|stem| weights.file_name(&format!("blk.{layer}.{stem}"))));
-    }
-    for name in names {
-        // Old files have the rotation frequencies in every layer.
-        let frequencies =
-            name.ends_with("rotary_emb.inv_freq") || name.ends_with("rot_embd.weight");
-        if !known.contains(name) && !frequencies {
-            return Err(Error::preflight(format!(
-                "{} is not part of a {} model as flowbench knows it",
-                weights.place(name),
-                spec.architecture
-            ))
-            .hint("set MODEL=/path/file.gguf or MODEL=owner/name:file to another model"));
-        }
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::engine::kv::PAGE_TOKENS;
 use crate::engine::model::ModelSpec;
 
 /// Inputs shared by all blocks of a pass.
-pub(super) struct Pass<'a> {
+pub(super) struct PlannedPass<'a> {
     pub(super) spec: &'a ModelSpec,
     /// `[tokens, head_size / 2]`
     pub(super) cos: Tensor,
@@ -85,7 +85,7 @@ pub(super) struct MaskedBlock {
     pub(super) mask: Option<Tensor>,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> PlannedPass<'a> {
     /// Sends a plan to the device.
     pub(super) fn new(
         plan: Plan,

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::engine::memory;
 use crate::engine::model::ModelSpec;
+use crate::engine::model::source::frequencies;
 
 /// Initial number of positions in the table. The table grows at least twofold when a sequence
 /// exceeds it.
@@ -22,25 +23,6 @@ pub(super) struct Rope {
     /// Both `[positions so far, head_size / 2]`.
     cos: Tensor,
     sin: Tensor,
-}
-
-/// Rotation per position of each of a head's `head_size / 2` pairs, in radians; 0 for pairs that
-/// are not rotated. `divisors`: see [`Rope::new`].
-pub(in crate::engine::model) fn frequencies(
-    spec: &ModelSpec,
-    divisors: Option<&[f32]>,
-) -> Vec<f32> {
-    let rotated = spec.rope_dimensions;
-    (0..spec.head_size / 2)
-        .map(|pair| {
-            if pair >= rotated / 2 {
-                return 0.0;
-            }
-            let exponent = (2 * pair) as f64 / rotated as f64;
-            let divisor = divisors.map_or(1.0, |divisors| divisors[pair]);
-            f64::from(spec.rope_base).powf(-exponent) as f32 / divisor
-        })
-        .collect()
 }
 
 impl Rope {

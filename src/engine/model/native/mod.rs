@@ -13,9 +13,7 @@ mod prefetch_plan;
 pub(super) mod tests;
 mod weights;
 
-use super::candle::rope::frequencies;
-use super::candle::weights::Weights;
-use super::candle::{check_names, checked_spec};
+use super::source::{Weights, check_names, checked_spec, frequencies};
 use super::{
     Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
 };
@@ -267,7 +265,7 @@ impl Model for NativeModel {
             scratch,
             ..
         } = self;
-        let mut pass = Pass {
+        let mut pass = NativePass {
             spec,
             kernels: *kernels,
             pool,
@@ -306,7 +304,7 @@ impl Model for NativeModel {
             if index == last_layer && wanted.len() < positions.len() {
                 // The rest is only needed for logits.
                 scratch.keep(spec, &wanted);
-                pass = Pass {
+                pass = NativePass {
                     attention: attention::cut(&ends, heads, pool.threads()),
                     positions: &ends_at,
                     ..pass
@@ -377,7 +375,7 @@ impl Scratch {
     }
 }
 
-struct Pass<'a> {
+struct NativePass<'a> {
     spec: &'a ModelSpec,
     kernels: Kernels,
     pool: &'a Pool,
@@ -392,7 +390,7 @@ struct Pass<'a> {
     prefetch: PrefetchPlan,
 }
 
-impl Pass<'_> {
+impl NativePass<'_> {
     /// The first part of a transformer block: queries, and the keys and values that later tokens need.
     /// On entry, `scratch.delta` has yet to be added to the stream.
     fn inputs(&self, layer: &Layer, kv: &mut KvMemory, index: usize, scratch: &mut Scratch) {

@@ -3,7 +3,7 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
-use super::super::candle::weights::{
+use super::super::source::{
     Matrix, Weights, required_vector, rotated_bias, rotated_matrix, stored_row,
 };
 use super::super::weights::weight_type;

@@ -48,8 +48,8 @@ fn reused(share: f64) -> impl Fn(&mut RunRecord, &mut Steps) {
     move |run, steps| {
         shared(90, 90)(run, steps);
         for step in steps {
-            step.reused_tokens = (800.0 * share) as usize;
-            step.prefill_tokens = 800 - step.reused_tokens;
+            step.tokens.reused = (800.0 * share) as usize;
+            step.tokens.prefill = 800 - step.tokens.reused;
         }
     }
 }

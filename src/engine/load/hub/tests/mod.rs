@@ -40,7 +40,6 @@ impl Place {
             hf_endpoint: Some("http://127.0.0.1:1".to_owned()),
             hf_token: None,
             offline: false,
-            quiet: true,
         };
         let pinned = PinnedModel {
             name: "Test",

@@ -1,6 +1,7 @@
 //! Sequences in batches of any composition, with shared, copied and reused pages.
 
 use super::*;
+use crate::engine::model::source::ARCHITECTURES;
 
 /// Pages of each model; enough for all sequences of a mix.
 const PAGES: usize = 160;

@@ -17,6 +17,7 @@ use candle_transformers::models::{llama, quantized_llama, quantized_qwen2, quant
 
 use super::*;
 use crate::engine::kv::PAGE_TOKENS;
+use crate::engine::model::source::ARCHITECTURES;
 use crate::engine::model::testing::{
     Random, Tiny, difference, in_f32, test_model, write_gguf as write,
 };

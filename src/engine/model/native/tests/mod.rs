@@ -13,7 +13,8 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::*;
-use crate::engine::model::candle::{ARCHITECTURES, CandleModel, WeightFormat};
+use crate::engine::model::candle::{CandleModel, WeightFormat};
+use crate::engine::model::source::ARCHITECTURES;
 use crate::engine::model::testing::{Random, Tiny, difference, write_gguf};
 use crate::error::Exit;
 

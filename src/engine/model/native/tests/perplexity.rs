@@ -7,7 +7,7 @@
 
 use super::real_model::tokenizer;
 use super::*;
-use crate::engine::model::candle::weights::{Matrix, Weights};
+use crate::engine::model::source::{Matrix, Weights};
 use crate::engine::model::testing::test_model;
 
 const TEXT: &str = include_str!("../../../../../tests/data/perplexity.txt");

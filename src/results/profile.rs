@@ -1,6 +1,5 @@
-//! The profile's files: `profile.log` and `trace.json` in the run's folder, and the copy that the user asked for.
-//! They are written when the run ends, and also where it does not come to its end: in a panic, and
-//! at the second Ctrl-C.
+//! The profile's files: `profile.log` and `trace.json` in the run's folder, and the copy in `PROFILE_DIR`.
+//! They are written when the run ends, and also in a panic and at the second Ctrl-C.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +9,10 @@ use crate::config::ProfileConfig;
 use crate::error::{Context as _, Exit, Result};
 use crate::profile;
 use crate::record::profile::Profile;
-use crate::report::folder;
 
-/// Where the table is still to be written: here, so that the signal handler finds it, too.
+use super::files;
+
+/// Files that are still to be written. Global, so that the signal handler can write them.
 static PENDING: Mutex<Files> = Mutex::new(Files {
     tables: Vec::new(),
     trace: None,
@@ -24,53 +24,52 @@ struct Files {
     trace: Option<PathBuf>,
 }
 
-/// A profile that is not written yet. Dropped, it is written as far as that can be done.
+/// The copy of the table in `PROFILE_DIR`.
+pub(super) fn copy_path(config: &ProfileConfig, run_id: &str) -> Option<PathBuf> {
+    let name = config.profile_name.as_deref().unwrap_or(run_id);
+    let folder = config.profile_dir.as_ref()?;
+    Some(folder.join(format!("{name}.log")))
+}
+
+/// The profile's files until they are written. Dropping it writes them, as far as possible.
 #[derive(Debug)]
-pub(super) struct PendingProfile(());
+pub struct ProfileFiles(());
 
-impl PendingProfile {
-    /// Where the copy of the table goes that the user asked for.
-    pub(super) fn copy(config: &ProfileConfig, run_id: &str) -> Option<PathBuf> {
-        let name = config.profile_name.as_deref().unwrap_or(run_id);
-        let folder = config.profile_dir.as_ref()?;
-        Some(folder.join(format!("{name}.log")))
-    }
-
-    /// The profile of the run of this folder and name.
-    pub(super) fn new(config: &ProfileConfig, folder: &Path, run_id: &str) -> Self {
+impl ProfileFiles {
+    pub fn new(config: &ProfileConfig, folder: &Path, run_id: &str) -> Self {
         let mut files = Files::default();
         if config.profile {
             files.tables.push(folder.join("profile.log"));
             files.trace = Some(folder.join("trace.json"));
         }
-        files.tables.extend(Self::copy(config, run_id));
+        files.tables.extend(copy_path(config, run_id));
         *PENDING.lock().unwrap_or_else(PoisonError::into_inner) = files;
         Self(())
     }
 
-    /// Writes the profile as it is in the run's record.
+    /// Writes the profile of the run's record.
     ///
     /// # Errors
-    /// Exit code 110 where a file cannot be written; the others are.
-    pub(super) fn write(&self, profile: Option<&Profile>) -> Result<()> {
+    /// Exit code 110 if a file cannot be written; the others are written all the same.
+    pub fn write(&self, profile: Option<&Profile>) -> Result<()> {
         profile.map_or(Ok(()), |profile| write(take_pending(), profile))
     }
 
-    /// Nothing is to be written: there is no run.
-    pub(super) fn forget(self) {
+    /// Writes nothing: there is no run.
+    pub fn forget(self) {
         take_pending();
     }
 }
 
-impl Drop for PendingProfile {
+impl Drop for ProfileFiles {
     fn drop(&mut self) {
-        // Whoever could be told has an error of its own to tell.
+        // The run already ends with another error.
         let _ = write_pending();
     }
 }
 
-/// Writes the profile as it is now, unless it was written.
-pub(super) fn write_pending() -> Result<()> {
+/// Writes the profile as it is now, unless it has been written.
+pub fn write_pending() -> Result<()> {
     let files = take_pending();
     match profile::snapshot() {
         Some(profile) if !files.tables.is_empty() => write(files, &profile),
@@ -94,7 +93,7 @@ fn write(files: Files, profile: &Profile) -> Result<()> {
     result
 }
 
-/// Whole, or not at all.
+/// Writes atomically.
 fn write_file(file: &Path, text: &str) -> Result<()> {
     const HINT: &str = "let PROFILE_DIR (--profile-dir) and OUT (--out) name folders that can be written, on a disk with room";
     let made = file.parent().map_or(Ok(()), fs::create_dir_all);
@@ -102,6 +101,6 @@ fn write_file(file: &Path, text: &str) -> Result<()> {
         format!("failed to write {}", file.display())
     })
     .map_err(|error| error.hint(HINT))?;
-    let file = folder::ordinary(file, "PROFILE_NAME (--profile-name)")?;
-    folder::replace_or_hint(&file, HINT, text.as_bytes())
+    let file = files::ordinary(file, "PROFILE_NAME (--profile-name)")?;
+    files::replace_or_hint(&file, HINT, text.as_bytes())
 }

@@ -1,50 +1,48 @@
-//! Keeps a run from writing over what it reads, and from writing two things to one file.
+//! Refuses settings by which a run would overwrite a file that it reads, or write two outputs to one file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
-use crate::engine::ModelFile;
 use crate::error::{Error, Result};
 use crate::flow::Expansion;
-use crate::report::recording;
 
-use super::profile::PendingProfile;
+use super::{profile, recording};
 
-/// A file and what it is to the run.
+/// A file, and what the run uses it for.
 type Named = (&'static str, PathBuf);
 
-/// Refuses settings by which an output would replace one of the files that the run is made from, or
-/// another output. Nothing is written before this.
+/// Checks the outputs against all inputs but the model, and against each other. Called before anything is
+/// written.
 ///
 /// # Errors
-/// Exit code 2, with both names of the file.
-pub(super) fn check(config: &RunConfig, expansion: &Expansion) -> Result<()> {
+/// Exit code 2, with both uses of the file.
+pub fn check(config: &RunConfig, expansion: &Expansion) -> Result<()> {
     let outputs = outputs(config);
     if outputs.is_empty() {
         return Ok(());
     }
     let mut inputs = Vec::new();
-    if let Some(rollouts) = &config.workflow.rollouts {
-        inputs.push(("the rows of --input", rollouts.input.clone()));
+    if let Some(rollouts) = &config.rollouts {
+        inputs.push(("the rows of --input", rollouts.files.input.clone()));
     }
     if config.is_scripted() {
         let own = expansion.script.clone();
         let own = own.text.is_none().then_some(own.path);
-        let script = config.script.clone().or(own);
+        let script = config.machine.script.clone().or(own);
         inputs.extend(script.map(|script| ("the script", script)));
     }
-    let pins = config.workflow.pin_outputs.clone();
+    let pins = config.job.pin_outputs.clone();
     inputs.extend(pins.map(|pins| ("the recording of --pin-outputs", pins)));
-    let tokenizer = (config.remote.as_ref()).and_then(|remote| remote.tokenizer.as_deref());
+    let tokenizer = (config.remote.as_ref()).and_then(|remote| remote.server.tokenizer.as_deref());
     inputs.extend(
         tokenizer
             .into_iter()
             .flat_map(|path| files_at(path, "the tokenizer")),
     );
     inputs.extend(expansion.sources());
-    inputs.extend(flows(&config.layout.flows(), &outputs));
+    inputs.extend(flows(&config.machine.layout.flows(), &outputs));
     refuse_shared(&outputs, &inputs)?;
     for (index, output) in outputs.iter().enumerate() {
         refuse_shared(std::slice::from_ref(output), &outputs[..index])?;
@@ -52,19 +50,19 @@ pub(super) fn check(config: &RunConfig, expansion: &Expansion) -> Result<()> {
     Ok(())
 }
 
-/// The same for the model, which is found later.
+/// Checks the outputs against the model at `model`, which is found later.
 ///
 /// # Errors
 /// As [`check`].
-pub(super) fn check_model(config: &RunConfig, model: &ModelFile) -> Result<()> {
+pub fn check_model(config: &RunConfig, model: &Path) -> Result<()> {
     let outputs = outputs(config);
     if outputs.is_empty() {
         return Ok(());
     }
-    refuse_shared(&outputs, &files_at(&model.path, "the model"))
+    refuse_shared(&outputs, &files_at(model, "the model"))
 }
 
-/// A file of a model, with all parts of one that is split, or the files of its folder.
+/// The files of a model: one file, all parts of a split one, or the files of its folder.
 fn files_at(path: &Path, what: &'static str) -> Vec<Named> {
     let is_folder = path.is_dir();
     let folder = match path.parent() {
@@ -86,32 +84,33 @@ fn files_at(path: &Path, what: &'static str) -> Vec<Named> {
         .collect()
 }
 
-/// The files that the run writes beside its own folder.
+/// The files that the run writes outside of its own folder.
 fn outputs(config: &RunConfig) -> Vec<Named> {
     let mut outputs = Vec::new();
-    if let Some(record) = &config.workflow.record {
+    if let Some(record) = &config.presentation.record {
         outputs.push(("--record", record.clone()));
         outputs.push(("the unfinished --record", recording::partial(record)));
     }
-    let rollouts = config.workflow.rollouts.as_ref();
-    let rows = rollouts.and_then(|rollouts| rollouts.output.clone());
+    let rollouts = config.rollouts.as_ref();
+    let rows = rollouts.and_then(|rollouts| rollouts.files.output.clone());
     outputs.extend(rows.map(|rows| ("--output", rows)));
-    // Without a name of its own, the copy has that of the run, which is new.
-    if config.profile.profile_name.is_some() {
-        let copy = PendingProfile::copy(&config.profile, "");
+    // By default the copy is named after the run, which is new.
+    if config.presentation.profiling.profile_name.is_some() {
+        let copy = profile::copy_path(&config.presentation.profiling, "");
         outputs.extend(copy.map(|copy| ("--profile-name", copy)));
     }
     outputs
 }
 
-/// The outputs that would be one of the expanded flows, or their cache.
+/// Expanded flows and their cache, as far as an output has such a name.
 fn flows(folder: &Path, outputs: &[Named]) -> Vec<Named> {
     let names = outputs.iter().filter_map(|(_, path)| path.file_name());
-    let ours = names.filter(|name| {
+    let reserved = names.filter(|name| {
         let name = name.as_encoded_bytes();
         name.starts_with(b"_expanded_") || name.starts_with(b".expanded_cache")
     });
-    ours.map(|name| ("an expanded flow", folder.join(name)))
+    reserved
+        .map(|name| ("an expanded flow", folder.join(name)))
         .collect()
 }
 
@@ -134,12 +133,12 @@ fn refuse_shared(outputs: &[Named], others: &[Named]) -> Result<()> {
     Ok(())
 }
 
-/// What makes two paths one file.
+/// Two paths are one file if their identities are equal.
 #[derive(Debug, PartialEq, Eq)]
 enum Identity {
-    /// Device and inode, behind links of both kinds.
+    /// Device and inode, with links resolved.
     File(u64, u64),
-    /// A file that is not there yet: its name in the real path of its folder.
+    /// A file that does not exist yet: its name in the real path of its folder.
     Name(PathBuf),
 }
 
@@ -152,7 +151,7 @@ impl Identity {
             folder if folder.as_os_str().is_empty() => Path::new("."),
             folder => folder,
         };
-        // The folder may have to be made first.
+        // The folder may not exist yet.
         let folder = folder
             .canonicalize()
             .or_else(|_| std::path::absolute(folder));
@@ -165,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_file_by_any_name() {
+    fn links_and_relative_paths_name_the_same_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = |name: &str| folder.path().join(name);
         fs::write(at("a"), "").expect("writable");

@@ -1,19 +1,22 @@
-//! A model's weights from a GGUF file or a safetensors folder, behind one trait. Tensors are named
-//! as in GGUF (`blk.0.attn_q`).
+//! Where the weights of a Llama-family model come from: a GGUF file or a folder with safetensors, behind
+//! one trait. Tensors have GGUF's names (`blk.0.attn_q`). Both forward passes, `native` and `candle`, load
+//! through this.
+
+use std::collections::HashSet;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 
+use super::ModelSpec;
+use super::weights::dense_type;
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
-use crate::engine::model::ModelSpec;
-use crate::engine::model::weights::dense_type;
 use crate::error::{Context, Error, Exit, Result};
 
 /// A matrix `[outputs, inputs]` as stored.
 // With CUDA one variant is much larger, but only a few values exist at a time.
 #[allow(clippy::large_enum_variant)]
-pub(in crate::engine::model) enum Matrix {
+pub(super) enum Matrix {
     /// From a GGUF file, quantized or not.
     Stored(QTensor),
     /// From safetensors: f32, f16 or bf16.
@@ -22,11 +25,7 @@ pub(in crate::engine::model) enum Matrix {
 
 impl Matrix {
     /// Converts to a dense matrix of this type.
-    pub(in crate::engine::model) fn dense(
-        self,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
+    pub(super) fn dense(self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         match self {
             Self::Stored(matrix) => matrix.dequantize(device)?.to_dtype(dtype),
             Self::Dense(matrix) => matrix.to_dtype(dtype),
@@ -66,7 +65,7 @@ impl Matrix {
 
 /// The stored row that becomes row `row` in [`Matrix::restore_rows`], with `head_rows` rows per
 /// head.
-pub(in crate::engine::model) fn stored_row(row: usize, head_rows: usize) -> usize {
+pub(super) fn stored_row(row: usize, head_rows: usize) -> usize {
     let (head, place) = (row / head_rows, row % head_rows);
     let half = head_rows / 2;
     head * head_rows + place % half * 2 + place / half
@@ -82,7 +81,8 @@ fn restore_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
         .reshape(tensor.shape())
 }
 
-pub(in crate::engine::model) trait Weights: Sync {
+pub(super) trait Weights: Sync {
+    /// The matrix of this name and shape.
     fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix>;
 
     /// Calls `read` with the type and the bytes (row by row) of the stored matrix. Returns `false`,
@@ -115,8 +115,8 @@ pub(in crate::engine::model) trait Weights: Sync {
     fn place(&self, file_name: &str) -> String;
 }
 
-/// A query or key matrix with its rows in the order that [`super::rope`] expects.
-pub(in crate::engine::model) fn rotated_matrix(
+/// A query or key matrix, its rows in the order that rotation wants.
+pub(super) fn rotated_matrix(
     weights: &dyn Weights,
     name: &str,
     shape: (usize, usize),
@@ -136,7 +136,7 @@ pub(in crate::engine::model) fn rotated_matrix(
 }
 
 /// Like [`rotated_matrix`], for a bias.
-pub(in crate::engine::model) fn rotated_bias(
+pub(super) fn rotated_bias(
     weights: &dyn Weights,
     name: &str,
     length: usize,
@@ -155,7 +155,7 @@ pub(in crate::engine::model) fn rotated_bias(
 }
 
 /// A vector that the model requires.
-pub(in crate::engine::model) fn required_vector(
+pub(super) fn required_vector(
     weights: &dyn Weights,
     name: &str,
     length: usize,
@@ -331,8 +331,124 @@ impl Weights for SafetensorsFolder {
     }
 }
 
+/// Whether a GGUF file of the Llama family can be computed here, as far as its header tells.
+///
+/// # Errors
+/// Exit code 3: what is not supported.
+pub(super) fn check(file: &GgufFile) -> Result<()> {
+    let spec = checked_spec(file)?;
+    file.rope_divisors(&spec).map(|_| ())
+}
+
+/// The sizes of a GGUF file's model of the Llama family, once it is sure that the file holds such a
+/// model and nothing else.
+///
+/// # Errors
+/// Exit code 3: sizes that do not fit, or tensors that no such model has.
+pub(super) fn checked_spec(file: &GgufFile) -> Result<ModelSpec> {
+    let spec = file.spec()?;
+    if spec.rope_dimensions != spec.head_size && spec.architecture != "llama" {
+        return Err(file.wrong(
+            &format!("{}.rope.dimension_count", spec.architecture),
+            &format!(
+                "is {}, not the head size {}, which is not supported",
+                spec.rope_dimensions, spec.head_size
+            ),
+        ));
+    }
+    let value_length = file.count("attention.value_length")?;
+    if value_length.is_some_and(|length| length != spec.head_size) {
+        return Err(file.wrong(
+            &format!("{}.attention.value_length", spec.architecture),
+            "is not the key length, which is not supported",
+        ));
+    }
+    check_names(file, &spec, file.tensor_names())?;
+    Ok(spec)
+}
+
+/// Refuses a file with tensors that this forward pass knows nothing of: it would compute another
+/// model than the file holds.
+pub(super) fn check_names<'a>(
+    weights: &dyn Weights,
+    spec: &ModelSpec,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<()> {
+    const OF_MODEL: [&str; 4] = [
+        "token_embd.weight",
+        "output_norm.weight",
+        "output.weight",
+        "rope_freqs.weight",
+    ];
+    const OF_LAYER: [&str; 16] = [
+        "attn_norm.weight",
+        "attn_q.weight",
+        "attn_q.bias",
+        "attn_k.weight",
+        "attn_k.bias",
+        "attn_v.weight",
+        "attn_v.bias",
+        "attn_output.weight",
+        "attn_output.bias",
+        "ffn_norm.weight",
+        "ffn_gate.weight",
+        "ffn_gate.bias",
+        "ffn_up.weight",
+        "ffn_up.bias",
+        "ffn_down.weight",
+        "ffn_down.bias",
+    ];
+    const OF_QWEN3_LAYER: [&str; 2] = ["attn_q_norm.weight", "attn_k_norm.weight"];
+    let of_family: &[&str] = match spec.architecture.as_str() {
+        "qwen3" => &OF_QWEN3_LAYER,
+        _ => &[],
+    };
+    let mut known: HashSet<String> = OF_MODEL
+        .iter()
+        .map(|name| weights.file_name(name))
+        .collect();
+    for layer in 0..spec.layers {
+        let stems = OF_LAYER.iter().chain(of_family);
+        known.extend(stems.map(|stem| weights.file_name(&format!("blk.{layer}.{stem}"))));
+    }
+    for name in names {
+        // Old files have the frequencies of the rotation in every layer.
+        let frequencies =
+            name.ends_with("rotary_emb.inv_freq") || name.ends_with("rot_embd.weight");
+        if !known.contains(name) && !frequencies {
+            return Err(Error::preflight(format!(
+                "{} is not part of a {} model as flowbench knows it",
+                weights.place(name),
+                spec.architecture
+            ))
+            .hint("set MODEL=/path/file.gguf or MODEL=owner/name:file to another model"));
+        }
+    }
+    Ok(())
+}
+
+/// What each of the `head_size / 2` pairs of a head turns by from one position to the next, in
+/// radians; 0 for the pairs that are not rotated. `divisors` slow the pairs down, where the model was stretched to a longer context.
+pub(super) fn frequencies(spec: &ModelSpec, divisors: Option<&[f32]>) -> Vec<f32> {
+    let rotated = spec.rope_dimensions;
+    (0..spec.head_size / 2)
+        .map(|pair| {
+            if pair >= rotated / 2 {
+                return 0.0;
+            }
+            let exponent = (2 * pair) as f64 / rotated as f64;
+            let divisor = divisors.map_or(1.0, |divisors| divisors[pair]);
+            f64::from(spec.rope_base).powf(-exponent) as f32 / divisor
+        })
+        .collect()
+}
+
+/// `general.architecture`s that run here.
+#[cfg(test)]
+pub(super) const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+
 /// Hugging Face's name for a tensor, given its GGUF name.
-pub(in crate::engine::model) fn hub_name(name: &str) -> String {
+pub(super) fn hub_name(name: &str) -> String {
     let Some((layer, rest)) = name
         .strip_prefix("blk.")
         .and_then(|rest| rest.split_once('.'))

@@ -1,165 +1,96 @@
-//! `MODE=both`: rounds of `standalone` and `reuse` on one engine, and what they say of the two.
+//! Rounds of two arms that take turns: pairs them, and says by how much they differ.
 //!
-//! The modes alternate, A B, B A, A B, so that a drift of the machine (heat, a neighbour) falls on
-//! both alike. Every round begins with an empty prefix cache.
+//! Today the arms are the modes of `MODE=both`, `standalone` and `reuse`.
 
 use std::collections::BTreeMap;
 
-use crate::config::Mode;
-use crate::error::{Error, Exit, Result};
+use super::Counts;
 use crate::record::{
     Comparison, Metric, OutputComparison, OutputDifference, OutputOf, RoundRecord, Sample,
     StepRecord, WorkflowRecord,
 };
-use crate::report::timing;
-use crate::statistics::{LEAST_FOR_MEDIAN, mean, median, range, range_coverage};
-use crate::stopwatch::Moment;
-use crate::units::{Millis, plural};
-use crate::workflow::Outcome;
+use crate::statistics::{LEAST_FOR_MEDIAN, median, range, range_coverage};
+use crate::units::Millis;
 
-use super::recorder::Recorder;
-use super::run::Job;
-use super::support::Support;
+/// The arms: the baseline, and what is compared with it.
+pub const ARMS: [&str; 2] = ["standalone", "reuse"];
 
-const MODES: [Mode; 2] = [Mode::Standalone, Mode::Reuse];
-
-impl Recorder<'_> {
-    /// Loads one engine and runs the rounds; each is kept and printed when it ends.
-    pub(super) fn run_rounds(&mut self, job: &Job, support: &mut Support) -> Result<Outcome> {
-        let mut engine = self.start_engine(job, job.origin)?;
-        for (round, mode) in order(self.config.rounds) {
-            let reuse = mode == Mode::Reuse;
-            engine.restart(reuse)?;
-            let concurrency = if reuse { self.config.concurrency } else { 1 };
-            self.rounds.get_or_insert_default().begin(round, mode);
-            let start = Moment::now(engine.as_ref())?;
-            let outcome = self.run_flows(engine.as_mut(), support, job, job.flows, concurrency);
-            let end = Moment::now(engine.as_ref());
-            if let (Some(rounds), Ok(end)) = (&mut self.rounds, end) {
-                let record = rounds.end(end.since(start), job.flows.len(), self.config.gpu_power);
-                self.record.comparison = Some(rounds.comparison());
-                // Kept before it is shown.
-                self.save()?;
-                self.console.result(&timing::round(&record))?;
-            }
-            match outcome? {
-                Outcome::Ended => {}
-                early => return Ok(early),
-            }
-        }
-        Ok(Outcome::Ended)
-    }
-}
-
-/// The rounds in their order: A B, B A, A B.
-fn order(rounds: usize) -> impl Iterator<Item = (usize, Mode)> {
-    (1..=rounds).flat_map(|round| {
-        let [a, b] = MODES;
-        let pair = if round % 2 == 1 { [a, b] } else { [b, a] };
-        pair.map(|mode| (round, mode))
-    })
-}
-
-/// Why outputs that differ end the run; `None` where they do not.
-pub(super) fn refusal(outputs: &OutputComparison) -> Option<Error> {
-    let first = outputs.first.as_ref()?;
-    let (one, other) = (&first.one, &first.other);
-    let message = format!(
-        "outputs differ in {} of {}, first in flow {}, step {}: {} in {} (round {}), {} in {} (round {})",
-        outputs.differing,
-        plural(outputs.compared, "step"),
-        first.flow,
-        first.step,
-        one.out_hash,
-        one.mode,
-        one.round,
-        other.out_hash,
-        other.mode,
-        other.round
-    );
-    Some(Error::new(Exit::Gate, message).hint(
-        "the same request must give the same tokens in any company: BACKEND=candle tells whether the forward pass or the cache is at fault",
-    ))
-}
-
-/// The rounds that were run, and the one that goes on.
+/// The rounds so far, and the one in progress.
 #[derive(Debug, Default)]
-pub(super) struct Rounds {
+pub struct Rounds {
     done: Vec<RoundRecord>,
     current: RoundRecord,
-    /// Times of the current round's workflows that ended well.
-    workflow_ms: Vec<f64>,
+    counts: Counts,
     outputs: Outputs,
 }
 
 impl Rounds {
-    fn begin(&mut self, round: usize, mode: Mode) {
-        self.workflow_ms.clear();
+    /// Starts round number `round` (from 1) of the arm `mode`.
+    pub fn begin(&mut self, round: usize, mode: &str) {
+        self.counts = Counts::default();
         self.current = RoundRecord {
             round,
-            mode: mode.as_str().to_owned(),
+            mode: mode.to_owned(),
             ..RoundRecord::default()
         };
     }
 
-    /// Whether this is the first round of its mode.
-    pub(super) fn is_first(&self) -> bool {
+    /// Whether the round in progress is the first of its arm.
+    pub fn is_first(&self) -> bool {
         self.current.round == 1
     }
 
-    /// Counts a step in, and marks it with round and mode.
-    pub(super) fn step(&mut self, step: &StepRecord) -> StepRecord {
-        let round = &mut self.current;
-        round.prefill_tokens += step.prefill_tokens;
-        round.reused_tokens += step.reused_tokens;
-        round.decode_tokens += step.decode_tokens;
-        let output = OutputOf {
-            mode: round.mode.clone(),
-            round: round.round,
-            out_hash: step.out_hash.clone(),
-        };
+    /// Counts a step, and marks it with round and mode.
+    pub fn step(&mut self, step: &mut StepRecord) {
+        self.counts.step(step);
+        let round = &self.current;
+        step.round = Some(round.round);
+        step.mode = Some(round.mode.clone());
         if matches!(step.kind(), "generate" | "judge") {
+            let output = OutputOf {
+                mode: round.mode.clone(),
+                round: round.round,
+                out_hash: step.out_hash.clone(),
+            };
             self.outputs.add(step.flow, &step.label(), output);
         }
-        StepRecord {
-            round: Some(round.round),
-            mode: Some(round.mode.clone()),
-            ..step.clone()
-        }
     }
 
-    /// Counts a workflow in, and marks it with round and mode.
-    pub(super) fn workflow(&mut self, workflow: &WorkflowRecord) -> WorkflowRecord {
-        if workflow.error.is_none() {
-            self.workflow_ms.push(workflow.workflow_ms.0);
-        }
-        WorkflowRecord {
-            round: Some(self.current.round),
-            mode: Some(self.current.mode.clone()),
-            ..workflow.clone()
-        }
+    /// Counts a workflow, and marks it with round and mode.
+    pub fn workflow(&mut self, workflow: &mut WorkflowRecord) {
+        self.counts.workflow(workflow);
+        workflow.round = Some(self.current.round);
+        workflow.mode = Some(self.current.mode.clone());
     }
 
-    fn end(&mut self, total: Millis, num_flows: usize, watts: Option<f64>) -> RoundRecord {
-        let mut round = std::mem::take(&mut self.current);
+    /// Ends the round in progress, of `num_flows` flows. `watts` is the power to assume.
+    pub fn end(&mut self, total: Millis, num_flows: usize, watts: Option<f64>) -> RoundRecord {
+        let current = std::mem::take(&mut self.current);
+        let tokens = self.counts.tokens();
         let per_s = |tokens: usize| match total.seconds() {
             seconds if seconds > 0.0 => tokens as f64 / seconds,
             _ => 0.0,
         };
-        round.total_ms = total;
-        round.workflows_done = self.workflow_ms.len();
-        round.complete = round.workflows_done == num_flows;
-        round.mean_workflow_ms = mean(&self.workflow_ms).map(Millis);
-        round.decode_tokens_per_s = per_s(round.decode_tokens);
-        round.processed_tokens_per_s = per_s(round.prefill_tokens + round.decode_tokens);
-        round.energy_joules = watts.map(|watts| watts * total.seconds());
+        let round = RoundRecord {
+            complete: self.counts.workflows_done() == num_flows,
+            total_ms: total,
+            workflows_done: self.counts.workflows_done(),
+            mean_workflow_ms: self.counts.mean_workflow_ms(),
+            prefill_tokens: tokens.prefill,
+            reused_tokens: tokens.reused,
+            decode_tokens: tokens.decode,
+            decode_tokens_per_s: per_s(tokens.decode),
+            processed_tokens_per_s: per_s(tokens.processed()),
+            energy_joules: watts.map(|watts| watts * total.seconds()),
+            ..current
+        };
         self.done.push(round.clone());
         round
     }
 
-    fn comparison(&self) -> Comparison {
-        let count = |mode| complete(&self.done, mode).count();
-        let fewest = MODES.map(count).into_iter().min().unwrap_or(0);
+    pub fn comparison(&self) -> Comparison {
+        let count = |arm| complete(&self.done, arm).count();
+        let fewest = ARMS.map(count).into_iter().min().unwrap_or(0);
         Comparison {
             rounds: self.done.clone(),
             metrics: metrics(&self.done),
@@ -169,7 +100,7 @@ impl Rounds {
     }
 }
 
-/// A quantity of a round: the name of its field, and its value.
+/// A field of [`RoundRecord`] by its name.
 type Quantity = (&'static str, fn(&RoundRecord) -> Option<f64>);
 
 /// The quantities that are compared, in the order of the table.
@@ -190,23 +121,25 @@ const QUANTITIES: [Quantity; 8] = [
     ("energy_joules", |round| round.energy_joules),
 ];
 
-/// Complete rounds of a mode.
-fn complete(rounds: &[RoundRecord], mode: Mode) -> impl Iterator<Item = &RoundRecord> {
+fn complete<'a>(
+    rounds: &'a [RoundRecord],
+    arm: &'static str,
+) -> impl Iterator<Item = &'a RoundRecord> {
     rounds
         .iter()
-        .filter(move |round| round.complete && round.mode == mode.as_str())
+        .filter(move |round| round.complete && round.mode == arm)
 }
 
-/// The quantities of the complete rounds; those that no round has are left out.
+/// Leaves out quantities that no complete round has.
 fn metrics(rounds: &[RoundRecord]) -> Vec<Metric> {
     let metric = |(name, value): Quantity| {
-        let by_round = |mode: Mode| -> BTreeMap<usize, f64> {
-            complete(rounds, mode)
+        let by_round = |arm: &'static str| -> BTreeMap<usize, f64> {
+            complete(rounds, arm)
                 .filter_map(|round| Some((round.round, value(round)?)))
                 .collect()
         };
-        let [standalone, reuse] = MODES.map(by_round);
-        // A ratio to nothing is none, and some of them would not be the ratios of the rounds.
+        let [standalone, reuse] = ARMS.map(by_round);
+        // Without a baseline there is no ratio, and the ratios of some rounds are not those of all.
         let ratios: Option<Vec<f64>> = (standalone.iter())
             .filter_map(|(round, below)| Some((reuse.get(round)?, below)))
             .map(|(above, below)| (*below > 0.0).then(|| above / below))
@@ -236,7 +169,7 @@ fn sample(values: Vec<f64>) -> Sample {
     }
 }
 
-/// What each step generated first, and where a later round generated something else.
+/// What each step generated first, and the first round that generated something else.
 #[derive(Debug, Default)]
 struct Outputs {
     /// By flow; within it in the order in which the steps first ended.
@@ -306,17 +239,6 @@ mod tests {
     }
 
     #[test]
-    fn the_order_alternates() {
-        let names: Vec<String> = order(3)
-            .map(|(round, mode)| format!("{round} {}", mode.as_str()))
-            .collect();
-        assert_eq!(
-            names.join(", "),
-            "1 standalone, 1 reuse, 2 reuse, 2 standalone, 3 standalone, 3 reuse"
-        );
-    }
-
-    #[test]
     fn the_first_difference_is_named_and_all_are_counted() {
         let mut outputs = Outputs::default();
         for (mode, round, executor) in [
@@ -334,26 +256,27 @@ mod tests {
         }
         let comparison = outputs.comparison();
         assert_eq!((comparison.compared, comparison.differing), (6, 2));
-        let error = refusal(&comparison).expect("they differ");
-        assert_eq!(error.exit(), Exit::Gate);
-        insta::assert_snapshot!(error.to_string(), @"outputs differ in 2 of 6 steps, first in flow 2, step executor: e in standalone (round 1), x in reuse (round 1)");
+        let first = comparison.first.expect("they differ");
+        assert_eq!((first.flow, first.step.as_str()), (2, "executor"));
+        assert_eq!(first.one, output("standalone", 1, "e"));
+        assert_eq!(first.other, output("reuse", 1, "x"));
     }
 
     #[test]
-    fn equal_outputs_are_no_reason_to_fail() {
+    fn equal_outputs_do_not_differ() {
         let mut outputs = Outputs::default();
         outputs.add(1, "planner", output("standalone", 1, "p"));
         assert_eq!(outputs.comparison().compared, 0, "in one mode only");
         outputs.add(1, "planner", output("reuse", 1, "p"));
         let comparison = outputs.comparison();
         assert_eq!((comparison.compared, comparison.differing), (1, 0));
-        assert!(refusal(&comparison).is_none());
+        assert_eq!(comparison.first, None);
     }
 
-    fn round(round: usize, mode: Mode, total: f64, reused: usize, complete: bool) -> RoundRecord {
+    fn round(round: usize, mode: &str, total: f64, reused: usize, complete: bool) -> RoundRecord {
         RoundRecord {
             round,
-            mode: mode.as_str().to_owned(),
+            mode: mode.to_owned(),
             complete,
             total_ms: Millis(total),
             reused_tokens: reused,
@@ -364,12 +287,12 @@ mod tests {
     #[test]
     fn ratios_are_of_pairs_of_complete_rounds() {
         let rounds = [
-            round(1, Mode::Standalone, 100.0, 0, true),
-            round(1, Mode::Reuse, 50.0, 7, true),
-            round(2, Mode::Reuse, 1.0, 1, false),
-            round(2, Mode::Standalone, 120.0, 0, true),
-            round(3, Mode::Standalone, 80.0, 0, true),
-            round(3, Mode::Reuse, 20.0, 7, true),
+            round(1, ARMS[0], 100.0, 0, true),
+            round(1, ARMS[1], 50.0, 7, true),
+            round(2, ARMS[1], 1.0, 1, false),
+            round(2, ARMS[0], 120.0, 0, true),
+            round(3, ARMS[0], 80.0, 0, true),
+            round(3, ARMS[1], 20.0, 7, true),
         ];
         let metrics = metrics(&rounds);
         let metric = |name: &str| metrics.iter().find(|metric| metric.name == name);

@@ -11,7 +11,7 @@ use crate::evaluate;
 /// Environment variables without a matching flag: those of the Hugging Face tools and of the
 /// system, read once.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct ProcessEnv {
     home: Option<PathBuf>,
     xdg_cache_home: Option<PathBuf>,
     hf_home: Option<PathBuf>,
@@ -55,7 +55,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-impl Surroundings {
+impl ProcessEnv {
     /// Reads them through `variable`. An empty value counts as unset, as in the Hugging Face tools.
     pub fn read(variable: impl Fn(&str) -> Option<OsString> + Send + Sync + 'static) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -101,7 +101,7 @@ impl Surroundings {
         self.api_key.as_ref().map(|key| key.0.as_str())
     }
 
-    pub(super) fn model(&self, model: Option<String>, quiet: bool) -> Result<ModelConfig> {
+    pub(super) fn model(&self, model: Option<String>) -> Result<ModelConfig> {
         let cache = self
             .xdg_cache_home
             .clone()
@@ -131,7 +131,6 @@ impl Surroundings {
             hf_endpoint: self.hf_endpoint.clone(),
             hf_token: self.hf_token.clone(),
             offline,
-            quiet,
         })
     }
 }
@@ -140,10 +139,10 @@ impl Surroundings {
 mod tests {
     use super::*;
 
-    fn surroundings(set: &[(&str, &str)]) -> Surroundings {
+    fn environment(set: &[(&str, &str)]) -> ProcessEnv {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let set: Vec<(String, String)> = set.iter().map(own).collect();
-        Surroundings::read(move |name| {
+        ProcessEnv::read(move |name| {
             set.iter()
                 .find(|(known, _)| *known == name)
                 .map(|(_, value)| OsString::from(value))
@@ -153,23 +152,23 @@ mod tests {
     #[test]
     fn certificate_paths_follow_openssl() {
         let trust =
-            surroundings(&[("SSL_CERT_FILE", "/ca.pem"), ("SSL_CERT_DIR", "/a::/b")]).trust();
+            environment(&[("SSL_CERT_FILE", "/ca.pem"), ("SSL_CERT_DIR", "/a::/b")]).trust();
         assert_eq!(trust.file, Some(PathBuf::from("/ca.pem")));
         assert_eq!(trust.folders, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(
-            surroundings(&[("SSL_CERT_FILE", "")]).trust(),
+            environment(&[("SSL_CERT_FILE", "")]).trust(),
             Trust::default()
         );
-        assert_eq!(surroundings(&[("KEY", "")]).text("KEY"), None);
+        assert_eq!(environment(&[("KEY", "")]).text("KEY"), None);
         assert_eq!(
-            surroundings(&[("KEY", "x")]).text("KEY").as_deref(),
+            environment(&[("KEY", "x")]).text("KEY").as_deref(),
             Some("x")
         );
     }
 
     #[test]
     fn cache_folders_follow_xdg_and_hugging_face() {
-        let model = |set: &[(&str, &str)]| surroundings(set).model(None, false);
+        let model = |set: &[(&str, &str)]| environment(set).model(None);
         let home = model(&[("HOME", "/h")]).expect("sound");
         assert_eq!(home.cache_dir, PathBuf::from("/h/.cache/flowbench"));
         assert_eq!(

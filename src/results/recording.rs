@@ -1,16 +1,15 @@
-//! A run's answers as a script, for `MODE=scripted` and for `--pin-outputs`.
+//! Records a run's answers as a script for `MODE=scripted` and `--pin-outputs`.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::folder::{append, cannot_write_file, ordinary};
+use super::files::{append, cannot_write_file, ordinary};
 use crate::error::{Error, Result};
 use crate::record::StepRecord;
 use crate::units::Millis;
 
-/// The flag that names the file.
 const FLAG: &str = "--record";
 
 /// A line of a script.
@@ -26,14 +25,14 @@ struct Line<'a> {
     latency_ms: Millis,
 }
 
-/// Where the recording that is to get to `path` grows.
-pub fn partial(path: &Path) -> PathBuf {
+/// The file that a recording to `path` is written to until the run ends.
+pub(super) fn partial(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
     name.into()
 }
 
-/// A recording that grows beside its file, and takes its place at the end.
+/// A recording in progress. It replaces its target when it is complete.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
@@ -42,10 +41,10 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Begins one; a file that is there stays until the end.
+    /// Starts a recording; an existing file is kept until [`Self::finish`].
     ///
     /// # Errors
-    /// Exit code 110 where it cannot be written.
+    /// Exit code 110 if it cannot be written, 2 if another run is recording to it.
     pub fn create(path: &Path) -> Result<Self> {
         let path = ordinary(path, FLAG)?;
         let partial = partial(&path);
@@ -67,7 +66,7 @@ impl Recording {
         })
     }
 
-    /// Adds what the model has answered; other steps are left out.
+    /// Appends a step's answer. Steps that ask no model are skipped.
     ///
     /// # Errors
     /// As [`Self::create`].
@@ -93,8 +92,8 @@ impl Recording {
         write().map_err(|source| cannot_write_file(&self.partial, FLAG, source))
     }
 
-    /// Puts it into its place; one that is not `complete` only where there is none before. Returns where
-    /// it is.
+    /// Moves the recording to its target. An incomplete one never replaces an existing file. Returns
+    /// where the recording is.
     ///
     /// # Errors
     /// As [`Self::create`].
@@ -111,7 +110,7 @@ impl Recording {
         Ok(if replaces { self.path } else { self.partial })
     }
 
-    /// Leaves nothing behind: nothing was recorded.
+    /// Deletes a recording of a run that measured nothing.
     pub fn forget(self) {
         let _ = fs::remove_file(self.partial);
     }
@@ -122,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_become_a_script_and_an_old_one_stays_until_then() {
+    fn an_old_recording_is_kept_until_the_new_one_is_complete() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("base.jsonl");
         fs::write(&path, "old").expect("writable");
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_recording_replaces_none() {
+    fn an_incomplete_recording_replaces_no_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("base.jsonl");
         let finish = |complete| {

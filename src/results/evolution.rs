@@ -1,6 +1,6 @@
-//! The folder of an evolution, `results/<run-id>/evolution/flow_NNNNN/`: a file a trial, a file a
-//! generation, and the summary of all. The summary is replaced as a whole, at growing intervals; where a
-//! run was killed in between, `read` adds what the other files have.
+//! The folder of an evolution, `results/<run-id>/evolution/flow_NNNNN/`: one file per trial, one per
+//! generation, and a summary. The summary is rewritten at growing intervals; [`read`] completes that of a
+//! killed run from the other files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,33 +8,30 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::folder::{cannot_write, replace, replace_quickly};
-use super::saved::not_a_record;
+use super::files::{cannot_write, not_a_record, replace, replace_quickly};
 use crate::error::Result;
 use crate::record::RECORD_SCHEMA;
 use crate::record::evaluation::{EvolutionRecord, GenerationRecord, LineageRecord, TrialRecord};
 
-/// Outcome of a trial whose machinery failed: it says nothing about the program.
+/// Outcome of a trial in which the evaluator failed, which says nothing about the program.
 const INFRA_ERROR: &str = "infra_error";
 
-/// The summary is replaced when it has grown by this part since the last time: then all of its versions
-/// together are about five times as long as the last one, however many trials there are.
+/// The summary is rewritten when it has grown by 1 / `GROWTH`. All of its versions together are then
+/// about five times as long as the last one, however many trials there are.
 const GROWTH: usize = 4;
 
-/// The folders of a run's evolutions.
 #[derive(Debug)]
 pub struct EvolutionFolder {
     path: PathBuf,
-    /// The settings, for each flow's `config.json`.
+    /// Written to each flow's `config.json`.
     config: serde_json::Value,
     flows: BTreeMap<usize, Growing>,
 }
 
-/// A summary, and what of it has been written.
 #[derive(Debug, Default)]
 struct Growing {
     record: EvolutionRecord,
-    /// Trials and generations in the file.
+    /// Number of trials and generations in the file.
     written: usize,
 }
 
@@ -43,7 +40,7 @@ impl Growing {
         self.record.lineage.len() + self.record.generations.len()
     }
 
-    /// Replaces the file, if enough has been added.
+    /// Rewrites the file if the summary has grown enough.
     fn write_now_and_then(&mut self, folder: &Path) -> Result<()> {
         if self.len() - self.written <= self.written / GROWTH {
             return Ok(());
@@ -55,7 +52,7 @@ impl Growing {
 }
 
 impl EvolutionFolder {
-    /// In the run's folder; nothing is made before the first trial.
+    /// Creates nothing before the first trial.
     pub fn new(run: &Path, config: serde_json::Value) -> Self {
         Self {
             path: run.join("evolution"),
@@ -64,10 +61,8 @@ impl EvolutionFolder {
         }
     }
 
-    /// Keeps a trial.
-    ///
     /// # Errors
-    /// Exit code 110 where it cannot be written.
+    /// Exit code 110 if a file cannot be written.
     pub fn trial(&mut self, trial: &TrialRecord) -> Result<()> {
         let folder = self.flow(trial.flow);
         if !self.flows.contains_key(&trial.flow) {
@@ -93,8 +88,6 @@ impl EvolutionFolder {
         growing.write_now_and_then(&folder)
     }
 
-    /// Keeps a generation.
-    ///
     /// # Errors
     /// As [`Self::trial`].
     pub fn generation(&mut self, generation: &GenerationRecord) -> Result<()> {
@@ -108,7 +101,7 @@ impl EvolutionFolder {
         growing.write_now_and_then(&folder)
     }
 
-    /// Notes that a flow has ended, well or badly.
+    /// Notes that a flow has ended, `well` or with an error.
     ///
     /// # Errors
     /// As [`Self::trial`].
@@ -124,7 +117,7 @@ impl EvolutionFolder {
         Ok(())
     }
 
-    /// The run ends: writes the summaries of flows that were given up.
+    /// Writes the summaries of flows that were cancelled.
     ///
     /// # Errors
     /// As [`Self::trial`].
@@ -144,7 +137,6 @@ impl EvolutionFolder {
     }
 }
 
-/// The name of a generation's file.
 fn generation_file(generation: &GenerationRecord) -> String {
     let of_loop = match generation.r#loop {
         0 | 1 => String::new(),
@@ -153,7 +145,7 @@ fn generation_file(generation: &GenerationRecord) -> String {
     format!("{of_loop}{:05}.json", generation.generation)
 }
 
-/// Counts a trial in. Trials may come in any order; what is told of them does not depend on it.
+/// Adds a trial. The result does not depend on the order of trials.
 fn add(record: &mut EvolutionRecord, trial: &TrialRecord) {
     record.trials += 1;
     record.valid += usize::from(trial.score.is_some());
@@ -184,7 +176,7 @@ fn add(record: &mut EvolutionRecord, trial: &TrialRecord) {
     }
 }
 
-/// Adds a generation in its place.
+/// Inserts a generation in order.
 fn add_generation(record: &mut EvolutionRecord, generation: GenerationRecord) {
     let key = |generation: &GenerationRecord| (generation.r#loop, generation.generation);
     let own = key(&generation);
@@ -192,8 +184,8 @@ fn add_generation(record: &mut EvolutionRecord, generation: GenerationRecord) {
     record.generations.insert(place, generation);
 }
 
-/// The evolution in a folder: its summary and, where the flow has not ended well, what further trials and
-/// generations have files. `read` reads one. `None` where there is no summary.
+/// Reads an evolution: its summary and, unless the flow ended well, the trials and generations that the
+/// summary does not have yet. `read` reads a file. `None` if there is no summary.
 pub(super) fn read(
     folder: &Path,
     read: &dyn Fn(&Path) -> Result<serde_json::Value>,
@@ -219,12 +211,12 @@ pub(super) fn read(
     Ok(Some(record))
 }
 
-/// The JSON files in a folder that are not `known`, in the order of their names.
+/// JSON files in a folder that are not `known`, by name.
 fn further(folder: &Path, known: &BTreeSet<String>) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let mut files: Vec<String> = names
-        // One that is being written has a name that begins with a dot.
+        // Temporary files begin with a dot.
         .filter(|name| name.ends_with(".json") && !name.starts_with('.') && !known.contains(name))
         .collect();
     files.sort_by_key(|name| (name.len(), name.clone()));
@@ -235,7 +227,7 @@ fn parse<T: serde::de::DeserializeOwned>(value: serde_json::Value, file: &Path) 
     serde_json::from_value(value).map_err(|source| not_a_record(file, source))
 }
 
-/// While the run goes on, files are not forced to the disk: that would be what is measured.
+/// Writes without an fsync, whose time would be part of the measurement.
 fn write(file: &Path, value: &impl Serialize) -> Result<()> {
     replace_quickly(file, &text(file, value)?)
 }
@@ -261,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_kept_as_they_come() {
+    fn every_trial_and_generation_has_a_file() {
         let run = tempfile::tempdir().expect("a temporary folder");
         let mut folder = EvolutionFolder::new(run.path(), serde_json::json!({"seed": 0}));
         folder.end(1, true).expect("nothing to do");
@@ -302,7 +294,7 @@ mod tests {
         serde_json::from_slice(&text).expect("valid")
     }
 
-    fn read_again(run: &Path) -> EvolutionRecord {
+    fn read_back(run: &Path) -> EvolutionRecord {
         let file = |file: &Path| {
             let text = fs::read(file).expect("there");
             Ok(serde_json::from_slice(&text).expect("valid"))
@@ -311,7 +303,7 @@ mod tests {
         read.expect("there")
     }
 
-    /// Bytes of all versions of the summary of so many trials, and of the last one.
+    /// Total size of all versions of a summary, and the size of the last one, in bytes.
     fn bytes_written(trials: usize) -> (u64, u64) {
         let run = tempfile::tempdir().expect("a temporary folder");
         let mut folder = EvolutionFolder::new(run.path(), serde_json::Value::Null);
@@ -342,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_killed_or_given_up_has_all_its_trials() {
+    fn a_killed_run_loses_no_trial() {
         let run = tempfile::tempdir().expect("a temporary folder");
         let mut folder = EvolutionFolder::new(run.path(), serde_json::Value::Null);
         let add = |folder: &mut EvolutionFolder, number: usize| {
@@ -363,12 +355,12 @@ mod tests {
         (1..=50).for_each(|number| add(&mut folder, number));
         let before = summary(run.path());
         assert!(before.trials < 50, "not after each");
-        let killed = read_again(run.path());
+        let killed = read_back(run.path());
         assert_eq!((killed.trials, killed.valid), (50, 50));
         assert_eq!((killed.best_trial, killed.generations.len()), (Some(6), 50));
         folder.finish().expect("writable");
         assert_eq!(summary(run.path()), killed);
-        assert_eq!(read_again(run.path()), killed);
+        assert_eq!(read_back(run.path()), killed);
     }
 
     proptest! {

@@ -1,33 +1,33 @@
-//! Runs that were kept: reads `run.json` and `steps.jsonl` again.
+//! Reads a saved run back from its folder.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::evolution;
+use super::files::not_a_record;
+use super::names::{natural, start_time};
 use crate::error::{Error, Result};
 use crate::record::evaluation::EvolutionRecord;
 use crate::record::{RECORD_SCHEMA, RunRecord, StepRecord};
 use crate::text_file;
 
-/// A run as its folder has it.
+/// A run read from its folder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SavedRun {
-    /// The run's folder.
     pub folder: PathBuf,
     /// `run.json`.
     pub record: RunRecord,
-    /// `steps.jsonl`, as far as it was written.
+    /// `steps.jsonl`, up to the last whole line.
     pub steps: Vec<StepRecord>,
     /// The summaries of its evolutions, by flow.
     pub evolutions: Vec<EvolutionRecord>,
 }
 
 impl SavedRun {
-    /// Reads a run: a folder, its `run.json`, or without a path the latest run in `out`.
+    /// Reads the run at `path`, a folder or its `run.json`; by default the latest run in `out`.
     ///
     /// # Errors
-    /// Exit code 2 where there is none, or it cannot be read or understood.
+    /// Exit code 2 if there is no run, or it cannot be read or parsed.
     pub fn read(path: Option<&Path>, out: &Path) -> Result<Self> {
         let path = match path {
             Some(path) => path.to_owned(),
@@ -75,14 +75,7 @@ fn parse<'a, T: serde::Deserialize<'a>>(text: &'a str, file: &Path) -> Result<T>
     serde_json::from_str(text).map_err(|source| not_a_record(file, source))
 }
 
-/// A file of a run that holds something else.
-pub(super) fn not_a_record(file: &Path, source: serde_json::Error) -> Error {
-    Error::usage(format!("{}: not the record of a run", file.display()))
-        .hint("name a run's folder (results/RUN) or its run.json")
-        .caused_by(source)
-}
-
-/// The lines of `steps.jsonl`. The last one may be cut off, where the run was killed.
+/// Reads `steps.jsonl`. The last line of a killed run may be incomplete; it is skipped.
 fn steps(file: &Path) -> Result<Vec<StepRecord>> {
     let text = read(file)?;
     let mut steps = Vec::new();
@@ -102,7 +95,7 @@ fn steps(file: &Path) -> Result<Vec<StepRecord>> {
     Ok(steps)
 }
 
-/// The evolutions in a folder of them; none where there is no such folder.
+/// Reads the `evolution/` folder; a run without one has no evolutions.
 fn evolutions(folder: &Path) -> Result<Vec<EvolutionRecord>> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Ok(Vec::new());
@@ -117,11 +110,10 @@ fn evolutions(folder: &Path) -> Result<Vec<EvolutionRecord>> {
         .collect()
 }
 
-/// The latest run's folder.
+/// The folder of the latest run.
 ///
-/// The names of runs begin with the second of their start. Within a second the record's own time
-/// decides, and among copies of one run their number (`-10` comes after `-9`). The record is read, too,
-/// where a run was given another name.
+/// Run names begin with the second of their start. Within a second `started_at` of the record decides,
+/// then the number of the name. Runs that were renamed are compared by `started_at` alone.
 fn latest(out: &Path) -> Result<PathBuf> {
     let hint = "run something first, or let OUT (--out) name the folder where runs are kept";
     let entries = fs::read_dir(out).map_err(|source| {
@@ -132,7 +124,7 @@ fn latest(out: &Path) -> Result<PathBuf> {
     let runs: Vec<(Option<String>, PathBuf)> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.join("run.json").is_file())
-        .map(|path| (second(&path), path))
+        .map(|path| (start_time(&path), path))
         .collect();
     let last = runs.iter().filter_map(|(second, _)| second.clone()).max();
     let candidates = runs
@@ -148,17 +140,7 @@ fn latest(out: &Path) -> Result<PathBuf> {
     latest.ok_or_else(|| Error::usage(format!("{} holds no run", out.display())).hint(hint))
 }
 
-/// The time at the beginning of a run's name, such as `20260131T093000Z`.
-pub(super) fn second(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
-    let time = name.split('-').next()?;
-    let shape: String = (time.chars())
-        .map(|c| if c.is_ascii_digit() { '0' } else { c })
-        .collect();
-    (shape == "00000000T000000Z").then(|| time.to_owned())
-}
-
-/// When the record says that the run began; before everything else where it says nothing.
+/// `started_at` of the record; `None`, which sorts first, if it cannot be read.
 fn started_at(run: &Path) -> Option<jiff::Timestamp> {
     #[derive(serde::Deserialize)]
     struct Started {
@@ -167,25 +149,6 @@ fn started_at(run: &Path) -> Option<jiff::Timestamp> {
     let text = fs::read(run.join("run.json")).ok()?;
     let started: Started = serde_json::from_slice(&text).ok()?;
     started.started_at.parse().ok()
-}
-
-/// A name in parts that sort as people count: digits by the number that they are.
-fn natural(name: &OsStr) -> Vec<(String, u128)> {
-    let name = name.to_string_lossy();
-    let mut parts = Vec::new();
-    let mut rest = &*name;
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let (text, from_digits) = rest.split_at(digits);
-        let end = from_digits.find(|c: char| !c.is_ascii_digit());
-        let (number, after) = from_digits.split_at(end.unwrap_or(from_digits.len()));
-        // More digits than a number has are no number of a run.
-        parts.push((text.to_owned(), number.parse().unwrap_or(0)));
-        rest = after;
-    }
-    parts
 }
 
 #[cfg(test)]
@@ -225,15 +188,5 @@ mod tests {
         assert_eq!(latest_of(&renamed), "20260131T093000Z-reuse");
         let renamed = [renamed[1], ("zero", "2026-01-30T09:29:59Z")];
         assert_eq!(latest_of(&renamed), "baseline");
-    }
-
-    #[test]
-    fn names_sort_as_people_count() {
-        let mut names = ["x-10", "x-9", "x", "x-2", "flow_100000", "flow_99999"];
-        names.sort_by_key(|name| natural(OsStr::new(name)));
-        assert_eq!(
-            names,
-            ["flow_99999", "flow_100000", "x", "x-2", "x-9", "x-10"]
-        );
     }
 }

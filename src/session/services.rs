@@ -1,5 +1,5 @@
-//! What a run has beside its engine: the pool for generated programs, the verifier, the accounts and
-//! recorded texts.
+//! What a run uses besides its engine: the pool for generated programs, the verifier, usage accounts, and
+//! pinned outputs.
 
 use crate::config::RunConfig;
 use crate::engine::{Engine, Script};
@@ -11,21 +11,20 @@ use crate::record::evaluation::{EvaluatorRecord, VerificationRecord};
 use crate::report::Console;
 use crate::stopwatch::{Moment, NoFence};
 use crate::units::Millis;
-use crate::workflow::{Accounts, Means};
+use crate::workflow::{Accounts, Services};
 
-/// Modules that prompts may tell a model to use, and that Python may lack.
+/// Modules that a prompt may tell a model to use, and that Python may lack.
 const MODULES: [&str; 9] = [
     "numpy", "scipy", "sympy", "networkx", "pandas", "shapely", "numba", "cvxpy", "ortools",
 ];
 
-/// In how many flows' prompts they are looked for; those of one template hardly differ in this.
-const FLOWS_LOOKED_AT: usize = 25;
+/// How many flows' prompts are searched for modules; flows of one template hardly differ in this.
+const SEARCHED_FLOWS: usize = 25;
 
-/// What steps of kind `verify` use.
+/// The module that steps of kind `verify` use.
 const MATH_VERIFY: &str = "math_verify";
 
-/// What a run has beside its engine.
-pub(super) struct Support {
+pub(super) struct RunServices {
     evaluator: Option<Pool>,
     verifier: Verifier,
     verifies: bool,
@@ -33,24 +32,24 @@ pub(super) struct Support {
     pins: Option<Script>,
 }
 
-impl Support {
-    /// Makes it ready, before the engine is loaded. Returns how long the start of the pool took, where
-    /// the flows need one.
+impl RunServices {
+    /// Starts the services, before the engine is loaded. Returns how long the pool took to start, if the
+    /// flows need one.
     ///
     /// # Errors
-    /// Exit code 3 where programs cannot be run safely, 2 for a recording that cannot be read.
+    /// Exit code 3 if programs cannot be run safely, 2 for a recording that cannot be read.
     pub(super) fn start(
         config: &RunConfig,
         flows: &[Flow],
         console: &mut Console,
     ) -> Result<(Self, Option<Millis>)> {
-        let pins = config.workflow.pin_outputs.as_deref();
+        let pins = config.job.pin_outputs.as_deref();
         let pins = pins.map(Script::read).transpose()?;
-        let mut support = Self {
+        let mut services = Self {
             evaluator: None,
             verifier: Verifier::default(),
             verifies: false,
-            accounts: Accounts::new("", config.workflow.prices, config.workflow.limits),
+            accounts: Accounts::new("", config.job.prices, config.job.limits),
             pins,
         };
         let any = |is: fn(&Work) -> bool| {
@@ -60,29 +59,29 @@ impl Support {
         let evaluates = any(|work| matches!(work, Work::Evaluate(_)));
         let verifies = any(|work| matches!(work, Work::Verify(_)));
         if !evaluates && !verifies {
-            return Ok((support, None));
+            return Ok((services, None));
         }
         let mut settings = Settings::new(
-            &config.workflow.python,
-            config.workflow.python_environment.clone(),
+            &config.machine.python,
+            config.machine.python_environment.clone(),
         );
-        settings.unsafe_eval = config.workflow.unsafe_eval;
+        settings.unsafe_eval = config.job.unsafe_eval;
         if evaluates {
             settings.wanted = modules_in_prompts(flows);
         }
         console.waiting("Starting the evaluation pool");
         let start = Moment::now(&NoFence)?;
         let span = profile::span(Span::PoolInit);
-        let started = support.start_processes(settings, evaluates, verifies);
+        let started = services.start_processes(settings, evaluates, verifies);
         console.idle();
         drop(span);
         started?;
-        support.tell_what_is_missing(&config.workflow.python.display().to_string(), console);
-        Ok((support, Some(Moment::now(&NoFence)?.since(start))))
+        services.warn_of_missing_modules(&config.machine.python.display().to_string(), console);
+        Ok((services, Some(Moment::now(&NoFence)?.since(start))))
     }
 
-    /// Says which modules Python lacks that the flows need: each answer would fail for the same reason.
-    fn tell_what_is_missing(&self, python: &str, console: &mut Console) {
+    /// Warns of modules that Python lacks: every answer that needs one would fail for the same reason.
+    fn warn_of_missing_modules(&self, python: &str, console: &mut Console) {
         for module in self.missing() {
             let (package, why) = match module.as_str() {
                 MATH_VERIFY => (
@@ -113,7 +112,7 @@ impl Support {
         missing
     }
 
-    /// What generated programs are run on, where any are.
+    /// `None` if no step evaluates or verifies.
     pub(super) fn evaluator_record(&self) -> Option<EvaluatorRecord> {
         let python = self.evaluator.as_ref().map(Pool::python);
         (self.verifies || python.is_some()).then(|| EvaluatorRecord {
@@ -143,7 +142,7 @@ impl Support {
         Ok(())
     }
 
-    /// How answers were checked, where any were.
+    /// `None` if no answer was checked.
     pub(super) fn verification(&self) -> Option<VerificationRecord> {
         let counts = self.verifier.counts();
         let library = self.verifier.library();
@@ -157,10 +156,9 @@ impl Support {
         })
     }
 
-    /// The means of a run on `engine`.
-    pub(super) fn means<'a>(&'a mut self, engine: &'a mut dyn Engine) -> Means<'a> {
+    pub(super) fn with_engine<'a>(&'a mut self, engine: &'a mut dyn Engine) -> Services<'a> {
         self.accounts.set_model(&engine.info().model);
-        Means {
+        Services {
             engine,
             evaluator: match &mut self.evaluator {
                 Some(evaluator) => Some(evaluator),
@@ -173,12 +171,12 @@ impl Support {
     }
 }
 
-/// Which of [`MODULES`] the flows' prompts name.
+/// The [`MODULES`] that the flows' prompts name.
 fn modules_in_prompts(flows: &[Flow]) -> Vec<String> {
-    let mut left: Vec<&str> = MODULES.to_vec();
+    let mut remaining: Vec<&str> = MODULES.to_vec();
     let mut named = Vec::new();
     let mut look = |text: &str| {
-        left.retain(|module| {
+        remaining.retain(|module| {
             let is_named = holds_word(text, module);
             if is_named {
                 named.push((*module).to_owned());
@@ -186,7 +184,7 @@ fn modules_in_prompts(flows: &[Flow]) -> Vec<String> {
             !is_named
         });
     };
-    for flow in flows.iter().take(FLOWS_LOOKED_AT) {
+    for flow in flows.iter().take(SEARCHED_FLOWS) {
         look(flow.system.as_deref().unwrap_or_default());
         for step in &flow.steps {
             if let Work::Generate(generate) = &step.work {

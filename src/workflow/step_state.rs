@@ -1,4 +1,4 @@
-//! What a step leaves behind, sample by sample.
+//! The state of a step, sample by sample.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,32 +6,30 @@ use std::sync::Arc;
 use crate::engine::Message;
 use crate::flow::{Readable, Scored};
 
-/// One answer of a step, or one result about an answer.
+/// The answer of one sample, or a result about an answer.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Item {
-    /// The answer; of a step that evaluates, the program.
+pub(crate) struct SampleResult {
+    /// The answer; for a step that evaluates, the program.
     pub(crate) text: String,
-    /// Of a step that generates: the conversation, this answer included.
-    pub(crate) messages: Vec<Message>,
-    /// Of a step that scores, or selects among what was scored.
+    /// The conversation that the answer ends; empty unless the step generates.
+    pub(crate) messages: Arc<[Message]>,
+    /// Set by steps that score, and by selections among them.
     pub(crate) scored: Option<Scored>,
-    /// The trial that it is, or that it comes from.
+    /// The trial that it is or comes from.
     pub(crate) trial: Option<usize>,
-    /// The step and the sample that scored it; a selection keeps them.
+    /// Step and sample that scored it; a selection keeps them.
     pub(crate) origin: Option<(usize, usize)>,
 }
 
-/// A step that has begun.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Node {
-    items: Vec<Option<Item>>,
+pub(crate) struct StepState {
+    items: Vec<Option<SampleResult>>,
     begun: Vec<bool>,
     ended: usize,
     readable: Option<Arc<Readable>>,
 }
 
-impl Node {
-    /// A step of so many samples.
+impl StepState {
     pub(crate) fn new(samples: usize) -> Self {
         Self {
             items: vec![None; samples],
@@ -41,13 +39,13 @@ impl Node {
         }
     }
 
-    /// Notes that a sample begins; whether it had not before.
+    /// Notes that a sample begins. Returns false if it had begun before.
     pub(crate) fn begin(&mut self, sample: usize) -> bool {
         !std::mem::replace(&mut self.begun[sample], true)
     }
 
-    /// Takes what has come of a sample; whether the step has ended with it.
-    pub(crate) fn end(&mut self, sample: usize, item: Item) -> bool {
+    /// Sets the result of a sample. Returns whether the step has ended.
+    pub(crate) fn end(&mut self, sample: usize, item: SampleResult) -> bool {
         self.begun[sample] = true;
         if self.items[sample].replace(item).is_none() {
             self.ended += 1;
@@ -59,49 +57,50 @@ impl Node {
         true
     }
 
-    /// All samples at once: the step has ended.
-    pub(crate) fn end_all(&mut self, items: Vec<Item>) {
+    /// Ends the step with these results.
+    pub(crate) fn end_all(&mut self, items: Vec<SampleResult>) {
         self.begun = vec![true; items.len()];
         self.ended = items.len();
         self.readable = Some(Arc::new(readable(items.iter())));
         self.items = items.into_iter().map(Some).collect();
     }
 
-    /// How many samples it has.
     pub(crate) fn samples(&self) -> usize {
         self.items.len()
     }
 
-    /// A sample that has ended.
-    pub(crate) fn item(&self, sample: usize) -> Option<&Item> {
+    pub(crate) fn item(&self, sample: usize) -> Option<&SampleResult> {
         self.items.get(sample)?.as_ref()
     }
 
-    /// Those samples that have ended.
-    pub(crate) fn items(&self) -> impl Iterator<Item = &Item> {
+    /// The samples that have ended.
+    pub(crate) fn items(&self) -> impl Iterator<Item = &SampleResult> {
         self.items.iter().flatten()
     }
 
-    /// What later steps can read, once it has ended.
+    /// What later steps can read; `None` until the step has ended.
     pub(crate) fn readable(&self) -> Option<&Arc<Readable>> {
         self.readable.as_ref()
     }
 }
 
-fn readable<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> Readable {
+fn readable<'a>(items: impl Iterator<Item = &'a SampleResult> + Clone) -> Readable {
     Readable {
         texts: items.clone().map(|item| item.text.clone()).collect(),
         scored: items.map(|item| item.scored.clone()).collect(),
     }
 }
 
-/// The best `keep` of `items`: by score, those without one last; among equals those that come first. One
-/// that comes in several ways counts once.
-pub(crate) fn best<'a>(items: impl Iterator<Item = &'a Item>, keep: usize) -> Vec<Item> {
-    let score = |item: &Item| item.scored.as_ref().and_then(|scored| scored.score);
+/// The `keep` best of `items` by score. Items without a score come last, ties keep their order, and an item
+/// with the same origin counts once.
+pub(crate) fn best<'a>(
+    items: impl Iterator<Item = &'a SampleResult>,
+    keep: usize,
+) -> Vec<SampleResult> {
+    let score = |item: &SampleResult| item.scored.as_ref().and_then(|scored| scored.score);
     let mut seen = BTreeSet::new();
-    let is_new = |item: &&Item| item.origin.is_none_or(|origin| seen.insert(origin));
-    let mut sorted: Vec<&Item> = items.filter(is_new).collect();
+    let is_new = |item: &&SampleResult| item.origin.is_none_or(|origin| seen.insert(origin));
+    let mut sorted: Vec<&SampleResult> = items.filter(is_new).collect();
     sorted.sort_by(|one, other| match (score(one), score(other)) {
         (Some(one), Some(other)) => other.total_cmp(&one),
         (one, other) => other.is_some().cmp(&one.is_some()),
@@ -114,37 +113,37 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn item(text: &str, score: Option<f64>) -> Item {
-        Item {
+    fn item(text: &str, score: Option<f64>) -> SampleResult {
+        SampleResult {
             text: text.to_owned(),
             scored: Some(Scored {
                 score,
                 ..Scored::default()
             }),
-            ..Item::default()
+            ..SampleResult::default()
         }
     }
 
     #[test]
-    fn a_step_ends_with_its_last_sample_whatever_their_order() {
-        let mut node = Node::new(3);
-        assert!(node.begin(1) && !node.begin(1));
-        assert!(!node.end(2, item("c", None)));
-        assert!(!node.end(0, item("a", Some(1.0))));
-        assert!(node.readable().is_none());
-        assert!(node.end(1, item("b", None)));
-        let readable = node.readable().expect("it has ended");
+    fn a_step_ends_with_its_last_sample_in_any_order() {
+        let mut state = StepState::new(3);
+        assert!(state.begin(1) && !state.begin(1));
+        assert!(!state.end(2, item("c", None)));
+        assert!(!state.end(0, item("a", Some(1.0))));
+        assert!(state.readable().is_none());
+        assert!(state.end(1, item("b", None)));
+        let readable = state.readable().expect("it has ended");
         assert_eq!(readable.texts, ["a", "b", "c"]);
         assert_eq!(readable.scored.as_ref().map(Vec::len), Some(3));
     }
 
     #[test]
-    fn what_comes_twice_counts_once() {
-        let first = Item {
+    fn duplicates_count_once() {
+        let first = SampleResult {
             origin: Some((1, 0)),
             ..item("a", Some(2.0))
         };
-        let other = Item {
+        let other = SampleResult {
             origin: Some((1, 1)),
             ..item("b", Some(1.0))
         };
@@ -155,10 +154,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_best_are_those_that_a_full_sort_gives(
+        fn best_agrees_with_a_full_sort(
             scores in prop::collection::vec(prop::option::of(0u8..4), 1..12), keep in 1usize..14,
         ) {
-            let items: Vec<Item> = (scores.iter().enumerate())
+            let items: Vec<SampleResult> = (scores.iter().enumerate())
                 .map(|(number, score)| item(&number.to_string(), score.map(f64::from)))
                 .collect();
             let kept: Vec<usize> = (best(items.iter(), keep).iter())

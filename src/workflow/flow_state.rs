@@ -1,68 +1,90 @@
-//! A flow that has started and not ended: how far each step has come, and what the next can read.
+//! Flows in flight: the state of each step, and what the next steps can read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::graph::Graph;
-use super::item::{Item, Node};
-use crate::error::Result;
+use super::step_state::{SampleResult, StepState};
+use crate::error::{Error, Result};
 use crate::flow::{Flow, Readable, Step, Visible, Work};
 use crate::metrics;
 use crate::profile::Activity;
-use crate::record::StepRecord;
+use crate::record::TokenCounts;
 use crate::record::metrics::CriticalStep;
 use crate::stopwatch::Moment;
 use crate::units::Millis;
 
-/// A flow that has started and not ended.
-pub(super) struct Running<'a> {
+/// The flows in flight, by number.
+#[derive(Default)]
+pub(super) struct Flows<'a>(BTreeMap<usize, FlowState<'a>>);
+
+impl<'a> Flows<'a> {
+    pub(super) fn insert(&mut self, flow: FlowState<'a>) {
+        self.0.insert(flow.flow.flow, flow);
+    }
+
+    /// # Errors
+    /// The flow is not in flight. Whatever refers to a flow is dropped with it, so this is a bug.
+    pub(super) fn get(&self, flow: usize) -> Result<&FlowState<'a>> {
+        self.0.get(&flow).ok_or_else(|| not_in_flight(flow))
+    }
+
+    /// # Errors
+    /// As [`Self::get`].
+    pub(super) fn get_mut(&mut self, flow: usize) -> Result<&mut FlowState<'a>> {
+        self.0.get_mut(&flow).ok_or_else(|| not_in_flight(flow))
+    }
+
+    /// # Errors
+    /// As [`Self::get`].
+    pub(super) fn remove(&mut self, flow: usize) -> Result<FlowState<'a>> {
+        self.0.remove(&flow).ok_or_else(|| not_in_flight(flow))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn not_in_flight(flow: usize) -> Error {
+    Error::flow(format!("flow {flow} is not in flight"))
+        .hint("this is a bug in flowbench: please report it")
+}
+
+/// A flow in flight.
+pub(super) struct FlowState<'a> {
     pub(super) flow: &'a Flow,
     pub(super) graph: Graph<'a>,
     pub(super) started: Moment,
-    pub(super) nodes: Vec<Node>,
-    /// For each step, when it ended, counted from `started`.
+    pub(super) steps: Vec<StepState>,
+    /// When each step ended, from `started`.
     pub(super) ends: Vec<Option<Millis>>,
-    /// For each step that evaluates, the number of the trial before its first.
+    /// For each step that evaluates, the number of trials of earlier steps.
     trials_before: Vec<usize>,
-    /// The steps of each name: their generation (0 outside a loop) and number, in this order.
+    /// Steps by name: generation (0 outside a loop) and index, sorted.
     by_name: HashMap<&'a str, Vec<(usize, usize)>>,
-    /// The steps of each generation of a loop.
+    /// By loop and generation.
     generations: HashMap<(usize, usize), InGeneration>,
     pub(super) steps_done: usize,
     pub(super) activity: Activity,
-    pub(super) tokens: Tokens,
+    pub(super) tokens: TokenCounts,
 }
 
 /// The steps of a generation.
 #[derive(Debug, Default)]
 struct InGeneration {
     steps: Vec<usize>,
-    /// How many have ended.
     ended: usize,
 }
 
-/// Tokens of a flow's steps.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Tokens {
-    pub(super) prompt: usize,
-    pub(super) prefill: usize,
-    pub(super) reused: usize,
-    pub(super) decode: usize,
-}
-
-impl Tokens {
-    pub(super) fn add(&mut self, step: &StepRecord) {
-        self.prompt += step.prompt_tokens;
-        self.prefill += step.prefill_tokens;
-        self.reused += step.reused_tokens;
-        self.decode += step.decode_tokens;
-    }
-}
-
-/// Longest text of an error in a line of the scratchpad (characters).
+/// Characters of an error in a line of the scratchpad, at most.
 const LONGEST_DETAIL: usize = 160;
 
-impl<'a> Running<'a> {
+impl<'a> FlowState<'a> {
     pub(super) fn new(flow: &'a Flow, started: Moment, activity: Activity) -> Result<Self> {
         let samples = samples(flow);
         let mut trials = 0;
@@ -92,14 +114,14 @@ impl<'a> Running<'a> {
             graph: Graph::new(flow)?,
             flow,
             started,
-            nodes: samples.into_iter().map(Node::new).collect(),
+            steps: samples.into_iter().map(StepState::new).collect(),
             ends: vec![None; flow.steps.len()],
             trials_before,
             by_name,
             generations,
             steps_done: 0,
             activity,
-            tokens: Tokens::default(),
+            tokens: TokenCounts::default(),
         })
     }
 
@@ -107,12 +129,12 @@ impl<'a> Running<'a> {
         &self.flow.steps[step]
     }
 
-    /// The number of the step called `id`.
+    /// The index of the step called `id`.
     pub(super) fn index(&self, id: &str) -> Option<usize> {
         self.graph.index(id)
     }
 
-    /// Notes that a step of a loop has ended; the steps of its generation, if it was the last of them.
+    /// Notes that a step has ended. Returns the steps of its generation if it was the last of them.
     pub(super) fn ended_in_generation(&mut self, step: usize) -> Option<&[usize]> {
         let of = self.flow.steps[step].generation.as_ref()?;
         let of_it = self.generations.get_mut(&(of.r#loop, of.number))?;
@@ -120,23 +142,23 @@ impl<'a> Running<'a> {
         (of_it.ended == of_it.steps.len()).then_some(&of_it.steps)
     }
 
-    /// A sample of the step that another works on.
-    pub(super) fn item_of(&self, of: &str, sample: usize) -> Option<&Item> {
-        self.nodes[self.index(of)?].item(sample)
+    /// A sample of the step called `of`.
+    pub(super) fn item_of(&self, of: &str, sample: usize) -> Option<&SampleResult> {
+        self.steps[self.index(of)?].item(sample)
     }
 
-    /// The number of a trial, from 1 in the order of steps and samples.
+    /// The number of a trial, from 1, in the order of steps and samples.
     pub(super) fn trial(&self, step: usize, sample: usize) -> usize {
         self.trials_before[step] + sample + 1
     }
 
-    /// The trial that the prompts of `step` went on from.
+    /// The trial that `step` started from.
     pub(super) fn parent_trial(&self, step: usize) -> Option<usize> {
         let previous = &self.flow.steps[step].generation.as_ref()?.previous;
         self.item_of(previous, 0)?.trial
     }
 
-    /// What the expressions of a step can name.
+    /// What the expressions of a step can refer to.
     pub(super) fn visible(&self, step: usize) -> VisibleTo<'_> {
         VisibleTo {
             running: self,
@@ -144,12 +166,12 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// The trials of the steps that a step needs, and that these need in turn, a line each.
+    /// One line per trial among the ancestors of a step.
     fn scratchpad(&self, of: usize) -> String {
         let evaluates = |step: usize| matches!(self.flow.steps[step].work, Work::Evaluate(_));
         let mut lines = Vec::new();
         for step in self.graph.ancestors(of, evaluates) {
-            for item in self.nodes[step].items() {
+            for item in self.steps[step].items() {
                 let (Some(trial), Some(scored)) = (item.trial, &item.scored) else {
                     continue;
                 };
@@ -167,8 +189,7 @@ impl<'a> Running<'a> {
         lines.join("\n")
     }
 
-    /// Which steps made the flow long, and each step's slack; nothing of a flow whose steps have not
-    /// all ended.
+    /// The critical path, and each step's slack; empty unless all steps have ended.
     pub(super) fn path(&self) -> (Vec<CriticalStep>, BTreeMap<String, Millis>) {
         let ended = |(step, end): (usize, &Option<Millis>)| {
             Some(metrics::EndedStep {
@@ -188,21 +209,21 @@ impl<'a> Running<'a> {
     }
 }
 
-/// What the expressions of one step can name.
+/// What the expressions of one step can refer to.
 pub(super) struct VisibleTo<'r> {
-    running: &'r Running<'r>,
+    running: &'r FlowState<'r>,
     step: usize,
 }
 
 impl VisibleTo<'_> {
     fn readable(&self, step: usize) -> Option<Arc<Readable>> {
-        self.running.nodes[step].readable().cloned()
+        self.running.steps[step].readable().cloned()
     }
 }
 
 impl Visible for VisibleTo<'_> {
-    /// Steps of a loop are known by the names that the template has for them: of several generations,
-    /// that of the step's own, or else the last. The expansion has seen to it that the step needs it.
+    /// Steps of a loop have the template's names. Of several generations, a name means the step's own, or
+    /// else the last. The expansion has made sure that the step needs it.
     fn step(&self, name: &str) -> Option<Arc<Readable>> {
         let steps = self.running.by_name.get(name)?;
         let of_step = |step: usize| self.running.flow.steps[step].generation.as_ref();
@@ -231,7 +252,7 @@ impl Visible for VisibleTo<'_> {
     }
 }
 
-/// The numbers of steps by their ids, of those that came before.
+/// Indices of earlier steps by id.
 #[derive(Default)]
 struct Before<'a> {
     index: HashMap<&'a str, usize>,
@@ -240,7 +261,7 @@ struct Before<'a> {
 
 impl<'a> Before<'a> {
     fn add(&mut self, step: &'a Step) {
-        // Of two steps of one id, which a sound flow has not, the first counts.
+        // A valid flow has no two steps with one id; otherwise the first counts.
         self.index.entry(&step.id).or_insert(self.count);
         self.count += 1;
     }
@@ -250,7 +271,7 @@ impl<'a> Before<'a> {
     }
 }
 
-/// How many samples each step has: of one that works on another, those of the other.
+/// Number of samples of each step. A step that works on another has as many as that one.
 fn samples(flow: &Flow) -> Vec<usize> {
     let mut samples: Vec<usize> = Vec::with_capacity(flow.steps.len());
     let mut earlier = Before::default();
@@ -267,9 +288,9 @@ fn samples(flow: &Flow) -> Vec<usize> {
     samples
 }
 
-/// How many requests of a flow can be in flight at once, at most: the most samples of steps that are
-/// equally far from the flow's beginning, two for each answer that is judged.
-pub fn width(flow: &Flow) -> usize {
+/// Upper bound on the requests of a flow in flight at once: the maximum, over the depths of the graph, of
+/// the samples of all steps at that depth. A judge makes two requests per answer.
+pub fn max_parallel_requests(flow: &Flow) -> usize {
     let samples = samples(flow);
     let mut depths: Vec<usize> = Vec::with_capacity(flow.steps.len());
     let mut widths: BTreeMap<usize, usize> = BTreeMap::new();

@@ -1,30 +1,30 @@
-//! Rollouts: a file of rows goes in, and comes out with what came of each.
+//! Rollouts: the rows of `--input` with the results of their flows, written to `--output`.
 //!
-//! A line is added as soon as its flow has ended; when all have, the file is put in the order of the
-//! input. A line is the input's own text with further keys, so that nothing in it changes on the way.
+//! A line is appended as soon as its flow ends; when all flows have ended, the lines are sorted in the order
+//! of the input. A line is the input's own text with keys added, so that nothing in it is reformatted.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::folder::{append, cannot_write_file, ordinary, replace_named};
+use super::files::{append, cannot_write_file, ordinary, replace_named};
 use crate::error::{Error, Result};
 use crate::evaluate::verify::UNDECIDED;
+use crate::flow::{InputRow, RowOrder};
 use crate::json_numbers::numbers;
 use crate::record::evaluation::RolloutRecord;
 use crate::statistics::distribution;
-use crate::text_file::{line_without_mark, read_text};
 
-/// The flag that names the file.
 const FLAG: &str = "--output";
 
-/// The keys that are added to a row.
-const KEYS: [&str; 8] = [
+/// The keys that are added to a row, which it may not have itself.
+const RESERVED_KEYS: [&str; 8] = [
     "rollout",
     "response",
     "usage",
@@ -38,89 +38,77 @@ const KEYS: [&str; 8] = [
 /// What is added to a row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
-    /// Which row and which of its repeats.
-    pub rollout: Place,
-    /// The response; `null` where the flow failed before there was one.
+    pub rollout: RowRepeat,
+    /// `null` if the flow failed before it had a response.
     pub response: Option<String>,
-    /// Tokens of all of the flow's requests.
+    /// Sum over all requests of the flow.
     pub usage: Usage,
-    /// The reward; `null` where it could not be judged.
+    /// `null` if the response could not be judged.
     pub reward: Option<f64>,
-    /// The reward in which an answer that could not be judged counts 0; `null` where nothing judges.
+    /// The reward, with 0 for a response that could not be judged; `null` if no step judges.
     #[serde(default)]
     pub reward_floor: Option<f64>,
-    /// The answer that was taken from the response.
     pub extracted_answer: Option<String>,
-    /// What it was found to be: `equal`, `unequal`, `undecided`, `no_answer`, or how a program ended.
+    /// `equal`, `unequal`, `undecided`, `no_answer`, or how a program ended.
     pub outcome: Option<String>,
-    /// Why the flow failed; such a row is run again by `--resume`.
+    /// Why the flow failed. `--resume` runs such a row again.
     pub error: Option<String>,
 }
 
 impl Rollout {
-    /// The reward with 0 for what was not judged, also of a line that an earlier version wrote.
+    /// `reward_floor`, which lines of earlier versions lack.
     fn floor(&self) -> Option<f64> {
         let unjudged = self.error.is_none() && self.outcome.as_deref() == Some(UNDECIDED);
         (self.reward_floor.or(self.reward)).or(unjudged.then_some(0.0))
     }
 }
 
-/// Which row, and which of its repeats.
+/// A row, and which of its repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// Number of the row, from 1.
+pub struct RowRepeat {
+    /// From 1.
     pub row: usize,
-    /// Number of the repeat, from 1.
+    /// From 1.
     pub repeat: usize,
 }
 
-/// Tokens of a flow's requests, by the names of the OpenAI API.
+/// Token counts under the names of the OpenAI API.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Tokens of the prompts.
     pub prompt_tokens: usize,
-    /// Generated tokens.
     pub completion_tokens: usize,
-    /// Both.
     pub total_tokens: usize,
     /// Prompt tokens that came from the prefix cache.
     pub cached_tokens: usize,
 }
 
-/// An output file that grows.
+/// The output of a run in progress.
 #[derive(Debug)]
 pub struct RolloutFile {
     path: PathBuf,
     file: File,
-    /// The rows as they were written, without the closing brace.
-    rows: Vec<String>,
-    repeats: usize,
-    /// The lines that are there, by the number of their flow.
+    rows: Vec<InputRow>,
+    order: RowOrder,
+    /// The lines written so far, by flow.
     lines: BTreeMap<usize, String>,
     record: RolloutRecord,
 }
 
 impl RolloutFile {
-    /// Opens `output` for the rows of `input`, the first `limit` of them, which have come to `num_flows`
-    /// flows.
+    /// Opens `output` for the flows of `rows`, `repeats` each. `input` names their file in errors.
     ///
     /// # Errors
-    /// Exit code 2 where the file is there already (unless `resume`), holds something else, or a row has
-    /// one of the keys that are added; 110 where it cannot be written.
+    /// Exit code 2 if the file exists (unless `resume`) or holds other rows, or if a row has a reserved key;
+    /// 110 if it cannot be written.
     pub fn open(
-        (input, limit, num_flows): (&Path, Option<usize>, usize),
-        output: &Path,
+        input: &Path,
+        rows: Vec<InputRow>,
         repeats: usize,
+        output: &Path,
         resume: bool,
     ) -> Result<Self> {
-        let rows = rows(input, limit)?;
-        if rows.is_empty() || rows.len() * repeats != num_flows {
-            let what = format!(
-                "{} is not what it was when the flows were made",
-                input.display()
-            );
-            return Err(Error::usage(what)
-                .hint("--input names a file that does not change, and that can be read twice"));
+        for row in &rows {
+            check_keys(input, row)?;
         }
         let output = &ordinary(output, FLAG)?;
         if !resume && fs::metadata(output).is_ok_and(|file| file.len() > 0) {
@@ -129,7 +117,7 @@ impl RolloutFile {
                     .hint("--resume goes on with it; otherwise name another file"),
             );
         }
-        // From here to the end nobody else may write it.
+        // Locked until the end of the run.
         let mut file = locked(output)?;
         let mut existing = Vec::new();
         (&file)
@@ -151,45 +139,35 @@ impl RolloutFile {
         Ok(Self {
             path: output.to_owned(),
             file,
+            order: RowOrder::new(rows.len()),
             rows,
-            repeats,
             lines,
             record,
         })
     }
 
-    /// How many flows there are in all.
-    pub fn num_flows(&self) -> usize {
-        self.rows.len() * self.repeats
-    }
-
-    /// Whether the line of a flow is there.
+    /// Whether the flow has ended well, in this run or in an earlier one.
     pub fn has(&self, flow: usize) -> bool {
         self.lines.contains_key(&flow)
     }
 
-    /// Where a flow's line comes from.
-    pub fn place(&self, flow: usize) -> Place {
-        Place {
-            row: (flow - 1) % self.rows.len() + 1,
-            repeat: (flow - 1) / self.rows.len() + 1,
+    pub fn place(&self, flow: usize) -> RowRepeat {
+        RowRepeat {
+            row: self.order.row(flow) + 1,
+            repeat: self.order.repeat(flow) + 1,
         }
     }
 
-    /// Adds the line of a flow.
+    /// Appends the line of a flow.
     ///
     /// # Errors
-    /// Exit code 110 where it cannot be written.
+    /// Exit code 110 if it cannot be written.
     pub fn add(&mut self, flow: usize, rollout: &Rollout) -> Result<()> {
         let failed = |source: serde_json::Error| cannot_write_file(&self.path, FLAG, source.into());
-        let row = &self.rows[rollout.rollout.row - 1];
+        let row = open_object(&self.rows[rollout.rollout.row - 1].text);
         let added = serde_json::to_string(rollout).map_err(failed)?;
-        // Of `{` alone, nothing has to be parted from what follows.
-        let comma = if row.trim_end().ends_with('{') {
-            ""
-        } else {
-            ","
-        };
+        let is_empty = row.trim_end().ends_with('{');
+        let comma = if is_empty { "" } else { "," };
         let line = format!("{row}{comma}{}\n", &added[1..]);
         append(&self.file, line.as_bytes())
             .map_err(|source| cannot_write_file(&self.path, FLAG, source))?;
@@ -197,10 +175,10 @@ impl RolloutFile {
         Ok(())
     }
 
-    /// Puts the lines in order, and says what all of them came to, those of former runs included.
+    /// Sorts the lines and sums them up, those of earlier runs included.
     ///
     /// # Errors
-    /// Exit code 110 where the file cannot be written.
+    /// Exit code 110 if the file cannot be written.
     pub fn finish(mut self) -> Result<RolloutRecord> {
         replace_named(&self.path, FLAG, join(&self.lines).as_bytes())?;
         let mut rewards = Vec::new();
@@ -225,7 +203,7 @@ impl RolloutFile {
     }
 }
 
-/// Opens a file, or makes it, and keeps other runs from writing it.
+/// Opens or creates a file and locks it against other runs.
 fn locked(path: &Path) -> Result<File> {
     loop {
         let mut options = OpenOptions::new();
@@ -235,7 +213,7 @@ fn locked(path: &Path) -> Result<File> {
             let what = format!("another run writes {}", path.display());
             return Err(Error::usage(what).hint("wait for its end, or name another file"));
         }
-        // A run that has just ended may have put another file in its place.
+        // A run that has just ended may have replaced the file.
         let inode = |metadata: std::io::Result<fs::Metadata>| metadata.map(|file| file.ino()).ok();
         if inode(file.metadata()) == inode(fs::metadata(path)) {
             return Ok(file);
@@ -243,48 +221,40 @@ fn locked(path: &Path) -> Result<File> {
     }
 }
 
-/// The rows of an input, each without its closing brace.
-fn rows(input: &Path, limit: Option<usize>) -> Result<Vec<String>> {
-    let text = read_text(input).map_err(|source| {
-        Error::usage(format!("failed to read {}", input.display())).caused_by(source)
+/// Refuses a row that has a reserved key.
+fn check_keys(input: &Path, row: &InputRow) -> Result<()> {
+    let place = || format!("{}:{}", input.display(), row.line);
+    let strict = numbers(&row.text).strict;
+    let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(&strict).map_err(|source| {
+        Error::usage(format!("{}: not a JSON object", place())).caused_by(source)
     })?;
-    let lines = text
-        .lines()
-        .map(line_without_mark)
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
-    let rows = lines
-        .take(limit.unwrap_or(usize::MAX))
-        .map(|(number, line)| {
-            let place = format!("{}:{}", input.display(), number + 1);
-            let strict = numbers(line).strict;
-            let row: BTreeMap<String, IgnoredAny> =
-                serde_json::from_str(&strict).map_err(|source| {
-                    Error::usage(format!("{place}: not a JSON object")).caused_by(source)
-                })?;
-            if let Some(key) = KEYS.iter().find(|key| row.contains_key(**key)) {
-                return Err(Error::usage(format!(
-                    "{place}: the row has a key `{key}`, which is added"
-                ))
-                .hint("give it another name in the input"));
-            }
-            let line = line.trim();
-            Ok(line[..line.len() - 1].trim_end().to_owned())
-        });
-    rows.collect()
+    match RESERVED_KEYS.iter().find(|key| keys.contains_key(**key)) {
+        None => Ok(()),
+        Some(key) => Err(Error::usage(format!(
+            "{}: the row has a key `{key}`, which is added",
+            place()
+        ))
+        .hint("give it another name in the input")),
+    }
 }
 
-/// The lines of an output that are kept, by flow: whole ones of flows that ended well.
+/// A JSON object without its closing brace.
+fn open_object(text: &Arc<str>) -> &str {
+    text.strip_suffix('}').unwrap_or(text).trim_end()
+}
+
+/// The lines of an existing output to keep, by flow: those of flows that ended well.
 fn kept(
     existing: &[u8],
-    rows: &[String],
+    rows: &[InputRow],
     repeats: usize,
     output: &Path,
 ) -> Result<BTreeMap<usize, String>> {
+    let order = RowOrder::new(rows.len());
     let mut lines = BTreeMap::new();
     for (number, line) in existing.split_inclusive(|byte| *byte == b'\n').enumerate() {
         if !line.ends_with(b"\n") {
-            // The last write was cut off: its flow is run again.
+            // The last write was cut off; its flow runs again.
             break;
         }
         let place = || format!("{}:{}", output.display(), number + 1);
@@ -294,10 +264,10 @@ fn kept(
             return Err(Error::usage(format!("{}: not a line of rollouts", place()))
                 .hint("--output names a file that an earlier run has written"));
         };
-        let Place { row, repeat } = rollout.rollout;
+        let RowRepeat { row, repeat } = rollout.rollout;
         let known = row.checked_sub(1).and_then(|row| rows.get(row));
         let is_ours = known.is_some_and(|row| {
-            let added = text.strip_prefix(row.as_str());
+            let added = text.strip_prefix(open_object(&row.text));
             let added = added.map(|added| added.strip_prefix(',').unwrap_or(added));
             added.is_some_and(|added| added.starts_with("\"rollout\":"))
         });
@@ -308,19 +278,19 @@ fn kept(
             ));
         }
         if rollout.error.is_none() {
-            let flow = (repeat - 1) * rows.len() + row;
+            let flow = order.flow(row - 1, repeat - 1);
             lines.entry(flow).or_insert_with(|| text.to_owned());
         }
     }
     Ok(lines)
 }
 
-/// What was added to a row; the row's own numbers may be none that `serde_json` reads.
+/// The added keys of a line. The row's own numbers may be beyond what `serde_json` reads.
 fn rollout(line: &str) -> Option<Rollout> {
     serde_json::from_str(&numbers(line).strict).ok()
 }
 
-/// The lines in the order of the input, the repeats of a row together.
+/// The lines in the order of the input, with the repeats of a row together.
 fn join(lines: &BTreeMap<usize, String>) -> String {
     let place =
         |line: &String| rollout(line).map(|rollout| (rollout.rollout.row, rollout.rollout.repeat));
@@ -337,7 +307,7 @@ mod tests {
 
     fn rollout(row: usize, repeat: usize, reward: Option<f64>, error: Option<&str>) -> Rollout {
         Rollout {
-            rollout: Place { row, repeat },
+            rollout: RowRepeat { row, repeat },
             response: Some("said".to_owned()),
             usage: Usage::default(),
             reward,
@@ -365,20 +335,27 @@ mod tests {
         }
     }
 
+    /// The rows as the expansion has them.
+    fn rows(input: &Path) -> Vec<InputRow> {
+        let text = fs::read_to_string(input).expect("there");
+        let lines = text.lines().zip(1..);
+        let rows = lines.filter(|(text, _)| !text.trim().is_empty());
+        rows.map(|(text, line)| InputRow {
+            line,
+            text: text.trim().into(),
+        })
+        .collect()
+    }
+
     fn open(files: &Files, repeats: usize, resume: bool) -> Result<RolloutFile> {
-        RolloutFile::open(
-            (&files.input, None, 3 * repeats),
-            &files.output,
-            repeats,
-            resume,
-        )
+        let rows = rows(&files.input);
+        RolloutFile::open(&files.input, rows, repeats, &files.output, resume)
     }
 
     #[test]
-    fn rows_come_back_as_they_were_and_in_their_order() {
+    fn rows_keep_their_text_and_their_order() {
         let files = files();
         let mut file = open(&files, 2, false).expect("new");
-        assert_eq!(file.num_flows(), 6);
         for flow in [5, 1, 4, 2, 6, 3] {
             let place = file.place(flow);
             let reward = (flow != 6).then_some(flow as f64);
@@ -392,7 +369,7 @@ mod tests {
         // The one that could not be judged counts 0.
         assert_eq!(record.mean_reward, Some(2.5));
         let text = fs::read_to_string(&files.output).expect("written");
-        let places: Vec<Place> = text
+        let places: Vec<RowRepeat> = text
             .lines()
             .map(|line| {
                 serde_json::from_str::<Rollout>(line)
@@ -413,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn resuming_keeps_what_is_whole_and_runs_failures_again() {
+    fn resume_keeps_whole_lines_and_runs_failures_again() {
         let files = files();
         let mut file = open(&files, 1, false).expect("new");
         file.add(1, &rollout(1, 1, Some(1.0), None))
@@ -439,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_refused() {
+    fn a_file_of_something_else_is_refused() {
         let files = files();
         let refusal = |resume| open(&files, 1, resume).expect_err("refused").report();
         fs::write(&files.output, "{\"id\": \"a\"}\n").expect("writable");
@@ -454,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_only_begins_like_another_is_another() {
+    fn a_row_that_is_a_prefix_of_another_differs_from_it() {
         let files = files();
         let mut file = open(&files, 1, false).expect("new");
         file.add(3, &rollout(3, 1, Some(1.0), None))
@@ -469,11 +446,12 @@ mod tests {
     }
 
     #[test]
-    fn only_ordinary_files_are_replaced_and_they_stay_what_they_are() {
+    fn only_regular_files_are_replaced_and_keep_links_and_permissions() {
         use std::os::unix::fs::PermissionsExt;
         let files = files();
         let folder = files.input.parent().expect("a folder").to_owned();
-        let open = |output: &Path| RolloutFile::open((&files.input, None, 3), output, 1, true);
+        let open =
+            |output: &Path| RolloutFile::open(&files.input, rows(&files.input), 1, output, true);
         assert!(
             open(&folder)
                 .expect_err("a folder")
@@ -502,27 +480,6 @@ mod tests {
         let metadata = fs::metadata(&real).expect("there");
         assert!(metadata.len() > 0);
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn an_input_that_changes_meanwhile_is_refused() {
-        let files = files();
-        let open =
-            |num_flows| RolloutFile::open((&files.input, None, num_flows), &files.output, 1, false);
-        assert!(
-            open(4)
-                .expect_err("three rows")
-                .report()
-                .contains("not what it was")
-        );
-        fs::write(&files.input, "").expect("writable");
-        assert!(
-            open(0)
-                .expect_err("none")
-                .report()
-                .contains("not what it was")
-        );
-        assert!(!files.output.exists());
     }
 
     #[test]

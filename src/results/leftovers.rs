@@ -1,17 +1,16 @@
-//! Cleans up after killed runs: folders without measurements, and incomplete temporary files.
+//! Removes what killed runs left behind: folders in which nothing was measured, and temporary files.
 //!
-//! A run holds a lock on its `steps.jsonl` while it is in progress. A new run can therefore
-//! recognize the folders of dead runs.
+//! A run locks its `steps.jsonl` until its process ends. A folder whose lock is free belongs to a dead run.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
 
-use super::TEMPORARY;
-use crate::report::saved::second;
+use super::files::TEMPORARY;
+use super::names::start_time;
 
-/// Removes leftovers from the results folder. Measurements, and files that flowbench did not
-/// create, are kept. Failures to remove are ignored.
+/// Cleans the folder of runs. Measurements, and files that flowbench did not create, are never touched;
+/// errors are ignored.
 pub(super) fn remove(out: &Path) {
     for entry in fs::read_dir(out).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -36,11 +35,11 @@ fn clean(run: &Path) -> std::io::Result<()> {
         return Ok(());
     }
     let steps = run.join("steps.jsonl");
-    // The run was killed before it created a file. New runs wait until this clean-up is done.
-    if is_empty && temporary.is_empty() && !steps.exists() && second(run).is_some() {
+    // Killed before its first file. No run can be at this point now: the caller holds the folder's lock.
+    if is_empty && temporary.is_empty() && !steps.exists() && start_time(run).is_some() {
         return fs::remove_dir(run);
     }
-    // Not the folder of a run without this file.
+    // A folder without `steps.jsonl` was not created by a run; opening it fails then.
     if File::open(&steps)?.try_lock().is_err() {
         return Ok(());
     }
@@ -61,8 +60,8 @@ fn is_temporary(name: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RunFolder;
     use super::*;
+    use crate::results::RunFolder;
 
     #[test]
     fn only_leftovers_of_killed_runs_are_removed() {
@@ -85,7 +84,7 @@ mod tests {
         for folder in ["empty", "20260131T093000Z-scripted"] {
             fs::create_dir(out.path().join(folder)).expect("writable");
         }
-        let (going_on, _) = RunFolder::create(out.path(), "now").expect("writable");
+        let (running, _) = RunFolder::create(out.path(), "now").expect("writable");
         let (_second, _) = RunFolder::create(out.path(), "next").expect("writable");
         let mut left: Vec<String> = walkdir::WalkDir::new(out.path())
             .min_depth(1)
@@ -117,6 +116,6 @@ mod tests {
                 "unmeasured/steps.jsonl",
             ]
         );
-        drop(going_on);
+        drop(running);
     }
 }
