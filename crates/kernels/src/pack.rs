@@ -151,8 +151,8 @@ struct Lengths {
 
 /// A weight matrix `[rows = outputs, cols = inputs]`, repacked.
 pub struct PackedMatrix {
-    pub rows: usize,
-    pub cols: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
     pub(super) format: Format,
     /// Quants `[groups][blocks][quads of 64 bytes]`, or dense weights `[groups][cols][16]`.
     pub(super) quants: Aligned<u8>,
@@ -280,6 +280,14 @@ impl PackedMatrix {
         let halves = 2 * (group.scales + group.mins);
         let bytes = group.quants + group.fine + halves;
         rows.div_ceil(LANES).saturating_mul(bytes)
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
     }
 
     pub fn format(&self) -> Format {

@@ -64,13 +64,13 @@ impl<'a> AttentionPlan<'a> {
     /// If two queries have the same offset, an offset is not a multiple of the head size, or a span
     /// exceeds its page table or its part.
     pub fn new(shape: KvShape, mut parts: Vec<AttentionPart<'a>>, threads: usize) -> Self {
-        let mut places = HashSet::new();
+        let mut offsets = HashSet::new();
         let (mut numbers, mut pages) = (0, 0);
         for part in &parts {
             assert!(part.kv_head < shape.kv_heads, "no such head");
             for (index, query) in part.queries.iter().enumerate() {
                 assert!(query.at.is_multiple_of(shape.head_size) && query.state == index);
-                assert!(places.insert(query.at), "two queries have the same offset");
+                assert!(offsets.insert(query.at), "two queries have the same offset");
                 numbers = numbers.max(query.at + shape.head_size);
             }
             for span in &part.spans {
@@ -194,7 +194,7 @@ mod tests {
         head_size: 8,
     };
 
-    fn part<'a>(places: &[usize], positions: Range<usize>, pages: &'a [u32]) -> AttentionPart<'a> {
+    fn part<'a>(offsets: &[usize], positions: Range<usize>, pages: &'a [u32]) -> AttentionPart<'a> {
         let query = |(state, &at)| Query {
             at,
             position: 3,
@@ -202,11 +202,11 @@ mod tests {
         };
         AttentionPart {
             kv_head: 0,
-            queries: places.iter().enumerate().map(query).collect(),
+            queries: offsets.iter().enumerate().map(query).collect(),
             spans: vec![KvSpan {
                 pages,
                 positions,
-                queries: 0..places.len(),
+                queries: 0..offsets.len(),
             }],
         }
     }

@@ -341,10 +341,6 @@ pub(super) unsafe fn store_tile<S: Simd, const T: usize, const R: usize>(
 }
 
 /// Reads the outputs that [`store_tile`] has written.
-#[cfg_attr(
-    not(any(test, target_arch = "x86_64")),
-    expect(dead_code, reason = "only x86-64 has paired products")
-)]
 #[inline(always)]
 pub(super) unsafe fn load_tile<S: Simd, const T: usize, const R: usize>(
     part: &Part<'_>,

@@ -29,10 +29,6 @@ pub(super) fn with<R>(len: usize, work: impl FnOnce(*mut f32) -> R) -> R {
 
 /// The same without a closure, which would not be compiled for the caller's target features. Valid
 /// until this thread next asks for scratch.
-#[cfg_attr(
-    not(any(test, target_arch = "x86_64")),
-    expect(dead_code, reason = "only x86-64 has paired products")
-)]
 pub(super) fn get(len: usize) -> *mut f32 {
     SCRATCH.with_borrow_mut(|scratch| scratch.get(len))
 }

@@ -542,12 +542,12 @@ fn context(kernels: Kernels, shape: KvShape, tokens: usize) -> Context {
     keys[..shape.head_size].fill(0.0);
     values[numbers_of_last..].fill(1e-35);
     values[numbers_of_last / 2] = f32::NEG_INFINITY;
-    let places: Vec<_> = (0..tokens)
+    let slots: Vec<_> = (0..tokens)
         .map(|token| (pages[token / PAGE], token % PAGE))
         .collect();
     let pool = Pool::new(2).unwrap();
     // Some in one call, others one by one.
-    let (first, rest) = places.split_at(tokens / 2);
+    let (first, rest) = slots.split_at(tokens / 2);
     let at = first.len() * size;
     let first = &SlotMapping::new(first.to_vec());
     kernels.write_kv(&pool, &mut memory, 1, first, &keys[..at], &values[..at]);

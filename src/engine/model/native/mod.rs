@@ -584,7 +584,7 @@ impl NativePass<'_> {
         let mut products: Vec<_> = pairs
             .map(|(linear, output)| Product {
                 weights: &linear.matrix,
-                output: &mut output[..self.positions.len() * linear.matrix.rows],
+                output: &mut output[..self.positions.len() * linear.matrix.rows()],
             })
             .collect();
         self.multiply(&mut products, values, blocks, next, prefetch);
@@ -616,7 +616,7 @@ impl NativePass<'_> {
         next: Matrices<'_>,
         prefetch: Option<KvPrefetch<'_>>,
     ) {
-        let cols = products.first().map_or(0, |product| product.weights.cols);
+        let cols = products.first().map_or(0, |product| product.weights.cols());
         let input = self.input(cols, values, blocks);
         self.kernels
             .matmul(self.pool, products, input, next, prefetch);
