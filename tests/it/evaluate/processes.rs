@@ -143,7 +143,11 @@ fn parent_that_is_killed() {
 #[test]
 fn a_parent_that_is_killed_leaves_nothing() {
     let mut parent = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "evaluate::processes::parent_that_is_killed", "--nocapture"])
+        .args([
+            "--exact",
+            "evaluate::processes::parent_that_is_killed",
+            "--nocapture",
+        ])
         .env("FLOWBENCH_EVALUATE_PARENT", "1")
         .stdout(Stdio::piped())
         .spawn()
