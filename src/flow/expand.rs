@@ -174,7 +174,7 @@ impl Sources {
     fn load(request: &ExpandRequest) -> Result<Self> {
         request.layout.check()?;
         if request.num_flows == Some(0) {
-            return Err(Error::usage("there has to be at least one flow")
+            return Err(Error::usage("at least one flow is needed")
                 .hint("set NUM_FLOWS to a whole number of at least 1"));
         }
         let template = Template::load(request)?;

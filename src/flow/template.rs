@@ -131,10 +131,10 @@ fn read_suite(
     let at = name.span().start;
     let name = name.get_ref();
     if below(Path::new(""), name).is_none() {
-        let what = format!("the suite `{name}` leads out of the template's folder");
+        let what = format!("the suite `{name}` is outside of the template's folder");
         return Err(file
             .error(at, what)
-            .hint("a suite stands beside its template: give its name"));
+            .hint("a suite is in the folder of its template: give its file name"));
     }
     match search.file(name)? {
         Found::File(suite) => Ok(suite),

@@ -409,7 +409,7 @@ fn links_do_not_lead_out_of_their_folders() {
     fails(
         &scripted(folder.path(), "real/up"),
         2,
-        &["leads out of the template's folder"],
+        &["is outside of the template's folder"],
     );
 }
 
