@@ -130,6 +130,8 @@ proptest! {
             .with("fixtures/code/b.py", &content);
         let flow = project.expand(1).flows.remove(0);
         let head = "You review code.\n===== FILE: a/x.md =====\n# {{ title }}\n===== FILE: b.py =====\n";
+        // A byte order mark is no part of a file's text.
+        let content = content.strip_prefix('\u{feff}').unwrap_or(&content);
         let end = if content.is_empty() || content.ends_with('\n') { "" } else { "\n" };
         let system = format!("{head}{content}{end}");
         prop_assert_eq!(flow.system.as_deref(), Some(system.as_str()));
