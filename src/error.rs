@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-/// What the process exits with (`docs/exit-codes` in the README). 1 is left to crashes.
+/// The exit codes of the process, which the README lists. 1 is left to crashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {

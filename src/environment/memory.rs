@@ -24,7 +24,7 @@ pub fn available_memory() -> Option<AvailableMemory> {
             bytes,
             source: "this machine has available",
         });
-    let container = container_left().map(|bytes| AvailableMemory {
+    let container = container_remaining().map(|bytes| AvailableMemory {
         bytes,
         source: "the container's limit leaves",
     });
@@ -44,7 +44,7 @@ fn meminfo(text: &str, key: &str) -> Option<u64> {
 }
 
 /// What the limits of this process's control group, and of those above it, leave.
-fn container_left() -> Option<u64> {
+fn container_remaining() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let root = Path::new(CGROUPS);
     let second = groups
@@ -52,7 +52,7 @@ fn container_left() -> Option<u64> {
         .find_map(|line| line.strip_prefix("0::"))
         .and_then(|path| {
             least(root, path, |folder| {
-                left(
+                remaining(
                     number(&folder.join("memory.max"))?,
                     number(&folder.join("memory.current"))?,
                     &stat(folder),
@@ -72,7 +72,7 @@ fn container_left() -> Option<u64> {
         })
         .and_then(|path| {
             least(&root.join("memory"), path, |folder| {
-                left(
+                remaining(
                     number(&folder.join("memory.limit_in_bytes"))?,
                     number(&folder.join("memory.usage_in_bytes"))?,
                     &stat(folder),
@@ -95,7 +95,7 @@ fn least(root: &Path, path: &str, of: impl Fn(&Path) -> Option<u64>) -> Option<u
 
 /// Limit less usage; file caches, which the kernel gives up where memory is short, are not counted as
 /// used.
-fn left(limit: u64, usage: u64, stat: &str, caches: [&str; 2]) -> Option<u64> {
+fn remaining(limit: u64, usage: u64, stat: &str, caches: [&str; 2]) -> Option<u64> {
     let cached: u64 = stat
         .lines()
         .filter_map(|line| line.split_once(' '))
@@ -131,9 +131,9 @@ mod tests {
     fn file_caches_are_not_counted_as_used() {
         let stat = "anon 5\ninactive_file 20\nactive_file 10\n";
         let caches = ["inactive_file", "active_file"];
-        assert_eq!(left(100, 60, stat, caches), Some(70));
-        assert_eq!(left(100, 160, stat, caches), Some(0));
-        assert_eq!(left(u64::MAX / 2, 60, stat, caches), None);
+        assert_eq!(remaining(100, 60, stat, caches), Some(70));
+        assert_eq!(remaining(100, 160, stat, caches), Some(0));
+        assert_eq!(remaining(u64::MAX / 2, 60, stat, caches), None);
     }
 
     #[test]

@@ -189,7 +189,7 @@ impl Verifier {
             asked.joined.push(id);
             return id;
         }
-        match self.here_or_there(answer, expected) {
+        match self.decide_or_ask(answer, expected) {
             Ok(evaluation) => {
                 self.counts.by_library += 1;
                 self.by_key.insert(key.clone(), evaluation);
@@ -207,7 +207,7 @@ impl Verifier {
     }
 
     /// Either it has been handed to the library, or here is what came of it.
-    fn here_or_there(
+    fn decide_or_ask(
         &mut self,
         answer: &str,
         expected: &str,
