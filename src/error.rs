@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-/// Exit codes of the process, listed in the README. 1 is left for crashes.
+/// The exit codes of the process, which the README lists. 1 is left to crashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {

@@ -1,5 +1,5 @@
-//! Metrics of flows and runs, derived from step times: critical path, slack, and the distribution
-//! of each step ID over the flows.
+//! Metrics of flows and runs, from the times of steps: critical path, slack, distributions by step id, and
+//! the totals.
 
 mod rounds;
 mod scores;
@@ -18,30 +18,29 @@ pub use scores::Scores;
 pub use streamed::{Streamed, streamed};
 pub use tally::{Counts, Tally};
 
-/// A finished step. Steps refer to each other by index, and depend only on smaller ones.
+/// A step that has ended, in topological order: the indices in `needs` are smaller than its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndedStep {
-    /// End time since the start of the flow.
+    /// From the start of the flow.
     pub end: Millis,
-    /// Indices of its dependencies.
     pub needs: Vec<usize>,
 }
 
 impl EndedStep {
-    /// The dependency that finished last.
+    /// The dependency that ended last.
     fn waited_for(&self, steps: &[Self]) -> Option<usize> {
         (self.needs.iter().copied()).max_by(|a, b| steps[*a].end.0.total_cmp(&steps[*b].end.0))
     }
 
-    /// Time from the end of its last dependency to its own end.
+    /// From when it could begin to its end.
     fn took(&self, steps: &[Self]) -> Millis {
         let ready = self.waited_for(steps).map(|need| steps[need].end);
         self.end - ready.unwrap_or_default()
     }
 }
 
-/// The critical path of a flow, in order. Each step comes with the time from the end of its
-/// predecessor to its own end.
+/// The critical path: the steps that made the flow as long as it was, in order, each with the time from the
+/// end of the previous one to its own end.
 pub fn critical_path(steps: &[EndedStep]) -> Vec<(usize, Millis)> {
     let mut path = Vec::new();
     let mut at = (0..steps.len()).max_by(|a, b| steps[*a].end.0.total_cmp(&steps[*b].end.0));
@@ -53,8 +52,8 @@ pub fn critical_path(steps: &[EndedStep]) -> Vec<(usize, Millis)> {
     path
 }
 
-/// Slack per step: how much later it could have finished without delaying the end of the flow
-/// (critical path method, J. E. Kelley and M. R. Walker, 1959).
+/// For each step, how much later it could have ended without making the flow longer (critical path method,
+/// J. E. Kelley and M. R. Walker, 1959).
 pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
     let end = steps.iter().map(|step| step.end.0).fold(0.0, f64::max);
     let mut latest = vec![end; steps.len()];
@@ -66,16 +65,16 @@ pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
     }
     (latest.iter().zip(steps))
         .map(|(latest, step)| latest - step.end.0)
-        // Rounding error: a nanosecond is not slack.
+        // Rounding errors of sums are no slack.
         .map(|slack| Millis(if slack < 1e-6 { 0.0 } else { slack }))
         .collect()
 }
 
-/// Aggregates steps by ID.
+/// Collects steps by id and mode.
 #[derive(Debug, Default)]
 pub struct Positions {
     all: Vec<Position>,
-    /// Index into `all`, by mode and step ID. A map, because a flow may have very many steps.
+    /// Indices into `all` by mode and id, since a flow may have very many steps.
     places: HashMap<Option<String>, HashMap<String, usize>>,
 }
 
@@ -121,13 +120,13 @@ impl Positions {
         position.decode_rate.extend(step.decode_tokens_per_s);
     }
 
-    /// Distribution of the TTFT over all steps.
+    /// Time to first token over all steps.
     pub fn ttft_ms(&self) -> Option<Distribution> {
         let all = self.all.iter().flat_map(|position| &position.ttft);
         distribution(&all.copied().collect::<Vec<f64>>())
     }
 
-    /// One record per step ID, in the order in which each ID first occurred.
+    /// One record per id, in order of first occurrence.
     pub fn records(&self) -> Vec<PositionRecord> {
         let record = |position: &Position| PositionRecord {
             latency_ms: distribution(&position.latency),
@@ -143,7 +142,7 @@ impl Positions {
     }
 }
 
-/// Times between successive tokens, rounded to a microsecond, and their distribution.
+/// The gaps between tokens, rounded to a microsecond, and their distribution.
 pub fn gaps(tokens: &[Millis]) -> (Vec<f64>, Option<Distribution>) {
     let gaps: Vec<f64> = (tokens.windows(2))
         .map(|pair| ((pair[1] - pair[0]).0 * 1e3).round() / 1e3)
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_side_of_a_diamond_is_critical() {
+    fn the_longer_branch_of_a_diamond_is_critical() {
         // a ends at 10; b takes 30, c takes 5; d waits for both and takes 7.
         let diamond = steps(&[(10.0, &[]), (40.0, &[0]), (15.0, &[0]), (47.0, &[1, 2])]);
         assert_eq!(

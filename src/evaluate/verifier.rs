@@ -179,7 +179,7 @@ impl Verifier {
             asked.joined.push(id);
             return id;
         }
-        match self.here_or_there(answer, expected) {
+        match self.decide_or_ask(answer, expected) {
             Ok(evaluation) => {
                 self.counts.by_library += 1;
                 self.by_key.insert(key.clone(), evaluation);
@@ -197,7 +197,7 @@ impl Verifier {
     }
 
     /// Submits to the library (`Ok`), or decides here (`Err`).
-    fn here_or_there(
+    fn decide_or_ask(
         &mut self,
         answer: &str,
         expected: &str,

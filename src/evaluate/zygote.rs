@@ -152,8 +152,8 @@ impl Zygote {
                 self.python.missing = ready.missing;
                 return Ok(ready.paths);
             }
-            let left = give_up.saturating_duration_since(stopwatch::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let remaining = give_up.saturating_duration_since(stopwatch::now());
+            let timeout = PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX);
             let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut socket, timeout) {
                 Ok(0) => {

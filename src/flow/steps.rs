@@ -72,7 +72,7 @@ pub(super) fn steps(
     }
     let ids = Ids::new(&keys);
     let loops = read_loops(file, &loops, &ids, params)?;
-    let all = All {
+    let all = StepChecker {
         file,
         keys: &keys,
         ids: &ids,
@@ -201,7 +201,7 @@ fn find_step(file: &SourceFile, ids: &Ids, name: &str, key: &str, at: usize) -> 
     })
 }
 
-struct All<'a> {
+struct StepChecker<'a> {
     file: &'a SourceFile,
     keys: &'a [StepKeys],
     ids: &'a Ids<'a>,
@@ -210,7 +210,7 @@ struct All<'a> {
     loop_of: Vec<Option<usize>>,
 }
 
-impl<'a> All<'a> {
+impl<'a> StepChecker<'a> {
     fn loop_of(&self, step: usize) -> Option<&'a Loop> {
         self.loop_of[step].map(|number| &self.loops[number])
     }

@@ -15,6 +15,7 @@ mod evaluate;
 mod expand;
 mod files;
 mod help;
+mod layers;
 mod limits;
 mod live;
 mod llama_server;

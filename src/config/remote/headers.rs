@@ -8,7 +8,7 @@ use super::secret::Secrets;
 use crate::error::{Error, Result};
 
 /// Headers that only the program or HTTP itself may set, and why.
-const OURS: [(&str, &str); 16] = [
+const RESERVED_HEADERS: [(&str, &str); 16] = [
     (
         "accept-encoding",
         "a compressed stream comes in larger pieces than tokens",
@@ -58,7 +58,10 @@ impl Headers {
             let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
                 return Err(refuse(format!("names {name:?}, which is no header's name")));
             };
-            if let Some((_, why)) = OURS.iter().find(|(ours, _)| *ours == header.as_str()) {
+            if let Some((_, why)) = RESERVED_HEADERS
+                .iter()
+                .find(|(ours, _)| *ours == header.as_str())
+            {
                 return Err(refuse(format!("names {name}, which cannot be set: {why}")));
             }
             if headers.has(&header) {

@@ -24,7 +24,7 @@ pub fn available_memory() -> Option<AvailableMemory> {
             bytes,
             source: "this machine has",
         });
-    let container = container_left().map(|bytes| AvailableMemory {
+    let container = container_remaining().map(|bytes| AvailableMemory {
         bytes,
         source: "the container's limit leaves",
     });
@@ -45,7 +45,7 @@ fn meminfo(text: &str, key: &str) -> Option<u64> {
 
 /// What the limits of this process's control group and of its ancestors leave. Handles cgroup v2
 /// and v1.
-fn container_left() -> Option<u64> {
+fn container_remaining() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let root = Path::new(CGROUPS);
     let second = groups
@@ -53,7 +53,7 @@ fn container_left() -> Option<u64> {
         .find_map(|line| line.strip_prefix("0::"))
         .and_then(|path| {
             least(root, path, |folder| {
-                left(
+                remaining(
                     number(&folder.join("memory.max"))?,
                     number(&folder.join("memory.current"))?,
                     &stat(folder),
@@ -73,7 +73,7 @@ fn container_left() -> Option<u64> {
         })
         .and_then(|path| {
             least(&root.join("memory"), path, |folder| {
-                left(
+                remaining(
                     number(&folder.join("memory.limit_in_bytes"))?,
                     number(&folder.join("memory.usage_in_bytes"))?,
                     &stat(folder),
@@ -96,7 +96,7 @@ fn least(root: &Path, path: &str, of: impl Fn(&Path) -> Option<u64>) -> Option<u
 
 /// Limit minus usage. File caches do not count as used, since the kernel reclaims them when memory
 /// is short.
-fn left(limit: u64, usage: u64, stat: &str, caches: [&str; 2]) -> Option<u64> {
+fn remaining(limit: u64, usage: u64, stat: &str, caches: [&str; 2]) -> Option<u64> {
     let cached: u64 = stat
         .lines()
         .filter_map(|line| line.split_once(' '))
@@ -132,9 +132,9 @@ mod tests {
     fn file_caches_are_not_counted_as_used() {
         let stat = "anon 5\ninactive_file 20\nactive_file 10\n";
         let caches = ["inactive_file", "active_file"];
-        assert_eq!(left(100, 60, stat, caches), Some(70));
-        assert_eq!(left(100, 160, stat, caches), Some(0));
-        assert_eq!(left(u64::MAX / 2, 60, stat, caches), None);
+        assert_eq!(remaining(100, 60, stat, caches), Some(70));
+        assert_eq!(remaining(100, 160, stat, caches), Some(0));
+        assert_eq!(remaining(u64::MAX / 2, 60, stat, caches), None);
     }
 
     #[test]
