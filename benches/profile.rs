@@ -1,15 +1,15 @@
-//! What a span costs, off and on. The gate: a synchronous span at 100 ns or less.
+//! Cost of a span with the profile off and on. The gate: at most 100 ns for a synchronous span.
 //!
 //! `cargo bench --bench profile`
 
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use flowbench::profile::{self, Activity, Pass, Span};
+use flowbench::profile::{self, Activity, PassTokens, Span};
 
 fn spans(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("span");
-    // The order matters: the profile stays on once it is.
+    // The order matters: the profile cannot be turned off again.
     group.bench_function("off", |bencher| {
         bencher.iter(|| black_box(profile::span(Span::Linear)));
     });
@@ -26,7 +26,7 @@ fn spans(criterion: &mut Criterion) {
     });
     group.bench_function("pass", |bencher| {
         bencher.iter(|| {
-            black_box(profile::pass(Span::Forward, || Pass {
+            black_box(profile::pass(Span::Forward, || PassTokens {
                 sequences: 1,
                 prefill_tokens: 0,
                 decode_tokens: 1,

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Every check of the project, in the order in which they are quick to fail. `bash run.sh test` and
-# CI call it. It installs what it needs by name: shellcheck, numpy and math-verify into .venv/, the
-# default model into the user's cache.
+# Runs every check of the project, fastest first. Called by `bash run.sh test` and CI. Installs what it
+# needs: shellcheck, numpy and math-verify into .venv/, the default model into the user's cache.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -33,7 +32,7 @@ FLOWBENCH_TEST_MODEL=$(cargo run --release --locked -- model fetch)
 export FLOWBENCH_TEST_MODEL
 
 step 'Python of the evaluator'
-# Its tests run without as well, but then they do not see what numpy and math-verify do in the sandbox.
+# The tests also run without them, but then do not cover numpy and math-verify in the sandbox.
 evaluator=.venv/bin/python
 if ! "$evaluator" -c 'import numpy, math_verify' 2>/dev/null; then
     python3 -m venv .venv
@@ -42,14 +41,14 @@ fi
 export FLOWBENCH_TEST_PYTHON="$PWD/$evaluator"
 
 step 'unit, property, end-to-end and real-model tests'
-# Release: the real model is computed, and the build is shared with `run.sh`.
+# --release: the tests run the real model, and the build is shared with `run.sh`.
 INSTA_UPDATE=no cargo test --release --locked
 
 step 'documentation'
 RUSTDOCFLAGS='--deny warnings' cargo doc --release --locked --no-deps --document-private-items
 
 step 'fixture'
-# The code that the default flows are about must stay working code, planted bugs and all.
+# The code that the default flows discuss must keep working, including its planted bugs.
 if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     (cd fixtures/helpdesk && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover --quiet --start-directory tests --top-level-directory .)
 else
@@ -57,7 +56,7 @@ else
 fi
 
 step 'problems of math_judge'
-# The suite and its recorded answers are what the script makes, whose answers are worked out twice.
+# The suite and its recorded answers must match the output of the script, which computes each answer twice.
 if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     PYTHONDONTWRITEBYTECODE=1 python3 scripts/math_judge --check
 else
@@ -65,7 +64,7 @@ else
 fi
 
 step 'comparison with other engines'
-# Without the engines: what it counts and how it compares.
+# Counting and comparison only, without the engines.
 if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     for script in benches/peers/*.py; do
         PYTHONPYCACHEPREFIX="$(bash scripts/target-dir.sh)/pycache" python3 -m py_compile "$script"

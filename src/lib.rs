@@ -1,8 +1,8 @@
 //! flowbench: a benchmark runner for multi-step LLM workflows on one local GPU.
 //!
-//! One process loads one model engine once, expands flows from templates × fixtures through a
-//! verified cache, runs them, and says where every millisecond went. `docs/architecture.md` shows
-//! the layers; the binary is `main.rs`, a thin shell over `cli` and `commands`.
+//! One process loads one model engine once, expands flows from templates × fixtures through a verified
+//! cache, runs them, and says where every millisecond went. `docs/architecture.md` describes the layers;
+//! the binary, `main.rs`, is a thin shell over `cli` and `commands`.
 
 pub mod cli;
 pub mod commands;
@@ -20,9 +20,15 @@ pub mod open_files;
 pub mod profile;
 pub mod record;
 pub mod report;
+pub mod results;
+pub mod session;
 pub mod statistics;
 pub mod stopwatch;
 pub mod terminal;
 pub mod text_file;
 pub mod units;
 pub mod workflow;
+
+#[cfg(test)]
+#[path = "../tests/support/default_model.rs"]
+mod test_model;

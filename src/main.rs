@@ -1,11 +1,11 @@
-//! Parses the command line, dispatches, prints the error, and exits with its code.
+//! Parses the command line, dispatches, reports the error, and exits with its code.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use flowbench::cli::{self, Cli, Surroundings};
+use flowbench::cli::{self, Cli, ProcessEnv};
 use flowbench::{commands, open_files, terminal};
 
 fn main() -> ExitCode {
@@ -14,12 +14,13 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to stdout and exit 0, everything else to stderr and 2.
+            // Help and version go to stdout with exit code 0, everything else to stderr with exit
+            // code 2.
             let code = error.exit_code();
             let hint = cli::hint_for(&error);
             match cli::print(error) {
                 Ok(()) => {}
-                // `flowbench run --help | head`: its reader has seen enough.
+                // The reader closed the pipe: `flowbench run --help | head`.
                 Err(closed) if closed.kind() == std::io::ErrorKind::BrokenPipe => {}
                 Err(_) => return ExitCode::from(flowbench::error::Exit::Output as u8),
             }
@@ -32,8 +33,8 @@ fn main() -> ExitCode {
     for warning in cli::misspelled(std::env::vars_os().map(|(name, _)| name)) {
         let _ = writeln!(std::io::stderr(), "{}", terminal::visible(&warning));
     }
-    let surroundings = Surroundings::read(|name| std::env::var_os(name));
-    match commands::dispatch(cli.command, &surroundings) {
+    let environment = ProcessEnv::read(|name| std::env::var_os(name));
+    match commands::dispatch(cli.command, &environment) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => {
             let report = error.report();

@@ -1,8 +1,10 @@
-//! What the times of single steps say of a flow and of a run: critical path, slack, and how the
-//! steps of one id are spread over the flows.
+//! Metrics of flows and runs, from the times of steps: critical path, slack, distributions by step id, and
+//! the totals.
 
+mod rounds;
 mod scores;
 mod streamed;
+mod tally;
 
 use std::collections::HashMap;
 
@@ -11,34 +13,34 @@ use crate::record::metrics::{Distribution, PositionRecord};
 use crate::statistics::distribution;
 use crate::units::Millis;
 
-pub use scores::{Scores, set_rewards};
+pub use rounds::{ARMS, Rounds};
+pub use scores::Scores;
 pub use streamed::{Streamed, streamed};
+pub use tally::{Counts, Tally};
 
-/// A step that has ended: when, counted from the start of its flow, and which steps it needed, by
-/// their numbers, which are smaller than its own.
+/// A step that has ended, in topological order: the indices in `needs` are smaller than its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndedStep {
-    /// Its end.
+    /// From the start of the flow.
     pub end: Millis,
-    /// The steps that it needed.
     pub needs: Vec<usize>,
 }
 
 impl EndedStep {
-    /// The step that it had to wait for: that which ended last of those that it needs.
+    /// The dependency that ended last.
     fn waited_for(&self, steps: &[Self]) -> Option<usize> {
         (self.needs.iter().copied()).max_by(|a, b| steps[*a].end.0.total_cmp(&steps[*b].end.0))
     }
 
-    /// How long it took since it could start.
+    /// From when it could begin to its end.
     fn took(&self, steps: &[Self]) -> Millis {
         let ready = self.waited_for(steps).map(|need| steps[need].end);
         self.end - ready.unwrap_or_default()
     }
 }
 
-/// The steps that made a flow as long as it was, in their order, each with the time from the end of
-/// the one before it to its own end.
+/// The critical path: the steps that made the flow as long as it was, in order, each with the time from the
+/// end of the previous one to its own end.
 pub fn critical_path(steps: &[EndedStep]) -> Vec<(usize, Millis)> {
     let mut path = Vec::new();
     let mut at = (0..steps.len()).max_by(|a, b| steps[*a].end.0.total_cmp(&steps[*b].end.0));
@@ -50,8 +52,8 @@ pub fn critical_path(steps: &[EndedStep]) -> Vec<(usize, Millis)> {
     path
 }
 
-/// For each step, by how much later it could have ended without making the flow longer (the
-/// critical path method of J. E. Kelley and M. R. Walker, 1959).
+/// For each step, how much later it could have ended without making the flow longer (critical path method,
+/// J. E. Kelley and M. R. Walker, 1959).
 pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
     let end = steps.iter().map(|step| step.end.0).fold(0.0, f64::max);
     let mut latest = vec![end; steps.len()];
@@ -63,16 +65,16 @@ pub fn slack(steps: &[EndedStep]) -> Vec<Millis> {
     }
     (latest.iter().zip(steps))
         .map(|(latest, step)| latest - step.end.0)
-        // Sums of times do not come out exactly; a nanosecond is no slack.
+        // Rounding errors of sums are no slack.
         .map(|slack| Millis(if slack < 1e-6 { 0.0 } else { slack }))
         .collect()
 }
 
-/// Gathers steps by their ids.
+/// Collects steps by id and mode.
 #[derive(Debug, Default)]
 pub struct Positions {
     all: Vec<Position>,
-    /// Where each mode's steps are, by their ids: a flow may have very many.
+    /// Indices into `all` by mode and id, since a flow may have very many steps.
     places: HashMap<Option<String>, HashMap<String, usize>>,
 }
 
@@ -89,7 +91,6 @@ struct Position {
 }
 
 impl Positions {
-    /// Counts a step in.
     pub fn add(&mut self, step: &StepRecord) {
         let of_mode = self.places.get(&step.mode);
         let known = of_mode.and_then(|of_mode| of_mode.get(&step.step).copied());
@@ -109,10 +110,7 @@ impl Positions {
         let position = &mut self.all[index];
         let record = &mut position.record;
         record.steps += 1;
-        record.prompt_tokens += step.prompt_tokens;
-        record.prefill_tokens += step.prefill_tokens;
-        record.reused_tokens += step.reused_tokens;
-        record.decode_tokens += step.decode_tokens;
+        record.tokens += step.tokens;
         position.latency.push(step.latency_ms.0);
         position.queue.extend(step.queue_ms.map(|ms| ms.0));
         position.ttft.extend(step.ttft_ms.map(|ms| ms.0));
@@ -122,13 +120,13 @@ impl Positions {
         position.decode_rate.extend(step.decode_tokens_per_s);
     }
 
-    /// The times to first tokens of all steps together.
+    /// Time to first token over all steps.
     pub fn ttft_ms(&self) -> Option<Distribution> {
         let all = self.all.iter().flat_map(|position| &position.ttft);
         distribution(&all.copied().collect::<Vec<f64>>())
     }
 
-    /// What there is to tell of each id, in the order in which the first step of each came.
+    /// One record per id, in order of first occurrence.
     pub fn records(&self) -> Vec<PositionRecord> {
         let record = |position: &Position| PositionRecord {
             latency_ms: distribution(&position.latency),
@@ -144,7 +142,7 @@ impl Positions {
     }
 }
 
-/// The gaps between tokens, rounded to a microsecond, and how they are spread.
+/// The gaps between tokens, rounded to a microsecond, and their distribution.
 pub fn gaps(tokens: &[Millis]) -> (Vec<f64>, Option<Distribution>) {
     let gaps: Vec<f64> = (tokens.windows(2))
         .map(|pair| ((pair[1] - pair[0]).0 * 1e3).round() / 1e3)
@@ -167,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_side_of_a_diamond_is_critical() {
+    fn the_longer_branch_of_a_diamond_is_critical() {
         // a ends at 10; b takes 30, c takes 5; d waits for both and takes 7.
         let diamond = steps(&[(10.0, &[]), (40.0, &[0]), (15.0, &[0]), (47.0, &[1, 2])]);
         assert_eq!(
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_side_branch_that_nobody_needs_has_slack() {
+    fn a_branch_without_dependents_has_slack() {
         let fork = steps(&[(10.0, &[]), (12.0, &[0]), (50.0, &[0])]);
         let path: Vec<usize> = critical_path(&fork).iter().map(|(step, _)| *step).collect();
         assert_eq!(path, [0, 2]);
@@ -187,10 +185,10 @@ mod tests {
     }
 
     proptest! {
-        /// The path's times add up to the makespan, and a step on it has no slack; a step that is
-        /// delayed by its slack does not delay the flow.
+        /// The times on the critical path add up to the makespan, and its steps have no slack.
+        /// Delaying a step by its slack does not delay the flow.
         #[test]
-        fn path_and_slack_agree(
+        fn critical_path_and_slack_agree(
             durations in prop::collection::vec(1u32..1000, 1..8),
             edges in prop::collection::vec(any::<bool>(), 28),
         ) {

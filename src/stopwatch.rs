@@ -1,18 +1,19 @@
-//! The one place that reads the clock for a reported time, and never before the device has
-//! finished what was queued on it.
+//! The clock. Reported times of an engine are read with [`Moment`], after the device has finished what was
+//! queued on it; other durations and deadlines with [`Timer`] and [`now`]. Only the profile has ticks of its
+//! own. `tests/layers.rs` checks that nothing else reads the clock.
 
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::units::Millis;
 
-/// Something that may still be working when a call on it has returned: a GPU's queue.
+/// Something that may still be working when a call on it returns, as a GPU's queue.
 pub trait Fence {
-    /// Returns when all that was queued is done.
+    /// Returns when everything queued is done.
     fn synchronize(&self) -> Result<()>;
 }
 
-/// Nothing to wait for: work that is done on the calling thread.
+/// For work on the calling thread: there is nothing to wait for.
 #[derive(Debug, Clone, Copy)]
 pub struct NoFence;
 
@@ -33,26 +34,29 @@ impl Moment {
         Ok(Self(Instant::now()))
     }
 
-    /// The time from `earlier` to this reading; zero if `earlier` is the later one.
+    /// Time elapsed since `earlier`; zero if `earlier` is in fact later.
     pub fn since(self, earlier: Self) -> Millis {
         self.0.saturating_duration_since(earlier.0).into()
     }
 }
 
-/// A time that is not reported: for pacing (progress, flushing, time-outs). It waits for nothing.
+/// Time since a start, without waiting for a device: for pacing (progress, flushing, time-outs).
 #[derive(Debug, Clone, Copy)]
-pub struct Pace(Instant);
+pub struct Timer(Instant);
 
-impl Pace {
-    /// Starts now.
+impl Timer {
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// How long ago it was started.
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+}
+
+/// Reads the clock without waiting for a device: for deadlines, and for times of other processes.
+pub fn now() -> Instant {
+    Instant::now()
 }
 
 #[cfg(test)]
@@ -89,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_device_gives_an_error_and_no_time() {
+    fn a_device_error_yields_no_time() {
         assert!(Moment::now(&Broken).is_err());
     }
 }

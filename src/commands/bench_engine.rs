@@ -1,5 +1,4 @@
-//! `flowbench bench-engine`: how fast the engine computes prompts and generates, and how far that is
-//! from what the machine can do.
+//! `flowbench bench-engine`: speed of prefill and decode, and how far it is from the machine's limits.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +9,15 @@ use crate::environment;
 use crate::error::{Error, Exit, Result};
 use crate::record::bench::{BENCH_SCHEMA, BenchRecord, Ceilings, TestRecord};
 use crate::report::{Console, bench};
+use crate::session::model;
 use crate::stopwatch::{Moment, NoFence};
 use crate::units::Millis;
 
-/// Loads the engine, measures, and prints the figures. Interrupted, it prints what there is.
+/// Prints the figures; if it is interrupted, those that there are.
 ///
 /// # Errors
-/// Exit code 2 for tests that do not fit, 3 where the model cannot be had, 106 where it was
-/// interrupted before there was a figure.
+/// Exit code 2 for tests that do not fit, 3 if the model is not available, 106 if it was interrupted before
+/// there was a figure.
 pub(crate) fn run(
     config: &BenchConfig,
     console: &mut Console,
@@ -26,7 +26,7 @@ pub(crate) fn run(
     LocalEngine::preflight(config.device)?;
     let started_at = jiff::Timestamp::now().to_string();
     let load_average = environment::load_average();
-    let file = super::model::locate(&config.model, console, interrupted)?;
+    let file = model::locate(&config.model, console, interrupted)?;
     let options = LocalOptions {
         device: config.device,
         backend: config.backend,
@@ -107,8 +107,7 @@ pub(crate) fn run(
     })
 }
 
-/// The times of each test's repetitions. The tests take turns, so that a machine that drifts does so
-/// for all of them.
+/// The times of each test's repetitions. Tests take turns, so that drift of the machine affects all alike.
 fn measure(
     config: &BenchConfig,
     model: &mut BenchModel,
@@ -135,7 +134,7 @@ fn measure(
     Ok(samples)
 }
 
-/// The higher of the ceilings before the tests and now: another process may have disturbed either.
+/// The higher of the ceilings before and after the tests, since another process may have disturbed either.
 fn ceilings_with_another(before: Ceilings) -> Result<Ceilings> {
     Ok(before.or_higher(&engine::measure_ceilings()?))
 }

@@ -5,12 +5,10 @@ use crate::config::DiagnoseFormat;
 use crate::error::{Context, Exit, Result};
 use crate::report::Console;
 use crate::report::diagnose::{diagnose, markdown};
-use crate::report::saved::SavedRun;
+use crate::results::SavedRun;
 
-/// Reads a run and prints what made it long.
-///
 /// # Errors
-/// Exit code 2 where there is no such run or it cannot be understood, 110 where stdout is closed.
+/// Exit code 2 if there is no such run or it cannot be parsed, 110 if stdout is closed.
 pub(crate) fn run(arguments: &DiagnoseArgs, console: &mut Console) -> Result<Exit> {
     let run = SavedRun::read(arguments.run.as_deref(), &arguments.results.folder())?;
     let diagnosis = diagnose(&run.record, &run.steps);

@@ -1,4 +1,4 @@
-//! `flowbench doctor`: says what the machine lacks before a run finds out.
+//! `flowbench doctor`: checks what a run needs.
 
 mod server;
 
@@ -21,13 +21,13 @@ use crate::units::{Bytes, plural};
 /// The oldest Rust that builds this program: `rust-version` in Cargo.toml.
 const RUST_VERSION: &str = env!("CARGO_PKG_RUST_VERSION");
 
-/// Below this a run of the default model is not sure to fit.
+/// With less memory, a run of the default model may not fit.
 const LITTLE_MEMORY: u64 = 2 << 30;
 
-/// A run's own files are small; below this even they may not fit.
+/// A run's own files are small; with less disk space even they may not fit.
 const LITTLE_DISK: u64 = 64 << 20;
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Ok,
@@ -45,7 +45,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// One line of the list.
+/// One line of the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Check {
     level: Level,
@@ -95,10 +95,10 @@ impl fmt::Display for Check {
     }
 }
 
-/// Checks everything, prints a line each, and exits 3 where one failed.
+/// Prints a line per check; the exit code is 3 if one of them failed.
 ///
 /// # Errors
-/// Exit code 110 where the list cannot be printed.
+/// Exit code 110 if the output cannot be written.
 pub(crate) fn run(
     arguments: &DoctorArgs,
     model: &ModelConfig,
@@ -126,7 +126,7 @@ pub(crate) fn run(
         load(sample_load().as_ref()),
     ];
     if let Some((remote, wanted)) = server {
-        // The model is the server's: neither a GPU nor a model file is needed here.
+        // The server has the model: neither a GPU nor a model file is needed.
         checks.extend(server::checks(remote, wanted.as_deref()));
     } else {
         checks.push(gpu(
@@ -167,7 +167,7 @@ pub(crate) fn run(
     Ok(if failed { Exit::Preflight } else { Exit::Done })
 }
 
-/// First line of what a tool says of its version; `None` where it cannot be run.
+/// First line of a tool's `--version`; `None` if it cannot be run.
 fn tool_version(tool: &str, arguments: &str) -> Option<String> {
     let output = Command::new(tool)
         .args(arguments.split_whitespace())
@@ -201,7 +201,7 @@ fn toolchain(rustc: Option<&str>) -> Check {
     Check::ok("toolchain", version)
 }
 
-/// (major, minor) of a version; (0, 0) where it is none.
+/// (major, minor) of a version; (0, 0) if it does not parse.
 fn minor(version: &str) -> (u32, u32) {
     let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
@@ -242,10 +242,10 @@ fn memory(bytes: u64) -> Check {
     }
 }
 
-/// How long the load is looked at.
+/// How long the load is measured.
 const LOOK: Duration = Duration::from_millis(300);
 
-/// How busy the machine is just now; `None` where it does not say.
+/// The current load of the machine; `None` if it is not known.
 fn sample_load() -> Option<LoadRecord> {
     let meter = LoadMeter::start();
     std::thread::sleep(LOOK);
@@ -279,7 +279,7 @@ fn load(load: Option<&LoadRecord>) -> Check {
     }
 }
 
-/// What the GPU is worth to this build. `usable` is what CUDA itself says.
+/// Whether this build can use the GPU. `usable` is what CUDA reports.
 fn gpu(
     choice: DeviceChoice,
     build_has_cuda: bool,
@@ -317,7 +317,7 @@ fn gpu(
     }
 }
 
-/// Python serves one purpose in a run: it fetches the default model's package.
+/// A run needs Python only to download the default model's package.
 fn python(python: Option<&str>, pip: Option<&str>, model_is_here: bool) -> Check {
     let missing = match (python, pip) {
         (Some(python), Some(_)) => return Check::ok("python", python),
@@ -338,14 +338,14 @@ fn python(python: Option<&str>, pip: Option<&str>, model_is_here: bool) -> Check
     }
 }
 
-/// What templates that evaluate programs or verify answers want to import.
+/// Modules that evaluated programs and verification may import.
 const EVALUATOR_MODULES: [(&str, &str); 3] = [
     ("numpy", "numpy"),
     ("scipy", "scipy"),
     ("math_verify", "math-verify"),
 ];
 
-/// Starts the pool for generated programs, which tries the sandbox, and imports what they may want.
+/// Starts the pool for generated programs, which tests the sandbox and imports the modules.
 fn evaluator(settings: Settings) -> Check {
     let python = settings.python.display().to_string();
     let modules = EVALUATOR_MODULES.map(|(module, _)| module.to_owned());
@@ -356,7 +356,7 @@ fn evaluator(settings: Settings) -> Check {
     });
     match pool {
         Ok(pool) => imports(&python, pool.python()),
-        // A run without such steps needs none of it.
+        // A run without steps that evaluate or verify does not need it.
         Err(error) => Check::warn(
             "evaluator",
             error.chain(),
@@ -427,7 +427,7 @@ fn model(config: &ModelConfig, found: Result<Option<ModelFile>>) -> Check {
     }
 }
 
-/// A model that is here: its bytes are read once more, whatever is remembered of them.
+/// Checks a model's digest anew, whatever is cached.
 fn digest(config: &ModelConfig, found: &ModelFile) -> Check {
     let place = found.path.display();
     match engine::digest(config, found) {
@@ -448,7 +448,7 @@ fn digest(config: &ModelConfig, found: &ModelFile) -> Check {
     }
 }
 
-/// Whether a file can be written into the folder, or into the nearest folder above it that exists.
+/// Whether a file can be written into the folder, or into its nearest existing ancestor.
 fn writable(subject: &'static str, folder: &Path) -> Check {
     let existing = folder
         .ancestors()

@@ -1,57 +1,53 @@
-//! The subcommands, one file each. They join the layers below and hold no mechanism of their own.
+//! The subcommands, one file each: they parse, call the layers below, and map the result to an exit code.
 
 mod bench_engine;
-mod both;
 mod diagnose;
 mod doctor;
 mod expand;
 mod init;
 mod merge;
 mod model;
-mod outputs;
-mod profile;
-mod recorder;
 mod report;
-mod run;
 mod signals;
-mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::cli::{Command, ModelCommand, Surroundings};
+use crate::cli::{Command, ModelCommand, ProcessEnv};
 use crate::error::{Error, Exit, Result};
 use crate::report::Console;
+use crate::{results, session, terminal};
 
 /// Runs a subcommand and returns the process's exit code.
 ///
 /// # Errors
-/// What ended it, with its own exit code.
-pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
+/// Why it failed, with the exit code.
+pub fn dispatch(command: Command, environment: &ProcessEnv) -> Result<Exit> {
     match command {
         Command::Run(arguments) => {
-            let config = arguments.resolve(surroundings)?;
-            let mut console = Console::terminal(config.model.quiet);
-            run::run(&config, &mut console, interrupts()?)
+            let config = arguments.resolve(environment)?;
+            let mut console = console(config.presentation.quiet);
+            session::run(&config, &mut console, interrupts()?)
         }
         Command::Expand(arguments) => {
-            let mut console = Console::terminal(arguments.quiet).for_listing();
+            let mut console = console(arguments.quiet).for_listing();
             expand::run(&arguments, &mut console, interrupts()?)
         }
         Command::Doctor(arguments) => {
-            let model = arguments.model(surroundings)?;
-            let server = arguments.server(surroundings)?;
-            let python = arguments.evaluator(surroundings);
+            terminal::hide_bars();
+            let model = arguments.model(environment)?;
+            let server = arguments.server(environment)?;
+            let python = arguments.evaluator(environment);
             doctor::run(&arguments, &model, python, server.as_ref(), &mut listing())
         }
         Command::Model(arguments) => match arguments.command {
             ModelCommand::Fetch(file) => {
-                let config = file.resolve(surroundings)?;
-                let mut console = Console::terminal(config.quiet);
+                let config = file.resolve(environment)?;
+                let mut console = console(file.quiet);
                 model::fetch(&config, &mut console, interrupts()?)
             }
             ModelCommand::Inspect(file) => {
-                let config = file.resolve(surroundings)?;
-                let mut console = Console::terminal(config.quiet).for_listing();
+                let config = file.resolve(environment)?;
+                let mut console = console(file.quiet).for_listing();
                 model::inspect(&config, &mut console, interrupts()?)
             }
         },
@@ -60,29 +56,36 @@ pub fn dispatch(command: Command, surroundings: &Surroundings) -> Result<Exit> {
         Command::Report(arguments) => report::run(&arguments, &mut listing()),
         Command::Merge(arguments) => merge::run(&arguments, &mut listing()),
         Command::BenchEngine(arguments) => {
-            let config = arguments.resolve(surroundings)?;
-            let mut console = Console::terminal(config.model.quiet);
+            let config = arguments.resolve(environment)?;
+            let mut console = console(config.quiet);
             bench_engine::run(&config, &mut console, interrupts()?)
         }
     }
 }
 
-/// The terminal of a command whose output can be had again.
+/// The terminal of a command with progress, which `quiet` hides.
+fn console(quiet: bool) -> Console {
+    if quiet {
+        terminal::hide_bars();
+    }
+    Console::terminal(quiet)
+}
+
+/// The terminal of a command that can be repeated at no cost.
 fn listing() -> Console {
     Console::terminal(false).for_listing()
 }
 
-/// A flag that Ctrl-C (SIGINT), SIGTERM and SIGHUP raise, so that a run can end in order. The
-/// second signal ends the process at once. What was ignored at the start stays so (`nohup`).
+/// A flag that SIGINT (Ctrl-C), SIGTERM and SIGHUP set, so that a run can end in order. The second signal
+/// ends the process at once. Signals that were ignored at the start stay ignored (`nohup`).
 fn interrupts() -> Result<&'static AtomicBool> {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
     let handler = || {
         crate::report::clear_progress();
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            // The user has asked twice: something hangs that does not look at the flag. What it
-            // is may stand in the profile.
-            let _ = profile::write_pending();
-            #[allow(clippy::exit)]
+            // Something hangs and does not look at the flag. The profile may show what.
+            let _ = results::write_pending();
+            #[expect(clippy::exit, reason = "the main thread hangs")]
             std::process::exit(Exit::Incomplete as i32);
         }
     };

@@ -1,16 +1,17 @@
-//! `flowbench model`: find or fetch a model, or print what its file says of itself.
+//! `flowbench model`: downloads a model, or prints the metadata of its file.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crate::config::ModelConfig;
-use crate::engine::{self, ModelFile, Watch};
+use crate::engine;
 use crate::error::{Exit, Result};
 use crate::report::Console;
+use crate::session::model::locate;
 
-/// Finds the model or fetches it, and prints its path.
+/// Finds the model or downloads it, and prints its path.
 ///
 /// # Errors
-/// Exit code 3 where it cannot be had, 106 where it was interrupted.
+/// Exit code 3 if it is not available, 106 if the download was interrupted.
 pub(crate) fn fetch(
     config: &ModelConfig,
     console: &mut Console,
@@ -21,10 +22,10 @@ pub(crate) fn fetch(
     Ok(Exit::Done)
 }
 
-/// Prints what the model file says of itself.
+/// Prints the metadata of the model's file.
 ///
 /// # Errors
-/// Exit code 3 where it cannot be had or read.
+/// Exit code 3 if it is not available or cannot be read.
 pub(crate) fn inspect(
     config: &ModelConfig,
     console: &mut Console,
@@ -41,19 +42,4 @@ pub(crate) fn inspect(
         console.result(&format!("{name:<14}{value}"))?;
     }
     Ok(Exit::Done)
-}
-
-/// Finds the model or fetches it; tells what is going on, and stops on an interrupt.
-pub(super) fn locate(
-    config: &ModelConfig,
-    console: &mut Console,
-    interrupted: &AtomicBool,
-) -> Result<ModelFile> {
-    engine::locate(
-        config,
-        &mut Watch {
-            say: &mut |line| console.progress(line),
-            cancelled: &|| interrupted.load(Ordering::Relaxed),
-        },
-    )
 }

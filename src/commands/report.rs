@@ -3,14 +3,13 @@
 use crate::cli::ReportArgs;
 use crate::config::ReportFormat;
 use crate::error::{Exit, Result};
-use crate::report::saved::SavedRun;
-use crate::report::{Console, folder, page};
+use crate::report::{Console, page};
+use crate::results::{self, SavedRun};
 
-/// Reads a run and writes `report.html` into its folder, or prints Markdown.
+/// Writes `report.html` into the run's folder, or prints Markdown.
 ///
 /// # Errors
-/// Exit code 2 where there is no such run or it cannot be understood, 110 where the output cannot be
-/// written.
+/// Exit code 2 if there is no such run or it cannot be parsed, 110 if the output cannot be written.
 pub(crate) fn run(arguments: &ReportArgs, console: &mut Console) -> Result<Exit> {
     let run = SavedRun::read(arguments.run.as_deref(), &arguments.results.folder())?;
     match arguments.output {
@@ -20,7 +19,7 @@ pub(crate) fn run(arguments: &ReportArgs, console: &mut Console) -> Result<Exit>
         ReportFormat::Html => {
             let file = run.folder.join("report.html");
             let page = page::html(&run.record, &run.steps, &run.evolutions)?;
-            folder::replace(&file, page.as_bytes())?;
+            results::replace(&file, page.as_bytes())?;
             console.data(&file.display().to_string())?;
         }
     }

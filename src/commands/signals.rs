@@ -1,15 +1,14 @@
-//! Signals that were ignored when the program started stay ignored, as `nohup` wants it.
+//! Keeps signals ignored that were ignored when the program started, as `nohup` requires.
 
 #[cfg(target_os = "linux")]
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-/// Those that a handler would take over and that may have been ignored on purpose. SIGINT is not among
-/// them: a shell without job control has every background command ignore it, and a run is to end in
-/// order there when it is sent one.
+/// Signals that may have been ignored on purpose. SIGINT is not among them: a shell without job control
+/// starts every background command with SIGINT ignored, and a run should still end in order when it gets one.
 #[cfg(target_os = "linux")]
 const KEPT: [Signal; 2] = [Signal::SIGHUP, Signal::SIGTERM];
 
-/// Runs `install`, which sets signal handlers, and takes them back for signals that were ignored.
+/// Runs `install`, which sets signal handlers, and restores those of signals that were ignored.
 #[cfg(target_os = "linux")]
 pub(super) fn keeping_ignored<T>(install: impl FnOnce() -> T) -> T {
     let before = ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
@@ -23,13 +22,13 @@ pub(super) fn keeping_ignored<T>(install: impl FnOnce() -> T) -> T {
     installed
 }
 
-/// Runs `install`: elsewhere than on Linux it is not known what was ignored.
+/// Runs `install`. Only Linux tells which signals were ignored.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn keeping_ignored<T>(install: impl FnOnce() -> T) -> T {
     install()
 }
 
-/// The ignored signals of `/proc/PID/status`, a bit each from signal 1 on.
+/// The mask of ignored signals in `/proc/PID/status`; bit 0 is signal 1.
 #[cfg(target_os = "linux")]
 fn ignored(status: &str) -> u64 {
     let mut lines = status.lines();

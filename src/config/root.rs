@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::names::settings;
 use crate::error::{Error, Result};
 
-/// Where the files of a job are. Paths that the user gives are relative to the working directory, not to
-/// the root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Layout {
-    /// Absolute, or relative to the working directory.
-    pub root: PathBuf,
+settings! {
+    /// Where the files of a job are. Paths that the user gives are relative to the working directory, not to
+    /// the root.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    pub struct Layout {
+        /// Absolute, or relative to the working directory.
+        pub root: PathBuf,
+    }
 }
 
 impl Layout {

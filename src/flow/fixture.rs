@@ -1,4 +1,4 @@
-//! Fixtures: the data that a template works on, a folder of text files or a file of rows.
+//! Fixtures: the data that a template works on, either a folder of text files or a file of rows.
 
 use std::path::{Path, PathBuf};
 
@@ -18,22 +18,19 @@ use super::place::{SourceFile, below, choice, no_file, read, shown, unreadable, 
 use super::rows;
 use super::sources::{Folder, Found, SearchPath};
 
-/// How large a fixture is, as far as the template includes it.
+/// The size of the included part of a fixture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FixtureSize {
-    /// Bytes of the included files.
     pub bytes: u64,
-    /// Included files.
+    /// Number of included files.
     pub files: usize,
 }
 
-/// A fixture that was read.
 #[derive(Debug, Default)]
 pub(super) struct Fixture {
     content: Content,
-    /// SHA-256 over the relative paths and the contents of the included files.
+    /// SHA-256 of the relative paths and contents of the included files.
     pub(super) hash: String,
-    /// The included files.
     pub(super) paths: Vec<PathBuf>,
     pub(super) size: FixtureSize,
 }
@@ -48,16 +45,15 @@ enum Content {
     Rows(Vec<Value>),
 }
 
-/// A file of a fixture.
 #[derive(Debug)]
 struct File {
-    /// Below the fixture's folder, with `/` between its parts.
+    /// Relative to the fixture's folder, with `/` as the separator.
     path: String,
     text: String,
 }
 
 impl Fixture {
-    /// Reads what the template `file` names.
+    /// Loads the fixture named by the template `file`.
     pub(super) fn load(
         layout: &Layout,
         file: &SourceFile,
@@ -84,7 +80,7 @@ impl Fixture {
                     let what = format!("the folder {} has no files", shown(&folder));
                     return Err(file
                         .error(dir.span().start, what)
-                        .hint("hidden files and __pycache__ do not count"));
+                        .hint("hidden files and __pycache__ are ignored"));
                 }
                 let parts: Vec<_> = files
                     .iter()
@@ -104,7 +100,7 @@ impl Fixture {
                 if values.is_empty() {
                     return Err(source
                         .error(0, "the fixture has no rows")
-                        .hint("write one JSON object a line"));
+                        .hint("write one JSON object per line"));
                 }
                 let values = values.into_iter().map(|object| object.value).collect();
                 let content = Content::Rows(values);
@@ -143,7 +139,7 @@ impl Fixture {
         }
     }
 
-    /// What templates see: `fixture.text` and `fixture.files` of a folder, `fixture.rows` of rows.
+    /// The `fixture` variable: `text` and `files` for a folder, `rows` for a file of rows.
     pub(super) fn value(&self) -> Option<Value> {
         match &self.content {
             Content::None => None,
@@ -167,7 +163,7 @@ impl Fixture {
         }
     }
 
-    /// The names below `fixture` that [`value`](Self::value) has.
+    /// The attributes of [`value`](Self::value).
     pub(super) fn members(&self) -> &'static [&'static str] {
         match self.content {
             Content::None => &[],
@@ -177,7 +173,7 @@ impl Fixture {
     }
 }
 
-/// The files one after another, each under a head line with its path.
+/// Concatenates the files, each after a header line with its path.
 fn joined(files: &[File]) -> String {
     let mut text = String::new();
     for file in files {
@@ -207,7 +203,7 @@ fn find_rows(search: &SearchPath, file: &SourceFile, rows: &Spanned<String>) -> 
     match search.file(rows.get_ref())? {
         Found::File(source) => Ok(source),
         Found::LeadsOut(path) => {
-            let what = format!("{} is a link out of the fixtures", shown(&path));
+            let what = format!("{} is a symlink to outside the fixtures", shown(&path));
             Err(file.error(at, what).hint("put the file itself there"))
         }
         Found::Other(path) => match no_file(&path) {
@@ -285,10 +281,10 @@ fn shipped_files(
     Ok(included)
 }
 
-/// Reads the included files of a folder, sorted by path (bytewise).
+/// Reads the included files of a folder, sorted bytewise by path.
 ///
-/// Left out by default: hidden files and folders (a leading dot, so `.git`, too), and
-/// `__pycache__`. Links are followed to files inside the folder; any other link is an error.
+/// Hidden files and folders (with a leading dot, such as `.git`) and `__pycache__` are skipped. Symlinks are
+/// followed to files inside the folder; any other symlink is an error.
 fn read_folder(
     folder: &Path,
     template: &SourceFile,
@@ -300,7 +296,7 @@ fn read_folder(
     let mut used = vec![false; patterns.as_ref().map_or(0, |patterns| patterns.spans.len())];
     let mut paths = Vec::new();
     let is_kept = |entry: &DirEntry| entry.depth() == 0 || !is_left_out(entry);
-    // Through a link at the top, but not below it.
+    // Follow a symlink at the top, but not below.
     let root = folder
         .canonicalize()
         .map_err(|error| unreadable(folder, error))?;
@@ -320,7 +316,7 @@ fn read_folder(
         if let Some(patterns) = &patterns {
             let matching = patterns.set.matches(path);
             matching.iter().for_each(|index| used[*index] = true);
-            // A link to a folder has to be looked at all the same: what is in it could match.
+            // Do not skip a symlink to a folder: files in it could match.
             if matching.is_empty() && !entry.path().is_dir() {
                 continue;
             }
@@ -345,7 +341,7 @@ fn is_left_out(entry: &DirEntry) -> bool {
     name.starts_with(b".") || name == b"__pycache__"
 }
 
-/// Lets regular files pass, and links to such inside the folder.
+/// Accepts regular files, and symlinks to regular files inside the folder.
 fn check_kind(root: &Path, entry: &DirEntry, shown_path: &Path) -> Result<()> {
     let error = |what: &str| Err(Error::usage(format!("{}: {what}", shown(shown_path))));
     let hint = "replace it by a file, or leave it out with `include`";
@@ -353,10 +349,12 @@ fn check_kind(root: &Path, entry: &DirEntry, shown_path: &Path) -> Result<()> {
         let target = entry.path().canonicalize();
         let target = target.map_err(|error| unreadable(shown_path, error).hint(hint))?;
         if !target.starts_with(root) {
-            return error("a link out of the fixture").map_err(|error: Error| error.hint(hint));
+            return error("a symlink to outside the fixture")
+                .map_err(|error: Error| error.hint(hint));
         }
         if !target.is_file() {
-            return error("a link to what is not a file").map_err(|error: Error| error.hint(hint));
+            return error("a symlink to something other than a file")
+                .map_err(|error: Error| error.hint(hint));
         }
     } else if !entry.file_type().is_file() {
         return error("not a file").map_err(|error: Error| error.hint(hint));
@@ -372,7 +370,7 @@ fn not_walked(folder: &Path, error: walkdir::Error) -> Error {
     }
 }
 
-/// The globs of `include`. `*` stays within a folder, `**` does not.
+/// The globs in `include`. `*` does not cross folders, `**` does.
 struct Patterns {
     set: GlobSet,
     spans: Vec<Spanned<String>>,
@@ -384,7 +382,7 @@ impl Patterns {
         if include.get_ref().is_empty() {
             return Err(template
                 .error(include.span().start, "`include` is empty")
-                .hint("leave it out for every file, or name some: include = [\"**/*.py\"]"));
+                .hint("omit it to include all files, or list some: include = [\"**/*.py\"]"));
         }
         let mut set = GlobSetBuilder::new();
         let invalid = |pattern: &Spanned<String>, what: String| {
@@ -394,7 +392,7 @@ impl Patterns {
         };
         for pattern in include.get_ref() {
             if below(Path::new(""), pattern.get_ref()).is_none() {
-                return Err(invalid(pattern, "it leads out of the fixture".into()));
+                return Err(invalid(pattern, "it is outside of the fixture".into()));
             }
             let glob = GlobBuilder::new(pattern.get_ref())
                 .literal_separator(true)
@@ -418,7 +416,12 @@ impl Patterns {
         let at = pattern.map_or(self.list_start, |pattern| pattern.span().start);
         let text = pattern.map_or("", |pattern| pattern.get_ref());
         template
-            .error(at, format!("`{text}` matches no file in {}/", shown(folder)))
-            .hint("`*` stays within a folder, `**/` goes through folders; hidden files and __pycache__ are left out")
+            .error(
+                at,
+                format!("`{text}` matches no file in {}/", shown(folder)),
+            )
+            .hint(
+                "`*` does not cross folders, `**/` does; hidden files and __pycache__ are ignored",
+            )
     }
 }

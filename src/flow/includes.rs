@@ -1,5 +1,5 @@
-//! Files that a template's texts include (`{% include "rules.txt" %}`): found before anything is
-//! rendered, since each of them belongs to the template's hash.
+//! Finds the files that a template's texts include (`{% include "rules.txt" %}`). This happens before
+//! rendering, because the files are part of the template's hash.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use crate::error::Result;
 use super::place::SourceFile;
 use super::sources::{Found, SearchPath};
 
-/// The files that are included, by the name that the template gives them.
+/// The included files, by the name used in the template.
 pub(super) type Includes = BTreeMap<String, SourceFile>;
 
-/// Reads what `texts` include, and what that includes in turn, from the places of `search`.
+/// Reads the files that `texts` include, transitively, from the places of `search`.
 ///
-/// Every string in an `include`, `import`, `from` or `extends` tag counts as a name. What does not
-/// exist, or lies outside its folder, is left out: it becomes an error if a render asks for it.
+/// Every string in an `include`, `import`, `from` or `extends` tag counts as a name. Files that do not exist
+/// or lie outside the folder are skipped; they cause an error if a render needs them.
 pub(super) fn collect<'a>(
     search: &SearchPath,
     texts: impl IntoIterator<Item = &'a str>,
@@ -41,7 +41,7 @@ fn read(search: &SearchPath, name: &str) -> Result<Option<SourceFile>> {
     }
 }
 
-/// The strings in the tags that load another file.
+/// The strings in tags that load another file.
 fn names(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     for tag in text.split("{%").skip(1) {
@@ -54,7 +54,7 @@ fn names(text: &str) -> Vec<String> {
     names
 }
 
-/// Adds the quoted strings up to the end of the tag.
+/// Appends the quoted strings up to the end of the tag.
 fn strings(tag: &str, names: &mut Vec<String>) {
     let mut rest = tag;
     while let Some(at) = rest.find(['"', '\'', '%']) {
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_in_tags_that_load_files_only() {
+    fn names_are_found_only_in_tags_that_load_files() {
         assert_eq!(names(r#"a {% include "x.txt" %} "b" {{ "c" }}"#), ["x.txt"]);
         assert_eq!(
             names("{%- include ['a', 'b'] ignore missing -%}"),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_through_files_and_stay_in_the_folder() {
+    fn includes_are_transitive_and_confined_to_the_folder() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let folder = root.path().join("templates");
         std::fs::create_dir_all(folder.join("sub")).expect("a folder");

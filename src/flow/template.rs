@@ -1,6 +1,5 @@
-//! Templates: found, read and checked, so that what is wrong is known before anything runs.
+//! Templates: found, parsed and validated before anything runs.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -8,18 +7,19 @@ use toml::Spanned;
 use crate::error::Result;
 use crate::hash::PartsHasher;
 
-use super::expand::{ExpandRequest, Input};
 use super::includes::{self, Includes};
 use super::manifest::{self, FixtureKeys};
 use super::params::Params;
 use super::place::{SourceFile, below, choice, closest, no_file, shown};
+use super::request::{ExpandRequest, Input};
 use super::rows::{self, Row};
 use super::sources::{self, Found, SearchPath};
-use super::split::{Literal, Piece, Unclosed, split};
+use super::split::Piece;
 use super::steps::{StepSource, Steps, steps};
+use super::text::{Text, check_name};
 use super::unroll::{Instance, unroll};
 
-/// A template that is right as far as can be told without rendering it.
+/// A template that is valid as far as can be checked without rendering it.
 #[derive(Debug)]
 pub(super) struct Template {
     pub(super) file: SourceFile,
@@ -27,58 +27,21 @@ pub(super) struct Template {
     pub(super) description: Option<String>,
     pub(super) system: Option<Text>,
     pub(super) params: Params,
-    /// In an order in which each comes after those that it needs.
+    /// In topological order.
     pub(super) steps: Vec<StepSource>,
-    /// The steps of a flow: those of loops once a generation.
+    /// The steps of a flow: steps of a loop occur once per generation.
     pub(super) instances: Vec<Instance>,
-    /// The suite's file, where there is one.
     pub(super) suite: Option<PathBuf>,
-    /// At least one.
+    /// Never empty.
     pub(super) rows: Vec<Row>,
     pub(super) fixture: Option<Spanned<FixtureKeys>>,
     pub(super) includes: Includes,
-    /// SHA-256 over the template's file name and content, its suite, and the files it includes.
+    /// SHA-256 of the template's file name and content, its suite, and its included files.
     pub(super) hash: String,
 }
 
-/// A text of the template, split at its `${ … }`.
-#[derive(Debug)]
-pub(super) struct Text {
-    pub(super) pieces: Vec<Piece>,
-    /// Where the TOML string is in the file (bytes).
-    span: Range<usize>,
-}
-
-impl Text {
-    pub(super) fn new(file: &SourceFile, string: &Spanned<String>) -> Result<Self> {
-        let span = string.span();
-        if string.get_ref().trim().is_empty() {
-            return Err(file
-                .error(span.start, "the text is empty")
-                .hint("say what the model is to do"));
-        }
-        let pieces = split(string.get_ref()).map_err(|Unclosed(at)| {
-            file.error(file.in_string(&span, at), "`${` without its `}`")
-                .hint("close the expression; write `$${` for the text `${`")
-        })?;
-        Ok(Self { pieces, span })
-    }
-
-    pub(super) fn literals(&self) -> impl Iterator<Item = &Literal> {
-        self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Literal(literal) => Some(literal),
-            Piece::Expr { .. } => None,
-        })
-    }
-
-    /// Where the byte `offset` of the text's source is in the file.
-    pub(super) fn in_file(&self, file: &SourceFile, offset: usize) -> usize {
-        file.in_string(&self.span, offset)
-    }
-}
-
 impl Template {
-    /// Finds, reads and checks a template: a name in `templates/`, or a path.
+    /// Finds, parses and validates a template: a name in `templates/`, or a path.
     pub(super) fn load(request: &ExpandRequest) -> Result<Self> {
         let file = sources::template(request.layout, request.template)?.with_line_feeds();
         let search = SearchPath::of_template(request.layout, &file);
@@ -120,7 +83,7 @@ impl Template {
         let instances = unroll(&steps, &loops).map_err(|cycle| {
             let at = file.text().find("[[loop]]").unwrap_or(0);
             let what = format!(
-                "generations of loops need each other in a circle: {}",
+                "dependency cycle between loop generations: {}",
                 cycle.join(" -> ")
             );
             file.error(at, what).hint(
@@ -145,20 +108,6 @@ impl Template {
     }
 }
 
-/// Names go into records, file names and `key=value` lines.
-pub(super) fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -> Result<()> {
-    let text = name.get_ref();
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let first = |c: char| c.is_ascii_alphabetic() || c == '_';
-    if text.starts_with(first) && text.chars().all(allowed) && text.len() <= 64 {
-        return Ok(());
-    }
-    let what = format!("`{}` cannot be a {key}", text.escape_debug());
-    Err(file
-        .error(name.span().start, what)
-        .hint("use letters, digits, `_` and `-`, beginning with a letter or `_`, 64 at most"))
-}
-
 fn check_system(file: &SourceFile, system: Option<&Text>) -> Result<()> {
     let Some(system) = system else { return Ok(()) };
     for piece in &system.pieces {
@@ -166,7 +115,7 @@ fn check_system(file: &SourceFile, system: Option<&Text>) -> Result<()> {
             return Err(file
                 .error(
                     system.in_file(file, *offset),
-                    "`system` may not hold a `${…}`: it is complete before the run",
+                    "`system` cannot contain `${…}`: it is rendered before the run",
                 )
                 .hint("put it into a step's prompt; write `$${` for the text `${`"));
         }
@@ -182,10 +131,10 @@ fn read_suite(
     let at = name.span().start;
     let name = name.get_ref();
     if below(Path::new(""), name).is_none() {
-        let what = format!("the suite `{name}` leads out of the template's folder");
+        let what = format!("the suite `{name}` is outside of the template's folder");
         return Err(file
             .error(at, what)
-            .hint("a suite stands beside its template: give its name"));
+            .hint("a suite is in the folder of its template: give its file name"));
     }
     match search.file(name)? {
         Found::File(suite) => Ok(suite),
@@ -225,7 +174,7 @@ fn hash(
     input: Option<Input>,
 ) -> String {
     let mut hasher = PartsHasher::default();
-    // With its name: the same text under another name is another template.
+    // Includes the file name: the same text under another name is another template.
     let name = file.path().file_name().unwrap_or_default();
     hasher.part(name.as_encoded_bytes());
     hasher.part(file.text().as_bytes());

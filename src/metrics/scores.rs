@@ -1,19 +1,19 @@
-//! What the judged steps of a run came to.
+//! Outcomes and scores of a run's judged steps.
 
 use std::collections::HashMap;
 
+use crate::record::StepRecord;
 use crate::record::evaluation::{FailureRecord, ScoreRecord};
-use crate::record::{StepRecord, Totals, WorkflowRecord};
 use crate::statistics::distribution;
 use crate::units::Millis;
 
-/// How many reasons are told of why programs failed.
+/// How many reasons for failures are listed.
 const REASONS: usize = 3;
 
-/// Most characters of a reason.
+/// Characters of a reason, at most.
 const LONGEST_REASON: usize = 200;
 
-/// Gathers judged steps by their names, the generations of a loop together.
+/// Collects judged steps by name, with the generations of a loop together.
 #[derive(Debug, Default)]
 pub struct Scores {
     all: Vec<Score>,
@@ -27,14 +27,14 @@ struct Score {
     overhead: Vec<f64>,
     run: Vec<f64>,
     overlap: f64,
-    /// In the order in which the first of each came.
+    /// In order of first occurrence.
     failures: Vec<FailureRecord>,
-    /// Where each of them is, by outcome and reason: programs can fail in as many ways as there are.
+    /// Indices into `failures` by outcome and reason; there may be as many as programs.
     reasons: HashMap<(String, String), usize>,
 }
 
 impl Scores {
-    /// Counts a step in, where it was judged. Of a judge's two requests the outcome of each counts.
+    /// Adds a step, if it was judged. The outcomes of both requests of a judge count.
     pub fn add(&mut self, step: &StepRecord) {
         let Some(outcome) = &step.outcome else { return };
         let name = step.step.split('.').next().unwrap_or(&step.step);
@@ -56,7 +56,7 @@ impl Scores {
         if step.kind() == "evaluate" && outcome != "ok" {
             score.failed(outcome, step.detail.as_deref().unwrap_or_default());
         }
-        // What a judge's two requests came to together is in both of their records.
+        // Both requests of a judge record their common score; it counts once.
         let second = step.kind() == "judge" && step.sample.is_some_and(|sample| sample % 2 == 0);
         if !second {
             score.scores.extend(step.score);
@@ -70,7 +70,7 @@ impl Scores {
         }
     }
 
-    /// What there is to tell of each, in the order in which the first of each came.
+    /// One record per name, in order of first occurrence.
     pub fn records(&self) -> Vec<ScoreRecord> {
         let record = |score: &Score| ScoreRecord {
             failures: score.most_frequent(),
@@ -103,30 +103,18 @@ impl Score {
 
     fn most_frequent(&self) -> Vec<FailureRecord> {
         let mut all = self.failures.clone();
-        // Stable: among equals the first to come is the first.
+        // The sort is stable: ties keep the order of first occurrence.
         all.sort_by_key(|failure| std::cmp::Reverse(failure.count));
         all.truncate(REASONS);
         all
     }
 }
 
-/// The reason without the line of the program, as ` (line 12)`.
+/// The reason without ` (line 12)`, so that the same failure at two places counts as one.
 fn without_line(reason: &str) -> &str {
     reason
         .rsplit_once(" (line ")
         .map_or(reason, |(text, _)| text)
-}
-
-/// Sums the rewards of workflows up: those that were judged, and all of them with 0 for what was not.
-pub fn set_rewards(totals: &mut Totals, workflows: &[WorkflowRecord]) {
-    let of = |reward: fn(&WorkflowRecord) -> Option<f64>| -> Vec<f64> {
-        workflows.iter().filter_map(reward).collect()
-    };
-    let (rewards, floors) = (of(|flow| flow.reward), of(|flow| flow.reward_floor));
-    let undecided = |flow: &&WorkflowRecord| flow.reward.is_none() && flow.reward_floor.is_some();
-    totals.reward = distribution(&rewards);
-    totals.undecided = workflows.iter().filter(undecided).count();
-    totals.mean_reward = distribution(&floors).map(|floors| floors.mean);
 }
 
 #[cfg(test)]
@@ -164,26 +152,6 @@ mod tests {
         let score = trial.score.as_ref().expect("two scores");
         assert_eq!((score.count, score.max), (2, 2.5));
         assert_eq!(trial.overhead_ms.as_ref().map(|ms| ms.mean), Some(3.0));
-    }
-
-    #[test]
-    fn what_is_undecided_counts_0_and_is_told_apart() {
-        let flow = |reward, reward_floor| WorkflowRecord {
-            reward,
-            reward_floor,
-            ..WorkflowRecord::default()
-        };
-        let flows = [
-            flow(Some(1.0), Some(1.0)),
-            flow(None, Some(0.0)),
-            flow(None, Some(0.5)),
-            flow(None, None),
-        ];
-        let mut totals = Totals::default();
-        set_rewards(&mut totals, &flows);
-        let judged = totals.reward.as_ref().expect("one");
-        assert_eq!((judged.count, judged.mean), (1, 1.0));
-        assert_eq!((totals.undecided, totals.mean_reward), (2, Some(0.5)));
     }
 
     #[test]

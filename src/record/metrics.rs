@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TokenCounts;
 use crate::units::Millis;
 
 /// How the values of a quantity are spread, and no more about it than their number supports. The
@@ -60,14 +61,9 @@ pub struct PositionRecord {
     pub mode: Option<String>,
     /// Steps that ended well.
     pub steps: usize,
-    /// Prompt tokens of all of them.
-    pub prompt_tokens: usize,
-    /// Prompt tokens that were computed.
-    pub prefill_tokens: usize,
-    /// Prompt tokens taken from the prefix cache.
-    pub reused_tokens: usize,
-    /// Generated tokens.
-    pub decode_tokens: usize,
+    #[serde(flatten, with = "super::tokens::without_drafts")]
+    #[cfg_attr(test, schemars(with = "super::tokens::without_drafts::Layout"))]
+    pub tokens: TokenCounts,
     /// Of the steps' `latency_ms`.
     pub latency_ms: Option<Distribution>,
     /// Of the steps' `queue_ms`.

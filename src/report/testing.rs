@@ -1,4 +1,4 @@
-//! Records of runs that were never run, for the reporters' tests.
+//! Synthetic run records for the reporters' tests.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,12 @@ use serde_json::json;
 
 use crate::record::metrics::CriticalStep;
 use crate::record::{
-    Environment, ExpansionRecord, RunRecord, Status, StepRecord, Totals, WorkflowRecord,
+    Environment, ExpansionRecord, RunRecord, Status, StepRecord, TokenCounts, Totals,
+    WorkflowRecord,
 };
 use crate::units::Millis;
 
-/// A run of `flows` flows, one after another, of three steps each: `queue`, then `prefill`, then
+/// A run of `flows` sequential flows with three steps each. A step takes `queue` + `prefill` +
 /// `decode` milliseconds.
 pub(crate) fn run(
     flows: usize,
@@ -27,7 +28,7 @@ pub(crate) fn run(
         let mut path = Vec::new();
         for (index, id) in ["planner", "executor", "verifier"].into_iter().enumerate() {
             let needs = ["planner", "executor"][..index].last();
-            // A little longer from flow to flow, so that there is something to see.
+            // Vary the durations between flows, so that distributions are not degenerate.
             let stretch = 1.0 + 0.01 * ((flow * 7 + index) % 10) as f64;
             let latency = queue + (prefill + decode) * stretch;
             let first = queue + prefill * stretch;
@@ -42,9 +43,12 @@ pub(crate) fn run(
                 latency_ms: Millis(latency),
                 ttft_ms: Some(Millis(first)),
                 tpot_ms: Some(Millis((latency - first) / 47.0)),
-                prompt_tokens: 800,
-                prefill_tokens: 800,
-                decode_tokens: 48,
+                tokens: TokenCounts {
+                    prompt: 800,
+                    prefill: 800,
+                    decode: 48,
+                    ..TokenCounts::default()
+                },
                 finish: "length".to_owned(),
                 out_hash: "00112233aabbccdd".to_owned(),
                 output: "<b>text</b>".to_owned(),
@@ -67,10 +71,12 @@ pub(crate) fn run(
             error: None,
             reward: None,
             reward_floor: None,
-            prompt_tokens: 2400,
-            prefill_tokens: 2400,
-            reused_tokens: 0,
-            decode_tokens: 144,
+            tokens: TokenCounts {
+                prompt: 2400,
+                prefill: 2400,
+                decode: 144,
+                ..TokenCounts::default()
+            },
             critical_path: path,
             slack_ms: BTreeMap::new(),
             round: None,
@@ -118,9 +124,12 @@ pub(crate) fn run(
         totals: Totals {
             workflows_done: flows,
             steps_done: 3 * flows,
-            prompt_tokens: 2400 * flows,
-            prefill_tokens: 2400 * flows,
-            decode_tokens: 144 * flows,
+            tokens: TokenCounts {
+                prompt: 2400 * flows,
+                prefill: 2400 * flows,
+                decode: 144 * flows,
+                ..TokenCounts::default()
+            },
             benchmark_total_ms: Some(Millis(at)),
             avg_workflow_ms: Some(Millis((at - init) / flows as f64)),
             ..Totals::default()

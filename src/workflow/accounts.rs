@@ -1,52 +1,52 @@
-//! Accounts of what was asked of the model, and the limits at which a run ends.
+//! Usage of the model by kind of step, its cost, and the limits at which a run stops.
 
 use crate::config::{Limits, Prices};
 use crate::engine::Completion;
 use crate::record::evaluation::UsageRecord;
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
-/// Which limit was reached, in words.
+/// The limit that was reached, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reached(pub String);
 
-/// The accounts of a run. Each entry costs the same, however many there were before.
+/// The usage of a run. Entering a request takes constant time.
 #[derive(Debug, Clone)]
 pub struct Accounts {
     model: String,
     prices: Option<Prices>,
     limits: Limits,
-    opened: Pace,
-    /// A few: one a kind of step.
+    opened: Timer,
+    /// One record per model and kind of step.
     usage: Vec<UsageRecord>,
     tokens: u64,
     cost: f64,
 }
 
 impl Accounts {
-    /// Opens accounts; the time of the deadline begins.
+    /// Starts the time of the deadline.
     pub fn new(model: impl Into<String>, prices: Option<Prices>, limits: Limits) -> Self {
         Self {
             model: model.into(),
             prices,
             limits,
-            opened: Pace::start(),
+            opened: Timer::start(),
             usage: Vec::new(),
             tokens: 0,
             cost: 0.0,
         }
     }
 
-    /// The time of the deadline begins anew.
+    /// Restarts the time of the deadline.
     pub fn begin(&mut self) {
-        self.opened = Pace::start();
+        self.opened = Timer::start();
     }
 
-    /// The model that is asked from now on.
+    /// Sets the model that further requests go to.
     pub fn set_model(&mut self, model: &str) {
         model.clone_into(&mut self.model);
     }
 
-    /// Enters a request that has ended.
+    /// Adds a request that has ended.
     pub(crate) fn enter(&mut self, kind: &str, completion: &Completion) {
         let same = |usage: &UsageRecord| usage.kind == kind && usage.model == self.model;
         let index = self.usage.iter().position(same).unwrap_or_else(|| {
@@ -77,7 +77,7 @@ impl Accounts {
         }
     }
 
-    /// The first limit that was reached.
+    /// The first limit that has been reached, if any.
     pub(crate) fn reached(&self) -> Option<Reached> {
         let Limits {
             tokens,
@@ -102,7 +102,6 @@ impl Accounts {
         None
     }
 
-    /// What was asked, for each kind of step.
     pub fn usage(&self) -> &[UsageRecord] {
         &self.usage
     }
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_kept_apart_and_priced() {
+    fn each_kind_of_step_has_its_own_usage_and_cost() {
         let prices = Prices {
             prompt: 2.0,
             cached: 1.0,
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn without_prices_nothing_costs() {
+    fn without_prices_there_is_no_cost() {
         let limits = Limits {
             tokens: Some(5),
             ..Limits::default()
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_reached_by_time_alone() {
+    fn a_deadline_needs_no_request() {
         let limits = Limits {
             deadline_s: Some(0.0),
             ..Limits::default()

@@ -1,19 +1,18 @@
-//! The kinds of conversations that flows hold: who speaks in them.
+//! The shapes of the flows' conversations, which a chat template may or may not accept.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::engine::Conversation;
 use crate::flow::{Context, Flow, Work};
 
-/// Turns of the longest conversation that is told apart: a chat template that renders so many renders
-/// more.
-const MOST_TURNS: usize = 3;
+/// Longer conversations are treated alike: a chat template that renders this many turns renders more.
+const MAX_TURNS: usize = 3;
 
-/// The kinds of conversations of these flows, each once.
+/// The distinct shapes of the flows' conversations.
 pub(super) fn kinds(flows: &[Flow]) -> Vec<Conversation> {
     let mut kinds = BTreeSet::new();
     for flow in flows {
-        // Each step stands behind those that it needs.
+        // Steps are in topological order.
         let mut turns: HashMap<&str, usize> = HashMap::new();
         for step in &flow.steps {
             let before = |id: Option<&String>| {
@@ -26,7 +25,7 @@ pub(super) fn kinds(flows: &[Flow]) -> Vec<Conversation> {
                         Context::Append => before(step.needs.first()),
                         Context::Fresh => 0,
                     };
-                    (flow.system.is_some(), (before + 1).min(MOST_TURNS))
+                    (flow.system.is_some(), (before + 1).min(MAX_TURNS))
                 }
                 Work::Judge(judge) => {
                     kinds.insert(Conversation {
@@ -57,7 +56,7 @@ mod tests {
     use crate::workflow::tests::{flow_of, generate_of};
 
     #[test]
-    fn conversations_are_told_apart_by_who_speaks() {
+    fn conversations_differ_by_system_message_and_turns() {
         let none: &[&str] = &[];
         let mut flow = flow_of(&[("a", none), ("b", &["a"]), ("c", &["b"])]);
         let turns = |flow: &Flow| -> Vec<usize> {

@@ -1,4 +1,4 @@
-//! The order of a flow's steps: which may start, given which have ended.
+//! Dependencies of a flow's steps: which may begin, given which have ended.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -6,36 +6,32 @@ use std::collections::HashMap;
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 
-/// The steps of one flow as a graph of indices, and how far it has come.
+/// The steps of one flow by index, and their progress.
 #[derive(Debug)]
 pub(crate) struct Graph<'a> {
-    /// The steps by their ids.
     index: HashMap<&'a str, usize>,
-    /// For each step, the steps that need it.
+    /// Direct dependents of each step.
     needed_by: Vec<Vec<usize>>,
-    /// For each step, the steps that it needs.
+    /// Direct dependencies of each step.
     needs: Vec<Vec<usize>>,
-    /// For each step, how many of those that it needs have not ended.
+    /// For each step, how many of its dependencies have not ended.
     missing: Vec<usize>,
-    /// Steps that have not ended.
+    /// Number of steps that have not ended.
     open: usize,
     visits: RefCell<Visits>,
 }
 
-/// Which steps a walk has come to. Walks take turns with it, so that none has to clear it.
+/// Marks of visited steps, shared by all walks. A mark is the walk's number, so none has to be cleared.
 #[derive(Debug)]
 struct Visits {
     walk: usize,
-    /// For each step, the last walk that came to it.
+    /// For each step, the last walk that visited it.
     last: Vec<usize>,
 }
 
 impl<'a> Graph<'a> {
-    /// The graph of a flow.
-    ///
     /// # Errors
-    /// A step that needs an unknown step or a later one, or an id that stands twice: the expander
-    /// writes no such flow.
+    /// A step that needs an unknown or a later step, or a duplicate id. The expansion writes no such flow.
     pub(crate) fn new(flow: &'a Flow) -> Result<Self> {
         let mut index = HashMap::with_capacity(flow.steps.len());
         let mut needs = Vec::with_capacity(flow.steps.len());
@@ -74,25 +70,22 @@ impl<'a> Graph<'a> {
         })
     }
 
-    /// The steps that need nothing, in the flow's order.
+    /// Steps without dependencies, in the flow's order.
     pub(crate) fn roots(&self) -> Vec<usize> {
         (0..self.missing.len())
             .filter(|step| self.missing[*step] == 0)
             .collect()
     }
 
-    /// The steps that `step` needs.
     pub(crate) fn needs(&self, step: usize) -> &[usize] {
         &self.needs[step]
     }
 
-    /// The number of the step called `id`.
     pub(crate) fn index(&self, id: &str) -> Option<usize> {
         self.index.get(id).copied()
     }
 
-    /// Those of the steps that `step` needs, and that these need in turn, that are `wanted`; in the
-    /// flow's order.
+    /// Direct and indirect dependencies of `step` that are `wanted`, in the flow's order.
     pub(crate) fn ancestors(&self, step: usize, wanted: impl Fn(usize) -> bool) -> Vec<usize> {
         let visits = &mut *self.visits.borrow_mut();
         visits.walk += 1;
@@ -112,13 +105,13 @@ impl<'a> Graph<'a> {
         found
     }
 
-    /// The steps that wait for `step` and for nothing else.
+    /// Steps that wait for `step` alone.
     pub(crate) fn wait_only_for(&self, step: usize) -> Vec<usize> {
         let children = self.needed_by[step].iter().copied();
         children.filter(|child| self.missing[*child] == 1).collect()
     }
 
-    /// Notes that a step has ended; returns those that may start now, in the flow's order.
+    /// Notes that a step has ended. Returns the steps that may begin now, in the flow's order.
     pub(crate) fn ended(&mut self, step: usize) -> Vec<usize> {
         self.open -= 1;
         let mut ready = Vec::new();
@@ -131,7 +124,6 @@ impl<'a> Graph<'a> {
         ready
     }
 
-    /// Whether every step has ended.
     pub(crate) fn is_done(&self) -> bool {
         self.open == 0
     }
@@ -143,7 +135,7 @@ mod tests {
     use crate::workflow::tests::flow_of;
 
     #[test]
-    fn a_diamond_opens_step_by_step() {
+    fn a_diamond_becomes_ready_step_by_step() {
         let flow = flow_of(&[("a", &[]), ("b", &["a"]), ("c", &["a"]), ("d", &["b", "c"])]);
         let mut graph = Graph::new(&flow).expect("a sound flow");
         assert_eq!(graph.roots(), [0]);
@@ -156,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_one_step_alone() {
+    fn steps_that_wait_for_one_step_alone_and_ancestors() {
         let flow = flow_of(&[("a", &[]), ("b", &[]), ("c", &["a"]), ("d", &["a", "b"])]);
         let mut graph = Graph::new(&flow).expect("a sound flow");
         assert_eq!(graph.wait_only_for(0), [2]);

@@ -1,19 +1,18 @@
-//! Judgement by the model: what it is asked, and what it said.
+//! Judgement by the model: its prompt, and the verdict in its answer.
 //!
-//! A model tends to prefer the answer that stands first, so that it is asked twice, with the two in
-//! either order, and only counts where it says the same both times (L. Zheng and others, *Judging
+//! Models tend to prefer the first of two answers (position bias). So the model is asked twice, with the
+//! answers in either order, and the verdict only counts if both agree (L. Zheng and others, *Judging
 //! LLM-as-a-Judge with MT-Bench and Chatbot Arena*, 2023, section 3.4).
 
-/// Which of the two answers stands first.
+/// Which of the two answers comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Order {
-    /// The answer that is judged.
+    /// The answer to be judged.
     AnswerFirst,
     /// The expected one.
     ExpectedFirst,
 }
 
-/// The prompt of a judge.
 pub(crate) fn prompt(question: &str, answer: &str, expected: &str, order: Order) -> String {
     let (first, second) = match order {
         Order::AnswerFirst => (answer, expected),
@@ -26,7 +25,7 @@ pub(crate) fn prompt(question: &str, answer: &str, expected: &str, order: Order)
     )
 }
 
-/// What a judge said last: whether the two are the same.
+/// The last verdict in a judge's answer: whether the two are the same.
 pub(crate) fn verdict(text: &str) -> Option<bool> {
     let same = text.rfind("[[A=B]]");
     let other = text.rfind("[[A!=B]]");
@@ -36,7 +35,7 @@ pub(crate) fn verdict(text: &str) -> Option<bool> {
     }
 }
 
-/// The two verdicts together, `None` where there are not two that agree.
+/// The common verdict; `None` unless both agree.
 pub(crate) fn together(one: Option<bool>, other: Option<bool>) -> Option<bool> {
     one.filter(|_| one == other)
 }
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_that_of_the_prompt() {
+    fn the_prompt_has_the_answers_in_order() {
         let one = prompt("q", "mine", "right", Order::AnswerFirst);
         let other = prompt("q", "mine", "right", Order::ExpectedFirst);
         assert!(one.find("mine") < one.find("right"));

@@ -1,4 +1,4 @@
-//! Whether an engine can take the longest prompts that are known before the flows run.
+//! Checks, before the flows run, that the engine's context is large enough for their longest prompts.
 
 use std::collections::HashMap;
 
@@ -7,22 +7,22 @@ use crate::engine::{Engine, Message, Origin, Request, Role, Sampling};
 use crate::error::Result;
 use crate::flow::{Context, Flow, Generate, Part, Step};
 
-/// Asks the engine about the longest prompts and the longest answers of the flows' steps, as far as they
-/// are known: what earlier steps will say is not.
+/// Checks the requests with the longest prompt and with the longest prompt plus answer, without the answers
+/// of earlier steps, which are not known yet.
 ///
 /// # Errors
-/// Exit code 3 where one of them is too long for the engine, whatever else happens.
+/// Exit code 3 if one of them cannot fit.
 pub fn check_lengths(engine: &dyn Engine, flows: &[Flow], options: &RunnerOptions) -> Result<()> {
-    let mut longest: Option<(usize, &Flow, &Step)> = None;
-    let mut most: Option<(usize, &Flow, &Step)> = None;
+    let mut prompt = Longest::default();
+    let mut sequence = Longest::default();
     for flow in flows {
-        for (step, generate, bytes) in known_bytes(flow) {
-            keep(&mut longest, (bytes, flow, step));
-            let tokens = options.max_tokens.unwrap_or(generate.max_tokens);
-            keep(&mut most, (bytes.saturating_add(tokens), flow, step));
+        for known in known_steps(flow) {
+            prompt.keep(known.bytes, flow, known.step);
+            let tokens = options.max_tokens.unwrap_or(known.generate.max_tokens);
+            sequence.keep(known.bytes.saturating_add(tokens), flow, known.step);
         }
     }
-    for (_, flow, step) in longest.into_iter().chain(most) {
+    for (flow, step) in prompt.step.into_iter().chain(sequence.step) {
         engine
             .check(&known_request(flow, step, options))
             .map_err(|error| error.context(format!("flow {}, step {}", flow.flow, step.id)))?;
@@ -30,13 +30,30 @@ pub fn check_lengths(engine: &dyn Engine, flows: &[Flow], options: &RunnerOption
     Ok(())
 }
 
-fn keep<'a>(kept: &mut Option<(usize, &'a Flow, &'a Step)>, other: (usize, &'a Flow, &'a Step)) {
-    if kept.is_none_or(|(size, ..)| other.0 > size) {
-        *kept = Some(other);
+/// The first of the longest steps.
+#[derive(Default)]
+struct Longest<'a> {
+    size: usize,
+    step: Option<(&'a Flow, &'a Step)>,
+}
+
+impl<'a> Longest<'a> {
+    fn keep(&mut self, size: usize, flow: &'a Flow, step: &'a Step) {
+        if self.step.is_none() || size > self.size {
+            self.size = size;
+            self.step = Some((flow, step));
+        }
     }
 }
 
-/// The step whose conversation a step goes on with.
+/// A step that generates, and the known length of its conversation.
+struct KnownStep<'a> {
+    step: &'a Step,
+    generate: &'a Generate,
+    bytes: usize,
+}
+
+/// The step whose conversation a step continues.
 fn parent<'a>(step: &'a Step, generate: &Generate) -> Option<&'a str> {
     match generate.context {
         Context::Append => step.needs.first().map(String::as_str),
@@ -44,13 +61,13 @@ fn parent<'a>(step: &'a Step, generate: &Generate) -> Option<&'a str> {
     }
 }
 
-/// The texts of a prompt that no other step writes.
+/// The literal texts of a prompt.
 fn texts(generate: &Generate) -> impl Iterator<Item = &str> {
     generate.prompt.iter().filter_map(Part::as_text)
 }
 
-/// The steps of a flow that generate, and how many bytes of each one's conversation are known.
-fn known_bytes(flow: &Flow) -> Vec<(&Step, &Generate, usize)> {
+/// The steps of a flow that generate.
+fn known_steps(flow: &Flow) -> Vec<KnownStep<'_>> {
     let system = flow.system.as_ref().map_or(0, |system| system.len());
     let mut by_id: HashMap<&str, usize> = HashMap::new();
     let mut known = Vec::new();
@@ -62,12 +79,16 @@ fn known_bytes(flow: &Flow) -> Vec<(&Step, &Generate, usize)> {
         let own: usize = texts(generate).map(str::len).sum();
         let bytes = before.unwrap_or(&system) + own;
         by_id.insert(&step.id, bytes);
-        known.push((step, generate, bytes));
+        known.push(KnownStep {
+            step,
+            generate,
+            bytes,
+        });
     }
     known
 }
 
-/// The request of a step, without what is not known of it.
+/// The request of a step as far as it is known.
 fn known_request(flow: &Flow, step: &Step, options: &RunnerOptions) -> Request {
     let by_id: HashMap<&str, &Step> = (flow.steps.iter())
         .map(|step| (step.id.as_str(), step))
@@ -79,7 +100,7 @@ fn known_request(flow: &Flow, step: &Step, options: &RunnerOptions) -> Request {
         if max_tokens.is_none() {
             max_tokens = Some(generate.max_tokens);
         } else {
-            // What was answered before: templates want the roles to take turns.
+            // Chat templates require the roles to alternate.
             messages.push((Role::Assistant, String::new()));
         }
         messages.push((Role::User, texts(generate).collect()));
@@ -104,7 +125,7 @@ mod tests {
     use crate::workflow::tests::{flow_of, generate_of};
 
     #[test]
-    fn what_is_known_of_a_conversation_is_all_but_the_answers() {
+    fn a_known_conversation_has_everything_but_the_answers() {
         let mut flow = flow_of(&[("a", &[]), ("b", &["a"]), ("c", &["b"])]);
         flow.system = Some("system".into());
         generate_of(&mut flow, 1).context = Context::Append;
@@ -132,7 +153,7 @@ mod tests {
         );
         assert_eq!(request.max_tokens, 7);
         let all: usize = said.iter().map(|(_, text)| text.len()).sum();
-        assert_eq!(known_bytes(&flow)[1].2, all);
+        assert_eq!(known_steps(&flow)[1].bytes, all);
         // A conversation of its own.
         let options = RunnerOptions {
             max_tokens: Some(3),

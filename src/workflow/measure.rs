@@ -1,16 +1,16 @@
-//! From what was seen of a request or an evaluation to its record.
+//! Turns what was observed of a request or an evaluation into its record.
 
-use super::runner::InFlight;
+use super::in_flight::InFlight;
 use crate::engine::Completion;
 use crate::evaluate::Finished;
 use crate::hash::token_hash;
 use crate::metrics;
 use crate::record::evaluation::EvaluationRecord;
-use crate::record::{RECORD_SCHEMA, StepRecord};
+use crate::record::{RECORD_SCHEMA, StepRecord, TokenCounts};
 use crate::stopwatch::Moment;
 use crate::units::Millis;
 
-/// The measures of a request that has ended `now`; which one it was is left to be said.
+/// The measurements of a request that ended at `now`. The caller sets what identifies it.
 pub(super) fn generation(
     request: &InFlight,
     completion: &Completion,
@@ -46,12 +46,14 @@ pub(super) fn generation(
         prefill_tokens_per_s: (ttft.zip(queue))
             .and_then(|(ttft, queue)| rate(completion.prefill_tokens, ttft - queue)),
         decode_tokens_per_s: tpot.and_then(|tpot| rate(1, tpot)),
-        prompt_tokens: completion.prompt_tokens,
-        prefill_tokens: completion.prefill_tokens,
-        reused_tokens: completion.reused_tokens,
-        drafted_tokens: completion.drafted_tokens,
-        accepted_tokens: completion.accepted_tokens,
-        decode_tokens: count,
+        tokens: TokenCounts {
+            prompt: completion.prompt_tokens,
+            prefill: completion.prefill_tokens,
+            reused: completion.reused_tokens,
+            decode: count,
+            drafted: completion.drafted_tokens,
+            accepted: completion.accepted_tokens,
+        },
         finish: completion.finish.as_str().to_owned(),
         out_hash: token_hash(&completion.tokens),
         output: completion.text.clone(),
@@ -65,7 +67,7 @@ pub(super) fn generation(
     }
 }
 
-/// Where the time of an evaluation went; the overlap is left to be said.
+/// Where the time of an evaluation went. The caller sets the overlap.
 pub(super) fn evaluation(finished: &Finished) -> EvaluationRecord {
     let times = &finished.times;
     EvaluationRecord {
@@ -80,7 +82,7 @@ pub(super) fn evaluation(finished: &Finished) -> EvaluationRecord {
     }
 }
 
-/// So many a second; `None` where there are none or no time went by.
+/// Per second; `None` if count or time is zero.
 fn rate(count: usize, time: Millis) -> Option<f64> {
     (count > 0 && time.0 > 0.0).then(|| count as f64 / time.seconds())
 }

@@ -1,23 +1,24 @@
-//! Runs flows on an engine and measures them. The one place that joins engine, flow and evaluation.
+//! Runs flows on an engine and measures them. The only place that joins engine, flow and evaluation.
 //!
 //! ```text
-//! run ─► runner (what is ready begins, what ends is measured) ─► running, item (a flow's steps so far)
+//! run ─► runner (begins what is ready, measures what ends) ─► flow_state, step_state (a flow so far)
 //!          ├─ step, judge (requests)   measure (records)   accounts (usage, limits)
-//!          └─ graph (who waits for whom)
+//!          └─ graph (dependencies)
 //! ```
 
 mod accounts;
 mod conversations;
+mod flow_state;
 mod graph;
-mod item;
+mod in_flight;
 mod judge;
 mod lengths;
 mod measure;
 mod runner;
-mod running;
 mod step;
+mod step_state;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::{Engine, Message, Origin, Script};
@@ -29,25 +30,23 @@ use crate::record::{StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
 use crate::units::Millis;
 
+use flow_state::{FlowState, Flows};
 use runner::Runner;
-use running::Running;
 use step::RequestBuilder;
 
 pub use accounts::{Accounts, Reached};
+pub use flow_state::max_parallel_requests;
 pub use lengths::check_lengths;
-pub use running::width;
 
 /// What flows are run with.
-pub struct Means<'a> {
-    /// Answers requests.
+pub struct Services<'a> {
     pub engine: &'a mut dyn Engine,
-    /// Runs programs; `None` where no flow has any.
+    /// Runs programs; `None` if no flow has any.
     pub evaluator: Option<&'a mut dyn Evaluator>,
-    /// Checks answers.
     pub verifier: &'a mut Verifier,
-    /// Keeps count of what was asked.
+    /// Usage, cost, and the limits at which the run stops.
     pub accounts: &'a mut Accounts,
-    /// Recorded texts that later steps are given in place of what is generated now.
+    /// Recorded texts that later steps are given in place of generated ones.
     pub pins: Option<&'a Script>,
 }
 
@@ -56,11 +55,10 @@ pub struct Means<'a> {
 pub struct RunnerOptions {
     /// Flows in flight, at least 1; with 1 they run one after another.
     pub concurrency: usize,
-    /// Most tokens a step generates; `None`: as the flow says.
+    /// Tokens that a step generates, at most; by default the flow's limit.
     pub max_tokens: Option<usize>,
     /// Generate to the limit, past any end-of-sequence token.
     pub ignore_eos: bool,
-    /// The run's seed.
     pub seed: u64,
 }
 
@@ -75,35 +73,35 @@ impl Default for RunnerOptions {
     }
 }
 
-/// Is told what was measured, as soon as it was.
+/// Receives measurements as soon as they are made.
 pub trait Observer {
     /// A step ended well.
     ///
     /// # Errors
-    /// Where it could not be kept or shown; the run stops.
-    fn step_ended(&mut self, step: &StepRecord) -> Result<()>;
+    /// If it could not be saved or printed; the run stops.
+    fn step_ended(&mut self, step: StepRecord) -> Result<()>;
 
-    /// A workflow ended, well or badly (`error` says so), with this response.
+    /// A workflow ended, with an `error` if it failed.
     ///
     /// # Errors
     /// As [`Observer::step_ended`].
     fn workflow_ended(
         &mut self,
-        workflow: &WorkflowRecord,
+        workflow: WorkflowRecord,
         response: &Response,
         error: Option<&Error>,
     ) -> Result<()>;
 
-    /// Whether prompts are to be told.
+    /// Whether [`Observer::prompt_sent`] is to be called.
     fn wants_prompts(&self) -> bool {
         false
     }
 
-    /// A request was handed to the engine; `text` is the prompt as the model is given it, where the
-    /// engine makes that itself. Told where [`Observer::wants_prompts`].
+    /// A request was submitted. `text` is the prompt that the model is given, if the engine renders it
+    /// itself.
     fn prompt_sent(&mut self, _origin: &Origin, _messages: &[Message], _text: Option<String>) {}
 
-    /// A generated program was run and scored, or could not be.
+    /// A generated program was run and scored, or could not be run.
     ///
     /// # Errors
     /// As [`Observer::step_ended`].
@@ -120,26 +118,25 @@ pub trait Observer {
     }
 }
 
-/// What a flow came to.
+/// The result of a flow.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Response {
-    /// The text: what the last judged answers were judged on, or else the last step's answer.
+    /// The text that the last judging step judged, or else the last step's answer.
     pub text: Option<String>,
-    /// The answer that was taken from it.
+    /// The answer extracted from the text.
     pub answer: Option<String>,
-    /// What it was found to be.
     pub outcome: Option<String>,
-    /// The mean score of the answers of the last step that judges; `None` with none, or where one of
-    /// them could not be judged.
+    /// Mean score of the answers of the last step that judges; `None` if there is none, or if one of the
+    /// answers could not be judged.
     pub reward: Option<f64>,
-    /// The same mean, in which an answer without a score counts 0; `None` where nothing judges, or where
-    /// the machinery failed under one of them.
+    /// The same mean with 0 for an answer without a score; `None` if no step judges, or if the evaluator
+    /// itself failed on one of the answers.
     pub reward_floor: Option<f64>,
 }
 
 impl Response {
-    fn of(running: &Running) -> Self {
-        let ended = |index: &usize| running.nodes[*index].readable().is_some();
+    fn of(running: &FlowState) -> Self {
+        let ended = |index: &usize| running.steps[*index].readable().is_some();
         let steps = running.flow.steps.iter().enumerate().rev();
         let judges = |work: &Work| !matches!(work, Work::Generate(_));
         let last_judged = steps.clone().find(|(_, step)| judges(&step.work));
@@ -147,12 +144,12 @@ impl Response {
             Some((index, _)) => Some(index).filter(ended),
             None => steps.map(|(index, _)| index).find(ended),
         };
-        let Some(readable) = last.and_then(|index| running.nodes[index].readable()) else {
+        let Some(readable) = last.and_then(|index| running.steps[index].readable()) else {
             return Self::default();
         };
         let scored = readable.scored.as_deref().unwrap_or_default();
         let scores: Option<Vec<f64>> = scored.iter().map(|scored| scored.score).collect();
-        // What the machinery failed at says nothing about the answer.
+        // A failure of the evaluator says nothing about the answer.
         let is_known = |scored: &&Scored| scored.outcome != evaluate::Outcome::InfraError.as_str();
         let all_known = scored.iter().all(|scored| is_known(&scored));
         let floors = scored.iter().map(|scored| scored.score.unwrap_or(0.0));
@@ -169,43 +166,43 @@ impl Response {
     }
 }
 
-/// How a run came to its end.
+/// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every flow was run, well or badly.
+    /// Every flow ended, well or with an error.
     Ended,
-    /// It was interrupted; flows are missing.
+    /// Flows are missing.
     Interrupted,
-    /// A limit was reached; flows are missing.
+    /// A limit was reached. Flows are missing.
     Limited(Reached),
 }
 
-/// Runs `flows` in their order. Times in the records count from `origin`, the start of the
-/// benchmark; the engine is synchronised before each reading of the clock.
+/// Runs `flows` in order. Times in records count from `origin`, the start of the benchmark; the engine is
+/// synchronised before each reading of the clock.
 ///
 /// # Errors
-/// Where the engine as a whole, or the observer, can go no further. A step that fails ends its own
-/// flow only. Exit code 3, before any flow begins, where the engine cannot hold their conversations.
+/// If the engine as a whole or the observer fails. A failing step ends its own flow only. Exit code 3,
+/// before any flow begins, if the chat template rejects the flows' conversations.
 pub fn run(
-    means: &mut Means,
+    services: &mut Services,
     flows: &[Flow],
     options: &RunnerOptions,
     origin: Moment,
     interrupted: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    (means.engine).try_conversations(&conversations::kinds(flows))?;
+    (services.engine).try_conversations(&conversations::kinds(flows))?;
     let mut runner = Runner {
-        means,
+        services,
         options,
         origin,
         observer,
         requests: RequestBuilder::default(),
-        running: BTreeMap::new(),
+        flows: Flows::default(),
         in_flight: HashMap::new(),
         evaluations: HashMap::new(),
         checks: HashMap::new(),
-        settled: VecDeque::new(),
+        immediate: VecDeque::new(),
         half_judged: HashMap::new(),
         overlap: Millis::default(),
     };
@@ -215,14 +212,14 @@ pub fn run(
             runner.cancel_all()?;
             return Ok(Outcome::Interrupted);
         }
-        if runner.running.is_empty() && waiting.is_empty() {
+        if runner.flows.is_empty() && waiting.is_empty() {
             return Ok(Outcome::Ended);
         }
-        if let Some(reached) = runner.means.accounts.reached() {
+        if let Some(reached) = runner.services.accounts.reached() {
             runner.cancel_all()?;
             return Ok(Outcome::Limited(reached));
         }
-        while runner.running.len() < options.concurrency.max(1) {
+        while runner.flows.len() < options.concurrency.max(1) {
             let Some(flow) = waiting.pop_front() else {
                 break;
             };

@@ -1,18 +1,19 @@
-//! The loop over requests and evaluations: what is ready begins ([`begin`]), what ends is measured
+//! The loop over requests and evaluations: starts what is ready ([`begin`]), and measures what ends
 //! ([`end`]).
 
 mod begin;
 mod end;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::item::Item;
+use super::flow_state::{FlowState, Flows};
+use super::in_flight::{InFlight, SampleId};
 use super::judge::Order;
-use super::running::Running;
 use super::step::RequestBuilder;
-use super::{Means, Observer, RunnerOptions};
-use crate::engine::{EventKind, Message, Origin, RequestId};
+use super::step_state::SampleResult;
+use super::{Observer, RunnerOptions, Services};
+use crate::engine::{EventKind, RequestId};
 use crate::error::{Error, Result};
 use crate::evaluate::{EvaluationId, VerificationId};
 use crate::flow::{Scored, Work};
@@ -21,97 +22,77 @@ use crate::record::StepRecord;
 use crate::stopwatch::Moment;
 use crate::units::Millis;
 
-/// How long to wait for an evaluation where nothing else is to be done: an interrupt is looked at in
-/// between.
+/// Longest wait for an evaluation when nothing else is in flight. Interrupts are checked in between.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
-/// How long to wait for one of two that may end.
+/// Wait for evaluations while answers are being checked as well.
 const SHORT_WAIT: Duration = Duration::from_millis(1);
 
 pub(super) struct Runner<'a, 'm> {
-    pub(super) means: &'a mut Means<'m>,
+    pub(super) services: &'a mut Services<'m>,
     pub(super) options: &'a RunnerOptions,
     pub(super) origin: Moment,
     pub(super) observer: &'a mut dyn Observer,
     pub(super) requests: RequestBuilder,
-    /// The flows in flight, by their number.
-    pub(super) running: BTreeMap<usize, Running<'a>>,
+    pub(super) flows: Flows<'a>,
     pub(super) in_flight: HashMap<RequestId, InFlight>,
     pub(super) evaluations: HashMap<EvaluationId, Evaluating>,
     pub(super) checks: HashMap<VerificationId, Checking>,
-    /// What ended as it began, and has still to be told.
-    pub(super) settled: VecDeque<Settled>,
-    /// Verdicts of judges of which the other half is still to come.
-    pub(super) half_judged: HashMap<(Place, Order), (StepRecord, Option<bool>)>,
-    /// For how long the engine has computed beside evaluations.
+    pub(super) immediate: VecDeque<Immediate>,
+    /// Judgements whose request in the other order has not ended.
+    pub(super) half_judged: HashMap<(SampleId, Order), HalfJudged>,
+    /// For how long the engine has computed while evaluations were running.
     pub(super) overlap: Millis,
 }
 
-/// A sample of a step of a flow; step and sample are counted from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place {
-    flow: usize,
-    step: usize,
-    sample: usize,
+/// A judge's request that has ended, and its verdict.
+pub(super) struct HalfJudged {
+    record: StepRecord,
+    same: Option<bool>,
 }
 
-/// A request that has not ended.
-pub(super) struct InFlight {
-    place: Place,
-    /// Of a judge only.
-    order: Option<Order>,
-    pub(super) submitted: Moment,
-    /// When its first forward pass began, where the engine tells.
-    pub(super) started: Option<Moment>,
-    /// When each token came, counted from `submitted`.
-    pub(super) tokens: Vec<Millis>,
-    messages: Vec<Message>,
-    origin: Origin,
-    activity: Activity,
-}
-
-impl InFlight {
-    /// A request that was submitted just now, of a step that generates.
-    fn new(place: Place, submitted: Moment, origin: Origin, activity: Activity) -> Self {
-        Self {
-            place,
-            order: None,
-            submitted,
-            started: None,
-            tokens: Vec::new(),
-            messages: Vec::new(),
-            origin,
-            activity,
-        }
-    }
-}
-
-/// A program that is run.
+/// A program that is running.
 pub(super) struct Evaluating {
-    place: Place,
+    place: SampleId,
     submitted: Moment,
     code: String,
-    /// [`Runner::overlap`] at its submission.
+    /// [`Runner::overlap`] at submission.
     overlap: Millis,
     activity: Activity,
 }
 
-/// What needs no waiting for. It is not ended where it begins: a failure to keep it is the run's, a
-/// failure to begin a step is its flow's.
-pub(super) enum Settled {
-    /// An answer that had been decided before a judge was asked.
-    Decided(Place, Item),
-    /// An answer without a program in it.
-    NoProgram(Place, Moment, Scored),
-    /// A text without an answer in it.
+/// What ends as it begins. It is queued all the same: an error of its end ends the run, an error of its
+/// beginning only the flow.
+pub(super) enum Immediate {
+    /// An answer that was decided before a judge was asked.
+    Decided(SampleId, SampleResult),
+    /// An answer without a program.
+    NoProgram {
+        id: SampleId,
+        submitted: Moment,
+        scored: Scored,
+    },
+    /// A text without an answer.
     NoAnswer(Checking, Scored),
-    /// A step that selects, of a flow.
-    Selection(usize, usize),
+    Selection {
+        flow: usize,
+        step: usize,
+    },
 }
 
-/// An answer that is checked.
+impl Immediate {
+    fn flow(&self) -> usize {
+        match self {
+            Self::Decided(id, _) | Self::NoProgram { id, .. } => id.flow,
+            Self::NoAnswer(checking, _) => checking.place.flow,
+            Self::Selection { flow, .. } => *flow,
+        }
+    }
+}
+
+/// An answer that is being checked.
 pub(super) struct Checking {
-    place: Place,
+    place: SampleId,
     submitted: Moment,
     text: String,
     answer: Option<String>,
@@ -119,12 +100,12 @@ pub(super) struct Checking {
 }
 
 impl Runner<'_, '_> {
-    /// One poll of verifier, evaluator and engine. Everything that the engine reports is stamped with
-    /// one reading of the clock.
+    /// Polls verifier, evaluator and engine. All events of the engine get one reading of the clock.
     pub(super) fn poll(&mut self) -> Result<()> {
-        self.settle()?;
+        self.end_immediate()?;
         let computing = !self.in_flight.is_empty();
-        let (checking, evaluating) = (!self.checks.is_empty(), !self.evaluations.is_empty());
+        let checking = !self.checks.is_empty();
+        let evaluating = !self.evaluations.is_empty();
         if checking {
             self.poll_verifier(match computing || evaluating {
                 true => Duration::ZERO,
@@ -147,13 +128,13 @@ impl Runner<'_, '_> {
     fn poll_engine(&mut self) -> Result<()> {
         let beside = match self.evaluations.is_empty() {
             true => None,
-            false => Some(Moment::now(self.means.engine)?),
+            false => Some(Moment::now(self.services.engine)?),
         };
-        let events = self.means.engine.poll()?;
+        let events = self.services.engine.poll()?;
         if events.is_empty() && beside.is_none() {
             return Ok(());
         }
-        let now = Moment::now(self.means.engine)?;
+        let now = Moment::now(self.services.engine)?;
         if let Some(before) = beside {
             self.overlap = self.overlap + now.since(before);
         }
@@ -197,7 +178,7 @@ impl Runner<'_, '_> {
     }
 
     fn poll_verifier(&mut self, wait: Duration) -> Result<()> {
-        let mut verified = self.means.verifier.poll(wait);
+        let mut verified = self.services.verifier.poll(wait);
         verified.sort_by_key(|verified| verified.id);
         for verified in verified {
             let Some(checking) = self.checks.remove(&verified.id) else {
@@ -215,7 +196,7 @@ impl Runner<'_, '_> {
     }
 
     fn poll_evaluator(&mut self, wait: Duration) -> Result<()> {
-        let Some(evaluator) = self.means.evaluator.as_deref_mut() else {
+        let Some(evaluator) = self.services.evaluator.as_deref_mut() else {
             return Ok(());
         };
         let mut finished = evaluator.poll(wait);
@@ -229,9 +210,9 @@ impl Runner<'_, '_> {
     }
 }
 
-impl Place {
-    /// Says in a record which sample of which step it is.
-    fn describe(self, running: &Running, record: &mut StepRecord) {
+impl SampleId {
+    /// Sets what identifies the sample in its record.
+    fn describe(self, running: &FlowState, record: &mut StepRecord) {
         let step = running.step(self.step);
         record.flow = self.flow;
         record.row.clone_from(&running.flow.row);
@@ -240,12 +221,12 @@ impl Place {
             Work::Generate(_) => None,
             _ => Some(step.work.kind().to_owned()),
         };
-        record.sample = (running.nodes[self.step].samples() > 1).then_some(self.sample + 1);
+        record.sample = (running.steps[self.step].samples() > 1).then_some(self.sample + 1);
         record.generation = step.generation.as_ref().map(|of| of.number);
         record.needs.clone_from(&step.needs);
     }
 }
 
-fn step_activity(running: &Running, step: usize) -> Activity {
+fn step_activity(running: &FlowState, step: usize) -> Activity {
     (running.activity.child(Span::Step)).labelled(|| running.flow.steps[step].id.clone())
 }

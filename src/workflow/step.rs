@@ -1,27 +1,30 @@
-//! A step's requests: their conversation, with `${ … }` resolved from the steps that have ended.
+//! Builds the requests of a step: the conversation, with `${ … }` resolved from earlier steps.
+
+use std::sync::Arc;
 
 use super::RunnerOptions;
+use super::flow_state::FlowState;
+use super::in_flight::SampleId;
 use super::judge::{self, Order};
-use super::running::Running;
+use super::step_state::SampleResult;
 use crate::engine::{Message, Origin, Request, Role, Sampling};
 use crate::error::Result;
 use crate::flow::{Context, Generate, Judge, Part, Resolver};
 use crate::hash::sha256;
 
-/// Builds requests.
 #[derive(Debug, Default)]
 pub(crate) struct RequestBuilder {
     resolver: Resolver,
 }
 
 impl RequestBuilder {
-    /// The request of a step that generates: of the first of its samples.
+    /// The request of a step that generates, for its first sample.
     ///
     /// # Errors
-    /// Exit code 100 where an expression cannot be evaluated.
+    /// Exit code 100 if an expression cannot be evaluated.
     pub(super) fn generate(
         &self,
-        running: &Running,
+        running: &FlowState,
         step: usize,
         generate: &Generate,
         options: &RunnerOptions,
@@ -30,14 +33,12 @@ impl RequestBuilder {
             Context::Append => running.graph.needs(step).first(),
             Context::Fresh => None,
         };
-        let system = |system: &std::sync::Arc<str>| Message {
+        let system = |system: &Arc<str>| Message {
             role: Role::System,
             content: system.to_string(),
         };
         let mut messages = match parent {
-            Some(parent) => (running.nodes[*parent].item(0))
-                .map(|item| item.messages.clone())
-                .unwrap_or_default(),
+            Some(parent) => conversation(running.steps[*parent].item(0)),
             None => running.flow.system.iter().map(system).collect(),
         };
         messages.push(Message {
@@ -47,7 +48,7 @@ impl RequestBuilder {
         let samples = generate.samples;
         Ok(Request {
             origin: origin(running, step, 0),
-            messages,
+            messages: messages.into(),
             max_tokens: options.max_tokens.unwrap_or(generate.max_tokens),
             ignore_eos: options.ignore_eos,
             sampling: Sampling {
@@ -59,18 +60,19 @@ impl RequestBuilder {
         })
     }
 
-    /// The request of a judge about one answer.
+    /// A judge's request about one answer.
     ///
     /// # Errors
     /// As [`Self::generate`].
     pub(super) fn judge(
         &self,
-        running: &Running,
-        (step, sample): (usize, usize),
+        running: &FlowState,
+        id: SampleId,
         judge: &Judge,
         order: Order,
         options: &RunnerOptions,
     ) -> Result<Request> {
+        let SampleId { step, sample, .. } = id;
         let item = running.item_of(&judge.of, sample);
         let scored = item.and_then(|item| item.scored.as_ref()?.answer.as_deref());
         let answer = scored
@@ -85,10 +87,10 @@ impl RequestBuilder {
         let request = 2 * sample + usize::from(order == Order::ExpectedFirst);
         Ok(Request {
             origin: origin(running, step, request),
-            messages: vec![Message {
+            messages: Arc::new([Message {
                 role: Role::User,
                 content,
-            }],
+            }]),
             max_tokens: options.max_tokens.unwrap_or(judge.max_tokens),
             ignore_eos: options.ignore_eos,
             sampling: Sampling::default(),
@@ -99,8 +101,8 @@ impl RequestBuilder {
     ///
     /// # Errors
     /// As [`Self::generate`].
-    pub(super) fn text(&self, running: &Running, step: usize, parts: &[Part]) -> Result<String> {
-        // Most prompts of a chain read nothing: what they could read is then not gathered.
+    pub(super) fn text(&self, running: &FlowState, step: usize, parts: &[Part]) -> Result<String> {
+        // Prompts without expressions are common; this saves collecting what they could read.
         if parts.iter().all(|part| part.as_text().is_some()) {
             return Ok(parts.iter().filter_map(Part::as_text).collect());
         }
@@ -108,7 +110,20 @@ impl RequestBuilder {
     }
 }
 
-fn origin(running: &Running, step: usize, sample: usize) -> Origin {
+/// The messages of a conversation up to and including the answer.
+fn conversation(item: Option<&SampleResult>) -> Vec<Message> {
+    let Some(item) = item.filter(|item| !item.messages.is_empty()) else {
+        return Vec::new();
+    };
+    let mut messages = item.messages.to_vec();
+    messages.push(Message {
+        role: Role::Assistant,
+        content: item.text.clone(),
+    });
+    messages
+}
+
+fn origin(running: &FlowState, step: usize, sample: usize) -> Origin {
     Origin {
         flow: running.flow.flow,
         row: running.flow.row.clone(),
@@ -117,10 +132,10 @@ fn origin(running: &Running, step: usize, sample: usize) -> Origin {
     }
 }
 
-/// The seed of a step, or of one of its samples: from the run's seed and from what it is, and
-/// independent of the order in which steps run.
+/// The seed of a step or of one of its samples. It depends on the run's seed, flow and step only, not on the
+/// order in which steps run.
 pub(super) fn sample_seed(
-    running: &Running,
+    running: &FlowState,
     step: usize,
     sample: Option<usize>,
     options: &RunnerOptions,
@@ -144,29 +159,28 @@ mod tests {
     use crate::flow::Flow;
     use crate::profile::{Activity, Span};
     use crate::stopwatch::{Moment, NoFence};
-    use crate::workflow::item::Item;
     use crate::workflow::tests::{flow_of, generate_of};
 
     fn request(flow: &Flow, said: Option<&str>, step: usize) -> Result<Request> {
         let now = Moment::now(&NoFence).expect("a clock");
-        let mut running = Running::new(flow, now, Activity::root(Span::Flow)).expect("sound");
+        let mut running = FlowState::new(flow, now, Activity::root(Span::Flow)).expect("sound");
         if let Some(said) = said {
-            let item = Item {
+            let item = SampleResult {
                 text: said.to_owned(),
-                messages: vec![Message {
-                    role: Role::Assistant,
-                    content: said.to_owned(),
-                }],
-                ..Item::default()
+                messages: Arc::new([Message {
+                    role: Role::User,
+                    content: "asked".to_owned(),
+                }]),
+                ..SampleResult::default()
             };
-            running.nodes[0].end(0, item);
+            running.steps[0].end(0, item);
         }
         let generate = flow.steps[step].generate().expect("it generates");
         RequestBuilder::default().generate(&running, step, generate, &RunnerOptions::default())
     }
 
     #[test]
-    fn expressions_see_the_steps_that_have_ended_and_text_stays_as_it_is() {
+    fn expressions_read_ended_steps_and_answers_are_not_evaluated() {
         let mut flow = flow_of(&[("plan-a", &[]), ("b", &["plan-a"])]);
         generate_of(&mut flow, 1).prompt = vec![
             Part::Text("${HOME} {{x}} ".to_owned()),
@@ -179,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn append_goes_on_with_the_conversation() {
+    fn append_continues_the_conversation() {
         let mut flow = flow_of(&[("a", &[]), ("b", &["a"])]);
         generate_of(&mut flow, 1).context = Context::Append;
         let request = request(&flow, Some("said"), 1).expect("evaluates");
@@ -188,11 +202,11 @@ mod tests {
             .iter()
             .map(|message| message.content.as_str())
             .collect();
-        assert_eq!(said, ["said", "prompt of b"]);
+        assert_eq!(said, ["asked", "said", "prompt of b"]);
     }
 
     #[test]
-    fn an_expression_that_fails_names_its_place() {
+    fn a_failing_expression_is_named() {
         let mut flow = flow_of(&[("a", &[])]);
         generate_of(&mut flow, 0).prompt = vec![Part::Expr("steps.zzz.text".to_owned())];
         let error = request(&flow, None, 0).expect_err("undefined");

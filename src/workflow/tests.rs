@@ -68,8 +68,8 @@ struct Collect<'a>(
 );
 
 impl Observer for Collect<'_> {
-    fn step_ended(&mut self, step: &StepRecord) -> Result<()> {
-        self.0.push(step.clone());
+    fn step_ended(&mut self, step: StepRecord) -> Result<()> {
+        self.0.push(step);
         if Some(self.0.len()) == self.2 {
             self.3.store(true, Ordering::Relaxed);
         }
@@ -78,11 +78,11 @@ impl Observer for Collect<'_> {
 
     fn workflow_ended(
         &mut self,
-        workflow: &WorkflowRecord,
+        workflow: WorkflowRecord,
         _: &Response,
         _: Option<&Error>,
     ) -> Result<()> {
-        self.1.push(workflow.clone());
+        self.1.push(workflow);
         Ok(())
     }
 }
@@ -101,7 +101,7 @@ impl Seen {
             &self.interrupted,
         );
         let (mut verifier, mut accounts) = (Verifier::default(), no_limits());
-        let mut means = Means {
+        let mut services = Services {
             engine,
             evaluator: None,
             verifier: &mut verifier,
@@ -109,7 +109,7 @@ impl Seen {
             pins: None,
         };
         run(
-            &mut means,
+            &mut services,
             flows,
             &options,
             origin,
@@ -160,7 +160,7 @@ fn one_at_a_time_runs_flows_and_steps_in_their_order() {
             .all(|flow| flow.error.is_none() && flow.steps_done == 3)
     );
     let step = &seen.steps[0];
-    assert_eq!((step.decode_tokens, step.prompt_tokens), (2, 3));
+    assert_eq!((step.tokens.decode, step.tokens.prompt), (2, 3));
     assert!(step.ttft_ms.is_some() && step.tpot_ms.is_some());
 }
 
@@ -203,7 +203,7 @@ fn queue_wait_gaps_and_rates() {
     );
     assert!((8.0..=ttft).contains(&queue), "{queue}");
     let rate = step.prefill_tokens_per_s.expect("computed");
-    assert!((rate - step.prefill_tokens as f64 * 1e3 / (ttft - queue)).abs() < 1e-6 * rate);
+    assert!((rate - step.tokens.prefill as f64 * 1e3 / (ttft - queue)).abs() < 1e-6 * rate);
     let rate = step.decode_tokens_per_s.expect("four tokens");
     assert!((rate * step.tpot_ms.expect("four tokens").0 - 1e3).abs() < 1e-6);
     let spread = step.itl_ms.as_ref().expect("four tokens");
@@ -241,7 +241,7 @@ fn the_path_of_a_flow_adds_up_to_its_makespan() {
         assert!((sum.0 - flow.workflow_ms.0).abs() < 1e-6);
         let slack: Vec<bool> = flow.slack_ms.values().map(|ms| ms.0 > 0.0).collect();
         assert_eq!(slack, [false, false, false, true], "{:?}", flow.slack_ms);
-        assert_eq!((flow.prompt_tokens, flow.decode_tokens), (12, 4));
+        assert_eq!((flow.tokens.prompt, flow.tokens.decode), (12, 4));
         assert!(flow.start_ms.0 >= 0.0);
     }
 }
@@ -251,7 +251,7 @@ fn metrics_that_need_tokens_are_absent_without_them() {
     let mut seen = Seen::default();
     let mut engine = scripted(r#"{"output": ""}"#);
     seen.run(&mut engine, &flows(1, &[("only", &[])]), 1);
-    assert_eq!(seen.steps[0].decode_tokens, 0);
+    assert_eq!(seen.steps[0].tokens.decode, 0);
     assert_eq!((seen.steps[0].ttft_ms, seen.steps[0].tpot_ms), (None, None));
     assert_eq!(seen.steps[0].itl_ms, None);
     assert_eq!(seen.steps[0].decode_tokens_per_s, None);
@@ -339,7 +339,7 @@ fn an_engine_that_breaks_ends_the_run() {
     let origin = Moment::now(&engine).expect("no fence");
     let (mut steps, mut workflows, stop) = (Vec::new(), Vec::new(), AtomicBool::new(false));
     let (mut verifier, mut accounts) = (Verifier::default(), no_limits());
-    let mut means = Means {
+    let mut services = Services {
         engine: &mut engine,
         evaluator: None,
         verifier: &mut verifier,
@@ -347,7 +347,7 @@ fn an_engine_that_breaks_ends_the_run() {
         pins: None,
     };
     let result = run(
-        &mut means,
+        &mut services,
         &flows(2, CHAIN),
         &RunnerOptions::default(),
         origin,

@@ -1,13 +1,17 @@
-//! The server of `MODE=remote`: whether it can be reached, on which way, and whether it has the model.
+//! Checks the server of `MODE=remote`: whether and how it is reached, and whether it has the model.
 
 use super::Check;
 use crate::config::RemoteConfig;
 use crate::engine::{self, ServerAnswer, ServerReport};
 
-/// Asks the server and says what came of it. `wanted` is the model that a run would ask for.
+/// `wanted` is the model that a run would request.
 pub(super) fn checks(config: &RemoteConfig, wanted: Option<&str>) -> Vec<Check> {
     match engine::probe_server(config) {
-        Ok(report) => found(&config.endpoint.to_string(), &report, config.model(wanted)),
+        Ok(report) => found(
+            &config.server.endpoint.to_string(),
+            &report,
+            config.model(wanted),
+        ),
         Err(error) => vec![Check::fail(
             "tls",
             error.chain(),
@@ -71,7 +75,7 @@ fn found(endpoint: &str, report: &ServerReport, wanted: Option<&str>) -> Vec<Che
     checks
 }
 
-/// Whether a run would find its model among those that are listed.
+/// Whether the listed models include the wanted one.
 fn model(models: &[String], wanted: Option<&str>) -> Check {
     const MOST: usize = 8;
     let mut names = models[..models.len().min(MOST)].join(", ");

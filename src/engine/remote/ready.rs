@@ -1,4 +1,5 @@
-//! `WAIT_READY`: waits, before anything is measured, for a server that is starting or loading its model.
+//! `WAIT_READY`: waits for a server that is starting or loading its model, before anything is
+//! measured.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,49 +15,49 @@ use super::failure::{Cause, Failure};
 use super::network::Network;
 use crate::config::RemoteConfig;
 use crate::error::{Error, Exit, Result};
-use crate::stopwatch::Pace;
+use crate::stopwatch::Timer;
 
-/// How often it is looked whether the user has had enough.
+/// How often to check for an interrupt.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Pauses between two questions: they grow from the first to the last.
+/// First and longest pause between two checks; pauses grow from one to the other.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
-/// How long one question may take: a server that takes connections while it loads does not answer.
+/// Timeout of one check. A server that accepts connections while it loads may not answer at all.
 const QUESTION: Duration = Duration::from_secs(10);
 
-/// How often the user is told that it is still waited, for the same reason.
+/// How often to repeat an unchanged reason to the user.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// What a server is like.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum State {
     Ready,
-    /// It may be ready later.
+    /// It may become ready later.
     Starting(String),
-    /// It will not.
+    /// It will not become ready.
     Failed(Failure),
 }
 
-/// Waits as long as `WAIT_READY` says. `tell` is told why, when that changes, and from time to time.
+/// Waits for as long as `WAIT_READY` allows. Calls `tell` with the reason when it changes, and
+/// repeats it from time to time.
 ///
 /// # Errors
-/// Exit code 3 where the server is not ready by then, with the last reason, or never will be (its
-/// certificate is not trusted); 106 where it is interrupted.
+/// Exit code 3 with the last reason if the server is not ready by then, or never will be (its
+/// certificate is not trusted); 106 if interrupted.
 pub fn wait(
     config: &RemoteConfig,
     interrupted: &AtomicBool,
     tell: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let limit = config.patience.wait_ready();
+    let limit = config.server.wait_ready();
     if limit.is_zero() {
         return Ok(());
     }
     let network = Arc::new(Network::new(config)?);
     let caller = Arc::new(Caller::new(config, Arc::clone(&network)));
-    let begun = Pace::start();
+    let begun = Timer::start();
     let mut pause = PAUSES.0;
-    let mut told: Option<(String, Pace)> = None;
+    let mut told: Option<(String, Timer)> = None;
     loop {
         let time = limit.saturating_sub(begun.elapsed()).clamp(TICK, QUESTION);
         let reason = match question(&caller, &network, config, time, interrupted)? {
@@ -72,7 +73,7 @@ pub fn wait(
             State::Failed(failure) => {
                 let error = Error::preflight(format!(
                     "the endpoint {} cannot be used: {}",
-                    config.endpoint, failure.message
+                    config.server.endpoint, failure.message
                 ));
                 return Err(match failure.hint {
                     Some(hint) => error.hint(hint),
@@ -85,26 +86,26 @@ pub fn wait(
         if spent >= limit {
             return Err(Error::preflight(format!(
                 "the endpoint {} was not ready within {} s (WAIT_READY): {reason}",
-                config.endpoint, config.patience.wait_ready_s
+                config.server.endpoint, config.server.wait_ready_s
             ))
-            .hint("is the server running where ENDPOINT says? a large model may take longer to load: raise WAIT_READY"));
+            .hint("is the server running at ENDPOINT? a large model may take longer to load: raise WAIT_READY"));
         }
         let is_news =
-            |(known, since): &(String, Pace)| *known != reason || since.elapsed() >= REMINDER;
+            |(known, since): &(String, Timer)| *known != reason || since.elapsed() >= REMINDER;
         if told.as_ref().is_none_or(is_news) {
             tell(&format!(
                 "Waiting for the server ({:.0} of {} s): {reason}",
                 spent.as_secs_f64(),
-                config.patience.wait_ready_s
+                config.server.wait_ready_s
             ));
-            told = Some((reason, Pace::start()));
+            told = Some((reason, Timer::start()));
         }
         rest(pause.min(limit.saturating_sub(spent)), interrupted)?;
         pause = (pause * 3 / 2).min(PAUSES.1);
     }
 }
 
-/// Asks once, on a thread of its own, so that an interrupt does not wait for the answer.
+/// Checks once, on a separate thread so that an interrupt does not have to wait for the answer.
 fn question(
     caller: &Arc<Caller>,
     network: &Network,
@@ -127,7 +128,7 @@ fn question(
             Ok(state) => return Ok(state),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                return Ok(State::Starting("the question came to nothing".to_owned()));
+                return Ok(State::Starting("the check gave no answer".to_owned()));
             }
         }
         if let Err(error) = check(interrupted) {
@@ -137,10 +138,10 @@ fn question(
     }
 }
 
-/// Asks the server for its models, which some answer while they load one, and for its health, which not
-/// all have.
+/// Queries `/models`, which some servers answer while they load a model, and `/health`, which not
+/// all servers have.
 pub(super) fn state(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> State {
-    match caller.get(agent, &config.endpoint.url("/models")) {
+    match caller.get(agent, &config.server.endpoint.url("/models")) {
         Ok(body) => {
             if let Some(status) = loading(&body) {
                 return State::Starting(format!("GET /models: {status}"));
@@ -148,12 +149,12 @@ pub(super) fn state(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> St
         }
         Err(failure) if is_starting(&failure) => return State::Starting(failure.message),
         Err(failure) => match failure.status {
-            // Others than this listing may be answered.
+            // Other requests may still work.
             Some(_) => {}
             None => return State::Failed(failure),
         },
     }
-    match caller.get(agent, &config.endpoint.beside("/health")) {
+    match caller.get(agent, &config.server.endpoint.beside("/health")) {
         Ok(body) => match loading(&body) {
             Some(status) => State::Starting(format!("GET /health: {status}")),
             None => State::Ready,
@@ -165,7 +166,7 @@ pub(super) fn state(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> St
     }
 }
 
-/// Whether a server that is starting may fail so.
+/// Whether a starting server may fail like this.
 fn is_starting(failure: &Failure) -> bool {
     let is_loading = || failure.message.to_ascii_lowercase().contains("loading");
     match failure.status {
@@ -178,8 +179,8 @@ fn is_starting(failure: &Failure) -> bool {
     }
 }
 
-/// What a body says of itself, where that is that a model is being loaded (llama.cpp's `{"status":
-/// "loading model"}`).
+/// The status in a body, if it says that a model is loading (llama.cpp's `{"status": "loading
+/// model"}`).
 fn loading(body: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let status = value.get("status")?.as_str()?;
@@ -190,7 +191,7 @@ fn loading(body: &[u8]) -> Option<String> {
 }
 
 fn rest(time: Duration, interrupted: &AtomicBool) -> Result<()> {
-    let begun = Pace::start();
+    let begun = Timer::start();
     loop {
         check(interrupted)?;
         let left = time.saturating_sub(begun.elapsed());
@@ -214,10 +215,11 @@ fn check(interrupted: &AtomicBool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::remote::reason;
     use ureq::http::HeaderMap;
 
     #[test]
-    fn what_a_server_says_while_it_loads() {
+    fn starting_servers_are_recognized() {
         for (body, is_loading) in [
             (r#"{"status": "loading model"}"#, true),
             (r#"{"status": "Starting"}"#, true),
@@ -230,7 +232,11 @@ mod tests {
             assert_eq!(loading(body.as_bytes()).is_some(), is_loading, "{body}");
         }
         let status = |status: u16, body: &str| {
-            is_starting(&Failure::status(status, &HeaderMap::new(), body.as_bytes()))
+            is_starting(&Failure::status(
+                status,
+                &HeaderMap::new(),
+                &reason::said(body.as_bytes()),
+            ))
         };
         assert!(status(503, "") && status(502, "") && status(504, ""));
         assert!(status(500, r#"{"error": {"message": "Loading model"}}"#));

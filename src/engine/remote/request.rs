@@ -1,15 +1,14 @@
-//! A request as the server reads it.
+//! Request bodies.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::tokens::LocalTokens;
+use super::tokens::{LocalTokens, plain};
 use crate::config::{Change, EndpointApi, EndpointExtra, RemoteConfig};
-use crate::engine::chat::Rendered;
-use crate::engine::{Message, Request, Role};
+use crate::engine::{Message, Request};
 use crate::error::{Context, Exit, Result};
 
-/// Seeds go over the wire with 31 bits: what every server takes, signed or not.
+/// Seeds are sent with 31 bits, which every server accepts, signed or not.
 const SEED_BITS: u64 = 0x7fff_ffff;
 
 struct Body<'a> {
@@ -22,7 +21,7 @@ struct Body<'a> {
     top_k: usize,
     seed: u64,
     ignore_eos: bool,
-    /// What the user says besides, or otherwise.
+    /// The user's additions and changes (`ENDPOINT_EXTRA`).
     extra: &'a EndpointExtra,
 }
 
@@ -46,7 +45,7 @@ impl Serialize for Body<'_> {
             include_usage: true,
         };
         self.put(&mut map, "stream_options", &options)?;
-        // vLLM's and llama.cpp's extension.
+        // An extension of vLLM and llama.cpp.
         self.put_if(self.ignore_eos, &mut map, "ignore_eos", &true)?;
         for (name, value) in self.extra.others() {
             map.serialize_entry(name, value)?;
@@ -56,7 +55,7 @@ impl Serialize for Body<'_> {
 }
 
 impl Body<'_> {
-    /// A member, as the user would have it.
+    /// Writes a field, with the user's change applied.
     fn put<M: SerializeMap>(
         &self,
         map: &mut M,
@@ -71,7 +70,7 @@ impl Body<'_> {
         }
     }
 
-    /// A member that is sent only where it says something, or where the user gives it a value.
+    /// Writes a field only if it has an effect (`says`) or the user sets it.
     fn put_if<M: SerializeMap>(
         &self,
         says: bool,
@@ -91,29 +90,27 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-/// What goes over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outgoing {
-    /// JSON.
     pub(super) body: Vec<u8>,
-    /// The prompt as it is sent to `/completions`.
+    /// The prompt sent to `/completions`.
     pub(super) prompt: Option<Sent>,
 }
 
-/// A prompt of `/completions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(super) enum Sent {
     Text(String),
-    /// Made by the local tokenizer: in a text, the server would take what a message says for a special
-    /// token where it spells one, and many would put a second BOS token before the template's own.
+    /// Made by the local tokenizer. In a text prompt, the server would turn special tokens spelled
+    /// out in a message into real ones, and many servers would add a second BOS token before the
+    /// template's own.
     Tokens(Vec<u32>),
 }
 
-/// Writes a request down.
+/// Builds the body of a request.
 ///
 /// # Errors
-/// A conversation that the local chat template refuses.
+/// The local chat template rejects the conversation.
 pub(super) fn outgoing(
     request: &Request,
     model: &str,
@@ -145,31 +142,10 @@ pub(super) fn outgoing(
     Ok(Outgoing { body, prompt })
 }
 
-/// A conversation as plain text, for models without a chat template: what the system says, then turns
-/// with their speaker's name, up to where the answer begins.
-pub(super) fn plain(messages: &[Message]) -> Rendered {
-    let mut text = String::new();
-    let mut content = Vec::with_capacity(messages.len());
-    for message in messages {
-        text.push_str(match message.role {
-            Role::System => "",
-            Role::User => "User: ",
-            Role::Assistant => "Assistant: ",
-        });
-        let start = text.len();
-        text.push_str(&message.content);
-        content.push(start..text.len());
-        text.push_str("\n\n");
-    }
-    text.push_str("Assistant:");
-    content.retain(|range| !range.is_empty());
-    Rendered { text, content }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Origin, Sampling};
+    use crate::engine::{Origin, Role, Sampling};
 
     fn request() -> Request {
         let message = |role, content: &str| Message {
@@ -183,7 +159,8 @@ mod tests {
                 message(Role::User, "Hi"),
                 message(Role::Assistant, "Hello."),
                 message(Role::User, "Bye"),
-            ],
+            ]
+            .into(),
             max_tokens: 48,
             ignore_eos: false,
             sampling: Sampling::default(),
@@ -215,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn sampling_goes_along_where_it_says_something() {
+    fn sampling_options_are_sent_if_they_have_an_effect() {
         let mut sampled = request();
         sampled.sampling = Sampling {
             temperature: 0.7,
@@ -234,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_left_out_renamed_and_given_other_values() {
+    fn extra_drops_renames_and_sets_fields() {
         let body = |extra: &str| body_with(&request(), EndpointApi::Chat, extra);
         let renamed = body(r#"{"max_tokens": {"rename": "max_completion_tokens"}}"#);
         assert!(

@@ -1,57 +1,57 @@
-//! When a request is tried again.
+//! When a request is retried.
 
 use std::time::Duration;
 
 use super::failure::Failure;
-use crate::config::Patience;
+use crate::config::RetryPolicy;
 
-/// Longest wait that the doubling comes to.
+/// Upper bound of the exponential backoff.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// What is done about an attempt that failed.
+/// What to do after a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is tried again after this time.
+pub(super) enum RetryDecision {
+    /// Retry after this time.
     Again(Duration),
-    /// It is not, for this reason.
+    /// Do not retry, for this reason.
     GiveUp(String),
 }
 
-/// Decides on a request whose attempt number `attempts` (from 1) failed, `spent` after the start of
-/// its first one. `seed` spreads the waits of requests that failed together.
+/// Decides about a request whose attempt number `attempts` (1-based) failed, `spent` after the
+/// start of its first attempt. `seed` spreads the waits of requests that failed together.
 pub(super) fn decide(
-    patience: &Patience,
+    policy: &RetryPolicy,
     failure: &Failure,
     attempts: usize,
     spent: Duration,
     seed: u64,
-) -> Verdict {
+) -> RetryDecision {
     let line = failure.line();
     if !failure.cause.is_passing() {
-        return Verdict::GiveUp(line);
+        return RetryDecision::GiveUp(line);
     }
-    let most = patience.max_attempts;
+    let most = policy.max_attempts;
     if attempts >= most {
-        return Verdict::GiveUp(match most {
+        return RetryDecision::GiveUp(match most {
             1 => line,
             _ => format!("{line}; that was attempt {attempts} of {most}"),
         });
     }
     let wait =
-        delay(patience.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
-    if spent.saturating_add(wait) >= patience.request() {
-        return Verdict::GiveUp(format!(
-            "{line}; attempt {} would come after the {} s that a request may take \
+        delay(policy.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
+    if spent.saturating_add(wait) >= policy.request() {
+        return RetryDecision::GiveUp(format!(
+            "{line}; attempt {} would start after the limit of {} s for a request \
              (REQUEST_TIMEOUT)",
             attempts + 1,
-            patience.request_timeout_s
+            policy.request_timeout_s
         ));
     }
-    Verdict::Again(wait)
+    RetryDecision::Again(wait)
 }
 
-/// Twice as long after each attempt, and of that a part between a half and all ("equal jitter",
-/// M. Brooker, *Exponential Backoff and Jitter*, 2015).
+/// Doubles the delay with each attempt; the seed picks a value between half and all of it ("equal
+/// jitter", M. Brooker, *Exponential Backoff and Jitter*, 2015).
 fn delay(first: Duration, attempts: usize, seed: u64) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1).min(16)).unwrap_or(16);
     let full = first.saturating_mul(1 << doublings).min(LONGEST.max(first));
@@ -79,10 +79,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_passes_is_tried_again_and_not_for_ever() {
-        let patience = Patience::default();
+    fn only_transient_failures_are_retried_and_not_forever() {
+        let policy = RetryPolicy::default();
         let decide =
-            |cause, attempts| decide(&patience, &failure(cause), attempts, Duration::ZERO, 7);
+            |cause, attempts| decide(&policy, &failure(cause), attempts, Duration::ZERO, 7);
         for cause in [
             Cause::Connect,
             Cause::Timeout,
@@ -90,36 +90,39 @@ mod tests {
             Cause::Server,
             Cause::CutOff,
         ] {
-            assert!(matches!(decide(cause, 1), Verdict::Again(_)), "{cause:?}");
-            let Verdict::GiveUp(why) = decide(cause, 4) else {
-                panic!("{cause:?} is tried for ever");
+            assert!(
+                matches!(decide(cause, 1), RetryDecision::Again(_)),
+                "{cause:?}"
+            );
+            let RetryDecision::GiveUp(why) = decide(cause, 4) else {
+                panic!("{cause:?} is retried forever");
             };
             assert_eq!(why, "broke; that was attempt 4 of 4");
         }
         for cause in [Cause::Refused, Cause::Malformed, Cause::Certificate] {
-            assert_eq!(decide(cause, 1), Verdict::GiveUp("broke".to_owned()));
+            assert_eq!(decide(cause, 1), RetryDecision::GiveUp("broke".to_owned()));
         }
     }
 
     #[test]
-    fn what_the_server_asks_for_is_waited() {
+    fn retry_after_is_respected() {
         let mut limited = failure(Cause::RateLimited);
         limited.retry_after = Some(Duration::from_secs(9));
-        let patience = Patience::default();
+        let policy = RetryPolicy::default();
         assert_eq!(
-            decide(&patience, &limited, 1, Duration::ZERO, 0),
-            Verdict::Again(Duration::from_secs(9))
+            decide(&policy, &limited, 1, Duration::ZERO, 0),
+            RetryDecision::Again(Duration::from_secs(9))
         );
         limited.retry_after = Some(Duration::MAX);
-        let Verdict::GiveUp(why) = decide(&patience, &limited, 1, Duration::ZERO, 0) else {
-            panic!("waits for ever");
+        let RetryDecision::GiveUp(why) = decide(&policy, &limited, 1, Duration::ZERO, 0) else {
+            panic!("waits forever");
         };
         assert!(why.contains("REQUEST_TIMEOUT"), "{why}");
     }
 
     proptest! {
         #[test]
-        fn waits_double_up_to_a_limit_and_depend_on_the_seed_alone(
+        fn waits_double_up_to_a_limit_and_are_deterministic(
             attempts in 1usize..100,
             seed in any::<u64>(),
             first_ms in 0u64..100_000,

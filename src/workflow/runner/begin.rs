@@ -1,30 +1,31 @@
-//! What is ready begins: requests are submitted, programs and answers handed in, the best selected.
+//! Starts what is ready: submits requests, programs and answers.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Checking, Evaluating, InFlight, Place, Runner, Settled, step_activity};
+use super::{Checking, Evaluating, Immediate, Runner, step_activity};
 use crate::error::{Error, Result};
 use crate::evaluate::{self, packing, program, verify};
 use crate::flow::{Evaluate, Flow, Generate, Judge, Scored, Task, Verify, Work};
 use crate::profile::{self, Activity, Span};
 use crate::stopwatch::Moment;
+use crate::workflow::flow_state::FlowState;
+use crate::workflow::in_flight::{InFlight, SampleId};
 use crate::workflow::judge::Order;
-use crate::workflow::running::Running;
 use crate::workflow::step::sample_seed;
 
 impl<'a> Runner<'a, '_> {
-    /// Begins a flow.
     pub(in crate::workflow) fn start(&mut self, flow: &'a Flow) -> Result<()> {
-        let started = Moment::now(self.means.engine)?;
+        let started = Moment::now(self.services.engine)?;
         let activity = Activity::root(Span::Flow).labelled(|| format!("flow {}", flow.flow));
-        let running = Running::new(flow, started, activity)?;
+        let running = FlowState::new(flow, started, activity)?;
         let roots = running.graph.roots();
-        self.running.insert(flow.flow, running);
+        self.flows.insert(running);
         self.begin_all(flow.flow, roots)
     }
 
-    /// Begins steps that are ready, and whatever becomes ready at once by that.
+    /// Begins steps that are ready.
     pub(super) fn begin_all(&mut self, flow: usize, ready: Vec<usize>) -> Result<()> {
         for step in ready {
             if let Err(error) = self.begin(flow, step) {
@@ -34,11 +35,9 @@ impl<'a> Runner<'a, '_> {
         Ok(())
     }
 
-    /// A step that cannot begin ends its flow.
+    /// Fails the flow of a step that cannot begin.
     pub(super) fn not_run(&mut self, flow: usize, step: usize, error: Error) -> Result<()> {
-        let Some(running) = self.running.get(&flow) else {
-            return Ok(());
-        };
+        let running = self.flows.get(flow)?;
         let id = &running.step(step).id;
         self.fail(
             flow,
@@ -46,32 +45,30 @@ impl<'a> Runner<'a, '_> {
         )
     }
 
-    /// Begins a step, all that it needs having ended.
+    /// Begins a step whose needs have all ended.
     pub(super) fn begin(&mut self, flow: usize, step: usize) -> Result<()> {
-        let Some(running) = self.running.get(&flow) else {
-            return Ok(());
-        };
+        let running = self.flows.get(flow)?;
         match &running.step(step).work {
             Work::Generate(generate) => self.generate(flow, step, generate),
             Work::Select(_) => {
-                self.settled.push_back(Settled::Selection(flow, step));
+                self.immediate
+                    .push_back(Immediate::Selection { flow, step });
                 Ok(())
             }
             Work::Evaluate(_) | Work::Verify(_) | Work::Judge(_) => {
-                for sample in 0..running.nodes[step].samples() {
-                    self.begin_sample(Place { flow, step, sample })?;
+                let samples = running.steps[step].samples();
+                for sample in 0..samples {
+                    self.begin_sample(SampleId { flow, step, sample })?;
                 }
                 Ok(())
             }
         }
     }
 
-    /// Begins one sample of a step that works on another's, unless it has begun.
-    pub(super) fn begin_sample(&mut self, place: Place) -> Result<()> {
-        let Some(running) = self.running.get_mut(&place.flow) else {
-            return Ok(());
-        };
-        if !running.nodes[place.step].begin(place.sample) {
+    /// Begins a sample of a step that works on another step's samples, unless it has begun.
+    pub(super) fn begin_sample(&mut self, place: SampleId) -> Result<()> {
+        let running = self.flows.get_mut(place.flow)?;
+        if !running.steps[place.step].begin(place.sample) {
             return Ok(());
         }
         match &running.step(place.step).work {
@@ -83,10 +80,8 @@ impl<'a> Runner<'a, '_> {
     }
 
     pub(super) fn generate(&mut self, flow: usize, step: usize, generate: &Generate) -> Result<()> {
-        let submitted = Moment::now(self.means.engine)?;
-        let Some(running) = self.running.get_mut(&flow) else {
-            return Ok(());
-        };
+        let submitted = Moment::now(self.services.engine)?;
+        let running = self.flows.get_mut(flow)?;
         let activity = step_activity(running, step);
         let scope = activity.enter();
         let rendering = profile::span(Span::PromptRendering);
@@ -94,82 +89,88 @@ impl<'a> Runner<'a, '_> {
             .requests
             .generate(running, step, generate, self.options)?;
         drop(rendering);
-        let (messages, mut origin) = (request.messages.clone(), request.origin.clone());
+        let messages = Arc::clone(&request.messages);
+        let mut origin = request.origin.clone();
         if self.observer.wants_prompts() {
-            let text = self.means.engine.prompt_text(&messages);
+            let text = self.services.engine.prompt_text(&messages);
             self.observer.prompt_sent(&origin, &messages, text);
         }
         let ids = match generate.samples {
-            1 => vec![self.means.engine.submit(request)?],
+            1 => vec![self.services.engine.submit(request)?],
             samples => {
                 let seed = |sample| sample_seed(running, step, Some(sample), self.options);
                 let seeds: Vec<u64> = (0..samples).map(seed).collect();
-                self.means.engine.submit_samples(request, &seeds)?
+                self.services.engine.submit_samples(request, &seeds)?
             }
         };
         drop(scope);
         let mut activity = Some(activity);
         for (sample, id) in ids.into_iter().enumerate() {
-            running.nodes[step].begin(sample);
+            running.steps[step].begin(sample);
             origin.sample = sample + 1;
-            let place = Place { flow, step, sample };
+            let place = SampleId { flow, step, sample };
             let activity = activity.take();
             let activity = activity.unwrap_or_else(|| step_activity(running, step));
             let request = InFlight {
-                messages: messages.clone(),
-                ..InFlight::new(place, submitted, origin.clone(), activity)
+                place,
+                order: None,
+                submitted,
+                started: None,
+                tokens: Vec::new(),
+                messages: Arc::clone(&messages),
+                origin: origin.clone(),
+                activity,
             };
             self.in_flight.insert(id, request);
         }
         Ok(())
     }
 
-    pub(super) fn judge(&mut self, place: Place, judge: &Judge) -> Result<()> {
-        let Some(running) = self.running.get(&place.flow) else {
-            return Ok(());
-        };
+    pub(super) fn judge(&mut self, place: SampleId, judge: &Judge) -> Result<()> {
+        let running = self.flows.get(place.flow)?;
         let item = running.item_of(&judge.of, place.sample);
         let checked = item.and_then(|item| item.scored.as_ref());
         if let (Some(item), Some(checked)) = (item, checked)
             && checked.outcome != verify::UNDECIDED
         {
-            // Decided before: there is nothing to ask.
-            self.settled
-                .push_back(Settled::Decided(place, item.clone()));
+            self.immediate
+                .push_back(Immediate::Decided(place, item.clone()));
             return Ok(());
         }
         for order in [Order::AnswerFirst, Order::ExpectedFirst] {
-            let submitted = Moment::now(self.means.engine)?;
-            let Some(running) = self.running.get(&place.flow) else {
-                return Ok(());
-            };
+            let submitted = Moment::now(self.services.engine)?;
+            let running = self.flows.get(place.flow)?;
             let activity = step_activity(running, place.step);
             let scope = activity.enter();
-            let at = (place.step, place.sample);
             let request = self
                 .requests
-                .judge(running, at, judge, order, self.options)?;
+                .judge(running, place, judge, order, self.options)?;
             let origin = request.origin.clone();
             if self.observer.wants_prompts() {
-                let text = self.means.engine.prompt_text(&request.messages);
+                let text = self.services.engine.prompt_text(&request.messages);
                 self.observer.prompt_sent(&origin, &request.messages, text);
             }
-            let id = self.means.engine.submit(request)?;
+            let id = self.services.engine.submit(request)?;
             drop(scope);
             let request = InFlight {
+                place,
                 order: Some(order),
-                ..InFlight::new(place, submitted, origin, activity)
+                submitted,
+                started: None,
+                tokens: Vec::new(),
+                // An answer of a judge is no turn of a conversation.
+                messages: Arc::new([]),
+                origin,
+                activity,
             };
             self.in_flight.insert(id, request);
         }
         Ok(())
     }
 
-    pub(super) fn evaluate(&mut self, place: Place, evaluate: &Evaluate) -> Result<()> {
-        let submitted = Moment::now(self.means.engine)?;
-        let Some(running) = self.running.get(&place.flow) else {
-            return Ok(());
-        };
+    pub(super) fn evaluate(&mut self, place: SampleId, evaluate: &Evaluate) -> Result<()> {
+        let submitted = Moment::now(self.services.engine)?;
+        let running = self.flows.get(place.flow)?;
         let item = running.item_of(&evaluate.of, place.sample);
         let answer = item.map(|item| item.text.as_str()).unwrap_or_default();
         let (score, entry_points) = match evaluate.task {
@@ -181,11 +182,14 @@ impl<'a> Runner<'a, '_> {
                 detail: "the answer holds no program: no block of Python".to_owned(),
                 ..Scored::default()
             };
-            self.settled
-                .push_back(Settled::NoProgram(place, submitted, scored));
+            self.immediate.push_back(Immediate::NoProgram {
+                id: place,
+                submitted,
+                scored,
+            });
             return Ok(());
         };
-        let Some(evaluator) = self.means.evaluator.as_deref_mut() else {
+        let Some(evaluator) = self.services.evaluator.as_deref_mut() else {
             return Err(Error::preflight("there is no pool to evaluate programs in"));
         };
         let activity = step_activity(running, place.step);
@@ -210,11 +214,9 @@ impl<'a> Runner<'a, '_> {
         Ok(())
     }
 
-    pub(super) fn verify(&mut self, place: Place, verify: &Verify) -> Result<()> {
-        let submitted = Moment::now(self.means.engine)?;
-        let Some(running) = self.running.get(&place.flow) else {
-            return Ok(());
-        };
+    pub(super) fn verify(&mut self, place: SampleId, verify: &Verify) -> Result<()> {
+        let submitted = Moment::now(self.services.engine)?;
+        let running = self.flows.get(place.flow)?;
         let activity = step_activity(running, place.step);
         let scope = activity.enter();
         let item = running.item_of(&verify.of, place.sample);
@@ -235,11 +237,12 @@ impl<'a> Runner<'a, '_> {
                 detail: r"the response holds no complete \boxed{} with an answer in it".to_owned(),
                 answer: None,
             };
-            self.settled.push_back(Settled::NoAnswer(checking, scored));
+            self.immediate
+                .push_back(Immediate::NoAnswer(checking, scored));
             return Ok(());
         };
         let span = profile::span(Span::Verify);
-        let id = self.means.verifier.submit(&question, answer, &expected);
+        let id = self.services.verifier.submit(&question, answer, &expected);
         drop((span, scope));
         self.checks.insert(id, checking);
         Ok(())

@@ -1,9 +1,9 @@
-//! What ends is measured and kept, and what has waited for it begins.
+//! Measures what ends, passes it to the observer, and begins what has waited for it.
 
 use std::collections::BTreeMap;
 
-use super::{Checking, Evaluating, InFlight, Place, Runner, Settled};
-use crate::engine::{Completion, Message, RequestId, Role};
+use super::{Checking, Evaluating, HalfJudged, Immediate, Runner};
+use crate::engine::{Completion, RequestId};
 use crate::error::{Error, Result};
 use crate::evaluate::{EvaluationId, Finished, verify};
 use crate::flow::{Part, Scored, Work};
@@ -11,42 +11,61 @@ use crate::profile::{self, Count};
 use crate::record::evaluation::{EvaluationRecord, GenerationRecord, TrialRecord};
 use crate::record::{RECORD_SCHEMA, StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
-use crate::workflow::item::{Item, best};
+use crate::workflow::flow_state::FlowState;
+use crate::workflow::in_flight::{InFlight, SampleId};
 use crate::workflow::judge::{self, Order};
-use crate::workflow::running::Running;
+use crate::workflow::step_state::{SampleResult, best};
 use crate::workflow::{Response, measure};
 
+/// A trial whose program has ended, or that had none.
+struct EndedTrial {
+    id: SampleId,
+    submitted: Moment,
+    code: Option<String>,
+    scored: Scored,
+    evaluation: Option<EvaluationRecord>,
+}
+
 impl Runner<'_, '_> {
-    /// Ends what was settled as it began, and what that begins and settles in turn.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        while let Some(settled) = self.settled.pop_front() {
-            match settled {
-                Settled::Decided(place, item) => {
-                    let now = Moment::now(self.means.engine)?;
+    /// Ends what ended as it began, and whatever that lets begin and end in turn.
+    pub(super) fn end_immediate(&mut self) -> Result<()> {
+        while let Some(immediate) = self.immediate.pop_front() {
+            match immediate {
+                Immediate::Decided(place, item) => {
+                    let now = Moment::now(self.services.engine)?;
                     self.end_sample(place, item, None, now)?;
                 }
-                Settled::NoProgram(place, submitted, scored) => {
-                    self.end_trial(place, submitted, None, scored, None)?;
+                Immediate::NoProgram {
+                    id,
+                    submitted,
+                    scored,
+                } => {
+                    let trial = EndedTrial {
+                        id,
+                        submitted,
+                        code: None,
+                        scored,
+                        evaluation: None,
+                    };
+                    self.end_trial(trial)?;
                 }
-                Settled::NoAnswer(checking, scored) => self.checked(checking, scored)?,
-                Settled::Selection(flow, step) => self.select(flow, step)?,
+                Immediate::NoAnswer(checking, scored) => self.checked(checking, scored)?,
+                Immediate::Selection { flow, step } => self.select(flow, step)?,
             }
         }
         Ok(())
     }
 
     fn select(&mut self, flow: usize, step: usize) -> Result<()> {
-        let now = Moment::now(self.means.engine)?;
-        let Some(running) = self.running.get_mut(&flow) else {
-            return Ok(());
-        };
+        let now = Moment::now(self.services.engine)?;
+        let running = self.flows.get_mut(flow)?;
         let Work::Select(select) = &running.step(step).work else {
             return Ok(());
         };
         let indices = select.of.iter().filter_map(|id| running.index(id));
-        let candidates = indices.flat_map(|index| running.nodes[index].items());
+        let candidates = indices.flat_map(|index| running.steps[index].items());
         let kept = best(candidates, select.keep);
-        running.nodes[step].end_all(kept);
+        running.steps[step].end_all(kept);
         self.end_step(flow, step, now)
     }
 
@@ -58,16 +77,14 @@ impl Runner<'_, '_> {
         now: Moment,
     ) -> Result<()> {
         let place = request.place;
-        let Some(running) = self.running.get(&place.flow) else {
-            return Ok(());
-        };
+        let running = self.flows.get(place.flow)?;
         let step = running.step(place.step);
-        self.means.accounts.enter(step.work.kind(), &completion);
+        self.services.accounts.enter(step.work.kind(), &completion);
         let mut record = measure::generation(&request, &completion, now, self.origin);
-        // What waits for it begins after its end, and has its place in the trace.
+        // Dropped first, so that in the trace its end comes before the start of what has waited for it.
         drop(request.activity);
         place.describe(running, &mut record);
-        let pinned = match self.means.pins {
+        let pinned = match self.services.pins {
             None => None,
             Some(pins) => match pins.text(&request.origin) {
                 Some(text) => Some(text.to_owned()),
@@ -75,64 +92,58 @@ impl Runner<'_, '_> {
                     let (flow, label) = (place.flow, record.label());
                     let what =
                         format!("flow {flow}, step {label}: no recorded output to go on with");
-                    self.observer.step_ended(&record)?;
-                    return self.fail(
-                        flow,
-                        Error::flow(what).hint("--pin-outputs names a recording of the same flows"),
-                    );
+                    self.observer.step_ended(record)?;
+                    let hint = "--pin-outputs names a recording of the same flows";
+                    return self.fail(flow, Error::flow(what).hint(hint));
                 }
             },
         };
         record.pinned = pinned.is_some();
         let text = pinned.unwrap_or(completion.text);
         if let Some(order) = request.order {
-            return self.judged((place, order), record, &text, now);
+            return self.judged(place, order, record, &text, now);
         }
-        let mut messages = request.messages;
-        messages.push(Message {
-            role: Role::Assistant,
-            content: text.clone(),
-        });
-        let item = Item {
+        let item = SampleResult {
             text,
-            messages,
-            ..Item::default()
+            messages: request.messages,
+            ..SampleResult::default()
         };
         self.end_sample(place, item, Some(record), now)
     }
 
-    /// One half of a judgement is there.
-    pub(super) fn judged(
+    /// One of a judge's two requests has ended.
+    fn judged(
         &mut self,
-        (place, order): (Place, Order),
+        place: SampleId,
+        order: Order,
         mut record: StepRecord,
         text: &str,
         now: Moment,
     ) -> Result<()> {
-        let said = judge::verdict(text);
+        let same = judge::verdict(text);
         record.sample = Some(2 * place.sample + 1 + usize::from(order == Order::ExpectedFirst));
-        record.outcome = Some(verify::Verdict::of(said).as_str().to_owned());
+        record.outcome = Some(verify::Verdict::of(same).as_str().to_owned());
         let other = match order {
             Order::AnswerFirst => Order::ExpectedFirst,
             Order::ExpectedFirst => Order::AnswerFirst,
         };
-        let Some((mut first, first_said)) = self.half_judged.remove(&(place, other)) else {
-            self.half_judged.insert((place, order), (record, said));
+        let Some(earlier) = self.half_judged.remove(&(place, other)) else {
+            let half = HalfJudged { record, same };
+            self.half_judged.insert((place, order), half);
             return Ok(());
         };
-        let verdict = verify::Verdict::of(judge::together(said, first_said));
+        let mut first = earlier.record;
+        let verdict = verify::Verdict::of(judge::together(same, earlier.same));
         first.score = verdict.score();
         record.score = verdict.score();
-        let Some(running) = self.running.get_mut(&place.flow) else {
-            return Ok(());
-        };
+        let running = self.flows.get_mut(place.flow)?;
         let item = match &running.step(place.step).work {
             Work::Judge(judge) => running.item_of(&judge.of, place.sample).cloned(),
             _ => None,
         };
         let item = item.unwrap_or_default();
         let answer = item.scored.and_then(|scored| scored.answer);
-        let item = Item {
+        let item = SampleResult {
             scored: Some(Scored {
                 score: verdict.score(),
                 outcome: verdict.as_str().to_owned(),
@@ -146,23 +157,23 @@ impl Runner<'_, '_> {
             origin: Some((place.step, place.sample)),
             ..item
         };
-        running.tokens.add(&first);
-        self.observer.step_ended(&first)?;
+        running.tokens += first.tokens;
+        self.observer.step_ended(first)?;
         self.end_sample(place, item, Some(record), now)
     }
 
     /// An answer has been checked.
     pub(super) fn checked(&mut self, checking: Checking, scored: Scored) -> Result<()> {
         drop(checking.activity);
-        let now = Moment::now(self.means.engine)?;
-        let item = Item {
+        let now = Moment::now(self.services.engine)?;
+        let item = SampleResult {
             text: checking.text,
             scored: Some(scored),
             origin: Some((checking.place.step, checking.place.sample)),
-            ..Item::default()
+            ..SampleResult::default()
         };
-        let record = self.record_of(checking.place, &item, checking.submitted, now);
-        self.end_sample(checking.place, item, record, now)
+        let record = self.record_of(checking.place, &item, checking.submitted, now)?;
+        self.end_sample(checking.place, item, Some(record), now)
     }
 
     /// A program has been run.
@@ -176,38 +187,35 @@ impl Runner<'_, '_> {
             detail: finished.detail,
             answer: None,
         };
-        let code = Some(evaluating.code);
-        self.end_trial(
-            evaluating.place,
-            evaluating.submitted,
-            code,
+        self.end_trial(EndedTrial {
+            id: evaluating.place,
+            submitted: evaluating.submitted,
+            code: Some(evaluating.code),
             scored,
-            Some(times),
-        )
+            evaluation: Some(times),
+        })
     }
 
-    pub(super) fn end_trial(
-        &mut self,
-        place: Place,
-        submitted: Moment,
-        code: Option<String>,
-        scored: Scored,
-        evaluation: Option<EvaluationRecord>,
-    ) -> Result<()> {
-        let now = Moment::now(self.means.engine)?;
-        let Some(running) = self.running.get(&place.flow) else {
-            return Ok(());
-        };
-        let step = running.step(place.step);
-        let trial = running.trial(place.step, place.sample);
+    fn end_trial(&mut self, ended: EndedTrial) -> Result<()> {
+        let EndedTrial {
+            id,
+            submitted,
+            code,
+            scored,
+            evaluation,
+        } = ended;
+        let now = Moment::now(self.services.engine)?;
+        let running = self.flows.get(id.flow)?;
+        let step = running.step(id.step);
+        let trial = running.trial(id.step, id.sample);
         self.observer.trial_ended(&TrialRecord {
-            flow: place.flow,
+            flow: id.flow,
             trial,
             r#loop: step.generation.as_ref().map_or(0, |of| of.r#loop),
             generation: step.generation.as_ref().map_or(0, |of| of.number),
             step: step.id.clone(),
-            sample: place.sample + 1,
-            parent: running.parent_trial(place.step),
+            sample: id.sample + 1,
+            parent: running.parent_trial(id.step),
             outcome: scored.outcome.clone(),
             score: scored.score,
             detail: scored.detail.clone(),
@@ -216,30 +224,28 @@ impl Runner<'_, '_> {
             evaluation: evaluation.clone(),
             code: code.clone(),
         })?;
-        let item = Item {
+        let item = SampleResult {
             text: code.unwrap_or_default(),
             scored: Some(scored),
             trial: Some(trial),
-            origin: Some((place.step, place.sample)),
-            ..Item::default()
+            origin: Some((id.step, id.sample)),
+            ..SampleResult::default()
         };
-        let mut record = self.record_of(place, &item, submitted, now);
-        if let Some(record) = &mut record {
-            record.queue_ms = evaluation.as_ref().map(|evaluation| evaluation.waited_ms);
-            record.evaluation = evaluation;
-        }
-        self.end_sample(place, item, record, now)
+        let mut record = self.record_of(id, &item, submitted, now)?;
+        record.queue_ms = evaluation.as_ref().map(|evaluation| evaluation.waited_ms);
+        record.evaluation = evaluation;
+        self.end_sample(id, item, Some(record), now)
     }
 
     /// The record of a sample that was judged without the model.
     pub(super) fn record_of(
         &self,
-        place: Place,
-        item: &Item,
+        place: SampleId,
+        item: &SampleResult,
         submitted: Moment,
         now: Moment,
-    ) -> Option<StepRecord> {
-        let running = self.running.get(&place.flow)?;
+    ) -> Result<StepRecord> {
+        let running = self.flows.get(place.flow)?;
         let scored = item.scored.clone().unwrap_or_default();
         let mut record = StepRecord {
             schema: RECORD_SCHEMA,
@@ -253,32 +259,28 @@ impl Runner<'_, '_> {
             ..StepRecord::default()
         };
         place.describe(running, &mut record);
-        Some(record)
+        Ok(record)
     }
 
-    /// Takes what has come of a sample, and begins what has waited for it: its own evaluation, where the
-    /// step has others that go on, or the steps that need this one.
+    /// Ends a sample, and begins what has waited for it: the steps that need this one, or, while other
+    /// samples are in flight, what works on this sample alone.
     pub(super) fn end_sample(
         &mut self,
-        place: Place,
-        item: Item,
+        place: SampleId,
+        item: SampleResult,
         record: Option<StepRecord>,
         now: Moment,
     ) -> Result<()> {
-        let Some(running) = self.running.get_mut(&place.flow) else {
-            return Ok(());
-        };
-        let ended = running.nodes[place.step].end(place.sample, item);
+        let running = self.flows.get_mut(place.flow)?;
+        let ended = running.steps[place.step].end(place.sample, item);
         if let Some(record) = record {
-            running.tokens.add(&record);
-            self.observer.step_ended(&record)?;
+            running.tokens += record.tokens;
+            self.observer.step_ended(record)?;
         }
         if ended {
             return self.end_step(place.flow, place.step, now);
         }
-        let Some(running) = self.running.get(&place.flow) else {
-            return Ok(());
-        };
+        let running = self.flows.get(place.flow)?;
         let id = &running.step(place.step).id;
         let works_on_it = |step: &usize| {
             let work = &running.step(*step).work;
@@ -286,7 +288,7 @@ impl Runner<'_, '_> {
         };
         let waiting = running.graph.wait_only_for(place.step);
         for step in waiting.into_iter().filter(works_on_it).collect::<Vec<_>>() {
-            if let Err(error) = self.begin_sample(Place { step, ..place }) {
+            if let Err(error) = self.begin_sample(SampleId { step, ..place }) {
                 return self.not_run(place.flow, step, error);
             }
         }
@@ -294,9 +296,7 @@ impl Runner<'_, '_> {
     }
 
     pub(super) fn end_step(&mut self, flow: usize, step: usize, now: Moment) -> Result<()> {
-        let Some(running) = self.running.get_mut(&flow) else {
-            return Ok(());
-        };
+        let running = self.flows.get_mut(flow)?;
         running.ends[step] = Some(now.since(running.started));
         running.steps_done += 1;
         let ready = running.graph.ended(step);
@@ -311,37 +311,35 @@ impl Runner<'_, '_> {
         }
     }
 
-    /// Ends a flow badly: its other requests and evaluations are given up.
+    /// Fails a flow, and cancels its requests and evaluations.
     pub(super) fn fail(&mut self, flow: usize, error: Error) -> Result<()> {
-        let mut given_up: Vec<RequestId> = self
+        let mut cancelled: Vec<RequestId> = self
             .in_flight
             .iter()
             .filter(|(_, request)| request.place.flow == flow)
             .map(|(id, _)| *id)
             .collect();
-        given_up.sort();
-        for id in given_up {
+        cancelled.sort();
+        for id in cancelled {
             self.in_flight.remove(&id);
-            self.means.engine.cancel(id);
+            self.services.engine.cancel(id);
         }
         let of_it = |id: &EvaluationId| self.evaluations[id].place.flow == flow;
         let ids: Vec<EvaluationId> = self.evaluations.keys().copied().filter(of_it).collect();
-        self.give_up_evaluations(ids);
+        self.cancel_evaluations(ids);
         self.checks
             .retain(|_, checking| checking.place.flow != flow);
-        self.tell_halves(|place| place.flow == flow)?;
-        let now = Moment::now(self.means.engine)?;
+        self.immediate.retain(|immediate| immediate.flow() != flow);
+        self.end_half_judged(|place| place.flow == flow)?;
+        let now = Moment::now(self.services.engine)?;
         self.end(flow, now, Some(error))
     }
 
     pub(super) fn end(&mut self, flow: usize, now: Moment, error: Option<Error>) -> Result<()> {
-        let Some(running) = self.running.remove(&flow) else {
-            return Ok(());
-        };
+        let running = self.flows.remove(flow)?;
         profile::count(Count::FlowsFailed, usize::from(error.is_some()));
         let (critical_path, slack_ms) = running.path();
         let response = Response::of(&running);
-        let tokens = running.tokens;
         let record = WorkflowRecord {
             flow: running.flow.flow,
             row: running.flow.row.clone(),
@@ -353,62 +351,57 @@ impl Runner<'_, '_> {
             error: error.as_ref().map(Error::chain),
             reward: response.reward,
             reward_floor: response.reward_floor,
-            prompt_tokens: tokens.prompt,
-            prefill_tokens: tokens.prefill,
-            reused_tokens: tokens.reused,
-            decode_tokens: tokens.decode,
+            tokens: running.tokens,
             critical_path,
             slack_ms,
             round: None,
             mode: None,
         };
         self.observer
-            .workflow_ended(&record, &response, error.as_ref())
+            .workflow_ended(record, &response, error.as_ref())
     }
 
-    fn give_up_evaluations(&mut self, ids: Vec<EvaluationId>) {
+    fn cancel_evaluations(&mut self, ids: Vec<EvaluationId>) {
         for id in ids {
             self.evaluations.remove(&id);
-            if let Some(evaluator) = self.means.evaluator.as_deref_mut() {
+            if let Some(evaluator) = self.services.evaluator.as_deref_mut() {
                 evaluator.cancel(id);
             }
         }
     }
 
-    /// Tells of judges' requests that have ended and whose other half will not come.
-    fn tell_halves(&mut self, of: impl Fn(&Place) -> bool) -> Result<()> {
-        let halves: Vec<(Place, Order)> = (self.half_judged.keys())
+    /// Passes on judges' requests whose other request is cancelled.
+    fn end_half_judged(&mut self, of: impl Fn(&SampleId) -> bool) -> Result<()> {
+        let halves: Vec<(SampleId, Order)> = (self.half_judged.keys())
             .filter(|(place, _)| of(place))
             .copied()
             .collect();
         for half in halves {
-            if let Some((record, _)) = self.half_judged.remove(&half) {
-                if let Some(running) = self.running.get_mut(&half.0.flow) {
-                    running.tokens.add(&record);
-                }
-                self.observer.step_ended(&record)?;
+            if let Some(HalfJudged { record, .. }) = self.half_judged.remove(&half) {
+                self.flows.get_mut(half.0.flow)?.tokens += record.tokens;
+                self.observer.step_ended(record)?;
             }
         }
         Ok(())
     }
 
-    /// Gives up everything that goes on.
+    /// Cancels everything in flight.
     ///
     /// # Errors
-    /// Where the observer cannot keep what had ended.
+    /// If the observer cannot save what had ended.
     pub(in crate::workflow) fn cancel_all(&mut self) -> Result<()> {
         for (id, _) in self.in_flight.drain() {
-            self.means.engine.cancel(id);
+            self.services.engine.cancel(id);
         }
-        self.give_up_evaluations(self.evaluations.keys().copied().collect());
+        self.cancel_evaluations(self.evaluations.keys().copied().collect());
         self.checks.clear();
-        self.settled.clear();
-        self.tell_halves(|_| true)
+        self.immediate.clear();
+        self.end_half_judged(|_| true)
     }
 }
 
-/// Whether a step that works on another's answers can begin with each of them: not where it waits for all,
-/// or its texts may read the other step as a whole.
+/// Whether a step that works on another's answers can begin with each of them. It cannot if it needs all of
+/// them, or if its texts may read the other step as a whole.
 fn begins_with_each_sample(work: &Work) -> bool {
     let are_known = |texts: [&[Part]; 2]| {
         let mut parts = texts.into_iter().flatten();
@@ -422,9 +415,9 @@ fn begins_with_each_sample(work: &Work) -> bool {
     }
 }
 
-/// What a generation came to, where its last step has just ended and it has trials.
+/// The record of a generation whose last step has just ended; `None` without trials.
 fn generation_ended(
-    running: &mut Running,
+    running: &mut FlowState,
     step: usize,
     now: Moment,
     origin: Moment,
@@ -434,7 +427,7 @@ fn generation_ended(
     let evaluates = |step: &&usize| matches!(running.step(**step).work, Work::Evaluate(_));
     let trials = steps.iter().filter(evaluates);
     let trials: Vec<&Scored> = trials
-        .flat_map(|step| running.nodes[*step].items())
+        .flat_map(|step| running.steps[*step].items())
         .filter_map(|item| item.scored.as_ref())
         .collect();
     if trials.is_empty() {
@@ -450,7 +443,7 @@ fn generation_ended(
         generation.is_some_and(|of| of.carries)
     };
     let selected = steps.iter().find(carries);
-    let selected = selected.and_then(|step| running.nodes[*step].item(0));
+    let selected = selected.and_then(|step| running.steps[*step].item(0));
     Some(GenerationRecord {
         flow: running.flow.flow,
         r#loop: own.r#loop,

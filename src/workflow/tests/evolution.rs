@@ -78,18 +78,18 @@ struct Kept {
 }
 
 impl Observer for Kept {
-    fn step_ended(&mut self, step: &StepRecord) -> Result<()> {
-        self.steps.push(step.clone());
+    fn step_ended(&mut self, step: StepRecord) -> Result<()> {
+        self.steps.push(step);
         Ok(())
     }
 
     fn workflow_ended(
         &mut self,
-        workflow: &WorkflowRecord,
+        workflow: WorkflowRecord,
         response: &Response,
         _: Option<&Error>,
     ) -> Result<()> {
-        self.workflows.push(workflow.clone());
+        self.workflows.push(workflow);
         self.responses.push(response.clone());
         Ok(())
     }
@@ -124,6 +124,7 @@ fn flows_of(template: &str, num_flows: usize) -> Vec<Flow> {
         use_cache: false,
         load: true,
         on_wait: &|_| Ok(()),
+        proceed: &|| Ok(()),
     };
     expand(&request)
         .unwrap_or_else(|error| panic!("{}", error.report()))
@@ -141,7 +142,7 @@ fn run_with(
 ) -> Result<Outcome> {
     let origin = Moment::now(engine).expect("no fence");
     let mut verifier = Verifier::default();
-    let mut means = Means {
+    let mut services = Services {
         engine,
         evaluator: Some(double),
         verifier: &mut verifier,
@@ -153,7 +154,7 @@ fn run_with(
         ..RunnerOptions::default()
     };
     run(
-        &mut means,
+        &mut services,
         flows,
         &options,
         origin,
@@ -617,7 +618,7 @@ proptest! {
                 .map(|trial| (trial.trial, trial.parent, trial.score, trial.code, trial.detail))
                 .collect();
             let mut steps: Vec<_> = (kept.steps.iter())
-                .map(|step| (step.flow, step.label(), step.prompt_tokens, step.score))
+                .map(|step| (step.flow, step.label(), step.tokens.prompt, step.score))
                 .collect();
             steps.sort_by(|one, other| one.partial_cmp(other).expect("no NaN"));
             (trials, steps, kept.responses, accounts.usage().to_vec())

@@ -1,16 +1,17 @@
-//! The device-generic forward pass of the Llama family (llama, mistral, qwen2, qwen3) on candle
-//! tensors: the same code on a CPU and on a GPU, where only the form of the weights differs.
+//! Device-independent forward pass of the Llama family (llama, mistral, qwen2, qwen3) on candle
+//! tensors. The code is the same for CPU and GPU; only the weight format differs.
 //!
-//! A batch is ragged: each chunk has its own length and position. All tokens are rows of one matrix
-//! `[tokens, hidden]`, so that each weight is read once a pass, whatever the number of sequences.
-//! Keys and values are in pages that sequences share; a pass is planned in numbers ([`plan`]), which
-//! go to the device in one piece ([`pass`]), and nothing waits for the device between the first layer
-//! and the logits.
+//! Batches are ragged: each chunk has its own length and position. All tokens are rows of one
+//! matrix `[tokens, hidden]`, so each weight is read once per pass, whatever the number of
+//! sequences. Keys and values are in pages that sequences can share. A pass is first planned as
+//! integers ([`plan`]), which are sent to the device in one transfer ([`pass`]). Nothing waits for
+//! the device between the first layer and the logits.
 //!
-//! What a sequence's logits owe to their company: on a CPU with AVX2, attention has the same bits in
-//! any, and so has a pass of up to 64 tokens as a whole. In a larger one the products are those of
-//! the `gemm` crate, and on a GPU all are cuBLAS's or candle's, which choose an order of additions by
-//! the sizes, so that last bits can differ; so they can between a prompt in one chunk and in several.
+//! How a sequence's logits depend on the rest of the batch: on a CPU with AVX2, attention returns
+//! the same bits in any batch, and so does a whole pass of up to 64 tokens. Larger passes use the
+//! `gemm` crate, and a GPU uses cuBLAS or candle's kernels. These choose the order of summation by
+//! the sizes, so the last bits can differ. For the same reason, they can differ between a prompt in
+//! one chunk and in several.
 
 mod attention;
 mod dense;
@@ -20,11 +21,10 @@ mod linear;
 mod pagewise;
 mod pass;
 mod plan;
-pub(super) mod rope;
+mod rope;
 #[cfg(test)]
 mod tests;
 mod weighted;
-pub(super) mod weights;
 
 use std::collections::HashSet;
 
@@ -35,65 +35,23 @@ use rayon::prelude::*;
 use self::kv::KvPages;
 use self::layer::Layer;
 use self::linear::{Embedding, Linear};
-use self::pass::Pass;
+use self::pass::PlannedPass;
 use self::plan::{Plan, Policy};
 use self::rope::Rope;
-use self::weights::{Weights, required_vector};
+use super::source::{Weights, check_names, checked_spec, required_vector};
 use super::{Chunk, Model, ModelSpec, Slot, check_chunk, check_pages, no_room_for_pages};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
 
 pub(crate) use self::linear::WeightFormat;
-#[cfg(test)]
-pub(super) use self::weights::hub_name;
-
-/// `general.architecture`s that run here.
-#[cfg(test)]
-pub(super) const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
-
-/// Whether a GGUF file of the Llama family can be computed here, as far as its header tells.
-///
-/// # Errors
-/// Exit code 3: what is not supported.
-pub(super) fn check(file: &GgufFile) -> Result<()> {
-    let spec = checked_spec(file)?;
-    file.rope_divisors(&spec).map(|_| ())
-}
-
-/// The sizes of a GGUF file's model of the Llama family, once it is sure that the file holds such a
-/// model and nothing else.
-///
-/// # Errors
-/// Exit code 3: sizes that do not fit, or tensors that no such model has.
-pub(super) fn checked_spec(file: &GgufFile) -> Result<ModelSpec> {
-    let spec = file.spec()?;
-    if spec.rope_dimensions != spec.head_size && spec.architecture != "llama" {
-        return Err(file.wrong(
-            &format!("{}.rope.dimension_count", spec.architecture),
-            &format!(
-                "is {}, not the head size {}, which is not supported",
-                spec.rope_dimensions, spec.head_size
-            ),
-        ));
-    }
-    let value_length = file.count("attention.value_length")?;
-    if value_length.is_some_and(|length| length != spec.head_size) {
-        return Err(file.wrong(
-            &format!("{}.attention.value_length", spec.architecture),
-            "is not the key length, which is not supported",
-        ));
-    }
-    check_names(file, &spec, file.tensor_names())?;
-    Ok(spec)
-}
 
 /// A Llama-family model on one device.
 pub(super) struct CandleModel {
     spec: ModelSpec,
     device: Device,
     format: WeightFormat,
-    /// For the record: `Q4_1 as f32`.
+    /// As recorded in a run, such as `Q4_1 as f32`.
     weights: String,
     embedding: Embedding,
     layers: Vec<Layer>,
@@ -104,12 +62,12 @@ pub(super) struct CandleModel {
     rope: Rope,
     kv: KvPages,
     policy: Policy,
-    /// How many sequences were opened: a slot is a number, and nothing else.
+    /// Number of sequences opened so far; slots are numbered by it and have no other state.
     opened: usize,
 }
 
 impl CandleModel {
-    /// Loads a GGUF file's model in the form that the device is fast with.
+    /// Loads a GGUF model in the format that is fastest on the device.
     pub(super) fn from_gguf(file: &GgufFile, device: &Device) -> Result<Self> {
         let format = match device {
             Device::Cpu => WeightFormat::Dense(DType::F32),
@@ -118,7 +76,7 @@ impl CandleModel {
         Self::from_gguf_as(file, format, device)
     }
 
-    /// Loads a GGUF file's model in this form.
+    /// Loads a GGUF model in the given format.
     pub(super) fn from_gguf_as(
         file: &GgufFile,
         format: WeightFormat,
@@ -132,7 +90,7 @@ impl CandleModel {
         Self::load(file, spec, weights, format, device)
     }
 
-    /// Loads a folder's model: in f32 on a CPU, as it is stored elsewhere.
+    /// Loads a model folder: in f32 on a CPU, in its stored type elsewhere.
     pub(super) fn from_safetensors(folder: &SafetensorsFolder, device: &Device) -> Result<Self> {
         let spec = folder.spec()?;
         let stored = folder.weight_type();
@@ -156,7 +114,7 @@ impl CandleModel {
     ) -> Result<Self> {
         let load_layer = |index| Layer::load(index, source, &spec, format, device);
         let layers: Result<Vec<Layer>> = if device.is_cpu() {
-            // Turning quantised weights into dense ones is most of the time that loading takes.
+            // Dequantization takes most of the load time, so layers are loaded in parallel.
             (0..spec.layers).into_par_iter().map(load_layer).collect()
         } else {
             (0..spec.layers).map(load_layer).collect()
@@ -198,7 +156,7 @@ impl CandleModel {
         })
     }
 
-    /// What can be wrong with a batch, before anything of it is computed.
+    /// Validates a batch before anything is computed.
     fn check(&self, chunks: &[Chunk<'_>]) -> Result<()> {
         let mut seen = HashSet::new();
         for chunk in chunks {
@@ -216,7 +174,7 @@ impl CandleModel {
 
     fn compute(&mut self, chunks: &[Chunk<'_>]) -> candle_core::Result<Vec<Vec<f32>>> {
         let plan = Plan::new(chunks, &self.spec, self.policy);
-        let (pass, ends) = Pass::new(
+        let (pass, ends) = PlannedPass::new(
             plan,
             &self.spec,
             self.policy,
@@ -251,7 +209,7 @@ impl Model for CandleModel {
     }
 
     fn max_sequences(&self) -> usize {
-        // As the native path: memory for keys and values is the caller's matter.
+        // Same as the native backend; the caller limits the memory for keys and values.
         4096
     }
 
@@ -299,8 +257,8 @@ impl Model for CandleModel {
                 "the memory for keys and values cannot grow".to_owned()
             })?;
         let logits = if self.device.is_cpu() {
-            // Inside the thread pool, so that an operation on a few rows need not enter it: 10 % of
-            // a decode step.
+            // Runs inside the thread pool, so that operations on a few rows need not enter it. This
+            // saves 10 % of a decode step.
             rayon::scope(|_| self.compute(chunks))
         } else {
             self.compute(chunks)
@@ -313,64 +271,4 @@ impl Model for CandleModel {
             .synchronize()
             .or_exit(Exit::FlowFailed, || "the device failed".to_owned())
     }
-}
-
-/// Refuses a file with tensors that this forward pass knows nothing of: it would compute another
-/// model than the file holds.
-pub(super) fn check_names<'a>(
-    weights: &dyn Weights,
-    spec: &ModelSpec,
-    names: impl Iterator<Item = &'a str>,
-) -> Result<()> {
-    const OF_MODEL: [&str; 4] = [
-        "token_embd.weight",
-        "output_norm.weight",
-        "output.weight",
-        "rope_freqs.weight",
-    ];
-    const OF_LAYER: [&str; 16] = [
-        "attn_norm.weight",
-        "attn_q.weight",
-        "attn_q.bias",
-        "attn_k.weight",
-        "attn_k.bias",
-        "attn_v.weight",
-        "attn_v.bias",
-        "attn_output.weight",
-        "attn_output.bias",
-        "ffn_norm.weight",
-        "ffn_gate.weight",
-        "ffn_gate.bias",
-        "ffn_up.weight",
-        "ffn_up.bias",
-        "ffn_down.weight",
-        "ffn_down.bias",
-    ];
-    const OF_QWEN3_LAYER: [&str; 2] = ["attn_q_norm.weight", "attn_k_norm.weight"];
-    let of_family: &[&str] = match spec.architecture.as_str() {
-        "qwen3" => &OF_QWEN3_LAYER,
-        _ => &[],
-    };
-    let mut known: HashSet<String> = OF_MODEL
-        .iter()
-        .map(|name| weights.file_name(name))
-        .collect();
-    for layer in 0..spec.layers {
-        let stems = OF_LAYER.iter().chain(of_family);
-        known.extend(stems.map(|stem| weights.file_name(&format!("blk.{layer}.{stem}"))));
-    }
-    for name in names {
-        // Old files have the frequencies of the rotation in every layer.
-        let frequencies =
-            name.ends_with("rotary_emb.inv_freq") || name.ends_with("rot_embd.weight");
-        if !known.contains(name) && !frequencies {
-            return Err(Error::preflight(format!(
-                "{} is not part of a {} model as flowbench knows it",
-                weights.place(name),
-                spec.architecture
-            ))
-            .hint("give another model with MODEL=/path/file.gguf or MODEL=owner/name:file"));
-        }
-    }
-    Ok(())
 }

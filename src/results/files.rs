@@ -1,0 +1,120 @@
+//! Writing files so that readers never see half of them, and the errors of files that cannot be written.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Prefix and suffix of temporary files' names.
+pub(super) const TEMPORARY: (&str, &str) = (".run", ".tmp");
+
+/// Appends a line in one write, so that a concurrent reader never sees half of it. If the disk is full,
+/// the part that was written is truncated.
+pub(super) fn append(mut file: &File, line: &[u8]) -> std::io::Result<()> {
+    let before = file.metadata()?.len();
+    file.write_all(line).inspect_err(|_| {
+        let _ = file.set_len(before);
+    })
+}
+
+/// Replaces a file atomically: temporary file, fsync, rename.
+///
+/// # Errors
+/// Exit code 110 if it cannot be written.
+pub fn replace(file: &Path, text: &[u8]) -> Result<()> {
+    write_over(file, text, true).map_err(|source| cannot_write(file, source))
+}
+
+/// [`replace`] without the fsync: after a kill the file is the old or the new one, after a power cut
+/// it may be neither.
+///
+/// # Errors
+/// As [`replace`].
+pub(super) fn replace_quickly(file: &Path, text: &[u8]) -> Result<()> {
+    write_over(file, text, false).map_err(|source| cannot_write(file, source))
+}
+
+/// [`replace`] of a file that the user named with `flag`.
+///
+/// # Errors
+/// As [`replace`].
+pub(super) fn replace_named(file: &Path, flag: &str, text: &[u8]) -> Result<()> {
+    write_over(file, text, true).map_err(|source| cannot_write_file(file, flag, source))
+}
+
+/// [`replace`] with the caller's hint in the error.
+///
+/// # Errors
+/// As [`replace`].
+pub(super) fn replace_or_hint(file: &Path, hint: &str, text: &[u8]) -> Result<()> {
+    write_over(file, text, true).map_err(|source| unwritten(file, source, hint))
+}
+
+/// Resolves links in a path that the user named with `flag`. A path that does not exist stays as it is.
+///
+/// # Errors
+/// Exit code 2 for a folder, a device or a pipe.
+pub(super) fn ordinary(path: &Path, flag: &str) -> Result<PathBuf> {
+    let Ok(real) = fs::canonicalize(path) else {
+        return Ok(path.to_owned());
+    };
+    if fs::metadata(&real).is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(real);
+    }
+    let what = format!("{} is no ordinary file", path.display());
+    Err(Error::usage(what).hint(format!("let {flag} name a file, or a new one")))
+}
+
+fn write_over(file: &Path, text: &[u8], sync: bool) -> std::io::Result<()> {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    // Temporary files are private by default, but others should be able to read a record as far as the
+    // umask allows. An existing file keeps its permissions.
+    let permissions = match fs::metadata(file) {
+        Ok(metadata) => metadata.permissions(),
+        Err(_) => fs::Permissions::from_mode(0o666),
+    };
+    let mut temporary = tempfile::Builder::new()
+        .prefix(TEMPORARY.0)
+        .suffix(TEMPORARY.1)
+        .permissions(permissions)
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    temporary.write_all(text)?;
+    if sync {
+        temporary.as_file().sync_all()?;
+    }
+    temporary.persist(file)?;
+    Ok(())
+}
+
+pub(super) fn cannot_write(path: &Path, source: std::io::Error) -> Error {
+    let hint = match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "make room on that disk, or let OUT name a folder on another one"
+        }
+        _ => "let OUT (--out) name a folder that can be written",
+    };
+    unwritten(path, source, hint)
+}
+
+/// [`cannot_write`] for a file that the user named with `flag`.
+pub(super) fn cannot_write_file(path: &Path, flag: &str, source: std::io::Error) -> Error {
+    let hint = format!("let {flag} name a file that can be written, on a disk with room");
+    unwritten(path, source, &hint)
+}
+
+fn unwritten(path: &Path, source: std::io::Error, hint: &str) -> Error {
+    Error::output(format!("failed to write {}", path.display()))
+        .hint(hint)
+        .caused_by(source)
+}
+
+/// The error for a file of a run that does not parse.
+pub(super) fn not_a_record(file: &Path, source: serde_json::Error) -> Error {
+    Error::usage(format!("{}: not the record of a run", file.display()))
+        .hint("name a run's folder (results/RUN) or its run.json")
+        .caused_by(source)
+}

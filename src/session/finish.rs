@@ -1,0 +1,156 @@
+//! The end of a run: totals, verdict, files, and the last lines on the terminal.
+
+use super::recorder::Recorder;
+use super::verdict::verdict;
+use crate::error::{Error, Exit, Result};
+use crate::profile;
+use crate::record::{Energy, Status};
+use crate::report::{summary, table, timing, traffic, warnings};
+use crate::results::{Recording, RolloutFile};
+use crate::workflow::Outcome;
+
+impl Recorder<'_> {
+    /// Ends a run whose rows were all done by earlier runs.
+    pub(super) fn nothing_to_run(mut self) -> Result<Exit> {
+        if let Some(rollouts) = self.files.rollouts.take() {
+            let rollouts = rollouts.finish()?;
+            self.console.progress("Every row is done already");
+            self.console.result(&timing::rollouts(&rollouts))?;
+        }
+        self.discard();
+        Ok(Exit::Done)
+    }
+
+    /// Ends a run that measured nothing: removes its folder.
+    pub(super) fn discard(self) {
+        if let Some(recording) = self.files.recording {
+            recording.forget();
+        }
+        self.files.profile.forget();
+        self.files.folder.discard();
+    }
+
+    /// Starts `--record`, if it was given.
+    pub(super) fn begin_recording(&mut self) -> Result<()> {
+        let path = self.config.presentation.record.as_deref();
+        self.files.recording = path.map(Recording::create).transpose()?;
+        Ok(())
+    }
+
+    /// Completes the record, saves it, and prints the totals. `result` is how the flows ended, of which
+    /// there were to be `num_workflows`.
+    ///
+    /// # Errors
+    /// Why the run did not end well, or what could not be written.
+    pub(super) fn finish(mut self, result: Result<Outcome>, num_workflows: usize) -> Result<Exit> {
+        self.set_totals();
+        let comparison = self.record.comparison.as_ref();
+        let outputs = comparison.map(|comparison| &comparison.outputs);
+        let (status, error) = match result {
+            Ok(outcome) => verdict(&outcome, &self.record.totals, num_workflows, outputs),
+            Err(error) if self.record.engine_starts == 0 => {
+                self.discard();
+                return Err(error);
+            }
+            Err(error) => (Status::Incomplete, Some(error)),
+        };
+        self.record.status = status;
+        self.record.error = error.as_ref().map(Error::chain);
+        self.record.environment.load = self.load.read();
+        self.record.warnings = warnings::warnings(&self.record, &self.gathered);
+
+        // Saved before it is printed: a closed pipe must not cost the record.
+        let saved = self.save_all(status == Status::Complete);
+        self.print_totals(num_workflows)?;
+        saved?;
+        let next = self.next_command();
+        if let Some(line) = summary::line(&self.record, &next) {
+            self.console.progress(&line);
+        }
+        let folder = self.files.folder.path();
+        self.console.result(&timing::run(folder))?;
+        match error {
+            None => Ok(Exit::Done),
+            Some(error) => Err(error.hint(format!("what was measured is in {}", folder.display()))),
+        }
+    }
+
+    fn set_totals(&mut self) {
+        let totals = &mut self.record.totals;
+        self.tally.set_totals(totals);
+        if let (Some(watts), Some(total)) =
+            (self.config.machine.gpu_power, totals.benchmark_total_ms)
+        {
+            totals.energy = Some(Energy {
+                source: "assumed".to_owned(),
+                watts,
+                joules: watts * total.seconds(),
+            });
+        }
+        self.record.workflows.sort_by_key(|workflow| workflow.flow);
+    }
+
+    /// Writes every file, even after one of them failed; returns the first error.
+    fn save_all(&mut self, complete: bool) -> Result<()> {
+        let recorded = self.finish_recording(complete);
+        let evolved = self.files.evolution.finish();
+        let rollouts = self.files.rollouts.take();
+        let rolled = rollouts.map(RolloutFile::finish).transpose();
+        let rolled = rolled.map(|rollouts| self.record.rollouts = rollouts);
+        self.record.profile = profile::snapshot();
+        (self.files.folder.save(&self.record))
+            .and_then(|()| self.files.profile.write(self.record.profile.as_ref()))
+            .and(recorded)
+            .and(evolved)
+            .and(rolled)
+    }
+
+    /// Moves the recording to its target, or says where an incomplete one is.
+    fn finish_recording(&mut self, complete: bool) -> Result<()> {
+        let Some(recording) = self.files.recording.take() else {
+            return Ok(());
+        };
+        let path = recording.finish(complete)?;
+        if !complete {
+            let path = path.display();
+            self.console
+                .warning(&format!("the recording in {path} is not that of all flows"));
+        }
+        Ok(())
+    }
+
+    fn print_totals(&mut self, num_workflows: usize) -> Result<()> {
+        let totals = &self.record.totals;
+        let mut lines = Vec::new();
+        if totals.benchmark_total_ms.is_some() {
+            lines.extend(timing::totals(totals, num_workflows));
+        }
+        lines.extend(timing::scores(totals));
+        lines.extend(timing::failures(totals));
+        match &self.record.rollouts {
+            Some(rollouts) => lines.push(timing::rollouts(rollouts)),
+            None => lines.extend(timing::reward(totals)),
+        }
+        lines.extend(totals.remote.as_ref().map(traffic::line));
+        if let Some(comparison) = &self.record.comparison {
+            lines.extend(table::comparison(comparison));
+        }
+        for line in lines {
+            self.console.result(&line)?;
+        }
+        for warning in &self.record.warnings {
+            self.console.warning(&format!("warning: {warning}"));
+        }
+        Ok(())
+    }
+
+    /// The command that shows where the time went.
+    fn next_command(&self) -> String {
+        let script = self.config.machine.layout.run_script();
+        let program = script.map_or("flowbench".to_owned(), |script| {
+            format!("bash {}", summary::quoted(&script.display().to_string()))
+        });
+        let folder = self.files.folder.path().display().to_string();
+        format!("{program} diagnose {}", summary::quoted(&folder))
+    }
+}

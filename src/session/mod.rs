@@ -1,0 +1,277 @@
+//! A run from its settings to its record.
+//!
+//! ```text
+//! run ─► expansion (flows, through the cache) ─► services (evaluator, verifier, accounts)
+//!          └─► prepared (model, script or server) ─► engine
+//!                 └─► rounds / one engine / an engine per workflow ─► recorder ─► finish, verdict
+//! ```
+
+pub(crate) mod expansion;
+mod finish;
+pub(crate) mod model;
+mod prepared;
+mod recorder;
+mod rounds;
+mod services;
+mod verdict;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::config::{Concurrency, Mode, RunConfig};
+use crate::engine::LocalEngine;
+use crate::environment::{self, LoadMeter};
+use crate::error::{Error, Exit, Result};
+use crate::flow::{self, Expansion, Flow, Step};
+use crate::live;
+use crate::profile::{self, Count, Span};
+use crate::record::{RECORD_SCHEMA, RunRecord, Status, Totals};
+use crate::report::{Console, timing};
+use crate::results::{EvolutionFolder, ProfileFiles, RolloutFile, RunFolder, outputs, run_name};
+use crate::stopwatch::{Moment, NoFence};
+use crate::units::plural;
+use crate::workflow::{self, Outcome};
+
+use prepared::Prepared;
+use recorder::{Files, Recorder};
+use services::RunServices;
+
+pub(crate) use verdict::verdict;
+
+/// Runs the job, and returns the exit code of a run that ended in order.
+///
+/// # Errors
+/// Why the run did not end well. What was measured until then is in the run's folder.
+pub(crate) fn run(
+    config: &RunConfig,
+    console: &mut Console,
+    interrupted: &AtomicBool,
+) -> Result<Exit> {
+    if config.presentation.profiling.profile {
+        profile::enable();
+    }
+    if let Some(address) = config.presentation.profiling.stats_addr {
+        let bound = live::serve(address)?;
+        console.progress(&format!("Live figures at http://{bound}/"));
+    }
+    let _span = profile::span(Span::Run);
+    if config.is_local() {
+        LocalEngine::preflight(config.job.device)?;
+    }
+    // `git` takes some milliseconds; the expansion runs at the same time.
+    let root = config.machine.layout.root.clone();
+    let environment = std::thread::spawn(move || environment::capture(&root));
+
+    let (mut expansion, expansion_record) = expansion::expand(config, console, interrupted)?;
+    let concurrency = config
+        .job
+        .concurrency
+        .resolve(config.job.mode, expansion.num_flows);
+    let mut resolved = config.clone();
+    resolved.job.num_flows = Some(expansion.num_flows);
+    resolved.job.concurrency = Concurrency::Fixed(concurrency);
+    let config = &resolved;
+    keep_shard(config, &mut expansion)?;
+    outputs::check(config, &expansion)?;
+    let rollouts = open_rollouts(config, &expansion)?;
+    let (folder, run_id) = RunFolder::create(
+        &config.presentation.out,
+        &run_name(config.job.mode.as_str()),
+    )?;
+    let profile_files = ProfileFiles::new(&config.presentation.profiling, folder.path(), &run_id);
+    let environment = {
+        let _span = profile::span(Span::Environment);
+        environment.join().unwrap_or_default()
+    };
+    let evolution = EvolutionFolder::new(folder.path(), evolution_config(config));
+    let record = RunRecord {
+        schema: RECORD_SCHEMA,
+        run_id,
+        started_at: jiff::Timestamp::now().to_string(),
+        status: Status::Running,
+        error: None,
+        settings: config.to_settings(),
+        environment,
+        expansion: expansion_record,
+        engine: serde_json::Value::Null,
+        engine_init_ms: None,
+        pool_init_ms: None,
+        evaluator: None,
+        engine_starts: 0,
+        workflows: Vec::new(),
+        totals: Totals::default(),
+        warnings: Vec::new(),
+        comparison: None,
+        rollouts: None,
+        profile: None,
+        shard: config.shard,
+        shards: Vec::new(),
+    };
+    let files = Files {
+        folder,
+        evolution,
+        rollouts,
+        recording: None,
+        profile: profile_files,
+    };
+    let recorder = Recorder::new(console, config, concurrency, record, files);
+    let remaining = recorder.remaining(&expansion.flows);
+    let flows = remaining.as_deref().unwrap_or(&expansion.flows);
+    match flows {
+        [] => recorder.nothing_to_run(),
+        flows => run_flows(config, recorder, &expansion, flows, interrupted),
+    }
+}
+
+/// Prepares services and engine, runs `flows`, and ends the run.
+fn run_flows(
+    config: &RunConfig,
+    mut recorder: Recorder,
+    expansion: &Expansion,
+    flows: &[Flow],
+    interrupted: &AtomicBool,
+) -> Result<Exit> {
+    let script = expansion.script.clone();
+    let parallel = flows.iter().map(workflow::max_parallel_requests).max();
+    let max_requests = recorder.concurrency.saturating_mul(parallel.unwrap_or(1));
+    let ready = RunServices::start(config, flows, recorder.console).and_then(|ready| {
+        let console = &mut *recorder.console;
+        let prepared = Prepared::new(config, max_requests, script, console, interrupted)?;
+        if let Prepared::Local(model, _) = &prepared {
+            outputs::check_model(config, &model.path)?;
+        }
+        if interrupted.load(Ordering::Relaxed) {
+            let message = "interrupted before the engine was started";
+            return Err(Error::new(Exit::Incomplete, message));
+        }
+        recorder.begin_recording()?;
+        Ok((ready, prepared))
+    });
+    let ((mut services, pool_init), prepared) = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            recorder.discard();
+            return Err(error);
+        }
+    };
+    recorder.record.evaluator = services.evaluator_record();
+    if let Some(init) = pool_init {
+        recorder.record.pool_init_ms = Some(init);
+        recorder.console.result(&timing::pool_init(init))?;
+    }
+    recorder.save()?;
+
+    let passes = match config.job.mode {
+        Mode::Both => 2 * config.job.rounds,
+        _ => 1,
+    };
+    let num_workflows = passes * flows.len();
+    let answers: usize = flows.iter().map(answers).sum();
+    recorder.console.plan(num_workflows, passes * answers);
+    profile::count(Count::Flows, num_workflows);
+    // Takes long enough to be kept out of the benchmark: it reads the list of processes.
+    recorder.load = LoadMeter::start();
+    services.accounts.begin();
+    let job = Job {
+        prepared: &prepared,
+        flows,
+        origin: Moment::now(&NoFence)?,
+        interrupted,
+    };
+    let result = if config.job.mode == Mode::Both {
+        recorder.run_rounds(&job, &mut services)
+    } else if config.job.engine_per_workflow {
+        recorder.run_with_an_engine_each(&job, &mut services)
+    } else {
+        recorder.run_with_one_engine(&job, &mut services)
+    };
+    recorder.record.totals.usage = services.accounts.usage().to_vec();
+    recorder.record.totals.verification = services.verification();
+    recorder.record.expansion.prefix = expansion::prefix(expansion);
+    recorder.finish(result, num_workflows)
+}
+
+/// What is run: the engine's source, the flows, the start of the benchmark, and the interrupt flag.
+struct Job<'a> {
+    prepared: &'a Prepared,
+    flows: &'a [Flow],
+    origin: Moment,
+    interrupted: &'a AtomicBool,
+}
+
+impl Recorder<'_> {
+    fn run_with_one_engine(&mut self, job: &Job, services: &mut RunServices) -> Result<Outcome> {
+        let mut engine = self.start_engine(job, job.origin)?;
+        let concurrency = self.concurrency;
+        self.run_flows(engine.as_mut(), services, job, job.flows, concurrency)
+    }
+
+    /// The slow way, for comparison: each workflow expands the flows anew and starts an engine.
+    fn run_with_an_engine_each(
+        &mut self,
+        job: &Job,
+        services: &mut RunServices,
+    ) -> Result<Outcome> {
+        for flow in job.flows {
+            let expansion = profile::span(Span::FlowExpansion);
+            flow::expand(&flow::ExpandRequest {
+                use_cache: false,
+                load: false,
+                ..expansion::request(self.config, &|_| Ok(()), &|| Ok(()))
+            })?;
+            drop(expansion);
+            let start = Moment::now(&NoFence)?;
+            let mut engine = self.start_engine(job, start)?;
+            let flows = std::slice::from_ref(flow);
+            let concurrency = self.concurrency;
+            match self.run_flows(engine.as_mut(), services, job, flows, concurrency)? {
+                Outcome::Ended => {}
+                early => return Ok(early),
+            }
+        }
+        Ok(Outcome::Ended)
+    }
+}
+
+/// How many answers a flow asks the model for, judgements excluded.
+fn answers(flow: &Flow) -> usize {
+    let steps = flow.steps.iter().filter_map(Step::generate);
+    steps.map(|generate| generate.samples).sum()
+}
+
+/// Drops the flows of other shards.
+fn keep_shard(config: &RunConfig, expansion: &mut Expansion) -> Result<()> {
+    let Some(shard) = config.shard else {
+        return Ok(());
+    };
+    expansion.flows.retain(|flow| shard.holds(flow.flow));
+    if !expansion.flows.is_empty() {
+        return Ok(());
+    }
+    let flows = plural(expansion.num_flows, "flow");
+    Err(Error::usage(format!("shard {shard} of {flows} holds none"))
+        .hint("SHARD=i/n splits the flows into n parts; n is at most their number"))
+}
+
+fn open_rollouts(config: &RunConfig, expansion: &Expansion) -> Result<Option<RolloutFile>> {
+    let Some(rollouts) = &config.rollouts else {
+        return Ok(None);
+    };
+    let Some(output) = &rollouts.files.output else {
+        return Ok(None);
+    };
+    let rows = expansion.input_rows();
+    let (repeats, resume) = (rollouts.rows.repeats, rollouts.files.resume);
+    RolloutFile::open(&rollouts.files.input, rows, repeats, output, resume).map(Some)
+}
+
+/// `config.json` of an evolution.
+fn evolution_config(config: &RunConfig) -> serde_json::Value {
+    serde_json::json!({
+        "template": config.machine.template,
+        "params": config.job.params,
+        "mode": config.job.mode,
+        "model": config.machine.model_files.model,
+        "seed": config.job.seed,
+        "max_tokens": config.job.max_tokens,
+    })
+}

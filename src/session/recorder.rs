@@ -1,0 +1,303 @@
+//! Saves and prints what a run measures, as soon as it is measured.
+
+use crate::config::RunConfig;
+use crate::engine::{Engine, LocalEngine, Message, Origin};
+use crate::environment::LoadMeter;
+use crate::error::{Error, Result};
+use crate::flow::Flow;
+use crate::metrics::{Rounds, Tally};
+use crate::profile::{self, Span};
+use crate::record::evaluation::{GenerationRecord, TrialRecord};
+use crate::record::{RunRecord, StepRecord, WorkflowRecord};
+use crate::report::warnings::Gathered;
+use crate::report::{Console, timing};
+use crate::results::{
+    EvolutionFolder, ProfileFiles, Recording, Rollout, RolloutFile, RunFolder, Usage,
+};
+use crate::stopwatch::Moment;
+use crate::terminal::indented;
+use crate::workflow::{self, Observer, Outcome, Response, RunnerOptions};
+
+use super::Job;
+use super::prepared::Prepared;
+use super::services::RunServices;
+
+/// Errors of further failed workflows are in the record only.
+const EXPLAINED_FAILURES: usize = 3;
+
+/// Saves and prints measurements as they come.
+pub(super) struct Recorder<'a> {
+    pub(super) console: &'a mut Console,
+    pub(super) config: &'a RunConfig,
+    /// Flows in flight; in `MODE=both` those of the `reuse` rounds.
+    pub(super) concurrency: usize,
+    /// In `MODE=both` only.
+    pub(super) rounds: Option<Rounds>,
+    pub(super) tally: Tally,
+    /// What the warnings are made from.
+    pub(super) gathered: Gathered,
+    /// Load of the machine since before the engine was started.
+    pub(super) load: LoadMeter,
+    pub(super) record: RunRecord,
+    pub(super) files: Files,
+}
+
+/// The files that a run writes to.
+pub(super) struct Files {
+    pub(super) folder: RunFolder,
+    pub(super) evolution: EvolutionFolder,
+    pub(super) rollouts: Option<RolloutFile>,
+    pub(super) recording: Option<Recording>,
+    pub(super) profile: ProfileFiles,
+}
+
+impl<'a> Recorder<'a> {
+    pub(super) fn new(
+        console: &'a mut Console,
+        config: &'a RunConfig,
+        concurrency: usize,
+        record: RunRecord,
+        files: Files,
+    ) -> Self {
+        Self {
+            console,
+            config,
+            concurrency,
+            rounds: None,
+            tally: Tally::default(),
+            gathered: Gathered::default(),
+            load: LoadMeter::start(),
+            record,
+            files,
+        }
+    }
+}
+
+impl Recorder<'_> {
+    /// Starts an engine. Its init time is that from `start` until its device is idle.
+    ///
+    /// # Errors
+    /// Exit code 3 if it does not start, or its context is too small for the longest prompt.
+    pub(super) fn start_engine(&mut self, job: &Job, start: Moment) -> Result<Box<dyn Engine>> {
+        let prepared = job.prepared;
+        self.console.waiting("Loading the engine");
+        let span = profile::span(Span::EngineInit);
+        let started = prepared.start();
+        self.console.idle();
+        let engine = started.map_err(|error| error.context("failed to start the engine"))?;
+        let init = Moment::now(engine.as_ref())?.since(start);
+        drop(span);
+        workflow::check_lengths(engine.as_ref(), job.flows, &self.options(1))?;
+        if let Some(note) = engine.note() {
+            self.console.progress(note);
+        }
+        self.console.result(&timing::engine_init(init))?;
+        // Printed once, however often an engine starts.
+        if self.record.engine.is_null() {
+            for note in &engine.info().notes {
+                self.console.warning(&format!("warning: {note}"));
+            }
+        }
+        self.record.engine = serde_json::to_value(engine.info()).unwrap_or_default();
+        self.record.engine_starts = match prepared {
+            // Counted by the loader itself, so that an unexpected load would show.
+            Prepared::Local(..) => LocalEngine::loads(),
+            Prepared::Scripted { .. } | Prepared::Remote { .. } => self.record.engine_starts + 1,
+        };
+        let before = self.record.engine_init_ms.unwrap_or_default();
+        self.record.engine_init_ms = Some(before + init);
+        Ok(engine)
+    }
+
+    /// With `--output`, the flows that no earlier run has done.
+    pub(super) fn remaining(&self, flows: &[Flow]) -> Option<Vec<Flow>> {
+        let rollouts = self.files.rollouts.as_ref()?;
+        let remaining = flows.iter().filter(|flow| !rollouts.has(flow.flow));
+        Some(remaining.cloned().collect())
+    }
+
+    fn options(&self, concurrency: usize) -> RunnerOptions {
+        RunnerOptions {
+            concurrency,
+            max_tokens: self.config.job.max_tokens,
+            ignore_eos: self.config.job.ignore_eos,
+            seed: self.config.job.seed,
+        }
+    }
+
+    /// Runs the flows with `concurrency` of them in flight.
+    pub(super) fn run_flows(
+        &mut self,
+        engine: &mut dyn Engine,
+        services: &mut RunServices,
+        job: &Job,
+        flows: &[Flow],
+        concurrency: usize,
+    ) -> Result<Outcome> {
+        let options = self.options(concurrency);
+        self.console.flows();
+        let mut services = services.with_engine(engine);
+        let outcome = workflow::run(
+            &mut services,
+            flows,
+            &options,
+            job.origin,
+            job.interrupted,
+            self,
+        );
+        self.console.idle();
+        if let Some(traffic) = services.engine.traffic() {
+            let remote = &mut self.record.totals.remote;
+            remote.get_or_insert_default().add(&traffic);
+        }
+        // However the flows ended, unless the device no longer answers.
+        if let Ok(end) = Moment::now(services.engine) {
+            self.record.totals.benchmark_total_ms = Some(end.since(job.origin));
+        }
+        outcome
+    }
+
+    /// Saves the record as it is now.
+    pub(super) fn save(&mut self) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
+        self.files.folder.save(&self.record)
+    }
+
+    /// Whether steps and workflows are printed: of many rounds, only the first of each mode.
+    fn is_shown(&self) -> bool {
+        self.rounds.as_ref().is_none_or(Rounds::is_first)
+    }
+
+    /// Prints an answer to stderr (`--show-output`). Every line is prefixed, so that none can be taken for
+    /// a line of this program.
+    fn show(&mut self, step: &StepRecord) {
+        if self.config.presentation.show_output {
+            let text = format!(
+                "--- flow {} step {} ({})\n| {}",
+                step.flow,
+                step.step,
+                step.finish,
+                indented(&step.output, "| ")
+            );
+            self.console.warning(&text);
+        }
+    }
+}
+
+impl Observer for Recorder<'_> {
+    fn wants_prompts(&self) -> bool {
+        self.config.presentation.show_prompt && self.is_shown()
+    }
+
+    fn prompt_sent(&mut self, origin: &Origin, messages: &[Message], text: Option<String>) {
+        let (flow, step) = (origin.flow, &origin.step);
+        let (what, text) = match text {
+            Some(text) => ("prompt", format!("| {}", indented(&text, "| "))),
+            None => {
+                let turn = |message: &Message| {
+                    let content = indented(&message.content, "| ");
+                    format!("[{}]\n| {content}", message.role.as_str())
+                };
+                let turns: Vec<String> = messages.iter().map(turn).collect();
+                ("messages", turns.join("\n"))
+            }
+        };
+        self.console
+            .warning(&format!("--- flow {flow} step {step} ({what})\n{text}"));
+    }
+
+    fn step_ended(&mut self, mut step: StepRecord) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
+        if let Some(rounds) = &mut self.rounds {
+            rounds.step(&mut step);
+        }
+        let step = &step;
+        self.tally.step(step);
+        self.tally.set_counts(&mut self.record.totals);
+        self.gathered.add(step);
+        // Saved before it is printed, so that the file has whatever is on the screen.
+        self.files.folder.add_step(step)?;
+        // The other rounds generate the same texts.
+        let first =
+            step.round.is_none_or(|round| round == 1) && step.mode.as_deref() != Some("reuse");
+        if let Some(recording) = self.files.recording.as_mut().filter(|_| first) {
+            recording.add(step)?;
+        }
+        if self.is_shown() {
+            self.console.result(&timing::target(step))?;
+            self.show(step);
+        }
+        if step.kind.is_none() {
+            self.console.step_ended(step.tokens.decode);
+        }
+        self.files.folder.save_now_and_then(&self.record)
+    }
+
+    fn trial_ended(&mut self, trial: &TrialRecord) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
+        // The rounds of `both` repeat the same trials.
+        match self.rounds {
+            None => self.files.evolution.trial(trial),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn generation_ended(&mut self, generation: &GenerationRecord) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
+        if self.rounds.is_some() {
+            return Ok(());
+        }
+        self.files.evolution.generation(generation)?;
+        self.console.result(&timing::generation(generation))
+    }
+
+    fn workflow_ended(
+        &mut self,
+        mut workflow: WorkflowRecord,
+        response: &Response,
+        error: Option<&Error>,
+    ) -> Result<()> {
+        let _span = profile::span(Span::RecordIo);
+        self.files.evolution.end(workflow.flow, error.is_none())?;
+        if let Some(rollouts) = &mut self.files.rollouts {
+            let tokens = workflow.tokens;
+            let rollout = Rollout {
+                rollout: rollouts.place(workflow.flow),
+                response: response.text.clone(),
+                usage: Usage {
+                    prompt_tokens: tokens.prompt,
+                    completion_tokens: tokens.decode,
+                    total_tokens: tokens.prompt + tokens.decode,
+                    cached_tokens: tokens.reused,
+                },
+                reward: response.reward,
+                reward_floor: response.reward_floor,
+                extracted_answer: response.answer.clone(),
+                outcome: response.outcome.clone(),
+                error: error.map(Error::chain),
+            };
+            rollouts.add(workflow.flow, &rollout)?;
+        }
+        if let Some(rounds) = &mut self.rounds {
+            rounds.workflow(&mut workflow);
+        }
+        self.tally.workflow(&workflow);
+        self.tally.set_counts(&mut self.record.totals);
+        if let Some(error) = error {
+            let failures = self.record.totals.workflows_failed;
+            if failures <= EXPLAINED_FAILURES {
+                self.console.warning(&error.report());
+            } else if failures == EXPLAINED_FAILURES + 1 {
+                self.console
+                    .warning("further failures are in the record only");
+            }
+        }
+        let line = timing::workflow(&workflow);
+        self.record.workflows.push(workflow);
+        if self.is_shown() {
+            self.console.result(&line)?;
+        }
+        self.console.flow_ended();
+        Ok(())
+    }
+}
