@@ -1,4 +1,4 @@
-//! The one error type: what failed, where, why, what to do next, and the exit code that it owns.
+//! The error type: what failed, where, why, what to do next, and the exit code.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -7,17 +7,17 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// The run did what was asked.
+    /// Success.
     Done = 0,
-    /// A flag, a variable, a template, a suite or a fixture is wrong.
+    /// An invalid flag, variable, template, suite or fixture.
     Usage = 2,
     /// The machine, the model or the device is not ready.
     Preflight = 3,
     /// Nothing ran.
     NothingRan = 4,
-    /// A gate was breached: a regression, an objective.
+    /// A gate failed: a regression, or outputs that differ.
     Gate = 99,
-    /// Some flow failed.
+    /// At least one flow failed.
     FlowFailed = 100,
     /// Stopped before the end (Ctrl-C, a deadline); what was measured is saved.
     Incomplete = 106,
@@ -25,13 +25,12 @@ pub enum Exit {
     Output = 110,
 }
 
-/// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An expected failure.
 ///
-/// Messages are fragments: the outermost says what was being done ("failed to load the model"),
-/// each `source` below it why. A cause that the user can act on carries a hint.
+/// Messages are fragments: the outermost says what was being done ("failed to load the model"), and each
+/// `source` below it why. A cause that the user can act on has a hint.
 #[derive(Debug)]
 pub struct Error {
     exit: Exit,
@@ -41,7 +40,6 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error with the exit code that it ends the process with.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
@@ -71,7 +69,7 @@ impl Error {
         Self::new(Exit::Output, message)
     }
 
-    /// Says what to do next; the first hint given, the closest to the cause, is kept.
+    /// Adds what to do next. The first hint, which is closest to the cause, is kept.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint.get_or_insert(hint.into());
@@ -85,7 +83,7 @@ impl Error {
         self
     }
 
-    /// Wraps the error into what was being done when it came up; exit code and hint stay.
+    /// Adds what was being done when the error came up; exit code and hint stay.
     #[must_use]
     pub fn context(mut self, message: impl Into<String>) -> Self {
         Self {
@@ -96,12 +94,10 @@ impl Error {
         }
     }
 
-    /// The exit code that this error ends the process with.
     pub fn exit(&self) -> Exit {
         self.exit
     }
 
-    /// The hint, if there is one.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -122,8 +118,8 @@ impl Error {
         text
     }
 
-    /// What the user sees: `error: …`, a `caused by` line per cause, and the `hint:` line. Further lines
-    /// of a message are indented, since they may come from a model or a server.
+    /// What the user sees: `error: …`, a `caused by` line per cause, and a `hint:` line. Further lines of a
+    /// message are indented, since they may come from a model or a server.
     pub fn report(&self) -> String {
         let set_in = |text: &str| text.replace('\n', "\n    ");
         let mut text = format!("error: {}", set_in(&self.message));

@@ -1,9 +1,8 @@
-//! The few statistics that a small sample supports: median, range, and how far the range can be
-//! trusted.
+//! Statistics of small samples: median, range, and how likely the range covers the true median.
 
 use crate::record::metrics::{Distribution, Interval};
 
-/// Fewest values of which a median is told; of fewer only the values are.
+/// A median of fewer values is not given.
 pub const LEAST_FOR_MEDIAN: usize = 3;
 
 /// The middle value, or the mean of the two middle ones; `None` without values.
