@@ -37,7 +37,7 @@ impl Counts {
         self.workflow_ms.len()
     }
 
-    /// `None` where no workflow ended well.
+    /// `None` if no workflow ended well.
     pub fn mean_workflow_ms(&self) -> Option<Millis> {
         mean(&self.workflow_ms).map(Millis)
     }

@@ -1,5 +1,4 @@
-//! What `flowbench bench-engine` measures. Rates are in powers of ten: 1 GB = 10⁹ bytes, 1 GMAC =
-//! 10⁹ multiply-adds.
+//! Results of `flowbench bench-engine`. Units are decimal: 1 GB = 10⁹ bytes, 1 GMAC = 10⁹ multiply-adds.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,16 +15,15 @@ pub struct BenchRecord {
     pub schema: u32,
     /// UTC, RFC 3339.
     pub started_at: String,
-    /// `false` where it was interrupted: a test may then lack repetitions.
+    /// `false` if it was interrupted; repetitions may then be missing.
     pub complete: bool,
     /// Where it ran.
     pub environment: Environment,
-    /// Processes that wanted to run, the mean of the last minute before the start; `null` where it
-    /// cannot be told. On a quiet machine it is near 0.
+    /// Load average of the minute before the start; `null` if it is not known. Near 0 on an idle machine.
     pub load_average: Option<f64>,
     /// Name of the model.
     pub model: String,
-    /// SHA-256 of the model file (64 hex digits), where it is one file whose digest is known.
+    /// SHA-256 of the model file (64 hex digits), if the model is one file with a known digest.
     pub model_sha256: Option<String>,
     /// Weights and arithmetic: `Q4_1 with int8 activations`.
     pub weights: Option<String>,
@@ -35,19 +33,19 @@ pub struct BenchRecord {
     pub device: String,
     /// The device's name.
     pub device_name: String,
-    /// Load and warm-up of the engine, as `run` has them: tokenizer and chat template included.
+    /// Load and warm-up of the engine as in `run`, including tokenizer and chat template.
     pub engine_init_ms: Millis,
-    /// What the processor can do at most; `null` where the model runs elsewhere.
+    /// The processor's limits; `null` if the model runs elsewhere.
     pub ceilings: Option<Ceilings>,
     /// The tests, in their order.
     pub tests: Vec<TestRecord>,
 }
 
-/// What a processor can do at most, measured in the same process: the better of a measurement before
-/// the tests and one after.
+/// Limits of the processor, measured in the same process: the better of a measurement before the tests and
+/// one after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// Threads that measured, and that the tests use.
+    /// Number of threads, here and in the tests.
     pub threads: usize,
     /// The kernels' processor family: `avx512`, `avx512paired`.
     pub instructions: String,
@@ -67,7 +65,7 @@ impl Ceilings {
     }
 }
 
-/// What a test does.
+/// The phase that a test measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -105,18 +103,17 @@ impl Test {
     }
 }
 
-/// What a test must do in one repetition, at the least.
+/// The minimum work of one repetition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Work {
-    /// Bytes streamed: the weights once a pass, keys and values of each sequence once a pass, and
-    /// those written; `null` where the backend does not know.
+    /// Bytes streamed: weights once per pass, keys and values of each sequence once per pass, and those
+    /// written; `null` if the backend does not report them.
     pub bytes: Option<u64>,
-    /// Multiply-adds of all products and of attention; `null` for architectures whose products are
-    /// not known.
+    /// Multiply-adds of all products and of attention; `null` if the architecture's products are not known.
     pub macs: Option<u64>,
 }
 
-/// What a test came to.
+/// The result of a test.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TestRecord {
     /// `pp512`, `tg128`.
@@ -132,20 +129,20 @@ pub struct TestRecord {
     pub tokens_per_second: f64,
     /// Their standard deviation (n − 1); `null` with one repetition.
     pub deviation: Option<f64>,
-    /// The fastest repetition's tokens per second: what is left of a shared machine's disturbance.
+    /// The fastest repetition's tokens per second: the least disturbed one on a shared machine.
     pub best: f64,
     /// GB/s of [`Work::bytes`] at the mean speed.
     pub gb_s: Option<f64>,
-    /// Their share of [`Ceilings::read_gb_s`], 0 to 1; above 1 where a cache serves.
+    /// Share of [`Ceilings::read_gb_s`]; above 1 if caches serve reads.
     pub read_share: Option<f64>,
     /// GMAC/s of [`Work::macs`] at the mean speed.
     pub gmac_s: Option<f64>,
-    /// Their share of [`Ceilings::int8_gmac_s`], 0 to 1 but where one multiplication does the work of two.
+    /// Share of [`Ceilings::int8_gmac_s`]; it may exceed 1 where one multiplication does the work of two.
     pub int8_share: Option<f64>,
 }
 
 impl TestRecord {
-    /// Sums a test up; `None` without a repetition.
+    /// `None` without a repetition.
     pub fn new(
         test: Test,
         work: Work,

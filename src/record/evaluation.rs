@@ -1,5 +1,4 @@
-//! What judging what a model wrote leaves behind: times of an evaluation, trials and generations of
-//! an evolution, counts and scores of a run.
+//! Records of judging: times of evaluations, trials and generations of evolutions, scores, usage, rollouts.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +11,11 @@ use crate::units::Millis;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EvaluationRecord {
-    /// Submission until a place was free.
+    /// From submission until a slot was free.
     pub waited_ms: Millis,
     /// From then until the program's first line: fork and sandbox.
     pub start_up_ms: Millis,
-    /// The program itself, until its result was there or it was killed.
+    /// The program itself, until its result arrived or it was killed.
     pub run_ms: Millis,
     /// From then until its process was gone.
     pub stop_ms: Millis,
@@ -24,32 +23,32 @@ pub struct EvaluationRecord {
     pub validate_ms: Millis,
     /// Processor time of its process.
     pub cpu_ms: Millis,
-    /// How long, between submission and end, the engine was computing: the two disturb each other.
+    /// How long the engine was computing between submission and end; the two slow each other down.
     pub overlap_ms: Millis,
-    /// How often it was started; 2 where the machinery failed under the first.
+    /// Number of starts; 2 if the evaluator failed during the first.
     pub attempts: u32,
 }
 
-/// What generated programs are run on.
+/// What generated programs run on.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EvaluatorRecord {
-    /// Version of Python; `null` where no step evaluates programs.
+    /// Version of Python; `null` if no step evaluates programs.
     pub python: Option<String>,
-    /// Modules that it has loaded for them, with their versions.
+    /// Preloaded modules and their versions.
     pub modules: BTreeMap<String, String>,
-    /// Modules that prompts name, or steps of kind `verify` use, and that it lacks.
+    /// Modules that prompts name, or `verify` steps use, but Python lacks.
     pub missing: Vec<String>,
-    /// Whether a program finds the same addresses in every run (no randomisation). Where a container
-    /// forbids that, what depends on them, such as the order of a set of objects, may differ. `null`
-    /// where no step evaluates programs.
+    /// Whether address space layout randomization is off. If a container forbids that, what depends on
+    /// addresses, such as the order of a set of objects, may differ between runs. `null` if no step evaluates
+    /// programs.
     pub fixed_addresses: Option<bool>,
-    /// Whether they run in the sandbox; not so with `--unsafe-eval` on a machine that has none. `null`
-    /// where no step evaluates programs.
+    /// Whether programs run in the sandbox; false with `--unsafe-eval` on a machine without one. `null` if no
+    /// step evaluates programs.
     pub sandboxed: Option<bool>,
 }
 
-/// A generated program and what came of it: `evolution/flow_NNNNN/trials/NNNNN.json`.
+/// A generated program and its result: `evolution/flow_NNNNN/trials/NNNNN.json`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TrialRecord {
     /// Number of the flow, from 1.
@@ -65,12 +64,12 @@ pub struct TrialRecord {
     pub step: String,
     /// Which of the step's samples, from 1.
     pub sample: usize,
-    /// The trial whose program its prompt went on from.
+    /// The trial that it started from.
     pub parent: Option<usize>,
     /// How it ended: `ok`, `invalid`, `runtime_error`, `timeout`, `oom`, `crashed`, `denied`,
     /// `bad_output`, `infra_error`.
     pub outcome: String,
-    /// Its score, where the outcome is `ok`.
+    /// Set if the outcome is `ok`.
     pub score: Option<f64>,
     /// What was wrong.
     pub detail: String,
@@ -78,14 +77,13 @@ pub struct TrialRecord {
     pub start_ms: Millis,
     /// Submission to end.
     pub latency_ms: Millis,
-    /// Where that time went; absent where there was no program to run.
+    /// Where the time went; absent if there was no program.
     pub evaluation: Option<EvaluationRecord>,
-    /// The program; `null` where the answer holds none.
+    /// `null` if the answer has no program.
     pub code: Option<String>,
 }
 
-/// A generation of a loop: `evolution/flow_NNNNN/generations/NNNNN.json`, of a second loop
-/// `2-NNNNN.json`.
+/// A generation of a loop: `evolution/flow_NNNNN/generations/NNNNN.json`; `2-NNNNN.json` for a second loop.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GenerationRecord {
     /// Number of the flow, from 1.
@@ -103,7 +101,7 @@ pub struct GenerationRecord {
     pub best_score: Option<f64>,
     /// Mean score of those that have one.
     pub mean_score: Option<f64>,
-    /// The trial that the next generation goes on from, of this generation or of one before.
+    /// The trial that the next generation starts from, from this generation or an earlier one.
     pub selected: Option<usize>,
     /// That trial's score.
     pub selected_score: Option<f64>,
@@ -124,17 +122,17 @@ pub struct EvolutionRecord {
     pub trials: usize,
     /// Those of them with a score.
     pub valid: usize,
-    /// `valid` / (`trials` less those that the machinery failed); `null` with none.
+    /// `valid` / (`trials` − infrastructure errors); `null` without any.
     pub validity_rate: Option<f64>,
     /// How they ended, by outcome.
     pub outcomes: BTreeMap<String, usize>,
     /// The best score.
     pub best_score: Option<f64>,
-    /// The trial that has it: the first among equals.
+    /// The first trial with the best score.
     pub best_trial: Option<usize>,
     /// The generations that have ended.
     pub generations: Vec<GenerationRecord>,
-    /// Each trial with the one that it goes back to.
+    /// Each trial with its parent.
     pub lineage: Vec<LineageRecord>,
 }
 
@@ -143,7 +141,7 @@ pub struct EvolutionRecord {
 pub struct LineageRecord {
     /// The trial.
     pub trial: usize,
-    /// The one whose program its prompt went on from.
+    /// The trial that it started from.
     pub parent: Option<usize>,
     /// The loop, from 1 in the order of the template; 0 outside one.
     #[serde(default)]
@@ -156,7 +154,7 @@ pub struct LineageRecord {
     pub score: Option<f64>,
 }
 
-/// What the judged steps of one name came to, over all flows.
+/// Results of the judged steps of one name, over all flows.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ScoreRecord {
@@ -164,22 +162,21 @@ pub struct ScoreRecord {
     pub step: String,
     /// `evaluate`, `verify` or `judge`.
     pub kind: String,
-    /// How many were judged.
+    /// Number of judged answers.
     pub count: usize,
     /// How they ended, by outcome.
     pub outcomes: BTreeMap<String, usize>,
-    /// Of `evaluate` only: why programs failed, the most frequent reasons first, three at most.
+    /// `evaluate` only: why programs failed, the three most frequent reasons first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<FailureRecord>,
-    /// Of the scores, where there are any.
     pub score: Option<Distribution>,
-    /// Of `evaluate` only: Σ start-up + stop + validation, which is what the machinery took.
+    /// `evaluate` only: start-up + stop + validation, the evaluator's overhead per program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overhead_ms: Option<Distribution>,
-    /// Of `evaluate` only: the programs' own times.
+    /// `evaluate` only: the programs' own times.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ms: Option<Distribution>,
-    /// Of `evaluate` only: Σ of `overlap_ms`.
+    /// `evaluate` only: sum of `overlap_ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap_ms: Option<Millis>,
 }
@@ -188,31 +185,30 @@ pub struct ScoreRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FailureRecord {
-    /// Their outcome.
     pub outcome: String,
-    /// The first line of what is said about the first of them.
+    /// First line of the first failure's detail.
     pub detail: String,
-    /// How many failed so, whatever the line of the program.
+    /// Number of such failures, at whatever line of the program.
     pub count: usize,
 }
 
-/// How answers were checked; each check is in one of the three counts.
+/// How answers were checked; every check is in exactly one of the three counts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VerificationRecord {
-    /// The library that was asked about what exact arithmetic leaves open, with its version.
+    /// The library for answers that exact arithmetic does not decide, with its version.
     pub library: Option<String>,
-    /// Why there was none; what arithmetic leaves open then stays undecided.
+    /// Why there was no library; such answers stay undecided.
     pub no_library: Option<String>,
-    /// Checks that were decided, or given up, in this process.
+    /// Checks that ended in this process.
     pub in_process: u64,
-    /// Checks that the library was asked about.
+    /// Checks by the library.
     pub by_library: u64,
-    /// Checks whose verdict was known from before.
+    /// Checks whose verdict was cached.
     pub cached: u64,
 }
 
-/// What was asked of one model for one kind of step.
+/// Usage of one model by one kind of step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UsageRecord {
@@ -222,41 +218,37 @@ pub struct UsageRecord {
     pub kind: String,
     /// Requests that have ended.
     pub requests: u64,
-    /// Tokens of their prompts.
     pub prompt_tokens: u64,
-    /// Those of them that were taken from the prefix cache.
+    /// Prompt tokens taken from the prefix cache.
     pub reused_tokens: u64,
     /// Generated tokens.
     pub decode_tokens: u64,
-    /// (`prompt_tokens` − `reused_tokens`) × price of the prompt + `reused_tokens` × price of what is
-    /// cached + `decode_tokens` × price of what is generated, all a million tokens; `null` without
-    /// prices.
+    /// (`prompt_tokens` − `reused_tokens`) × prompt price + `reused_tokens` × cached price + `decode_tokens` ×
+    /// decode price, with prices per million tokens; `null` without prices.
     pub cost: Option<f64>,
 }
 
-/// What the rows of an input came to, those that earlier runs had done included.
+/// Results of an input's rows, including those of earlier runs.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RolloutRecord {
-    /// The output file.
     pub output: String,
-    /// Rows of the input, as far as they are taken.
+    /// Rows of the input, after `--limit`.
     pub rows: usize,
-    /// Flows for each.
+    /// Flows per row.
     pub repeats: usize,
-    /// Lines that were there before the run.
+    /// Lines before the run.
     pub resumed: usize,
-    /// Lines that are there after it.
+    /// Lines after the run.
     pub done: usize,
-    /// Those of them whose flow failed.
+    /// Lines whose flow failed.
     pub failed: usize,
-    /// Those whose flow ended well, and whose response could not be judged.
+    /// Lines whose flow ended well but whose response could not be judged.
     pub unjudged: usize,
-    /// How the others were judged, by outcome.
+    /// The other lines by outcome.
     pub outcomes: BTreeMap<String, usize>,
-    /// Of the rewards.
     pub reward: Option<Distribution>,
-    /// Mean of the lines' `reward_floor`, which counts what is undecided as 0.
+    /// Mean of the lines' `reward_floor`, with 0 for undecided ones.
     #[serde(default)]
     pub mean_reward: Option<f64>,
 }

@@ -1,52 +1,51 @@
-//! What went over the wire in `MODE=remote`: attempts, what went wrong with them, and how far the
-//! server's token counts can be trusted.
+//! Calls to the server of `MODE=remote`: attempts, failures, and how far the server's token counts agree with
+//! those of the local tokenizer.
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::Millis;
 
-/// Calls to the server, summed over the run, with all that failed and was made again.
+/// Calls to the server over the whole run, including failures and retries.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RemoteRecord {
     /// Requests of steps.
     pub requests: usize,
-    /// Calls that were made for them.
+    /// Calls made for them.
     pub attempts: usize,
-    /// Those of them that were not the first of their request.
+    /// Attempts that were not the first of their request.
     pub retries: usize,
-    /// Calls at the start of the engine (`GET /models`), those that failed included.
+    /// Calls at the start of the engine (`GET /models`), including failures.
     pub start_attempts: usize,
     /// Requests that failed after their last attempt.
     pub failed_requests: usize,
-    /// Time that requests waited before another attempt, summed.
+    /// Total wait of requests between attempts.
     pub backoff_ms: Millis,
     /// Attempts that found no connection.
     pub connect_failures: usize,
-    /// Attempts that ran into a time-out: connection, first token, next token, whole request.
+    /// Attempts that timed out: connection, first token, next token, whole request.
     pub timeouts: usize,
-    /// Attempts that the server put off (429).
+    /// Attempts that were rate-limited (429).
     pub rate_limited: usize,
-    /// Attempts that ended in an error of the server (408, 5xx, an error within the stream, an ending
-    /// that is not known to be a good one).
+    /// Attempts with a server error: 408, 5xx, an error within the stream, or an unknown finish reason.
     pub server_errors: usize,
-    /// Attempts whose connection or stream ended before the answer did.
+    /// Attempts whose connection or stream ended before the answer.
     pub cut_off: usize,
-    /// Attempts that the server refused for good (other 4xx, redirects).
+    /// Attempts with a permanent error (other 4xx, redirects).
     pub refused: usize,
-    /// Attempts whose answer could not be understood.
+    /// Attempts whose answer could not be parsed.
     pub malformed: usize,
-    /// Streamed chunks of attempts that were cut off and made again: generated, and thrown away.
+    /// Streamed chunks of failed attempts that were retried: generated and discarded.
     pub discarded_chunks: usize,
-    /// Answers without a `usage` that counts their tokens, or with one of zeros: they are counted as
-    /// chunks, and those of their prompts by the local tokenizer, or not at all (0).
+    /// Answers without token counts in `usage`: generated tokens are counted as chunks, and prompt tokens by
+    /// the local tokenizer or not at all (0).
     pub without_usage: usize,
     /// Answers whose `usage` was compared with the local tokenizer's counts.
     pub checked: usize,
-    /// Those of them with another number of prompt tokens.
+    /// Compared answers with a different number of prompt tokens.
     pub prompt_mismatches: usize,
-    /// Those of them with another number of generated tokens. One more or less is none: servers count
-    /// the token that ends the turn, or do not.
+    /// Compared answers with a different number of generated tokens. A difference of one is ignored: servers
+    /// may or may not count the token that ends the turn.
     pub decode_mismatches: usize,
     /// The first mismatch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,14 +62,14 @@ pub struct UsageMismatch {
     pub step: String,
     /// `prompt` or `decode`.
     pub tokens: String,
-    /// What the server said.
+    /// The server's count.
     pub usage: usize,
-    /// What the local tokenizer says.
+    /// The local tokenizer's count.
     pub tokenizer: usize,
 }
 
 impl RemoteRecord {
-    /// Adds the calls of another engine, or of another machine.
+    /// Adds the calls of another engine or machine.
     pub fn add(&mut self, other: &Self) {
         let Self {
             requests,

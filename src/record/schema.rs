@@ -1,13 +1,12 @@
-//! The JSON schemas in `docs/`, derived from the structs: the doc comments are the descriptions.
-//! After a change of the records, `UPDATE_SCHEMAS=1 cargo test --release --lib schema` writes them
-//! anew.
+//! The JSON schemas in `docs/`, derived from the structs; doc comments become descriptions. After a change,
+//! `UPDATE_SCHEMAS=1 cargo test --lib schema` updates them.
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 use super::{RunRecord, StepRecord};
 
-/// The schema of a record, with rustdoc's link brackets taken out of the descriptions.
+/// The schema of a record, without rustdoc's link brackets in descriptions.
 fn schema<T: JsonSchema>() -> Value {
     let generator = SchemaSettings::draft2020_12().into_generator();
     let mut schema = generator.into_root_schema_for::<T>().to_value();
@@ -46,7 +45,7 @@ fn check(name: &str, schema: &Value) {
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         kept == text,
-        "docs/{name} is not the schema of the records: UPDATE_SCHEMAS=1 cargo test --release --lib schema"
+        "docs/{name} is not the schema of the records: UPDATE_SCHEMAS=1 cargo test --lib schema"
     );
 }
 

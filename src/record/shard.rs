@@ -1,5 +1,4 @@
-//! Parts of a run that several machines share: which flows each takes, and what is known of each
-//! when they are joined.
+//! Shards: which flows each machine runs, and what a merged run keeps of each.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,23 +8,23 @@ use serde::{Deserialize, Serialize};
 use super::{Environment, Status};
 use crate::units::Millis;
 
-/// A part of the flows: every `of`-th one, from flow `index` on.
+/// A part of the flows: every `of`-th one, starting with flow `index`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Shard {
-    /// Which part, from 1.
+    /// From 1.
     pub index: usize,
-    /// How many parts there are.
+    /// Number of shards.
     pub of: usize,
 }
 
 impl Shard {
-    /// Whether flow number `flow` (from 1) is in it: (`flow` − 1) mod `of` = `index` − 1.
+    /// Whether flow number `flow` (from 1) is in the shard: (`flow` − 1) mod `of` = `index` − 1.
     pub fn holds(self, flow: usize) -> bool {
         (flow + self.of - 1) % self.of == self.index - 1
     }
 
-    /// How many of `flows` flows are in it.
+    /// Number of flows in the shard, of `flows` flows in all.
     pub fn count(self, flows: usize) -> usize {
         (flows + self.of - self.index) / self.of
     }
@@ -52,21 +51,17 @@ impl FromStr for Shard {
     }
 }
 
-/// A run that was joined with others by `flowbench merge`.
+/// A run that was merged with others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ShardRun {
-    /// Which part of the flows it ran.
     pub shard: Shard,
-    /// Its own run's name.
     pub run_id: String,
     /// UTC, RFC 3339.
     pub started_at: String,
-    /// How far it came.
     pub status: Status,
-    /// Where it ran.
     pub environment: Environment,
-    /// Its engine (a serialised `EngineInfo`).
+    /// The engine (a serialised `EngineInfo`).
     pub engine: serde_json::Value,
     /// As in `RunRecord`.
     pub engine_init_ms: Option<Millis>,

@@ -1,16 +1,16 @@
-//! What makes a run's figures prove less than they seem to.
+//! Warnings: why a run's figures prove less than they seem to.
 
 use serde::{Deserialize, Serialize};
 
-/// A warning. The run is still complete, and its exit code is 0.
+/// A warning does not change the run's status or exit code.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Warning {
-    /// Names it for programs: `answers_empty`. The list is in `docs/report.md`.
+    /// Identifier for programs, such as `answers_empty`; `docs/report.md` lists them.
     pub code: String,
-    /// What it means, in a sentence without a full stop.
+    /// A sentence without a full stop.
     pub text: String,
-    /// The figures that say so: `3 of 25 answers`.
+    /// The figures behind it: `3 of 25 answers`.
     pub evidence: String,
 }
 

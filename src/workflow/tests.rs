@@ -7,7 +7,7 @@ use crate::engine::{Event, RequestId, Script, ScriptedEngine};
 use crate::flow::{Context, Generate, Part, Step, Work};
 use proptest::prelude::*;
 
-/// Flow 1 with these steps, each with a prompt of its own and the needs given.
+/// Flow 1 with these steps and dependencies; each step has its own prompt.
 pub(crate) fn flow_of(steps: &[(&str, &[&str])]) -> Flow {
     Flow {
         template: "test".to_owned(),
@@ -55,7 +55,7 @@ fn flows(count: usize, steps: &[(&str, &[&str])]) -> Vec<Flow> {
 struct Seen {
     steps: Vec<StepRecord>,
     workflows: Vec<WorkflowRecord>,
-    /// Raises the interrupt after so many steps.
+    /// Interrupts the run after this many steps.
     stop_after: Option<usize>,
     interrupted: AtomicBool,
 }

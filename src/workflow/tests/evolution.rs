@@ -65,10 +65,10 @@ impl Evaluator for Double {
     }
 }
 
-/// Everything that an observer is told.
+/// Everything that an observer receives.
 #[derive(Default)]
 struct Kept {
-    /// Where generations cannot be kept.
+    /// Whether saving a generation fails.
     full: bool,
     steps: Vec<StepRecord>,
     workflows: Vec<WorkflowRecord>,
@@ -183,7 +183,7 @@ fn play(flows: &[Flow], script: &str, order: u64, pins: Option<&Script>) -> (Kep
     (kept, accounts)
 }
 
-/// The same on an engine, until so many tokens are used.
+/// The same on an engine, with a limit on tokens.
 fn play_to(
     tokens: u64,
     flows: &[Flow],
