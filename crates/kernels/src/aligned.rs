@@ -50,10 +50,16 @@ pub(crate) struct Aligned<T: Plain> {
 
 /// Memory from the operating system, handed out from its start and never reused.
 struct Region {
-    map: MmapMut,
-    /// Offset of the first huge-page boundary.
-    first: usize,
+    /// Keeps the mapping.
+    _map: MmapMut,
+    /// The first huge-page boundary, from a mutable borrow of the mapping: buffers write through it.
+    start: *mut u8,
 }
+
+// SAFETY: the pointer is into the mapping that the region owns, and each buffer has bytes of its own.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
 
 /// The region that small buffers are taken from, and how many bytes of it are taken.
 static CURRENT: Mutex<Option<(Arc<Region>, usize)>> = Mutex::new(None);
@@ -63,17 +69,18 @@ impl Region {
     fn new(bytes: usize) -> Result<Arc<Self>, OutOfMemory> {
         let refused = || OutOfMemory::of(bytes);
         let length = bytes.checked_add(HUGE).ok_or_else(refused)?;
-        let map = MmapMut::map_anon(length).map_err(|_| refused())?;
+        let mut map = MmapMut::map_anon(length).map_err(|_| refused())?;
         // Only a hint: without huge pages everything works, more slowly.
         #[cfg(all(target_os = "linux", not(miri)))]
         let _ = map.advise(memmap2::Advice::HugePage);
-        let first = map.as_ptr().align_offset(HUGE).min(HUGE);
-        Ok(Arc::new(Self { map, first }))
+        let base = map.as_mut_ptr();
+        let start = base.wrapping_add(base.align_offset(HUGE).min(HUGE));
+        Ok(Arc::new(Self { _map: map, start }))
     }
 
     /// The address of byte `at` of the usable part.
     fn at(&self, at: usize) -> *mut u8 {
-        self.map.as_ptr().wrapping_add(self.first + at).cast_mut()
+        self.start.wrapping_add(at)
     }
 
     /// A region and an unused offset in it for `bytes` bytes.

@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_survives() {
         let pool = Pool::new(2).unwrap();
-        for _ in 0..20 {
+        for _ in 0..ROUNDS.min(20) {
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 pool.run(8, |part| assert!(part != 5, "part five"));
             }));
