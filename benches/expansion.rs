@@ -1,7 +1,7 @@
-//! The expansion: 25 flows with prompts of about 2.6 KB, cold and cached, and how it grows with the
-//! number of flows.
+//! Expansion of 25 flows with prompts of about 2.6 KB, cold and cached, and its growth with the number of
+//! flows.
 //!
-//! `FLOWBENCH_LARGE=1 cargo bench --bench expansion` measures 100,000 flows, too (400 MB).
+//! `FLOWBENCH_LARGE=1 cargo bench --bench expansion` also measures 100,000 flows (400 MB).
 
 use std::fs;
 use std::hint::black_box;
@@ -36,7 +36,7 @@ needs = ["executor"]
 prompt = "Task: {{ row.task }}\nAnswer: ${steps.executor.text}\nIs it right?"
 "#;
 
-/// A project whose system message has about `bytes` bytes.
+/// Creates a project with a system message of about `bytes` bytes.
 fn project(root: &Path, bytes: usize) -> Layout {
     let write = |path: &str, text: String| {
         let path = root.join(path);
@@ -59,7 +59,7 @@ fn run(layout: &Layout, num_flows: usize, load: bool) -> Expansion {
     expand(&ExpandRequest {
         layout,
         template: "bench",
-        num_flows,
+        num_flows: Some(num_flows),
         params: &[],
         input: None,
         use_cache: true,
@@ -90,8 +90,8 @@ fn twenty_five(criterion: &mut Criterion) {
     });
 }
 
-/// In memory where there is such a file system: ext4 passes over inodes that were deleted in the
-/// last minute, one by one, so that there each sample would pay for the one before it.
+/// Uses an in-memory file system if there is one: ext4 skips inodes that were deleted in the last
+/// minute one by one, so each sample would pay for the previous one.
 fn growth(criterion: &mut Criterion) {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() {

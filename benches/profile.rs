@@ -1,4 +1,4 @@
-//! What a span costs, off and on. The gate: a synchronous span at 100 ns or less.
+//! Cost of a span with the profile off and on. The gate: at most 100 ns for a synchronous span.
 //!
 //! `cargo bench --bench profile`
 
@@ -9,7 +9,7 @@ use flowbench::profile::{self, Activity, PassTokens, Span};
 
 fn spans(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("span");
-    // The order matters: the profile stays on once it is.
+    // The order matters: the profile cannot be turned off again.
     group.bench_function("off", |bencher| {
         bencher.iter(|| black_box(profile::span(Span::Linear)));
     });

@@ -1,10 +1,10 @@
-"""Holds the program's verdicts on a few thousand pairs of answers against those of math-verify.
+"""Compares flowbench's verdicts on a few thousand pairs of answers with those of math-verify.
 
     python scripts/answer_pairs.py --flowbench target/release/flowbench
 
-Needs a Python with math-verify; the program is given the same one. Prints how often both say what, and the
-pairs on which one says equal and the other does not. Exits with 1 if a number is not equal to another
-spelling of itself.
+Needs a Python with math-verify, which flowbench uses as well. Prints a contingency table of the verdicts, and
+the pairs that only one of them considers equal. Exits with 1 if a number does not equal another spelling of
+itself.
 """
 
 import argparse
@@ -53,7 +53,7 @@ ba | a b | 2ab | \infty | -\infty | \frac{x+2}{y} | \frac{x}{y}+\frac{2}{y} | 1,
 
 
 def spellings(value):
-    """A number in several spellings, the plainest first."""
+    """Spellings of a number, the plainest first."""
     sign, above, below = "-" * (value < 0), abs(value.numerator), value.denominator
     if below == 1:
         grouped = f"{sign}{above:,}"
@@ -79,7 +79,7 @@ def spellings(value):
 
 
 def pairs(chance):
-    """Pairs of an answer and the expected one, and whether they are spellings of one number."""
+    """Pairs of an answer and an expected answer, and whether they are spellings of the same number."""
     values = [Fraction(chance.randint(-30, 30)) for _ in range(14)]
     values += [Fraction(chance.randint(1000, 9_999_999)) for _ in range(14)]
     values += [Fraction(chance.randint(-40, 90), chance.choice([2, 3, 4, 5, 7, 8, 16, 25])) for _ in range(36)]
@@ -96,7 +96,7 @@ def pairs(chance):
 
 
 def verdicts(flowbench, all_pairs):
-    """What the program says of each pair."""
+    """flowbench's verdict on each pair."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "templates").mkdir()
@@ -116,7 +116,7 @@ def verdicts(flowbench, all_pairs):
 
 
 def library(answer, expected):
-    """What math-verify says of a pair, both handed over as its README has it."""
+    """math-verify's verdict on a pair, called as its README shows."""
     signal.alarm(10)
     try:
         known = parse("$" + expected.strip("$") + "$", parsing_timeout=None)

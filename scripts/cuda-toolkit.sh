@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Provides the CUDA compiler and link libraries that `--features cuda` needs,
-# on machines with or without a GPU. See --help.
+# Provides the CUDA compiler and the libraries to link for `--features cuda`, on
+# machines with or without a GPU. See --help.
 set -euo pipefail
 
-# Versions that belong together: the compiler and its parts are of one release,
+# These versions belong together: all parts of the compiler are from one release,
 # and 13.0 is the newest whose output a driver of the 580 series accepts.
 readonly WHEELS=(
     nvidia-cuda-nvcc==13.0.88
@@ -15,11 +15,11 @@ readonly WHEELS=(
     nvidia-cublas==13.1.0.3
     nvidia-curand==10.4.0.35
 )
-# Libraries that are linked by their unversioned name, which wheels do not carry.
+# Libraries linked by their unversioned name, which the wheels do not contain.
 readonly LINKED=(libcudart libcublas libcublasLt libcurand libnvrtc)
-# Raised when the layout made below changes, so that older installs are redone.
+# Incremented when the layout below changes, so that older installs are redone.
 readonly LAYOUT=1
-# Room for the wheels (0.7 GB) and what they unpack to (1.2 GB), both at once.
+# Space for the wheels (0.7 GB) and their unpacked content (1.2 GB) together.
 readonly NEEDED_KIB=$((2600 * 1024))
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -33,25 +33,25 @@ command='install'
 
 usage() {
     cat <<'TEXT'
-Install the CUDA compiler into .toolkit/, or say how to use it.
+Install the CUDA compiler into .toolkit/, or print how to use it.
 
 Usage: scripts/cuda-toolkit.sh [install | env]
 
-  install  Install the pinned toolkit into .toolkit/ (default). Does nothing
-           where the same versions are already there; finishes or redoes an
-           install that was broken off.
-  env      Print the `export` lines that a build needs:
+  install  Install the pinned toolkit into .toolkit/ (default). Does nothing if
+           the same versions are installed; completes or repeats an interrupted
+           install.
+  env      Print the `export` lines for a build:
                eval "$(scripts/cuda-toolkit.sh env)"
-           A toolkit that the system has is preferred: $CUDA_HOME, then nvcc on
-           PATH, then /usr/local/cuda. Without one, installs first.
+           Prefers a toolkit of the system: $CUDA_HOME, then nvcc on PATH, then
+           /usr/local/cuda. Without one, installs first.
 
 Needs python3 with pip, cargo and a C++ compiler; about 0.7 GB are downloaded
-and 1.2 GB kept. Remove .toolkit/ to undo.
+and 1.2 GB kept. Remove .toolkit/ to uninstall.
 
-The toolkit compiles and links. To run what it builds, the machine needs the
-NVIDIA driver as well: .toolkit/ has only a stand-in for it, under lib/stubs.
+The toolkit compiles and links. Running the result also needs the NVIDIA driver:
+.toolkit/ contains only a stub of it, under lib/stubs.
 
-Exit status: 0 done, 2 usage, 3 something that it needs is missing.
+Exit status: 0 success, 2 usage error, 3 missing prerequisite.
 TEXT
 }
 
@@ -61,8 +61,8 @@ note() { printf '%s\n' "$*" >&2; }
 fail() {
     note "error: $1"
     note "hint: $2"
-    # `eval "$(… env)"` sees what is printed and not the exit status, so the
-    # failure has to be in the text too.
+    # `eval "$(… env)"` sees the output but not the exit status, so the output has
+    # to carry the failure as well.
     if [[ $command == env ]]; then
         echo '(exit 3)'
     fi
@@ -74,7 +74,7 @@ wanted_stamp() {
     printf '%s\n' "${WHEELS[@]}"
 }
 
-# The version in Cargo.lock: the stub has to define what that cudarc binds.
+# The version in Cargo.lock: the stub has to define the functions that it binds.
 cudarc_version() {
     awk '$0 == "name = \"cudarc\"" { getline; gsub(/[^0-9.]/, ""); print; exit }' "$repo/Cargo.lock"
 }
@@ -89,11 +89,11 @@ stub_is_in() {
 
 check_prerequisites() {
     [[ $(uname -s) == Linux ]] ||
-        fail "the CUDA wheels are for Linux, and this is $(uname -s)" \
+        fail "the CUDA wheels are for Linux, but this is $(uname -s)" \
             "build without \`--features cuda\`"
     command -v python3 >/dev/null ||
         fail "failed to install the CUDA toolkit: python3 is not on PATH" \
-            "install Python 3 with pip, or a CUDA toolkit of your own (nvcc on PATH)"
+            "install Python 3 with pip, or your own CUDA toolkit (nvcc on PATH)"
     python3 -m pip --version >/dev/null 2>&1 ||
         fail "failed to install the CUDA toolkit: python3 has no pip" \
             "install it (python3 -m ensurepip, or your system's python3-pip package)"
@@ -103,7 +103,7 @@ check_prerequisites() {
     local tool
     for tool in cc c++; do
         command -v "$tool" >/dev/null ||
-            fail "failed to install the CUDA toolkit: there is no $tool, and nvcc builds on the host's compiler" \
+            fail "failed to install the CUDA toolkit: $tool is missing, and nvcc needs a host compiler" \
                 "install g++"
     done
 }
@@ -116,14 +116,14 @@ check_disk() {
             "free some disk space, or make .toolkit a link to a folder on another disk"
 }
 
-# explain_pip LOG: the one line that says why pip failed.
+# explain_pip LOG: reports why pip failed.
 explain_pip() {
     if grep -q 'No space left on device' "$1"; then
         fail "failed to install the CUDA toolkit: the disk is full" \
-            "free some disk space and run it again"
+            "free some disk space and try again"
     elif grep -qiE 'NewConnectionError|name resolution|ConnectTimeout|ReadTimeout|ProxyError|SSLError|Connection(Reset|Refused|Error)|Network is unreachable|timed out' "$1"; then
-        fail "failed to download the CUDA toolkit: the package registry cannot be reached" \
-            "check the network, then run it again; pip's output is in ${1#"$repo"/}"
+        fail "failed to download the CUDA toolkit: the package registry is unreachable" \
+            "check the network and try again; pip's output is in ${1#"$repo"/}"
     elif grep -q 'No matching distribution found' "$1"; then
         fail "failed to download the CUDA toolkit: the registry has no $(sed -n 's/.*No matching distribution found for //p' "$1" | head -n 1) for this machine ($(uname -m))" \
             "check the network and pip's index; pip's output is in ${1#"$repo"/}"
@@ -133,19 +133,19 @@ explain_pip() {
 
 install_wheels() {
     local fresh=$partial/wheels/nvidia/cu13
-    # What an install that was killed has left; one that fails tidies up itself.
+    # Remains of a killed install; a failed one cleans up itself.
     rm -rf "$partial" "$stamp"
     trap 'rm -rf "$partial"' EXIT
-    # pip ends in order when it is interrupted; that is no failure to explain.
+    # pip exits cleanly when interrupted; that is not a failure to explain.
     trap 'exit 130' INT
     trap 'exit 143' TERM
     check_disk
     mkdir -p "$partial/tmp"
     note "installing the CUDA toolkit ${WHEELS[0]#*==} into ${store#"$repo"/}/ (0.7 GB to download)"
     # --no-deps: the list above is complete, and pins what the wheels leave open.
-    # TMPDIR: /tmp is often a small disk, and the space was checked on this one.
-    # PIP_…: settings that people make for their own packages, and that pip
-    # refuses beside --target or outside a virtual environment.
+    # TMPDIR: /tmp is often small, and the free space was checked on this disk.
+    # PIP_…: user settings that pip rejects together with --target or outside a
+    # virtual environment.
     TMPDIR=$partial/tmp PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 python3 -m pip install \
         --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
         --retries 3 --timeout 30 --target "$partial/wheels" "${WHEELS[@]}" \
@@ -160,7 +160,7 @@ install_wheels() {
     trap - EXIT INT TERM
 }
 
-# lay_out ROOT: the shape of an ordinary toolkit, which build scripts look for.
+# lay_out ROOT: creates the layout of an ordinary toolkit for the build scripts.
 lay_out() {
     local name versioned
     ln -sfn lib "$1/lib64"
@@ -168,24 +168,24 @@ lay_out() {
         versioned=("$1/lib/$name".so.*)
         [[ -f ${versioned[0]} ]] ||
             fail "failed to install the CUDA toolkit: its wheels have no $name" \
-                "report it: the pinned versions in scripts/cuda-toolkit.sh do not fit together"
+                "report it: the pinned versions in scripts/cuda-toolkit.sh do not match"
         ln -sfn "${versioned[0]##*/}" "$1/lib/$name.so"
     done
     mkdir -p "$1/lib/stubs"
 }
 
-# try_nvcc ROOT: one small kernel, so that a host compiler which nvcc refuses is
-# found here and not minutes into a build.
+# try_nvcc ROOT: compiles a small kernel, to detect a host compiler that nvcc
+# rejects now rather than minutes into a build.
 try_nvcc() {
     printf '#include <cuda_fp16.h>\n__global__ void twice(__half *x) { x[threadIdx.x] += x[threadIdx.x]; }\n' \
         >"$partial/try.cu"
     PATH=$1/bin:$PATH "$1/bin/nvcc" -arch=sm_80 -c -o "$partial/try.o" "$partial/try.cu" \
         >"$store/nvcc.log" 2>&1 ||
         fail "failed to install the CUDA toolkit: nvcc cannot compile here" \
-            "see ${store#"$repo"/}/nvcc.log; NVCC_CCBIN names another host compiler"
+            "see ${store#"$repo"/}/nvcc.log; set NVCC_CCBIN to use another host compiler"
 }
 
-# Where cargo keeps the source of the cudarc that Cargo.lock names.
+# Prints the folder of the cudarc sources that Cargo.lock pins.
 cudarc_source() {
     local metadata
     metadata=$(cd "$repo" && cargo metadata --locked --format-version 1 \
@@ -198,9 +198,9 @@ print(next(os.path.dirname(p["manifest_path"]) for p in packages if p["name"] ==
 ' <<<"$metadata"
 }
 
-# A libcuda.so to link against where no driver is installed. Every function
-# answers CUDA_ERROR_STUB_LIBRARY (34), as the one of NVIDIA's toolkit does. Its
-# soname is the driver's, so that what is linked here loads the real one.
+# Builds a libcuda.so to link against without a driver. Every function returns
+# CUDA_ERROR_STUB_LIBRARY (34), as in the stub of NVIDIA's toolkit. Its soname is
+# that of the driver, so that binaries load the real library.
 build_stub() {
     local source bindings
     source=$(cudarc_source) ||
@@ -211,7 +211,7 @@ build_stub() {
     sed -nE 's/^ +fn (cu[A-Z][A-Za-z0-9_]*)\(.*/int \1(void) { return 34; }/p' "$bindings" |
         LC_ALL=C sort -u >"$root/lib/stubs/libcuda.c"
     [[ -s $root/lib/stubs/libcuda.c ]] ||
-        fail "failed to make the stub of libcuda: cudarc $(cudarc_version) declares its functions in another form" \
+        fail "failed to make the stub of libcuda: cudarc $(cudarc_version) declares its functions differently" \
             "adapt build_stub in scripts/cuda-toolkit.sh"
     cc -shared -fPIC -O1 -Wl,-soname,libcuda.so.1 -o "$stub.tmp" "$root/lib/stubs/libcuda.c" ||
         fail "failed to make the stub of libcuda: cc cannot link a shared library" "install gcc and binutils"
@@ -225,10 +225,10 @@ install() {
     fi
     check_prerequisites
     { mkdir -p "$store" && [[ -w $store ]]; } 2>/dev/null ||
-        fail "failed to install the CUDA toolkit: $store cannot be written" \
-            "run it from a checkout of your own"
-    # Two builds may ask at the same time; the second waits and finds it done.
-    # The lock goes with the process, so that a killed one leaves none behind.
+        fail "failed to install the CUDA toolkit: $store is not writable" \
+            "run it from your own checkout"
+    # Two builds may run this at the same time; the second waits and finds it done.
+    # The lock belongs to the process, so a killed one does not leave it behind.
     exec 9>"$store/lock"
     if command -v flock >/dev/null && ! flock --nonblock 9; then
         note "waiting for another install of the CUDA toolkit"
@@ -244,14 +244,14 @@ install() {
 system_toolkit() {
     local nvcc found
     if [[ -n ${CUDA_HOME:-} && ! -x $CUDA_HOME/bin/nvcc ]]; then
-        note "CUDA_HOME=$CUDA_HOME has no bin/nvcc: passed over"
+        note "CUDA_HOME=$CUDA_HOME has no bin/nvcc: ignored"
     fi
     for nvcc in "${CUDA_HOME:-}/bin/nvcc" "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc; do
-        # `:-` makes the first one /bin/nvcc where CUDA_HOME is unset; a toolkit
-        # there is on PATH anyway.
+        # If CUDA_HOME is unset, the first one is /bin/nvcc; a toolkit there is on
+        # PATH anyway.
         [[ -n $nvcc && -x $nvcc ]] || continue
         found=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
-        # Ours, from an earlier `eval`: it is checked like the first time.
+        # Our own, from an earlier `eval`: `install` checks it again.
         [[ $found != "$(readlink -f "$store")"/* ]] || continue
         printf '%s\n' "$found"
         return
@@ -264,10 +264,10 @@ print_env() {
     printf 'export CUDA_HOME=%q\n' "$1"
     printf 'export CUDA_PATH=%q\n' "$1"
     printf 'export NVCC=%q\n' "$1/bin/nvcc"
-    # cudarc asks `nvcc` for its version by name.
+    # cudarc calls `nvcc` by name to get its version.
     [[ :$PATH: == *":$1/bin:"* ]] ||
         printf "export PATH=%q:\"\$PATH\"\n" "$1/bin"
-    # For starting what was built: a binary names its libraries, not their folder.
+    # To run the build: a binary refers to its libraries by name, without a folder.
     [[ $1 == /usr || ! -d $libraries || :${LD_LIBRARY_PATH:-}: == *":$libraries:"* ]] ||
         printf "export LD_LIBRARY_PATH=%q\"\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}\"\n" "$libraries"
 }
@@ -275,7 +275,7 @@ print_env() {
 main() {
     local system
     if (($# > 1)); then
-        note "error: one command at most, and not: $*"
+        note "error: expected at most one command, got: $*"
         note "hint: scripts/cuda-toolkit.sh --help"
         exit 2
     fi

@@ -1,10 +1,10 @@
-"""Writes src/engine/testdata/chat/{python,families}.json: what Jinja2 makes of templates.
+"""Writes src/engine/testdata/chat/{python,families}.json: how Jinja2 renders templates.
 
     python3 scripts/jinja-expected.py     (needs jinja2)
 
-The environment is transformers' (`apply_chat_template`): a sandbox with immutable lists and
-dictionaries, blocks trimmed, loop controls, its own `tojson`, `raise_exception` and `strftime_now`, and
-the tag `generation`. The date is the program's own.
+The environment is that of transformers (`apply_chat_template`): a sandbox with immutable lists and
+dictionaries, trimmed blocks, loop controls, custom `tojson`, `raise_exception` and `strftime_now`, and
+the tag `generation`. The date is fixed.
 """
 
 import datetime

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Takes nvcc's place where only the Rust code of the CUDA build is looked at:
+# Replaces nvcc when only the Rust code of the CUDA build is checked:
 # scripts/check-cuda.sh --stand-in installs it as `nvcc`. It compiles nothing.
-# It tells its version, and writes the file that it is asked for, whose content
-# is no machine code: what links it or loads it fails.
+# It prints a version and creates the requested output file, which contains no
+# machine code: linking or loading it fails.
 set -euo pipefail
 
-# cudarc takes its bindings by it: the release that scripts/cuda-toolkit.sh pins.
+# cudarc selects its bindings by this: the release that scripts/cuda-toolkit.sh pins.
 readonly RELEASE=13.0
 
 output=''
@@ -19,7 +19,7 @@ while (($#)); do
             "Cuda compilation tools, release $RELEASE, V$RELEASE.0"
         exit
         ;;
-    # Objects and libraries are asked for by name, PTX by the folder it goes to.
+    # Objects and libraries are requested by name, PTX by output folder.
     -o) output=${2:-} ;;
     --output-directory) folder=${2:-} ;;
     *.cu) kernel=${1##*/} ;;
@@ -30,11 +30,11 @@ done
 if [[ -z $output && -n $folder && -n $kernel ]]; then
     output=$folder/${kernel%.cu}.ptx
 fi
-# Not silently: a build script that asks in another form gets no file otherwise.
+# Fail loudly: a build script with other arguments would get no file.
 if [[ -z $output ]]; then
-    printf 'error: the stand-in for nvcc does not know what to write\n' >&2
-    printf 'hint: adapt scripts/stand-in-nvcc.sh to how the build script calls nvcc\n' >&2
+    printf 'error: the stand-in for nvcc cannot determine its output file\n' >&2
+    printf 'hint: adapt scripts/stand-in-nvcc.sh to the arguments of the build script\n' >&2
     exit 1
 fi
-# Nothing on stdout, where cargo would take it for the build script's.
+# Print nothing on stdout: cargo would attribute it to the build script.
 printf '// A stand-in: no kernel was compiled.\n' >"$output"

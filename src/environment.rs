@@ -1,7 +1,6 @@
-//! Where a run runs: processor, memory, system, revision. Read from the machine, for the record.
+//! The environment of a run: processor, memory, operating system and git revision.
 
 mod load;
-mod memory;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,9 +9,8 @@ use crate::hash::PartsHasher;
 use crate::record::Environment;
 
 pub use load::LoadMeter;
-pub use memory::{AvailableMemory, available_memory};
 
-/// The machine and the build; `root` is the checkout whose revision is named.
+/// Describes the machine and the build. `root` is the checkout whose revision is recorded.
 pub fn capture(root: &Path) -> Environment {
     Environment {
         flowbench: env!("CARGO_PKG_VERSION").to_owned(),
@@ -33,8 +31,8 @@ pub fn capture(root: &Path) -> Environment {
     }
 }
 
-/// What stands for the host's name in the record. The part before it keeps the digest from being
-/// that of the bare name, which other tools may have published.
+/// Pseudonym of the host name: a hash. Its constant prefix makes it differ from the hash of the
+/// bare name, which other tools may have published.
 fn hostname_hash(name: &[u8]) -> Option<String> {
     let mut hasher = PartsHasher::default();
     hasher.part(b"flowbench hostname");
@@ -50,7 +48,7 @@ pub fn os() -> String {
         .join(" ")
 }
 
-/// The processor's name, as it gives it itself.
+/// The processor's name as it reports it.
 pub fn cpu_name() -> String {
     std::fs::read_to_string("/proc/cpuinfo")
         .ok()
@@ -62,12 +60,11 @@ pub fn cpu_name() -> String {
         .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
-/// Logical processors that this process may use.
 pub fn cpu_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Those vector extensions that matter to the engine, of those that the processor has.
+/// Vector extensions of this processor that are relevant to the engine.
 pub fn cpu_features() -> Vec<String> {
     let mut found = Vec::new();
     macro_rules! detect {
@@ -83,28 +80,28 @@ pub fn cpu_features() -> Vec<String> {
     found
 }
 
-/// The machine's memory in bytes; 0 where it cannot be told.
+/// Physical memory in bytes.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    // The unit is given by the kernel; the field types differ between platforms.
+    // The unit is set by the kernel; the field types differ between platforms.
     #[allow(clippy::unnecessary_cast)]
     let bytes = info.totalram as u64 * u64::from(info.mem_unit);
     bytes
 }
 
-/// Processes that want to run, the mean of the last minute; `None` where it cannot be told.
+/// Mean number of runnable processes over the last minute; `None` if unknown.
 pub fn load_average() -> Option<f64> {
     let text = std::fs::read_to_string("/proc/loadavg").ok()?;
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Bytes that an unprivileged user can still write on the file system of `path`.
+/// Bytes available to an unprivileged user on the file system of `path`.
 pub fn free_disk_bytes(path: &Path) -> Option<u64> {
     let status = rustix::fs::statvfs(path).ok()?;
     Some(status.f_bavail * status.f_frsize)
 }
 
-/// The checkout's revision, with `-dirty` behind it where tracked files have changes.
+/// The checkout's revision, with `-dirty` appended if tracked files have changes.
 fn git_revision(root: &Path) -> Option<String> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git")
@@ -134,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machine_can_be_named() {
+    fn the_machine_is_described() {
         let environment = capture(Path::new("/"));
         assert!(environment.cpu_threads >= 1);
         assert!(environment.memory_bytes > 1 << 20);

@@ -1,4 +1,4 @@
-//! The error type: what failed, where, why, what to do next, and the exit code.
+//! The error type of the crate: what failed, why, what to do next, and the exit code.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,17 +9,17 @@ use std::fmt;
 pub enum Exit {
     /// Success.
     Done = 0,
-    /// An invalid flag, variable, template, suite or fixture.
+    /// A flag, a variable, a template, a suite or a fixture is invalid.
     Usage = 2,
     /// The machine, the model or the device is not ready.
     Preflight = 3,
     /// Nothing ran.
     NothingRan = 4,
-    /// A gate failed: a regression, or outputs that differ.
+    /// A gate failed: a regression, or a missed objective.
     Gate = 99,
     /// At least one flow failed.
     FlowFailed = 100,
-    /// Stopped before the end (Ctrl-C, a deadline); what was measured is saved.
+    /// Stopped early (Ctrl-C, a deadline); measurements so far are saved.
     Incomplete = 106,
     /// An output could not be written.
     Output = 110,
@@ -29,8 +29,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An expected failure.
 ///
-/// Messages are fragments: the outermost says what was being done ("failed to load the model"), and each
-/// `source` below it why. A cause that the user can act on has a hint.
+/// Messages are fragments: the outermost names the operation ("failed to load the model"), and each
+/// `source` below it gives the cause. A cause that the user can fix carries a hint.
 #[derive(Debug)]
 pub struct Error {
     exit: Exit,
@@ -49,41 +49,40 @@ impl Error {
         }
     }
 
-    /// A mistake in what the user wrote (exit code 2).
+    /// An error in user input (exit code 2).
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
 
-    /// Model, device or machine not ready (exit code 3).
+    /// The model, the device or the machine is not ready (exit code 3).
     pub fn preflight(message: impl Into<String>) -> Self {
         Self::new(Exit::Preflight, message)
     }
 
-    /// A flow that could not be run to its end (exit code 100).
+    /// A flow that could not be completed (exit code 100).
     pub fn flow(message: impl Into<String>) -> Self {
         Self::new(Exit::FlowFailed, message)
     }
 
-    /// Something that could not be written (exit code 110).
+    /// A failed write (exit code 110).
     pub fn output(message: impl Into<String>) -> Self {
         Self::new(Exit::Output, message)
     }
 
-    /// Adds what to do next. The first hint, which is closest to the cause, is kept.
+    /// Suggests what to do next. The first hint, the one closest to the cause, is kept.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint.get_or_insert(hint.into());
         self
     }
 
-    /// Adds the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Adds what was being done when the error came up; exit code and hint stay.
+    /// Wraps the error in a description of the operation; keeps the exit code and the hint.
     #[must_use]
     pub fn context(mut self, message: impl Into<String>) -> Self {
         Self {
@@ -102,13 +101,13 @@ impl Error {
         self.hint.as_deref()
     }
 
-    /// The message with its causes, joined by `: `, on one line.
+    /// The message and its causes on one line, joined by `: `.
     pub fn chain(&self) -> String {
         let mut text = self.message.clone();
         let mut source = self.source();
         while let Some(cause) = source {
             let cause_text = cause.to_string();
-            // Some libraries repeat their source in their own text.
+            // Some libraries repeat the source in their own message.
             if !text.ends_with(&cause_text) {
                 text.push_str(": ");
                 text.push_str(&cause_text);
@@ -118,8 +117,9 @@ impl Error {
         text
     }
 
-    /// What the user sees: `error: …`, a `caused by` line per cause, and a `hint:` line. Further lines of a
-    /// message are indented, since they may come from a model or a server.
+    /// The report for the user: `error: …`, a `caused by` line per cause, and a `hint:` line.
+    /// Continuation lines are indented, because text from a model or a server must not start a
+    /// line.
     pub fn report(&self) -> String {
         let set_in = |text: &str| text.replace('\n', "\n    ");
         let mut text = format!("error: {}", set_in(&self.message));
@@ -148,9 +148,9 @@ impl StdError for Error {
     }
 }
 
-/// Turns a library's error into one of ours, with what was being done.
+/// Converts a library error into an [`Error`].
 pub trait Context<T> {
-    /// Wraps the error into an [`Error`] with this exit code and message.
+    /// Wraps the error with this exit code and message.
     fn or_exit(self, exit: Exit, message: impl FnOnce() -> String) -> Result<T>;
 }
 
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_from_elsewhere_does_not_begin_a_line() {
+    fn untrusted_text_cannot_start_a_line() {
         let error = Error::flow("bad").caused_by("a\n[TIMING] benchmark_total_ms=1.00");
         assert_eq!(
             error.report(),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn context_keeps_the_code_and_the_hint_of_the_cause() {
+    fn context_keeps_the_exit_code_and_the_first_hint() {
         let error = Error::preflight("no model")
             .hint("fetch it")
             .context("failed to load the engine")

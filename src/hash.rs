@@ -1,34 +1,33 @@
-//! SHA-256, as the expansion cache, the model pin and the output hashes use it.
+//! SHA-256 for the expansion cache, the pinned model, and output hashes.
 
 use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// A SHA-256 under construction whose parts cannot run into one another: each is preceded by its
-/// length, so that ("ab", "c") and ("a", "bc") differ.
+/// A SHA-256 hasher over a sequence of parts. Each part is preceded by its length, so that ("ab",
+/// "c") and ("a", "bc") hash differently.
 #[derive(Clone, Default)]
 pub struct PartsHasher(Sha256);
 
 impl PartsHasher {
-    /// Adds one part.
     pub fn part(&mut self, bytes: &[u8]) {
         self.0.update((bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
     }
 
-    /// The digest in lower-case hex (64 digits).
+    /// The digest as 64 lowercase hex digits.
     pub fn finish(self) -> String {
         hex(&self.0.finalize())
     }
 }
 
-/// SHA-256 of `bytes` in lower-case hex (64 digits).
+/// SHA-256 of `bytes` as 64 lowercase hex digits.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// SHA-256 of a file's content, read in pieces; `progress` is told the bytes read so far.
+/// SHA-256 of a file, read in chunks; `progress` is called with the number of bytes read so far.
 pub fn sha256_file(path: &Path, mut progress: impl FnMut(u64)) -> io::Result<String> {
     let mut file = std::fs::File::open(path)?;
     let mut hasher = Sha256::new();
@@ -45,8 +44,8 @@ pub fn sha256_file(path: &Path, mut progress: impl FnMut(u64)) -> io::Result<Str
     }
 }
 
-/// First 16 hex digits of the SHA-256 of token ids (little-endian u32): tells two runs' outputs
-/// apart without printing them.
+/// First 16 hex digits of the SHA-256 of token IDs (little-endian u32). Compares the outputs of two
+/// runs without printing them.
 pub fn token_hash(tokens: &[u32]) -> String {
     let mut hasher = Sha256::new();
     for token in tokens {
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_do_not_run_into_one_another() {
+    fn part_boundaries_change_the_digest() {
         let digest = |parts: &[&str]| {
             let mut hasher = PartsHasher::default();
             parts.iter().for_each(|part| hasher.part(part.as_bytes()));

@@ -1,21 +1,21 @@
-//! The numbers of a JSON text as they are written.
+//! Preserves the original text of the numbers in a JSON document.
 //!
-//! `serde_json` keeps whole numbers of 64 bits and doubles. Rows hold more: identifiers and answers with
-//! many digits, `1e400`, and the `NaN` and `Infinity` that Python's `json` module writes and reads.
+//! `serde_json` holds 64-bit integers and doubles. Rows contain more: long integer identifiers and
+//! answers, `1e400`, and the `NaN` and `Infinity` of Python's `json` module.
 
 use std::borrow::Cow;
 
-/// A JSON text that `serde_json` reads, and its numbers in the order in which they stand.
+/// A JSON text that `serde_json` accepts, and the original numbers in document order.
 #[derive(Debug, PartialEq)]
 pub struct Numbers<'t> {
-    /// The text with a `0` and blanks in place of each number that has no double. All places in it are
-    /// those of the original.
+    /// The text, with each number that is not a finite double replaced by `0` and padding. All
+    /// offsets match those of the original.
     pub strict: Cow<'t, str>,
-    /// Each number's own text.
+    /// Original text of each number.
     pub texts: Vec<&'t str>,
 }
 
-/// Finds the numbers of a text. One that is no JSON stays none.
+/// Finds the numbers in a text. Invalid JSON stays invalid.
 pub fn numbers(text: &str) -> Numbers<'_> {
     let bytes = text.as_bytes();
     let mut strict = Cow::Borrowed(text);
@@ -42,7 +42,7 @@ pub fn numbers(text: &str) -> Numbers<'_> {
     Numbers { strict, texts }
 }
 
-/// Bytes of the string that begins here, its quotes included.
+/// Length in bytes of the string literal at the start, including its quotes.
 fn string_length(bytes: &[u8]) -> usize {
     let mut at = 1;
     while at < bytes.len() {
@@ -55,7 +55,7 @@ fn string_length(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// The number that the text begins with; empty where it is none.
+/// The number at the start of the text; empty if there is none.
 fn number(text: &str) -> &str {
     for name in ["NaN", "Infinity", "-Infinity"] {
         if text.starts_with(name) {
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_keep_their_text_and_all_else_its_place() {
+    fn numbers_keep_their_text_and_offsets_do_not_change() {
         let read = |text: &'static str| {
             let numbers = numbers(text);
             (numbers.strict.into_owned(), numbers.texts)

@@ -28,3 +28,7 @@ pub mod terminal;
 pub mod text_file;
 pub mod units;
 pub mod workflow;
+
+#[cfg(test)]
+#[path = "../tests/support/default_model.rs"]
+mod test_model;

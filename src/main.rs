@@ -1,4 +1,4 @@
-//! Parses the command line, dispatches, prints the error, and exits with its code.
+//! Parses the command line, dispatches, reports the error, and exits with its code.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -14,12 +14,13 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to stdout and exit 0, everything else to stderr and 2.
+            // Help and version go to stdout with exit code 0, everything else to stderr with exit
+            // code 2.
             let code = error.exit_code();
             let hint = cli::hint_for(&error);
             match cli::print(error) {
                 Ok(()) => {}
-                // `flowbench run --help | head`: its reader has seen enough.
+                // The reader closed the pipe: `flowbench run --help | head`.
                 Err(closed) if closed.kind() == std::io::ErrorKind::BrokenPipe => {}
                 Err(_) => return ExitCode::from(flowbench::error::Exit::Output as u8),
             }
@@ -29,6 +30,9 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(code).unwrap_or(2));
         }
     };
+    for warning in cli::misspelled(std::env::vars_os().map(|(name, _)| name)) {
+        let _ = writeln!(std::io::stderr(), "{}", terminal::visible(&warning));
+    }
     let environment = ProcessEnv::read(|name| std::env::var_os(name));
     match commands::dispatch(cli.command, &environment) {
         Ok(exit) => ExitCode::from(exit as u8),

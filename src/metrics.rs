@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_that_ends_early_has_slack() {
+    fn a_branch_without_dependents_has_slack() {
         let fork = steps(&[(10.0, &[]), (12.0, &[0]), (50.0, &[0])]);
         let path: Vec<usize> = critical_path(&fork).iter().map(|(step, _)| *step).collect();
         assert_eq!(path, [0, 2]);
@@ -185,10 +185,10 @@ mod tests {
     }
 
     proptest! {
-        /// The path's times add up to the makespan, and a step on it has no slack; a step that is
-        /// delayed by its slack does not delay the flow.
+        /// The times on the critical path add up to the makespan, and its steps have no slack.
+        /// Delaying a step by its slack does not delay the flow.
         #[test]
-        fn path_and_slack_agree(
+        fn critical_path_and_slack_agree(
             durations in prop::collection::vec(1u32..1000, 1..8),
             edges in prop::collection::vec(any::<bool>(), 28),
         ) {

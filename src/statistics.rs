@@ -1,11 +1,11 @@
-//! Statistics of small samples: median, range, and how likely the range covers the true median.
+//! Statistics for small samples: median, range, and the coverage of the range.
 
 use crate::record::metrics::{Distribution, Interval};
 
-/// A median of fewer values is not given.
+/// Fewer values than this have no reported median.
 pub const LEAST_FOR_MEDIAN: usize = 3;
 
-/// The middle value, or the mean of the two middle ones; `None` without values.
+/// The middle value, or the mean of the two middle ones; `None` for an empty sample.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -17,36 +17,36 @@ pub fn median(values: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*sorted.get(middle - 1)?, upper))
 }
 
-/// The smallest and the largest value; `None` without values.
+/// Minimum and maximum; `None` for an empty sample.
 pub fn range(values: &[f64]) -> Option<(f64, f64)> {
     let smallest = values.iter().copied().min_by(f64::total_cmp)?;
     let largest = values.iter().copied().max_by(f64::total_cmp)?;
     Some((smallest, largest))
 }
 
-/// The mean; `None` without values.
+/// The mean; `None` for an empty sample.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// The probability that the range of `count` independent values covers the median of what they
-/// were drawn from, whatever its distribution: 1 − 2^(1 − count), by the sign test (B. C. Arnold,
-/// N. Balakrishnan, H. N. Nagaraja, *A First Course in Order Statistics*, §7.1).
+/// Probability that the range of `count` independent values covers the median of their
+/// distribution, whatever that is: 1 − 2^(1 − count), by the sign test (B. C. Arnold, N.
+/// Balakrishnan, H. N. Nagaraja, *A First Course in Order Statistics*, §7.1).
 pub fn range_coverage(count: usize) -> f64 {
     1.0 - 2f64.powi(1 - i32::try_from(count.clamp(1, 64)).unwrap_or(64))
 }
 
-/// Least coverage of an interval for the median.
+/// Minimum coverage of a confidence interval for the median.
 const COVERAGE: f64 = 0.95;
 
-/// How values are spread; `None` without values.
+/// Summarizes a sample; `None` for an empty one.
 pub fn distribution(values: &[f64]) -> Option<Distribution> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let count = sorted.len();
     let mean = mean(&sorted)?;
     let squares: f64 = sorted.iter().map(|value| (value - mean).powi(2)).sum();
-    // As many values as it takes for one to be expected beyond the quantile.
+    // A quantile needs a sample in which at least one value is expected beyond it.
     let supported = |q: f64, least: usize| (count >= least).then(|| quantile(&sorted, q));
     Some(Distribution {
         count,
@@ -62,7 +62,7 @@ pub fn distribution(values: &[f64]) -> Option<Distribution> {
     })
 }
 
-/// The quantile `q` of sorted values, of which there is at least one.
+/// Quantile `q` of at least one sorted value, interpolated linearly.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let place = (sorted.len() - 1) as f64 * q;
     let below = sorted[place.floor() as usize];
@@ -70,10 +70,10 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
-/// The two sorted values that bound the median (B. C. Arnold and others, as above, §7.1).
+/// Confidence interval for the median (B. C. Arnold et al., as above, §7.1).
 fn median_interval(sorted: &[f64]) -> Option<Interval> {
     let count = sorted.len();
-    // P(B = 0); it vanishes beyond a thousand values, where the normal approximation is exact
+    // P(B = 0). It vanishes beyond a thousand values, where the normal approximation is accurate
     // enough: k = n/2 − 0.98 √n.
     let mut probability = 0.5f64.powi(i32::try_from(count).ok()?);
     if count > 1000 {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_25_values_the_8th_and_the_18th_bound_the_median() {
+    fn the_8th_and_18th_of_25_values_bound_the_median() {
         let values: Vec<f64> = (1..=25).rev().map(f64::from).collect();
         let spread = distribution(&values).expect("values");
         let interval = spread.median_interval.expect("enough");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn small_samples_say_little() {
+    fn small_samples_have_no_median_or_interval() {
         assert_eq!(distribution(&[]), None);
         let one = distribution(&[4.0]).expect("a value");
         assert_eq!((one.min, one.max, one.mean), (4.0, 4.0, 4.0));
@@ -171,7 +171,8 @@ mod tests {
         assert_eq!(range_coverage(1), 0.0);
         assert_eq!(range_coverage(3), 0.75);
         assert_eq!(range_coverage(6), 0.968_75);
-        // By count: each triple of equally likely sides of the median, both sides in it or not.
+        // By enumeration: each of three values lies on either side of the median, and the range
+        // covers it if both sides occur.
         let covered = (0..8u32).filter(|sides| (1..3).contains(&sides.count_ones()));
         assert_eq!(covered.count() as f64 / 8.0, range_coverage(3));
     }

@@ -34,7 +34,7 @@ impl Moment {
         Ok(Self(Instant::now()))
     }
 
-    /// The time from `earlier` to this reading; zero if `earlier` is the later one.
+    /// Time elapsed since `earlier`; zero if `earlier` is in fact later.
     pub fn since(self, earlier: Self) -> Millis {
         self.0.saturating_duration_since(earlier.0).into()
     }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_device_gives_an_error_and_no_time() {
+    fn a_device_error_yields_no_time() {
         assert!(Moment::now(&Broken).is_err());
     }
 }

@@ -1,8 +1,8 @@
 //! What may be written to a terminal: text from elsewhere, made safe, and progress bars.
 //!
-//! What a model, a server, a script or the name of a file says may hold control characters: escape
-//! sequences that clear the screen, set the title or write to the clipboard, and marks that turn the
-//! direction of writing. They are shown as escapes, so that they can be seen and do nothing.
+//! Text from a model, a server, a script or a file name may contain control characters: escape
+//! sequences that clear the screen, set the title or write to the clipboard, and marks that change
+//! the text direction. They are shown as escapes, so that they are visible and have no effect.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,26 +19,26 @@ pub fn bars_are_hidden() -> bool {
     BARS_HIDDEN.load(Ordering::Relaxed)
 }
 
-/// The text with its control characters escaped (`\x1b`, `\u{202e}`), all but newline and tab.
+/// Escapes control characters (`\x1b`, `\u{202e}`) other than newline and tab.
 pub fn visible(text: &str) -> Cow<'_, str> {
     escaped(text, |character| {
         is_active(character) && !matches!(character, '\n' | '\t')
     })
 }
 
-/// The same with newlines escaped, too: the text stays on one line.
+/// Like [`visible`], but also escapes newlines: the text stays on one line.
 pub fn visible_line(text: &str) -> Cow<'_, str> {
     escaped(text, |character| is_active(character) && character != '\t')
 }
 
-/// The text with every line after the first indented: text from elsewhere cannot begin a line as this
-/// program's own lines begin.
+/// Indents every line after the first, so that untrusted text cannot imitate this program's own
+/// lines.
 pub fn indented(text: &str, by: &str) -> String {
     text.replace('\n', &format!("\n{by}"))
 }
 
-/// Whether a character does something to a terminal in place of being shown: control characters (C0,
-/// DEL, C1), marks of the direction of writing, and the separators that some take for line ends.
+/// Whether a terminal acts on the character instead of showing it: control characters (C0, DEL,
+/// C1), bidirectional marks, and separators that some terminals treat as line ends.
 pub fn is_active(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_moves_a_cursor_passes() {
+    fn control_characters_are_escaped() {
         for (text, shown) in [
             (
                 "plain, ä, 中, 🧪, a\u{200d}b",
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_from_elsewhere_are_set_in() {
+    fn continuation_lines_are_indented() {
         assert_eq!(indented("a\n[TIMING] b", "  "), "a\n  [TIMING] b");
     }
 }

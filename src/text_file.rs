@@ -1,34 +1,34 @@
-//! Text files that users give: templates, suites, scripts, rows, fixtures.
+//! Text files from the user: templates, suites, scripts, rows, fixtures.
 //!
-//! Only regular files are read: a named pipe would block, a folder or device holds no text, and most of
-//! these files are read more than once. A byte order mark at the start is no part of the text.
+//! Only regular files are accepted: a named pipe would block, a folder or a device contains no
+//! text, and most of these files are read more than once. A leading byte order mark is dropped.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-/// U+FEFF at the start of a text, as some editors and spreadsheets write it.
+/// U+FEFF, which some editors and spreadsheets write at the start of a file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// The bytes of a regular file.
+/// Reads the bytes of a regular file.
 ///
 /// # Errors
-/// Those of the system, or `InvalidInput` with what is there in place of a file.
+/// I/O errors; `InvalidInput` with the actual file type if it is not a regular file.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     check(path)?;
     fs::read(path)
 }
 
-/// The text of a regular file, without a byte order mark.
+/// Reads a regular file as UTF-8, without a byte order mark.
 ///
 /// # Errors
-/// As [`read`]; `InvalidData` for what is not UTF-8.
+/// As for [`read`]; `InvalidData` if it is not UTF-8.
 pub fn read_text(path: &Path) -> io::Result<String> {
     check(path)?;
     fs::read_to_string(path).map(without_mark)
 }
 
-/// The same text without a byte order mark at its start.
+/// Removes a leading byte order mark.
 pub fn without_mark(mut text: String) -> String {
     if text.starts_with(BYTE_ORDER_MARK) {
         text.drain(..BYTE_ORDER_MARK.len_utf8());
@@ -36,28 +36,31 @@ pub fn without_mark(mut text: String) -> String {
     text
 }
 
-/// A line of JSON Lines without a byte order mark, which stands at the start of a line where files were
-/// put one after the other.
+/// Removes a byte order mark from a line of JSON Lines. Concatenated files may have one at the
+/// start of any line.
 pub fn line_without_mark(line: &str) -> &str {
     line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line)
 }
 
-/// What is at a path, where that is anything but a regular file.
+/// File type at a path, unless it is a regular file.
 pub fn other_kind(path: &Path) -> Option<&'static str> {
-    let kind = fs::metadata(path).ok()?.file_type();
-    if kind.is_file() {
-        return None;
+    match fs::metadata(path) {
+        Ok(target) if target.is_file() => None,
+        Ok(target) => Some(kind_name(target.file_type())),
+        Err(_) => fs::symlink_metadata(path)
+            .is_ok_and(|entry| entry.is_symlink())
+            .then_some("a broken symbolic link"),
     }
-    Some(kind_name(kind))
 }
 
 fn check(path: &Path) -> io::Result<()> {
-    let kind = fs::metadata(path)?.file_type();
-    if kind.is_file() {
-        return Ok(());
+    match other_kind(path) {
+        None => Ok(()),
+        Some(kind) => {
+            let what = format!("it is {kind}, not a regular file");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
     }
-    let what = format!("it is {}, not a regular file", kind_name(kind));
-    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
 fn kind_name(kind: fs::FileType) -> &'static str {
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_order_mark_is_no_text() {
+    fn byte_order_marks_are_removed() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("a.jsonl");
         fs::write(&path, "\u{feff}{}\n").expect("writable");
@@ -90,8 +93,11 @@ mod tests {
         let pipe = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
         assert!(made.expect("mkfifo is there").success());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("none", &link).expect("writable");
         for (path, what) in [
             (folder.path(), "a folder"),
+            (&link, "a broken symbolic link"),
             (&pipe, "a named pipe"),
             (Path::new("/dev/null"), "a device"),
         ] {

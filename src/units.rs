@@ -1,12 +1,13 @@
-//! Units as types: a time is [`Millis`], a size is [`Bytes`]. They are formatted at the edge only.
+//! Units as types: durations are [`Millis`], sizes are [`Bytes`]. They are formatted only for
+//! output.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A span of time in milliseconds. Printed with two decimals, without its unit: the unit stands
-/// in the name of the field (`…_ms`).
+/// A duration in milliseconds. Printed with two decimals and without a unit: the field name carries
+/// it (`…_ms`).
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
@@ -19,7 +20,6 @@ impl From<Duration> for Millis {
 }
 
 impl Millis {
-    /// The same span in seconds.
     pub fn seconds(self) -> f64 {
         self.0 / 1e3
     }
@@ -76,7 +76,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// A count and what is counted: `1 workflow`, `2 workflows`. For nouns whose plural ends in s.
+/// A count with its noun: `1 workflow`, `2 workflows`. For nouns with a plural in -s.
 pub fn plural(count: usize, noun: &str) -> String {
     match count {
         1 => format!("1 {noun}"),
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn printed_forms() {
+    fn values_are_formatted_with_units() {
         assert_eq!(
             Millis::from(Duration::from_micros(1239)).to_string(),
             "1.24"

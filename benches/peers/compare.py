@@ -27,11 +27,11 @@ SCHEMA = 1
 
 
 class Failed(Exception):
-    """A process did not do its task."""
+    """A process failed."""
 
 
 def built_program() -> Path:
-    """Where `cargo build --release` puts the program."""
+    """Path of the program after `cargo build --release`."""
     script = ["bash", str(ROOT / "scripts/target-dir.sh")]
     target = subprocess.run(script, check=True, capture_output=True, text=True).stdout.strip()
     return Path(target) / "release/flowbench"
@@ -39,16 +39,16 @@ def built_program() -> Path:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benches/peers/run.sh", description=__doc__)
-    parser.add_argument("--only", default=",".join(TASKS), help="of " + ",".join(TASKS))
-    parser.add_argument("--peers", default=",".join(SCRIPTS), help="of " + ",".join(SCRIPTS))
+    parser.add_argument("--only", default=",".join(TASKS), help="tasks, out of " + ",".join(TASKS))
+    parser.add_argument("--peers", default=",".join(SCRIPTS), help="peers, out of " + ",".join(SCRIPTS))
     parser.add_argument(
-        "--rounds", type=int, default=3, help="rounds that the results are to have of each task"
+        "--rounds", type=int, default=3, help="rounds per task that the results should contain"
     )
     parser.add_argument(
         "--budget",
         type=float,
         default=float("inf"),
-        help="seconds after which nothing new is begun: another call with the same --results goes on",
+        help="start no new measurement after this many seconds; another call with the same --results continues",
     )
     parser.add_argument("--quick", action="store_true", help="one round of a tenth of the work")
     parser.add_argument("--flows", type=int, default=25, help="flows of `reuse`")
@@ -56,30 +56,30 @@ def arguments() -> argparse.Namespace:
         "--standalone-flows",
         type=int,
         default=25,
-        help="flows of `standalone`, which run one after another: fewer of them change no ratio",
+        help="flows of `standalone`, which run one after another: using fewer does not change the ratios",
     )
-    parser.add_argument("--all-settings", action="store_true", help="more settings of the peers")
+    parser.add_argument("--all-settings", action="store_true", help="try more settings of the peers")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--model", type=Path, help="a .gguf file; without it, the default model")
+    parser.add_argument("--model", type=Path, help="a .gguf file [default: the default model]")
     parser.add_argument(
-        "--flowbench", type=Path, default=built_program(), help="the program"
+        "--flowbench", type=Path, default=built_program(), help="path of the program"
     )
     parser.add_argument(
         "--results",
         type=Path,
-        help="a JSON file to go on with, round after round, or to begin; "
-        "without it, a new one in results/",
+        help="a JSON file to continue or create "
+        "[default: a new one in results/]",
     )
-    parser.add_argument("--report", type=Path, help="print the tables of a results file, run nothing")
+    parser.add_argument("--report", type=Path, help="only print the tables of a results file")
     options = parser.parse_args()
     for name, known in (("only", TASKS), ("peers", list(SCRIPTS))):
         given = [part for part in getattr(options, name).split(",") if part]
         unknown = [part for part in given if part not in known]
         if unknown:
-            parser.error(f"--{name}: {unknown[0]} is none of {', '.join(known)}")
+            parser.error(f"--{name}: {unknown[0]} is not one of {', '.join(known)}")
         setattr(options, name, given)
     if options.rounds < 1:
-        parser.error("--rounds: 1 or more")
+        parser.error("--rounds: expected at least 1")
     if options.quick:
         options.rounds = 1
         options.flows = min(options.flows, 3)
@@ -88,8 +88,8 @@ def arguments() -> argparse.Namespace:
 
 
 def call(command: list, stdin: str = "") -> tuple[str, dict]:
-    """Runs a process to its end: its stdout, and what it used: its peak of resident bytes, and
-    the share of the machine's processors that others had meanwhile."""
+    """Runs a process. Returns its stdout and its resource usage: peak resident bytes, and the share of the
+    processors used by other processes meanwhile."""
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as said, (
         tempfile.TemporaryFile("w+")
     ) as complained:
@@ -102,12 +102,12 @@ def call(command: list, stdin: str = "") -> tuple[str, dict]:
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
-            # Interrupted: a measurement that nobody waits for would disturb the next one.
+            # Interrupted: a leftover measurement would disturb the next one.
             process.kill()
             process.wait()
             raise
         wall, busy = time.monotonic() - begin, busy_seconds() - busy
-        # All of the process, its start included: a peer knows what happened while it measured.
+        # Covers the whole process, its start included; a peer reports its own share for the measurement.
         others = max(0.0, busy - usage.ru_utime - usage.ru_stime) / wall / (os.cpu_count() or 1)
         process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
@@ -120,7 +120,7 @@ def call(command: list, stdin: str = "") -> tuple[str, dict]:
 
 
 def peer(name: str, task: dict) -> dict:
-    """Runs a peer's task in a process of its own."""
+    """Runs a peer's task in a separate process."""
     said, used = call([sys.executable, HERE / SCRIPTS[name]], json.dumps(task))
     return {**used, **json.loads(said.splitlines()[-1])}
 
@@ -138,7 +138,7 @@ def processor() -> str:
 
 
 class Comparison:
-    """The rounds, and the file that they are kept in."""
+    """The rounds and their results file."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -159,7 +159,7 @@ class Comparison:
                 "flowbench's SHA-256": sha256(options.flowbench)[:16],
                 "processor": f"{processor()}, {options.threads} threads for each program",
             },
-            # [flow][step], as flowbench counts them.
+            # [flow][step], as counted by flowbench.
             "prompt_tokens": [],
             "measurements": [],
         }
@@ -169,12 +169,12 @@ class Comparison:
         self.find_peers()
 
     def go_on(self) -> None:
-        """Takes up the file's rounds; refuses those of another binary or model."""
+        """Continues the rounds of a file; rejects those of another binary or model."""
         known = json.loads(self.path.read_text())
         if known["schema"] != SCHEMA or known["environment"] != self.results["environment"]:
             sys.exit(
-                f"{self.path} holds rounds of another program, model or machine\n"
-                "hint: name another file with --results"
+                f"{self.path} contains rounds of another program, model or machine\n"
+                "hint: give another file with --results"
             )
         for key in ("measurements", "prompt_tokens"):
             self.results[key] = known[key]
@@ -188,7 +188,7 @@ class Comparison:
                 self.results["programs"][name] = f"{about['program']}; {about['build']}"
             except Failed as why:
                 self.results["missing"][name] = str(why)
-                print(f"[PEERS] left out: {name}: {why}", file=sys.stderr)
+                print(f"[PEERS] skipped: {name}: {why}", file=sys.stderr)
 
     def run(self) -> None:
         for number in range(1, self.options.rounds + 1):
@@ -196,7 +196,7 @@ class Comparison:
                 self.round(task, number)
 
     def round(self, task: str, number: int) -> None:
-        """One round of a task: every program and setting once, in turned order every other time."""
+        """One round of a task: every program and setting once, in reverse order in even rounds."""
         if task == "decode":
             for batch in (1, 8, 25):
                 self.turns(number, f"decode-{batch}", self.decode_turns(batch))
@@ -208,7 +208,7 @@ class Comparison:
             self.turns(number, task, self.workload_turns(task))
 
     def turns(self, number: int, task: str, turns: list[tuple]) -> None:
-        """What is still to be measured of a task's round."""
+        """Runs the missing measurements of a round of a task."""
         measured = report.rounds_of(self.results["measurements"], task)
         present = [
             turn
@@ -224,14 +224,14 @@ class Comparison:
                 found = run()
             except Failed as why:
                 self.results["missing"][f"{program}, {setting}, in {task}"] = str(why)
-                print(f"[PEERS] left out: {program}, {setting}: {why}", file=sys.stderr)
+                print(f"[PEERS] skipped: {program}, {setting}: {why}", file=sys.stderr)
                 continue
             found.pop("counts", None)
             if task == "load":
-                # flowbench is loaded by a measurement of something else, whose samples come along.
+                # For flowbench, the load time comes from another benchmark, whose samples are included.
                 value = found["load_s"]
             elif "samples_s" in found:
-                # The fastest repetition: what is left of a shared machine's disturbance.
+                # The fastest repetition: least disturbed on a shared machine.
                 counts = found.pop("tokens_of_samples", None) or [found["tokens"]] * len(
                     found["samples_s"]
                 )
@@ -319,7 +319,7 @@ class Comparison:
         def ours() -> dict:
             found = self.flowbench.workload(flows, mode)
             if found["counts"] != plan.prompt_tokens:
-                raise Unequal(f"flowbench's prompts in {mode} are not those of its first run")
+                raise Unequal(f"flowbench's prompts in {mode} differ from those of its first run")
             return self.checked(plan, report.OURS, found)
 
         def theirs(name: str, **more):
@@ -379,28 +379,28 @@ class Comparison:
         return turns
 
     def counted(self, flows: int) -> Plan:
-        """The first flows of the workload, with the tokens of flowbench's prompts."""
+        """The first flows of the workload, with the token counts of flowbench's prompts."""
         if len(self.results["prompt_tokens"]) < flows:
             self.results["prompt_tokens"] = self.flowbench.workload(flows, "reuse")["counts"]
         return with_counts(Plan.load().take(flows), self.results["prompt_tokens"][:flows])
 
     def checked(self, plan: Plan, program: str, found: dict) -> dict:
-        """Refuses a run that did other work than the plan says, or tokenised it differently."""
+        """Rejects a run that did other work than planned, or tokenized it differently."""
         wanted = {
             "prompt_tokens": sum(map(sum, plan.prompt_tokens)),
             "generated_tokens": plan.generate * sum(map(len, plan.fresh)),
         }
         for key, value in wanted.items():
             if found[key] != value:
-                raise Unequal(f"{program}: {key} is {found[key]}, and {value} elsewhere")
+                raise Unequal(f"{program}: {key} is {found[key]}, but {value} elsewhere")
         for other in self.results["measurements"]:
             same = other.get("prompt_tokens") == found["prompt_tokens"]
             if same and found.get("ids") and other.get("ids") not in (None, found["ids"]):
-                raise Unequal(f"{program} and {other['program']} tokenise the prompts differently")
+                raise Unequal(f"{program} and {other['program']} tokenize the prompts differently")
         return found
 
     def save(self) -> None:
-        """By a temporary file: an interrupted run loses a measurement at most."""
+        """Writes through a temporary file: an interrupted run loses at most one measurement."""
         self.results["comparisons"] = report.comparisons(self.results["measurements"])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
@@ -409,18 +409,18 @@ class Comparison:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: what was measured is kept"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: measurements so far are saved"))
     options = arguments()
     if options.report:
         print(report.markdown(json.loads(options.report.read_text())), end="")
         return
     if not options.flowbench.is_file():
-        sys.exit(f"there is no {options.flowbench}\nhint: cargo build --release --locked")
+        sys.exit(f"{options.flowbench} does not exist\nhint: cargo build --release --locked")
     try:
         comparison = Comparison(options)
         comparison.run()
     except (Failed, Unequal, ValueError) as why:
-        sys.exit(f"the comparison cannot go on: {why}")
+        sys.exit(f"the comparison cannot continue: {why}")
     print(report.markdown(comparison.results), end="")
     print(f"[PEERS] Results in {comparison.path}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""flowbench's side of the comparison: runs its command line, and reads what it recorded."""
+"""flowbench in the comparison: runs its command line and reads its records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from workload import TEMPLATE, Plan, Unequal
 
 
 class Flowbench:
-    """The program, and the model that it is given."""
+    """The program and its model."""
 
     def __init__(self, program: Path, model: Path, call) -> None:
         self.program = program
         self.model = model
-        # Runs a command: (arguments) -> (stdout, what it used).
+        # Runs a command: (arguments) -> (stdout, resource usage).
         self.call = call
 
     def version(self) -> dict:
@@ -26,7 +26,7 @@ class Flowbench:
         return {"program": said.stdout.strip(), "build": "release build, native backend"}
 
     def bench(self, task: dict) -> dict:
-        """`prefill` or `decode` by `bench-engine`, whose contexts, too, are a sequence's own."""
+        """`prefill` or `decode` with `bench-engine`, which also uses a separate context per sequence."""
         is_prefill = task["task"] == "prefill"
         text, used = self.call(
             [
@@ -50,7 +50,7 @@ class Flowbench:
         }
 
     def workload(self, flows: int, mode: str, kv_cache_mb: int | None = None) -> dict:
-        """The workload, and the tokens of every prompt."""
+        """Runs the workload; the result includes the token count of every prompt."""
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             for name in ("templates", "fixtures", "flows"):
@@ -86,7 +86,7 @@ class Flowbench:
 
 
 def prompt_counts(steps: list[dict], flows: int) -> list[list[int]]:
-    """[flow][step]: tokens of each prompt, from the lines of `steps.jsonl`."""
+    """[flow][step]: token count of each prompt, from the lines of `steps.jsonl`."""
     counts: list[list[int]] = [[] for _ in range(flows)]
     for step in sorted(steps, key=lambda step: (step["flow"], step["prompt_tokens"])):
         counts[step["flow"] - 1].append(step["prompt_tokens"])
@@ -94,7 +94,7 @@ def prompt_counts(steps: list[dict], flows: int) -> list[list[int]]:
 
 
 def with_counts(plan: Plan, counts: list[list[int]]) -> Plan:
-    """The plan, with the counts of flowbench's run."""
+    """The plan with the token counts of flowbench's run."""
     if [len(steps) for steps in counts] != [len(steps) for steps in plan.fresh]:
-        raise Unequal("flowbench ran other steps than the template has")
+        raise Unequal("flowbench did not run the steps of the template")
     return Plan(plan.system, plan.fresh, plan.generate, counts)

@@ -1,5 +1,5 @@
-"""llama.cpp, through the low-level bindings of llama-cpp-python: reads a task (JSON) from stdin, and
-writes what came of it to stdout. Run by compare.py, a process a task."""
+"""llama.cpp, through the low-level bindings of llama-cpp-python: reads a task (JSON) from stdin and writes
+the result to stdout. compare.py starts one process per task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Engine:
         batch: int = 2048,
         micro_batch: int = 512,
     ) -> None:
-        # Kept: the library holds the pointer.
+        # Keep a reference: the library holds the pointer.
         self._silence = lib.llama_log_callback(lambda *_: None)
         lib.llama_log_set(self._silence, ctypes.c_void_p(0))
         lib.llama_backend_init()
@@ -53,7 +53,7 @@ class Engine:
         params.kv_unified = unified
         self.context = lib.llama_init_from_model(self.model, params)
         if not self.context:
-            sys.exit("llama.cpp cannot make a context")
+            sys.exit("llama.cpp cannot create a context")
         self.load_seconds = watch.stop(counts=False)
         self.vocabulary = lib.llama_model_get_vocab(self.model)
         self.size = lib.llama_vocab_n_tokens(self.vocabulary)
@@ -68,11 +68,11 @@ class Engine:
             self.vocabulary, data, len(data), ids, len(ids), False, True
         )
         if count < 0:
-            sys.exit(f"llama.cpp cannot tokenise a text of {len(data)} bytes")
+            sys.exit(f"llama.cpp cannot tokenize a text of {len(data)} bytes")
         return ids[:count]
 
     def decode(self, entries: list[tuple[int, int, int, bool]]) -> None:
-        """One call: (token, position, sequence, whether its logits are wanted)."""
+        """One call; entries are (token, position, sequence, whether to compute logits)."""
         batch = self.batch
         for index, (token, position, sequence, logits) in enumerate(entries):
             batch.token[index] = token
@@ -86,7 +86,7 @@ class Engine:
             sys.exit(f"llama_decode: {status}, with {len(entries)} tokens")
 
     def prefill(self, tokens: list[int], start: int, sequence: int, logits: bool = True) -> None:
-        """Computes tokens of one sequence; logits of the last one."""
+        """Computes tokens of one sequence, with logits for the last one."""
         for first in range(0, len(tokens), self.limit):
             part = tokens[first : first + self.limit]
             last = first + len(part) == len(tokens)
@@ -98,7 +98,7 @@ class Engine:
             )
 
     def best(self, index: int) -> int:
-        """The token of the highest logit, of the entry at `index` of the last call."""
+        """Token with the highest logit for the entry at `index` of the last call."""
         pointer = lib.llama_get_logits_ith(self.context, index)
         return int(np.argmax(np.ctypeslib.as_array(pointer, shape=(self.size,))))
 
@@ -123,7 +123,7 @@ def prefill(task: dict) -> dict:
 def decode(task: dict) -> dict:
     batch, start, count = task["batch"], task["context"], task["tokens"]
     room = -(-(start + count) // 256) * 256
-    # A stream a sequence: each has its own context, as in flowbench's test.
+    # One stream per sequence: separate contexts, as in flowbench's test.
     engine = Engine(task["model"], task["threads"], task["flash"], batch, room)
     tokens = made_up(start + count, engine.size)
     engine.prefill(tokens[:start], 0, 0, logits=False)
@@ -164,7 +164,7 @@ def workload(task: dict) -> dict:
 
 
 def one_after_another(task: dict, plan: Plan) -> dict:
-    """One sequence. With `cache`, what the next prompt has in common with what is there is kept."""
+    """One sequence at a time. With `cache`, the common prefix with the next prompt is kept."""
     longest = max(map(max, plan.prompt_tokens)) + plan.generate
     engine = Engine(
         task["model"], task["threads"], task["flash"], context=-(-longest // 256) * 256
@@ -186,7 +186,7 @@ def one_after_another(task: dict, plan: Plan) -> dict:
             for position in range(len(prompt), len(prompt) + plan.generate - 1):
                 engine.decode([(answer[-1], position, 0, True)])
                 answer.append(engine.best(0))
-            # The last token is chosen, and not computed.
+            # The last token is sampled but not computed.
             there = prompt + answer[:-1]
             run.step(len(prompt), len(prompt) - kept, len(answer))
     return run.result(tokens)
@@ -203,9 +203,8 @@ def common(one: list[int], other: list[int]) -> int:
 
 
 def at_once(task: dict, plan: Plan) -> dict:
-    """Flows in groups of `concurrency`, each a sequence; the system message is computed once and
-    copied to all of them. The flows have steps of the same length, so that they go in step and every
-    call is full."""
+    """Flows in groups of `concurrency`, one sequence each; the system message is computed once and copied to
+    all of them. All steps have the same length, so the flows advance in lockstep and every call is full."""
     group = task["concurrency"]
     longest = max(map(max, plan.prompt_tokens)) + plan.generate
     engine = Engine(
@@ -237,7 +236,7 @@ def at_once(task: dict, plan: Plan) -> dict:
                 before = len(prompts[flow])
                 prompt = tokens.prompt(flow, step, prompts[flow], answers[flow])
                 if step:
-                    # An answer that was cut: what follows it is computed anew.
+                    # The answer was cut: everything after it is computed again.
                     kept = before + common(answers[flow][:-1], prompt[before:])
                     there[flow] = min(there[flow], kept)
                     lib.llama_memory_seq_rm(engine.memory, lane[flow], there[flow], -1)
@@ -261,8 +260,8 @@ def at_once(task: dict, plan: Plan) -> dict:
 
 
 def prompts_at_once(engine: Engine, prompts: dict, there: dict, lane: dict) -> dict:
-    """Computes what is not there of the prompts, whole prompts to a call; the first token of each
-    answer."""
+    """Computes the missing parts of the prompts, with whole prompts per call. Returns the first token of
+    each answer."""
     answers: dict[int, list[int]] = {}
     waiting = list(prompts)
     while waiting:

@@ -1,5 +1,5 @@
-"""OpenVINO GenAI's continuous batching, from the same GGUF: reads a task (JSON) from stdin, and
-writes what came of it to stdout. Run by compare.py, a process a task."""
+"""OpenVINO GenAI's continuous batching, from the same GGUF: reads a task (JSON) from stdin and writes the
+result to stdout. compare.py starts one process per task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VOCABULARY_AT_LEAST = 32_000
 
 
 class Engine:
-    """A pipeline, and requests by their number."""
+    """A pipeline with numbered requests."""
 
     def __init__(
         self, task: dict, cache: bool = False, sequences: int = 1, cache_gib: int = 1
@@ -55,7 +55,7 @@ class Engine:
         return self.pipeline.add_request(self.number, ids, config)
 
     def finish(self, requests: list) -> list[list[int]]:
-        """Runs until all have ended; their tokens."""
+        """Runs until all requests have finished; returns their tokens."""
         while self.pipeline.has_non_finished_requests():
             self.pipeline.step()
         return [answer_of(request) for request in requests]
@@ -83,17 +83,17 @@ def prefill(task: dict) -> dict:
 
 def decode(task: dict) -> dict:
     batch, start, count = task["batch"], task["context"], task["tokens"]
-    # Room for all prompts in one pass, so that all of them begin to generate at once.
+    # All prompts fit into one pass, so that all of them start decoding together.
     engine = Engine({**task, "tokens_a_pass": batch * start}, sequences=batch)
     tokens = made_up(start, VOCABULARY_AT_LEAST)
     samples = []
     for _ in range(task["repetitions"]):
-        # They differ by their first token, so that they share nothing.
+        # Distinct first tokens, so that no prefix is shared.
         requests = [
             engine.submit([tokens[0] + index, *tokens[1:]], count + 1) for index in range(batch)
         ]
         there = [0] * batch
-        # What is generated before the last one is ready is not timed, and not counted.
+        # Tokens generated before the last request is ready are neither timed nor counted.
         while min(there) < 1:
             engine.pipeline.step()
             read(requests, there)
@@ -113,7 +113,7 @@ def decode(task: dict) -> dict:
 
 
 def read(requests: list, there: list[int]) -> None:
-    """Adds to `there` what requests have generated since."""
+    """Adds newly generated tokens to the counts in `there`."""
     for index, request in enumerate(requests):
         while request.can_read():
             for output in request.read().values():
@@ -134,11 +134,11 @@ def workload(task: dict) -> dict:
     group = task["concurrency"]
     engine = Engine(task, cache=task["cache"], sequences=group)
     tokens = Tokens(plan, engine.encode)
-    # Nothing of the workload: its blocks are not to be in the cache.
+    # Warm up with unrelated tokens: blocks of the workload must not be in the cache.
     engine.finish([engine.submit(made_up(64, VOCABULARY_AT_LEAST), 2)])
     run = Run(plan)
     if task["cache"] and group > 1:
-        # All flows ask for the system message at once: it has to be in the cache before they do.
+        # All flows start with the system message at once: it has to be in the cache before.
         engine.finish([engine.submit(tokens.system, 1)])
     waiting = list(range(len(tokens.fresh)))
     active: dict[int, tuple] = {}
@@ -160,7 +160,7 @@ def workload(task: dict) -> dict:
             if step + 1 < len(tokens.fresh[flow]):
                 start(flow, step + 1, prompt, answer)
     result = run.result(tokens)
-    # What the cache gave is not told.
+    # The cache does not report its hits.
     result["prefill_tokens"] = None if task["cache"] else result["prompt_tokens"]
     return result
 

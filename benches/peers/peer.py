@@ -1,4 +1,4 @@
-"""What the peers' processes share."""
+"""Shared by the peer processes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from workload import Plan, Tokens
 
 
 def made_up(count: int, vocabulary: int) -> list[int]:
-    """Token ids without meaning, the same in every run; a quarter of the vocabulary is left out
-    at its low end, where special tokens stand."""
+    """Arbitrary token IDs, the same in every run. Skips the lowest quarter of the vocabulary, where special
+    tokens are."""
     state, tokens = 1, []
     for _ in range(count):
         state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
@@ -23,16 +23,16 @@ def made_up(count: int, vocabulary: int) -> list[int]:
 
 
 def busy_seconds() -> float:
-    """Processor time that all processes together have used, and what the host took away."""
+    """CPU time used by all processes together, plus time stolen by the host."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
     user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields)
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 class Watch:
-    """A clock for what is measured, which also tells what other processes did meanwhile."""
+    """Measures a duration, and the CPU time that other processes used meanwhile."""
 
-    # Of all watches of this process: seconds, and the others' processor seconds.
+    # Totals over all watches of this process: seconds, and CPU seconds of other processes.
     measured = others = 0.0
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Watch:
         self.begin = time.perf_counter()
 
     def stop(self, counts: bool = True) -> float:
-        """Seconds since it was started. What does not count says nothing of the others."""
+        """Seconds since the start. With `counts=False`, the totals are not updated."""
         seconds = time.perf_counter() - self.begin
         if not counts:
             return seconds
@@ -50,7 +50,7 @@ class Watch:
 
     @staticmethod
     def others_cpu() -> dict:
-        """The others' share of the processors while something was measured."""
+        """Share of the processors used by other processes during the measurements."""
         if Watch.measured == 0:
             return {}
         share = Watch.others / Watch.measured / (os.cpu_count() or 1)
@@ -58,7 +58,7 @@ class Watch:
 
 
 class Run:
-    """Counts and times a workload; the clock runs from when it is made."""
+    """Counts and times a workload; the clock starts at construction."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -87,16 +87,16 @@ class Run:
 
 
 def serve(*tasks: Callable[[dict], dict]) -> None:
-    """Does the one of the tasks that stdin names, and prints what came of it: the last line of stdout."""
+    """Runs the task that stdin names, and prints its result as the last line of stdout."""
     task = json.load(sys.stdin)
     by_name = {known.__name__: known for known in tasks}
-    # Whatever a library writes to stdout goes to stderr.
+    # Redirect anything a library writes to stdout to stderr.
     out = os.dup(1)
     os.dup2(2, 1)
     result = {**by_name[task["task"]](task), **Watch.others_cpu()}
     with os.fdopen(out, "w") as stdout:
         stdout.write(json.dumps(result) + "\n")
-    # Without the libraries' own tear-down, which takes time and measures nothing.
+    # Skip the teardown of the libraries, which takes time and is not measured.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -1,14 +1,14 @@
-"""Ratios and tables, from the measurements of a results file and nothing else."""
+"""Ratios and tables, derived only from the measurements of a results file."""
 
 from __future__ import annotations
 
 from statistics import median
 
 OURS = "flowbench"
-# A measurement during which others had more than this share of the processors does not count.
+# A measurement does not count if other processes used more than this share of the processors.
 MOST_OTHERS = 0.2
 
-# Task, the title of its row, the unit of its values.
+# Task, title of its row, unit of its values.
 TASKS = {
     "prefill": ("prefill, 512 tokens", "t/s"),
     "decode-1": ("decode, batch 1", "t/s"),
@@ -18,7 +18,7 @@ TASKS = {
     "standalone": ("workload, `standalone`", "s"),
     "load": ("engine load, warm file cache", "s"),
 }
-# What flowbench set out to reach: how many times as fast as a peer.
+# Targets of flowbench: speed-up over a peer.
 TARGETS = {
     ("prefill", "llama.cpp"): 8,
     ("decode-1", "llama.cpp"): 2,
@@ -31,13 +31,13 @@ TARGETS = {
 
 
 def quiet(measurement: dict) -> bool:
-    """Whether the program had the machine to itself."""
+    """Whether the program ran undisturbed."""
     return measurement["others_cpu"] <= MOST_OTHERS
 
 
 def rounds_of(measurements: list[dict], task: str) -> dict[tuple[str, str], dict[int, float]]:
-    """(program, setting) -> round -> value, in the order in which they first ran; without those
-    that other processes disturbed."""
+    """(program, setting) -> round -> value, in the order in which they first ran, without disturbed
+    measurements."""
     values: dict[tuple[str, str], dict[int, float]] = {}
     for one in measurements:
         if one["task"] == task and quiet(one):
@@ -47,8 +47,8 @@ def rounds_of(measurements: list[dict], task: str) -> dict[tuple[str, str], dict
 
 
 def comparisons(measurements: list[dict]) -> list[dict]:
-    """For each task and peer: the peer's best setting (by its median), and the median, the least and
-    the largest of the ratios of the rounds that both have. A ratio above 1: flowbench is faster."""
+    """For each task and peer: the peer's best setting (by median), and median, minimum and maximum of the
+    ratios over the common rounds. A ratio above 1 means that flowbench is faster."""
     found = []
     for task, (title, unit) in TASKS.items():
         values = rounds_of(measurements, task)
@@ -91,14 +91,14 @@ def comparisons(measurements: list[dict]) -> list[dict]:
 
 
 def number(value: float) -> str:
-    """Three or more significant digits."""
+    """Formats a value with at least three significant digits."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown whose columns line up in a terminal, too; the first two columns are text."""
+    """Markdown table that is also aligned on a terminal; the first two columns are text."""
     widths = [max(map(len, column)) for column in zip(head, *rows)]
 
     def line(cells: list[str]) -> str:
@@ -115,15 +115,15 @@ def markdown(results: dict) -> str:
     """The whole report."""
     measurements = results["measurements"]
     lines = [f"- {program}: {about}" for program, about in results["programs"].items()]
-    lines += [f"- left out: {program}: {why}" for program, why in results["missing"].items()]
+    lines += [f"- skipped: {program}: {why}" for program, why in results["missing"].items()]
     lines += [f"- {key}: {value}" for key, value in results["environment"].items()]
     disturbed = sum(not quiet(one) for one in measurements)
     if disturbed:
         lines.append(
-            f"- {disturbed} of {len(measurements)} measurements left out: others had more than "
-            f"{MOST_OTHERS:.0%} of the processors meanwhile"
+            f"- {disturbed} of {len(measurements)} measurements ignored: other processes used more than "
+            f"{MOST_OTHERS:.0%} of the processors"
         )
-    lines += ["", "How many times as fast flowbench is (against the best setting of each peer):", ""]
+    lines += ["", "Speed-up of flowbench (over the best setting of each peer):", ""]
     rows = []
     for one in comparisons(measurements):
         target = "" if one["target"] is None else f"≥ {one['target']:g}"
@@ -142,7 +142,7 @@ def markdown(results: dict) -> str:
             ]
         )
     head = ["work", "peer", "flowbench", "peer's", "ratio", "min–max", "rounds", "target", "reached"]
-    lines += [table(head, rows), "", "All that was measured, medians of the rounds:", ""]
+    lines += [table(head, rows), "", "All measurements, medians over the rounds:", ""]
     rows = []
     for task, (title, unit) in TASKS.items():
         for (program, setting), rounds in rounds_of(measurements, task).items():

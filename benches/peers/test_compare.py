@@ -1,4 +1,4 @@
-"""Tests of what needs no peer: ratios, tables, and the workload's counts.
+"""Tests that need no peer: ratios, tables, and the counts of the workload.
 
 python3 -m unittest discover --start-directory benches/peers
 """
@@ -37,7 +37,7 @@ class Ratios(unittest.TestCase):
             measured("prefill", "flowbench", "native", 800, 900, 700)
             + measured("prefill", "llama.cpp", "on", 100, 90, 100)
         )
-        # 8, 10, 7: the median of the rounds' ratios, not the ratio of the medians.
+        # 8, 10, 7: the median of the ratios, not the ratio of the medians.
         self.assertEqual((rate["ratio"], rate["ratio_min"], rate["ratio_max"]), (8, 7, 10))
         self.assertTrue(rate["reached"])
         [time] = report.comparisons(
@@ -98,17 +98,17 @@ class Tables(unittest.TestCase):
             """\
 - flowbench: flowbench 1
 - llama.cpp: llama.cpp 2
-- left out: OpenVINO: cannot be loaded
+- skipped: OpenVINO: cannot be loaded
 - model: tiny.gguf
-- 1 of 7 measurements left out: others had more than 20% of the processors meanwhile
+- 1 of 7 measurements ignored: other processes used more than 20% of the processors
 
-How many times as fast flowbench is (against the best setting of each peer):
+Speed-up of flowbench (over the best setting of each peer):
 
 | work                | peer                          | flowbench |  peer's |   ratio |    min–max | rounds | target | reached |
 | ------------------- | ----------------------------- | --------: | ------: | ------: | ---------: | -----: | -----: | ------: |
 | prefill, 512 tokens | llama.cpp, flash attention on | 2,500 t/s | 250 t/s | 10.00 × | 9.60–10.00 |      3 |    ≥ 8 |     yes |
 
-All that was measured, medians of the rounds:
+All measurements, medians over the rounds:
 
 | work                | program                       |    median |     min–max | rounds | prefilled | peak RSS |
 | ------------------- | ----------------------------- | --------: | ----------: | -----: | --------: | -------: |
@@ -130,7 +130,7 @@ class Workload(unittest.TestCase):
         first = tokens.prompt(0, 0, [], [])
         self.assertEqual(first, [1151, 1152, 971])
         self.assertEqual(tokens.prompt(0, 1, first, [5, 6]), [*first, 5, 6, 972, 973])
-        # Flow 2's answer was a token shorter in flowbench.
+        # In flowbench, the answer of flow 2 was one token shorter.
         other = tokens.prompt(1, 0, [], [])
         self.assertEqual(tokens.prompt(1, 1, other, [5, 6]), [*other, 5, 972, 973])
         self.assertEqual(fitted([5, 6], 4), [5, 6, 6, 6])
@@ -144,7 +144,7 @@ class Workload(unittest.TestCase):
             Tokens(plan, lambda text: [0] * len(text.split()))
 
     def test_nothing_is_computed_twice(self) -> None:
-        # 2 shared, 1 + 2 and 1 + 2 fresh, the last token of 2 answers.
+        # 2 shared, 1 + 2 and 1 + 2 new, and the last token of 2 answers.
         self.assertEqual(least_prefill(self.tokens()), 10)
 
     def test_digests_tell_tokenisations_apart(self) -> None:
@@ -159,7 +159,7 @@ class Workload(unittest.TestCase):
         self.assertEqual(plan.generate, 48)
         self.assertTrue(plan.system.startswith("<|im_start|>system\nYou write"))
         self.assertNotIn("{{", json.dumps(plan.to_json()))
-        # What follows the system message differs from flow to flow at once.
+        # The flows differ right after the system message.
         self.assertEqual(len({steps[0] for steps in plan.fresh}), 25)
         self.assertEqual(len(plan.take(4).fresh), 4)
         with self.assertRaises(ValueError):

@@ -1,9 +1,9 @@
-"""The workload that every program runs: read from the flowbench template, cut into pieces that each
-program tokenises for itself, and joined as token ids.
+"""The workload of all programs: read from the flowbench template, split into pieces that each program
+tokenizes itself, and joined as token IDs.
 
-The text that a model writes differs from program to program, since their arithmetic does. So that
-all of them compute the same number of tokens, an answer goes into the next prompt as token ids, cut
-or padded to the length that flowbench's own prompt gave it (`prompt_tokens` in its record).
+Different arithmetic makes the programs generate different text. For all of them to compute the same
+number of tokens, an answer is inserted into the next prompt as token IDs, cut or padded to its length in
+flowbench's own prompt (`prompt_tokens` in its record).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from pathlib import Path
 
 TEMPLATE = Path(__file__).with_name("workload.toml")
 
-# ChatML, which the default model was trained on. The counts that flowbench reports, with the model's
-# own chat template, show whether it holds for another model.
+# ChatML, which the default model was trained on. flowbench uses the model's own chat template, so its
+# token counts reveal a model for which this does not hold.
 SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"
 FIRST = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 LATER = "<|im_end|>\n" + FIRST
 
 
 class Unequal(Exception):
-    """Two programs do not do the same work."""
+    """The programs do different work."""
 
 
 @dataclass
 class Plan:
-    """What is to be computed: texts, and the number of tokens of every prompt."""
+    """The work: texts, and the number of tokens of every prompt."""
 
     system: str
-    # [flow][step]: the text that a step adds to the conversation.
+    # [flow][step]: text that a step adds to the conversation.
     fresh: list[list[str]]
-    # Tokens that each step generates.
+    # Tokens generated per step.
     generate: int
     # [flow][step]; empty before flowbench has run.
     prompt_tokens: list[list[int]] = field(default_factory=list)
@@ -65,9 +65,9 @@ class Plan:
         return Plan(SYSTEM.format(keys["system"]), fresh, generate.pop())
 
     def take(self, flows: int) -> Plan:
-        """The first so many flows."""
+        """The first `flows` flows."""
         if not 1 <= flows <= len(self.fresh):
-            raise ValueError(f"there are {len(self.fresh)} flows, and {flows} were asked for")
+            raise ValueError(f"there are {len(self.fresh)} flows, but {flows} were requested")
         return Plan(self.system, self.fresh[:flows], self.generate, self.prompt_tokens[:flows])
 
     def to_json(self) -> dict:
@@ -79,7 +79,7 @@ class Plan:
 
 
 class Tokens:
-    """The workload in one program's tokens. `encode` must parse special tokens and add none."""
+    """The workload in the tokens of one program. `encode` must parse special tokens and add none."""
 
     def __init__(self, plan: Plan, encode) -> None:
         self.plan = plan
@@ -101,14 +101,14 @@ class Tokens:
             )
 
     def digest(self) -> str:
-        """Tells two tokenisations apart: SHA-256 of all ids, little-endian u32."""
+        """Fingerprint of the tokenization: SHA-256 of all IDs as little-endian u32."""
         digest = hashlib.sha256()
         for ids in [self.system, *(ids for steps in self.fresh for ids in steps)]:
             digest.update(struct.pack(f"<{len(ids)}I", *ids))
         return digest.hexdigest()[:16]
 
     def prompt(self, flow: int, step: int, before: list[int], answer: list[int]) -> list[int]:
-        """The prompt of a step, from the prompt and the answer of the step before."""
+        """Prompt of a step, from the prompt and the answer of the previous step."""
         fresh = self.fresh[flow][step]
         if step == 0:
             return self.system + fresh
@@ -117,15 +117,15 @@ class Tokens:
 
 
 def fitted(answer: list[int], length: int) -> list[int]:
-    """An answer cut, or padded with its last token, to a length."""
+    """Cuts an answer to a length, or pads it with its last token."""
     if length < 1 or not answer:
-        raise Unequal(f"an answer of {len(answer)} tokens cannot become one of {length}")
+        raise Unequal(f"an answer of {len(answer)} tokens cannot be fitted to {length}")
     return (answer + answer[-1:] * length)[:length]
 
 
 def least_prefill(tokens: Tokens) -> int:
-    """Prompt tokens that have to be computed where nothing is computed twice: the system message
-    once, what each step adds, and the last token of each answer, which was generated and not yet
+    """Lower bound on the prompt tokens to compute if nothing is computed twice: the system message once,
+    the additions of each step, and the last token of each answer, which was generated but not yet
     computed."""
     steps = [ids for flow in tokens.fresh for ids in flow]
     later = sum(len(flow) - 1 for flow in tokens.fresh)

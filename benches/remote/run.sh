@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# The same flows through the engine in this process and through llama-cpp-python's server, with the
-# default model, in rounds that take turns: what a server, HTTP and its streaming add.
+# Runs the same flows on the in-process engine and on llama-cpp-python's server, with the default model, in
+# interleaved rounds: measures the overhead of a server, HTTP and streaming.
 #
 #   FLOWBENCH_LLAMA_PYTHON=/path/to/python bash benches/remote/run.sh
 #
-# That Python must have llama-cpp-python[server]; without it nothing is measured, and that is said.
-# NUM_FLOWS (3), ROUNDS (3), CONCURRENCY of the server's runs (1), PORT (8397).
+# That Python must have llama-cpp-python[server]; otherwise the script says so and measures nothing.
+# Variables (defaults): NUM_FLOWS (3), ROUNDS (3), CONCURRENCY of the server's runs (1), PORT (8397).
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=${FLOWBENCH_LLAMA_PYTHON:-}
 if [[ -z $python ]] || ! "$python" -c 'import llama_cpp.server.app' 2>/dev/null; then
-    printf 'skipped: FLOWBENCH_LLAMA_PYTHON names no Python with llama-cpp-python[server]\n' >&2
+    printf 'skipped: FLOWBENCH_LLAMA_PYTHON is not a Python with llama-cpp-python[server]\n' >&2
     exit 0
 fi
 flowbench=${FLOWBENCH:-$(bash scripts/target-dir.sh)/release/flowbench}
 if [[ ! -x $flowbench ]]; then
-    printf 'there is no %s\nhint: cargo build --release --locked\n' "$flowbench" >&2
+    printf '%s does not exist\nhint: cargo build --release --locked\n' "$flowbench" >&2
     exit 3
 fi
 model=$("$flowbench" model fetch 2>/dev/null)
@@ -49,7 +49,7 @@ remote_run() {
         ENDPOINT_EXTRA='{"repeat_penalty": 1.0}' TOKENIZER="$model" CONCURRENCY="${CONCURRENCY:-1}"
 }
 
-# What is done once (connection, first pass) is done before.
+# One-time work (connection, first pass) happens before the measurements.
 (flows=1 && remote_run warm-up 2>/dev/null)
 for ((round = 1; round <= rounds; round++)); do
     if ((round % 2)); then

@@ -1,12 +1,12 @@
-"""Makes templates/math_judge.suite.jsonl and templates/math_judge.script.jsonl.
+"""Generates templates/math_judge.suite.jsonl and templates/math_judge.script.jsonl.
 
     python3 scripts/math_judge           writes both
-    python3 scripts/math_judge --check   compares them with what would be written
+    python3 scripts/math_judge --check   compares them with the expected content
 
-The problems are made here, by builders with numbers from a fixed seed. Each answer is worked out twice,
-by formula and by brute force or substitution, in exact arithmetic, and the two must agree. The script
-holds one recorded answer a problem: most are right, some in another form, some wrong, some without a
-box; `expect` says what a verifier has to make of it. Judgements stand at its end.
+Builders generate the problems with numbers from a fixed seed. Each answer is computed twice, by formula and by
+brute force or substitution, in exact arithmetic, and the two must agree. The script holds one recorded answer
+per problem: most are correct, some in another form, some wrong, some without a box; `expect` is the verdict
+that a verifier must reach. Judgements are at its end.
 """
 
 import json
@@ -77,11 +77,11 @@ SUBJECTS = {
         discrete.random_divisor,
     ],
 }
-EACH = 4  # problems a builder
+EACH = 4  # problems per builder
 
 
 def answered(problem, chance, kind):
-    """What a model might have written, and what a verifier has to say of it."""
+    """A plausible model answer, and the verdict that a verifier must reach."""
     opening = pick(
         chance,
         "",
@@ -117,8 +117,8 @@ KINDS = ["right"] * 12 + ["other_form"] * 4 + ["wrong"] * 3 + ["no_box"]
 
 
 def judgements(name, verdict, chance):
-    """What a judge might have said, for runs in which a verifier leaves the pair undecided. Now and then
-    it says one thing in one order and another in the other."""
+    """Plausible judgements, for runs in which a verifier leaves the pair undecided. Now and then, the two
+    orders of the pair get different judgements."""
     if verdict == "no_answer":
         return []
     same = pick(
@@ -132,7 +132,7 @@ def judgements(name, verdict, chance):
 
 
 def made():
-    """The two files, as text."""
+    """The content of the two files."""
     chance = random.Random(SEED)
     suite, script, judged = [], [], []
     for subject, builders in SUBJECTS.items():
@@ -162,7 +162,7 @@ def main():
         if "--check" not in sys.argv[1:]:
             path.write_text(text, encoding="utf-8")
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            sys.exit(f"{path.name} is not what scripts/math_judge.py makes")
+            sys.exit(f"{path.name} differs from the output of scripts/math_judge")
 
 
 main()

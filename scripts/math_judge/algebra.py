@@ -1,4 +1,4 @@
-"""Problems of algebra."""
+"""Algebra problems."""
 
 from fractions import Fraction
 
@@ -64,8 +64,8 @@ def larger_root(chance):
         factor, left, root = surd(under)
         if left > 1 and half:
             break
-    # Put into x^2 - 2 half x + half^2 - under: first what stands without the root, then what stands
-    # before it.
+    # Substitute into x^2 - 2 half x + half^2 - under: first the rational part, then the coefficient of the
+    # root.
     square = (half**2 + factor**2 * left, 2 * half * factor)
     agreed((square[0] - 2 * half * half + half**2 - under, square[1] - 2 * half * factor), (0, 0))
     answer, other = f"{half}+{root}", f"{root}+{half}" if half > 0 else f"{root}{half}"

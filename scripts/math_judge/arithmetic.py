@@ -1,4 +1,4 @@
-"""Problems of arithmetic and with fractions."""
+"""Arithmetic and fraction problems."""
 
 from fractions import Fraction
 from math import gcd, lcm

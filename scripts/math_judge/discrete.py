@@ -1,4 +1,4 @@
-"""Problems about whole numbers, counting and chance."""
+"""Number theory, counting and probability problems."""
 
 import itertools
 from fractions import Fraction

@@ -1,16 +1,16 @@
-"""What the builders share: exact answers as LaTeX, and a problem with everything that belongs to it."""
+"""Shared by the builders: exact answers as LaTeX, and the problem record."""
 
 import random
 from collections import namedtuple
 from fractions import Fraction
 from math import isqrt
 
-# `answer` and `others` (the same in other words) are LaTeX, `wrong` is what a slip leads to.
+# `answer` and `others` (equivalent forms) are LaTeX; `wrong` holds the results of typical mistakes.
 Problem = namedtuple("Problem", "text answer others work wrong")
 
 
 def agreed(formula, check):
-    """The answer, once both ways to it agree."""
+    """Returns the answer after asserting that both computations agree."""
     assert formula == check, (formula, check)
     return formula
 
@@ -25,7 +25,7 @@ def number(value):
 
 
 def other_numbers(value):
-    """The same number as people also write it."""
+    """Other common spellings of the number."""
     value = Fraction(value)
     if value.denominator == 1:
         grouped = f"{value.numerator:,}"
@@ -42,7 +42,7 @@ def other_numbers(value):
 
 
 def decimal(value):
-    """Its decimal digits, if they end soon."""
+    """Decimal notation, if it terminates within four places."""
     for places in range(1, 5):
         scaled = value * 10**places
         if scaled.denominator == 1:
@@ -52,7 +52,7 @@ def decimal(value):
 
 
 def surd(square):
-    """The root of a positive integer in simplest form: factor, what is left under the root, LaTeX."""
+    """Square root of a positive integer in simplest form: factor, radicand, LaTeX."""
     factor = max(it for it in range(1, isqrt(square) + 1) if square % (it * it) == 0)
     left = square // factor**2
     if left == 1:
@@ -61,7 +61,7 @@ def surd(square):
 
 
 def polynomial(coefficients, reverse=False):
-    """Coefficients from the constant up, as LaTeX from the highest power down."""
+    """LaTeX of a polynomial, highest power first; `coefficients` start with the constant."""
     terms = []
     for power, coefficient in enumerate(coefficients):
         if coefficient:
@@ -74,12 +74,12 @@ def polynomial(coefficients, reverse=False):
 
 
 def plain(value):
-    """A problem's answer and its other forms, of a number."""
+    """The answer and its other forms, for a numeric problem."""
     return number(value), other_numbers(value)
 
 
 def off(value, *slips):
-    """What slips lead to, as far as it is not right after all."""
+    """Results of typical mistakes, unless they happen to be correct."""
     value = Fraction(value)
     return [number(slip) for slip in map(Fraction, slips) if slip != value] or [number(value + 1)]
 

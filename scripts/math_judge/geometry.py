@@ -1,4 +1,4 @@
-"""Problems of geometry."""
+"""Geometry problems."""
 
 import itertools
 from fractions import Fraction
@@ -36,7 +36,7 @@ def triangle_area(chance):
         if doubled > 5:
             break
     value = Fraction(doubled, 2)
-    # Pick's theorem, with the lattice points counted.
+    # Pick's theorem, with counted lattice points.
     cross = lambda p, q, r: (q[0] - p[0]) * (r[1] - p[1]) - (r[0] - p[0]) * (q[1] - p[1])
     inside = edge = 0
     for point in itertools.product(range(-5, 7), repeat=2):

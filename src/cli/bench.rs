@@ -11,28 +11,28 @@ use crate::record::bench::{Phase, Test};
 /// `flowbench bench-engine`.
 #[derive(Debug, Clone, Args)]
 pub struct BenchEngineArgs {
-    // `--n-prompt`, `--n-gen`, `-d` and `--n-depth` are what llama-bench calls the same.
-    /// Lengths of prompts, in tokens; 0 for none
+    // Same names as in llama-bench: `--n-prompt`, `--n-gen`, `-d`, `--n-depth`.
+    /// Prompt lengths in tokens; 0 skips the prefill tests
     #[arg(short, long, alias = "n-prompt", env = "BENCH_PROMPT_TOKENS", value_name = "LIST", default_value = "512", value_delimiter = ',', value_parser = parse_length)]
     prompt_tokens: Vec<usize>,
 
-    /// How many tokens are generated; 0 for none
+    /// Tokens to generate per sequence; 0 skips the decode tests
     #[arg(short = 'n', long, alias = "n-gen", env = "BENCH_GEN_TOKENS", value_name = "LIST", default_value = "128", value_delimiter = ',', value_parser = parse_length)]
     gen_tokens: Vec<usize>,
 
-    /// Sequences that generate at once
+    /// Batch sizes: sequences that decode together
     #[arg(short, long, env = "BENCH_BATCH", value_name = "LIST", default_value = "1,8,25", value_delimiter = ',', value_parser = parse_count)]
     batch: Vec<usize>,
 
-    /// Tokens that each sequence has before it generates, of its own
+    /// Tokens in the context of each sequence before it decodes; not shared between sequences
     #[arg(short, long, short_alias = 'd', alias = "n-depth", env = "BENCH_CONTEXT", value_name = "TOKENS", default_value = "400", value_parser = parse_length)]
     context: usize,
 
-    /// How often each test is repeated; the tests take turns
+    /// Repetitions of each test; tests are interleaved
     #[arg(short, long, env = "BENCH_REPETITIONS", value_name = "COUNT", default_value = "5", value_parser = parse_count)]
     repetitions: usize,
 
-    /// What the figures are printed as
+    /// Output format
     #[arg(
         short,
         long,
@@ -45,22 +45,22 @@ pub struct BenchEngineArgs {
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Most memory for keys and values in MiB [default: 1024, or what one sequence of the full context
-    /// takes, as far as half of the available memory goes]
+    /// Upper bound on KV cache memory in MiB [default: 1024, or more if one sequence of the full
+    /// context needs it, up to half of the available memory]
     #[arg(long, env, value_name = "KV_CACHE_MB", value_parser = parse_mebibytes)]
     kv_cache_mb: Option<usize>,
 
-    /// 1: no progress lines and bars
+    /// 1: do not show progress
     #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     quiet: bool,
 }
 
 impl BenchEngineArgs {
-    /// Puts flags, environment and defaults together: prompts first, then a generation for each
-    /// length and batch.
+    /// Merges flags, environment and defaults. Prefill tests come first, then one decode test per
+    /// length and batch size.
     ///
     /// # Errors
-    /// Exit code 2 where there is nothing to measure or a variable cannot be understood.
+    /// Exit code 2 if there is nothing to measure or a variable is invalid.
     pub fn resolve(self, environment: &ProcessEnv) -> Result<BenchConfig> {
         let lengths = |list: Vec<usize>| list.into_iter().filter(|tokens| *tokens > 0);
         let prompts = lengths(self.prompt_tokens).map(|tokens| Test {
@@ -81,7 +81,7 @@ impl BenchEngineArgs {
         let tests: Vec<Test> = prompts.chain(generations).collect();
         if tests.is_empty() {
             return Err(Error::usage("there is nothing to measure")
-                .hint("give a length other than 0 with -p or -n"));
+                .hint("give -p or -n a length other than 0"));
         }
         Ok(BenchConfig {
             model: environment.model(self.engine.model.model)?,

@@ -1,4 +1,4 @@
-//! The environment variables that have no flag.
+//! Environment variables without a matching flag.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use crate::config::{ModelConfig, Trust};
 use crate::error::{Error, Result};
 use crate::evaluate;
 
-/// The environment variables that have no flag: those of the Hugging Face tools and of the
+/// Environment variables without a matching flag: those of the Hugging Face tools and of the
 /// system, read once.
 #[derive(Debug, Clone, Default)]
 pub struct ProcessEnv {
@@ -19,7 +19,7 @@ pub struct ProcessEnv {
     hf_endpoint: Option<String>,
     hf_token: Option<String>,
     hf_hub_offline: Option<String>,
-    /// What Python needs to be found and to load its libraries.
+    /// Variables that Python needs to start and to load its libraries.
     pub(super) python: Vec<(OsString, OsString)>,
     api_key: Option<Secret>,
     ssl_cert_file: Option<PathBuf>,
@@ -27,7 +27,7 @@ pub struct ProcessEnv {
     variables: Lookup,
 }
 
-/// Looks up the variables that a setting names, and those of proxies.
+/// Looks up the variables that a setting refers to, and the proxy variables.
 #[derive(Clone)]
 struct Lookup(Arc<Variables>);
 
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Lookup {
     }
 }
 
-/// A text that is not shown.
+/// A string that `Debug` does not print.
 #[derive(Clone)]
 struct Secret(String);
 
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Secret {
 }
 
 impl ProcessEnv {
-    /// Reads them by `variable`; an empty one counts as unset, as those tools have it.
+    /// Reads them through `variable`. An empty value counts as unset, as in the Hugging Face tools.
     pub fn read(variable: impl Fn(&str) -> Option<OsString> + Send + Sync + 'static) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = |name: &str| set(name).map(PathBuf::from);
@@ -79,7 +79,7 @@ impl ProcessEnv {
         }
     }
 
-    /// Any variable; an empty one counts as unset.
+    /// Any variable; an empty value counts as unset.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         let value = (self.variables.0)(name).filter(|value| !value.is_empty())?;
         Some(value.to_string_lossy().into_owned())
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_where_openssl_looks_for_them() {
+    fn certificate_paths_follow_openssl() {
         let trust =
             environment(&[("SSL_CERT_FILE", "/ca.pem"), ("SSL_CERT_DIR", "/a::/b")]).trust();
         assert_eq!(trust.file, Some(PathBuf::from("/ca.pem")));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn caches_are_found_as_the_other_tools_find_them() {
+    fn cache_folders_follow_xdg_and_hugging_face() {
         let model = |set: &[(&str, &str)]| environment(set).model(None);
         let home = model(&[("HOME", "/h")]).expect("sound");
         assert_eq!(home.cache_dir, PathBuf::from("/h/.cache/flowbench"));

@@ -12,80 +12,81 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 
-/// The server and the way to it.
+/// Options that `run` and `doctor` share.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServerArgs {
-    /// The server of MODE=remote: a base URL such as http://127.0.0.1:8000/v1, whose key is taken from
-    /// the variable API_KEY alone; MODEL then is the name that it serves the model by
-    // It is read later, and its value is not shown: it may hold what should not be printed.
+    /// Base URL of the server for MODE=remote, such as http://127.0.0.1:8000/v1; the key is read
+    /// only from the API_KEY variable, and MODEL is the served model's name
+    // Parsed later, and its value is hidden: it may contain a secret.
     #[arg(long, env, value_name = "ENDPOINT", hide_env_values = true)]
     endpoint: Option<String>,
 
-    /// A JSON object of what every request is to say besides or otherwise, in the server's own terms:
-    /// {"repeat_penalty": 1.0} sends this value, {"seed": null} leaves a member out, {"max_tokens":
-    /// {"rename": "max_completion_tokens"}} sends it under another name; it is recorded
+    /// JSON object that changes every request: {"repeat_penalty": 1.0} sets a field, {"seed": null}
+    /// removes one, {"max_tokens": {"rename": "max_completion_tokens"}} renames one; it is stored
+    /// in the run record
     #[arg(long, env, value_name = "ENDPOINT_EXTRA", default_value = "{}", hide_default_value = true, value_parser = EndpointExtra::parse)]
     endpoint_extra: EndpointExtra,
 
-    /// A JSON object of headers that every request has besides; $NAME and ${NAME} in a value stand for
-    /// a variable: {"api-key": "$AZURE_KEY"}. Names are recorded, values are not
-    // Read later, and not shown: it may hold what should not be printed.
+    /// JSON object of extra request headers; $NAME and ${NAME} in a value expand to environment
+    /// variables: {"api-key": "$AZURE_KEY"}. Names are stored in the run record, values are not
+    // Parsed later, and its value is hidden: it may contain a secret.
     #[arg(long, env, value_name = "ENDPOINT_HEADERS", hide_env_values = true)]
     endpoint_headers: Option<String>,
 
-    /// Seconds to wait for a connection
+    /// Connection timeout in seconds
     #[arg(long, env, value_name = "CONNECT_TIMEOUT", default_value = "10", value_parser = parse_seconds)]
     connect_timeout: f64,
 }
 
-/// The server and how it is asked.
 #[derive(Debug, Clone, Args)]
 pub(super) struct RemoteArgs {
     #[command(flatten)]
     server: ServerArgs,
 
-    /// Which of its interfaces is asked
+    /// API of the server to use
     #[arg(long, env, value_name = "ENDPOINT_API", default_value = "chat")]
     endpoint_api: EndpointApi,
 
-    /// The served model's tokenizer on this machine (a .gguf file, a model's folder, or its
-    /// tokenizer.json): counts tokens beside the server, renders prompts for completions
+    /// Local copy of the served model's tokenizer (a .gguf file, a model folder, or a
+    /// tokenizer.json); cross-checks the server's token counts, and renders prompts for
+    /// ENDPOINT_API=completions
     #[arg(long, env, value_name = "TOKENIZER")]
     tokenizer: Option<PathBuf>,
 
-    /// Seconds to wait for the first token of an answer
+    /// Timeout in seconds for the first token of an answer
     #[arg(long, env, value_name = "FIRST_TOKEN_TIMEOUT", default_value = "300", value_parser = parse_seconds)]
     first_token_timeout: f64,
 
-    /// Seconds to wait for each further token
+    /// Timeout in seconds between tokens
     #[arg(long, env, value_name = "TOKEN_TIMEOUT", default_value = "60", value_parser = parse_seconds)]
     token_timeout: f64,
 
-    /// Seconds that a request may take, all attempts together
+    /// Timeout in seconds for a request, all attempts included
     #[arg(long, env, value_name = "REQUEST_TIMEOUT", default_value = "600", value_parser = parse_seconds)]
     request_timeout: f64,
 
-    /// How often a request is tried: one that found no connection, was put off (429), broken off, took
-    /// too long or met an error of the server
+    /// Maximum attempts per request; connection failures, 429 responses, interrupted streams,
+    /// timeouts and server errors are retried
     #[arg(long, env, value_name = "MAX_ATTEMPTS", default_value = "4", value_parser = parse_count)]
     max_attempts: usize,
 
-    /// Seconds before the second attempt; they double from attempt to attempt
+    /// Delay in seconds before the first retry; it doubles with each further retry
     #[arg(long, env, value_name = "RETRY_DELAY", default_value = "0.5", value_parser = parse_seconds)]
     retry_delay: f64,
 
-    /// Seconds to wait, before the run, for a server that is still starting or loading its model
+    /// Wait up to this many seconds before the run for a server that is still starting or loading
+    /// its model
     #[arg(long, env, value_name = "WAIT_READY", default_value = "0", value_parser = parse_wait)]
     wait_ready: f64,
 }
 
 impl ServerArgs {
-    /// The server, with all else as it is by default.
+    /// Returns the server, with defaults for all other settings.
     fn resolve(self, environment: &ProcessEnv) -> Result<RemoteConfig> {
         let Some(endpoint) = self.endpoint else {
             return Err(
                 Error::usage("MODE is remote, but ENDPOINT is not set").hint(
-                    "let ENDPOINT (--endpoint) be the server's base URL, such as \
+                    "set ENDPOINT (--endpoint) to the server's base URL, such as \
                  http://127.0.0.1:8000/v1",
                 ),
             );
@@ -98,7 +99,7 @@ impl ServerArgs {
         if api_key.is_some() && endpoint_headers.has(&AUTHORIZATION) {
             return Err(
                 Error::usage("API_KEY and ENDPOINT_HEADERS both give Authorization")
-                    .hint("unset API_KEY, or leave the header out: API_KEY is sent as `Bearer`"),
+                    .hint("unset API_KEY or remove the header; API_KEY is sent as `Bearer`"),
             );
         }
         let (scheme, host, port) = (endpoint.scheme(), endpoint.host(), endpoint.port());
@@ -121,7 +122,8 @@ impl ServerArgs {
         })
     }
 
-    /// The settings where `flowbench doctor` has a server to ask: one is named, or `MODE` is `remote`.
+    /// Returns the settings if `flowbench doctor` has a server to check: an endpoint is given, or
+    /// `MODE` is `remote`.
     pub(super) fn resolve_for_doctor(
         self,
         mode: Option<Mode>,
@@ -135,7 +137,7 @@ impl ServerArgs {
 }
 
 impl RemoteArgs {
-    /// The settings, in `MODE=remote`.
+    /// Returns the settings in `MODE=remote`.
     pub(super) fn resolve(
         self,
         mode: Mode,
@@ -148,7 +150,7 @@ impl RemoteArgs {
                     "ENDPOINT is set, but MODE is {}",
                     mode.as_str()
                 ))
-                .hint("MODE=remote asks a server; without it, unset ENDPOINT")),
+                .hint("set MODE=remote to use the server, or unset ENDPOINT")),
             };
         }
         let plain = self.server.resolve(environment)?;
@@ -175,14 +177,14 @@ impl RemoteArgs {
 fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(seconds),
-        _ => Err("expected a time in seconds, above 0 and up to a day (86400)".to_owned()),
+        _ => Err("expected a time in seconds, above 0 and at most a day (86400)".to_owned()),
     }
 }
 
 fn parse_wait(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
-        _ => Err("expected a time in seconds, 0 (no wait) up to a day (86400)".to_owned()),
+        _ => Err("expected a time in seconds, from 0 (no wait) to a day (86400)".to_owned()),
     }
 }
 
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_positive_and_up_to_a_day() {
+    fn timeouts_are_positive_and_at_most_a_day() {
         for bad in ["0", "-1", "nan", "inf", "1d", "", "86401"] {
             assert!(parse_seconds(bad).is_err(), "{bad}");
         }

@@ -1,5 +1,4 @@
-//! The flags of `run` that are about workflows: parameters, programs, rows in and out, limits,
-//! recordings.
+//! Workflow flags of `run`: parameters, programs, input and output rows, limits, recordings.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,27 +10,27 @@ use super::parse_count;
 use crate::config::{Limits, Prices, RolloutFiles, RolloutRows, Rollouts};
 use crate::error::{Error, Result};
 
-/// What is run in a workflow beside the model, and how far.
 #[derive(Debug, Clone, Args)]
 pub(super) struct WorkflowArgs {
-    /// Set parameters of the template anew: max_generations=5,timeout_ms=2000
+    /// Override template parameters: max_generations=5,timeout_ms=2000
     #[arg(long = "set", env = "PARAMS", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = parse_setting)]
     set: Vec<(String, String)>,
 
-    /// Python that generated programs run on
+    /// Python interpreter for generated programs
     #[arg(long, env, value_name = "PYTHON", default_value = "python3")]
     python: PathBuf,
 
-    /// 1: run generated programs without the sandbox where this machine has none; for programs that
-    /// you trust
+    /// 1: run generated programs without a sandbox if this machine does not support one; only for
+    /// programs that you trust
     #[arg(long, env, value_name = "UNSAFE_EVAL", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     unsafe_eval: bool,
 
-    /// Rows (JSON Lines) in place of the template's suite: a flow each, or --repeats of them
+    /// JSON Lines file of rows to use in place of the template's suite; each row gets one flow, or
+    /// --repeats flows
     #[arg(long, env = "ROLLOUT_INPUT", value_name = "INPUT")]
     input: Option<PathBuf>,
 
-    /// File that gets each row of --input back, with response, usage, reward and outcome
+    /// Write each row of --input to this file, with its response, usage, reward and outcome
     #[arg(
         long,
         env = "ROLLOUT_OUTPUT",
@@ -40,47 +39,47 @@ pub(super) struct WorkflowArgs {
     )]
     output: Option<PathBuf>,
 
-    /// Only so many rows of --input, from the first
+    /// Use only the first N rows of --input
     #[arg(long, env = "ROLLOUT_LIMIT", value_name = "LIMIT", requires = "input", value_parser = parse_count)]
     limit: Option<usize>,
 
-    /// Flows for each row of --input
+    /// Flows per row of --input
     #[arg(long, env = "ROLLOUT_REPEATS", value_name = "REPEATS", default_value = "1", value_parser = parse_count)]
     repeats: usize,
 
-    /// 1: go on with --output: rows that are in it are not run again
+    /// 1: resume an earlier run; rows that are already in --output are skipped
     #[arg(long, env = "ROLLOUT_RESUME", value_name = "RESUME", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     resume: bool,
 
-    /// End when prompts and answers have come to so many tokens together
+    /// Stop when prompt and output tokens together reach this number
     #[arg(long, env, value_name = "MAX_TOKENS_TOTAL", value_parser = clap::value_parser!(u64).range(1..))]
     max_tokens_total: Option<u64>,
 
-    /// End when the requests have cost so much, by the prices below
+    /// Stop when the cost of the requests reaches this amount, at the prices below
     #[arg(long, env, value_name = "MAX_COST", value_parser = parse_positive)]
     max_cost: Option<f64>,
 
-    /// End so long after the engine was asked for: seconds, or with a unit (90s, 30m, 2h)
+    /// Stop this long after the engine was requested: seconds, or with a unit (90s, 30m, 2h)
     #[arg(long, env, value_name = "DEADLINE", value_parser = parse_duration)]
     deadline: Option<Duration>,
 
-    /// Price of a million prompt tokens
+    /// Price per million prompt tokens
     #[arg(long, env, value_name = "PRICE_PROMPT", value_parser = parse_price)]
     price_prompt: Option<f64>,
 
-    /// Price of a million prompt tokens that come from the prefix cache [default: --price-prompt]
+    /// Price per million prompt tokens served from the prefix cache [default: --price-prompt]
     #[arg(long, env, value_name = "PRICE_CACHED", value_parser = parse_price)]
     price_cached: Option<f64>,
 
-    /// Price of a million generated tokens
+    /// Price per million generated tokens
     #[arg(long, env, value_name = "PRICE_DECODE", value_parser = parse_price)]
     price_decode: Option<f64>,
 
-    /// Save the run's answers as a script for MODE=scripted and for --pin-outputs
+    /// Save the answers to this file, as a script for MODE=scripted and --pin-outputs
     #[arg(long, env, value_name = "RECORD")]
     record: Option<PathBuf>,
 
-    /// Give later steps the texts of this recording in place of what is generated now
+    /// Pass the texts of this recording to later steps, in place of the generated ones
     #[arg(long, env, value_name = "PIN_OUTPUTS")]
     pin_outputs: Option<PathBuf>,
 }
@@ -110,20 +109,20 @@ impl WorkflowArgs {
             }),
             _ => {
                 return Err(Error::usage("only some of the prices are given")
-                    .hint("give --price-prompt and --price-decode, each for a million tokens"));
+                    .hint("give --price-prompt and --price-decode, each per million tokens"));
             }
         };
         if self.max_cost.is_some() && prices.is_none() {
             return Err(Error::usage("--max-cost is given without prices")
-                .hint("give --price-prompt and --price-decode, each for a million tokens"));
+                .hint("give --price-prompt and --price-decode, each per million tokens"));
         }
         if self.resume && self.output.is_none() {
             return Err(Error::usage("--resume is given without --output")
-                .hint("--resume goes on with the file that --output names"));
+                .hint("--resume continues the file given with --output"));
         }
         if self.repeats > 1 && self.input.is_none() {
             return Err(Error::usage("--repeats is given without --input")
-                .hint("without --input, NUM_FLOWS says how many flows there are"));
+                .hint("without --input, NUM_FLOWS sets the number of flows"));
         }
         Ok(WorkflowSettings {
             params: self.set,
@@ -171,7 +170,7 @@ fn parse_positive(text: &str) -> Result<f64, String> {
 fn parse_price(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err("expected a price of a million tokens, at least 0".to_owned()),
+        _ => Err("expected a price per million tokens, at least 0".to_owned()),
     }
 }
 
@@ -198,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_units() {
+    fn durations_take_a_unit() {
         let seconds = |text| parse_duration(text).map(|time| time.as_secs_f64());
         assert_eq!(seconds("90"), Ok(90.0));
         assert_eq!(seconds("1.5s"), Ok(1.5));
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_have_a_name() {
+    fn parameters_are_name_value_pairs() {
         let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
         assert_eq!(parse_setting("a=1"), pair("a", "1"));
         assert_eq!(parse_setting("a = x=y"), pair("a", "x=y"));

@@ -10,7 +10,7 @@ use crate::results::SavedRun;
 /// # Errors
 /// Exit code 2 if there is no such run or it cannot be parsed, 110 if stdout is closed.
 pub(crate) fn run(arguments: &DiagnoseArgs, console: &mut Console) -> Result<Exit> {
-    let run = SavedRun::read(arguments.run.as_deref(), &arguments.out)?;
+    let run = SavedRun::read(arguments.run.as_deref(), &arguments.results.folder())?;
     let diagnosis = diagnose(&run.record, &run.steps);
     match arguments.output {
         DiagnoseFormat::Md => console.result(markdown(&diagnosis).trim_end())?,

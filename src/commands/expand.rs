@@ -30,6 +30,7 @@ pub(crate) fn run(
             use_cache: true,
             load: false,
             on_wait: &|waited| wait.tell(waited),
+            proceed: &|| wait.proceed(),
         };
         if arguments.check {
             flow::check(&request)?

@@ -18,8 +18,9 @@ use crate::workflow::Outcome;
 /// Exit code 2 if a run cannot be read, or they are not parts of one job; 106 if parts are missing (the
 /// merged run is saved), 100 if flows failed, 110 if it cannot be written.
 pub(crate) fn run(arguments: &MergeArgs, console: &mut Console) -> Result<Exit> {
+    let out = arguments.results.folder();
     let paths = arguments.runs.iter().map(PathBuf::as_path);
-    let shards = Shards::read(paths, &arguments.out)?;
+    let shards = Shards::read(paths, &out)?;
     let (steps, mut record) = shards.merge();
     let missing = shards.missing();
     let (status, error) = if missing.is_empty() {
@@ -39,7 +40,7 @@ pub(crate) fn run(arguments: &MergeArgs, console: &mut Console) -> Result<Exit> 
     steps.iter().for_each(|step| gathered.add(step));
     record.warnings = warnings::warnings(&record, &gathered);
 
-    let (mut folder, run_id) = RunFolder::create(&arguments.out, &run_name("merged"))?;
+    let (mut folder, run_id) = RunFolder::create(&out, &run_name("merged"))?;
     record.run_id = run_id;
     for step in &steps {
         folder.add_step(step)?;

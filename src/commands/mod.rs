@@ -4,6 +4,7 @@ mod bench_engine;
 mod diagnose;
 mod doctor;
 mod expand;
+mod init;
 mod merge;
 mod model;
 mod report;
@@ -51,6 +52,7 @@ pub fn dispatch(command: Command, environment: &ProcessEnv) -> Result<Exit> {
             }
         },
         Command::Diagnose(arguments) => diagnose::run(&arguments, &mut listing()),
+        Command::Init(arguments) => init::run(&arguments, &mut listing()),
         Command::Report(arguments) => report::run(&arguments, &mut listing()),
         Command::Merge(arguments) => merge::run(&arguments, &mut listing()),
         Command::BenchEngine(arguments) => {

@@ -11,7 +11,7 @@ use crate::results::{self, SavedRun};
 /// # Errors
 /// Exit code 2 if there is no such run or it cannot be parsed, 110 if the output cannot be written.
 pub(crate) fn run(arguments: &ReportArgs, console: &mut Console) -> Result<Exit> {
-    let run = SavedRun::read(arguments.run.as_deref(), &arguments.out)?;
+    let run = SavedRun::read(arguments.run.as_deref(), &arguments.results.folder())?;
     match arguments.output {
         ReportFormat::Md => {
             console.result(page::markdown(&run.record, &run.steps, &run.evolutions).trim_end())?

@@ -21,14 +21,14 @@ pub use headers::Headers;
 pub use proxy::{Proxy, ProxyKind};
 pub use secret::Secrets;
 
-/// Which of an endpoint's interfaces is asked.
+/// API of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointApi {
     /// `/chat/completions`: the server renders the conversation.
     Chat,
-    /// `/completions`: the conversation is rendered here, by the chat template that comes with the
-    /// tokenizer, or plainly.
+    /// `/completions`: flowbench renders the conversation, with the tokenizer's chat template or as
+    /// plain text.
     Completions,
 }
 
@@ -55,7 +55,7 @@ settings! {
     }
 }
 
-/// Everything that the remote engine needs to know.
+/// Settings of the remote engine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RemoteConfig {
     #[serde(flatten)]
@@ -79,7 +79,7 @@ impl Server {
 }
 
 impl RemoteConfig {
-    /// What must not be shown of it.
+    /// Strings that must not appear in any output.
     pub fn secrets(&self) -> Secrets {
         let mut secrets = self.endpoint_headers.secrets().clone();
         if let Some(key) = &self.server.api_key {
@@ -104,7 +104,7 @@ impl RemoteConfig {
         secrets
     }
 
-    /// The name to ask for: `ENDPOINT_EXTRA` beats `MODEL`.
+    /// Model name to request: `ENDPOINT_EXTRA` overrides `MODEL`.
     pub fn model<'a>(&'a self, model: Option<&'a str>) -> Option<&'a str> {
         match self.endpoint_extra.change("model") {
             Change::Set(value) => value.as_str().or(model),
@@ -113,30 +113,30 @@ impl RemoteConfig {
     }
 }
 
-/// Whose certificates are trusted (`SSL_CERT_FILE`, `SSL_CERT_DIR`), as OpenSSL and curl have it: where
-/// either is set, those alone.
+/// Trusted certificates (`SSL_CERT_FILE`, `SSL_CERT_DIR`). As in OpenSSL and curl, setting either
+/// one replaces the system store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
-    /// A file of certificates in PEM.
+    /// A PEM file.
     pub file: Option<PathBuf>,
-    /// Folders of such files.
+    /// Folders of PEM files.
     pub folders: Vec<PathBuf>,
 }
 
-/// How long a request is waited for, and how often it is tried. Times are in seconds.
+/// Timeouts and retries. Times are in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RetryPolicy {
-    /// Longest wait for a connection, its name's resolution included.
+    /// For establishing a connection, name resolution included.
     pub connect_timeout_s: f64,
-    /// Longest wait for a first token, from the start of the attempt.
+    /// From the start of the attempt.
     pub first_token_timeout_s: f64,
-    /// Longest wait between two tokens.
+    /// Between two tokens.
     pub token_timeout_s: f64,
-    /// Longest time of a request, from the start of its first attempt, all attempts included.
+    /// From the start of the first attempt, all attempts included.
     pub request_timeout_s: f64,
-    /// Most attempts of a request, at least 1.
+    /// At least 1.
     pub max_attempts: usize,
-    /// The first wait before another attempt; it doubles from attempt to attempt.
+    /// Delay before the first retry; it doubles with each further retry.
     pub retry_delay_s: f64,
 }
 
@@ -159,51 +159,47 @@ impl RetryPolicy {
         Duration::from_secs_f64(self.connect_timeout_s)
     }
 
-    /// [`Self::first_token_timeout_s`].
     pub fn first_token(&self) -> Duration {
         Duration::from_secs_f64(self.first_token_timeout_s)
     }
 
-    /// [`Self::token_timeout_s`].
     pub fn token(&self) -> Duration {
         Duration::from_secs_f64(self.token_timeout_s)
     }
 
-    /// [`Self::request_timeout_s`].
     pub fn request(&self) -> Duration {
         Duration::from_secs_f64(self.request_timeout_s)
     }
 
-    /// [`Self::retry_delay_s`].
     pub fn retry_delay(&self) -> Duration {
         Duration::from_secs_f64(self.retry_delay_s)
     }
 }
 
-/// Where the server is. Shown, recorded and printed in errors without its query, which may hold a
-/// secret; one with a user's name or password is refused.
+/// Base URL of the server. Output, records and error messages omit its query, which may contain a
+/// secret. A URL with a user name or password is rejected.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Scheme, host, port and path, without a slash at the end.
+    /// Scheme, host, port and path, without a trailing slash.
     base: String,
     /// `http` or `https`.
     scheme: &'static str,
-    /// The host; an IPv6 address in brackets.
+    /// An IPv6 address is in brackets.
     host: String,
-    /// The port, where one is given.
+    /// Only if the URL gives one.
     port: Option<u16>,
-    /// What is behind a `?`; it goes to the server with every request.
+    /// Sent with every request.
     query: Option<String>,
 }
 
 impl Endpoint {
-    /// Reads a base URL, such as `http://127.0.0.1:8000/v1`.
+    /// Parses a base URL such as `http://127.0.0.1:8000/v1`.
     ///
     /// # Errors
-    /// Exit code 2 for what is none. The text is not shown, since it may hold a password.
+    /// Exit code 2 for an invalid URL. The error does not show it: it may contain a password.
     pub fn parse(text: &str) -> Result<Self> {
         let hint = "ENDPOINT (--endpoint) is a base URL, such as http://127.0.0.1:8000/v1; the key \
-                    stands in API_KEY";
+                    goes in API_KEY";
         let refuse = |why: &str| Error::usage(format!("ENDPOINT {why}")).hint(hint);
         let text = text.trim();
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -219,7 +215,7 @@ impl Endpoint {
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if authority.contains('@') {
-            return Err(refuse("holds a user's name or password"));
+            return Err(refuse("contains a user name or password"));
         }
         let authority =
             authority::parse(authority).map_err(|why| refuse(&format!("is not a URL: {why}")))?;
@@ -229,7 +225,7 @@ impl Endpoint {
         let uri: Uri = text.parse().map_err(|_| refuse("is not a URL"))?;
         let path = uri.path().trim_end_matches('/');
         if path.ends_with("/completions") {
-            return Err(refuse("names one interface of the server, not their base"));
+            return Err(refuse("is the URL of one API route, not the base URL"));
         }
         let (host, port) = (authority.host.to_ascii_lowercase(), authority.port);
         let shown_port = port.map_or(String::new(), |port| format!(":{port}"));
@@ -247,12 +243,12 @@ impl Endpoint {
         self.scheme
     }
 
-    /// Its host; an IPv6 address in brackets.
+    /// The host; an IPv6 address is in brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Its port.
+    /// The port; the scheme's default if the URL gives none.
     pub fn port(&self) -> u16 {
         self.port.unwrap_or(match self.scheme {
             "https" => 443,
@@ -260,19 +256,21 @@ impl Endpoint {
         })
     }
 
-    /// Scheme, host and port: what stands before the path in a request to a proxy.
+    /// Scheme, host and port: the part before the path in a request to a proxy.
     pub fn origin(&self) -> String {
         let port = self.port.map_or(String::new(), |port| format!(":{port}"));
         format!("{}://{}{port}", self.scheme, self.host)
     }
 
-    /// The URL of `path` beside the interface's version: `/health` of `http://host/v1`.
+    /// URL of `path` next to the `/v1` prefix: `/health` becomes `http://host/health` for
+    /// `http://host/v1`.
     pub fn beside(&self, path: &str) -> String {
         let base = self.base.strip_suffix("/v1").unwrap_or(&self.base);
         self.with_query(format!("{base}{path}"))
     }
 
-    /// The URL of `path`, which begins with a slash, for the request itself; not to be shown.
+    /// URL of `path`, which starts with a slash, for sending a request. Includes the query: do not
+    /// print it.
     pub fn url(&self, path: &str) -> String {
         self.with_query(format!("{}{path}", self.base))
     }
@@ -303,21 +301,21 @@ impl Serialize for Endpoint {
     }
 }
 
-/// `API_KEY`. Neither printed nor recorded: it cannot be shown or serialised.
+/// `API_KEY`. Never printed or recorded: it has no `Display` and no `Serialize`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// Takes a key as the environment has it.
+    /// Validates a key from the environment.
     ///
     /// # Errors
-    /// Exit code 2 where it cannot stand in a header.
+    /// Exit code 2 for a key that is not valid in a header.
     pub fn new(text: &str) -> Result<Self> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(
-                Error::usage("API_KEY holds characters that no key has").hint(
-                    "set it to the key alone: letters, digits and signs, on one line, no spaces",
+                Error::usage("API_KEY contains characters that are not valid in a key").hint(
+                    "set it to the key alone: visible ASCII characters, without spaces or line breaks",
                 ),
             );
         }
@@ -338,7 +336,7 @@ impl fmt::Debug for ApiKey {
 
 #[cfg(test)]
 impl RemoteConfig {
-    /// An endpoint and nothing else.
+    /// An endpoint with default settings.
     pub(crate) fn plain(endpoint: &str) -> Self {
         Self {
             server: Server {
@@ -362,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_a_base_url() {
+    fn paths_are_appended_to_the_base_url() {
         let url = |text: &str, path: &str| Endpoint::parse(text).expect("sound").url(path);
         let plain = "http://127.0.0.1:8000/v1";
         assert_eq!(url(plain, "/models"), "http://127.0.0.1:8000/v1/models");
@@ -379,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_endpoint_is_refused_without_being_shown() {
+    fn invalid_endpoints_are_rejected_without_being_shown() {
         for text in [
             "",
             "host:8000/v1",
@@ -414,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_there_is_not_is_named() {
+    fn invalid_ports_are_named_in_the_error() {
         for (text, words) in [
             (
                 "http://127.0.0.1:80000/v1",
@@ -436,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_ports_and_what_is_beside_the_interface() {
+    fn hosts_ports_and_urls_next_to_the_version_prefix() {
         let endpoint = |text: &str| Endpoint::parse(text).expect(text);
         let plain = endpoint("http://Host:8000/a/v1?k=1");
         assert_eq!(
@@ -480,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_one_word() {
+    fn keys_with_spaces_or_non_ascii_are_rejected() {
         for text in ["", " ", "two words", "line\nbreak", "schlüssel", "tab\tbed"] {
             let error = ApiKey::new(text).expect_err("no key").report();
             assert!(text.trim().is_empty() || !error.contains(text), "{error}");

@@ -1,49 +1,64 @@
-//! Times a model's forward passes on made-up tokens, without scheduler, sampler or tokenizer: what
-//! `flowbench bench-engine` is made of.
+//! Times a model's forward passes on synthetic tokens, without scheduler, sampler or tokenizer.
+//! Backs `flowbench bench-engine`.
 
 use super::EngineInfo;
-use super::kernels;
+use super::kernels::{self, CeilingError};
 use super::kv::PAGE_TOKENS;
 use super::local::{LocalEngine, TOKENS_A_PASS};
 use super::model::{Chunk, Model, ModelSpec, Slot};
 use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
 use crate::record::bench::{Ceilings, Phase, Test, Work};
-use crate::stopwatch::{Fence, Moment};
+use crate::stopwatch::{Fence, Moment, NoFence};
 use crate::units::{Bytes, Millis, plural};
 
-/// Steps of a decode that nobody times: what a first pass has to set up is set up by then.
+/// Untimed decode steps before a measurement, so that one-time setup is already done.
 const WARM_UP_STEPS: usize = 4;
 
-/// What this machine's processor can do at most.
+/// Measures the processor's upper bounds: peak arithmetic and memory bandwidth.
 ///
 /// # Errors
-/// Exit code 3 where the system gives no threads.
+/// Exit code 3 if the threads cannot be started.
 pub fn measure_ceilings() -> Result<Ceilings> {
-    kernels::measure_ceilings(cpu_threads())
+    let start = Moment::now(&NoFence)?;
+    // Without a device to wait for, the clock cannot fail.
+    let clock = || Moment::now(&NoFence).map_or(f64::INFINITY, |now| now.since(start).seconds());
+    let found = kernels::measure_ceilings(cpu_threads(), &clock).map_err(|error| match error {
+        CeilingError::Threads(source) => {
+            Error::preflight("failed to start threads").caused_by(source)
+        }
+        CeilingError::Memory(source) => {
+            Error::preflight("there is no memory to measure what can be read").caused_by(source)
+        }
+    })?;
+    Ok(Ceilings {
+        threads: found.threads,
+        instructions: format!("{:?}", found.isa).to_lowercase(),
+        read_gb_s: found.read_gb_s,
+        int8_gmac_s: found.int8_gmac_s,
+    })
 }
 
-/// A model, ready for tests.
 pub struct BenchModel {
     info: EngineInfo,
     model: Box<dyn Model>,
-    /// Of a model with paged memory.
+    /// `None` for a backend that keeps keys and values per slot.
     pages: Option<Pages>,
-    /// Tokens that every sequence is made of.
+    /// Synthetic token ids; every sequence is a prefix of them.
     tokens: Vec<u32>,
-    /// The last pass's, as an engine keeps them.
+    /// Logits of the last pass, kept for the allocation.
     logits: Vec<f32>,
 }
 
-/// Which pages a sequence has: those of decodes stand one after another, and a prompt's after them,
-/// so that it leaves their contexts alone.
+/// Assigns pages to sequences. Decode sequences come first, one after another, and the prefill
+/// prompt gets the pages behind them, so that it does not overwrite their contexts.
 #[derive(Debug, Clone, Copy)]
 struct Pages {
-    /// Of a sequence that decodes.
+    /// Pages per decode sequence.
     each: usize,
-    /// How many such sequences there are.
+    /// Number of decode sequences.
     batch: usize,
-    /// Of the prompt.
+    /// Pages of the prompt.
     prompt: usize,
 }
 
@@ -73,7 +88,6 @@ impl Pages {
     }
 }
 
-/// Pages that so many tokens take.
 fn pages_of(tokens: usize) -> usize {
     tokens.div_ceil(PAGE_TOKENS)
 }
@@ -85,11 +99,11 @@ impl Fence for BenchModel {
 }
 
 impl BenchModel {
-    /// Takes a loaded engine's model, and makes room and contexts for the tests in the memory for keys
-    /// and values that the engine had.
+    /// Takes the model out of a loaded engine. Allocates pages and computes the contexts within the
+    /// engine's budget for keys and values.
     ///
     /// # Errors
-    /// Exit code 2 for a test that does not fit the context, the model or that memory.
+    /// Exit code 2 for a test that does not fit the context, the model or that budget.
     pub fn new(engine: LocalEngine, tests: &[Test]) -> Result<Self> {
         let room = engine.kv_budget();
         let (info, mut model) = engine.into_model();
@@ -113,12 +127,12 @@ impl BenchModel {
         Ok(bench)
     }
 
-    /// What the engine is.
     pub fn info(&self) -> &EngineInfo {
         &self.info
     }
 
-    /// What one repetition of a test has to do at the least.
+    /// Lower bound on the work of one repetition of a test. A field is `None` if it is unknown for
+    /// the backend.
     pub fn work(&self, test: &Test) -> Work {
         let model = self.model.as_ref();
         let passes = passes(test);
@@ -131,7 +145,7 @@ impl BenchModel {
             };
             passes.iter().map(of).sum::<usize>() as u64
         });
-        // Other architectures have other products: experts, for one.
+        // Other architectures have other products, such as those of experts.
         let known = model.backend() != "generic";
         let macs = known.then(|| {
             let of = |pass: &BenchPass| pass_macs(model.spec(), pass) * test.batch as u64;
@@ -140,10 +154,10 @@ impl BenchModel {
         Work { bytes, macs }
     }
 
-    /// Runs a test once, some steps of it at least, before anything is timed.
+    /// Runs a test once, untimed; a decode is cut to a few steps.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// If the device fails.
     pub fn warm_up(&mut self, test: &Test) -> Result<()> {
         let tokens = match test.phase {
             Phase::Prefill => test.tokens,
@@ -152,11 +166,11 @@ impl BenchModel {
         self.run(&Test { tokens, ..*test }).map(drop)
     }
 
-    /// Runs a test once: the time from the device being idle to it being idle again. Contexts are
-    /// there before the clock runs.
+    /// Runs a test once and times it, from device idle to device idle. Computing the contexts is
+    /// not timed.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// If the device fails.
     pub fn run(&mut self, test: &Test) -> Result<Millis> {
         let slots: Vec<Slot> = (0..test.batch)
             .map(|_| self.model.open())
@@ -175,7 +189,7 @@ impl BenchModel {
     }
 
     fn time(&mut self, test: &Test, slots: &[Slot], tables: &[Vec<u32>]) -> Result<Millis> {
-        // Memory that is kept by the slot starts empty.
+        // Keys and values kept in the slot start empty, so the context is computed on every run.
         if self.pages.is_none() && test.context > 0 {
             for slot in slots {
                 self.prefill(*slot, &[], test.context)?;
@@ -201,8 +215,9 @@ impl BenchModel {
         Ok(Moment::now(self)?.since(start))
     }
 
-    /// Gives every sequence of a paged model its context: computed once, then copied, since all have
-    /// the same tokens. Each has its own memory, as sequences that share nothing have.
+    /// Computes the context of a paged model once and copies its pages to the other sequences,
+    /// since all sequences have the same tokens. No pages are shared, as between unrelated
+    /// sequences.
     fn fill_contexts(&mut self, pages: Pages, tests: &[Test]) -> Result<()> {
         let context = tests.iter().map(|test| test.context).max().unwrap_or(0);
         if context == 0 {
@@ -235,7 +250,7 @@ impl BenchModel {
     }
 }
 
-/// Tokens that each sequence computes in a pass.
+/// The tokens that each sequence computes in one pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct BenchPass {
     start: usize,
@@ -243,7 +258,7 @@ struct BenchPass {
     logits: bool,
 }
 
-/// The passes of a test, as the scheduler would cut them.
+/// The passes of a test, split as the scheduler would split them.
 fn passes(test: &Test) -> Vec<BenchPass> {
     let most = match test.phase {
         Phase::Prefill => TOKENS_A_PASS,
@@ -263,8 +278,8 @@ fn passes(test: &Test) -> Vec<BenchPass> {
         .collect()
 }
 
-/// Multiply-adds of one sequence's part of a pass: the blocks' products, causal attention (queries ·
-/// keys and scores · values), and the output head for the last token.
+/// Multiply-adds of one sequence in a pass: the layers' products, causal attention (queries · keys
+/// and scores · values), and the output head for the last token.
 fn pass_macs(spec: &ModelSpec, pass: &BenchPass) -> u64 {
     let queries = spec.heads * spec.head_size;
     let [output, gate_and_up, down, inputs] = spec.layer_products();
@@ -272,7 +287,8 @@ fn pass_macs(spec: &ModelSpec, pass: &BenchPass) -> u64 {
     let (start, end) = (pass.start, pass.start + pass.count);
     let seen = (end * (end + 1) - start * (start + 1)) / 2;
     let layer = pass.count * (inputs + rest) + 2 * queries * seen;
-    // All tokens have keys and values in the last layer, and the one whose logits are wanted the rest.
+    // The last layer computes keys and values of all tokens, but the rest only for the token whose
+    // logits are wanted.
     let last = pass.count * inputs;
     let end = if pass.logits {
         rest + 2 * queries * end + spec.vocabulary * spec.hidden
@@ -282,7 +298,7 @@ fn pass_macs(spec: &ModelSpec, pass: &BenchPass) -> u64 {
     (spec.layers.saturating_sub(1) * layer + last + end) as u64
 }
 
-/// What does not fit is the user's to change.
+/// Reports tests that do not fit as usage errors, with the flag to change.
 fn check(model: &dyn Model, tests: &[Test], room: usize) -> Result<()> {
     let limit = model.spec().context_length;
     for test in tests {
@@ -298,7 +314,7 @@ fn check(model: &dyn Model, tests: &[Test], room: usize) -> Result<()> {
                 "{what} does not fit the model's context of {}",
                 model.spec().context_text()
             ))
-            .hint(format!("give a smaller {flags}")));
+            .hint(format!("use a smaller {flags}")));
         }
         let most = model.max_sequences();
         if test.batch > most {
@@ -307,7 +323,7 @@ fn check(model: &dyn Model, tests: &[Test], room: usize) -> Result<()> {
                 test.batch,
                 model.backend()
             ))
-            .hint(format!("give -b up to {most}, or another BACKEND")));
+            .hint(format!("use -b {most} or less, or another BACKEND")));
         }
         let Some(page_bytes) = model.page_bytes() else {
             continue;
@@ -322,18 +338,18 @@ fn check(model: &dyn Model, tests: &[Test], room: usize) -> Result<()> {
                 Bytes(needed as u64),
                 Bytes(room as u64)
             ))
-            .hint("give more with KV_CACHE_MB, or a smaller -b, -c or -n"));
+            .hint("raise KV_CACHE_MB, or lower -b, -c or -n"));
         }
     }
     Ok(())
 }
 
-/// Tokens that look random: the same ones in every call.
+/// Pseudo-random token ids, the same on every call.
 fn made_up(count: usize, vocabulary: usize) -> Vec<u32> {
     let mut state = 0x5eed_u64;
     (0..count)
         .map(|_| {
-            // Knuth's MMIX generator; its upper bits are the good ones.
+            // Knuth's MMIX generator. Its upper bits are the good ones.
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
@@ -356,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_are_those_of_the_scheduler() {
+    fn passes_are_split_as_the_scheduler_splits_them() {
         let of = |test| -> Vec<_> {
             let passes = passes(&test);
             let facts = passes.iter();
@@ -378,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn multiply_adds_are_those_of_the_default_model() {
+    fn multiply_adds_match_the_default_model() {
         let spec = ModelSpec {
             architecture: "llama".to_owned(),
             layers: 30,
@@ -400,7 +416,7 @@ mod tests {
             logits,
         };
         let attention = |seen: u64| 30 * 2 * 576 * seen;
-        // Without logits, nothing after the last layer's keys and values.
+        // Without logits, the last layer stops after its keys and values.
         assert_eq!(
             pass_macs(&spec, &pass(0, 1, false)),
             29 * 3_538_944 + 552_960 + attention(1) / 30 * 29
@@ -409,7 +425,7 @@ mod tests {
             pass_macs(&spec, &pass(499, 1, true)),
             106_168_320 + 28_311_552 + attention(500)
         );
-        // A prompt in two passes is as much work as in one.
+        // Splitting a prompt into two passes does not change the work.
         let parts =
             pass_macs(&spec, &pass(0, 300, false)) + pass_macs(&spec, &pass(300, 212, true));
         assert_eq!(pass_macs(&spec, &pass(0, 512, true)), parts);

@@ -1,8 +1,8 @@
-//! The engine in this process: model, tokenizer and chat template, scheduler and sampler.
+//! The in-process engine: model, tokenizer, chat template, scheduler and sampler.
 
+mod admission;
 mod fork;
 mod limits;
-mod places;
 mod speculate;
 #[cfg(test)]
 mod tests;
@@ -31,46 +31,42 @@ use crate::stopwatch::Fence;
 use limits::Lengths;
 use speculate::Drafts;
 
-/// Most tokens of a forward pass: enough for the matrix product to be at its best, and few enough that
-/// what one product writes is still in a near cache when the next step reads it (with 512, 4 % slower),
-/// and that an interrupt or another flow's next token waits for a fraction of a second.
+/// Maximum tokens of a forward pass: enough for matrix products at full speed, few enough that what one
+/// product writes is still in a near cache when the next step reads it (512 was 4 % slower), and that
+/// an interrupt or another flow's next token waits only a fraction of a second.
 pub(super) const TOKENS_A_PASS: usize = 256;
 
-// Page tables are made in the one and read in the other.
+// The cache makes the page tables, and the kernels read them.
 const _: () = assert!(PAGE_TOKENS == super::kernels::PAGE);
 
-/// How many engines this process has loaded: a run loads one.
+/// Engines that this process has loaded: a run loads one.
 static LOADS: AtomicUsize = AtomicUsize::new(0);
 
-/// Tokens that a chat template can be expected to put around a conversation at most.
+/// Upper bound on the tokens that a chat template adds to a conversation.
 const TEMPLATE_TOKENS: usize = 1024;
 
-/// Tokens of a prompt that another one, which is being computed, will have made known, and which
-/// are then worth waiting for: a page.
+/// Minimum prefix that is worth waiting for while another request computes it: a page, in tokens.
 const WORTH_WAITING: usize = PAGE_TOKENS;
 
-/// How a model is loaded.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
-    /// Where it runs.
     pub device: DeviceChoice,
-    /// Which forward pass computes the model.
     pub backend: Backend,
-    /// How many requests are computed at once, as far as the model can.
+    /// Maximum concurrent sequences, as far as the model supports it.
     pub max_sequences: usize,
-    /// Whether keys and values of a prefix that was computed before serve again.
+    /// Whether the keys and values of known prefixes are reused.
     pub reuse: bool,
-    /// Memory for keys and values in bytes; `None`: 1 GiB, or what one full context takes as far as there
-    /// is memory.
+    /// Memory for keys and values in bytes; `None`: 1 GiB, or the size of one full context if memory
+    /// allows.
     pub kv_bytes: Option<usize>,
-    /// Most tokens of a sequence; `None`: as many as the model can.
+    /// Maximum tokens of a sequence; `None`: the model's context length.
     pub context: Option<usize>,
-    /// Whether a sequence that decodes alone guesses its next tokens and has the guesses checked in one
-    /// pass. The tokens are the same.
+    /// Speculative decoding by prompt lookup, for a sequence that decodes alone. The output does not
+    /// change.
     pub speculate: bool,
 }
 
-/// A model in this process. Loaded before the workflow loop starts.
+/// A model in this process, loaded before the workflow loop starts.
 pub struct LocalEngine {
     info: EngineInfo,
     model: Box<dyn Model>,
@@ -78,30 +74,27 @@ pub struct LocalEngine {
     added: AddedTokens,
     chat: ChatTemplate,
     scheduler: Scheduler,
-    /// Of models with paged memory.
+    /// For models with paged memory.
     kv: Option<KvCache>,
     sequences: HashMap<RequestId, Sequence>,
     next_id: u64,
     speculate: bool,
     lengths: Lengths,
-    /// Requests that failed since the last poll told of any.
+    /// Failures to report with the next poll.
     failed: Vec<Event>,
-    /// The last pass's, kept for its memory.
+    /// The last pass's logits, kept to reuse the buffer.
     logits: Vec<f32>,
 }
 
-/// A request and its sequence.
 struct Sequence {
-    /// `None` until it is admitted.
+    /// `None` until admission.
     slot: Option<Slot>,
-    /// Its pages, of models with paged memory, while it is active.
+    /// Its pages while it is active, for models with paged memory.
     lease: Option<Lease>,
-    /// Whether it was told that it starts.
+    /// Whether [`EventKind::Started`] was sent.
     started: bool,
-    /// Tokens of the prompt that were found known when it was first admitted.
+    /// Prompt tokens found in the cache at the first admission.
     reused: Option<usize>,
-    /// Tokens computed.
-    computed: usize,
     /// The prompt, then what was generated.
     tokens: Vec<u32>,
     prompt_tokens: usize,
@@ -109,29 +102,29 @@ struct Sequence {
     ignore_eos: bool,
     sampler: Sampler,
     drafts: Drafts,
-    /// The sample of the same prompt that computes it, while this one waits for that.
+    /// The sample that computes the shared prompt, while this one waits for it.
     forks_from: Option<RequestId>,
-    /// Whether others wait for this one's prompt.
+    /// Whether other samples wait for this one's prompt.
     has_forks: bool,
-    /// Waiting, prefill, decoding.
+    /// Waiting, prefill or decode.
     phase: Activity,
 }
 
 impl LocalEngine {
-    /// Says early, before a model is fetched, whether the device can be had.
+    /// Checks that the device is available, before a model is fetched.
     ///
     /// # Errors
-    /// Exit code 3 where it cannot.
+    /// Exit code 3 if it is not.
     pub fn preflight(choice: DeviceChoice) -> Result<()> {
         device::preflight(choice)
     }
 
-    /// Loads a model and runs it once, so that nothing is left for the first request to set up.
+    /// Loads a model and runs it once, so that no set-up cost falls on the first request.
     ///
     /// # Errors
-    /// Exit code 3 where the device cannot be had, the file is broken, its architecture, tokenizer
-    /// or chat template is not supported, or the memory does not suffice; 2 for a context that is
-    /// larger than the model's.
+    /// Exit code 3 if the device is not available, the file is broken, its architecture, tokenizer or
+    /// chat template is not supported, or memory does not suffice; 2 for a context larger than the
+    /// model's.
     pub fn load(file: &ModelFile, options: &LocalOptions) -> Result<Self> {
         LOADS.fetch_add(1, Ordering::Relaxed);
         let (device, device_info) = device::open(options.device)?;
@@ -165,8 +158,8 @@ impl LocalEngine {
         warm_up(model.as_mut())?;
 
         let spec = model.spec();
-        // A few more are usual: tokens that were added, and that the model never sees. A prompt that
-        // holds one of them is refused.
+        // A few more are usual: added tokens that the model never sees. A prompt that holds one of them
+        // is refused.
         if tokenizer.vocabulary() > 2 * spec.vocabulary {
             return Err(Error::preflight(format!(
                 "{}: the tokenizer knows {} tokens, and the model only {}",
@@ -209,25 +202,24 @@ impl LocalEngine {
         })
     }
 
-    /// How many engines this process has loaded.
+    /// Engines that this process has loaded.
     pub fn loads() -> usize {
         LOADS.load(Ordering::Relaxed)
     }
 
-    /// The model alone, and what it is: for measuring it without a scheduler.
+    /// The model and its description, for benchmarks without a scheduler.
     pub(super) fn into_model(self) -> (EngineInfo, Box<dyn Model>) {
         (self.info, self.model)
     }
 
-    /// Memory for keys and values, in bytes.
     pub(super) fn kv_budget(&self) -> usize {
         self.lengths.budget()
     }
 
-    /// A request's prompt in tokens, where the model can take it.
+    /// Tokenizes a request's prompt and checks that the model can take it.
     ///
     /// # Errors
-    /// Exit code 100: it cannot be rendered, it is too long, or it holds a token that the model does not
+    /// Exit code 100: it cannot be rendered, is too long, or holds a token that the model does not
     /// know.
     fn prompt(&self, request: &Request) -> Result<Vec<u32>> {
         let tokens = self.tokens_of(request)?;
@@ -240,19 +232,19 @@ impl LocalEngine {
         if let Some(&token) = tokens.iter().find(|token| **token as usize >= known) {
             let text = self.tokenizer.token_text(token).unwrap_or_default();
             return Err(Error::flow(format!(
-                "the prompt holds the token `{text}`, number {token}, which the tokenizer has and the \
-                 model has not: it knows {known} tokens"
+                "the prompt holds the token `{text}`, number {token}, which is in the tokenizer but not \
+                 in the model: it knows {known} tokens"
             ))
             .hint(
-                "leave that text out of the prompt; where it is not in it, the tokenizer may be that of \
+                "remove that text from the prompt; if it is not there, the tokenizer may belong to \
                  another model",
             ));
         }
         if self.kv.is_none() {
             let whole = tokens.len().saturating_add(request.max_tokens);
-            // A library keeps them, and copies them as they grow.
+            // A library owns them, and copies them as they grow.
             memory::check(self.lengths.bytes_of(whole).saturating_mul(2)).map_err(|source| {
-                Error::flow("there is no memory for the keys and values of the sequence")
+                Error::flow("not enough memory for the keys and values of the sequence")
                     .caused_by(source)
                     .hint("set a smaller MAX_TOKENS or CONTEXT")
             })?;
@@ -260,13 +252,13 @@ impl LocalEngine {
         Ok(tokens)
     }
 
-    /// A request's prompt in tokens, whatever they are.
+    /// Renders and tokenizes a request's prompt, without checks.
     fn tokens_of(&self, request: &Request) -> Result<Vec<u32>> {
         let rendering = profile::span(Span::PromptRendering);
         let Rendered { text, content } = self.chat.render(&request.messages)?;
         drop(rendering);
         let tokenising = profile::span(Span::Tokenise);
-        // The template writes the special tokens itself, and content makes none.
+        // The template writes the special tokens itself, and content contributes none.
         let rendered = (text.as_str(), content.as_slice());
         let tokens = (self
             .tokenizer
@@ -276,7 +268,7 @@ impl LocalEngine {
         Ok(tokens)
     }
 
-    /// Queues a request with this prompt; `forks_from` is the sample that computes it.
+    /// Queues a request. `forks_from` is the sample that computes the shared prompt.
     fn queue(
         &mut self,
         request: &Request,
@@ -293,7 +285,6 @@ impl LocalEngine {
                 lease: None,
                 started: false,
                 reused: None,
-                computed: 0,
                 prompt_tokens: tokens.len(),
                 tokens,
                 max_tokens: request.max_tokens.max(1),
@@ -311,8 +302,8 @@ impl LocalEngine {
         id
     }
 
-    /// Those of a pass that were in none before. They are told of before the pass, so that the clock is
-    /// read between their wait and their prefill.
+    /// `Started` events for sequences that were in no pass before. They are reported before the pass,
+    /// so that the clock is read between queue wait and prefill.
     fn starting(&mut self, plan: &[Work]) -> Vec<Event> {
         let mut events = Vec::new();
         for work in plan {
@@ -326,7 +317,7 @@ impl LocalEngine {
         events
     }
 
-    /// Takes the next token of a sequence into account and tells of it. Returns it if the sequence goes
+    /// Samples the next token of a sequence and adds its events. Returns the token if the sequence goes
     /// on.
     fn advance(&mut self, id: RequestId, logits: &[f32], events: &mut Vec<Event>) -> Option<u32> {
         let sequence = self.sequences.get_mut(&id)?;
@@ -335,7 +326,7 @@ impl LocalEngine {
         drop(sampling);
         let Some(token) = token else {
             self.release(id);
-            let kind = EventKind::Failed("the model's logits are not numbers".to_owned());
+            let kind = EventKind::Failed("the model's logits are all NaN or -inf".to_owned());
             events.push(Event { id, kind });
             return None;
         };
@@ -361,8 +352,8 @@ impl LocalEngine {
         Some(token)
     }
 
-    /// What the pass computes. Tokens of the prompt are prefill, and so are those that a sequence
-    /// had generated before it gave way.
+    /// Token counts of a pass. Prompt tokens are prefill, and so are tokens that a sequence had
+    /// generated before it was preempted.
     fn pass(&self, plan: &[Work]) -> PassTokens {
         let is_decode = |work: &&Work| {
             let sequence = self.sequences.get(&work.id);
@@ -418,13 +409,13 @@ impl Engine for LocalEngine {
     fn check(&self, request: &Request) -> Result<()> {
         let text: usize = request.messages.iter().map(|one| one.content.len()).sum();
         let most = text.saturating_add(TEMPLATE_TOKENS);
-        // A token is a byte at the least.
+        // A token is at least one byte.
         if most.saturating_add(request.max_tokens) <= self.lengths.tokens() {
             return Ok(());
         }
         match self.tokens_of(request) {
             Ok(tokens) => self.lengths.check_ahead(tokens.len(), request.max_tokens),
-            // What is wrong with it otherwise is said when it is submitted.
+            // Other errors are reported on submission.
             Err(_) => Ok(()),
         }
     }
@@ -440,7 +431,7 @@ impl Engine for LocalEngine {
         for &seed in seeds {
             let mut request = request.clone();
             request.sampling.seed = seed;
-            // Without pages to share, each computes the prompt for itself.
+            // Without pages to share, each computes the prompt itself.
             let first = ids.first().copied().filter(|_| self.kv.is_some());
             ids.push(self.queue(&request, tokens.clone(), first));
         }
@@ -465,11 +456,11 @@ impl Engine for LocalEngine {
         if !started.is_empty() {
             return Ok(started);
         }
-        if let Some((work, guess)) = self.guess(&plan) {
+        if let Some((work, draft)) = self.draft(&plan) {
             drop(scheduling);
-            return self.check_guess(work, &guess);
+            return self.verify_draft(work, &draft);
         }
-        // The page tables are read afresh for every pass: publishing can change them.
+        // Page tables are read for every pass: publishing can change them.
         let tables: Vec<Vec<u32>> = plan
             .iter()
             .map(|work| {
@@ -503,12 +494,11 @@ impl Engine for LocalEngine {
             let Some(sequence) = self.sequences.get_mut(&work.id) else {
                 continue;
             };
-            sequence.computed = work.start + work.count;
-            // A part of a prompt may be what others wait for.
+            // Others may wait for a part of a prompt.
             if let (Some(kv), Some(lease), true) =
                 (&mut self.kv, &mut sequence.lease, work.count > 1)
             {
-                kv.publish(lease, &sequence.tokens[..sequence.computed]);
+                kv.publish(lease, &sequence.tokens[..work.start + work.count]);
             }
         }
         drop(scheduling);
@@ -549,8 +539,8 @@ impl Engine for LocalEngine {
     }
 }
 
-/// A prefill and a decode of a few tokens: page faults, kernel compilation and allocator growth
-/// belong to the engine's start, not to the first workflow.
+/// A prefill and a decode of a few tokens: page faults, kernel compilation and allocator growth belong
+/// to the engine's start, not to the first workflow.
 fn warm_up(model: &mut dyn Model) -> Result<()> {
     let slot = model.open()?;
     let tokens = [0; 16];

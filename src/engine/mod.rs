@@ -1,10 +1,9 @@
-//! Sources of completions. [`Engine`] is the seam that the whole program runs on: `local` (a model
-//! in this process), `remote` (a server) and `scripted` (recorded answers, no model) stand behind it.
+//! Sources of completions behind one trait, [`Engine`]: `local` (a model in this process), `remote`
+//! (a server) and `scripted` (recorded answers, no model).
 
 mod bench;
 mod chat;
 mod device;
-mod kernels;
 mod kv;
 mod load;
 mod local;
@@ -19,6 +18,7 @@ mod tokenizer;
 
 use std::sync::Arc;
 
+use flowbench_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -38,26 +38,25 @@ pub use local::{LocalEngine, LocalOptions};
 pub use remote::{RemoteEngine, ServerAnswer, ServerReport, probe_server, wait_until_ready};
 pub use scripted::{Script, ScriptedEngine};
 
-/// What a model file says of itself: names and values, for people.
+/// Describes a model file as label and value pairs for display.
 ///
 /// # Errors
-/// Exit code 3 where the file is broken.
+/// Exit code 3 if the file is corrupt.
 pub fn inspect_model(file: &ModelFile) -> Result<Vec<(&'static str, String)>> {
     model::inspect(&file.path)
 }
 
-/// A source of completions. Poll-driven: no thread or runtime of its own is assumed.
+/// A source of completions, driven by polling. Callers need neither threads nor an async runtime.
 ///
-/// [`Fence::synchronize`] returns when the device has finished all that was queued.
+/// [`Fence::synchronize`] returns once the device has finished all queued work.
 pub trait Engine: Fence {
-    /// What the engine is, for the record.
     fn info(&self) -> &EngineInfo;
 
-    /// Whether a request of this size can be served at all: asked before any is submitted, about the
-    /// longest that are known by then.
+    /// Checks whether a request of this size can be served at all. Called before any request is
+    /// submitted, with the longest requests known at that point.
     ///
     /// # Errors
-    /// Exit code 3, with the sizes and the setting that helps.
+    /// Exit code 3, with the sizes and the setting to change.
     fn check(&self, _request: &Request) -> Result<()> {
         Ok(())
     }
@@ -65,16 +64,16 @@ pub trait Engine: Fence {
     /// Queues a request.
     ///
     /// # Errors
-    /// Where it can be known at once that the request cannot be served: a prompt longer than the
-    /// context, a chat template that refuses the conversation.
+    /// If the request can be rejected right away: the prompt exceeds the context, or the chat
+    /// template rejects the conversation.
     fn submit(&mut self, request: Request) -> Result<RequestId>;
 
-    /// Queues several samples of one request, each with a seed of its own in place of the request's. An
-    /// engine that can computes the prompt once: then only the first has prefilled tokens, and the
-    /// others reuse them all.
+    /// Queues several samples of one request, one for each seed; `request`'s own seed is ignored.
+    /// An engine that can share the prompt computes it once: the first sample reports it as
+    /// prefilled, the others as reused.
     ///
     /// # Errors
-    /// As [`Self::submit`]; then none is queued.
+    /// As [`Self::submit`]; on an error, no sample is queued.
     fn submit_samples(&mut self, request: Request, seeds: &[u64]) -> Result<Vec<RequestId>> {
         let mut ids = Vec::with_capacity(seeds.len());
         for (index, &seed) in seeds.iter().enumerate() {
@@ -92,62 +91,65 @@ pub trait Engine: Fence {
         Ok(ids)
     }
 
-    /// One forward pass over the active batch (or one wait for an answer), and what came of it; or,
-    /// in place of a pass that would begin requests, that they start. With nothing to do it returns no events.
+    /// Runs one forward pass over the active batch, or waits once for a server's answer, and
+    /// returns the events. If the pass would start requests, returns their [`EventKind::Started`]
+    /// events instead, without running it. Returns no events if there is nothing to do.
     ///
     /// # Errors
-    /// Where the engine as a whole can go no further (a device error). A request that fails by
-    /// itself is an [`EventKind::Failed`].
+    /// If the engine as a whole cannot continue, such as after a device error. A single request
+    /// that fails is reported as [`EventKind::Failed`].
     fn poll(&mut self) -> Result<Vec<Event>>;
 
-    /// Gives up a request that has not ended; later polls do not mention it.
+    /// Cancels an unfinished request. Later polls return no events for it.
     fn cancel(&mut self, id: RequestId);
 
-    /// Empties the prefix cache, and turns it on (`reuse`) or off, where the engine has one: what
-    /// comes next is measured as on an engine that was just loaded.
+    /// Empties the prefix cache, if there is one, and turns it on or off (`reuse`), so that the
+    /// next measurement starts from the state of a freshly loaded engine.
     ///
     /// # Errors
     /// While requests are in flight.
     fn restart(&mut self, reuse: bool) -> Result<()>;
 
-    /// Checks before any flow begins that conversations of these kinds can be put to the model.
+    /// Checks, before any flow starts, that the chat template can render conversations of these
+    /// shapes.
     ///
     /// # Errors
-    /// Exit code 3 where the model's chat template cannot render one of them.
+    /// Exit code 3 if it cannot render one of them.
     fn try_conversations(&self, conversations: &[Conversation]) -> Result<()> {
         let _ = conversations;
         Ok(())
     }
 
-    /// The text that the model is given for a conversation, special tokens and all; `None` where
-    /// this engine does not make it.
+    /// The prompt text of a conversation, including special tokens. `None` if the engine does not
+    /// render it itself.
     fn prompt_text(&self, messages: &[Message]) -> Option<String> {
         let _ = messages;
         None
     }
 
-    /// What the user is to know of its start, beside what [`Self::info`] says.
+    /// A note for the user at start-up, in addition to [`Self::info`].
     fn note(&self) -> Option<&str> {
         None
     }
 
-    /// What went over the wire since the engine was started or this was last asked; `None` of an engine
-    /// that calls no server.
+    /// Network traffic since start-up or the previous call. `None` for engines that call no server.
     fn traffic(&mut self) -> Option<RemoteRecord> {
         None
     }
 }
 
-/// A prompt as people are shown it, with what its text does not show.
+/// A prompt for display. `held` counts the special-token texts in messages that were not turned
+/// into tokens.
 fn shown_prompt(text: String, held: usize) -> String {
     match held {
         0 => text,
-        1 => format!("{text}\n(1 text of a special token in the messages stays ordinary text)"),
-        _ => format!("{text}\n({held} texts of special tokens in the messages stay ordinary text)"),
+        1 => format!("{text}\n(1 special-token text in the messages is treated as ordinary text)"),
+        _ => format!(
+            "{text}\n({held} special-token texts in the messages are treated as ordinary text)"
+        ),
     }
 }
 
-/// Why an engine does not restart.
 fn restart_refused(in_flight: usize) -> Error {
     Error::flow(format!(
         "the engine cannot restart: {} in flight",
@@ -155,24 +157,22 @@ fn restart_refused(in_flight: usize) -> Error {
     ))
 }
 
-/// Names a request within one engine; given out in ascending order.
+/// Identifies a request within one engine; assigned in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
-/// Who said it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Instructions that come before the conversation.
     System,
-    /// The workflow's side.
+    /// The workflow.
     User,
-    /// The model's side.
+    /// The model.
     Assistant,
 }
 
 impl Role {
-    /// The name that chat templates know it by.
+    /// The role's name in chat templates.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::System => "system",
@@ -182,26 +182,23 @@ impl Role {
     }
 }
 
-/// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who said it.
     pub role: Role,
-    /// What was said.
     pub content: String,
 }
 
-/// A kind of conversation: who speaks in it. It ends with the user's turn, which the model answers.
+/// The shape of a conversation, without its text. It ends with a user turn, which the model
+/// answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Conversation {
-    /// Whether it begins with a system message.
     pub has_system: bool,
-    /// The user's turns, at least 1.
+    /// Number of user turns, at least 1.
     pub turns: usize,
 }
 
 impl Conversation {
-    /// Who speaks, in order.
+    /// Roles in order.
     fn roles(self) -> impl Iterator<Item = Role> {
         let system = self.has_system.then_some(Role::System);
         let before =
@@ -213,17 +210,18 @@ impl Conversation {
     }
 }
 
-/// How the next token is chosen. A temperature of 0 is greedy: the highest logit, the lowest token
-/// id among equals.
+/// Sampling parameters. A temperature of 0 is greedy: the highest logit, and the lowest token id
+/// among equals.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// Divides the logits; 0 is greedy.
     pub temperature: f32,
-    /// Keeps the smallest set of tokens whose probabilities add up to this (1: all).
+    /// Keeps the smallest set of tokens whose probabilities sum to this (1: all).
     pub top_p: f32,
-    /// Keeps this many of the likeliest tokens (0: all).
+    /// Keeps this many of the most likely tokens (0: all).
     pub top_k: usize,
-    /// Seeds the request's own generator: the draw does not depend on company.
+    /// Seeds the request's own generator, so that other requests in the batch do not affect its
+    /// tokens.
     pub seed: u64,
 }
 
@@ -238,125 +236,119 @@ impl Default for Sampling {
     }
 }
 
-/// One generation asked of an engine.
+/// A generation request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// Which flow (from 1) and step asks: scripted answers are found by it, logs name it.
+    /// Scripted answers are looked up by it, and logs name it.
     pub origin: Origin,
-    /// The conversation so far; the model answers it.
+    /// The conversation so far; the model generates the next turn.
     pub messages: Arc<[Message]>,
-    /// Most tokens to generate (at least 1).
+    /// Upper bound on the generated tokens, at least 1.
     pub max_tokens: usize,
-    /// Generate exactly `max_tokens`, past any end-of-sequence token.
+    /// Generate exactly `max_tokens`, ignoring end-of-sequence tokens.
     pub ignore_eos: bool,
-    /// How tokens are chosen.
     pub sampling: Sampling,
 }
 
-/// The place in the workload that a request comes from.
+/// Where in the workload a request comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Origin {
-    /// The flow's number, from 1.
+    /// Flow number, from 1.
     pub flow: usize,
-    /// The suite row's id.
+    /// Id of the suite row.
     pub row: String,
-    /// The step's id.
+    /// Id of the step.
     pub step: String,
-    /// Which of the step's samples, from 1.
+    /// Sample number within the step, from 1.
     pub sample: usize,
 }
 
-/// What a poll tells of one request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// The request.
     pub id: RequestId,
-    /// What happened to it.
     pub kind: EventKind,
 }
 
-/// What happened to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
-    /// The next forward pass will be the first that computes a token of it: its wait in the queue is
-    /// over. Told by itself, before that pass; not told where the engine cannot know.
+    /// The next forward pass is the first to compute a token of this request, so its queue wait is
+    /// over. Reported alone, before that pass. Not reported by engines that cannot know.
     Started,
-    /// A further token was generated (the first one ends the time to first token).
+    /// A token was generated. The first one ends the time to first token.
     Token(u32),
-    /// It begins again from its prompt: the tokens that were told before are void.
+    /// The request starts over from its prompt: discard the tokens reported so far.
     Restarted,
-    /// It has ended; its tokens came before, in [`EventKind::Token`] events.
+    /// The request is complete. Its tokens were already reported as [`EventKind::Token`].
     Finished(Completion),
-    /// It cannot be ended, for this reason; the engine goes on with the others.
+    /// The request failed, with the reason. Other requests continue.
     Failed(String),
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Completion {
-    /// The generated text, special tokens left out.
+    /// The generated text without special tokens.
     pub text: String,
-    /// The generated tokens, the end-of-sequence token left out.
+    /// The generated tokens without the end-of-sequence token.
     pub tokens: Vec<u32>,
-    /// Tokens of the prompt as the model saw it.
+    /// Prompt tokens as the model saw them.
     pub prompt_tokens: usize,
-    /// Those of them that were computed for this request.
+    /// Prompt tokens computed for this request.
     pub prefill_tokens: usize,
-    /// Those of them that were taken from the prefix cache.
+    /// Prompt tokens taken from the prefix cache.
     pub reused_tokens: usize,
-    /// Tokens that were guessed ahead and checked; the generated ones are the same with and without.
+    /// Speculatively drafted tokens. The output is the same with and without drafting.
     pub drafted_tokens: usize,
-    /// Those of them that were right: passes saved.
+    /// Drafted tokens that were accepted: the passes saved.
     pub accepted_tokens: usize,
-    /// Why it ended.
     pub finish: Finish,
-    /// Of answers that came from a server only.
+    /// Set only for answers from a server.
     pub served: Option<Served>,
 }
 
 impl Completion {
-    /// How many tokens were generated, the end-of-sequence token left out as far as that is known: a
-    /// server says how many, not which.
+    /// Number of generated tokens. The end-of-sequence token is not counted where that is known: a
+    /// server reports a count only.
     pub fn decode_tokens(&self) -> usize {
         (self.served.as_ref()).map_or(self.tokens.len(), |served| served.decode_tokens)
     }
 }
 
-/// How an answer came from a server.
+/// Details of an answer from a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
-    /// Calls that were made, the last of which ended well.
+    /// Number of calls; the last one succeeded.
     pub attempts: usize,
-    /// Tokens that were generated, as far as the server tells; else the streamed chunks.
+    /// Generated tokens as reported by the server, otherwise the number of streamed chunks.
     pub decode_tokens: usize,
-    /// Who counted: `usage`, `usage+tokenizer`, `chunks+usage`, `chunks`, `chunks+tokenizer`.
+    /// Source of the count: `usage`, `usage+tokenizer`, `chunks+usage`, `chunks`,
+    /// `chunks+tokenizer`.
     pub counted_by: &'static str,
-    /// Generated tokens that were thoughts, by the server's count, else the number of chunks with
-    /// thoughts; `None` without any.
+    /// Reasoning tokens as reported by the server, otherwise the number of chunks with reasoning;
+    /// `None` if there are none.
     pub reasoning_tokens: Option<usize>,
-    /// Tokens that the server counted but did not stream; if it does not say how many, the least
-    /// possible number.
+    /// Tokens that the server counted but did not stream; a lower bound if it does not report their
+    /// number.
     pub hidden_tokens: Option<usize>,
     /// Tokens in the streamed chunks, if known.
     pub streamed_tokens: Option<usize>,
-    /// The answer was a single chunk of several tokens.
+    /// Whether the answer came as a single chunk of several tokens.
     pub one_piece: bool,
 }
 
-/// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
     /// The model ended its turn.
     Stop,
-    /// `max_tokens`, or the end of the context.
+    /// `max_tokens` or the end of the context was reached.
     Length,
-    /// The model called a tool; only of servers, with tools in `ENDPOINT_EXTRA`.
+    /// The model called a tool. Only from servers, if `ENDPOINT_EXTRA` defines tools.
     ToolCalls,
 }
 
 impl Finish {
-    /// As records have it.
+    /// The name used in records.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stop => "stop",
@@ -366,30 +358,29 @@ impl Finish {
     }
 }
 
-/// What an engine is, for the record.
+/// Describes an engine, as recorded in a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineInfo {
     /// `local`, `scripted` or `remote`.
     pub kind: String,
-    /// The model's name, from its own metadata where it has one; of a server the name that it serves
-    /// it by.
+    /// The model's name: from its metadata if it has one, or the name under which a server offers
+    /// it.
     pub model: String,
-    /// Where the model was found; of a server its endpoint.
+    /// The model's path, or the server's endpoint.
     pub model_path: Option<String>,
-    /// SHA-256 of the GGUF file (64 hex digits), where it is known; of a split model that of its parts'
-    /// digests, in hex, one a line.
+    /// SHA-256 of the GGUF file (64 hex digits), if known. For a split model, the SHA-256 of its
+    /// parts' hex digests, one per line.
     pub model_sha256: Option<String>,
-    /// Architecture, as the file names it (`llama`, `qwen2`).
+    /// Architecture as named in the file (`llama`, `qwen2`).
     pub architecture: Option<String>,
-    /// The forward pass that runs it: `native`, `candle`, `generic`; `scripted`, `remote`.
+    /// Forward pass implementation (`native`, `candle`, `generic`), or `scripted` or `remote`.
     pub backend: String,
-    /// Weights and arithmetic: `Q4_1 as f32`.
+    /// Weight format and arithmetic, such as `Q4_1 as f32`.
     pub weights: Option<String>,
-    /// Most tokens of a sequence.
+    /// Upper bound on a sequence's length in tokens.
     pub context_length: usize,
-    /// The device it runs on.
     pub device: DeviceInfo,
-    /// What had to be assumed of a model file that does not say it.
+    /// Assumptions made where the model file gives no information.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }

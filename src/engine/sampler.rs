@@ -1,12 +1,11 @@
-//! Chooses the next token from logits. Each request has a generator of its own, so that a draw does
-//! not depend on company.
+//! Samples the next token from logits. Each request has its own generator, so its draws do not
+//! depend on the other requests in the batch.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::Sampling;
 
-/// A request's sampler.
 #[derive(Debug, Clone)]
 pub(crate) struct Sampler {
     sampling: Sampling,
@@ -14,7 +13,7 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler whose draws depend on `sampling.seed` only.
+    /// A sampler whose draws depend only on `sampling.seed`.
     pub(crate) fn new(sampling: Sampling) -> Self {
         Self {
             sampling,
@@ -22,13 +21,13 @@ impl Sampler {
         }
     }
 
-    /// The next token's id; `None` where the logits hold no number to go by (all of them NaN or
-    /// −∞), as a broken model gives.
+    /// The next token's id, or `None` if no logit is usable (all NaN or −∞), as a broken model
+    /// returns.
     ///
-    /// Greedy takes the highest logit, the lowest id among equals. Otherwise the logits are divided
-    /// by the temperature, cut to the `top_k` likeliest, then to the smallest set whose
-    /// probabilities reach `top_p` (Holtzman et al. 2020, "The Curious Case of Neural Text
-    /// Degeneration"), and one is drawn.
+    /// Greedy takes the highest logit, and the lowest id among equals. Otherwise the logits are
+    /// divided by the temperature and cut to the `top_k` most likely tokens, then to the smallest
+    /// set whose probabilities reach `top_p` (Holtzman et al. 2020, "The Curious Case of Neural
+    /// Text Degeneration"). One of the remaining tokens is drawn.
     pub(crate) fn next(&mut self, logits: &[f32]) -> Option<u32> {
         if self.sampling.temperature <= 0.0 {
             return argmax(logits);
@@ -37,7 +36,7 @@ impl Sampler {
             .zip(logits.iter().copied())
             .filter(|(_, logit)| !logit.is_nan() && *logit > f32::NEG_INFINITY)
             .collect();
-        // Likeliest first; equal logits by id, so that the order is the same everywhere.
+        // Most likely first. Equal logits are ordered by id, so that the order is deterministic.
         let likelier =
             |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0));
         let keep = match self.sampling.top_k {
@@ -51,7 +50,7 @@ impl Sampler {
         candidates.sort_unstable_by(likelier);
 
         let (_, highest) = *candidates.first()?;
-        // In f64, so that the sum over a vocabulary does not depend on how it is rounded.
+        // f64 keeps rounding errors of the sum over the vocabulary negligible.
         let temperature = f64::from(self.sampling.temperature);
         let weight = |logit: f32| (f64::from(logit - highest) / temperature).exp();
         let total: f64 = candidates.iter().map(|(_, logit)| weight(*logit)).sum();
@@ -73,7 +72,7 @@ impl Sampler {
                 return Some(*token);
             }
         }
-        // Rounding can leave a sliver behind the last candidate.
+        // Rounding can leave a small remainder after the last candidate.
         Some(candidates[kept - 1].0)
     }
 
@@ -83,12 +82,12 @@ impl Sampler {
     }
 }
 
-/// Logits that [`argmax`] compares side by side.
+/// Number of logits that [`argmax`] compares in parallel.
 const SIDE_BY_SIDE: usize = 16;
 
-/// The id of the highest logit, the lowest among equals; NaN counts as lowest.
+/// The id of the highest logit, and the lowest id among equals. NaN counts as lowest.
 fn argmax(logits: &[f32]) -> Option<u32> {
-    // Not `f32::max`: this is one instruction for several numbers, and passes NaN by as well.
+    // Not `f32::max`: this form compiles to one SIMD instruction and also skips NaN.
     let higher = |one: f32, other: f32| if other > one { other } else { one };
     let mut highest = [f32::NEG_INFINITY; SIDE_BY_SIDE];
     let rows = logits.chunks_exact(SIDE_BY_SIDE);
@@ -159,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn greedy_is_the_first_of_the_highest(
+        fn greedy_takes_the_first_of_the_highest_logits(
             logits in prop::collection::vec(
                 prop_oneof![(-3i8..3).prop_map(f32::from), Just(f32::NAN), Just(f32::NEG_INFINITY)],
                 0..70,

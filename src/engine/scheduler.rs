@@ -1,52 +1,57 @@
-//! Decides what the next forward pass computes: continuous batching with chunked prefill, first
-//! come, first served.
+//! Decides what the next forward pass computes: continuous batching with chunked prefill, first come,
+//! first served.
 //!
-//! Requests wait in the order in which they came and are admitted while there is a place and, as
-//! the caller finds out, memory. A pass takes one token of every sequence that decodes, then fills
-//! up with prompt tokens of those that prefill, oldest first, to a budget: a long prompt cannot
-//! hold back the others' next tokens for longer than one chunk, and an interrupt is noticed after
-//! one chunk. Where memory runs short, the sequence admitted last gives way and waits first in line.
+//! Requests wait in order of arrival. They are admitted while a sequence slot is free and, as the
+//! caller finds out, memory suffices. A pass takes one token of every decoding sequence, then fills up
+//! to a budget with prompt tokens of prefilling ones, oldest first: so a long prompt delays the others'
+//! next tokens by at most one chunk, and an interrupt is noticed after one chunk. If memory runs short,
+//! the sequence admitted last is preempted and goes to the head of the queue.
 
 use std::collections::VecDeque;
 
 use super::RequestId;
 
-/// What is computed of one sequence in a pass.
+/// One sequence's share of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Work {
-    /// Whose sequence.
     pub(crate) id: RequestId,
     /// Position of the first token to compute.
     pub(crate) start: usize,
-    /// How many tokens; at least 1.
+    /// Tokens to compute; at least 1.
     pub(crate) count: usize,
-    /// Whether these are the last tokens known, so that their logits give the next one.
+    /// Whether these are the last known tokens, so that their logits give the next one.
     pub(crate) last: bool,
+}
+
+/// A preempted sequence, and how many of its tokens had been computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Preempted {
+    pub(crate) id: RequestId,
+    pub(crate) computed: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Sequence {
     id: RequestId,
-    /// Tokens known: the prompt and what was generated.
+    /// Known tokens: the prompt and what was generated.
     known: usize,
-    /// Tokens computed.
     computed: usize,
 }
 
-/// The queue and the active batch; it knows lengths only.
+/// The queue and the active batch. Knows only lengths, not tokens.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     waiting: VecDeque<Sequence>,
-    /// In the order of their admission.
+    /// In order of admission.
     active: Vec<Sequence>,
     max_sequences: usize,
-    /// Most tokens a pass.
+    /// Maximum tokens per pass.
     budget: usize,
 }
 
 impl Scheduler {
-    /// A scheduler for a model that holds `max_sequences` at once, with at most `budget` tokens a
-    /// pass (at least one a sequence is always computed).
+    /// A scheduler for at most `max_sequences` active sequences and `budget` tokens per pass (at least
+    /// one token per decoding sequence is always computed).
     pub(crate) fn new(max_sequences: usize, budget: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
@@ -56,7 +61,7 @@ impl Scheduler {
         }
     }
 
-    /// Queues a request whose prompt has `tokens` tokens (at least 1).
+    /// Queues a request with a prompt of `tokens` tokens (at least 1).
     pub(crate) fn submit(&mut self, id: RequestId, tokens: usize) {
         self.waiting.push_back(Sequence {
             id,
@@ -65,22 +70,20 @@ impl Scheduler {
         });
     }
 
-    /// Whether one more sequence may be active.
-    pub(crate) fn has_place(&self) -> bool {
+    pub(crate) fn has_capacity(&self) -> bool {
         self.active.len() < self.max_sequences
     }
 
-    /// How many sequences are active.
     pub(crate) fn active(&self) -> usize {
         self.active.len()
     }
 
-    /// Those that wait, in their order.
+    /// Waiting requests, in order.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = RequestId> {
         self.waiting.iter().map(|sequence| sequence.id)
     }
 
-    /// Those whose prompts are still being computed, in the order of their admission.
+    /// Sequences whose prompts are still being computed, in order of admission.
     pub(crate) fn prefilling(&self) -> impl Iterator<Item = RequestId> {
         let prefilling = |sequence: &&Sequence| sequence.known - sequence.computed > 1;
         self.active
@@ -89,7 +92,7 @@ impl Scheduler {
             .map(|sequence| sequence.id)
     }
 
-    /// Makes a waiting request active; `computed` of its tokens are there already.
+    /// Makes a waiting request active; `computed` of its tokens are already in the cache.
     pub(crate) fn admit(&mut self, id: RequestId, computed: usize) {
         if let Some(place) = self.waiting.iter().position(|sequence| sequence.id == id)
             && let Some(mut sequence) = self.waiting.remove(place)
@@ -99,23 +102,26 @@ impl Scheduler {
         }
     }
 
-    /// The sequence that was admitted last gives way: it waits first in line, with the tokens that
-    /// it has, and nothing of it computed. `None` where fewer than two are active: one alone has
-    /// nobody to make room for.
-    pub(crate) fn preempt(&mut self) -> Option<RequestId> {
+    /// Preempts the sequence admitted last: it keeps its tokens, loses what was computed of them, and
+    /// goes to the head of the queue. `None` if fewer than two are active, since preempting would free
+    /// nothing for another.
+    pub(crate) fn preempt(&mut self) -> Option<Preempted> {
         if self.active.len() < 2 {
             return None;
         }
         let mut sequence = self.active.pop()?;
-        sequence.computed = 0;
+        let preempted = Preempted {
+            id: sequence.id,
+            computed: std::mem::take(&mut sequence.computed),
+        };
         self.waiting.push_front(sequence);
-        Some(sequence.id)
+        Some(preempted)
     }
 
-    /// The next pass; empty where nothing is active. Decoding sequences come first, so that their
-    /// place in the batch does not depend on who prefills.
+    /// The next pass; empty if nothing is active. Decoding sequences come first, so that their rows in
+    /// the batch do not depend on prefilling ones.
     pub(crate) fn plan(&self) -> Vec<Work> {
-        let mut left = self.budget;
+        let mut remaining = self.budget;
         let mut plan = Vec::new();
         for decodes in [true, false] {
             for sequence in &self.active {
@@ -123,11 +129,11 @@ impl Scheduler {
                 if (missing == 1) != decodes {
                     continue;
                 }
-                let count = if decodes { 1 } else { missing.min(left) };
+                let count = if decodes { 1 } else { missing.min(remaining) };
                 if count == 0 {
                     continue;
                 }
-                left = left.saturating_sub(count);
+                remaining = remaining.saturating_sub(count);
                 plan.push(Work {
                     id: sequence.id,
                     start: sequence.computed,
@@ -139,24 +145,33 @@ impl Scheduler {
         plan
     }
 
-    /// Notes that the work was computed.
+    /// Records that the work was computed.
     pub(crate) fn computed(&mut self, work: Work) {
         if let Some(sequence) = self.find(work.id) {
             sequence.computed = work.start + work.count;
         }
     }
 
-    /// Notes that a further token of the sequence is known.
+    /// Records that another token of the sequence is known.
     pub(crate) fn extended(&mut self, id: RequestId) {
         if let Some(sequence) = self.find(id) {
             sequence.known += 1;
         }
     }
 
-    /// Forgets a request, wherever it stands.
-    pub(crate) fn remove(&mut self, id: RequestId) {
+    /// Removes a request in any state. Returns how many of its tokens had been computed.
+    pub(crate) fn remove(&mut self, id: RequestId) -> usize {
+        let computed = self.computed_tokens(id);
         self.waiting.retain(|sequence| sequence.id != id);
         self.active.retain(|sequence| sequence.id != id);
+        computed
+    }
+
+    /// Computed tokens of a sequence; 0 unless it is active.
+    pub(crate) fn computed_tokens(&self, id: RequestId) -> usize {
+        let mut active = self.active.iter();
+        let sequence = active.find(|sequence| sequence.id == id);
+        sequence.map_or(0, |sequence| sequence.computed)
     }
 
     fn find(&mut self, id: RequestId) -> Option<&mut Sequence> {
@@ -179,10 +194,10 @@ mod tests {
         }
     }
 
-    /// Admits what there is a place for.
+    /// Admits as many requests as there are free slots.
     fn fill(scheduler: &mut Scheduler) -> Vec<RequestId> {
         let mut admitted = Vec::new();
-        while scheduler.has_place() {
+        while scheduler.has_capacity() {
             let Some(id) = scheduler.waiting().next() else {
                 break;
             };
@@ -193,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn prefill_is_cut_into_chunks_and_decoding_goes_on_beside_it() {
+    fn prefill_is_chunked_and_decoding_continues() {
         let mut scheduler = Scheduler::new(2, 8);
         scheduler.submit(RequestId(1), 4);
         scheduler.submit(RequestId(2), 20);
@@ -217,7 +232,7 @@ mod tests {
         }
         scheduler.remove(RequestId(1));
         assert_eq!(fill(&mut scheduler), [RequestId(3)]);
-        // A prompt of one token is work for a decode place; it comes first.
+        // A prompt of one token counts as decode; it comes first.
         assert_eq!(
             scheduler.plan(),
             [work(3, 0, 1, true), work(2, 11, 7, false)]
@@ -225,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_already_is_not_computed() {
+    fn cached_tokens_are_not_computed() {
         let mut scheduler = Scheduler::new(2, 8);
         scheduler.submit(RequestId(1), 20);
         scheduler.admit(RequestId(1), 15);
@@ -233,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_admitted_gives_way_and_comes_back_first() {
+    fn the_last_admitted_is_preempted_and_readmitted_first() {
         let mut scheduler = Scheduler::new(2, 64);
         for id in 1..=3 {
             scheduler.submit(RequestId(id), 10);
@@ -243,18 +258,23 @@ mod tests {
             scheduler.computed(work);
         }
         scheduler.extended(RequestId(2));
-        assert_eq!(scheduler.preempt(), Some(RequestId(2)));
+        let preempted = Preempted {
+            id: RequestId(2),
+            computed: 10,
+        };
+        assert_eq!(scheduler.preempt(), Some(preempted));
+        assert_eq!(scheduler.computed_tokens(RequestId(2)), 0);
         assert_eq!(scheduler.preempt(), None, "one alone goes on");
         let order: Vec<_> = scheduler.waiting().collect();
         assert_eq!(order, [RequestId(2), RequestId(3)]);
         scheduler.admit(RequestId(2), 0);
-        // Its prompt and the token that it had generated.
+        // The prompt and the token it had generated.
         assert!(scheduler.plan().contains(&work(2, 0, 11, true)));
     }
 
     proptest! {
-        /// Every request is computed once, in order, without a gap, whatever the budget and the
-        /// number of places, and with its logits asked for exactly once a generated token.
+        /// Every token is computed once, in order, without a gap, whatever the budget and the number of
+        /// slots, and logits are requested exactly once per generated token.
         #[test]
         fn every_token_is_computed_once(
             prompts in prop::collection::vec((1usize..60, 1usize..12), 1..12),

@@ -1,22 +1,24 @@
-//! Recorded answers, with the latencies that the script gives: no model. It stands behind the same
-//! trait as the real engine, so that everything else runs and is tested without weights.
+//! Plays back recorded answers, with the latencies given in the script and without a model.
+//! Implements the same trait as the real engine, so that everything else runs and is tested without
+//! weights.
 //!
 //! # Scripts
 //!
-//! A script is JSON Lines, one answer a line:
+//! A script is JSON Lines, one answer per line:
 //!
 //! ```json
 //! {"flow": 3, "row": "sla-clock", "step": "planner", "output": "text", "ttft_ms": 4.5, "latency_ms": 21}
 //! ```
 //!
-//! `flow`, `row`, `step` and `sample` (of a step that has several: which, from 1) say whom the answer
-//! is for; each may be left out. The line that names most of what the request is wins (flow and step,
-//! then flow, then row and step, then row, then step, then a line that names nothing; among those
-//! that name the same of these, one that names the sample), the first among equals. `queue_ms`, `ttft_ms` and
-//! `latency_ms` (default 0; each counts from the submission) are waited for; `"fail": "reason"` in place of `output` makes the request fail.
-//! Other keys are ignored, so that the `steps.jsonl` of a real run is a script.
+//! `flow`, `row`, `step` and `sample` (the sample's number, from 1) select the requests that a line
+//! answers; each is optional. The most specific matching line wins, in this order: flow, row and
+//! step; flow and step; flow and row; flow; row and step; row; step; none of them. Among lines with
+//! the same keys, one with `sample` goes first, then the earliest. `queue_ms`, `ttft_ms` and
+//! `latency_ms` (default 0) are waited for, each counted from the submission. `"fail": "reason"` in
+//! place of `output` makes the request fail. Other keys are ignored, so the `steps.jsonl` of a real
+//! run can be used as a script.
 //!
-//! Tokens are words here: a run of white space and the word behind it; ids are hashes of them.
+//! A token is a word with the whitespace before it. Its id is a hash of that text.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -36,17 +38,16 @@ use crate::profile::{self, Activity, Count, PassTokens, Span};
 use crate::stopwatch::{Fence, Timer};
 use crate::text_file;
 
-/// How long a poll waits at most: whoever polls has other things to look at, too.
+/// Upper bound on the wait in a poll, since the caller has other work as well.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
-/// The answers of a script.
 #[derive(Debug, Clone, Default)]
 pub struct Script {
     answers: Vec<Answer>,
     by_key: HashMap<Key, usize>,
 }
 
-/// Whom an answer is for: flow, row, step, sample.
+/// Flow, row, step and sample that an answer is for.
 type Key = (Option<usize>, Option<String>, Option<String>, Option<usize>);
 
 #[derive(Debug, Clone, Deserialize)]
@@ -66,10 +67,10 @@ struct Answer {
 }
 
 impl Script {
-    /// Reads a script.
+    /// Reads a script from a file.
     ///
     /// # Errors
-    /// Exit code 2 where the file cannot be read, a line is not JSON or lacks an answer.
+    /// Exit code 2 if the file cannot be read, or a line is not JSON or has no answer.
     pub fn read(path: &Path) -> Result<Self> {
         let text = text_file::read_text(path).map_err(|source| {
             Error::usage(format!("failed to read the script {}", path.display()))
@@ -79,7 +80,7 @@ impl Script {
         Self::parse(&text, &path.display().to_string())
     }
 
-    /// Reads a script from text; `name` is what errors call it.
+    /// Parses a script. `name` is used in error messages.
     ///
     /// # Errors
     /// As [`Script::read`].
@@ -108,7 +109,7 @@ impl Script {
                 ("ttft_ms", answer.ttft_ms),
                 ("latency_ms", answer.latency_ms),
             ] {
-                // A day: longer is a wrong unit, not a latency.
+                // More than a day means a wrong unit, not a latency.
                 if value.is_some_and(|ms| !(0.0..=86_400_000.0).contains(&ms)) {
                     return Err(Error::usage(format!(
                         "{}: `{key}` is not a time between 0 and a day in milliseconds",
@@ -122,19 +123,19 @@ impl Script {
             script.answers.push(answer);
         }
         if script.answers.is_empty() {
-            return Err(Error::usage(format!("{name}: the script holds no answer")));
+            return Err(Error::usage(format!("{name}: the script has no answers")));
         }
         Ok(script)
     }
 
-    /// The text that the script has for a request, where it has one.
+    /// The script's text for a request, if any.
     pub fn text(&self, origin: &Origin) -> Option<&str> {
         self.find(origin)?.output.as_deref()
     }
 
-    /// The answer for a request: the most exact line, the first among equals.
+    /// The answer for a request: the most specific line, and the first among equals.
     fn find(&self, origin: &Origin) -> Option<&Answer> {
-        // Bits: flow, row, step; more exact first, and a flow's number tells more than its row.
+        // Bits: flow, row, step. Most specific first; a flow number is more specific than a row.
         [0b111, 0b101, 0b110, 0b100, 0b011, 0b010, 0b001, 0b000]
             .into_iter()
             .flat_map(|bits| [(bits, true), (bits, false)])
@@ -151,7 +152,7 @@ impl Script {
     }
 }
 
-/// The engine that a [`Script`] answers for.
+/// Answers requests from a [`Script`].
 #[derive(Debug)]
 pub struct ScriptedEngine {
     info: EngineInfo,
@@ -162,7 +163,7 @@ pub struct ScriptedEngine {
     synchronizations: Cell<u64>,
 }
 
-/// A request whose answer is being given.
+/// A request whose answer is being played.
 #[derive(Debug)]
 struct Playing {
     id: RequestId,
@@ -180,8 +181,8 @@ struct Playing {
 }
 
 impl Playing {
-    /// When piece `index` is due, counted from the submission: the first at the time to first
-    /// token, the last at the latency, the others evenly between.
+    /// When piece `index` is due, counted from the submission: the first piece at the time to first
+    /// token, the last at the latency, the others evenly in between.
     fn due(&self, index: usize) -> Duration {
         match self.pieces.len() {
             0 | 1 => self.latency,
@@ -204,7 +205,7 @@ impl Playing {
 }
 
 impl ScriptedEngine {
-    /// An engine that plays `script`; `timed` says whether its latencies are waited for.
+    /// An engine that plays `script`. If `timed` is false, it ignores the script's latencies.
     pub fn new(script: Script, timed: bool) -> Self {
         Self {
             info: EngineInfo {
@@ -227,7 +228,7 @@ impl ScriptedEngine {
         }
     }
 
-    /// Whom the engine waits for: those without a token yet are in their prefill.
+    /// Composition of the simulated batch. A started request without a token counts as prefill.
     fn pass(&self) -> PassTokens {
         let begun = |playing: &&Playing| playing.given > 0;
         let decoding = self.active.iter().filter(begun).count();
@@ -240,7 +241,7 @@ impl ScriptedEngine {
         }
     }
 
-    /// How often [`Fence::synchronize`] was called.
+    /// Number of calls of [`Fence::synchronize`].
     pub fn synchronizations(&self) -> u64 {
         self.synchronizations.get()
     }
@@ -264,7 +265,7 @@ impl Engine for ScriptedEngine {
                 "the script has no answer for flow {}, row {}, step {}",
                 request.origin.flow, request.origin.row, request.origin.step
             ))
-            .hint("add a line for it, or one without `flow` and `row` that serves every flow")
+            .hint("add a line for it, or one without `flow` and `row` that matches every flow")
         })?;
         let output = answer.output.clone().unwrap_or_default();
         let mut pieces = split_words(&output);
@@ -396,7 +397,7 @@ impl Engine for ScriptedEngine {
     }
 }
 
-/// Splits text into words, each with the white space before it; joined they are the text.
+/// Splits text into words, each with the whitespace before it. The pieces concatenate to the text.
 fn split_words(text: &str) -> Vec<Arc<str>> {
     let mut pieces = Vec::new();
     let mut start = 0;
@@ -418,7 +419,7 @@ fn split_words(text: &str) -> Vec<Arc<str>> {
     pieces
 }
 
-/// The tokens of a text whose real ones are not known: a hash of each word.
+/// Token ids for a text whose real ids are unknown: a hash of each word.
 pub(super) fn word_ids(text: &str) -> Vec<u32> {
     split_words(text)
         .iter()
@@ -426,7 +427,7 @@ pub(super) fn word_ids(text: &str) -> Vec<u32> {
         .collect()
 }
 
-/// FNV-1a, 32 bits: any stable hash would do, since no vocabulary stands behind it.
+/// FNV-1a, 32 bits. Any stable hash would do, since there is no vocabulary.
 pub(super) fn token_id(piece: &str) -> u32 {
     piece.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -481,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_exact_line_wins() {
+    fn the_most_specific_line_wins() {
         let script = r#"{"output": "any"}
 {"step": "planner", "output": "step"}
 {"row": "a", "step": "planner", "output": "row"}
@@ -494,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_have_lines_of_their_own() {
+    fn a_line_can_select_one_sample() {
         let script = r#"{"step": "child", "sample": 2, "output": "second"}
 {"step": "child", "output": "any"}
 {"flow": 7, "output": "flow"}"#;
@@ -568,14 +569,14 @@ mod tests {
         let error = |text: &str| Script::parse(text, "a.jsonl").expect_err("broken").report();
         assert!(error("{\"output\": \"x\"}\n{oops").contains("a.jsonl:2: not a line of a script"));
         assert!(error("{\"step\": \"x\"}").contains("neither `output` nor `fail`"));
-        assert!(error("\n").contains("holds no answer"));
+        assert!(error("\n").contains("has no answers"));
         assert!(error(r#"{"output": "x", "latency_ms": -1}"#).contains("`latency_ms`"));
         assert!(error(r#"{"output": "x", "ttft_ms": 1e300}"#).contains("`ttft_ms`"));
     }
 
     proptest! {
         #[test]
-        fn words_join_to_the_text(text in "(?s).{0,60}") {
+        fn words_concatenate_to_the_text(text in "(?s).{0,60}") {
             let pieces = split_words(&text);
             prop_assert_eq!(pieces.concat(), text);
             prop_assert!(pieces.iter().all(|piece| !piece.is_empty()));

@@ -1,39 +1,39 @@
-//! How busy the machine is while a run goes on, from Linux's `/proc`.
+//! Load of the machine during a run, from Linux's `/proc`.
 
 use std::collections::HashMap;
 use std::fs;
 
 use crate::record::load::LoadRecord;
 
-/// What `/proc` counts in: USER_HZ, which is 100 on every architecture that this program is built for.
+/// Unit of `/proc`: USER_HZ, which is 100 on every architecture this program is built for.
 const TICKS_PER_S: f64 = 100.0;
 
-/// A first reading, to be compared with a later one.
+/// A first reading to compare later ones with.
 #[derive(Debug, Clone)]
 pub struct LoadMeter(Reading);
 
 impl LoadMeter {
-    /// Takes the first reading.
     pub fn start() -> Self {
         Self(Reading::take())
     }
 
-    /// Takes another reading; `None` where the system has no `/proc/stat`, or no time went by.
+    /// Compares a new reading with the first. `None` if the system has no `/proc/stat` or no tick
+    /// has passed.
     pub fn read(&self) -> Option<LoadRecord> {
         compare(&self.0, &Reading::take())
     }
 }
 
-/// Times count from the start of the machine (or of the process), in the kernel's ticks.
+/// Times in kernel ticks since boot (or since the process started).
 #[derive(Debug, Clone, Default)]
 struct Reading {
     load_average: Option<f64>,
     machine: Option<Machine>,
-    /// This process and its children, those that have ended included.
+    /// This process and its children, including those that have exited.
     own: Option<u64>,
 }
 
-/// `/proc/stat`, all processors together.
+/// `/proc/stat`, the sum of all processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Machine {
     processors: usize,
@@ -66,15 +66,15 @@ fn compare(first: &Reading, last: &Reading) -> Option<LoadRecord> {
         processors: to.processors,
         load_average_start: first.load_average,
         load_average_end: last.load_average,
-        // Processes and processors are accounted for at different moments: by some ticks more of
-        // one than of all.
+        // Processes and processors are accounted for at different moments, so own time can exceed
+        // the total by a few ticks.
         own_share: own.map(|own| share(own).min(1.0)),
         others_share: own.map(|own| share(busy.saturating_sub(own))),
         steal_share: Some(share(to.steal.saturating_sub(from.steal))),
     })
 }
 
-/// The first lines of `/proc/stat` (proc_stat(5)).
+/// Parses `/proc/stat` (proc_stat(5)).
 fn machine(text: &str) -> Option<Machine> {
     let processors = text.lines().filter(|line| {
         let number = line
@@ -85,7 +85,8 @@ fn machine(text: &str) -> Option<Machine> {
     let all = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks = all.split_whitespace().map(|word| word.parse().ok());
     let ticks: Vec<u64> = ticks.collect::<Option<_>>()?;
-    // user, nice, system, idle, iowait, irq, softirq, steal; guests are in user and nice.
+    // user, nice, system, idle, iowait, irq, softirq, steal. Guest time is already part of user and
+    // nice.
     let [user, nice, system, idle, iowait, irq, softirq, steal] = *ticks.first_chunk()?;
     let busy = user + nice + system + irq + softirq;
     Some(Machine {
@@ -100,12 +101,12 @@ fn machine(text: &str) -> Option<Machine> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
     parent: u32,
-    /// Its own, and that of children that it has waited for.
+    /// Its own time and that of the children it has waited for.
     ticks: u64,
 }
 
 fn process(text: &str) -> Option<Process> {
-    // The name before may hold spaces and brackets.
+    // The name in the field before can contain spaces and brackets.
     let (_, fields) = text.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let ticks = fields
@@ -118,8 +119,8 @@ fn process(text: &str) -> Option<Process> {
     })
 }
 
-/// Time of a process and of all that it has started: evaluated programs run in processes of their
-/// own, whose parents live on until the end of the run.
+/// Ticks of a process and its descendants. Evaluated programs run in child processes whose parents
+/// live until the end of the run, so their time is not lost.
 fn own(pid: u32) -> Option<u64> {
     let entries = fs::read_dir("/proc").ok()?;
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -128,7 +129,7 @@ fn own(pid: u32) -> Option<u64> {
         Some((pid, process(&text)?))
     };
     let mut processes: HashMap<u32, Process> = pids.filter_map(read).collect();
-    // A container may hide others, and itself is never missing.
+    // A container may hide other processes, but a process can always read its own entry.
     let own = processes
         .get(&pid)
         .copied()
@@ -140,7 +141,8 @@ fn own(pid: u32) -> Option<u64> {
 /// Ticks of a process and its living descendants.
 fn tree(processes: &HashMap<u32, Process>, root: u32) -> u64 {
     let is_below = |mut pid: u32| {
-        // A chain of parents is no longer than the list; readings at different moments may loop.
+        // Parent chains are no longer than the list. Readings at different moments can form a
+        // cycle.
         for _ in 0..processes.len() {
             if pid == root {
                 return true;
@@ -164,7 +166,7 @@ mod tests {
         cpu1 50 0 20 400 10 0 0 15 25 0\nintr 12345 0\nctxt 99\ncpufreq 1\n";
 
     #[test]
-    fn a_machine_is_read_without_counting_guests_twice() {
+    fn guest_time_is_not_counted_twice() {
         let read = machine(STAT).expect("eight columns and more");
         let expected = Machine {
             processors: 2,
@@ -204,7 +206,7 @@ mod tests {
         assert_eq!(compare(&first, &first), None, "no time went by");
         assert_eq!(compare(&last, &first), None, "the counters went back");
         assert_eq!(compare(&first, &Reading::default()), None);
-        // Own time is accounted for before the machine's: nothing is left for others.
+        // Own time is accounted for earlier than the machine's, so nothing remains for others.
         let own = reading(1200, 10, 50_800, 1000, 0.5);
         assert_eq!(
             compare(&first, &own).and_then(|load| load.others_share),
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_with_an_odd_name() {
+    fn a_process_name_with_brackets_is_skipped() {
         let text = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 1 0 99 0 0\n";
         let expected = Process {
             parent: 7,
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn children_of_children_count_and_strangers_do_not() {
+    fn descendants_count_and_other_processes_do_not() {
         let of = |parent, ticks| Process { parent, ticks };
         let processes = HashMap::from([
             (1, of(0, 1000)),

@@ -1,8 +1,8 @@
-//! The socket on which a child says that its program begins, and what came of it.
+//! The socket on which a child reports that its program has started, and then its result.
 //!
-//! It is one half of a socket pair: a pipe could be opened again through `/proc/self/fd` and read by the
-//! program. The kernel stamps each message when it is sent (`SO_TIMESTAMPNS`), so neither the program
-//! nor a late wake-up of this process decides when something happened.
+//! It is one end of a socket pair, because a program could reopen a pipe through `/proc/self/fd` and read
+//! it. The kernel timestamps each message when it is sent (`SO_TIMESTAMPNS`), so neither the program nor a
+//! late wake-up of this process can distort the times.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,18 +16,18 @@ use nix::sys::socket::{
 };
 use std::io::IoSliceMut;
 
-/// Bytes that a child may have on their way; the kernel doubles it, and no message is longer.
+/// Bytes that a child may have in flight. The kernel doubles it, and no message is longer than that.
 const SEND_BUFFER: usize = 128 * 1024;
 
-/// Longer than any message that fits the send buffer.
+/// Upper bound on the length of a message, given the send buffer.
 const LONGEST_MESSAGE: usize = 2 * SEND_BUFFER;
 
-/// What the child says before its program's first line.
+/// What the child sends before its program's first line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// The program begins.
+    /// The program's first line comes next.
     Started { pid: i32 },
-    /// The sandbox could not be put on, so the program is not run.
+    /// The sandbox could not be applied, so the program does not run.
     Failed { pid: i32, why: String },
 }
 
@@ -47,7 +47,7 @@ impl Mark {
     }
 }
 
-/// This side of the socket, and what has arrived on it.
+/// The parent's end of the socket, with its receive buffer.
 #[derive(Debug)]
 pub(super) struct Channel {
     socket: OwnedFd,
@@ -55,21 +55,21 @@ pub(super) struct Channel {
     last: Instant,
 }
 
-/// What a look at the socket found.
+/// The result of one non-blocking read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received<'a> {
-    /// A message, and when it was sent.
+    /// A message and the time it was sent.
     Message(&'a [u8], Instant),
-    /// One that is longer than the worker ever sends; its end is lost.
+    /// A message longer than the worker ever sends; it was truncated.
     TooLong,
-    /// Nothing at the moment.
+    /// No message is waiting.
     Nothing,
-    /// The other side is closed.
+    /// The other end is closed.
     Closed,
 }
 
 impl Channel {
-    /// A new channel, and the child's side of it.
+    /// A new channel and the child's end of it.
     pub(super) fn open() -> io::Result<(Self, OwnedFd)> {
         let (socket, other) = socketpair(
             AddressFamily::Unix,
@@ -87,7 +87,7 @@ impl Channel {
         Ok((channel, other))
     }
 
-    /// The next message. Times never go back, and none is before the channel was opened.
+    /// The next message. Times never go backwards, and none precedes the opening of the channel.
     pub(super) fn receive(&mut self) -> Received<'_> {
         let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
         let (length, flags, sent) = loop {
@@ -123,7 +123,7 @@ impl Channel {
         Received::Message(&self.buffer[..length], self.last)
     }
 
-    /// The first message as a mark.
+    /// Parses the first message.
     pub(super) fn mark(message: &[u8]) -> Option<Mark> {
         Mark::read(message)
     }
@@ -135,7 +135,7 @@ impl AsFd for Channel {
     }
 }
 
-/// A stamp of the kernel, which is in wall-clock time, as far before `now` as that clock says.
+/// Converts a kernel timestamp, which is wall-clock time, to an `Instant` at the same distance from `now`.
 fn instant(sent: Option<Duration>, now: Instant) -> Instant {
     let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).ok();
     let ago = match (wall_clock, sent) {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_have_the_time_at_which_they_were_sent() {
+    fn messages_are_timestamped_when_sent() {
         let pause = Duration::from_millis(60);
         let (mut channel, child) = Channel::open().unwrap();
         assert_eq!(channel.receive(), Received::Nothing);
@@ -165,7 +165,7 @@ mod tests {
         sleep(pause);
         write(&child, b"{}");
         let after = Instant::now();
-        // This process may look at them as late as it likes.
+        // The test may read them arbitrarily late.
         sleep(pause);
         let Received::Message(mark, begun) = channel.receive() else {
             panic!("no mark");
@@ -174,7 +174,7 @@ mod tests {
         let Received::Message(b"{}", ended) = channel.receive() else {
             panic!("no result");
         };
-        // The wall clock may be slewed a little meanwhile.
+        // The wall clock may be slewed slightly in the meantime.
         let slack = Duration::from_millis(2);
         assert!(begun + slack >= before && ended <= after + slack);
         assert!(ended - begun + slack >= pause, "{:?}", ended - begun);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_cannot_be_read_back() {
+    fn a_child_cannot_read_its_messages_back() {
         let (_channel, child) = Channel::open().unwrap();
         write(&child, b"S\x07\0\0\0");
         let again = format!("/proc/self/fd/{}", child.as_raw_fd());
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_comes_whole_and_marks_are_told_apart() {
+    fn long_messages_arrive_whole_and_marks_are_parsed() {
         let (mut channel, child) = Channel::open().unwrap();
         let long = vec![b'x'; 200_000];
         write(&child, &long);

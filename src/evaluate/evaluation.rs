@@ -1,4 +1,4 @@
-//! What is asked of an evaluation, and what comes of it.
+//! The request for an evaluation and its result.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,56 +6,55 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Names an evaluation from its submission to its end.
+/// Identifies an evaluation from its submission to its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EvaluationId(pub(crate) u64);
 
-/// Turns what a program returned into a score, or says why it is no solution.
+/// Converts the return value of a program to a score, or explains why it is not a solution.
 pub type Score = fn(&Value) -> Result<f64, String>;
 
-/// A program to be run and scored.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The program, in Python.
+    /// Python source code.
     pub code: String,
-    /// The function to call: the first of these that the program defines.
+    /// Names of the function to call; the first one that the program defines is used.
     pub entry_points: Vec<String>,
-    /// What it is called with; empty for no arguments. They reach the program as JSON data.
+    /// Arguments of the call, possibly none. They reach the program as JSON data.
     pub arguments: Vec<Value>,
-    /// What Python's and numpy's random numbers start from.
+    /// Seed of Python's and numpy's random number generators.
     pub seed: u64,
-    /// How long the program may run, from its first line to what it returns.
+    /// Time limit of the program, from its first line to its return value.
     pub deadline: Duration,
-    /// How what it returns is scored; such as [`super::packing::score`].
+    /// Scores the return value, for example [`super::packing::score`].
     pub score: Score,
 }
 
-/// How an evaluation ended. All but `Ok` come without a score.
+/// How an evaluation ended. Only `Ok` has a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The program returned a solution.
     Ok,
-    /// It returned data which are no solution.
+    /// It returned data that is not a solution.
     Invalid,
     /// It raised an exception, did not compile, or defines no entry point.
     RuntimeError,
     /// It was killed at its deadline.
     Timeout,
-    /// It asked for more memory than it may have.
+    /// It exceeded its memory limit.
     Oom,
-    /// It was ended by a signal, or left without a word.
+    /// It died from a signal, or exited without a result.
     Crashed,
-    /// It tried what the sandbox forbids.
+    /// It attempted something that the sandbox forbids.
     Denied,
-    /// What it returned is no plain data, not finite, or too long.
+    /// Its return value is not plain data, not finite, or too long.
     BadOutput,
-    /// The machinery failed, not the program; never to be counted as a score of 0.
+    /// The machinery failed, not the program. Must never count as a score of 0.
     InfraError,
 }
 
 impl Outcome {
-    /// All of them, in the order in which people are shown them.
+    /// In display order.
     pub const ALL: [Self; 9] = [
         Self::Ok,
         Self::Invalid,
@@ -68,7 +67,7 @@ impl Outcome {
         Self::InfraError,
     ];
 
-    /// Its name in records, as `runtime_error`.
+    /// The name used in records, such as `runtime_error`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -90,25 +89,25 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Where an evaluation's time went. All but `waited` and `run` is overhead.
+/// Where an evaluation's time went. Everything except `waited` and `run` is overhead.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {
-    /// From the submission until a place was free and the zygote was asked.
+    /// From submission until a slot was free and the zygote was asked to fork.
     pub waited: Duration,
     /// From then until the program's first line: fork and sandbox.
     pub start_up: Duration,
-    /// The program: from its first line until its result had arrived, or until it was killed.
+    /// The program: from its first line until its result had arrived or it was killed.
     pub run: Duration,
-    /// From then until the process was gone and waited for.
+    /// From then until the process had exited and been reaped.
     pub stop: Duration,
-    /// Parsing and scoring of what it returned.
+    /// Parsing and scoring of the return value.
     pub validate: Duration,
-    /// Processor time of the child, fork and sandbox included, as the kernel counted it.
+    /// CPU time of the child as counted by the kernel, including fork and sandbox.
     pub cpu: Duration,
 }
 
 impl Times {
-    /// What the evaluation took above the program's own time.
+    /// Everything the evaluation took beyond the program's own time.
     pub fn overhead(&self) -> Duration {
         self.start_up + self.stop + self.validate
     }
@@ -117,20 +116,18 @@ impl Times {
 /// A finished evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finished {
-    /// Which one.
     pub id: EvaluationId,
-    /// How it ended.
     pub outcome: Outcome,
-    /// The score, where the outcome is `Ok`; finite.
+    /// Present if the outcome is `Ok`; finite.
     pub score: Option<f64>,
-    /// What went wrong, for people and for a model that is to do better; empty where the outcome is
-    /// `Ok`. It may quote the program's own words.
+    /// What went wrong, for people and for a model that is to improve its program; empty if the outcome is
+    /// `Ok`. It may quote the program's own output.
     pub detail: String,
-    /// Where the time went, in the last attempt.
+    /// Times of the last attempt.
     pub times: Times,
-    /// How often it was started: 2 where the zygote died under the first.
+    /// How often it was started: 2 if the zygote died during the first attempt.
     pub attempts: u32,
-    /// Where it was killed at its deadline: how much later the process was gone.
+    /// If it was killed at its deadline: how long after the deadline the process was gone.
     pub killed_after: Option<Duration>,
 }
 
@@ -139,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outcomes_have_one_name_for_people_and_records() {
+    fn outcomes_have_the_same_name_in_display_and_in_records() {
         for outcome in Outcome::ALL {
             let name = Value::from(outcome.as_str());
             assert_eq!(serde_json::to_value(outcome).unwrap(), name);

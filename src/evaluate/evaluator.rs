@@ -1,21 +1,21 @@
-//! The seam that workflows run programs through: the pool, or a double in tests.
+//! The interface through which workflows run programs: the pool, or a test double.
 
 use std::time::Duration;
 
 use super::{EvaluationId, Finished, Pool, Request};
 
-/// Runs programs and says what came of them.
+/// Runs programs and reports the outcomes.
 pub trait Evaluator {
-    /// Hands a program in. Ids rise in the order of submission.
+    /// Submits a program. Ids increase in the order of submission.
     fn submit(&mut self, request: Request) -> EvaluationId;
 
-    /// Everything that has finished. With nothing there yet it waits for the first, at most `timeout`.
+    /// Returns everything that has finished. If there is nothing yet, waits up to `timeout` for the first.
     fn poll(&mut self, timeout: Duration) -> Vec<Finished>;
 
-    /// Gives one up: it is ended, and no poll tells of it.
+    /// Kills an evaluation; no later poll returns it.
     fn cancel(&mut self, id: EvaluationId);
 
-    /// How many have been submitted and have not come back.
+    /// How many have been submitted but not yet returned.
     fn open(&self) -> usize;
 }
 

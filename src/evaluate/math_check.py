@@ -1,12 +1,12 @@
-"""Compares expressions with math-verify: run once in the zygote, so that it and sympy have loaded what they
-load lazily, and then for each question in a child of its own. The expressions are arguments, never source.
+"""Compares expressions with math-verify. Runs once in the zygote, to trigger lazy loading in it and in sympy,
+and then in a child process per question. The expressions are arguments, never source code.
 
-`verify/expression.rs` hands over only what each sign has one meaning in. The library's own search for an
-answer in a text, and its clean-up, are not used: they drop what they do not know. Its parser reads the whole
-of an expression or fails. Two values are unequal only where they differ wherever they are looked at, and
-are equal only where they agree everywhere.
+`verify/expression.rs` hands over only unambiguous expressions. The library's own search for an answer in a
+text, and its clean-up, are not used, because they drop what they do not know. Its parser consumes the whole
+expression or fails. Two values are unequal only if they differ at every point examined, and equal only if
+they agree at every point.
 
-Time limits are kept from outside: the library's own are switched off.
+Time limits are enforced by the pool; the library's own are not used.
 """
 
 import sympy
@@ -15,14 +15,14 @@ from sympy.core.relational import Relational
 
 EQUAL, UNEQUAL = "equal", "unequal"
 
-# Digits that are worked out; values agree to `AGREE`, and differ from `DIFFER` on, both relatively.
+# Digits of an evaluation. Values within a relative `AGREE` are equal, from a relative `DIFFER` on unequal.
 DIGITS, AGREE, DIFFER = 40, sympy.Float("1e-25"), sympy.Float("1e-12")
 
-# Decimals that a rounded value needs to stand for an exact one, and its digits that count.
+# The decimals, and significant digits, that a rounded value needs to match an exact one.
 FEWEST_DECIMALS = 6
 
-# What letters stand for when two expressions are looked at: numbers without a relation to each other, of
-# both signs, and integers, at which `(-1)^{2n}` is 1.
+# Values of the variables at which expressions are compared: unrelated numbers of both signs, and integers,
+# at which `(-1)^{2n}` is 1.
 POINTS = [
     [sympy.Rational(n, 1009) for n in (743, 1471, 2719, 3697, 577, 5051)],
     [sympy.Rational(n, 1013) for n in (-1583, -811, -3023, -2111, -4507, -619)],
@@ -33,11 +33,11 @@ POINTS = [
 
 
 class Unread(Exception):
-    """Why something cannot be compared."""
+    """The reason why something cannot be compared."""
 
 
 def read(latex, is_complex):
-    """The expression that the whole of a text is."""
+    """Parses a whole text as one expression."""
     config = latex2sympy2.ConversionConfig(lowercase_symbols=False)
     reader = latex2sympy2._Latex2Sympy(is_real=not is_complex, config=config)
     try:
@@ -45,14 +45,14 @@ def read(latex, is_complex):
     except RecursionError:
         raise
     except Exception as error:
-        raise Unread("cannot read: " + type(error).__name__) from error
+        raise Unread("cannot parse: " + type(error).__name__) from error
     if isinstance(expression, (sympy.Basic, sympy.MatrixBase)):
         return expression
-    raise Unread("cannot read")
+    raise Unread("cannot parse")
 
 
 def same(one, other, decimals, is_complex):
-    """Whether two expressions are the same; `Unread` with the reason where that cannot be told."""
+    """Whether two expressions are equal; raises `Unread` with the reason if undecided."""
     one, other = read(one, is_complex), read(other, is_complex)
     kinds = [kind(one), kind(other)]
     if kinds == ["value", "value"]:
@@ -67,7 +67,7 @@ def same(one, other, decimals, is_complex):
         answer = same_sets(one, other)
         if answer is not None:
             return answer
-    raise Unread("does not find them equal, nor different for certain")
+    raise Unread("finds them neither equal nor certainly different")
 
 
 def kind(expression):
@@ -84,33 +84,33 @@ def same_values(one, other, decimals):
     if not symbols:
         return same_numbers(one, other, decimals)
     if len(symbols) > len(POINTS[0]):
-        raise Unread("too many letters")
+        raise Unread("too many variables")
     looks = [look(one, other, dict(zip(symbols, point))) for point in POINTS]
     looks = [agrees for agrees in looks if agrees is not None]
     if len(looks) < 2:
-        raise Unread("cannot work out values")
+        raise Unread("cannot evaluate them")
     if all(looks):
         return True
     if any(looks):
-        raise Unread("they agree for some values of the letters only")
+        raise Unread("they agree only for some values of the variables")
     if one.free_symbols != other.free_symbols:
         return same_letters(one, other)
     return False
 
 
 def same_letters(one, other):
-    """Of two that differ, and have other letters: the same but for the letters, or a constant, or not."""
+    """For unequal values with different variables: False, or `Unread` if a variable may be a constant."""
     one_only, other_only = one.free_symbols - other.free_symbols, other.free_symbols - one.free_symbols
     names = {symbol.name.lower() for symbol in one_only | other_only}
     if one_only and other_only:
-        raise Unread("they have different letters")
+        raise Unread("they have different variables")
     if names & {"c", "k", "n", "m"}:
-        raise Unread("one has a letter more, which may be any number")
+        raise Unread("one has an additional variable, which may be any number")
     return False
 
 
 def look(one, other, values):
-    """Whether two expressions agree where their letters have these values; `None` where one has none."""
+    """Whether two expressions agree at these values of the variables; `None` if either is undefined there."""
     one, other = (work_out(expression.subs(values)) for expression in (one, other))
     if one is None or other is None:
         return None
@@ -121,7 +121,7 @@ def look(one, other, values):
 
 
 def work_out(expression):
-    """A number with `DIGITS` digits; `None` where there is none."""
+    """The value to `DIGITS` digits; `None` if there is none."""
     try:
         value = sympy.N(expression, DIGITS)
     except (ArithmeticError, TypeError, ValueError):
@@ -139,16 +139,16 @@ def same_numbers(one, other, decimals):
         if one in (sympy.oo, -sympy.oo) and other in (sympy.oo, -sympy.oo):
             return one == other
         if all(infinite):
-            raise Unread("cannot compare what is infinite")
+            raise Unread("cannot compare infinities")
         return False
     left, right = work_out(one), work_out(other)
     if left is None or right is None:
-        raise Unread("cannot work out values")
+        raise Unread("cannot evaluate them")
     difference, scale = abs(left - right), max(abs(left), abs(right))
     if difference <= AGREE * scale:
         return True
     if scale < sympy.Float("1e-30"):
-        # What is zero has no digits to compare.
+        # Relative comparison does not work for zero.
         answer = (one - other).equals(0)
         if answer is None:
             raise Unread("cannot tell whether a value is zero")
@@ -160,7 +160,7 @@ def same_numbers(one, other, decimals):
 
 
 def same_relations(one, other):
-    """Of two equations or two inequalities; `None` where that cannot be told so."""
+    """Whether two equations or two inequalities are equivalent; `None` if undecided."""
     if not isinstance(one, Relational) or not isinstance(other, Relational):
         return None
     if isinstance(one, (sympy.StrictLessThan, sympy.LessThan)):
@@ -185,7 +185,7 @@ def same_relations(one, other):
     if constant and (is_equation or (factors[0].is_real and factors[0] > 0)):
         return True
     if is_equation and left.is_polynomial() and right.is_polynomial():
-        # The same zeros, each counted once.
+        # The same zeros, ignoring multiplicity.
         roots = [sympy.factor_list(polynomial) for polynomial in (left, right)]
         zeros = [{monic(factor, symbols) for factor, _ in factors} for _, factors in roots]
         return zeros[0] == zeros[1]
@@ -219,7 +219,7 @@ def same_sets(one, other):
 
 
 def check(question):
-    """`equal`, `unequal`, or why neither can be told."""
+    """`equal`, `unequal`, or the reason why it is undecided."""
     is_complex = question["complex"]
     try:
         if question["pairs"]:
@@ -245,7 +245,7 @@ def check_pairs(pairs, is_complex):
 
 
 def check_sets(answer, expected, is_complex):
-    """Each of one side has to be among those of the other."""
+    """Each expression of one side must be among those of the other."""
     table = [[told(one, other, is_complex) for other in expected] for one in answer]
     lines = table + [list(column) for column in zip(*table)]
     if any(all(cell is False for cell in line) for line in lines):
@@ -263,8 +263,8 @@ def told(one, other, is_complex):
 
 
 def warm_up():
-    """Reads and compares what answers commonly look like. The parser (ANTLR) learns how to go on at every
-    form that it meets, which takes tens of milliseconds each, and the children know what it knew here."""
+    """Parses and compares typical answers. The parser (ANTLR) extends its tables for each new form, which
+    takes tens of milliseconds; children inherit the tables built here."""
     for one, other in [
         (r"\frac{1}{2}", r"(\frac{5}{10})"),
         (r"2\sqrt{3}+1", r"1+\sqrt{12}"),

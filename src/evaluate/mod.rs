@@ -1,9 +1,9 @@
-//! Judging what a model wrote: generated programs are run in a sandbox and scored, answers are
-//! checked. `docs/evaluator.md` has the security model, its limits and the figures.
+//! Evaluates model output: runs generated programs in a sandbox and scores them, and checks answers.
+//! `docs/evaluator.md` has the security model, its limits and measurements.
 //!
-//! A [`Pool`] is started before the engine; programs are submitted to it and come back as
-//! [`Finished`], while the engine goes on decoding. Programs are run on Linux only: `pool.rs` or
-//! `no_pool.rs` stands behind the same names, so that no caller needs to know.
+//! Start a [`Pool`] before the engine. Submitted programs come back as [`Finished`] while the engine keeps
+//! decoding. Programs run on Linux only: `pool.rs` and `no_pool.rs` export the same names, so callers need
+//! no `cfg`.
 
 #[cfg(target_os = "linux")]
 mod channel;
@@ -33,7 +33,7 @@ pub mod verify;
 #[cfg(target_os = "linux")]
 mod zygote;
 
-// Linux's tests try it too, so that it keeps compiling.
+// Also compiled for tests on Linux, so that it does not break unnoticed.
 #[cfg(any(test, not(target_os = "linux")))]
 #[cfg_attr(target_os = "linux", allow(dead_code, unreachable_pub))]
 mod no_pool;

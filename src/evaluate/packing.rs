@@ -1,23 +1,22 @@
-//! The packing task: 26 circles in the unit square, as large as possible in the sum of their radii.
+//! The circle packing task: 26 circles in the unit square, maximizing the sum of their radii.
 //!
-//! A program returns `(centers, radii, sum)`. Centres and radii are checked and summed here; the sum
-//! that the program reports is not even read.
+//! A program returns `(centers, radii, sum)`. Centers and radii are checked and summed here; the sum that
+//! the program reports is ignored.
 
 use serde_json::Value;
 
-/// How many circles a packing has.
 pub const CIRCLES: usize = 26;
 
-/// By how much (in the square's side) a circle may leave the square or enter another.
+/// By how much a circle may leave the square or overlap another (in units of the square's side).
 pub const TOLERANCE: f64 = 1e-6;
 
-/// The functions that a program may define, in the order in which they are looked for.
+/// Accepted function names, in order of preference.
 pub const ENTRY_POINTS: [&str; 2] = ["construct_packing", "run_packing"];
 
-/// The sum of the radii of a valid packing, or the first thing that is wrong with it.
+/// The sum of the radii of a valid packing, or the first error found.
 ///
-/// `returned` is `[centers, radii, ...]` with `centers` as `[26, 2]` and `radii` as `[26]`; what
-/// comes after the radii is ignored.
+/// `returned` is `[centers, radii, ...]`, `centers` of shape `[26, 2]` and `radii` of shape `[26]`.
+/// Anything after the radii is ignored.
 pub fn score(returned: &Value) -> Result<f64, String> {
     let parts = returned.as_array().filter(|parts| parts.len() >= 2);
     let Some([centers, radii, ..]) = parts.map(Vec::as_slice) else {
@@ -37,7 +36,7 @@ pub fn score(returned: &Value) -> Result<f64, String> {
             }
         }
     }
-    // From 0.0, since a sum of negative zeros is one, too.
+    // `fold` from 0.0, because `sum` returns -0.0 if all radii are negative zeros.
     Ok(circles.iter().fold(0.0, |sum, circle| sum + circle.radius))
 }
 
@@ -108,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// 26 cells of a 6 × 5 grid, each with a circle of `radius` in its middle.
+    /// 26 cells of a 6 × 5 grid, each with a circle of `radius` at its center.
     fn grid(radius: f64) -> (Vec<[f64; 2]>, Vec<f64>) {
         let centers = (0..CIRCLES).map(|index| {
             let (row, column) = (index / 6, index % 6);
@@ -122,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_is_worth_its_radii() {
+    fn the_score_of_a_grid_is_the_sum_of_its_radii() {
         let (centers, radii) = grid(1.0 / 12.0);
         let sum = scored(&centers, &radii).unwrap();
         assert!((sum - 26.0 / 12.0).abs() < 1e-12, "{sum}");
     }
 
     #[test]
-    fn the_reported_sum_is_not_read() {
+    fn the_reported_sum_is_ignored() {
         let (centers, radii) = grid(0.01);
         for sum in [json!(99.0), json!("lots"), json!(null)] {
             let score = score(&json!([centers, radii, sum])).unwrap();
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn no_score_is_a_negative_zero() {
+    fn a_score_is_never_negative_zero() {
         let (centers, radii) = grid(-0.0);
         let score = scored(&centers, &radii).unwrap();
         assert!(score == 0.0 && score.is_sign_positive(), "{score}");
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn circles_that_touch_too_much_are_named() {
+    fn overlapping_circles_are_named() {
         let (mut centers, radii) = grid(1.0 / 12.0);
         centers[8] = centers[7];
         let why = scored(&centers, &radii).unwrap_err();
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_returns_are_told_apart() {
+    fn each_malformed_return_value_has_its_own_error() {
         let (centers, radii) = grid(0.01);
         let cases = [
             (json!(null), "must return"),
@@ -193,8 +192,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is accepted can be no larger than 26 circles of equal share of the area allow:
-        /// the sum of radii is at most sqrt(26 / pi), from Cauchy and Schwarz.
+        /// 26 circles can cover at most the area of the square, so the sum of their radii is at most
+        /// sqrt(26 / pi) by the Cauchy-Schwarz inequality.
         #[test]
         fn no_accepted_packing_beats_the_area_bound(
             centers in prop::collection::vec([0.0..1.0, 0.0..1.0], CIRCLES),

@@ -1,18 +1,17 @@
-//! An evaluation in the profile: what goes on with it, one phase after the other, under the step that
-//! asked for it.
+//! An evaluation in the profile: one phase after another, under the step that submitted it.
 
 use std::time::Duration;
 
 use crate::profile::{Activity, Span};
 
-/// What a program is run for.
+/// Why a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// It is a model's own, and judged: start, run and end are phases of their own.
+    /// A model's own program, which is judged: start, run and end are separate phases.
     Evaluate,
-    /// It checks an answer: one phase, `verify`.
+    /// A check of an answer, shown as the single phase `verify`.
     Verify,
-    /// It tries the sandbox, and is no part of the profile.
+    /// A sandbox self-test, not shown in the profile.
     Trial,
 }
 
@@ -24,8 +23,8 @@ enum Phase {
     Validate,
 }
 
-/// The phases of an evaluation. They begin on the thread that submits it, in its step's scope, go on
-/// on the pool's thread, and end when this is dropped.
+/// The phases of an evaluation. They begin on the submitting thread in its step's scope, continue on the
+/// pool's thread, and end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Phases {
     purpose: Purpose,
@@ -34,7 +33,7 @@ pub(super) struct Phases {
 }
 
 impl Phases {
-    /// Begins to wait, within the activity that this thread is in.
+    /// Starts waiting, inside the current activity of this thread.
     pub(super) fn begin(purpose: Purpose) -> Self {
         Self {
             purpose,
@@ -46,23 +45,23 @@ impl Phases {
         }
     }
 
-    /// It waits once more: what it was started in has died.
+    /// Back to the queue: the zygote died.
     pub(super) fn wait_again(&mut self) {
         self.phase = Phase::Wait;
         self.activity.next(Span::QueueWait);
     }
 
-    /// Its process has been asked for.
+    /// A process has been requested.
     pub(super) fn start_up(&mut self) {
         self.go_on(Phase::StartUp, Duration::ZERO);
     }
 
-    /// Its program began so long ago.
+    /// The program started `ago` earlier.
     pub(super) fn run(&mut self, ago: Duration) {
         self.go_on(Phase::Run, ago);
     }
 
-    /// Its program is over: the process is ended, and what it returned is judged.
+    /// The program is over: its process is ended and its result is judged.
     pub(super) fn validate(&mut self) {
         self.go_on(Phase::Validate, Duration::ZERO);
     }
@@ -76,7 +75,7 @@ impl Phases {
             (Purpose::Evaluate, Phase::StartUp) => Some(Span::EvaluateStartUp),
             (Purpose::Evaluate, Phase::Run) => Some(Span::EvaluateRun),
             (Purpose::Evaluate, Phase::Validate) => Some(Span::EvaluateValidate),
-            // The check is one phase, from its process to its verdict.
+            // A check is a single phase, from its process to its verdict.
             (Purpose::Verify, _) => (self.phase == Phase::Wait).then_some(Span::Verify),
         };
         self.phase = to;

@@ -1,4 +1,4 @@
-//! The pool: programs go in, finished evaluations come out, and none outlives its deadline.
+//! The pool: takes programs, returns finished evaluations, and lets none outlive its deadline.
 
 use std::collections::BTreeSet;
 use std::io::{PipeWriter, Write, pipe};
@@ -14,15 +14,15 @@ use super::supervisor::{Message, Supervisor};
 use crate::error::{Error, Result};
 use crate::stopwatch;
 
-/// How long the trial of the sandbox may run, which takes milliseconds, on a machine as busy as it may
-/// be; and how long until it has come back, with another zygote if the first one dies.
+/// Deadline of the sandbox self-test, which takes milliseconds on an idle machine, and the time for its
+/// result to arrive, including a restart if the first zygote dies.
 const TRIAL_DEADLINE: Duration = Duration::from_secs(60);
 const TRIAL_ENDS_WITHIN: Duration = Duration::from_secs(240);
 
-/// Runs programs, each in a sandboxed process of its own.
+/// Runs programs, each in its own sandboxed process.
 ///
-/// A thread of the pool's own keeps the deadlines, so that the caller may be busy between two polls.
-/// Dropping the pool kills whatever still runs.
+/// A dedicated thread enforces the deadlines, so the caller may be busy between two polls. Dropping the
+/// pool kills whatever is still running.
 #[derive(Debug)]
 pub struct Pool {
     jobs: Option<Sender<Message>>,
@@ -36,13 +36,13 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts Python and tries the sandbox. To be called before a model is loaded: a fork takes the
-    /// longer the more memory a process has.
+    /// Starts Python and tests the sandbox. Call it before loading a model: `fork` gets slower as the
+    /// process grows.
     ///
     /// # Errors
     ///
-    /// Preflight errors, with a hint: no usable Python, no Landlock or seccomp (unless
-    /// `unsafe_eval`), or a sandbox that lets a file be read that it must not.
+    /// Preflight errors with a hint: no usable Python, no Landlock or seccomp (unless `unsafe_eval`), or
+    /// a sandbox that allows reading a file it must deny.
     pub fn start(settings: Settings) -> Result<Self> {
         let failed = |error| Error::preflight("cannot start the evaluation pool").caused_by(error);
         let (woken, wake) = pipe().map_err(failed)?;
@@ -54,7 +54,7 @@ impl Pool {
         let supervisor = supervisor.spawn(move || {
             match Supervisor::start(settings, woken, incoming, outgoing) {
                 Ok((supervisor, python, pid)) => {
-                    // The pool waits for this; it is there.
+                    // The receiver waits for this message, so the send cannot fail.
                     let _ = ready.send(Ok((python, pid)));
                     supervisor.run();
                 }
@@ -85,8 +85,8 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs a program that reads what it must not, so that a sandbox which does not hold is found
-    /// before any generated program is run.
+    /// Runs a program that reads a forbidden file, so that a leaky sandbox is detected before any
+    /// generated program runs.
     fn try_the_sandbox(&mut self) -> Result<()> {
         let probe = Request {
             code: "def probe():\n    return open('/proc/self/status').read()".to_owned(),
@@ -101,12 +101,12 @@ impl Pool {
         judge_trial(finished.filter(|finished| finished.id == id))
     }
 
-    /// Hands a program in; it starts as soon as a place is free. Ids rise in the order of submission.
+    /// Submits a program; it starts as soon as a slot is free. Ids increase in the order of submission.
     pub fn submit(&mut self, request: Request) -> EvaluationId {
         self.hand_in(request, Purpose::Evaluate)
     }
 
-    /// As [`Self::submit`], of a program of this crate's own that checks an answer.
+    /// Like [`Self::submit`], for this crate's own program that checks an answer.
     pub(super) fn submit_check(&mut self, request: Request) -> EvaluationId {
         self.hand_in(request, Purpose::Verify)
     }
@@ -116,7 +116,7 @@ impl Pool {
         self.submitted += 1;
         self.open.insert(id);
         if let (Some(jobs), Some(wake)) = (&self.jobs, &mut self.wake) {
-            // A supervisor that is gone is found by `poll`.
+            // If the supervisor is gone, `poll` notices.
             let _ = jobs.send(Message::Run(EvaluationJob::new(
                 id,
                 request,
@@ -127,10 +127,10 @@ impl Pool {
         id
     }
 
-    /// Everything that has finished, in the order in which it did. With nothing there yet it waits for
-    /// the first, at most `timeout`.
+    /// Returns all finished evaluations in the order in which they finished. If there are none yet, waits
+    /// up to `timeout` for the first.
     ///
-    /// Results that must not depend on timing are to be sorted by id.
+    /// Sort by id where the result must not depend on timing.
     pub fn poll(&mut self, timeout: Duration) -> Vec<Finished> {
         let until = stopwatch::now() + timeout;
         let mut all: Vec<Finished> = self.finished.try_iter().collect();
@@ -145,28 +145,28 @@ impl Pool {
             }
             all.extend(self.finished.try_iter());
         }
-        // What was given up meanwhile is of no interest.
+        // Drop evaluations that were cancelled in the meantime.
         all.retain(|finished| self.open.remove(&finished.id));
         all
     }
 
-    /// Gives an evaluation up: it is ended, and no poll tells of it.
+    /// Kills an evaluation; no later poll returns it.
     pub fn cancel(&mut self, id: EvaluationId) {
         if self.open.remove(&id)
             && let (Some(jobs), Some(wake)) = (&self.jobs, &mut self.wake)
         {
-            // A supervisor that is gone has ended all of them.
+            // If the supervisor is gone, all of its evaluations have ended.
             let _ = jobs.send(Message::GiveUp(id));
             let _ = wake.write_all(b"g");
         }
     }
 
-    /// How many evaluations have been submitted and have not come back.
+    /// How many evaluations have been submitted but not yet returned.
     pub fn open(&self) -> usize {
         self.open.len()
     }
 
-    /// What is open when the pool's thread has ended, which it does when the system gives it nothing.
+    /// The open evaluations after the pool's thread ended, which it does when `ppoll` fails.
     fn given_up(&self) -> impl Iterator<Item = Finished> {
         self.open.iter().map(|id| Finished {
             id: *id,
@@ -179,33 +179,33 @@ impl Pool {
         })
     }
 
-    /// The Python that programs run on.
+    /// The Python that runs the programs.
     pub fn python(&self) -> &PythonInfo {
         &self.python
     }
 
-    /// The process id of the first zygote; one that died has been replaced by another.
+    /// The process id of the first zygote. A zygote that died has been replaced by another.
     pub fn zygote_pid(&self) -> u32 {
         self.zygote_pid
     }
 }
 
-/// What came of the program that must be denied. One that was only too slow says nothing about the
-/// sandbox, but nothing is run without having tried it.
+/// Judges the sandbox self-test, whose program must be denied. A timeout says nothing about the sandbox,
+/// but nothing may run without a passed test.
 fn judge_trial(finished: Option<Finished>) -> Result<()> {
     let (outcome, detail) = match finished {
         Some(finished) => (finished.outcome, finished.detail),
         None => (Outcome::Timeout, "no answer".to_owned()),
     };
-    let without = "programs that you trust can be run without it (--unsafe-eval)";
+    let without = "trusted programs can run without it (--unsafe-eval)";
     let (failed, hint) = match outcome {
         Outcome::Denied => return Ok(()),
         Outcome::Timeout => (
-            "the trial of the sandbox timed out, so that it is not known whether it holds",
-            "this machine may be overloaded: try again when less runs on it".to_owned(),
+            "the sandbox test timed out, so it is unknown whether the sandbox holds",
+            "this machine may be overloaded: try again when it is less busy".to_owned(),
         ),
         Outcome::InfraError => (
-            "the sandbox for generated programs could not be tried",
+            "the sandbox for generated programs could not be tested",
             without.to_owned(),
         ),
         _ => (
@@ -221,7 +221,7 @@ impl Drop for Pool {
         self.jobs = None;
         self.wake = None;
         if let Some(supervisor) = self.supervisor.take() {
-            // A panic there has been printed already.
+            // A panic in that thread has already been printed.
             let _ = supervisor.join();
         }
     }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_trial_is_not_taken_for_a_hole() {
+    fn a_slow_sandbox_test_is_not_reported_as_a_leak() {
         assert!(judge_trial(trial(Outcome::Denied, "")).is_ok());
         for slow in [trial(Outcome::Timeout, "killed"), None] {
             let error = judge_trial(slow).unwrap_err();
@@ -256,7 +256,7 @@ mod tests {
         let broken = judge_trial(trial(Outcome::InfraError, "no fork")).unwrap_err();
         let chain = broken.chain();
         assert!(
-            chain.contains("could not be tried: infra_error no fork"),
+            chain.contains("could not be tested: infra_error no fork"),
             "{chain}"
         );
     }

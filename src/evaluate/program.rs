@@ -1,4 +1,4 @@
-//! The program in a model's answer.
+//! Extracts the program from a model's answer.
 
 mod blocks;
 mod loose;
@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use blocks::{Block, Language};
 use source::{Names, defines};
 
-/// The program in a Markdown text: the last block of Python that defines one of `entry_points`, with those
-/// blocks before it that define what it needs. Where no block defines one, text outside of all blocks is
-/// looked at, and then it is the last block that is called Python, or else the last without a name.
+/// Extracts the program from Markdown: the last Python block that defines one of `entry_points`, with the
+/// earlier blocks that define names it needs. If no block does, the candidates are, in this order, code
+/// outside of all blocks, the last block labelled as Python, and the last unlabelled block.
 ///
-/// Text without any block is a program itself, less its prose, where a line of it begins a function.
+/// Text without any block is a program with its prose removed, provided that a function starts on some line.
 pub fn of_answer(answer: &str, entry_points: &[&str]) -> Option<String> {
     let text = answer.replace("\r\n", "\n").replace('\u{feff}', "");
     let read = blocks::read(&text);
@@ -39,8 +39,8 @@ pub fn of_answer(answer: &str, entry_points: &[&str]) -> Option<String> {
     program.filter(|program| !program.trim().is_empty())
 }
 
-/// The program, behind those of the blocks before it that define a name which it uses and does not define.
-/// A draft that it does without stays out, and so does what such a draft would do when it is run.
+/// Prepends those earlier blocks that define a name which the program uses but does not define. Other drafts
+/// are left out, and so are their side effects.
 fn with_what_it_needs(before: &[Block], program: &str) -> String {
     let names = Names::of(program);
     let mut needed: BTreeSet<&str> = names.needed().collect();
@@ -60,7 +60,7 @@ fn with_what_it_needs(before: &[Block], program: &str) -> String {
     join(&parts)
 }
 
-/// One program of several parts. Python wants `from __future__` before all else.
+/// Joins the parts into one program. Python requires `from __future__` imports to come first.
 fn join(parts: &[&str]) -> String {
     if let [only] = parts {
         return (*only).to_owned();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_entry_point_the_last_block_of_python_counts() {
+    fn without_an_entry_point_the_last_python_block_is_taken() {
         let cases = [
             (
                 "```python\na = 1\n```\ntext\n```py\nb = 2\n```",
@@ -116,12 +116,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_block_that_defines_an_entry_point_counts() {
+    fn the_last_block_that_defines_an_entry_point_is_taken() {
         let program = "def solve():\n    return 1\n";
         let cases = [
             format!("```python\n{program}```\nUsage:\n```python\nprint(solve())\n```\n"),
             format!("```python\ndef solve(): return 0\n```\nBetter:\n```python\n{program}```\n"),
-            // A draft that would end all if it were run, and one that does not even compile.
+            // A draft that would raise an error if run, and one that does not compile.
             format!(
                 "```python\nsolve = 1 / 0\n```\n```python\ndef solve(\n```\n```python\n{program}```"
             ),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_program_needs_comes_with_it() {
+    fn earlier_blocks_that_the_program_needs_are_included() {
         let text = "```python\nimport math\nfrom random import (\n    random as chance,\n)\n```\n\
                     A first draft:\n```python\ndef solve(): return unknown\nsolve()\n```\n\
                     ```python\nclass Cell:\n    side = 2\nRADIUS, LEFT = 1, 2\n```\n\
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn byte_order_marks_and_line_ends_are_no_part_of_a_program() {
+    fn byte_order_marks_and_carriage_returns_are_removed() {
         let text = "\u{feff}```python\r\n\u{feff}def solve():\r\n    return 1\r\n```\r\n";
         let program = "def solve():\n    return 1\n";
         assert_eq!(last_block(text).as_deref(), Some(program));
@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_found_is_of_the_text(text in "(```|~~~|python|\n|a| |ä|'|\"\"\"|def |solve|=|:|#|\\(){0,30}") {
+        fn every_line_of_the_program_occurs_in_the_text(text in "(```|~~~|python|\n|a| |ä|'|\"\"\"|def |solve|=|:|#|\\(){0,30}") {
             if let Some(program) = last_block(&text) {
                 prop_assert!(program.lines().all(|line| text.contains(line)));
             }

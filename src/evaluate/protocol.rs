@@ -1,8 +1,8 @@
-//! What the pool and its zygote say to each other.
+//! The protocol between the pool and its zygote.
 //!
-//! While the zygote starts: frames of 4 bytes of length (little-endian) and as many bytes of JSON, on the
-//! control socket. After that: one byte a command, and a [`Report`] for each child that was waited for.
-//! A request does not go through the zygote, see `worker.py`.
+//! During start-up: frames on the control socket, each a 4-byte little-endian length and that many bytes of
+//! JSON. After that: one byte per command, and one [`Report`] per reaped child. Requests bypass the zygote,
+//! see `worker.py`.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, Write};
@@ -15,36 +15,36 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The longest frame that is taken from a zygote (bytes); its messages have a few hundred.
+/// The longest frame accepted from a zygote (bytes); real ones have a few hundred.
 const LONGEST_FRAME: usize = 64 * 1024;
 
-/// Asks the zygote for a child.
+/// Command: fork a child.
 pub(super) const FORK: u8 = b'f';
 
-/// Asks the zygote to wait for a child that has ended.
+/// Command: reap a child that has ended.
 pub(super) const WAIT: u8 = b'w';
 
-/// What a child is asked for.
+/// A request to a child.
 #[derive(Debug, Serialize)]
 pub(super) struct Start<'a> {
     pub(super) code: &'a str,
     pub(super) entry_points: &'a [String],
     pub(super) arguments: &'a [Value],
     pub(super) seed: u64,
-    /// Resource limits by the names of `setrlimit(2)` without `RLIMIT_`.
+    /// Resource limits, named as in `setrlimit(2)` without `RLIMIT_`.
     pub(super) limits: BTreeMap<&'static str, u64>,
 }
 
-/// What a zygote is told once, before the first request.
+/// Sent to the zygote once, before the first request.
 #[derive(Debug, Serialize)]
 pub(super) struct SetUp {
-    /// Seccomp filters in hex; `None` where programs are run without a sandbox.
+    /// Seccomp filters in hex; `None` if programs run without a sandbox.
     pub(super) filters: Option<Vec<String>>,
-    /// What stands in the filters in place of the child's own process id.
+    /// The placeholder in the filters for the child's own process id.
     pub(super) own_pid: u32,
 }
 
-/// What a zygote says when it has loaded its modules.
+/// Sent by the zygote once it has loaded its modules.
 #[derive(Debug, Deserialize)]
 pub(super) struct Ready {
     pub(super) python: String,
@@ -53,18 +53,18 @@ pub(super) struct Ready {
     pub(super) missing: Vec<String>,
 }
 
-/// A child that has been waited for.
+/// A reaped child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Report {
     pub(super) pid: i32,
-    /// As `wait4(2)` gives it.
+    /// Status as returned by `wait4(2)`.
     pub(super) status: i32,
-    /// Processor time of all its threads.
+    /// CPU time of all its threads.
     pub(super) cpu: Duration,
 }
 
 impl Report {
-    /// `Report` of `worker.py`: process id, status, and `struct rusage` of 18 longs.
+    /// The size of `Report` in `worker.py`: process id, status, and `struct rusage` with its 18 longs.
     pub(super) const BYTES: usize = 8 + 18 * size_of::<libc::c_long>();
 
     fn read(bytes: &[u8; Self::BYTES]) -> Self {
@@ -74,7 +74,7 @@ impl Report {
             let long = bytes[8 + index * SIZE..].first_chunk();
             u64::try_from(long.map_or(0, |long| libc::c_long::from_ne_bytes(*long))).unwrap_or(0)
         };
-        // User and system time, in seconds and microseconds each.
+        // User and system time, each in seconds and microseconds.
         let time = |at| Duration::from_secs(long(at)) + Duration::from_micros(long(at + 1));
         Self {
             pid: int(0),
@@ -84,8 +84,7 @@ impl Report {
     }
 }
 
-/// Sends `message` with `descriptors`. A peer that does not read makes it fail after the socket's
-/// write time-out.
+/// Sends `message` with `descriptors`. If the peer does not read, fails after the socket's write timeout.
 pub(super) fn send(
     mut socket: &UnixStream,
     message: &impl Serialize,
@@ -98,7 +97,7 @@ pub(super) fn send(
     socket.write_all(&frame[sent..])
 }
 
-/// One message with descriptors; how much of it was sent.
+/// Sends one message with descriptors and returns how many bytes were sent.
 pub(super) fn send_with(
     socket: &impl AsRawFd,
     message: &[u8],
@@ -116,16 +115,16 @@ pub(super) fn send_with(
     Ok(sent?)
 }
 
-/// What has arrived from a zygote and was not taken yet.
+/// Bytes received from a zygote and not yet consumed.
 #[derive(Debug, Default)]
 pub(super) struct Inbox(Vec<u8>);
 
 impl Inbox {
-    /// Takes what the socket has, after it was found readable.
+    /// Reads once from the socket, which must be readable.
     ///
     /// # Errors
     ///
-    /// `UnexpectedEof` when the peer is gone.
+    /// `UnexpectedEof` if the peer is gone.
     pub(super) fn fill(&mut self, mut socket: &UnixStream) -> io::Result<()> {
         let mut buffer = [0; 4096];
         let count = io::Read::read(&mut socket, &mut buffer)?;
@@ -136,11 +135,11 @@ impl Inbox {
         Ok(())
     }
 
-    /// The frame with which the zygote says that it is ready, once it is whole.
+    /// The frame that announces that the zygote is ready, once it has arrived completely.
     ///
     /// # Errors
     ///
-    /// `InvalidData` for a frame that is too long or something else.
+    /// `InvalidData` for a frame that is too long or malformed.
     pub(super) fn ready(&mut self) -> io::Result<Option<Ready>> {
         let Some((length, rest)) = self.0.split_first_chunk() else {
             return Ok(None);
@@ -158,7 +157,7 @@ impl Inbox {
         Ok(Some(ready))
     }
 
-    /// The next whole report.
+    /// The next complete report.
     pub(super) fn report(&mut self) -> Option<Report> {
         let report = Report::read(self.0.first_chunk()?);
         self.0.drain(..Report::BYTES);
@@ -171,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_is_read_as_the_kernel_writes_it() {
+    fn a_report_is_parsed_from_the_kernel_layout() {
         let mut bytes = Vec::new();
         bytes.extend(7_i32.to_ne_bytes());
         bytes.extend((3_i32 << 8).to_ne_bytes());

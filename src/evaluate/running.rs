@@ -1,4 +1,4 @@
-//! One evaluation between its fork and its end.
+//! One evaluation, from its fork to its end.
 
 use std::fs::metadata;
 use std::io;
@@ -14,36 +14,36 @@ use super::job::EvaluationJob;
 use super::verdict::{self, Killed, ProgramVerdict};
 use crate::stopwatch;
 
-/// How long the zygote may take to fork and sandbox, or to wait for a child that is dead, on a machine
-/// as busy as it may be.
+/// How long the zygote may take to fork and sandbox a child, or to reap a dead one, even on an overloaded
+/// machine.
 const ZYGOTE_ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a process may take to end once its result socket is closed, as it is at the end: the
-/// program's own time is over by then.
+/// How long a process may take to exit after closing its result socket. The program's own time is over by
+/// then.
 const LEAVES_WITHIN: Duration = Duration::from_millis(50);
 
-/// How many threads a program may have at a time. The kernel's own limit (RLIMIT_NPROC) counts all of a
-/// user's processes, and does not bind root.
+/// Maximum number of concurrent threads of a program. `RLIMIT_NPROC` is no substitute: it counts all of a
+/// user's processes, and does not apply to root.
 const MOST_THREADS: u64 = 256;
 
-/// How often a running program's threads are counted. Some 30 threads can be started in a millisecond.
+/// How often a running program's threads are counted. About 30 threads can be started per millisecond.
 const COUNT_THREADS_EVERY: Duration = Duration::from_millis(10);
 
-/// An evaluation that the zygote has been asked for.
+/// An evaluation that the zygote has been asked to start.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) job: EvaluationJob,
     channel: Option<Channel>,
     longest_result: usize,
-    /// What came after the mark.
+    /// Everything received after the mark.
     output: Vec<u8>,
-    /// When the result socket was found closed.
+    /// When the result socket was seen closed.
     closed: Option<Instant>,
     pid: Option<Pid>,
     pidfd: Option<OwnedFd>,
     asked: Instant,
     begun: Option<Instant>,
-    /// Why the program was not started, where the child says so.
+    /// Why the program was not started, if the child reported it.
     failed: Option<String>,
     last_output: Option<Instant>,
     threads_counted: Option<Instant>,
@@ -74,15 +74,15 @@ impl Running {
         }
     }
 
-    /// Makes the result socket; what comes back is the child's side.
+    /// Creates the result socket and returns the child's end.
     pub(super) fn open_channel(&mut self) -> io::Result<OwnedFd> {
         let (channel, other) = Channel::open()?;
         self.channel = Some(channel);
         Ok(other)
     }
 
-    /// The child exists. A kill that was decided before is made up for. The process id cannot have been
-    /// used again: only [`Self::must_be_waited_for`] makes the zygote wait for the child.
+    /// The child exists. Carries out a kill that was decided earlier. The process id cannot have been reused,
+    /// because the zygote reaps the child only after [`Self::must_be_waited_for`].
     fn started(&mut self, pid: i32) {
         self.pid = Pid::from_raw(pid);
         self.pidfd = self
@@ -93,7 +93,6 @@ impl Running {
         }
     }
 
-    /// Whether the child is `pid`, or is dead without having said which one it was.
     pub(super) fn is(&self, pid: i32) -> bool {
         self.pid.map(Pid::as_raw_pid) == Some(pid)
     }
@@ -102,16 +101,16 @@ impl Running {
         self.pid.is_none() && self.wait_sent
     }
 
-    /// Whether the child is dead and the zygote has not been told to wait for it; true once.
+    /// Whether the child is dead and the zygote has not yet been told to reap it; true only once.
     pub(super) fn must_be_waited_for(&mut self) -> bool {
-        // One that closes its socket before the mark is on its way out: this crate's own code.
+        // A child that closes its socket before the mark is exiting: no program code has run yet.
         let unnamed = self.pid.is_none() && self.closed.is_some();
         let must = (self.gone.is_some() || unnamed) && !self.wait_sent;
         self.wait_sent |= must;
         must
     }
 
-    /// What to wait on: the result socket until it is closed, and the process until it is gone.
+    /// The descriptor to poll: the result socket, until it is closed.
     pub(super) fn result(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(AsFd::as_fd)
     }
@@ -123,7 +122,7 @@ impl Running {
             .map(AsFd::as_fd)
     }
 
-    /// When something must happen, if nothing else does before.
+    /// When this evaluation next needs attention, if no event comes first.
     pub(super) fn due(&self) -> Instant {
         let end = self.must_end();
         match self.threads_counted {
@@ -149,8 +148,8 @@ impl Running {
         }
     }
 
-    /// Kills the child if its time is over, or if it has too many threads. Whether the zygote is to
-    /// blame: it did not fork, or did not wait for what is dead.
+    /// Kills the child if its time is up or it has too many threads. Returns whether the zygote is stuck: it
+    /// did not fork, or did not reap a dead child.
     pub(super) fn keep_time(&mut self, now: Instant) -> bool {
         if now >= self.must_end() {
             if self.is_over() || self.begun.is_none() {
@@ -170,21 +169,21 @@ impl Running {
         false
     }
 
-    /// How many threads the child has; `None` where `/proc` does not tell.
+    /// The child's thread count; `None` if `/proc` does not provide it.
     fn threads(&self) -> Option<u64> {
         let pid = self.pid?.as_raw_pid();
-        // Each thread is a folder in there, and each folder a link to its parent.
+        // `task` has one directory per thread, and each adds a link to its parent. 2 links are the base.
         let links = metadata(format!("/proc/{pid}/task")).ok()?.nlink();
         Some(links.saturating_sub(2))
     }
 
-    /// The process is gone, though not yet waited for.
+    /// The process has died but has not been reaped.
     pub(super) fn is_gone(&mut self) {
         self.gone.get_or_insert_with(stopwatch::now);
         self.job.phases.validate();
     }
 
-    /// Takes what the child has written; one that writes too much is killed.
+    /// Reads what the child has written. Kills a child that writes too much.
     pub(super) fn read(&mut self) {
         while let Some(channel) = &mut self.channel {
             match channel.receive() {
@@ -196,7 +195,7 @@ impl Running {
                 }
                 Received::TooLong => self.flood(),
                 Received::Message(message, sent) if self.begun.is_none() => {
-                    // The program has not begun: this is the child's own word.
+                    // The program has not started, so this message is from the trusted worker code.
                     match Channel::mark(message) {
                         Some(Mark::Started { pid }) => {
                             self.begun = Some(sent);
@@ -227,7 +226,7 @@ impl Running {
         self.channel = None;
     }
 
-    /// Ends it, since nobody waits for it any more.
+    /// Kills it because nobody waits for it any more.
     pub(super) fn give_up(&mut self) {
         self.kill(Killed::GivenUp);
     }
@@ -238,15 +237,15 @@ impl Running {
         self.signal();
     }
 
-    /// Ends the child, if there is one.
+    /// Sends SIGKILL to the child, if there is one.
     pub(super) fn signal(&self) {
         if let Some(pidfd) = &self.pidfd {
-            // It fails where the process is gone already.
+            // Fails if the process is already gone.
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
     }
 
-    /// The child has been waited for.
+    /// The child has been reaped.
     pub(super) fn ended(mut self, status: i32, cpu: Duration) -> Finished {
         self.read();
         self.is_gone();
@@ -268,8 +267,8 @@ impl Running {
         };
         match self.killed {
             Some((Killed::Deadline, when)) => {
-                // A result that was complete in time counts, though its process was slow to leave. One
-                // that only the kill completed does not.
+                // A result that was complete in time counts, even if the process was slow to exit. A
+                // result that was completed only by the kill does not.
                 let closed_before = self.closed.is_some_and(|closed| closed <= when);
                 if closed_before && self.last_output.is_some_and(in_time) {
                     verdict::of_output(output, score)
@@ -282,26 +281,26 @@ impl Running {
                 ProgramVerdict::failed(Outcome::BadOutput, why)
             }
             Some((Killed::Threads, _)) => {
-                let why = format!("had more than {MOST_THREADS} threads at a time");
+                let why = format!("had more than {MOST_THREADS} threads at once");
                 ProgramVerdict::failed(Outcome::Denied, why)
             }
-            Some((Killed::GivenUp, _)) => ProgramVerdict::failed(Outcome::InfraError, "given up"),
+            Some((Killed::GivenUp, _)) => ProgramVerdict::failed(Outcome::InfraError, "cancelled"),
             None if self.begun.is_none() => {
-                let said = self.failed.as_deref().unwrap_or("it ended before");
+                let said = self.failed.as_deref().unwrap_or("the process ended first");
                 let why = format!("the program was not started: {said}");
                 ProgramVerdict::failed(Outcome::InfraError, why)
             }
-            // This thread may have been stopped at the deadline: what came later is late all the same.
+            // This thread may itself have been suspended at the deadline; a late result is late regardless.
             None if !self.last_output.or(self.gone).is_some_and(in_time) => timeout("ended after"),
             None => {
-                // The limit is a second more, and the kernel counts in ticks.
+                // The limit is two seconds higher, and the kernel counts in ticks.
                 let cpu_spent = cpu.as_secs() > allowed.as_secs();
                 verdict::of_ended(status, cpu_spent, output, score)
             }
         }
     }
 
-    /// An evaluation that came to nothing by no fault of its program.
+    /// An evaluation that failed through no fault of its program.
     pub(super) fn failed(mut self, why: impl Into<String>) -> Finished {
         self.is_gone();
         let verdict = ProgramVerdict::failed(Outcome::InfraError, why);

@@ -1,8 +1,8 @@
-//! What an evaluated program may do: a Landlock ruleset and seccomp filters, made here and put on by
-//! the child (`worker.py`) right before the program.
+//! The sandbox of an evaluated program: a Landlock ruleset and seccomp filters. They are built here and
+//! applied by the child (`worker.py`) right before the program.
 //!
-//! The policy is Rust, where two well-kept crates encode it; the child only makes one system call a
-//! part, each of which either works or ends the child. Nothing is built between fork and program.
+//! The policy is written in Rust, with two well-maintained crates to encode it. The child makes one system
+//! call per part, which either succeeds or ends the child. Nothing is built between fork and program.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -19,10 +19,10 @@ use seccompiler::{
 
 use crate::error::{Error, Result};
 
-/// Stands in the filters for the process id of the child, which puts its own there.
+/// Placeholder for the child's process id in the filters; the child replaces it.
 pub(super) const OWN_PID: u32 = 0x5f1d_b0c5;
 
-/// Where the dynamic loader finds what a lazily imported module links to.
+/// Where the dynamic loader finds libraries of lazily imported modules.
 const LIBRARY_PLACES: [&str; 5] = [
     "/lib",
     "/lib64",
@@ -31,22 +31,20 @@ const LIBRARY_PLACES: [&str; 5] = [
     "/etc/ld.so.cache",
 ];
 
-/// Both programs, ready to be put on.
+/// The ruleset and the filters, ready to be applied.
 #[derive(Debug)]
 pub(super) struct Sandbox {
-    /// The Landlock ruleset.
     pub(super) ruleset: OwnedFd,
-    /// Seccomp filters as the kernel takes them (`struct sock_filter[]`), in the order in which they
-    /// are installed.
+    /// Seccomp filters as the kernel expects them (`struct sock_filter[]`), in the order of installation.
     pub(super) filters: Vec<Vec<u8>>,
 }
 
 impl Sandbox {
-    /// A sandbox in which `readable` (Python's own folders) and the system's libraries may be read,
-    /// nothing may be written, and no process, socket or device is to be had.
+    /// A sandbox in which `readable` (Python's own directories) and the system libraries can be read.
+    /// Nothing can be written, and no process, socket or device is available.
     pub(super) fn new(readable: &[PathBuf]) -> Result<Self> {
-        let hint = "a kernel from 5.13 on with CONFIG_SECURITY_LANDLOCK and CONFIG_SECCOMP_FILTER \
-                    is needed; programs that you trust can be run without (--unsafe-eval)";
+        let hint = "Linux 5.13 or later with CONFIG_SECURITY_LANDLOCK and CONFIG_SECCOMP_FILTER \
+                    is needed; trusted programs can run without a sandbox (--unsafe-eval)";
         let failed = |what: &str| {
             Error::preflight(format!("cannot sandbox generated programs: {what}")).hint(hint)
         };
@@ -58,9 +56,9 @@ impl Sandbox {
     }
 }
 
-/// The first ABI is demanded (files and folders), later ones (moving between folders, truncation,
-/// TCP, ioctl on devices, signals and abstract sockets) are used where the kernel has them; seccomp
-/// refuses all of the latter as well.
+/// The first ABI (files and directories) is required. Later ones (moving between directories, truncation,
+/// TCP, ioctl on devices, signals and abstract sockets) are used if the kernel supports them; seccomp
+/// denies all of those as well.
 fn ruleset(readable: &[PathBuf]) -> std::result::Result<Option<OwnedFd>, landlock::RulesetError> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut ruleset = Ruleset::default()
@@ -73,7 +71,7 @@ fn ruleset(readable: &[PathBuf]) -> std::result::Result<Option<OwnedFd>, landloc
         .create()?;
     let places = readable.iter().cloned();
     for place in places.chain(LIBRARY_PLACES.map(PathBuf::from)) {
-        // A place that this machine lacks gives nothing to read.
+        // A path that does not exist on this machine needs no rule.
         if let Ok(handle) = PathFd::new(&place) {
             let access = if place.is_dir() {
                 read
@@ -86,9 +84,10 @@ fn ruleset(readable: &[PathBuf]) -> std::result::Result<Option<OwnedFd>, landloc
     Ok(ruleset.into())
 }
 
-/// Two filters, since a filter has one answer for what it lists and one for all else. What a program
-/// can only mean ill by ends it (`SIGSYS`, told as `denied`). What is in neither list fails with
-/// ENOSYS: libraries probe for calls and do without, and `clone3` must fail so, or threads break.
+/// Two filters, since a filter has one action for what it lists and one for everything else. Calls that
+/// only a malicious program makes kill it (`SIGSYS`, reported as `denied`). Calls in neither list fail with
+/// ENOSYS: libraries probe for calls and cope without them, and `clone3` must fail this way or threads
+/// break.
 fn filters() -> std::result::Result<Vec<Vec<u8>>, seccompiler::BackendError> {
     let deadly = SeccompFilter::new(
         deadly()?,
@@ -114,7 +113,7 @@ fn always(calls: &[i64]) -> Rules {
     calls.iter().map(|call| (*call, Vec::new())).collect()
 }
 
-/// `clone` may make threads: what the C libraries ask for then, and nothing beside it.
+/// `clone` may create threads, with exactly the flags that the C libraries use for that.
 const THREAD_FLAGS: libc::c_int = libc::CLONE_VM
     | libc::CLONE_FS
     | libc::CLONE_FILES
@@ -127,7 +126,7 @@ const THREAD_FLAGS: libc::c_int = libc::CLONE_VM
     | libc::CLONE_CHILD_CLEARTID
     | libc::CLONE_DETACHED;
 
-/// Flags of `clone` that would take a thread out of the namespaces of its process.
+/// Flags of `clone` that would move a thread out of its process's namespaces.
 const NAMESPACE_FLAGS: [libc::c_int; 7] = [
     libc::CLONE_NEWNS,
     libc::CLONE_NEWCGROUP,
@@ -138,8 +137,8 @@ const NAMESPACE_FLAGS: [libc::c_int; 7] = [
     libc::CLONE_NEWNET,
 ];
 
-/// The calls that end the program, and `clone` where it would make a process instead of a thread, or
-/// another namespace.
+/// The calls that kill the program, among them `clone` if it would create a process instead of a thread, or
+/// a new namespace.
 fn deadly() -> std::result::Result<Rules, seccompiler::BackendError> {
     let mut rules = always(DEADLY);
     let no_thread = argument(0, masked(libc::CLONE_THREAD), 0)?;
@@ -152,11 +151,14 @@ fn deadly() -> std::result::Result<Rules, seccompiler::BackendError> {
     Ok(rules)
 }
 
-/// The calls that work, and four that work in part: `clone` for threads, `fcntl` for the commands
-/// that touch a descriptor and nobody else (`F_SETOWN` would let a program have signals sent to
-/// others), `prlimit64` to look up its own limits, which is how the C libraries do it, and `tgkill`
-/// for a program's signals to itself, as `abort` sends them. Two signals are left out: SIGKILL, which
-/// would look as if memory had run out, and SIGSTOP.
+/// The calls that work, and four that work in part:
+///
+/// - `clone` for threads.
+/// - `fcntl` for commands that affect nothing but a descriptor (`F_SETOWN` would let a program have signals
+///   sent to others).
+/// - `prlimit64` to query its own limits, which is how the C libraries do it.
+/// - `tgkill` for a program's signals to itself, as sent by `abort`, except SIGKILL, which would look like
+///   out of memory, and SIGSTOP.
 fn allowed() -> std::result::Result<Rules, seccompiler::BackendError> {
     let mut rules = always(ALLOWED);
     let for_thread = argument(0, masked(!THREAD_FLAGS), 0)?;
@@ -187,7 +189,7 @@ const FCNTL_COMMANDS: [libc::c_int; 5] = [
     libc::F_GETFL,
 ];
 
-/// A condition on the argument `number`, of which the lower 32 bits count.
+/// A condition on the lower 32 bits of argument `number`.
 fn argument(
     number: u8,
     compared: SeccompCmpOp,
@@ -200,7 +202,7 @@ fn masked(mask: libc::c_int) -> SeccompCmpOp {
     SeccompCmpOp::MaskedEq(bits(mask))
 }
 
-/// Flags as the kernel compares them, without a sign.
+/// Flags as the kernel compares them: unsigned.
 fn bits(flags: libc::c_int) -> u64 {
     u64::from(flags.cast_unsigned())
 }
@@ -226,14 +228,14 @@ fn bytes(program: &BpfProgram) -> Vec<u8> {
 }
 
 const DEADLY: &[i64] = &[
-    // Processes and programs.
+    // Creating processes and executing programs.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_fork,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_vfork,
     libc::SYS_execve,
     libc::SYS_execveat,
-    // Others' processes.
+    // Access to other processes.
     libc::SYS_kill,
     libc::SYS_tkill,
     libc::SYS_pidfd_open,
@@ -242,12 +244,12 @@ const DEADLY: &[i64] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
-    // The network.
+    // Network.
     libc::SYS_socket,
     libc::SYS_socketpair,
     libc::SYS_connect,
     libc::SYS_bind,
-    // The machine.
+    // System administration.
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -268,7 +270,7 @@ const DEADLY: &[i64] = &[
     libc::SYS_userfaultfd,
 ];
 
-/// What Python and numpy need to import, compute, sleep and use threads.
+/// What Python and numpy need to import modules, compute, sleep and use threads.
 const ALLOWED: &[i64] = &[
     // Memory.
     libc::SYS_brk,
@@ -277,7 +279,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_mprotect,
     libc::SYS_madvise,
-    // Files: Landlock says which.
+    // Files: Landlock decides which.
     libc::SYS_openat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
@@ -316,7 +318,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_gettid,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // Signals to itself, alarms among them.
+    // Signals to itself, including alarms.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_alarm,
     libc::SYS_setitimer,
@@ -326,7 +328,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
     libc::SYS_restart_syscall,
-    // Time, chance and names.
+    // Clocks, randomness and ids.
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
@@ -365,9 +367,9 @@ mod tests {
         assert_eq!(both.collect::<Vec<_>>(), [&libc::SYS_clone]);
     }
 
-    /// The child replaces the bytes wherever they stand.
+    /// The child replaces these bytes wherever they occur.
     #[test]
-    fn the_place_of_the_process_id_is_there_once() {
+    fn the_process_id_placeholder_occurs_once() {
         let all = filters().unwrap().concat();
         let instructions = all.chunks(8);
         let wanted = OWN_PID.to_ne_bytes();
@@ -376,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_fit_the_kernel() {
+    fn filters_are_within_the_kernel_limit() {
         for filter in filters().unwrap() {
             assert_eq!(filter.len() % 8, 0);
             assert!(filter.len() / 8 <= 4096, "BPF_MAXINSNS");

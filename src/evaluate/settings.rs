@@ -1,44 +1,42 @@
-//! How a pool is made, and the Python that it found.
+//! The settings of a pool, and the Python it found.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::thread;
 
-/// The variables that Python may need to be found and to load its libraries. All others stay out, and
-/// with them whatever secrets the environment holds.
+/// The variables that Python may need to be found and to load its libraries. All others are withheld, since
+/// the environment may hold secrets.
 pub const KEPT_VARIABLES: [&str; 3] = ["PATH", "HOME", "LD_LIBRARY_PATH"];
 
-/// How a pool is made.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The Python to run: a name to look for in `PATH`, or a path.
+    /// A name to look up in `PATH`, or a path.
     pub python: PathBuf,
-    /// The environment that Python and the programs have: `PATH`, `HOME` and `LD_LIBRARY_PATH` at
-    /// most, see [`Settings::new`].
+    /// The environment of Python and the programs: at most `PATH`, `HOME` and `LD_LIBRARY_PATH`, see
+    /// [`Settings::new`].
     pub environment: BTreeMap<String, OsString>,
-    /// Modules to load once, where they are installed (numpy).
+    /// Modules to load once, if installed (numpy).
     pub preload: Vec<String>,
-    /// Further modules that programs may want; which of them are not installed is looked up, no more.
+    /// More modules that programs may import. They are not loaded, only checked for being installed.
     pub wanted: Vec<String>,
-    /// Python that is run once after that, such as to use what modules load lazily; empty for none. What
-    /// it fails at is no error: the modules are there or not.
+    /// Python code to run once after that, for example to trigger lazy loading; empty for none. Errors are
+    /// ignored, since a module may be missing.
     pub warm_up: String,
-    /// How many programs may run at a time; at least 1.
+    /// Maximum number of concurrent programs; at least 1.
     pub parallel: usize,
-    /// Address space that a program may have (bytes), Python and its modules included.
+    /// Address space of a program (bytes), including Python and its modules.
     pub memory: u64,
-    /// The longest result that is taken (bytes); a program that writes more is killed.
+    /// The longest result accepted (bytes); a program that writes more is killed.
     pub longest_result: usize,
-    /// Run programs without Landlock and seccomp where this machine lacks them, for programs that
-    /// are trusted. Otherwise such a machine is refused.
+    /// Run programs without Landlock and seccomp if this machine lacks them, for trusted programs. Without
+    /// this setting such a machine is refused.
     pub unsafe_eval: bool,
 }
 
 impl Settings {
-    /// `python` with numpy where it is installed, all processors but one, 2 GiB, results up to
-    /// 1 MiB, and a sandbox. Of `variables`, the caller's environment, only the three are kept that
-    /// Python needs.
+    /// Defaults: `python` with numpy if installed, all processors but one, 2 GiB, results up to 1 MiB, and
+    /// a sandbox. Of `variables`, the caller's environment, only [`KEPT_VARIABLES`] are kept.
     pub fn new(
         python: impl Into<PathBuf>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -63,19 +61,19 @@ impl Settings {
     }
 }
 
-/// What kind of Python the evaluations run on.
+/// The Python that runs the evaluations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PythonInfo {
-    /// Its version, as `3.12.3`.
+    /// For example `3.12.3`.
     pub version: String,
-    /// The optional modules that it has loaded, with their versions.
+    /// The optional modules it has loaded, with their versions.
     pub loaded: BTreeMap<String, String>,
-    /// Those of [`Settings::wanted`] that it lacks.
+    /// Those of [`Settings::wanted`] that are not installed.
     pub missing: Vec<String>,
-    /// Whether programs find the same addresses every time; a container may forbid it.
+    /// Whether address randomization is off for programs; a container may forbid that.
     pub fixed_addresses: bool,
-    /// Whether programs are run in the sandbox; not so with [`Settings::unsafe_eval`] on a machine that
-    /// has none.
+    /// Whether programs run in the sandbox. False only with [`Settings::unsafe_eval`] on a machine that has
+    /// none.
     pub sandboxed: bool,
 }
 
@@ -84,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_python_needs_is_kept_of_the_environment() {
+    fn only_variables_that_python_needs_are_kept() {
         let variables = [("PATH", "/bin"), ("TOKEN", "secret"), ("HOME", "/home/me")];
         let variables = variables.map(|(name, value)| (name.into(), value.into()));
         let kept = Settings::new("python3", variables).environment;

@@ -1,4 +1,4 @@
-//! The pool's thread: it owns the zygote, starts evaluations, keeps their deadlines, and heals.
+//! The pool's thread: owns the zygote, starts evaluations, enforces deadlines, and recovers from crashes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, PipeReader, Read};
@@ -17,15 +17,14 @@ use super::zygote::Zygote;
 use crate::error::Result;
 use crate::stopwatch;
 
-/// How many open files a program may have; Python's own three and the result socket are among them.
+/// Open files per program (`RLIMIT_NOFILE`), including Python's standard three and the result socket.
 const OPEN_FILES: u64 = 32;
 
-/// What the pool asks of its thread.
+/// A command from the pool to its thread.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Run this one.
     Run(EvaluationJob),
-    /// End this one, if it has not ended.
+    /// Kill this one unless it has already ended.
     GiveUp(EvaluationId),
 }
 
@@ -37,21 +36,21 @@ pub(super) struct Supervisor {
     outgoing: Sender<Finished>,
     waiting: VecDeque<EvaluationJob>,
     running: Vec<Running>,
-    /// `None` after it died, until the next evaluation is to be started.
+    /// `None` after it died; the next evaluation starts a new one.
     zygote: Option<Zygote>,
 }
 
-/// What a wait was ended by.
+/// What `ppoll` found ready.
 struct Readable {
     woken: bool,
     zygote: bool,
-    /// For each running evaluation: its result socket, its process.
+    /// One entry per running evaluation: (result socket, process).
     running: Vec<(bool, bool)>,
 }
 
 impl Supervisor {
-    /// Starts the zygote, on the thread that will run the supervisor. Also returns what Python it is,
-    /// and its process id.
+    /// Starts the zygote and returns it with its Python and process id. Must be called on the thread that
+    /// will run the supervisor.
     pub(super) fn start(
         settings: Settings,
         woken: PipeReader,
@@ -72,7 +71,7 @@ impl Supervisor {
         Ok((supervisor, python, pid))
     }
 
-    /// Works until the pool is dropped.
+    /// Runs until the pool is dropped.
     pub(super) fn run(mut self) {
         loop {
             while let Ok(message) = self.incoming.try_recv() {
@@ -84,7 +83,7 @@ impl Supervisor {
             self.start_waiting();
             let readable = match self.wait() {
                 Ok(readable) => readable,
-                // Out of memory for a list of a few descriptors; `Pool::poll` tells.
+                // Out of memory for a handful of descriptors; `Pool::poll` reports it.
                 Err(_) => return,
             };
             let mut wake = [0; 64];
@@ -184,7 +183,7 @@ impl Supervisor {
 
     fn keep_time(&mut self) {
         let now = stopwatch::now();
-        // Every one of them, so no `any`.
+        // Not `any`, which stops at the first: each one must check its deadline.
         let mut stuck = false;
         for running in &mut self.running {
             stuck |= running.keep_time(now);
@@ -195,7 +194,7 @@ impl Supervisor {
         }
     }
 
-    /// Has the zygote wait for children that are dead.
+    /// Has the zygote reap children that have died.
     fn wait_for_the_dead(&mut self) -> io::Result<()> {
         for running in &mut self.running {
             if let Some(zygote) = &self.zygote
@@ -207,7 +206,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Takes what the zygote says.
+    /// Reads the zygote's reports.
     fn listen(&mut self) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
         self.zygote.as_mut().ok_or_else(gone)?.fill_inbox()?;
@@ -224,18 +223,18 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The zygote is dead or does not work: what ran is started again, each once.
+    /// Called when the zygote is dead or unresponsive. Requeues whatever was running, once per evaluation.
     fn heal(&mut self, error: &io::Error) {
         self.zygote = None;
         for mut running in self.running.drain(..).rev() {
-            // The children die with their parent; this does not wait for it.
+            // The children die with their parent anyway; this is faster.
             running.signal();
             if running.job.attempts < 2 {
                 running.job.phases.wait_again();
                 self.waiting.push_front(running.job);
             } else {
                 let why = format!("the evaluation process died twice: {error}");
-                // A pool that is being dropped does not listen any more.
+                // The receiver is gone once the pool is being dropped.
                 let _ = self.outgoing.send(running.failed(why));
             }
         }
@@ -248,14 +247,14 @@ impl Supervisor {
     }
 
     fn tell(&self, finished: Finished) {
-        // A pool that is being dropped does not listen any more.
+        // The receiver is gone once the pool is being dropped.
         let _ = self.outgoing.send(finished);
     }
 }
 
 fn start_message<'a>(job: &'a EvaluationJob, settings: &Settings) -> Start<'a> {
     let request = &job.request;
-    // In whole seconds; a backstop, should this process be stopped while a program runs.
+    // In whole seconds. A backstop in case this process is stopped while a program runs.
     let cpu = request.deadline.as_secs() + 2;
     Start {
         code: &request.code,
@@ -276,7 +275,7 @@ fn for_input(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
     PollFd::new(descriptor, PollFlags::POLLIN)
 }
 
-/// Adds the descriptor, if there is one, and says where it is.
+/// Adds the descriptor, if any, and returns its index.
 fn add<'a>(polled: &mut Vec<PollFd<'a>>, descriptor: Option<BorrowedFd<'a>>) -> Option<usize> {
     polled.push(for_input(descriptor?));
     Some(polled.len() - 1)

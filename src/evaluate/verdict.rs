@@ -1,4 +1,4 @@
-//! From how a child ended and what it wrote to an outcome.
+//! Maps how a child ended and what it wrote to an outcome.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -8,11 +8,10 @@ use serde_json::Value;
 
 use super::evaluation::{Outcome, Score};
 
-/// The longest text of a program that is kept (characters): it is shown, recorded, and becomes part of
-/// prompts.
+/// Maximum characters kept of a program's own text, which is displayed, recorded, and put into prompts.
 const LONGEST_DETAIL: usize = 2000;
 
-/// The outcome with its score or with what went wrong.
+/// The outcome, with a score or an explanation.
 #[derive(Debug, PartialEq)]
 pub(super) struct ProgramVerdict {
     pub(super) outcome: Outcome,
@@ -21,7 +20,7 @@ pub(super) struct ProgramVerdict {
 }
 
 impl ProgramVerdict {
-    /// `detail` may hold a program's own words, as many as it likes; they are cut.
+    /// `detail` may contain arbitrarily long output of the program; it is truncated.
     pub(super) fn failed(outcome: Outcome, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
         if let Some((end, _)) = detail.char_indices().nth(LONGEST_DETAIL) {
@@ -40,16 +39,16 @@ impl ProgramVerdict {
 pub(super) enum Killed {
     /// It ran past its deadline.
     Deadline,
-    /// Nobody waits for it any more.
+    /// It was cancelled.
     GivenUp,
-    /// It wrote more than a result may have.
+    /// It wrote more than the longest result.
     Flood,
-    /// It had more threads than a program may have.
+    /// It had too many threads.
     Threads,
 }
 
-/// What a child writes once its program has begun. A program could write it itself: it says nothing that
-/// is not checked, and claims no more than the program may return.
+/// What a child writes after its program has started. The program could have forged it, so every field is
+/// validated and grants nothing that a return value would not.
 #[derive(Debug, Deserialize)]
 struct Reply {
     #[serde(default)]
@@ -68,7 +67,7 @@ enum Raised {
     BadOutput,
 }
 
-/// How a child ended whose program had begun. `cpu_spent`: it used up the processor time that it may have.
+/// Judges a child whose program had started. `cpu_spent`: it used up its CPU time limit.
 pub(super) fn of_ended(
     status: i32,
     cpu_spent: bool,
@@ -78,7 +77,7 @@ pub(super) fn of_ended(
     let status = ExitStatus::from_raw(status);
     let Some(signal) = status.signal() else {
         if output.is_empty() {
-            let why = format!("left before it returned ({status})");
+            let why = format!("exited before it returned ({status})");
             return ProgramVerdict::failed(Outcome::Crashed, why);
         }
         return of_output(output, score);
@@ -86,12 +85,12 @@ pub(super) fn of_ended(
     match signal {
         libc::SIGSYS => ProgramVerdict::failed(
             Outcome::Denied,
-            "ended at a system call that the sandbox forbids (SIGSYS)",
+            "killed for a system call that the sandbox forbids (SIGSYS)",
         ),
         libc::SIGXCPU | libc::SIGKILL if cpu_spent => {
-            ProgramVerdict::failed(Outcome::Timeout, "used up its processor time")
+            ProgramVerdict::failed(Outcome::Timeout, "used up its CPU time")
         }
-        // Nobody here sends it then; the kernel does when memory runs out.
+        // The pool did not send it, so it came from the kernel's out-of-memory killer.
         libc::SIGKILL => {
             ProgramVerdict::failed(Outcome::Oom, "killed by the kernel, out of memory")
         }
@@ -99,12 +98,12 @@ pub(super) fn of_ended(
     }
 }
 
-/// What a program came to by what it has written.
+/// Judges a program by its output.
 pub(super) fn of_output(output: &[u8], score: Score) -> ProgramVerdict {
     let reply: Reply = match serde_json::from_slice(output) {
         Ok(reply) => reply,
         Err(error) => {
-            return ProgramVerdict::failed(Outcome::BadOutput, format!("no JSON: {error}"));
+            return ProgramVerdict::failed(Outcome::BadOutput, format!("bad JSON: {error}"));
         }
     };
     let outcome = match reply.raised {
@@ -124,7 +123,9 @@ fn of_returned(returned: &Value, score: Score) -> ProgramVerdict {
             score: Some(score),
             detail: String::new(),
         },
-        Ok(score) => ProgramVerdict::failed(Outcome::Invalid, format!("a score of {score}")),
+        Ok(score) => {
+            ProgramVerdict::failed(Outcome::Invalid, format!("the score {score} is not finite"))
+        }
         Err(why) => ProgramVerdict::failed(Outcome::Invalid, why),
     }
 }
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn exits_are_told_by_what_was_written() {
+    fn an_exit_is_judged_by_the_output() {
         assert_eq!(outcome(0, r#"{"returned": 2.5}"#), Outcome::Ok);
         assert_eq!(outcome(0, r#"{"returned": "x"}"#), Outcome::Invalid);
         assert_eq!(outcome(0, r#"{"returned": 1e999}"#), Outcome::BadOutput);
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(outcome(0, r#"{"raised": "ok"}"#), Outcome::BadOutput);
         assert_eq!(outcome(0, ""), Outcome::Crashed);
         assert_eq!(outcome(3 << 8, ""), Outcome::Crashed);
-        // What a child says before its program begins is of no use afterwards.
+        // The child's marks are meaningless after the program has started.
         for written in ["Fno disk", "S\x01\0\0\0", "S"] {
             assert_eq!(outcome(1 << 8, written), Outcome::BadOutput);
         }
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_are_told_whatever_was_written() {
+    fn a_fatal_signal_overrides_the_output() {
         let written = r#"{"returned": 2.5}"#;
         assert_eq!(outcome(libc::SIGSYS, written), Outcome::Denied);
         assert_eq!(outcome(libc::SIGSEGV, written), Outcome::Crashed);
@@ -171,11 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn no_text_of_a_program_is_longer_than_a_message_may_be() {
+    fn details_quoting_a_program_are_truncated() {
         let long = "ü".repeat(500_000);
         for output in [
             format!(r#"{{"raised": "runtime_error", "message": "{long}"}}"#),
-            // The parser's own error quotes what it does not know.
+            // The parser's own error message quotes unknown values.
             format!(r#"{{"raised": "{long}"}}"#),
             format!(r#"{{"returned": "{long}"}}"#),
         ] {

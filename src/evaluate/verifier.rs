@@ -1,5 +1,5 @@
-//! Checking many answers: what [`super::verify`] decides is decided here and now, what it has a question
-//! about goes to math-verify (a Python library) in a sandboxed process, and nothing is asked twice.
+//! Checks many answers. [`super::verify`] decides what it can at once; its questions go to math-verify, a
+//! Python library, in a sandboxed process. No question is asked twice.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -12,41 +12,36 @@ use super::{EvaluationId, Finished, Outcome, Pool, Request, Settings, Times};
 use crate::error::{Error, Result};
 use crate::hash::PartsHasher;
 
-/// The check, in Python.
+/// The Python program that calls the library.
 const CHECK: &str = include_str!("math_check.py");
 
-/// The module of the library.
 const MODULE: &str = "math_verify";
 
-/// How long the library may take for one answer, unless it is said otherwise.
+/// Default time limit of the library per answer.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-/// Whether the library math-verify is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Library {
-    /// It is not: no process is started.
     Unused,
-    /// It is where it can be had; without it answers stay undecided, each with the reason.
+    /// Used if installed. Without it answers stay undecided, each with the reason.
     IfInstalled,
-    /// Without it [`Verifier::start`] fails.
+    /// Required: without it [`Verifier::start`] fails.
     Needed,
 }
 
-/// How a verifier is made.
 #[derive(Debug, Clone)]
 pub struct VerifierSettings {
-    /// The Python that may have the library, its environment and its sandbox. What it preloads and how
-    /// many processes there are is chosen by the verifier.
+    /// The Python that may have the library, with its environment and sandbox. The verifier itself chooses
+    /// the preloaded modules and the number of processes.
     pub python: Settings,
-    /// Whether the library is used.
     pub library: Library,
-    /// How long the library may take for one answer. Some answers would take it for ever.
+    /// Time limit of the library per answer. On some answers it would never finish.
     pub deadline: Duration,
 }
 
 impl VerifierSettings {
-    /// The library where it is installed, for at most 8 s an answer.
+    /// Uses the library if installed, for at most 8 s per answer.
     pub fn new(python: Settings) -> Self {
         Self {
             python,
@@ -56,51 +51,46 @@ impl VerifierSettings {
     }
 }
 
-/// Names a verification from its submission to its end.
+/// Identifies a verification from its submission to its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VerificationId(u64);
 
-/// Who decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DecidedBy {
-    /// This process: exact arithmetic, and words and lists compared part by part.
+    /// This process: exact arithmetic, and words and lists compared element by element.
     Numerals,
-    /// The library.
     MathVerify,
-    /// Nobody: the verdict is `Undecided`.
+    /// None: the verdict is `Undecided`.
     Nobody,
 }
 
-/// What came of a verification.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verified {
-    /// Which one.
     pub id: VerificationId,
-    /// Whether the answers say the same.
     pub verdict: Verdict,
-    /// Who says so.
     pub by: DecidedBy,
-    /// Why nobody could decide, or why a text that was not read is wrong; empty otherwise.
+    /// Why the verdict is `Undecided`, or why an unparsed text is wrong; empty otherwise.
     pub reason: String,
-    /// It had been asked before, or was being asked.
+    /// The same question had been submitted before, and was answered or still in flight.
     pub cached: bool,
-    /// What the library's process took; nothing where it was not asked for this one.
+    /// Times of the library's process; zero if this verification did not use it.
     pub times: Times,
 }
 
-/// How the verifications so far were answered; each is in one of the three.
+/// How the verifications so far were answered; each counts in exactly one field.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Worked out without the library.
+    /// Decided without the library.
     pub in_process: u64,
-    /// Asked of the library, one process each.
+    /// Decided by the library, with one process each.
     pub by_library: u64,
-    /// Known from before, or joined to one that was being asked.
+    /// Found in the cache, or joined to the same question in flight.
     pub hits: u64,
 }
 
-/// Decides whether answers are right, remembers what it decided, and never waits where it need not.
+/// Decides whether answers are right and caches the verdicts. Only [`Self::verify`] blocks.
 #[derive(Debug)]
 pub struct Verifier {
     library: std::result::Result<Pool, String>,
@@ -120,7 +110,7 @@ struct Answered {
     reason: String,
 }
 
-/// A question to the library that is on its way, and everyone who waits for it.
+/// A question in flight to the library, and everyone waiting for it.
 #[derive(Debug)]
 struct Asked {
     key: String,
@@ -136,12 +126,12 @@ impl Default for Verifier {
 }
 
 impl Verifier {
-    /// Starts the library's process, unless it is not to be used. To be called before a model is
-    /// loaded, as [`Pool::start`]; loading the library takes about a second.
+    /// Starts the library's process, if the library is used. Call it before loading a model, like
+    /// [`Pool::start`]; loading the library takes about a second.
     ///
     /// # Errors
     ///
-    /// Preflight errors, with a hint, where the library is needed and cannot be had.
+    /// Preflight errors with a hint, if the library is needed and unavailable.
     pub fn start(settings: VerifierSettings) -> Result<Self> {
         let library = match settings.library {
             Library::Unused => return Ok(Self::default()),
@@ -167,11 +157,11 @@ impl Verifier {
         }
     }
 
-    /// Asks whether `answer` to `question` says what `expected` does. What is known or can be worked
-    /// out here comes back at the next poll, too. Ids rise in the order of submission.
+    /// Submits the question whether `answer` means the same as `expected`. Results come from the next polls,
+    /// even if they are known at once. Ids increase in the order of submission.
     ///
-    /// The content of all three texts is what is remembered, so that one question's answers never
-    /// stand for another's.
+    /// The cache key is the content of all three texts, so that answers to different questions are never
+    /// mixed up.
     pub fn submit(&mut self, question: &str, answer: &str, expected: &str) -> VerificationId {
         let id = VerificationId(self.submitted);
         self.submitted += 1;
@@ -206,7 +196,7 @@ impl Verifier {
         id
     }
 
-    /// Either it has been handed to the library, or here is what came of it.
+    /// Submits to the library (`Ok`), or decides here (`Err`).
     fn decide_or_ask(
         &mut self,
         answer: &str,
@@ -240,13 +230,12 @@ impl Verifier {
         }))
     }
 
-    /// The verdict on one answer, waited for. Whoever has something else to do meanwhile is better off
-    /// with `submit` and `poll`.
+    /// Submits and waits for the verdict. Use `submit` and `poll` to do other work in the meantime.
     pub fn verify(&mut self, question: &str, answer: &str, expected: &str) -> Verdict {
         let id = self.submit(question, answer, expected);
         let mut others = Vec::new();
         loop {
-            // It always comes: the pool gives up in the end.
+            // Terminates, because the pool gives up on every evaluation eventually.
             others.extend(self.poll(self.deadline));
             if let Some(place) = others.iter().position(|verified| verified.id == id) {
                 let verified = others.remove(place);
@@ -256,8 +245,8 @@ impl Verifier {
         }
     }
 
-    /// Everything that has been decided or given up. With nothing there yet it waits for the first,
-    /// at most `timeout`.
+    /// Returns everything that has been decided or given up. If there is nothing yet, waits up to `timeout`
+    /// for the first.
     pub fn poll(&mut self, timeout: Duration) -> Vec<Verified> {
         if let Ok(pool) = &mut self.library
             && !self.asked.is_empty()
@@ -283,7 +272,7 @@ impl Verifier {
             (Outcome::Invalid, _) => Answered::open(finished.detail),
             _ => Answered::open(format!("math-verify: {outcome}, {}", finished.detail)),
         };
-        // What the machinery failed at may work the next time.
+        // Do not cache a failure of the machinery: the next attempt may work.
         if outcome != Outcome::InfraError {
             self.known.insert(asked.key, answered.clone());
         }
@@ -297,18 +286,17 @@ impl Verifier {
         }
     }
 
-    /// How many verifications have been submitted and have not come back.
+    /// How many verifications have been submitted but not yet returned.
     pub fn open(&self) -> usize {
         let waiting = self.asked.values().map(|asked| 1 + asked.joined.len());
         self.ready.len() + waiting.sum::<usize>()
     }
 
-    /// How the verifications so far were answered.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// The version of the library that is used, or why none is.
+    /// The version of the library, or why it is not used.
     pub fn library(&self) -> std::result::Result<&str, &str> {
         match &self.library {
             Ok(pool) => Ok(pool.python().loaded.get(MODULE).map_or("", String::as_str)),
@@ -347,8 +335,8 @@ impl Answered {
     }
 }
 
-/// A pool whose zygote has the library loaded. Two places, so that an answer on which the library is
-/// stuck holds up no other.
+/// A pool whose zygote has the library loaded. Two slots, so that an answer on which the library hangs does
+/// not hold up the others.
 fn with_library(settings: Settings) -> Result<Pool> {
     let python = settings.python.clone();
     let pool = Pool::start(Settings {
@@ -366,7 +354,7 @@ fn with_library(settings: Settings) -> Result<Pool> {
     Ok(pool)
 }
 
-/// 1 for equal, 0 for unequal, as `check` says it; everything else is a reason.
+/// Maps the return value of `check`: 1 for equal, 0 for unequal; any other text is a reason.
 fn decided(returned: &Value) -> std::result::Result<f64, String> {
     match returned.as_str() {
         Some("equal") => Ok(1.0),
@@ -389,7 +377,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_the_library_numerals_are_decided_and_the_rest_has_a_reason() {
+    fn without_the_library_only_numerals_are_decided() {
         let mut verifier = Verifier::default();
         assert_eq!(verifier.library(), Err("math-verify is not used"));
         for (answer, expected) in [("0.5", "1/2"), ("4", "5"), ("1+x", "x+1"), (" ", "1")] {
@@ -418,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_is_known_by_content() {
+    fn the_cache_key_is_the_content_of_all_three_texts() {
         let mut verifier = Verifier::default();
         let questions = [
             ("q", "4", "4"),
@@ -439,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_for_one_loses_no_other() {
+    fn verify_keeps_the_results_of_other_submissions() {
         let mut verifier = Verifier::default();
         let first = verifier.submit("q", "1", "2");
         assert_eq!(verifier.verify("q", "2", "2"), Verdict::Equal);
@@ -447,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_an_answer_is_wrong() {
+    fn an_overlong_answer_is_wrong() {
         let mut verifier = Verifier::default();
         verifier.submit("q", &"x+".repeat(2000), "x");
         let long = verifier.poll(Duration::ZERO).remove(0);

@@ -1,8 +1,8 @@
-//! Checking an answer against the known one: what can be decided exactly is decided here, and for the
-//! rest it is worked out what a library has to be asked. [`super::Verifier`] asks it.
+//! Checks an answer against the expected one. Whatever can be decided exactly is decided here; for the
+//! rest this module builds the question that [`super::Verifier`] puts to a library.
 //!
-//! A verdict is only given where the whole text of both sides was read. Numbers are compared as exact
-//! fractions, words as words, lists, sets, tuples and matrices part by part.
+//! A verdict requires that both texts were parsed completely. Numbers are compared as exact fractions,
+//! words as words, and lists, sets, tuples and matrices element by element.
 
 mod boxes;
 mod compare;
@@ -18,28 +18,27 @@ use serde::{Deserialize, Serialize};
 pub use boxes::{given_answer, last_boxed};
 pub(super) use compare::{Finding, examine};
 
-/// What came of comparing two answers.
+/// The result of comparing two answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Both say the same.
+    /// Both mean the same.
     Equal,
-    /// They say different things.
+    /// They mean different things.
     Unequal,
-    /// Not decided: a side was not understood as a whole, or can be read in several ways. It needs a checker
-    /// that knows mathematics, or a judge.
+    /// A side was not parsed completely, or is ambiguous. It takes a computer algebra system or a judge.
     Undecided,
 }
 
-/// The outcome of what is not decided, as records name it.
+/// The record name of an undecided outcome.
 pub const UNDECIDED: &str = "undecided";
 
-/// The longest text that may be an answer (bytes). What is longer is wrong, unless the expected answer is
+/// The longest text accepted as an answer (bytes). A longer one is wrong, unless the expected answer is
 /// about as long.
 pub const LONGEST_ANSWER: usize = 2000;
 
 impl Verdict {
-    /// What a judge has said.
+    /// Converts a judge's verdict.
     pub fn of(same: Option<bool>) -> Self {
         match same {
             Some(true) => Self::Equal,
@@ -48,7 +47,7 @@ impl Verdict {
         }
     }
 
-    /// Its name in records.
+    /// The name used in records.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Equal => "equal",
@@ -57,7 +56,7 @@ impl Verdict {
         }
     }
 
-    /// 1 for a right answer, 0 for a wrong one; none where that is not known.
+    /// 1 for a right answer, 0 for a wrong one, `None` if undecided.
     pub fn score(self) -> Option<f64> {
         match self {
             Self::Equal => Some(1.0),

@@ -1,19 +1,19 @@
-"""The zygote: an interpreter that has its modules loaded and forks for each evaluation.
+"""The zygote: an interpreter with its modules loaded that forks for each evaluation.
 
-The other side is `zygote.rs`. While it starts, JSON frames go over the control socket (standard input).
-After that the pool sends one byte a command:
+The other side is `zygote.rs`. During start-up, JSON frames go over the control socket (standard input).
+After that the pool sends one byte per command:
 
-  f   fork. The child takes one message from the job socket, which carries two descriptors: the result
-      socket, and a file with the request.
-  w   wait for a child that has ended; the answer is a `Report`. The pool sends it once the child's pidfd
-      says that it is dead, so the process id cannot have been used again before.
+  f   fork. The child takes one message from the job socket, with two descriptors: the result socket, and
+      a file with the request.
+  w   reap a child that has ended, and answer with a `Report`. The pool sends it once the child's pidfd
+      shows that it is dead, so the process id cannot have been reused before.
 
-The zygote never sees a request. Its loop allocates the same objects every time, so that its heap, and with
-it every address that a program sees, does not depend on what was evaluated before.
+The zygote never sees a request. Its loop allocates the same objects every time, so its heap, and thus every
+address that a program sees, does not depend on earlier evaluations.
 
-The child's first message on the result socket is `S` and its process id, or `F`, the same, and what failed.
-It is sent before the program's first line. A socket cannot be opened again through /proc/self/fd, so a
-program can neither take it back nor send another in its place. All times are the kernel's and the pool's.
+The child's first message on the result socket is `S` and its process id, or `F`, its process id and the
+error. It is sent before the program's first line. A socket cannot be reopened through /proc/self/fd, so a
+program can neither take it back nor replace it. All times are measured by the kernel and the pool.
 """
 
 import sys
@@ -45,18 +45,18 @@ libc.wait4.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_voi
 
 
 class Filter(ctypes.Structure):
-    """struct sock_fprog: how many instructions, and where."""
+    """struct sock_fprog: instruction count and address."""
 
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 class Report(ctypes.Structure):
-    """What wait4 says of a child: process id, status, struct rusage."""
+    """The result of wait4: process id, status, struct rusage."""
 
     _fields_ = [("pid", ctypes.c_int), ("status", ctypes.c_int), ("usage", ctypes.c_long * 18)]
 
 
-# Where a generator is left without a seed, it takes one from here; see `make_chance_repeatable`.
+# Seeds of generators that a program does not seed itself; see `make_chance_repeatable`.
 entropy = random.Random(0)
 
 
@@ -80,7 +80,7 @@ def send(control, message, descriptors=()):
 
 
 def receive(control):
-    """The next frame with its descriptors; ends the zygote when the other side is gone."""
+    """The next frame and its descriptors. Exits if the other side is gone."""
     descriptors = []
     (length,) = struct.unpack("<I", receive_exactly(control, 4, descriptors))
     return json.loads(receive_exactly(control, length, descriptors)), descriptors
@@ -101,10 +101,10 @@ def receive_exactly(control, count, descriptors):
 
 
 def confine(request, sandbox, zygote):
-    """Everything that must hold before the first line of the program, in this order."""
+    """Applies every restriction before the program's first line, in this order."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if struct.pack("=I", os.getppid()) != zygote:
-        os._exit(1)  # it died before the line above
+        os._exit(1)  # the zygote died before the first line here
     for what, most in request["limits"].items():
         resource.setrlimit(getattr(resource, "RLIMIT_" + what), (most, most))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -114,15 +114,15 @@ def confine(request, sandbox, zygote):
     os.close(4)
     own = struct.pack("=I", os.getpid())
     for program in sandbox["filters"]:
-        # A program may send signals to itself; its process id is known only now.
+        # A program may send signals to itself, and its process id is known only now.
         program = program.replace(sandbox["own_pid"], own)
         entry = Filter(len(program) // 8, program)
         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(entry))
 
 
 def run(request):
-    """Runs the program; what it came to, as bytes of JSON."""
-    # A module that can be imported: dataclasses, pickle and typing look classes up in theirs.
+    """Runs the program and returns its result as JSON bytes."""
+    # Must be importable: dataclasses, pickle and typing look classes up in their modules.
     module = types.ModuleType("__program__")
     namespace = module.__dict__
     namespace["__builtins__"] = __builtins__
@@ -150,17 +150,17 @@ def run(request):
     except MemoryError:
         return raised("oom", "MemoryError")
     except BaseException as error:
-        return raised("bad_output", "what it returned is no plain data: " + described(error))
+        return raised("bad_output", "the return value is not plain data: " + described(error))
 
 
 def raised(kind, message):
-    # An error's text can hold half a surrogate pair, which is no Unicode; it is shown escaped.
+    # An error message may contain an unpaired surrogate, which is not valid Unicode; it is escaped.
     text = message[:2000].encode("utf-8", "backslashreplace").decode()
     return json.dumps({"raised": kind, "message": text}).encode()
 
 
 def described(error):
-    """The type, the text and the line of the program; the text is the program's own code."""
+    """Type, message and line of an error. The message is produced by the program's own code."""
     name = type(error).__name__
     try:
         text = str(error)
@@ -178,12 +178,12 @@ def write_all(descriptor, data):
 
 
 def take_job(jobs):
-    """The request; its result socket is descriptor 3 from then on."""
+    """Returns the request; descriptor 3 is its result socket from then on."""
     _, descriptors, _, _ = socket.recv_fds(jobs, 1, 2)
     result, request = descriptors
-    # Not fstat: how many objects its result has differs with the number of the inode.
+    # Not fstat: the number of objects that it allocates depends on the inode number.
     text = os.pread(request, os.lseek(request, 0, os.SEEK_END), 0)
-    result = fcntl.fcntl(result, fcntl.F_DUPFD, FIRST_FREE)  # out of the way of the numbers below
+    result = fcntl.fcntl(result, fcntl.F_DUPFD, FIRST_FREE)  # must not collide with the numbers below
     for place, descriptor in enumerate([NULL, NULL, NULL, result, RULESET]):
         os.dup2(descriptor, place, inheritable=False)
     os.closerange(FIRST_OTHER_DESCRIPTOR, MOST_DESCRIPTORS)
@@ -214,7 +214,7 @@ def child(jobs, sandbox, zygote):
 
 
 def serve():
-    """Forks and waits as it is told. Returns in each child.
+    """Forks and reaps on command. Returns only in a child.
 
     Whatever is allocated here is freed in the reverse order before the next round, and nothing is kept.
     """
@@ -225,7 +225,7 @@ def serve():
     while True:
         command = read(CONTROL, 1)
         if command == b"f":
-            if fork() == 0:  # where it fails, the zygote ends, and the pool starts another
+            if fork() == 0:  # if fork fails, the zygote ends and the pool starts another
                 return
         elif command == b"w":
             report.pid = wait4(-1, status, 0, usage)
@@ -235,8 +235,7 @@ def serve():
 
 
 def drop_capabilities():
-    """Leaves no capability, and none to be had again; the children inherit that. It changes nothing
-    where there is none to begin with."""
+    """Drops all capabilities for good; children inherit that. Does nothing if there are none."""
     for capability in range(64):
         if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             if ctypes.get_errno() in (errno.EINVAL, errno.EPERM):  # past the last, or not privileged
@@ -247,8 +246,8 @@ def drop_capabilities():
 
 
 def make_chance_repeatable():
-    """Lets the same seed give the same numbers also where a program asks for a generator without one:
-    `random.Random()`, `random.seed()`, `numpy.random.default_rng()`, whose seeds come from the kernel."""
+    """Makes generators that a program does not seed repeatable for the same seed: `random.Random()`,
+    `random.seed()`, `numpy.random.default_rng()`. They would otherwise take their seeds from the kernel."""
     with_seed = random.Random.seed
 
     def seed(self, a=None, version=2):
@@ -258,17 +257,17 @@ def make_chance_repeatable():
     random.seed = random.seed.__self__.seed
     generators = sys.modules.get("numpy.random.bit_generator")
     if generators:
-        # What numpy's SeedSequence calls, and with it all of its generators.
+        # Called by numpy's SeedSequence, and so by all of its generators.
         generators.randbits = entropy.getrandbits
 
 
 def load(names):
-    """Imports and uses what programs are likely to use: numpy loads parts of itself lazily."""
+    """Imports the modules and triggers numpy's lazy loading, so that children need not."""
     loaded = {}
     for name in names:
         try:
             module = importlib.import_module(name)
-        except Exception:  # not installed, or broken: what needs it will say so
+        except Exception:  # not installed, or broken; programs that need it report it
             continue
         loaded[name] = version_of(name, module)
         if name == "numpy":
@@ -280,7 +279,7 @@ def load(names):
 def version_of(name, module):
     version = getattr(module, "__version__", None)
     if version is None:
-        from importlib import metadata  # slow to load, and most modules say it themselves
+        from importlib import metadata  # slow to load, and most modules have __version__
 
         try:
             version = metadata.version(name)
@@ -297,17 +296,17 @@ def is_installed(name):
 
 
 def close_inherited():
-    """Descriptors that the pool's own parent left open: a sandbox does not cover what is open already."""
+    """Closes descriptors leaked by the pool's parent, since a sandbox does not cover open descriptors."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
             try:
                 os.close(int(name))
             except OSError:
-                pass  # the listing's own
+                pass  # the descriptor of the listing itself
 
 
 def first_to_be_killed():
-    """Where memory runs out, the kernel is to end programs, and not the process that measures."""
+    """Makes the kernel's out-of-memory killer prefer the programs to the process that measures."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
@@ -318,8 +317,8 @@ def first_to_be_killed():
 def main():
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     close_inherited()
-    # A group of its own, which Ctrl-C at the terminal does not reach. Not a session: the kernel may
-    # schedule each session as a group (autogroup), and niceness counts only within one.
+    # Its own process group, so that Ctrl-C at the terminal does not reach it. Not its own session: the kernel
+    # may schedule each session as a group (autogroup), and niceness counts only within one.
     os.setpgid(0, 0)
     os.nice(10)
     first_to_be_killed()
@@ -331,7 +330,7 @@ def main():
     try:
         exec(compile(warm_up, "<warm-up>", "exec"), {"__name__": "__warm_up__"})
     except Exception:
-        pass  # a module that is not there
+        pass  # a module may be missing
     make_chance_repeatable()
     drop_capabilities()
     version = sys.version.split()[0]
@@ -353,7 +352,7 @@ def main():
         filters = [bytes.fromhex(program) for program in setup["filters"]]
         sandbox = {"filters": filters, "own_pid": struct.pack("=I", setup["own_pid"])}
     jobs = socket.socket(fileno=JOBS)
-    # As bytes: small numbers are objects that exist already, others are made.
+    # As bytes: small ints are preallocated and others are not, so an int could change the allocations.
     zygote = struct.pack("=I", os.getpid())
     del setup, descriptors
     gc.collect()

@@ -1,4 +1,4 @@
-//! The Python process that forks for each evaluation: started, told its sandbox, ended.
+//! The Python process that forks for each evaluation: starts it, sets up its sandbox, and ends it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,30 +22,29 @@ use super::settings::{PythonInfo, Settings};
 use crate::error::{Error, Result};
 use crate::stopwatch;
 
-/// What the child process runs.
 const WORKER: &str = include_str!("worker.py");
 
-/// How long Python may take until it has its modules loaded: a cold disk and a busy machine included.
+/// How long Python may take to load its modules, allowing for a cold disk and a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
-/// How long a request may wait for a zygote that does not read (s).
+/// How long sending a request may block on a zygote that does not read (s).
 const READS_WITHIN: u32 = 5;
 
-/// A running zygote. It ends when this is dropped, and when this process dies in any way: its socket
-/// closes, and it has asked for SIGKILL at its parent's death. Its children die with it.
+/// A running zygote. It ends when this is dropped, and also when this process dies in any way: its socket
+/// closes, and it has set SIGKILL as its parent-death signal. Its children die with it.
 #[derive(Debug)]
 pub(super) struct Zygote {
     process: Child,
     socket: UnixStream,
-    /// Where its children take their requests.
+    /// The socket from which its children take their requests.
     jobs: OwnedFd,
     pub(super) inbox: Inbox,
     pub(super) python: PythonInfo,
 }
 
 impl Zygote {
-    /// Starts Python and waits until it is ready. The calling thread must live as long as the zygote
-    /// is needed, since the death signal follows threads.
+    /// Starts Python and waits until it is ready. The calling thread must outlive the zygote, because the
+    /// parent-death signal is tied to the thread that forked.
     pub(super) fn start(settings: &Settings) -> Result<Self> {
         let context = || {
             let python = settings.python.display();
@@ -56,7 +55,7 @@ impl Zygote {
                 io::ErrorKind::NotFound => {
                     "install Python 3.9 or later, or name the one to use (PYTHON, --python)"
                 }
-                _ => "check that it is a Python 3.9 or later that can be executed",
+                _ => "check that it is an executable Python 3.9 or later",
             };
             Error::preflight(context()).caused_by(error).hint(hint)
         });
@@ -83,7 +82,7 @@ impl Zygote {
         Ok(zygote)
     }
 
-    /// Hands over the sandbox and the children's side of the job socket.
+    /// Hands over the sandbox and the children's end of the job socket.
     fn set_up(&mut self, sandbox: Option<&Sandbox>) -> io::Result<()> {
         let (jobs, for_children) = socketpair(
             AddressFamily::Unix,
@@ -116,7 +115,7 @@ impl Zygote {
             .args(&settings.preload)
             .env_clear()
             .envs(&settings.environment)
-            // The order in sets of strings is part of "the same seed, the same result".
+            // Set iteration order must be the same for the same seed.
             .env("PYTHONHASHSEED", "0")
             .env("OPENBLAS_NUM_THREADS", "1")
             .env("OMP_NUM_THREADS", "1")
@@ -143,7 +142,7 @@ impl Zygote {
         })
     }
 
-    /// Returns the places that Python imports from.
+    /// Returns the directories that Python imports from.
     fn wait_until_ready(&mut self) -> io::Result<Vec<std::path::PathBuf>> {
         let give_up = stopwatch::now() + READY_WITHIN;
         loop {
@@ -174,9 +173,9 @@ impl Zygote {
         }
     }
 
-    /// The last line that a zygote which did not start wrote on stderr.
+    /// The last line on stderr of a zygote that failed to start.
     fn last_words(&mut self) -> String {
-        // Either way there is nothing more to be told than what comes back.
+        // Errors here are ignored: there is nothing more to report than the output itself.
         let _ = self.process.kill();
         let mut said = Vec::new();
         if let Some(stderr) = self.process.stderr.take() {
@@ -186,9 +185,9 @@ impl Zygote {
         said.trim_end().lines().last().unwrap_or("").to_owned()
     }
 
-    /// Asks for an evaluation; what the program returns will be written to `result`.
+    /// Requests an evaluation, whose result goes to `result`.
     ///
-    /// The request is a file in memory, so that neither side waits for the other however long it is.
+    /// The request is an in-memory file, so that neither side blocks however long it is.
     pub(super) fn request(&self, start: &Start<'_>, result: BorrowedFd<'_>) -> io::Result<()> {
         let mut request = File::from(memfd_create("flowbench-request", MemfdFlags::CLOEXEC)?);
         request.write_all(&serde_json::to_vec(start)?)?;
@@ -196,7 +195,7 @@ impl Zygote {
         self.command(protocol::FORK)
     }
 
-    /// Has it wait for one of its children that are dead; a report will come.
+    /// Has it reap one dead child; a report will follow.
     pub(super) fn wait_for_one(&self) -> io::Result<()> {
         self.command(protocol::WAIT)
     }
@@ -206,31 +205,29 @@ impl Zygote {
         Ok(())
     }
 
-    /// Takes what has arrived, once the socket is readable.
+    /// Reads what has arrived, once the socket is readable.
     pub(super) fn fill_inbox(&mut self) -> io::Result<()> {
         self.inbox.fill(&self.socket)
     }
 
-    /// The socket to wait on.
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Its process id.
     pub(super) fn pid(&self) -> u32 {
         self.process.id()
     }
 }
 
-/// While this lives, what this thread starts has no randomised addresses (`ADDR_NO_RANDOMIZE`). In Python
-/// the hashes of most objects are made of their addresses, and the order of sets of those.
+/// While this exists, processes started by this thread have no address randomization
+/// (`ADDR_NO_RANDOMIZE`). In Python most objects hash by address, which determines the order of sets.
 ///
-/// It is a property of the thread and goes on to the processes that it starts, so nothing has to run
-/// between fork and exec, which would make the start slow.
+/// The setting belongs to the thread and is inherited by its children, so no code has to run between fork
+/// and exec, which would slow the start down.
 struct FixedAddresses(Persona);
 
 impl FixedAddresses {
-    /// Fails where a container forbids it.
+    /// Fails if a container forbids it.
     fn of_this_thread() -> nix::Result<Self> {
         let before = personality::get()?;
         personality::set(before | Persona::ADDR_NO_RANDOMIZE)?;
@@ -240,14 +237,14 @@ impl FixedAddresses {
 
 impl Drop for FixedAddresses {
     fn drop(&mut self) {
-        // What could be set can be taken back; otherwise only later zygotes would have it, too.
+        // Restoring works if setting did. If not, only later zygotes would inherit the setting.
         let _ = personality::set(self.0);
     }
 }
 
 impl Drop for Zygote {
     fn drop(&mut self) {
-        // An error means that it is dead already; `wait` clears the zombie either way.
+        // An error means that it is already dead; `wait` reaps the zombie either way.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,25 +1,24 @@
-//! `flows/.expanded_cache.json`: tells whether the expanded flows are still those asked for.
+//! `flows/.expanded_cache.json`: decides whether the expanded flows on disk are still valid.
 //!
-//! # What makes an entry stale
+//! # Validity
 //!
-//! An expansion is used again only if all of this is as it was:
+//! An expansion is reused only if none of the following has changed:
 //!
-//! - the cache file is there, can be read as what it is, and has this [`SCHEMA`];
-//! - it was written by this [`EXPANDER_VERSION`]: the same input still gives the same bytes;
+//! - the cache file exists, is readable, and has this [`SCHEMA`];
+//! - it was written by this [`EXPANDER_VERSION`], so the same input produces the same bytes;
 //! - `template_hash`: the template's file name and content, its suite's content, and the names and
-//!   contents of all files that its texts include;
+//!   contents of all included files;
 //! - `fixture_hash`: the relative paths and contents of the fixture's included files;
 //! - `num_flows`;
-//! - every expanded file is there, with its size and its SHA-256.
+//! - every expanded file exists with its size and its SHA-256.
 //!
-//! Times and permissions of files do not count, nor do files in `flows/` that are not listed.
+//! File times and permissions do not count, nor do unlisted files in `flows/`.
 //!
-//! # What a kill leaves
+//! # Crash safety
 //!
-//! The old cache file is removed before the first flow is written, and the new one is written
-//! last, so that an expansion that was cut short has none. Each file is written under another name
-//! and renamed. Nothing is synced to the disk: after a power failure the digests tell what was
-//! lost, and a new expansion takes milliseconds.
+//! The old cache file is removed before the first flow is written, and the new one is written last, so an
+//! interrupted expansion has none. Each file is written under a temporary name and renamed. Nothing is synced
+//! to disk: after a power failure the digests reveal what was lost, and a new expansion takes milliseconds.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -33,17 +32,16 @@ use crate::hash::sha256;
 
 use super::place::shown;
 
-/// The cache file's name in `flows/`.
 pub(super) const FILE: &str = ".expanded_cache.json";
 
-/// Version of the cache file's own format.
+/// Version of the format of the cache file.
 pub(super) const SCHEMA: u32 = 1;
 
-/// Version of the expansion: to be raised when the same template, suite and fixture come to other
-/// bytes than before.
+/// Version of the expansion. Increment it when the same template, suite and fixture expand to different
+/// bytes.
 pub(super) const EXPANDER_VERSION: u32 = 3;
 
-/// What an expansion is made from. All of it is in the cache file.
+/// The inputs of an expansion, all of which are stored in the cache file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key<'a> {
     pub(super) fixture_hash: &'a str,
@@ -51,7 +49,6 @@ pub(super) struct Key<'a> {
     pub(super) num_flows: usize,
 }
 
-/// The cache file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Cache {
@@ -65,7 +62,6 @@ struct Cache {
     files: Vec<CachedFile>,
 }
 
-/// An expanded file as it was written.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CachedFile {
@@ -75,48 +71,47 @@ pub(super) struct CachedFile {
     pub(super) sha256: String,
 }
 
-/// Whether the expanded flows could be used as they were.
+/// Whether the expanded flows on disk are valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheState {
-    /// Every file is what it was.
+    /// All files are unchanged.
     Hit,
-    /// The flows have to be expanded anew.
+    /// The flows must be expanded again.
     Miss(MissReason),
 }
 
-/// Why expanded flows could not be used.
+/// Why the expanded flows are not valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MissReason {
     /// There is no cache file.
     NoCache,
-    /// The template, its suite, a file that it includes, or its name is another.
+    /// The template, its name, its suite, or an included file changed.
     TemplateChanged,
     /// A file of the fixture was changed, added, removed or renamed.
     FixtureChanged,
-    /// Another number of flows is asked for.
+    /// A different number of flows is requested.
     NumFlowsChanged {
-        /// How many there are.
+        /// Number of flows on disk.
         cached: usize,
-        /// How many are asked for.
+        /// Number of flows requested.
         asked: usize,
     },
-    /// An expanded file is gone: its name.
+    /// The name of a missing file.
     FileMissing(String),
-    /// An expanded file is not what was written, or cannot be read: its name.
+    /// The name of an expanded file that differs or cannot be read.
     FileAltered(String),
-    /// The cache file is no cache file, or is not whole.
+    /// The cache file is malformed or truncated.
     CacheUnreadable,
-    /// Another version of the expansion wrote it.
+    /// It was written by another version of the expander.
     OtherExpander {
-        /// The version that did.
+        /// That version.
         cached: u32,
     },
-    /// The cache file has another format.
     OtherSchema {
-        /// Its schema.
+        /// The schema found.
         cached: u32,
     },
-    /// The caller did not want the cache to be used.
+    /// The caller disabled the cache.
     Disabled,
 }
 
@@ -138,7 +133,7 @@ impl fmt::Display for MissReason {
 }
 
 impl MissReason {
-    /// What the short text leaves out: which file, from what to what.
+    /// Details that the short text omits: the file name, or the old and the new value.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::NumFlowsChanged { cached, asked } => Some(format!("from {cached} to {asked}")),
@@ -154,14 +149,13 @@ impl MissReason {
     }
 }
 
-/// Name of the file that holds the flow with this number: at least five digits, so that the names
-/// sort like the numbers up to 99,999 flows.
+/// The file name of a flow: at least five digits, so that names sort numerically up to 99,999 flows.
 pub(super) fn flow_file(number: usize) -> String {
     format!("_expanded_{number:05}.json")
 }
 
-/// Checks the expansion in `folder` against what is asked for. Each file that is as it was is
-/// given to `take`, number first; if that does not want it, the file counts as altered.
+/// Checks the expansion in `folder` against the request. Each unchanged file is passed to `take` with its
+/// number; if `take` rejects it, the file counts as altered.
 pub(super) fn verify(
     folder: &Path,
     key: Key,
@@ -198,7 +192,7 @@ fn read(folder: &Path) -> Result<Cache, MissReason> {
         });
         file.map(BufReader::new)
     };
-    // First by itself: another schema may have other fields.
+    // Parse the schema first: another schema may have other fields.
     #[derive(Deserialize)]
     struct Schema {
         schema: u32,
@@ -224,7 +218,7 @@ impl Cache {
             let cached = self.expander_version;
             return Some(MissReason::OtherExpander { cached });
         }
-        // Before the fixture: another template most often has another fixture, too.
+        // Checked before the fixture: a different template usually has a different fixture as well.
         if self.template_hash != key.template_hash {
             return Some(MissReason::TemplateChanged);
         }
@@ -237,17 +231,17 @@ impl Cache {
                 asked: key.num_flows,
             });
         }
-        // A list that is not that of these flows: the names lead nowhere else, then.
+        // The files must be exactly those of the flows, so no name can point elsewhere.
         let named = |(index, file): (usize, &CachedFile)| file.name == flow_file(index + 1);
         let whole = self.files.len() == self.num_flows && self.files.iter().enumerate().all(named);
         (!whole).then_some(MissReason::CacheUnreadable)
     }
 }
 
-/// Writes into `flows/`, each file at once or not at all.
+/// Writes into `flows/`, each file atomically.
 pub(super) struct Writer<'a> {
     folder: &'a Path,
-    /// With the process's id: where there is no lock, two runs do not write the same file.
+    /// Contains the process id: without a lock, two runs must not write the same file.
     temporary: String,
 }
 
@@ -255,7 +249,7 @@ const TEMPORARY_PREFIX: &str = ".expanded-";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
 impl<'a> Writer<'a> {
-    /// Begins an expansion: from here on there is no valid cache.
+    /// Begins an expansion. Invalidates the cache.
     pub(super) fn begin(folder: &'a Path) -> Result<Self> {
         let cache = folder.join(FILE);
         match fs::remove_file(&cache) {
@@ -271,7 +265,6 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Writes a flow's file.
     pub(super) fn flow(&self, number: usize, bytes: &[u8]) -> Result<CachedFile> {
         let name = flow_file(number);
         self.write(&name, |file| file.write_all(bytes))?;
@@ -282,7 +275,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Ends the expansion: removes what is no longer asked for, and makes the cache valid.
+    /// Ends the expansion: removes surplus flows and makes the cache valid.
     pub(super) fn finish(self, key: Key, files: Vec<CachedFile>) -> Result<()> {
         remove_strays(self.folder, key.num_flows)?;
         let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second());
@@ -309,15 +302,14 @@ impl<'a> Writer<'a> {
             .and_then(|mut file| content(&mut file))
             .and_then(|()| fs::rename(&temporary, self.folder.join(name)));
         written.map_err(|error| {
-            // The error is told; that this fails, too, would not add to it.
+            // Ignore a failed clean-up: the original error is reported.
             let _ = fs::remove_file(&temporary);
             not_written(&self.folder.join(name), error)
         })
     }
 }
 
-/// Removes flows that are not among the first `num_flows`, and what a killed run left half
-/// written. Nothing else in the folder is touched.
+/// Removes flows beyond the first `num_flows` and temporary files of killed runs, and nothing else.
 pub(super) fn remove_strays(folder: &Path, num_flows: usize) -> Result<()> {
     let failed = |error| not_written(folder, error);
     for entry in fs::read_dir(folder).map_err(failed)? {
@@ -356,9 +348,10 @@ fn not_written(path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on that disk",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "the flows have to be expanded anew: make the folder writable"
+            "the flows must be expanded again: make the folder writable, or point FLOWBENCH_ROOT (--root) \
+             at a writable copy of templates/ and fixtures/"
         }
-        _ => "look at the folder: flowbench writes _expanded_*.json and .expanded_cache.json there",
+        _ => "check the folder: flowbench writes _expanded_*.json and .expanded_cache.json there",
     };
     Error::new(Exit::Output, format!("failed to write {}", shown(path)))
         .caused_by(error)

@@ -1,4 +1,4 @@
-//! Template × fixture → flows, through the cache.
+//! Expands a template and a fixture into flows, using the cache.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -15,38 +15,36 @@ use super::render::Renderer;
 use super::request::ExpandRequest;
 use super::rows::InputRow;
 use super::share::{self, PrefixShare};
+use super::shipped;
+use super::sources::{self, ScriptFile};
 use super::template::Template;
 
-/// An expansion that is on the disk (or, after [`check`], may be).
+/// An expansion that is on disk, or after [`check`] may be.
 #[derive(Debug)]
 pub struct Expansion {
-    /// The template's name.
     pub template: String,
-    /// The template's file.
-    pub template_file: PathBuf,
-    /// What the template says of itself.
+    /// The script of recorded answers that belongs to the template.
+    pub script: ScriptFile,
     pub description: Option<String>,
-    /// How many flows there are.
     pub num_flows: usize,
-    /// How many steps each flow has.
+    /// Number of steps per flow.
     pub num_steps: usize,
-    /// How many rows the suite has; flow *i* takes row (*i* − 1) mod rows.
+    /// Number of rows of the suite; flow *i* uses row (*i* − 1) mod rows.
     pub num_rows: usize,
-    /// SHA-256 over the template, its suite, and the files that it includes.
+    /// SHA-256 of the template, its suite, and its included files.
     pub template_hash: String,
-    /// SHA-256 over the fixture's included files.
+    /// SHA-256 of the fixture's included files.
     pub fixture_hash: String,
-    /// How large the fixture is, as far as it is included.
     pub fixture: FixtureSize,
-    /// Whether the flows on the disk could be used.
+    /// Whether the flows on disk were valid.
     pub state: CacheState,
-    /// The flows, if they were to be loaded; flows with the same system message share it.
+    /// The flows, if requested. Flows with the same system message share it.
     pub flows: Vec<Flow>,
     sources: Sources,
 }
 
 impl Expansion {
-    /// What the `[PROGRESS]` line says, without that mark.
+    /// The text of the `[PROGRESS]` line, without that prefix.
     pub fn progress_line(&self) -> String {
         match &self.state {
             CacheState::Hit => format!(
@@ -59,7 +57,7 @@ impl Expansion {
         }
     }
 
-    /// The files that the flows were made from, each with what it is.
+    /// The files that the flows were made from, each with a description. Shipped ones have no file.
     pub fn sources(&self) -> Vec<(&'static str, PathBuf)> {
         let Sources {
             template, fixture, ..
@@ -76,6 +74,7 @@ impl Expansion {
                 .iter()
                 .map(|path| ("a file of the fixture", path.clone())),
         );
+        files.retain(|(_, path)| !shipped::is_shown_path(path));
         files
     }
 
@@ -91,23 +90,23 @@ impl Expansion {
         input.collect()
     }
 
-    /// How much of the prompts is shared as a prefix; renders every flow once more.
+    /// Measures prefix sharing; renders every flow once more.
     ///
     /// # Errors
     ///
-    /// A template that does not render (only possible after [`check`]).
+    /// If the template does not render (only possible after [`check`]).
     pub fn share(&self) -> Result<PrefixShare> {
         let mut renderer = Renderer::new(&self.sources.template, &self.sources.fixture)?;
         share::measure(&mut renderer, self.num_flows)
     }
 }
 
-/// Expands a template into `flows/`, or finds that this has been done.
+/// Expands a template into `flows/`, unless the flows there are valid.
 ///
 /// # Errors
 ///
-/// Usage (exit code 2): the template, its suite or its fixture is wrong. Output (110): `flows/`
-/// cannot be written, though it has to be. Nothing about the cache is an error.
+/// Usage (exit code 2): the template, its suite or its fixture is wrong. Output (110): `flows/` must be
+/// written and cannot. Problems with the cache are never errors.
 pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
     let sources = Sources::load(request)?;
     let folder = request.layout.flows();
@@ -124,8 +123,7 @@ pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
         });
     }
     match state {
-        // The flows are right with or without strays beside them, in a folder that cannot be
-        // written, too.
+        // Ignore errors: the flows are valid despite surplus files, even in a read-only folder.
         CacheState::Hit => drop(cache::remove_strays(&folder, sources.num_flows)),
         CacheState::Miss(_) => {
             loader = Loader::new(request.load);
@@ -134,6 +132,7 @@ pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
             let mut files = Vec::with_capacity(sources.num_flows.min(1 << 20));
             let mut bytes = Vec::new();
             for number in 1..=sources.num_flows {
+                (request.proceed)()?;
                 let flow = renderer.flow(number)?;
                 serialise(&flow, &mut bytes)?;
                 files.push(writer.flow(number, &bytes)?);
@@ -145,7 +144,7 @@ pub fn expand(request: &ExpandRequest) -> Result<Expansion> {
     Ok(sources.into_expansion(state, loader.flows))
 }
 
-/// Finds out whether the flows in `flows/` are those asked for; writes nothing, and loads none.
+/// Checks whether the flows in `flows/` are valid for the request. Writes and loads nothing.
 ///
 /// # Errors
 ///
@@ -163,18 +162,19 @@ pub fn check(request: &ExpandRequest) -> Result<Expansion> {
     Ok(sources.into_expansion(state, Vec::new()))
 }
 
-/// What an expansion is made from.
 #[derive(Debug)]
 struct Sources {
     template: Template,
     fixture: Fixture,
+    script: ScriptFile,
     num_flows: usize,
 }
 
 impl Sources {
     fn load(request: &ExpandRequest) -> Result<Self> {
-        if request.num_flows == 0 {
-            return Err(Error::usage("there has to be at least one flow")
+        request.layout.check()?;
+        if request.num_flows == Some(0) {
+            return Err(Error::usage("at least one flow is needed")
                 .hint("set NUM_FLOWS to a whole number of at least 1"));
         }
         let template = Template::load(request)?;
@@ -182,9 +182,10 @@ impl Sources {
         let fixture = Fixture::load(request.layout, &template.file, keys)?;
         let num_flows = match request.input {
             Some(input) => template.rows.len() * input.repeats,
-            None => request.num_flows,
+            None => request.num_flows.unwrap_or(template.rows.len()),
         };
         Ok(Self {
+            script: sources::script(request.layout, &template.file),
             template,
             fixture,
             num_flows,
@@ -202,7 +203,7 @@ impl Sources {
     fn into_expansion(self, state: CacheState, flows: Vec<Flow>) -> Expansion {
         Expansion {
             template: self.template.name.clone(),
-            template_file: self.template.file.path().to_owned(),
+            script: self.script.clone(),
             description: self.template.description.clone(),
             num_flows: self.num_flows,
             num_steps: self.template.instances.len(),
@@ -217,7 +218,7 @@ impl Sources {
     }
 }
 
-/// The bytes of a flow's file: JSON, indented since people look at it.
+/// Serializes a flow as JSON, indented for readability.
 fn serialise(flow: &Flow, bytes: &mut Vec<u8>) -> Result<()> {
     bytes.clear();
     serde_json::to_writer_pretty(&mut *bytes, flow).map_err(|error| {
@@ -227,7 +228,7 @@ fn serialise(flow: &Flow, bytes: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Keeps flows in memory, each distinct system message once, if they are wanted there.
+/// Collects flows in memory if requested, storing each distinct system message once.
 struct Loader {
     wanted: bool,
     flows: Vec<Flow>,
@@ -243,8 +244,8 @@ impl Loader {
         }
     }
 
-    /// Reads a file that has its digest; `None` if it is no such flow all the same (someone made
-    /// the digests fit).
+    /// Reads a file whose digest is right; `None` if it is not the expected flow all the same (a forged
+    /// digest).
     fn take(&mut self, template: &str, number: usize, bytes: &[u8]) -> Option<()> {
         if self.wanted {
             let flow: Flow = serde_json::from_slice(bytes).ok()?;

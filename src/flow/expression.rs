@@ -1,4 +1,4 @@
-//! What stands in a `${ … }`: checked at the expansion, evaluated at the run.
+//! The expressions in `${ … }`: checked during expansion, evaluated at run time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use super::place::choice;
 use super::visible::{Fields, Readable, Reads, Visible, context};
 use super::work::Part;
 
-/// Puts the answers of earlier steps into prompts.
+/// Evaluates the expressions in prompts.
 ///
-/// An answer is data: whatever `${…}` or `{{…}}` it holds stays text.
+/// Answers are data: a `${…}` or `{{…}}` in an answer stays text.
 #[derive(Debug)]
 pub struct Resolver {
     environment: Environment<'static>,
@@ -26,26 +26,25 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// A resolver for any number of prompts.
     pub fn new() -> Self {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        // It prints the whole context, in an order of its own.
+        // `debug` prints the whole context, in unspecified order.
         environment.remove_global("debug");
         Self { environment }
     }
 
-    /// The message that `prompt` comes to.
+    /// Builds the message of `prompt`.
     ///
     /// # Errors
     ///
-    /// The flow fails (exit code 100) if an expression does: it names a step that has no answer
-    /// yet, or computes something that its answer does not allow.
+    /// The flow fails (exit code 100) if an expression does: it names a step that has no answer yet, or
+    /// computes something that the answer does not allow.
     pub fn message(&self, prompt: &[Part], visible: &dyn Visible) -> Result<String> {
         let mut message = String::new();
-        // A late step of a long flow could read very much: only what is named is gathered.
+        // A late step of a long flow could read a lot, so gather only what is named.
         let mut reads = Reads::default();
         for part in prompt {
             if let Part::Expr(source) = part {
@@ -81,11 +80,11 @@ impl Resolver {
         Ok(value.to_string())
     }
 
-    /// Checks an expression: its syntax, that it reads nothing but the fields of steps that it may
-    /// read, and that each filter, test and method in it exists.
+    /// Checks an expression: its syntax, that it reads only fields of steps that it may read, and that every
+    /// filter, test and method in it exists.
     pub(super) fn check(&self, source: &str, steps: &StepNames) -> Result<(), Wrong> {
         if source.is_empty() {
-            return Err(Wrong::new(0, "there is nothing in `${}`").hint(ESCAPE));
+            return Err(Wrong::new(0, "empty `${}`").hint(ESCAPE));
         }
         let expression = self
             .environment
@@ -121,8 +120,8 @@ impl Resolver {
                 )?;
             }
         }
-        // What an answer holds is not known yet, so an expression may fail on a made-up one; but
-        // a filter that does not exist will not exist then, either.
+        // The answers are not known yet, so the expression may fail on sample data. But a filter that does
+        // not exist now will not exist then either.
         let mut reads = Reads::default();
         reads.add(&tokens);
         match expression.eval(context(&reads, steps)) {
@@ -137,30 +136,28 @@ impl Resolver {
     }
 }
 
-/// The steps of a template, as the expressions of one of them see them.
+/// The steps of a template, as seen by the expressions of one of them.
 pub(super) struct StepNames<'a> {
-    /// The step that the expressions are in.
+    /// Id of the step that contains the expressions.
     pub(super) own: &'a str,
-    /// What it can read of the step of an id.
+    /// What it can read of the step with a given id.
     pub(super) known: &'a dyn Fn(&str) -> Known,
-    /// All ids.
     pub(super) all: &'a [&'a str],
-    /// In a loop: the fields of `previous`.
+    /// The fields of `previous`, in a loop.
     pub(super) previous: Option<Fields>,
 }
 
-/// What a step's expressions can read of another step.
+/// What the expressions of a step can read of another step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
-    /// There is no such step.
     Nothing,
-    /// It need not have ended before.
+    /// The step may not have ended yet.
     Unneeded,
-    /// These fields.
+    /// The step has these fields.
     Readable(Fields),
 }
 
-/// A made-up answer of each step that can be read, to try expressions on.
+/// Sample results of the readable steps, to evaluate expressions on.
 impl Visible for StepNames<'_> {
     fn step(&self, name: &str) -> Option<Arc<Readable>> {
         match (self.known)(name) {
@@ -202,7 +199,7 @@ impl Reads {
 const ESCAPE: &str =
     "`${…}` is an expression over `steps.<id>.text`; write `$${` for the text `${`";
 
-/// What is wrong with an expression, and where in it (bytes).
+/// An error in an expression, with its byte offset.
 #[derive(Debug)]
 pub(super) struct Wrong {
     pub(super) at: usize,
@@ -225,11 +222,11 @@ impl Wrong {
     }
 }
 
-/// A minijinja error's text, without the name and line that it has for our nameless sources.
+/// The text of a minijinja error, without the name and line that it assigns to nameless sources.
 pub(super) fn what(error: &minijinja::Error) -> String {
     match error.detail() {
         Some(detail) if error.kind() == ErrorKind::SyntaxError => format!("syntax error: {detail}"),
-        // Such a detail says the kind once more.
+        // The detail already states the kind.
         Some(detail) => detail.to_owned(),
         None => error.kind().to_string(),
     }
@@ -249,21 +246,21 @@ fn unknown_variable(at: usize, name: &str) -> Wrong {
     let wrong = Wrong::new(at, format!("unknown variable `{name}`"));
     match name {
         "row" | "fixture" | "flow" => wrong.hint(format!(
-            "`${{…}}` is resolved at the run, `{{{{ {name}… }}}}` at the expansion: write the latter"
+            "`${{…}}` is evaluated at run time, `{{{{ {name}… }}}}` during expansion: use the latter"
         )),
         "params" => wrong.hint(
-            "`${…}` is resolved at the run, `{{ params.… }}` at the expansion: write the latter",
+            "`${…}` is evaluated at run time, `{{ params.… }}` during expansion: use the latter",
         ),
         "previous" | "generation" => wrong.hint("only the steps of a [[loop]] have it"),
         _ => wrong.hint(ESCAPE),
     }
 }
 
-/// Checks that `tokens`, which begin with `steps`, go on with `.id.text` or `["id"]["text"]`.
+/// Checks that `tokens`, the first of which is `steps`, continue with `.id.text` or `["id"]["text"]`.
 fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
     let at = tokens[0].range.start;
     let Some((id, rest)) = member(&tokens[1..]) else {
-        return Err(Wrong::new(at, "`steps` has to be followed by a step's id")
+        return Err(Wrong::new(at, "`steps` must be followed by a step's id")
             .hint("write `steps.<id>.text`, or `steps['<id>'].text`"));
     };
     let known = (steps.known)(id.name);
@@ -275,14 +272,14 @@ fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
     }
     if id.name == steps.own {
         return Err(Wrong::new(id.range.start, "the step reads its own answer")
-            .hint("a prompt can hold answers of steps that have ended before"));
+            .hint("a prompt can use only answers of steps that ended earlier"));
     }
     let Known::Readable(fields) = known else {
-        let what = format!("the step `{}` is read, but not needed", id.name);
+        let what = format!("the step `{}` is read but is not a dependency", id.name);
         let hint = if steps.previous.is_some() {
             format!(
-                "add \"{}\" to the `needs` of the step `{}`, or read `previous`, what the \
-                 generation before has carried over",
+                "add \"{}\" to the `needs` of the step `{}`, or read `previous`, the result \
+                 of the preceding generation",
                 id.name, steps.own
             )
         } else {
@@ -296,7 +293,7 @@ fn check_reference(tokens: &[Token], steps: &StepNames) -> Result<(), Wrong> {
     check_field(rest, at, &format!("steps.{}", id.name), fields)
 }
 
-/// Checks that `tokens` take a field of a step; `of` is how it is written, beginning at `at`.
+/// Checks that `tokens` access a field of a step. `of` is the source text of the step, at offset `at`.
 fn check_field(tokens: &[Token], at: usize, of: &str, fields: Fields) -> Result<(), Wrong> {
     let hint = match fields {
         Fields::Answers => format!("write `{of}.text`: a step's answer is its `text`"),
@@ -316,7 +313,7 @@ struct Member<'a> {
     range: Range<usize>,
 }
 
-/// The member that is taken next, and the tokens after it.
+/// The member accessed by the first tokens, and the tokens after it.
 fn member<'a, 't>(tokens: &'t [Token<'a>]) -> Option<(Member<'a>, &'t [Token<'a>])> {
     let texts: Vec<&str> = tokens.iter().take(3).map(|token| token.text).collect();
     let (name, rest, token) = match texts[..] {
@@ -330,8 +327,8 @@ fn member<'a, 't>(tokens: &'t [Token<'a>]) -> Option<(Member<'a>, &'t [Token<'a>
     Some((Member { name, range }, rest))
 }
 
-/// Whether the token at `index` is the variable `name`, and not a member, a filter, a test or a
-/// keyword argument of that name.
+/// Whether the token at `index` is the variable `name`, rather than a member, filter, test or keyword
+/// argument of that name.
 fn is_variable(tokens: &[Token], index: usize, name: &str) -> bool {
     let before = index.checked_sub(1).map(|before| tokens[before].text);
     let after = tokens.get(index + 1).map(|token| token.text);
@@ -341,7 +338,7 @@ fn is_variable(tokens: &[Token], index: usize, name: &str) -> bool {
         && (after != Some("=") || twice == Some("="))
 }
 
-/// A token of an expression: a word, a quoted string, or one other character.
+/// A token of an expression: a word, a quoted string, or any other single character.
 struct Token<'a> {
     text: &'a str,
     range: Range<usize>,
@@ -371,7 +368,7 @@ fn tokens(source: &str) -> Vec<Token<'_>> {
     tokens
 }
 
-/// Length of the string that `rest` begins with, its quotes included.
+/// Length of the string at the start of `rest`, including its quotes.
 fn string_length(rest: &str, quote: char) -> usize {
     let mut characters = rest.char_indices().skip(1);
     while let Some((at, character)) = characters.next() {
@@ -391,7 +388,7 @@ mod tests {
     use crate::flow::Scored;
     use proptest::prelude::*;
 
-    /// `ok`, or place, what and hint of the error.
+    /// `ok`, or the offset, message and hint of the error.
     fn check(source: &str) -> String {
         let steps = StepNames {
             own: "verifier",
@@ -411,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_read() {
+    fn valid_expressions() {
         for source in [
             "steps.planner.text",
             "steps['planner'].text",
@@ -431,9 +428,9 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not() {
+    fn invalid_expressions() {
         insta::assert_snapshot!(check(""), @"
-        0: there is nothing in `${}`
+        0: empty `${}`
         hint: `${…}` is an expression over `steps.<id>.text`; write `$${` for the text `${`
         ");
         insta::assert_snapshot!(check("steps.planner.text |"), @"
@@ -450,19 +447,19 @@ mod tests {
         ");
         insta::assert_snapshot!(check("steps.planner.text ~ row.task"), @"
         21: unknown variable `row`
-        hint: `${…}` is resolved at the run, `{{ row… }}` at the expansion: write the latter
+        hint: `${…}` is evaluated at run time, `{{ row… }}` during expansion: use the latter
         ");
         insta::assert_snapshot!(check("steps.plannr.text"), @"
         6: unknown step `plannr`
         hint: did you mean `planner`? steps: planner, executor, my-step, verifier, best
         ");
         insta::assert_snapshot!(check("1 ~ steps['executor'].text"), @r#"
-        10: the step `executor` is read, but not needed
+        10: the step `executor` is read but is not a dependency
         hint: add "executor" to the `needs` of the step `verifier`
         "#);
         insta::assert_snapshot!(check("steps.verifier.text"), @"
         6: the step reads its own answer
-        hint: a prompt can hold answers of steps that have ended before
+        hint: a prompt can use only answers of steps that ended earlier
         ");
         insta::assert_snapshot!(check("steps.planner.tokens"), @"
         14: a step has no `tokens`
@@ -481,11 +478,11 @@ mod tests {
         hint: write `steps.planner.text`: a step's answer is its `text`
         ");
         insta::assert_snapshot!(check("steps"), @"
-        0: `steps` has to be followed by a step's id
+        0: `steps` must be followed by a step's id
         hint: write `steps.<id>.text`, or `steps['<id>'].text`
         ");
         insta::assert_snapshot!(check("steps[steps.planner.text].text"), @"
-        0: `steps` has to be followed by a step's id
+        0: `steps` must be followed by a step's id
         hint: write `steps.<id>.text`, or `steps['<id>'].text`
         ");
         insta::assert_snapshot!(check("steps.planner.text | uper"), @"
@@ -524,11 +521,11 @@ mod tests {
         assert_eq!(check("previous.tokens"), "9: a step has no `tokens`");
         assert_eq!(
             check("steps.root.text"),
-            "6: the step `root` is read, but not needed"
+            "6: the step `root` is read but is not a dependency"
         );
     }
 
-    /// One step that has ended, in a loop or not, and how often the trials were asked for.
+    /// A step that has ended, possibly in a loop. Counts how often the scratchpad was requested.
     #[derive(Default)]
     struct Ended {
         name: &'static str,
@@ -568,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_named_is_gathered() {
+    fn only_named_results_are_gathered() {
         let reads = |source: &str| {
             let mut reads = Reads::default();
             reads.add(&tokens(source));
@@ -597,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_scored_can_be_read() {
+    fn fields_of_scored_steps_can_be_read() {
         let best = Readable {
             texts: vec!["a".to_owned(), "b".to_owned()],
             scored: Some(vec![
@@ -635,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_hold_answers_as_they_are() {
+    fn answers_are_inserted_verbatim() {
         let resolver = Resolver::new();
         let answers = answer("look for ${steps.x.text} and {{ row }}<&>\n");
         let prompt = [
@@ -652,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_that_fails_fails_the_flow() {
+    fn a_failing_expression_fails_the_flow() {
         let resolver = Resolver::new();
         let answers = answer("one line");
         for source in [

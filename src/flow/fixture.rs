@@ -1,4 +1,4 @@
-//! Fixtures: the data that a template works on, a folder of text files or a file of rows.
+//! Fixtures: the data that a template works on, either a folder of text files or a file of rows.
 
 use std::path::{Path, PathBuf};
 
@@ -11,29 +11,26 @@ use walkdir::{DirEntry, WalkDir};
 use crate::config::Layout;
 use crate::error::{Error, Result};
 use crate::hash::PartsHasher;
+use crate::text_file;
 
 use super::manifest::FixtureKeys;
-use super::place::{
-    SourceFile, below, choice, leads_out, names_in, no_file, read, shown, unreadable, utf8,
-};
+use super::place::{SourceFile, below, choice, no_file, read, shown, unreadable, utf8};
 use super::rows;
+use super::sources::{Folder, Found, SearchPath};
 
-/// How large a fixture is, as far as the template includes it.
+/// The size of the included part of a fixture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FixtureSize {
-    /// Bytes of the included files.
     pub bytes: u64,
-    /// Included files.
+    /// Number of included files.
     pub files: usize,
 }
 
-/// A fixture that was read.
 #[derive(Debug, Default)]
 pub(super) struct Fixture {
     content: Content,
-    /// SHA-256 over the relative paths and the contents of the included files.
+    /// SHA-256 of the relative paths and contents of the included files.
     pub(super) hash: String,
-    /// The included files.
     pub(super) paths: Vec<PathBuf>,
     pub(super) size: FixtureSize,
 }
@@ -48,16 +45,15 @@ enum Content {
     Rows(Vec<Value>),
 }
 
-/// A file of a fixture.
 #[derive(Debug)]
 struct File {
-    /// Below the fixture's folder, with `/` between its parts.
+    /// Relative to the fixture's folder, with `/` as the separator.
     path: String,
     text: String,
 }
 
 impl Fixture {
-    /// Reads what the template `file` names.
+    /// Loads the fixture named by the template `file`.
     pub(super) fn load(
         layout: &Layout,
         file: &SourceFile,
@@ -69,13 +65,22 @@ impl Fixture {
         let keys = place.get_ref();
         match (&keys.dir, &keys.rows) {
             (Some(dir), None) => {
-                let folder = find(layout, file, dir, Path::is_dir, "folder")?;
-                let files = read_folder(&folder, file, keys.include.as_ref())?;
+                let found = find_folder(&SearchPath::of_fixture(layout, file), file, dir)?;
+                let (folder, files) = match found {
+                    Folder::OnDisk(folder) => {
+                        let files = read_folder(&folder, file, keys.include.as_ref())?;
+                        (folder, files)
+                    }
+                    Folder::Shipped { shown, files } => {
+                        let files = shipped_files(&shown, files, file, keys.include.as_ref())?;
+                        (shown, files)
+                    }
+                };
                 if files.is_empty() {
                     let what = format!("the folder {} has no files", shown(&folder));
                     return Err(file
                         .error(dir.span().start, what)
-                        .hint("hidden files and __pycache__ do not count"));
+                        .hint("hidden files and __pycache__ are ignored"));
                 }
                 let parts: Vec<_> = files
                     .iter()
@@ -90,24 +95,17 @@ impl Fixture {
                 })
             }
             (None, Some(rows)) if keys.include.is_none() => {
-                let path = find(layout, file, rows, Path::is_file, "file")?;
-                if leads_out(&layout.fixtures(), &path) {
-                    let what = format!("{} is a link out of the fixtures", shown(&path));
-                    return Err(file
-                        .error(rows.span().start, what)
-                        .hint("put the file itself there"));
-                }
-                let source = SourceFile::read(&path)?;
+                let source = find_rows(&SearchPath::of_fixture(layout, file), file, rows)?;
                 let values = rows::objects(&source)?;
                 if values.is_empty() {
                     return Err(source
                         .error(0, "the fixture has no rows")
-                        .hint("write one JSON object a line"));
+                        .hint("write one JSON object per line"));
                 }
                 let values = values.into_iter().map(|object| object.value).collect();
                 let content = Content::Rows(values);
                 Ok(Self {
-                    paths: vec![path],
+                    paths: vec![source.path().to_owned()],
                     ..Self::of(content, &[(rows.get_ref(), source.text())])
                 })
             }
@@ -141,7 +139,7 @@ impl Fixture {
         }
     }
 
-    /// What templates see: `fixture.text` and `fixture.files` of a folder, `fixture.rows` of rows.
+    /// The `fixture` variable: `text` and `files` for a folder, `rows` for a file of rows.
     pub(super) fn value(&self) -> Option<Value> {
         match &self.content {
             Content::None => None,
@@ -165,7 +163,7 @@ impl Fixture {
         }
     }
 
-    /// The names below `fixture` that [`value`](Self::value) has.
+    /// The attributes of [`value`](Self::value).
     pub(super) fn members(&self) -> &'static [&'static str] {
         match self.content {
             Content::None => &[],
@@ -175,7 +173,7 @@ impl Fixture {
     }
 }
 
-/// The files one after another, each under a head line with its path.
+/// Concatenates the files, each after a header line with its path.
 fn joined(files: &[File]) -> String {
     let mut text = String::new();
     for file in files {
@@ -188,49 +186,105 @@ fn joined(files: &[File]) -> String {
     text
 }
 
-/// The path of a folder or a file in `fixtures/`.
-fn find(
-    layout: &Layout,
-    file: &SourceFile,
-    name: &Spanned<String>,
-    is_kind: impl Fn(&Path) -> bool,
-    kind: &str,
-) -> Result<PathBuf> {
-    let fixtures = layout.fixtures();
-    let at = name.span().start;
-    let path = below(&fixtures, name.get_ref()).ok_or_else(|| {
-        let what = format!(
-            "the fixture `{}` leads out of {}/",
-            name.get_ref(),
-            shown(&fixtures)
-        );
-        file.error(at, what).hint(format!(
-            "put the {kind} into {}/ and give its name",
-            shown(&fixtures)
-        ))
-    })?;
-    if is_kind(&path) {
-        return Ok(path);
-    }
-    if let Some(error) = (kind == "file").then(|| no_file(&path)).flatten() {
-        return Err(file
-            .error(at, error)
-            .hint("`rows` names a file of JSON Lines; a folder is a fixture's `dir`"));
-    }
-    let known = names_in(&fixtures, |path| {
-        is_kind(path).then(|| Some(path.file_name()?.to_str()?.to_owned()))?
-    });
-    let what = format!("there is no fixture {kind} {}", shown(&path));
-    let known_are = format!("{kind}s in {}/", shown(&fixtures));
-    Err(file
-        .error(at, what)
-        .hint(choice(name.get_ref(), &known_are, &known)))
+/// The folder of a fixture.
+fn find_folder(search: &SearchPath, file: &SourceFile, dir: &Spanned<String>) -> Result<Folder> {
+    check_name(file, dir, "folder")?;
+    search.folder(dir.get_ref()).ok_or_else(|| {
+        let of_path = |path: &str| Some(path.split_once('/')?.0.to_owned());
+        let known = search.names(dir.get_ref(), Path::is_dir, of_path);
+        not_found(search, file, dir, "folder", &known)
+    })
 }
 
-/// Reads the included files of a folder, sorted by path (bytewise).
+/// The file of a fixture of rows.
+fn find_rows(search: &SearchPath, file: &SourceFile, rows: &Spanned<String>) -> Result<SourceFile> {
+    check_name(file, rows, "file")?;
+    let at = rows.span().start;
+    match search.file(rows.get_ref())? {
+        Found::File(source) => Ok(source),
+        Found::LeadsOut(path) => {
+            let what = format!("{} is a symlink to outside the fixtures", shown(&path));
+            Err(file.error(at, what).hint("put the file itself there"))
+        }
+        Found::Other(path) => match no_file(&path) {
+            Some(error) => Err(file
+                .error(at, error)
+                .hint("`rows` names a file of JSON Lines; a folder is a fixture's `dir`")),
+            // It became one since.
+            None => SourceFile::read(&path),
+        },
+        Found::Nothing => {
+            let of_path = |path: &str| (!path.contains('/')).then(|| path.to_owned());
+            let known = search.names(rows.get_ref(), Path::is_file, of_path);
+            Err(not_found(search, file, rows, "file", &known))
+        }
+    }
+}
+
+fn check_name(file: &SourceFile, name: &Spanned<String>, kind: &str) -> Result<()> {
+    if below(Path::new(""), name.get_ref()).is_some() {
+        return Ok(());
+    }
+    let what = format!("the fixture `{}` leads out of its folder", name.get_ref());
+    Err(file.error(name.span().start, what).hint(format!(
+        "put the {kind} beside the template or into fixtures/, and give its name"
+    )))
+}
+
+fn not_found(
+    search: &SearchPath,
+    file: &SourceFile,
+    name: &Spanned<String>,
+    kind: &str,
+    known: &[String],
+) -> Error {
+    let what = format!(
+        "there is no fixture {kind} `{}` (searched: {})",
+        name.get_ref(),
+        search.searched()
+    );
+    file.error(name.span().start, what).hint(choice(
+        name.get_ref(),
+        &format!("fixture {kind}s"),
+        known,
+    ))
+}
+
+/// The included files of a shipped folder, which are sorted already.
+fn shipped_files(
+    folder: &Path,
+    files: Vec<(&'static str, &'static str)>,
+    template: &SourceFile,
+    include: Option<&Spanned<Vec<Spanned<String>>>>,
+) -> Result<Vec<File>> {
+    let patterns = include
+        .map(|include| Patterns::new(template, include))
+        .transpose()?;
+    let mut used = vec![false; patterns.as_ref().map_or(0, |patterns| patterns.spans.len())];
+    let mut included = Vec::new();
+    for (path, text) in files {
+        if let Some(patterns) = &patterns {
+            let matching = patterns.set.matches(path);
+            matching.iter().for_each(|index| used[*index] = true);
+            if matching.is_empty() {
+                continue;
+            }
+        }
+        included.push(File {
+            path: path.to_owned(),
+            text: text_file::without_mark(text.to_owned()),
+        });
+    }
+    if let (Some(patterns), Some(unused)) = (&patterns, used.iter().position(|used| !used)) {
+        return Err(patterns.matches_nothing(template, unused, folder));
+    }
+    Ok(included)
+}
+
+/// Reads the included files of a folder, sorted bytewise by path.
 ///
-/// Left out by default: hidden files and folders (a leading dot, so `.git`, too), and
-/// `__pycache__`. Links are followed to files inside the folder; any other link is an error.
+/// Hidden files and folders (with a leading dot, such as `.git`) and `__pycache__` are skipped. Symlinks are
+/// followed to files inside the folder; any other symlink is an error.
 fn read_folder(
     folder: &Path,
     template: &SourceFile,
@@ -242,7 +296,7 @@ fn read_folder(
     let mut used = vec![false; patterns.as_ref().map_or(0, |patterns| patterns.spans.len())];
     let mut paths = Vec::new();
     let is_kept = |entry: &DirEntry| entry.depth() == 0 || !is_left_out(entry);
-    // Through a link at the top, but not below it.
+    // Follow a symlink at the top, but not below.
     let root = folder
         .canonicalize()
         .map_err(|error| unreadable(folder, error))?;
@@ -262,7 +316,7 @@ fn read_folder(
         if let Some(patterns) = &patterns {
             let matching = patterns.set.matches(path);
             matching.iter().for_each(|index| used[*index] = true);
-            // A link to a folder has to be looked at all the same: what is in it could match.
+            // Do not skip a symlink to a folder: files in it could match.
             if matching.is_empty() && !entry.path().is_dir() {
                 continue;
             }
@@ -287,7 +341,7 @@ fn is_left_out(entry: &DirEntry) -> bool {
     name.starts_with(b".") || name == b"__pycache__"
 }
 
-/// Lets regular files pass, and links to such inside the folder.
+/// Accepts regular files, and symlinks to regular files inside the folder.
 fn check_kind(root: &Path, entry: &DirEntry, shown_path: &Path) -> Result<()> {
     let error = |what: &str| Err(Error::usage(format!("{}: {what}", shown(shown_path))));
     let hint = "replace it by a file, or leave it out with `include`";
@@ -295,10 +349,12 @@ fn check_kind(root: &Path, entry: &DirEntry, shown_path: &Path) -> Result<()> {
         let target = entry.path().canonicalize();
         let target = target.map_err(|error| unreadable(shown_path, error).hint(hint))?;
         if !target.starts_with(root) {
-            return error("a link out of the fixture").map_err(|error: Error| error.hint(hint));
+            return error("a symlink to outside the fixture")
+                .map_err(|error: Error| error.hint(hint));
         }
         if !target.is_file() {
-            return error("a link to what is not a file").map_err(|error: Error| error.hint(hint));
+            return error("a symlink to something other than a file")
+                .map_err(|error: Error| error.hint(hint));
         }
     } else if !entry.file_type().is_file() {
         return error("not a file").map_err(|error: Error| error.hint(hint));
@@ -314,7 +370,7 @@ fn not_walked(folder: &Path, error: walkdir::Error) -> Error {
     }
 }
 
-/// The globs of `include`. `*` stays within a folder, `**` does not.
+/// The globs in `include`. `*` does not cross folders, `**` does.
 struct Patterns {
     set: GlobSet,
     spans: Vec<Spanned<String>>,
@@ -326,7 +382,7 @@ impl Patterns {
         if include.get_ref().is_empty() {
             return Err(template
                 .error(include.span().start, "`include` is empty")
-                .hint("leave it out for every file, or name some: include = [\"**/*.py\"]"));
+                .hint("omit it to include all files, or list some: include = [\"**/*.py\"]"));
         }
         let mut set = GlobSetBuilder::new();
         let invalid = |pattern: &Spanned<String>, what: String| {
@@ -336,7 +392,7 @@ impl Patterns {
         };
         for pattern in include.get_ref() {
             if below(Path::new(""), pattern.get_ref()).is_none() {
-                return Err(invalid(pattern, "it leads out of the fixture".into()));
+                return Err(invalid(pattern, "it is outside of the fixture".into()));
             }
             let glob = GlobBuilder::new(pattern.get_ref())
                 .literal_separator(true)
@@ -360,7 +416,12 @@ impl Patterns {
         let at = pattern.map_or(self.list_start, |pattern| pattern.span().start);
         let text = pattern.map_or("", |pattern| pattern.get_ref());
         template
-            .error(at, format!("`{text}` matches no file in {}/", shown(folder)))
-            .hint("`*` stays within a folder, `**/` goes through folders; hidden files and __pycache__ are left out")
+            .error(
+                at,
+                format!("`{text}` matches no file in {}/", shown(folder)),
+            )
+            .hint(
+                "`*` does not cross folders, `**/` does; hidden files and __pycache__ are ignored",
+            )
     }
 }

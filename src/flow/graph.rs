@@ -1,9 +1,9 @@
-//! The order of a template's steps, and which steps each may read.
+//! The dependency graph of a template's steps: their order, and which steps each may read.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 
-/// What a set of steps is, seen as a graph: `needs[i]` are the steps that step `i` needs.
+/// `needs[i]` are the steps that step `i` needs.
 pub(super) struct Graph {
     needs: Vec<Vec<usize>>,
 }
@@ -13,8 +13,8 @@ impl Graph {
         Self { needs }
     }
 
-    /// An order in which each step comes after those that it needs; among those that could come
-    /// next, the first of the template. On a cycle, the steps along it, the first one repeated.
+    /// A topological order; among the ready steps, the first in the template comes first. The error is a
+    /// cycle: the steps along it, with the first one repeated at the end.
     pub(super) fn order(&self) -> Result<Vec<usize>, Vec<usize>> {
         let count = self.needs.len();
         let mut needed_by: Vec<Vec<usize>> = vec![Vec::new(); count];
@@ -46,7 +46,7 @@ impl Graph {
         Ok(order)
     }
 
-    /// A cycle among the steps that are not done, each of which needs one that is not.
+    /// A cycle among the steps that are not done, each of which needs another such step.
     fn cycle(&self, done: &[bool]) -> Vec<usize> {
         let mut path: Vec<usize> = done.iter().position(|done| !done).into_iter().collect();
         let mut place = vec![None; self.needs.len()];
@@ -63,8 +63,8 @@ impl Graph {
         path
     }
 
-    /// The steps outside of `group` that need a step of it and that a step of it needs, directly or
-    /// through others; in the order of their numbers. `order` is that of the graph.
+    /// The steps outside of `group` on a path between two steps of it, in ascending order. `order` is a
+    /// topological order of the graph.
     pub(super) fn between(&self, group: impl Fn(usize) -> bool, order: &[usize]) -> Vec<usize> {
         let mut after = vec![false; self.needs.len()];
         for &step in order {
@@ -83,7 +83,7 @@ impl Graph {
             .collect()
     }
 
-    /// The same graph with the steps of each group as one: `group_of[i]` is the one of step `i`.
+    /// Merges the steps of each group into one: `group_of[i]` is the group of step `i`.
     pub(super) fn joined(&self, group_of: &[usize], groups: usize) -> Self {
         let mut needs = vec![Vec::new(); groups];
         for (step, of_step) in self.needs.iter().enumerate() {
@@ -94,7 +94,7 @@ impl Graph {
         Self { needs }
     }
 
-    /// Steps that need nothing and that nothing needs, if there are others beside them.
+    /// Steps without any edges, if there is more than one step.
     pub(super) fn isolated(&self) -> Vec<usize> {
         let needed: HashSet<usize> = self.needs.iter().flatten().copied().collect();
         let alone = |step: &usize| self.needs[*step].is_empty() && !needed.contains(step);
@@ -107,20 +107,21 @@ impl Graph {
     }
 }
 
-/// Which steps need which, directly or through others, without a list of them for each step: in a
-/// chain, these lists together would grow with the square of its length.
+/// Answers whether a step transitively needs another, without storing a set per step: in a chain, these
+/// sets would take quadratic space.
 pub(super) struct Ancestry<'a> {
     graph: &'a Graph,
-    /// Each step's place in the graph's order.
+    /// The position of each step in the topological order.
     place: Vec<usize>,
-    /// A forest in which each step hangs below the last of those that it needs: `enter` numbers the
-    /// steps so that those below a step are the `size - 1` numbers after its own.
+    /// A spanning forest in which the parent of a step is the last of the steps that it needs. `enter`
+    /// numbers the steps in preorder, so the descendants of a step have the `size - 1` numbers after its
+    /// own.
     enter: Vec<usize>,
     size: Vec<usize>,
 }
 
 impl<'a> Ancestry<'a> {
-    /// `order` is that of the graph.
+    /// `order` is a topological order of the graph.
     pub(super) fn new(graph: &'a Graph, order: &[usize]) -> Self {
         let count = graph.needs.len();
         let mut place = vec![0; count];
@@ -140,7 +141,7 @@ impl<'a> Ancestry<'a> {
             }
         }
         let mut enter = vec![0; count];
-        // The next free number below each step.
+        // The next free number among the descendants of each step.
         let mut free = vec![0; count];
         let mut roots = 0;
         for &step in order {
@@ -160,9 +161,9 @@ impl<'a> Ancestry<'a> {
         }
     }
 
-    /// Whether `step` needs `other`, directly or through others.
+    /// Whether `step` needs `other`, directly or transitively.
     pub(super) fn needs(&self, step: usize, other: usize) -> bool {
-        // Most often the forest says so at once; else only what comes after `other` is walked.
+        // The forest usually answers at once. Otherwise the search visits only steps after `other`.
         let mut seen = HashSet::new();
         let mut open = vec![step];
         while let Some(next) = open.pop() {
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_come_after_what_they_need_and_otherwise_as_written() {
+    fn the_order_is_topological_and_stable() {
         assert_eq!(graph(&[&[], &[0], &[1]]).order(), Ok(vec![0, 1, 2]));
         assert_eq!(graph(&[&[2], &[], &[1]]).order(), Ok(vec![1, 2, 0]));
         assert_eq!(
@@ -207,21 +208,21 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_is_named_without_what_leads_to_it() {
+    fn a_cycle_is_reported_without_steps_leading_to_it() {
         assert_eq!(graph(&[&[1], &[2], &[1]]).order(), Err(vec![1, 2, 1]));
         assert_eq!(graph(&[&[], &[0, 1]]).order(), Err(vec![1, 1]));
     }
 
     proptest! {
-        /// Against the plain definitions, which take longer.
+        /// Compares with naive implementations.
         #[test]
-        fn order_and_ancestry_are_what_they_are_said_to_be(
+        fn order_and_ancestry_match_naive_implementations(
             edges in prop::collection::vec((0usize..9, 0usize..9), 0..20),
             numbers in Just((0usize..9).collect::<Vec<_>>()).prop_shuffle(),
         ) {
             let mut needs = vec![Vec::new(); 9];
             for (one, other) in edges {
-                // No cycle: each edge goes from the greater to the smaller number.
+                // Edges from greater to smaller numbers only, so there is no cycle.
                 if one < other && !needs[numbers[other]].contains(&numbers[one]) {
                     needs[numbers[other]].push(numbers[one]);
                 }
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_chain_is_ordered_and_looked_through_at_once() {
+    fn a_long_chain_takes_linear_time() {
         let count = 100_000;
         let needs = (0..count).map(|step: usize| step.checked_sub(1).into_iter().collect());
         let graph = Graph::new(needs.collect());

@@ -1,23 +1,22 @@
-//! Files that a template's texts include (`{% include "rules.txt" %}`): found before anything is
-//! rendered, since each of them belongs to the template's hash.
+//! Finds the files that a template's texts include (`{% include "rules.txt" %}`). This happens before
+//! rendering, because the files are part of the template's hash.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::path::Path;
 
 use crate::error::Result;
 
-use super::place::{SourceFile, below, unreadable};
+use super::place::SourceFile;
+use super::sources::{Found, SearchPath};
 
-/// The files that are included, by the name that the template gives them.
+/// The included files, by the name used in the template.
 pub(super) type Includes = BTreeMap<String, SourceFile>;
 
-/// Reads what `texts` include, and what that includes in turn, from the template's folder.
+/// Reads the files that `texts` include, transitively, from the places of `search`.
 ///
-/// Every string in an `include`, `import`, `from` or `extends` tag counts as a name. What does not
-/// exist, or lies outside the folder, is left out: it becomes an error if a render asks for it.
+/// Every string in an `include`, `import`, `from` or `extends` tag counts as a name. Files that do not exist
+/// or lie outside the folder are skipped; they cause an error if a render needs them.
 pub(super) fn collect<'a>(
-    folder: &Path,
+    search: &SearchPath,
     texts: impl IntoIterator<Item = &'a str>,
 ) -> Result<Includes> {
     let mut includes = Includes::new();
@@ -26,7 +25,7 @@ pub(super) fn collect<'a>(
         if includes.contains_key(&name) {
             continue;
         }
-        if let Some(file) = read(folder, &name)? {
+        if let Some(file) = read(search, &name)? {
             names.extend(self::names(file.text()));
             includes.insert(name, file);
         }
@@ -34,29 +33,15 @@ pub(super) fn collect<'a>(
     Ok(includes)
 }
 
-fn read(folder: &Path, name: &str) -> Result<Option<SourceFile>> {
-    let Some(path) = below(folder, name) else {
-        return Ok(None);
-    };
-    match path.canonicalize() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(&path, error)),
-        // A link may not lead out of the folder either.
-        Ok(real)
-            if !folder
-                .canonicalize()
-                .is_ok_and(|folder| real.starts_with(folder)) =>
-        {
-            return Ok(None);
-        }
-        Ok(real) if real.is_dir() => return Ok(None),
-        Ok(_) => {}
+fn read(search: &SearchPath, name: &str) -> Result<Option<SourceFile>> {
+    match search.file(name)? {
+        Found::File(file) => Ok(Some(file.with_line_feeds())),
+        Found::Other(path) if !path.is_dir() => SourceFile::read(&path).map(Some),
+        Found::Other(_) | Found::LeadsOut(_) | Found::Nothing => Ok(None),
     }
-    let file = SourceFile::read(&path)?;
-    Ok(Some(file.with_line_feeds()))
 }
 
-/// The strings in the tags that load another file.
+/// The strings in tags that load another file.
 fn names(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     for tag in text.split("{%").skip(1) {
@@ -69,7 +54,7 @@ fn names(text: &str) -> Vec<String> {
     names
 }
 
-/// Adds the quoted strings up to the end of the tag.
+/// Appends the quoted strings up to the end of the tag.
 fn strings(tag: &str, names: &mut Vec<String>) {
     let mut rest = tag;
     while let Some(at) = rest.find(['"', '\'', '%']) {
@@ -91,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_in_tags_that_load_files_only() {
+    fn names_are_found_only_in_tags_that_load_files() {
         assert_eq!(names(r#"a {% include "x.txt" %} "b" {{ "c" }}"#), ["x.txt"]);
         assert_eq!(
             names("{%- include ['a', 'b'] ignore missing -%}"),
@@ -107,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_through_files_and_stay_in_the_folder() {
+    fn includes_are_transitive_and_confined_to_the_folder() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let folder = root.path().join("templates");
         std::fs::create_dir_all(folder.join("sub")).expect("a folder");
@@ -120,11 +105,17 @@ mod tests {
         std::os::unix::fs::symlink("../secret.txt", folder.join("link.txt")).expect("a link");
 
         let text = "{% include 'a.txt' %}{% include ['../secret.txt', 'link.txt', 'sub', 'no'] %}";
-        let includes = collect(&folder, [text]).expect("all can be read");
+        std::fs::write(folder.join("t.toml"), "").expect("a file is written");
+        let template = SourceFile::read(&folder.join("t.toml")).expect("it was just written");
+        let layout = crate::config::Layout {
+            root: root.path().join("none"),
+        };
+        let search = SearchPath::of_template(&layout, &template);
+        let includes = collect(&search, [text]).expect("all can be read");
         assert_eq!(includes.keys().collect::<Vec<_>>(), ["a.txt", "sub/b.txt"]);
 
         std::fs::write(folder.join("bad.txt"), b"a\xff").expect("a file is written");
-        let error = collect(&folder, ["{% include 'bad.txt' %}"]).expect_err("not UTF-8");
+        let error = collect(&search, ["{% include 'bad.txt' %}"]).expect_err("not UTF-8");
         assert!(
             error
                 .to_string()

@@ -1,4 +1,4 @@
-//! Keeps two runs apart that expand into one folder.
+//! Serializes runs that expand into the same folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
@@ -7,40 +7,40 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::stopwatch::Timer;
 
-/// The lock's file in `flows/`. It stays there: removing it would let two runs lock two files.
+/// The lock file in `flows/`. It is never removed: otherwise two runs could lock two different files.
 const FILE: &str = ".lock";
 
-/// How often a lock that another run holds is tried again.
+/// Interval between attempts to take a lock held by another run.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// How often the caller hears that the wait goes on.
+/// Interval between calls of [`OnWait`].
 const NOTICE: Duration = Duration::from_millis(100);
 
-/// Told ten times a second, with the time waited so far, while another run holds the lock, so that
-/// the user can be told (a wait of a second is worth a line) and can end it: by an error from here.
+/// Called ten times a second while another run holds the lock, with the time waited so far. It can inform
+/// the user, and end the wait by returning an error.
 pub type OnWait<'a> = &'a dyn Fn(Duration) -> Result<()>;
 
-/// Held until it is dropped.
+/// A lock that is held until dropped.
 ///
-/// Where there can be no lock (a folder that cannot be written and has no lock file, a file system
-/// without locks) it holds nothing: a valid cache can still be used, and files that another run
-/// changes meanwhile no longer have their digests.
+/// If locking is impossible (a read-only folder without a lock file, a file system without locks), it holds
+/// nothing. A valid cache is still usable then, and files changed concurrently by another run fail their
+/// digest check.
 pub(super) struct FolderLock {
     _file: Option<File>,
 }
 
 impl FolderLock {
-    /// Waits until no other run reads or writes the folder's flows.
+    /// Waits until no other run reads or writes the flows of the folder.
     pub(super) fn exclusive(folder: &Path, on_wait: OnWait) -> Result<Self> {
         let path = folder.join(FILE);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        // The lock file may be another user's.
+        // The lock file may belong to another user and be read-only.
         let file = options.open(&path).or_else(|_| File::open(&path));
         wait(file.ok(), File::try_lock, on_wait)
     }
 
-    /// Waits until no other run writes the folder's flows; creates nothing.
+    /// Waits until no other run writes the flows of the folder. Creates nothing.
     pub(super) fn shared(folder: &Path, on_wait: OnWait) -> Result<Self> {
         let file = File::open(folder.join(FILE));
         wait(file.ok(), File::try_lock_shared, on_wait)
@@ -60,7 +60,7 @@ fn wait(
     loop {
         match try_lock(&file) {
             Ok(()) => return Ok(FolderLock { _file: Some(file) }),
-            // No locks on this file system.
+            // This file system has no locks.
             Err(TryLockError::Error(_)) => return Ok(FolderLock { _file: None }),
             Err(TryLockError::WouldBlock) => std::thread::sleep(RETRY),
         }
@@ -78,7 +78,7 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
-    fn a_second_holder_waits_hears_of_it_and_can_give_up() {
+    fn a_waiting_run_is_notified_and_can_give_up() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let unheard: OnWait = &|_| panic!("nobody holds it");
         let first = FolderLock::exclusive(folder.path(), unheard).expect("it is free");
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_a_lock_file_is_read_without_one() {
+    fn reading_creates_no_lock_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         FolderLock::shared(folder.path(), &|_| Ok(())).expect("nothing to wait for");
         assert!(!folder.path().join(FILE).exists());

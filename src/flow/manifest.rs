@@ -1,4 +1,4 @@
-//! The keys of a template's TOML, with their places, and what can be said of each by itself.
+//! The keys of a template's TOML with their positions, and the checks of individual keys.
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -9,16 +9,15 @@ use super::Context;
 use super::params::{Count, ParamKeys, Params};
 use super::place::{SourceFile, closest};
 
-/// The template format that this program reads.
+/// The supported version of the template format.
 const SCHEMA: i64 = 1;
 
-/// Tokens that a step generates at most, where it does not say.
+/// Default of `max_tokens` for generation.
 const DEFAULT_MAX_TOKENS: usize = 128;
 
-/// Tokens that a judge generates at most, where the step does not say.
+/// Default of `max_tokens` for a judge.
 const DEFAULT_VERDICT_TOKENS: usize = 64;
 
-/// A template's keys.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TemplateKeys {
@@ -36,7 +35,7 @@ pub(super) struct TemplateKeys {
     pub(super) r#loop: Vec<LoopKeys>,
 }
 
-/// What a template works on: a folder in `fixtures/`, or a file of rows there.
+/// The fixture: a folder in `fixtures/`, or a file of rows there.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FixtureKeys {
@@ -45,7 +44,7 @@ pub(super) struct FixtureKeys {
     pub(super) rows: Option<Spanned<String>>,
 }
 
-/// A step's keys; which of them it may have depends on its kind.
+/// The keys of a step. Which of them are allowed depends on its kind.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StepKeys {
@@ -68,7 +67,6 @@ pub(super) struct StepKeys {
     pub(super) keep: Option<Spanned<Count>>,
 }
 
-/// A step's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
@@ -91,7 +89,7 @@ impl Kind {
         }
     }
 
-    /// The keys that a step of this kind has beside `id`, `kind` and `needs`.
+    /// The keys allowed for this kind, besides `id`, `kind` and `needs`.
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Generate => &[
@@ -111,7 +109,6 @@ impl Kind {
     }
 }
 
-/// One step's id, or several.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a step's id, or a list of them")]
 pub(super) enum Names {
@@ -128,7 +125,6 @@ impl Names {
     }
 }
 
-/// A loop's keys.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LoopKeys {
@@ -149,7 +145,7 @@ impl StepKeys {
             .map_or(Kind::default(), |kind| *kind.get_ref())
     }
 
-    /// Refuses the keys that a step of its kind does not have.
+    /// Rejects keys that are not allowed for the step's kind.
     pub(super) fn check_keys(&self, file: &SourceFile) -> Result<()> {
         fn at<T>(key: Option<&Spanned<T>>) -> Option<usize> {
             key.map(|key| key.span().start)
@@ -182,7 +178,7 @@ impl StepKeys {
         Ok(())
     }
 
-    /// An error for a key that its kind needs and it lacks.
+    /// The error for a missing key that the kind requires.
     pub(super) fn missing(&self, file: &SourceFile, key: &str) -> Error {
         let what = format!(
             "the step `{}` of kind `{}` lacks `{key}`",
@@ -264,7 +260,7 @@ fn out_of_range(
     ))
 }
 
-/// What a key of a template takes.
+/// The expected value of a key, for hints.
 fn expected(key: &str) -> Option<&'static str> {
     Some(match key {
         "schema" => "the number 1: schema = 1",
@@ -272,7 +268,7 @@ fn expected(key: &str) -> Option<&'static str> {
         "suite" => "the name of a file beside the template: suite = \"three_step.suite.jsonl\"",
         "fixture" => "a table: fixture = { dir = \"helpdesk\" } or { rows = \"tickets.jsonl\" }",
         "include" => "a list of globs: include = [\"**/*.py\", \"**/*.md\"]",
-        "system" | "prompt" => "text, in \"\"\" where it has several lines",
+        "system" | "prompt" => "text, in \"\"\" if it has several lines",
         "step" => "a table for each step, headed [[step]]",
         "loop" => "a table for each loop, headed [[loop]]",
         "params" => "a table of numbers and texts: [params], max_generations = 3",
@@ -286,8 +282,8 @@ fn expected(key: &str) -> Option<&'static str> {
         "keep" => "how many are kept, a whole number of at least 1: keep = 1",
         "generations" => "a whole number of at least 1, or a parameter's name: generations = 3",
         "steps" => "a list of the loop's steps: steps = [\"child\", \"trial\", \"best\"]",
-        "start" => "the step before the loop that the first generation goes on from, in quotes",
-        "carry" => "the step of the loop that the next generation goes on from, in quotes",
+        "start" => "the step before the loop that the first generation starts from, in quotes",
+        "carry" => "the step of the loop that the next generation starts from, in quotes",
         "needs" => "a list of steps' ids: needs = [\"planner\"]",
         "context" => "\"fresh\" or \"append\"",
         "max_tokens" => "a whole number of at least 1: max_tokens = 128",
@@ -298,9 +294,8 @@ fn expected(key: &str) -> Option<&'static str> {
     })
 }
 
-/// Reads a template's keys.
 pub(super) fn parse(file: &SourceFile) -> Result<TemplateKeys> {
-    // First by itself: a template of another schema may have keys that this one does not.
+    // Parse the schema first: a template of another schema may have unknown keys.
     #[derive(Deserialize)]
     struct Schema {
         schema: Option<Spanned<i64>>,
@@ -313,14 +308,14 @@ pub(super) fn parse(file: &SourceFile) -> Result<TemplateKeys> {
         Some(schema) if *schema.get_ref() != SCHEMA => Err(file
             .error(
                 schema.span().start,
-                format!("templates of schema {} are not known", schema.get_ref()),
+                format!("templates of schema {} are not supported", schema.get_ref()),
             )
             .hint("this flowbench reads schema = 1")),
         Some(_) => toml::from_str(file.text()).map_err(|error| describe(file, &error)),
     }
 }
 
-/// Turns a TOML error into one of ours: with its place, and with a hint that knows the keys.
+/// Converts a TOML error, with its position and a hint based on the keys.
 fn describe(file: &SourceFile, error: &toml::de::Error) -> Error {
     let at = error.span().map_or(0, |span| span.start);
     let message = error.message();
@@ -338,7 +333,7 @@ fn describe(file: &SourceFile, error: &toml::de::Error) -> Error {
                 .hint(format!("`{missing}` is {hint}"))
         }
         Some((wrong, known)) if message.starts_with("unknown variant") => file
-            .error(at, format!("`{wrong}` is not known here"))
+            .error(at, format!("`{wrong}` is not a valid value"))
             .hint(format!("it is one of: {}", known.join(", "))),
         _ if ["invalid type", "invalid value", "expected a "]
             .iter()
@@ -352,19 +347,16 @@ fn describe(file: &SourceFile, error: &toml::de::Error) -> Error {
         }
         _ if message == "duplicate key" => {
             let key = error.span().and_then(|span| file.text().get(span));
-            file.error(
-                at,
-                format!("the key `{}` stands twice", key.unwrap_or_default()),
-            )
-            .hint("name each key once; steps are headed [[step]] each")
+            file.error(at, format!("duplicate key `{}`", key.unwrap_or_default()))
+                .hint("use each key once; each step has its own [[step]]")
         }
         _ => file.error(at, message).hint(
-            "templates are TOML (https://toml.io): text stands in quotes, long text in \"\"\"",
+            "templates are TOML (https://toml.io): text is in quotes, multi-line text in \"\"\"",
         ),
     }
 }
 
-/// A message about a type, without the names that types have in this program.
+/// Replaces the names of Rust types in a message.
 fn in_words(message: &str) -> String {
     let Some((found, expected)) = message.split_once(", expected ") else {
         return message.to_owned();
@@ -380,10 +372,10 @@ fn in_words(message: &str) -> String {
     format!("{found}, expected {expected}")
 }
 
-/// The key whose value begins at `at`, and what it takes.
+/// The key whose value starts at `at`, and its expected value.
 fn key_at(text: &str, at: usize) -> Option<(&str, &'static str)> {
     let (before, value) = text.split_at_checked(at)?;
-    // A table where there should be a list of tables, or none: its head is the key.
+    // A table header instead of a value: the header names the key.
     let head = value
         .strip_prefix('[')
         .and_then(|head| head.split(']').next());
@@ -391,7 +383,7 @@ fn key_at(text: &str, at: usize) -> Option<(&str, &'static str)> {
         return Some((key, hint));
     }
     let line_start = before.rfind('\n').map_or(0, |line| line + 1);
-    // `key = value`, `table = { key = value`, `key = [value`: the nearest key that is known.
+    // `key = value`, `table = { key = value`, `key = [value`: the nearest known key.
     before[line_start..]
         .rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .find_map(|word| Some((word, expected(word)?)))

@@ -1,7 +1,7 @@
-//! Flows: what a template × a fixture expands to, and the cache that keeps them.
+//! Flows: what a template and a fixture expand to, and the cache of expanded flows.
 //!
-//! The way in is [`expand()`]: it finds the template, reads the fixture, uses the cache or writes it
-//! anew, and hands out the [`Flow`]s. [`Resolver`] then fills in, at the run, what was left open.
+//! [`expand()`] is the entry point: it loads the template and the fixture, uses or rebuilds the cache, and
+//! returns the [`Flow`]s. At run time, [`Resolver`] fills in what depends on earlier steps.
 //!
 //! ```text
 //! template ── manifest (TOML keys), steps (kinds, graph of needs), unroll (loops), split (${…}),
@@ -26,6 +26,8 @@ mod request;
 mod rows;
 mod scope;
 mod share;
+mod shipped;
+mod sources;
 mod split;
 mod steps;
 mod template;
@@ -46,48 +48,44 @@ pub use lock::OnWait;
 pub use request::{ExpandRequest, Input};
 pub use rows::{InputRow, RowOrder};
 pub use share::{PrefixShare, StepShare};
+pub use shipped::Shipped;
+pub use sources::ScriptFile;
 pub use visible::{Readable, Scored, Visible};
 pub use work::{Context, Evaluate, Generate, Judge, Part, Select, Task, Verify, Work};
 
-/// One expanded instance of a template: a DAG of steps, in an order in which each step comes after
-/// those that it needs.
+/// One expanded instance of a template: a DAG of steps, in topological order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flow {
-    /// The template's name.
     pub template: String,
     /// Number of the flow, from 1.
     pub flow: usize,
-    /// The suite row's `id`, or its number (from 1) where it has none.
+    /// The `id` of the suite row, or its number (from 1) if it has none.
     pub row: String,
-    /// The system message, complete: nothing in it is left for the run.
+    /// The system message, fully rendered.
     pub system: Option<Arc<str>>,
-    /// The steps.
     pub steps: Vec<Step>,
 }
 
-/// One step of a flow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
     /// Unique within the flow: the template's id, with `.` and the generation in a loop.
     pub id: String,
-    /// Ids of the steps that must have ended before this one starts.
+    /// Ids of the steps that must end before this one starts.
     pub needs: Vec<String>,
-    /// In a loop only: which time the loop's steps run.
+    /// Only for steps of a loop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,
-    /// What it does.
     pub work: Work,
 }
 
 impl Step {
-    /// The id that the template has it under, the same in every generation.
+    /// The id in the template, which is the same in every generation.
     pub fn name(&self) -> &str {
         self.id.split('.').next().unwrap_or(&self.id)
     }
 
-    /// What it asks the model for, if that is what it does.
     pub fn generate(&self) -> Option<&Generate> {
         match &self.work {
             Work::Generate(generate) => Some(generate),
@@ -96,18 +94,18 @@ impl Step {
     }
 }
 
-/// A step's place in a loop.
+/// The position of a step in a loop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generation {
     /// Number of the loop, from 1 in the order of the template.
     pub r#loop: usize,
-    /// From 1.
+    /// Number of the generation, from 1.
     pub number: usize,
-    /// The step that its expressions know as `previous`: what the loop starts from, or what the
-    /// generation before carries over.
+    /// The step that expressions know as `previous`: the loop's start, or the carried step of the
+    /// preceding generation.
     pub previous: String,
-    /// Whether this is the step that the next generation goes on from.
+    /// Whether this is the step carried over to the next generation.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub carries: bool,
 }

@@ -1,4 +1,4 @@
-//! A template's parameters: numbers and texts of `[params]`, which a run may set anew.
+//! The parameters of a template (`[params]`): numbers and texts that a run may override.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::hash::PartsHasher;
 
 use super::place::{SourceFile, choice};
 
-/// The table as the template has it.
+/// The table in the template.
 pub(super) type ParamKeys = BTreeMap<Spanned<String>, Spanned<toml::Value>>;
 
-/// A whole number, or the name of the parameter that holds it.
+/// A whole number, or the name of a parameter that holds one.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, expecting = "expected a whole number or a parameter's name")]
 pub(super) enum Count {
@@ -22,16 +22,16 @@ pub(super) enum Count {
     Param(String),
 }
 
-/// The parameters, with what the run has set.
+/// The parameters, with the overrides of the run.
 #[derive(Debug, Default)]
 pub(super) struct Params {
     values: BTreeMap<String, toml::Value>,
-    /// What the run has set, by name.
+    /// The overrides, by name.
     set: BTreeMap<String, String>,
 }
 
 impl Params {
-    /// Takes the template's values, and in place of some those that the run `set`.
+    /// Takes the values of the template, with the overrides in `set`.
     pub(super) fn new(
         file: &SourceFile,
         keys: Option<ParamKeys>,
@@ -43,7 +43,7 @@ impl Params {
                 value.get_ref(),
                 toml::Value::Array(_) | toml::Value::Table(_) | toml::Value::Datetime(_)
             ) {
-                let what = format!("the parameter `{}` is no plain value", name.get_ref());
+                let what = format!("the parameter `{}` is not a plain value", name.get_ref());
                 return Err(file
                     .error(value.span().start, what)
                     .hint("a parameter is a number, a text in quotes, true or false"));
@@ -87,7 +87,7 @@ impl Params {
         Ok(())
     }
 
-    /// A number that a key of the template gives itself, or as the name of a parameter.
+    /// A number given directly by a key of the template, or as the name of a parameter.
     pub(super) fn count(
         &self,
         file: &SourceFile,
@@ -105,7 +105,7 @@ impl Params {
             Count::Param(name) => match self.values.get(name) {
                 Some(toml::Value::Integer(number)) => *number,
                 Some(_) => {
-                    let what = format!("the parameter `{name}` is no whole number");
+                    let what = format!("the parameter `{name}` is not a whole number");
                     return Err(file.error(at, what).hint(format!("`{key}` needs one")));
                 }
                 None => {
@@ -123,23 +123,22 @@ impl Params {
             _ => Err(file
                 .error(at, format!("`{key}` cannot be {number}"))
                 .hint(format!(
-                    "`{key}` is a whole number from 1 to {most}, or the name of a parameter that is"
+                    "`{key}` is a whole number from 1 to {most}, or the name of such a parameter"
                 ))),
         }
     }
 
-    /// What `{{ params }}` is.
+    /// The value of `{{ params }}`.
     pub(super) fn value(&self) -> Value {
         let pairs = self.values.iter();
         Value::from_pairs(pairs.map(|(name, value)| (name.clone(), plain(value))))
     }
 
-    /// The names, for hints.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
     }
 
-    /// Adds what the run has set to the template's hash; nothing, where it has set nothing.
+    /// Adds the overrides to the template's hash. Without overrides the hash is unchanged.
     pub(super) fn hash(&self, hasher: &mut PartsHasher) {
         for (name, text) in &self.set {
             hasher.part(name.as_bytes());
@@ -148,14 +147,14 @@ impl Params {
     }
 }
 
-/// A plain TOML value as templates see it.
+/// Converts a plain TOML value for templates.
 fn plain(value: &toml::Value) -> Value {
     match value {
         toml::Value::Integer(number) => Value::from(*number),
         toml::Value::Float(number) => Value::from(*number),
         toml::Value::Boolean(truth) => Value::from(*truth),
         toml::Value::String(text) => Value::from(text.as_str()),
-        // No other is let in.
+        // `Params::new` rejects all other types.
         other => Value::from(other.to_string()),
     }
 }

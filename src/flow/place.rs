@@ -1,4 +1,4 @@
-//! Places in files (`path:line:column`), and the help that an error there can give.
+//! Positions in files (`path:line:column`), and hints for errors there.
 
 use std::fmt::Display;
 use std::io;
@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context as _, Error, Exit, Result};
 use crate::text_file;
 
-/// A text file that was read, kept for the sake of the places in it.
+use super::shipped;
+
+/// The content of a text file, kept to locate errors in it.
 #[derive(Debug)]
 pub(super) struct SourceFile {
     path: PathBuf,
@@ -16,9 +18,7 @@ pub(super) struct SourceFile {
 }
 
 impl SourceFile {
-    /// Reads a file; one that cannot be read, or is not UTF-8, is a usage error.
-    ///
-    /// A byte order mark is left out.
+    /// Reads a file without its byte order mark. It is a usage error if that fails or the file is not UTF-8.
     pub(super) fn read(path: &Path) -> Result<Self> {
         Ok(Self {
             path: path.to_owned(),
@@ -26,8 +26,22 @@ impl SourceFile {
         })
     }
 
-    /// The same with `\n` at the end of each line, whatever the file has: a checkout with other line
-    /// ends gives the same prompts.
+    /// A file that is embedded in the program: `name` in `templates` or `fixtures`.
+    pub(super) fn shipped(folder: &str, name: &str) -> Option<Self> {
+        let path = format!("{folder}/{name}");
+        let text = shipped::text(&path)?.to_owned();
+        Some(Self {
+            path: shipped::shown_path(&path),
+            text: text_file::without_mark(text),
+        })
+    }
+
+    /// The file's path; `None` if it is embedded in the program.
+    pub(super) fn on_disk(&self) -> Option<&Path> {
+        (!shipped::is_shown_path(&self.path)).then_some(&self.path)
+    }
+
+    /// Converts line endings to `\n`, so that prompts do not depend on how the repository was checked out.
     pub(super) fn with_line_feeds(mut self) -> Self {
         if self.text.contains("\r\n") {
             self.text = self.text.replace("\r\n", "\n");
@@ -51,14 +65,14 @@ impl SourceFile {
         &self.text
     }
 
-    /// A usage error at the byte `offset`.
+    /// A usage error at byte `offset`.
     pub(super) fn error(&self, offset: usize, what: impl Display) -> Error {
         let (line, column) = line_and_column(&self.text, offset);
         Error::usage(format!("{}:{line}:{column}: {what}", shown(&self.path)))
     }
 
-    /// Where the byte `offset` of the value of the TOML string that stands at `span` is in the
-    /// file: escapes, a line-ending backslash and the first line break make the two differ.
+    /// Maps byte `offset` of the value of the TOML string at `span` to a byte offset in the file. They
+    /// differ because of escapes, line-ending backslashes and a trimmed first line break.
     pub(super) fn in_string(&self, span: &Range<usize>, offset: usize) -> usize {
         let raw = &self.text.as_bytes()[span.clone()];
         let basic = raw.first() == Some(&b'"');
@@ -91,7 +105,7 @@ impl SourceFile {
     }
 }
 
-/// Lengths, in the file and in the value, of the escape at `at` that has `digits` hex digits.
+/// The lengths, in the file and in the value, of the escape at `at` with `digits` hex digits.
 fn escaped_char(raw: &[u8], at: usize, digits: usize) -> (usize, usize) {
     let length = raw
         .get(at + 2..at + 2 + digits)
@@ -102,25 +116,24 @@ fn escaped_char(raw: &[u8], at: usize, digits: usize) -> (usize, usize) {
     (2 + digits, length)
 }
 
-/// The bytes of a file of the user's; a failure is a usage error that names it.
+/// Reads a file given by the user. Failure is a usage error that names the file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     text_file::read(path).map_err(|error| unreadable(path, error))
 }
 
-/// A usage error where something other than a regular file is in the place of one.
+/// A usage error if the path exists and is not a regular file.
 pub(super) fn no_file(path: &Path) -> Option<Error> {
     let kind = text_file::other_kind(path)?;
     let what = format!("{} is {kind}, not a regular file", shown(path));
     Some(Error::usage(what))
 }
 
-/// A usage error: the user's file cannot be read.
+/// A usage error for an unreadable file.
 pub(super) fn unreadable(path: &Path, error: io::Error) -> Error {
     Error::usage(format!("{}: cannot be read", shown(path))).caused_by(error)
 }
 
-/// The text that the bytes of a file are, without a byte order mark; other encodings than UTF-8 are a
-/// usage error.
+/// Decodes a text file, without its byte order mark. Any encoding other than UTF-8 is a usage error.
 pub(super) fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
     let text = String::from_utf8(bytes).map(text_file::without_mark);
     text.map_err(|error| {
@@ -138,7 +151,7 @@ pub(super) fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
     })
 }
 
-/// Line and column (in characters), both from 1, of the byte `offset`.
+/// Line and column of byte `offset`, both from 1; columns count characters.
 pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let mut offset = offset.min(text.len());
     while !text.is_char_boundary(offset) {
@@ -150,12 +163,12 @@ pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     (line, 1 + before[line_start..].chars().count())
 }
 
-/// A path as messages show it: without the `./` that a layout of `.` puts in front.
+/// A path for messages, without the `./` that a layout of `.` prepends.
 pub(super) fn shown(path: &Path) -> std::path::Display<'_> {
     path.strip_prefix(".").unwrap_or(path).display()
 }
 
-/// `relative`, a path from a template, below `folder`: it must not lead out of it.
+/// Joins `folder` and a relative path from a template; `None` if it leads out of the folder.
 pub(super) fn below(folder: &Path, relative: &str) -> Option<PathBuf> {
     use std::path::Component;
     let path = Path::new(relative);
@@ -166,17 +179,17 @@ pub(super) fn below(folder: &Path, relative: &str) -> Option<PathBuf> {
     inside.then(|| folder.join(path))
 }
 
-/// Whether what is at `path`, which is below `folder`, is a link to somewhere else.
+/// Whether `path`, which is lexically below `folder`, is a link to somewhere else.
 pub(super) fn leads_out(folder: &Path, path: &Path) -> bool {
     match (folder.canonicalize(), path.canonicalize()) {
         (Ok(folder), Ok(path)) => !path.starts_with(folder),
-        // Nothing is there, or nothing that can be read.
+        // It does not exist or cannot be read.
         _ => false,
     }
 }
 
-/// Sorted names of what is in a folder, as far as `keep` maps them to a name; empty if the folder
-/// cannot be listed: it only serves hints.
+/// Sorted names of the entries of a folder that `keep` maps to a name. Empty if the folder cannot be listed,
+/// since it only serves hints.
 pub(super) fn names_in(folder: &Path, keep: impl Fn(&Path) -> Option<String>) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<String> = entries
@@ -187,7 +200,7 @@ pub(super) fn names_in(folder: &Path, keep: impl Fn(&Path) -> Option<String>) ->
     names
 }
 
-/// A hint that offers the nearest of the known names, and lists them all.
+/// A hint that suggests the closest known name and lists all of them.
 pub(super) fn choice(wrong: &str, what: &str, known: &[impl AsRef<str>]) -> String {
     let list: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
     let all = if list.is_empty() {
@@ -201,7 +214,7 @@ pub(super) fn choice(wrong: &str, what: &str, known: &[impl AsRef<str>]) -> Stri
     }
 }
 
-/// The known name that is nearest to the wrong one, if one is near enough to be meant.
+/// The known name closest to the wrong one, if it is close enough.
 pub(super) fn closest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     let limit = wrong.chars().count() / 3;
     known
@@ -212,7 +225,7 @@ pub(super) fn closest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, name)| name)
 }
 
-/// Edits (insertions, deletions, replacements of characters) that make `a` into `b`: Levenshtein.
+/// The Levenshtein distance.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -228,13 +241,13 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Creates a folder of ours; a failure is an output error.
+/// Creates an output folder; failure is an output error.
 pub(super) fn create_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path)
         .or_exit(Exit::Output, || {
             format!("failed to create the folder {}", shown(path))
         })
-        .map_err(|error| error.hint("make its parent writable, or remove what is in the way"))
+        .map_err(|error| error.hint("make its parent writable, remove what is in the way, or let --root name another folder"))
 }
 
 #[cfg(test)]
@@ -251,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_name_is_offered_only_if_it_is_near() {
+    fn the_closest_name_is_suggested_only_if_it_is_close() {
         assert_eq!(closest("promt", &["id", "needs", "prompt"]), Some("prompt"));
         assert_eq!(closest("foo", &["id", "needs", "prompt"]), None);
         assert_eq!(distance("kitten", "sitting"), 3);
@@ -267,9 +280,9 @@ mod tests {
         }
     }
 
-    /// Each character of the value is found again in the file, through every kind of string.
+    /// Every character of the value is located in the file, for every kind of string.
     #[test]
-    fn places_in_toml_strings() {
+    fn offsets_in_toml_strings_are_mapped_to_the_file() {
         let strings = [
             r#""a\tb\"c\u00e4d\U0001F600e\x41f""#,
             "'a\\tb'",
@@ -289,7 +302,7 @@ mod tests {
             for (offset, character) in key.get_ref().char_indices() {
                 if character.is_ascii_lowercase() {
                     let found = file.in_string(&span, offset);
-                    // The place before a continued line may be its backslash.
+                    // The position before a continued line may be its backslash.
                     let rest = text[found..].trim_start_matches(['\\', '\n', ' ']);
                     assert!(rest.starts_with(character), "{string} at {offset}: {rest}");
                 }

@@ -12,33 +12,32 @@ use super::text::Text;
 use super::unroll::Instance;
 use super::{Flow, Part, Step, Work};
 
-/// Makes the flows of a template: each literal is compiled once, and one that does not depend on
-/// the row or on the flow's number is rendered once.
+/// Builds the flows of a template. Each literal is compiled once, and rendered once if it depends on neither
+/// the row nor the flow's number.
 pub(super) struct Renderer<'t> {
     template: &'t Template,
     scope: Scope<'t>,
     system: Option<Message<'t>>,
-    /// The rendered system message, once it is known to be the same in every flow.
+    /// The rendered system message, if it is known to be the same in every flow.
     fixed_system: Option<Arc<str>>,
-    /// The texts of each of the template's steps.
+    /// The texts of each step of the template.
     texts: Vec<Vec<Message<'t>>>,
 }
 
-/// A text of the template whose literals are compiled.
+/// A text of the template with compiled literals.
 struct Message<'t> {
     text: &'t Text,
     pieces: Vec<Compiled<'t>>,
 }
 
 enum Compiled<'t> {
-    /// The same in every flow.
     Fixed(Part),
-    /// A literal, and the name that the scope has it under.
+    /// A literal, and its name in the scope.
     Literal(String, &'t Literal),
 }
 
 impl<'t> Renderer<'t> {
-    /// Compiles the texts; what is wrong with their syntax is an error with its place.
+    /// Compiles the texts. Syntax errors are reported with their position.
     pub(super) fn new(template: &'t Template, fixture: &'t Fixture) -> Result<Self> {
         let mut scope = Scope::new(template, fixture)?;
         let system = match &template.system {
@@ -71,7 +70,7 @@ impl<'t> Renderer<'t> {
             let mut rendered = Vec::with_capacity(texts.len());
             for text in texts {
                 let parts = text.render(&self.scope, &flow)?;
-                // What is left for the run may well be all of a prompt.
+                // A prompt may consist of nothing but expressions, which are blank until run time.
                 let is_blank =
                     |part: &Part| part.as_text().is_some_and(|text| text.trim().is_empty());
                 if parts.iter().all(is_blank) {
@@ -117,13 +116,13 @@ impl<'t> Renderer<'t> {
         Ok(Some(text))
     }
 
-    /// Bytes that are the same in every flow, wherever they stand: of the system message, and of the
-    /// prompt of each step of a flow that generates.
+    /// The bytes that are the same in every flow, wherever they are: of the system message, and of the prompt
+    /// of each generating step.
     ///
-    /// A literal that depends on the row is taken apart at its `{{ … }}`, unless tags or white
-    /// space control tie it together: then all of it counts as differing.
+    /// A literal that depends on the row is split at each `{{ … }}`, unless tags or white space control
+    /// prevent that. If so, all of it counts as differing.
     pub(super) fn constant_bytes(&mut self) -> Result<(usize, Vec<usize>)> {
-        // Renders everything once, so that what is fixed is known to be.
+        // Render everything once, which determines the fixed parts.
         self.flow(1)?;
         let flow = self.scope.flow(1);
         let constant = |message: &Message| message.constant_bytes(&self.scope, &flow);
@@ -149,7 +148,7 @@ impl<'t> Message<'t> {
                     Compiled::Fixed(Part::Text(literal.text.clone()))
                 }
                 Piece::Literal(literal) => {
-                    // An absolute path, which no included file can have.
+                    // An absolute path, which cannot be the name of an included file.
                     let name = format!("/{of}/{index}");
                     scope.compile(&name, LiteralPlace { text, literal })?;
                     Compiled::Literal(name, literal)
@@ -207,7 +206,7 @@ fn constant_bytes_in(literal: &str, scope: &Scope, flow: &FlowScope) -> usize {
         let Some(length) = closing_brace(&rest[open + 2..]) else {
             return bytes;
         };
-        // Past the closing `}}`, each of which is one byte.
+        // Skip the closing `}}`.
         let end = (open + 2 + length + 2).min(rest.len());
         match scope.render_piece(&rest[open..end], flow) {
             Some(rendered) if !rendered.varies => bytes += rendered.text.len(),

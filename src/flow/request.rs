@@ -1,39 +1,40 @@
-//! What is to be expanded.
+//! A request for an expansion.
 
 use std::path::Path;
 
 use super::lock::OnWait;
 use crate::config::Layout;
+use crate::error::Result;
 
-/// What is to be expanded.
 #[derive(Clone, Copy)]
 pub struct ExpandRequest<'a> {
-    /// Where templates, fixtures and flows are.
+    /// Location of templates, fixtures and flows.
     pub layout: &'a Layout,
     /// A name in `templates/`, or a path.
     pub template: &'a str,
-    /// How many flows, at least 1.
-    pub num_flows: usize,
-    /// Parameters of the template that are set anew: names and values.
+    /// Number of flows, at least 1; `None`: one per row of the suite.
+    pub num_flows: Option<usize>,
+    /// Parameters of the template to override: names and values.
     pub params: &'a [(String, String)],
-    /// Rows in place of the template's suite.
+    /// Rows that replace the template's suite.
     pub input: Option<Input<'a>>,
-    /// Whether flows that are there already may be used.
+    /// Whether flows that exist on disk may be used.
     pub use_cache: bool,
-    /// Whether the flows are wanted in memory, and not just on the disk.
+    /// Whether to load the flows into memory, rather than only write them.
     pub load: bool,
-    /// Told while another run has the folder.
+    /// Called while another run holds the lock.
     pub on_wait: OnWait<'a>,
+    /// Called before each flow is written. An error ends the expansion: the folder then has no valid cache.
+    pub proceed: &'a dyn Fn() -> Result<()>,
 }
 
-/// A file of rows (JSON lines), one a flow.
+/// A file of rows (JSON lines), one per flow.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
-    /// The file.
     pub path: &'a Path,
-    /// Only so many of its rows, from the first.
+    /// Maximum number of rows to use, from the start.
     pub limit: Option<usize>,
-    /// How many flows each row gets; there are so many in all as rows times this, whatever
-    /// [`ExpandRequest::num_flows`] says.
+    /// Number of flows per row. The number of flows is the number of rows times this; it overrides
+    /// [`ExpandRequest::num_flows`].
     pub repeats: usize,
 }

@@ -1,4 +1,4 @@
-//! JSON lines: a template's suite, and a fixture made of rows.
+//! JSON lines: a template's suite, or a fixture made of rows.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -64,7 +64,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// The one row that a template without a suite has.
+    /// The single row of a template without a suite.
     pub(super) fn empty() -> Self {
         Self {
             id: "1".into(),
@@ -75,7 +75,7 @@ impl Row {
     }
 }
 
-/// The rows of a suite: at least one, each with an id of its own.
+/// The rows of a suite: at least one, with unique ids.
 pub(super) fn suite(file: &SourceFile) -> Result<Vec<Row>> {
     let mut line_of: HashMap<String, usize> = HashMap::new();
     let mut rows = Vec::new();
@@ -101,9 +101,9 @@ pub(super) fn suite(file: &SourceFile) -> Result<Vec<Row>> {
             return Err(file
                 .error(
                     offset,
-                    format!("the id `{id}` is that of line {first}, too"),
+                    format!("duplicate id `{id}`, first used in line {first}"),
                 )
-                .hint("each row has an id of its own; a row without one is named by its number"));
+                .hint("row ids must be unique; a row without an id is named by its number"));
         }
         rows.push(Row {
             id,
@@ -115,13 +115,13 @@ pub(super) fn suite(file: &SourceFile) -> Result<Vec<Row>> {
     if rows.is_empty() {
         return Err(file
             .error(0, "the suite has no rows")
-            .hint("write one JSON object a line, or leave `suite` out of the template"));
+            .hint("write one JSON object per line, or leave `suite` out of the template"));
     }
     Ok(rows)
 }
 
-/// The rows of an input file that was made for something else: the first `limit` of them. One whose
-/// `id` is no name of its own is named by its number.
+/// The first `limit` rows of an input file that was not made for flowbench. A row without a usable unique
+/// `id` is named by its number.
 pub(super) fn input(file: &SourceFile, limit: Option<usize>) -> Result<Vec<Row>> {
     let mut ids: HashSet<String> = HashSet::new();
     let mut rows = Vec::new();
@@ -141,7 +141,7 @@ pub(super) fn input(file: &SourceFile, limit: Option<usize>) -> Result<Vec<Row>>
         };
         let id = match ids.insert(id.clone()) {
             true => id,
-            // The number of the row, or what is made of it until nobody else has it.
+            // The number of the row, with primes appended until it is unique.
             false => (0..)
                 .map(|more| number.clone() + &"'".repeat(more))
                 .find(|id| ids.insert(id.clone()))
@@ -157,22 +157,21 @@ pub(super) fn input(file: &SourceFile, limit: Option<usize>) -> Result<Vec<Row>>
     if rows.is_empty() {
         return Err(file
             .error(0, "the input has no rows")
-            .hint("write one JSON object a line"));
+            .hint("write one JSON object per line"));
     }
     Ok(rows)
 }
 
-/// A JSON object and the line that holds it.
 pub(super) struct Object<'f> {
     pub(super) line: usize,
     /// As it was written, without white space around it.
     text: &'f str,
-    /// Where the line begins (bytes).
+    /// Byte offset of the line.
     offset: usize,
     pub(super) value: Value,
 }
 
-/// The objects of a file of JSON lines; blank lines are allowed.
+/// The objects of a file of JSON lines. Blank lines are skipped.
 pub(super) fn objects(file: &SourceFile) -> Result<Vec<Object<'_>>> {
     let mut objects = Vec::new();
     let mut offset = 0;
@@ -200,11 +199,11 @@ fn object(file: &SourceFile, offset: usize, line: &str) -> Result<Value> {
     let read = read.and_then(|value| deserializer.end().map(|()| value));
     let value = read.map_err(|error| {
         let text = error.to_string();
-        // The place in the line; ours is the place in the file.
+        // Drop the position in the line; the error has the position in the file.
         let what = text.split(" at line ").next().unwrap_or(&text);
         file.error(
             offset + error.column().saturating_sub(1).min(line.len()),
-            format!("broken JSON: {what}"),
+            format!("invalid JSON: {what}"),
         )
         .hint("each line is one JSON object, such as {\"id\": \"late-fees\", \"task\": \"…\"}")
     })?;
@@ -230,20 +229,20 @@ fn article(value: &Value) -> String {
     }
 }
 
-/// A JSON value as templates see it. Read by hand since this keeps the keys in the order of the
-/// file whatever features serde_json is built with (the expanded bytes depend on it), finds keys that
-/// stand twice, and takes each number from its own text, of which there is one for each.
+/// Deserializes a JSON value for templates. A custom visitor, because it must keep the keys in the order of
+/// the file whatever features serde_json is built with (the expanded bytes depend on it), reject duplicate
+/// keys, and take each number from its source text. The iterator yields one text per number.
 struct Json<'n, 't>(&'n mut std::vec::IntoIter<&'t str>);
 
 impl Json<'_, '_> {
-    /// The next number. `read` is what the parser has made of it.
+    /// The next number. `read` is the parser's value, used if the texts run out.
     fn number(self, read: impl Into<Value>) -> Value {
         self.0.next().map_or_else(|| read.into(), exact)
     }
 }
 
-/// A number with all of its digits. One that no number of minijinja holds (whole numbers of more than
-/// 128 bits, 1e400, NaN) is its text.
+/// A number with all of its digits. A number that minijinja cannot represent (integers of more than 128 bits,
+/// 1e400, NaN) becomes its text.
 fn exact(text: &str) -> Value {
     if let Ok(value) = text.parse::<i64>() {
         return value.into();
@@ -313,9 +312,7 @@ impl<'de> Visitor<'de> for Json<'_, '_> {
         while let Some(key) = entries.next_key::<String>()? {
             let value = entries.next_value_seed(Json(self.0))?;
             if pairs.iter().any(|(known, _)| *known == key) {
-                return Err(de::Error::custom(format_args!(
-                    "the key `{key}` stands twice"
-                )));
+                return Err(de::Error::custom(format_args!("duplicate key `{key}`")));
             }
             pairs.push((key, value));
         }
@@ -376,34 +373,34 @@ mod tests {
         let id = &rows("{\"id\": 12345678901234567890123}").expect("right")[0].id;
         assert_eq!(id, "12345678901234567890123");
         insta::assert_snapshot!(failure("{\"a\": NaN, \"b\": 007}"), @r#"
-        error: x.suite.jsonl:1:18: broken JSON: invalid number
+        error: x.suite.jsonl:1:18: invalid JSON: invalid number
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
     }
 
     #[test]
-    fn a_byte_order_mark_begins_a_line_at_most() {
+    fn a_byte_order_mark_at_the_start_of_a_line_is_skipped() {
         let rows = rows("{\"id\": \"a\"}\n\u{feff}{\"id\": \"b\"}\r\n\u{feff}\n").expect("right");
         let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
         assert_eq!(ids, ["a", "b"]);
     }
 
     #[test]
-    fn what_is_wrong_is_placed() {
+    fn errors_have_a_position() {
         insta::assert_snapshot!(failure("{\"id\": 1}\n{\"id\": 2,}\n"), @r#"
-        error: x.suite.jsonl:2:10: broken JSON: trailing comma
+        error: x.suite.jsonl:2:10: invalid JSON: trailing comma
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
         insta::assert_snapshot!(failure("{\"task\": \"a\""), @r#"
-        error: x.suite.jsonl:1:12: broken JSON: EOF while parsing an object
+        error: x.suite.jsonl:1:12: invalid JSON: EOF while parsing an object
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
         insta::assert_snapshot!(failure("{\"a\": 1, \"a\": 2}"), @r#"
-        error: x.suite.jsonl:1:16: broken JSON: the key `a` stands twice
+        error: x.suite.jsonl:1:16: invalid JSON: duplicate key `a`
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
         insta::assert_snapshot!(failure("{} {}"), @r#"
-        error: x.suite.jsonl:1:4: broken JSON: trailing characters
+        error: x.suite.jsonl:1:4: invalid JSON: trailing characters
         hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
         "#);
         insta::assert_snapshot!(failure("{}\n[1]"), @r#"
@@ -412,19 +409,19 @@ mod tests {
         "#);
         insta::assert_snapshot!(failure("\n \n"), @"
         error: x.suite.jsonl:1:1: the suite has no rows
-        hint: write one JSON object a line, or leave `suite` out of the template
+        hint: write one JSON object per line, or leave `suite` out of the template
         ");
         insta::assert_snapshot!(failure("{\"id\": [1]}"), @r#"
         error: x.suite.jsonl:1:1: the row's `id` is neither text nor a whole number
         hint: give each row an id such as "id": "late-fees", or none
         "#);
         insta::assert_snapshot!(failure("{\"id\": \"a\"}\n\n{\"id\": \"a\"}"), @"
-        error: x.suite.jsonl:3:1: the id `a` is that of line 1, too
-        hint: each row has an id of its own; a row without one is named by its number
+        error: x.suite.jsonl:3:1: duplicate id `a`, first used in line 1
+        hint: row ids must be unique; a row without an id is named by its number
         ");
         insta::assert_snapshot!(failure("{}\n{\"id\": 1}"), @"
-        error: x.suite.jsonl:2:1: the id `1` is that of line 1, too
-        hint: each row has an id of its own; a row without one is named by its number
+        error: x.suite.jsonl:2:1: duplicate id `1`, first used in line 1
+        hint: row ids must be unique; a row without an id is named by its number
         ");
     }
 }

@@ -1,4 +1,4 @@
-//! What a template's `{{ … }}` can name, and what to say when one goes wrong.
+//! The variables of a template's `{{ … }}`, and the errors of rendering.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,36 +18,35 @@ use super::split::Literal;
 use super::template::Template;
 use super::text::Text;
 
-/// The environment in which a template's literals are rendered.
+/// The environment for rendering a template's literals.
 pub(super) struct Scope<'t> {
     template: &'t Template,
     fixture: &'t Fixture,
     fixture_value: Option<Value>,
     params_value: Value,
     environment: Environment<'static>,
-    /// Set by a render that looks at `row` or `flow`.
+    /// Set when a render reads `row` or `flow`.
     looked: Arc<AtomicBool>,
 }
 
-/// One flow, as seen by the literals.
+/// The variables of one flow.
 pub(super) struct FlowScope<'t> {
     pub(super) number: usize,
     pub(super) row: &'t Row,
     variables: Value,
 }
 
-/// A literal and the text that it is part of, for the sake of its place.
+/// A literal and the text that contains it, to locate errors.
 #[derive(Clone, Copy)]
 pub(super) struct LiteralPlace<'t> {
     pub(super) text: &'t Text,
     pub(super) literal: &'t Literal,
 }
 
-/// A rendered text.
 pub(super) struct Rendered {
     pub(super) text: String,
-    /// Whether `row` or `flow` was looked at. If not, no other flow can come out otherwise: up to
-    /// its first look, each render goes the same way.
+    /// Whether `row` or `flow` was read. If not, the text is the same in every flow: renders of different
+    /// flows cannot diverge before the first such read.
     pub(super) varies: bool,
 }
 
@@ -70,7 +69,6 @@ impl<'t> Scope<'t> {
             .map_err(|error| self.explain(&error, place, None))
     }
 
-    /// The flow with this number, from 1.
     pub(super) fn flow(&self, number: usize) -> FlowScope<'t> {
         let rows = &self.template.rows;
         let row = &rows[RowOrder::new(rows.len()).row(number)];
@@ -88,7 +86,7 @@ impl<'t> Scope<'t> {
         }
     }
 
-    /// Renders a literal that was compiled.
+    /// Renders a compiled literal.
     pub(super) fn render(
         &self,
         name: &str,
@@ -107,7 +105,7 @@ impl<'t> Scope<'t> {
         })
     }
 
-    /// Renders a piece of a literal, if it can be rendered by itself.
+    /// Renders a piece of a literal, if it can be rendered on its own.
     pub(super) fn render_piece(&self, source: &str, flow: &FlowScope) -> Option<Rendered> {
         self.looked.store(false, Ordering::Relaxed);
         let text = self.environment.render_str(source, &flow.variables).ok()?;
@@ -117,22 +115,22 @@ impl<'t> Scope<'t> {
         })
     }
 
-    /// A usage error: a prompt that comes to nothing in this flow.
+    /// A usage error for a prompt that is empty in this flow.
     pub(super) fn nothing_left(&self, text: &Text, flow: &FlowScope) -> Error {
         let file = &self.template.file;
         let what = format!("the prompt is empty{}", in_flow(flow));
         file.error(text.in_file(file, 0), what)
-            .hint("each step has something to say to the model, whatever the row")
+            .hint("every step needs a prompt for every row")
     }
 
-    /// A minijinja error as ours: with its place in the template's file, or in an included one.
+    /// Converts a minijinja error, with its position in the template's file or in an included one.
     fn explain(
         &self,
         error: &minijinja::Error,
         place: LiteralPlace,
         flow: Option<&FlowScope>,
     ) -> Error {
-        // An include wraps what went wrong in it.
+        // An error in an included file is wrapped.
         let mut error = error;
         while let Some(cause) = std::error::Error::source(error)
             .and_then(|source| source.downcast_ref::<minijinja::Error>())
@@ -160,15 +158,15 @@ impl<'t> Scope<'t> {
         let hint = match error.kind() {
             ErrorKind::UndefinedError => return self.known_variables(error, row),
             ErrorKind::TemplateNotFound => {
-                "an included file stands in the template's folder, its name in quotes in the tag"
+                "an included file must be in the template's folder, with its name quoted in the tag"
             }
             ErrorKind::SyntaxError if text.pieces.len() > 1 => {
-                "a `{{ … }}` or `{% … %}` cannot go on past a `${…}`: the text is split there first"
+                "a `{{ … }}` or `{% … %}` cannot span a `${…}`: the text is split there first"
             }
             ErrorKind::SyntaxError => {
                 "`{{ … }}` is a minijinja expression; write {{ '{{' }} for the text `{{`"
             }
-            _ => "what can stand in `{{ … }}`: https://docs.rs/minijinja/latest/minijinja/syntax/",
+            _ => "the syntax of `{{ … }}`: https://docs.rs/minijinja/latest/minijinja/syntax/",
         };
         hint.into()
     }
@@ -203,7 +201,7 @@ impl<'t> Scope<'t> {
     }
 }
 
-/// Which flow it was, if they differ.
+/// Identifies the flow, if flows differ by row.
 fn in_flow(flow: &FlowScope) -> String {
     match flow.row.line {
         0 => String::new(),
@@ -211,8 +209,7 @@ fn in_flow(flow: &FlowScope) -> String {
     }
 }
 
-/// An environment that renders text as it stands: nothing is escaped or trimmed, and a name that
-/// is not defined is an error.
+/// An environment that leaves text as it is: nothing is escaped or trimmed. Undefined names are errors.
 fn environment(template: &Template) -> Result<Environment<'static>> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
@@ -221,9 +218,9 @@ fn environment(template: &Template) -> Result<Environment<'static>> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    // It prints the whole context, the fixture included.
+    // `debug` prints the whole context, including the fixture.
     environment.remove_global("debug");
-    // Errors then carry their places, and the names of what is undefined.
+    // Makes errors carry positions and the names of undefined variables.
     environment.set_debug(true);
     let includes = template.includes.iter();
     let includes: BTreeMap<String, String> = includes
@@ -233,7 +230,7 @@ fn environment(template: &Template) -> Result<Environment<'static>> {
     Ok(environment)
 }
 
-/// The variables, which note whether those that differ from flow to flow were looked at.
+/// The variables. Records whether those that differ between flows were read.
 #[derive(Debug)]
 struct Variables {
     row: Value,

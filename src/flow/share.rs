@@ -1,5 +1,5 @@
-//! How much of the prompts is shared as a prefix, so that a prefix cache can reuse it, and how
-//! much would be if the same parts stood in another order.
+//! How much of the prompts is a shared prefix that a prefix cache can reuse, and how much would be if
+//! constant parts came first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -14,47 +14,45 @@ use super::{Context, Flow, Generate, Part, Step};
 
 /// Prefix sharing among the requests of an expansion, in bytes of text.
 ///
-/// A *request* is one step of one flow that generates. Its *text* is all that the model is given and that is
-/// known at the expansion: the system message, the prompt, and for a step that appends those of
-/// the conversation it goes on with. What earlier steps will have answered is not known and not
-/// counted; it is taken to differ from flow to flow, so that no prefix common to flows goes past
-/// it, and to be the same wherever one flow repeats it.
+/// A *request* is one generating step of one flow. Its *text* is the part of the model's input that is known
+/// after expansion: the system message, the prompt, and for a step that appends also those of the
+/// conversation it continues. Answers of earlier steps are unknown and not counted. They are assumed to
+/// differ between flows, which ends a prefix shared across flows, and to be identical wherever a flow repeats
+/// them.
 ///
-/// Bytes are no tokens, but shares of them are close to shares of tokens.
+/// Shares of bytes approximate shares of tokens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PrefixShare {
-    /// How many flows were looked at.
+    /// Number of flows measured.
     pub flows: usize,
-    /// The text of all requests together.
+    /// Total text of all requests.
     pub prompt_bytes: u64,
-    /// The prefix that every request of every flow and step begins with.
+    /// The common prefix of all requests.
     pub all_steps_bytes: u64,
-    /// What a prefix cache can take from requests before: for each request, the longer of what its
-    /// step begins with in every flow (not for the first flow) and what it has in common with an
-    /// earlier step of its own flow, summed.
+    /// What a prefix cache can reuse from earlier requests: for each request, the longer of the prefix common
+    /// to its step in all flows (except in the first flow) and the prefix shared with an earlier step of its
+    /// own flow, summed.
     pub reusable_bytes: u64,
-    /// The same with `common_bytes_reordered` in place of `common_bytes`.
+    /// The same, with `common_bytes_reordered` instead of `common_bytes`.
     pub reusable_bytes_reordered: u64,
-    /// Step by step.
     pub steps: Vec<StepShare>,
 }
 
-/// Prefix sharing of one step across the flows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StepShare {
-    /// The step.
+    /// Id of the step.
     pub id: String,
-    /// The text of this step's requests, over all flows.
+    /// Text of this step's requests over all flows.
     pub prompt_bytes: u64,
-    /// The prefix that this step's request begins with in every flow.
+    /// The prefix common to this step's requests in all flows.
     pub common_bytes: u64,
-    /// What that prefix would be if, in the system message and the prompt, the parts that are the
-    /// same in every flow stood before those that are not. A step that appends comes after an
-    /// answer: for it only the conversation's first prompt can be put in another order.
+    /// The length of that prefix if, in the system message and the prompt, the parts that are the same in
+    /// every flow came first. A step that appends follows an answer, so only the first prompt of its
+    /// conversation can be reordered.
     pub common_bytes_reordered: u64,
 }
 
-/// Renders each flow and measures it. Linear in the length of the text.
+/// Renders and measures each flow. Linear in the length of the text.
 pub(super) fn measure(renderer: &mut Renderer, num_flows: usize) -> Result<PrefixShare> {
     let (system_constant, prompt_constants) = renderer.constant_bytes()?;
     let first = renderer.flow(1)?;
@@ -73,16 +71,16 @@ pub(super) fn measure(renderer: &mut Renderer, num_flows: usize) -> Result<Prefi
     Ok(tally.finish(&reordered))
 }
 
-/// What was seen of the flows so far: per step a few numbers, and one number a request.
+/// The statistics of the flows so far: a few numbers per step, and one number per request.
 struct Tally<'a> {
     first: &'a Flow,
-    /// The requests of the first flow; of those that go on with a conversation nothing.
+    /// The requests of the first flow; `None` for those that continue a conversation.
     first_requests: Vec<Option<Request<'a>>>,
     flows: usize,
     prompt_bytes: Vec<u64>,
     common_bytes: Vec<u64>,
     all_steps_bytes: u64,
-    /// What each request has in common with an earlier one of its flow, flow after flow.
+    /// The prefix that each request shares with an earlier one of its flow, flow after flow.
     own_bytes: Vec<u64>,
 }
 
@@ -99,7 +97,7 @@ impl<'a> Tally<'a> {
             first,
             flows: 0,
             prompt_bytes: vec![0; first_requests.len()],
-            // Of no flows at all; each one can only make it less.
+            // The identity of the minimum.
             common_bytes: vec![u64::MAX; first_requests.len()],
             first_requests,
             all_steps_bytes: u64::MAX,
@@ -111,13 +109,13 @@ impl<'a> Tally<'a> {
         let parents = parents(flow);
         let mut earlier = Prefixes::new();
         let of_system = earlier.follow(Prefixes::ROOT, system(flow));
-        // Of each request: its length, where it ends, and what it begins with in other flows.
+        // For each request: its length, its end in the tree, and its common prefix with other flows.
         let mut requests: Vec<(u64, usize, u64)> = Vec::with_capacity(parents.len());
         for (index, ((step, generate), parent)) in generating(flow).zip(&parents).enumerate() {
             let bytes: u64 = turn(generate).map(|piece| piece.len()).sum();
             let (whole, start, hole, with_first) = match parent {
-                // What goes on begins with all of that. Its answer is a hole, and differs from flow to
-                // flow: they have in common what the conversations' first requests have.
+                // It starts with the whole conversation. The answer is a hole that differs between flows, so
+                // flows share what the first requests of the conversations share.
                 Some(parent) => {
                     let (length, end, with_first) = requests[*parent];
                     let hole = Some(Piece::Hole(&step.needs[0]));
@@ -141,7 +139,7 @@ impl<'a> Tally<'a> {
             let (known, node) = start;
             let rest = hole.into_iter().chain(turn(generate));
             let (found, end) = earlier.add(node, rest);
-            // Before the first request there is nothing, its system message included.
+            // Nothing precedes the first request, not even its system message.
             self.own_bytes
                 .push(if index == 0 { 0 } else { known + found });
             requests.push((whole, end, with_first));
@@ -149,14 +147,14 @@ impl<'a> Tally<'a> {
         self.flows += 1;
     }
 
-    /// `reordered`: what each step's flows could have in common, in bytes.
+    /// `reordered`: the possible common prefix of each step's requests, in bytes.
     fn finish(self, reordered: &[u64]) -> PrefixShare {
         let steps: Vec<StepShare> = (generating(self.first).enumerate())
             .map(|(index, (step, _))| StepShare {
                 id: step.id.clone(),
                 prompt_bytes: self.prompt_bytes[index],
                 common_bytes: self.common_bytes[index],
-                // The order as written may do better, where parts that differ begin alike.
+                // The present order may be better if differing parts start alike.
                 common_bytes_reordered: self.common_bytes[index].max(reordered[index]),
             })
             .collect();
@@ -174,7 +172,7 @@ impl<'a> Tally<'a> {
         let mut bytes = 0;
         for (flow, own) in self.own_bytes.chunks(steps.len().max(1)).enumerate() {
             for (step, own) in steps.iter().zip(own) {
-                // The first flow comes before there is anything to share with another.
+                // The first flow has no other flow to share with.
                 let with_flows = if flow == 0 { 0 } else { common(step) };
                 bytes += with_flows.max(*own);
             }
@@ -183,15 +181,15 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// A request's text, and what stands between.
+/// A request as a sequence of pieces.
 type Request<'a> = Vec<Piece<'a>>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Piece<'a> {
     Text(&'a str),
-    /// Where a message begins: text does not run on from one to the next.
+    /// The start of a message. Text does not continue across it.
     Turn,
-    /// What is only known at the run: a step's `${…}`, or a step's answer.
+    /// Text known only at run time: a `${…}`, or the answer of a step.
     Hole(&'a str),
 }
 
@@ -217,14 +215,14 @@ fn turn(generate: &Generate) -> impl Iterator<Item = Piece<'_>> {
     std::iter::once(Piece::Turn).chain(parts)
 }
 
-/// The steps that generate, with what they ask.
+/// The generating steps.
 fn generating(flow: &Flow) -> impl Iterator<Item = (&Step, &Generate)> {
     let steps = flow.steps.iter();
     steps.filter_map(|step| Some((step, step.generate()?)))
 }
 
-/// For each step that generates, the one whose conversation goes on, counted among these. It stands
-/// before the one that goes on with it.
+/// For each generating step, the index (among these) of the one whose conversation it continues, which
+/// always precedes it.
 fn parents(flow: &Flow) -> Vec<Option<usize>> {
     let mut index: HashMap<&str, usize> = HashMap::new();
     let mut parents = Vec::new();
@@ -238,8 +236,8 @@ fn parents(flow: &Flow) -> Vec<Option<usize>> {
     parents
 }
 
-/// The requests of a flow so far, as a tree of their pieces: what a request has in common with any of
-/// them is found on its way down, however many there are. The same hole is filled with the same text.
+/// A trie of the requests of a flow so far. The longest prefix that a request shares with any of them is
+/// found while it is inserted. Equal holes are assumed to be filled with the same text.
 struct Prefixes<'a>(Vec<Node<'a>>);
 
 #[derive(Default)]
@@ -256,13 +254,13 @@ impl<'a> Prefixes<'a> {
         Self(vec![Node::default()])
     }
 
-    /// The node behind `pieces`, which is made where it is missing.
+    /// The node after `pieces`, created if missing.
     fn follow(&mut self, node: usize, pieces: impl IntoIterator<Item = Piece<'a>>) -> usize {
         self.add(node, pieces).1
     }
 
-    /// Adds a request that goes on from `node`. Returns how many bytes of what is added an earlier one
-    /// has, too, and the node behind it.
+    /// Adds a request that continues from `node`. Returns the number of bytes shared with an earlier request,
+    /// and the node at the end.
     fn add(
         &mut self,
         mut node: usize,
@@ -276,7 +274,7 @@ impl<'a> Prefixes<'a> {
             let next = match piece {
                 Piece::Text(text) => {
                     if is_known {
-                        // Sorted, those that have most in common with it stand beside it.
+                        // In sorted order, the texts with the longest common prefix are the neighbors.
                         let before = here.texts.range(..=text).next_back();
                         let after = here.texts.range(text..).next();
                         let beside = before.into_iter().chain(after);
@@ -299,8 +297,7 @@ impl<'a> Prefixes<'a> {
     }
 }
 
-/// Bytes of text that requests of two flows have in common from their beginning: no hole is filled
-/// with the same text.
+/// The common prefix of requests of two flows, in bytes of text. Holes are assumed to differ.
 fn common(a: &[Piece], b: &[Piece]) -> u64 {
     let mut bytes = 0;
     for (a, b) in a.iter().zip(b) {
@@ -320,11 +317,11 @@ fn common(a: &[Piece], b: &[Piece]) -> u64 {
 }
 
 fn common_text(a: &[u8], b: &[u8]) -> usize {
-    // The same system message, most often.
+    // Usually it is the same system message.
     if std::ptr::eq(a, b) {
         return a.len();
     }
-    // Compared in blocks, which the compiler does many bytes at a time.
+    // Compare in blocks, which the compiler vectorizes.
     const BLOCK: usize = 256;
     let blocks = a.chunks_exact(BLOCK).zip(b.chunks_exact(BLOCK));
     let same = blocks.take_while(|(a, b)| a == b).count() * BLOCK;
@@ -345,7 +342,7 @@ impl fmt::Display for PrefixShare {
         for step in &self.steps {
             writeln!(
                 f,
-                "  {}: {} of {} bytes begin every flow alike, {} with the constant parts first",
+                "  {}: {} of {} bytes are common to all flows, {} with the constant parts first",
                 step.id,
                 step.common_bytes,
                 step.prompt_bytes / self.flows.max(1) as u64,
@@ -354,7 +351,7 @@ impl fmt::Display for PrefixShare {
         }
         writeln!(
             f,
-            "  all steps: {} bytes begin every request alike",
+            "  all steps: {} bytes are common to all requests",
             self.all_steps_bytes
         )?;
         write!(
@@ -371,7 +368,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What two requests of one flow have in common, piece by piece.
+    /// The common prefix of two requests of one flow, compared piece by piece.
     fn common_of_a_flow(a: &[Piece], b: &[Piece]) -> u64 {
         let mut bytes = 0;
         for (a, b) in a.iter().zip(b) {
@@ -387,7 +384,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_tree_finds_what_comparing_with_each_earlier_request_finds(
+        fn the_trie_matches_pairwise_comparison(
             requests in prop::collection::vec(
                 prop::collection::vec((0u8..3, "[ab]{0,4}"), 0..5), 1..8),
         ) {

@@ -1,46 +1,45 @@
-//! Splits a prompt's source into literal text and the `${ … }` that are left for the run.
+//! Splits a prompt's source into literal text and the `${ … }` that are evaluated at run time.
 //!
-//! The split comes before anything else looks at the text, and what is put into the literals
-//! afterwards is never split again: a fixture that holds `${HOME}` or `{{x}}` stays text. `$${` is
-//! an escape: it stands for the text `${`.
+//! Splitting comes first, and text substituted into the literals is never split again: a fixture that
+//! contains `${HOME}` or `{{x}}` stays text. `$${` is an escape for the text `${`.
 
 /// A piece of a prompt's source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// Text that is rendered at the expansion.
+    /// Text that is rendered during expansion.
     Literal(Literal),
-    /// The inside of a `${ … }`, trimmed, and where it begins in the source (bytes).
+    /// The trimmed content of a `${ … }`, and its byte offset in the source.
     Expr { source: String, offset: usize },
 }
 
-/// Literal text, its escapes resolved.
+/// Literal text with its escapes resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Literal {
     pub(super) text: String,
-    /// Where it begins in the source (bytes).
+    /// Byte offset in the source.
     offset: usize,
-    /// Where in `text` an escaped `${` stands (bytes).
+    /// Byte offsets in `text` of escaped `${`.
     escapes: Vec<usize>,
 }
 
 impl Literal {
-    /// Where the byte `offset` of `text` is in the source.
+    /// Maps byte `offset` of `text` to a byte offset in the source.
     pub(super) fn in_source(&self, offset: usize) -> usize {
         let escapes_before = self.escapes.iter().filter(|at| **at < offset).count();
         self.offset + offset + escapes_before
     }
 
-    /// Whether rendering it gives the text as it stands.
+    /// Whether rendering leaves the text unchanged.
     pub(super) fn is_plain(&self) -> bool {
         !["{{", "{%", "{#"].iter().any(|tag| self.text.contains(tag))
     }
 }
 
-/// A `${` without its `}`: where it is in the source (bytes).
+/// The byte offset of a `${` without its `}`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unclosed(pub(super) usize);
 
-/// Splits a source. No two literals are neighbours, and none is empty.
+/// Splits a source. No literal is empty, and no two literals are adjacent.
 pub(super) fn split(source: &str) -> Result<Vec<Piece>, Unclosed> {
     let mut pieces = Vec::new();
     let mut literal = Literal {
@@ -89,8 +88,8 @@ fn push(pieces: &mut Vec<Piece>, literal: Literal) {
     }
 }
 
-/// Where the `}` is that ends the expression which `source` begins with: braces inside it come in
-/// pairs, and those in its strings do not count.
+/// The offset of the `}` that ends the expression at the start of `source`. Braces in the expression must be
+/// balanced, except in strings.
 pub(super) fn closing_brace(source: &str) -> Option<usize> {
     let mut depth = 0usize;
     let mut quote = None;
@@ -117,7 +116,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// `text` and `<expr>`, as `split` sees them.
+    /// Literals as they are, expressions as `<expr>`.
     fn shown(source: &str) -> Vec<String> {
         let pieces = split(source).expect("every ${ is closed");
         pieces
@@ -158,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn an_open_expression_is_placed() {
+    fn the_offset_of_an_unclosed_expression_is_reported() {
         assert_eq!(split("ab ${ x"), Err(Unclosed(3)));
         assert_eq!(split("${a} ${ it's }"), Err(Unclosed(5)));
         assert_eq!(split("${ { }"), Err(Unclosed(0)));
     }
 
     #[test]
-    fn places_in_the_source() {
+    fn offsets_are_mapped_to_the_source() {
         let source = "$${a} b ${ x } c $${d}e";
         let pieces = split(source).expect("closed");
         let Piece::Literal(first) = &pieces[0] else {
@@ -191,20 +190,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_without_a_mark_survives(text in r"[^$]{0,40}|(\$?[a-z{} \n]){0,20}\$?") {
+        fn text_without_expressions_is_unchanged(text in r"[^$]{0,40}|(\$?[a-z{} \n]){0,20}\$?") {
             prop_assume!(!text.contains("${"));
             let joined: String = shown(&text).concat();
             prop_assert_eq!(joined, text);
         }
 
         #[test]
-        fn escaped_text_survives(text in r"([$]{0,3}[{}a]{0,2}|.){0,20}") {
+        fn escaped_text_is_restored(text in r"([$]{0,3}[{}a]{0,2}|.){0,20}") {
             let joined: String = shown(&text.replace("${", "$${")).concat();
             prop_assert_eq!(joined, text);
         }
 
         #[test]
-        fn expressions_come_out_as_they_went_in(
+        fn expressions_are_unchanged(
             parts in proptest::collection::vec((r"[^$]{0,8}", r"[a-z.]{1,8}"), 0..6),
         ) {
             let source: String = parts.iter().map(|(text, expr)| format!("{text}${{{expr}}}")).collect();

@@ -1,4 +1,4 @@
-//! A template's steps and loops: checked one by one and together, and put in order.
+//! A template's steps and loops: validated one by one and together, and put in order.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,32 +17,32 @@ use super::text::{Text, check_name};
 use super::visible::Fields;
 use super::work::{Context, Evaluate, Generate, Judge, Select, Task, Verify, Work};
 
-/// Most answers of a step, generations of a loop, and results that are kept: more would be a slip.
+/// Upper bound on samples, generations and kept results; a larger number is probably a typo.
 const MOST: usize = 10_000;
 
-/// How long a program may run, where the step does not say: ms.
+/// Default time limit of a program (ms).
 const DEFAULT_TIMEOUT_MS: usize = 10_000;
 
-/// A step as the template has it.
+/// A step of the template.
 #[derive(Debug)]
 pub(super) struct StepSource {
     pub(super) id: String,
     /// Steps of the template, and `previous` in a loop.
     pub(super) needs: Vec<String>,
-    /// What it does; its texts are empty here.
+    /// The work, with its texts empty.
     pub(super) work: Work,
-    /// Its texts: the prompt, or question and expected answer.
+    /// The texts: the prompt, or the question and the expected answer.
     pub(super) texts: Vec<Text>,
 }
 
-/// All steps of a template, each after those that it needs, and its loops.
+/// All steps of a template in topological order, and its loops.
 #[derive(Debug)]
 pub(super) struct Steps {
     pub(super) sources: Vec<StepSource>,
     pub(super) loops: Vec<Loop>,
 }
 
-/// Checks the steps one by one and together, and puts them in order.
+/// Validates the steps one by one and together, and puts them in order.
 pub(super) fn steps(
     file: &SourceFile,
     keys: Vec<StepKeys>,
@@ -60,13 +60,13 @@ pub(super) fn steps(
         if step.id.get_ref() == PREVIOUS {
             return Err(file
                 .error(step.id.span().start, "no step can be called `previous`")
-                .hint("in a loop, that is what the generation before has carried over"));
+                .hint("in a loop, `previous` is the result of the preceding generation"));
         }
         if !seen.insert(step.id.get_ref()) {
-            let what = format!("a second step `{}`", step.id.get_ref());
+            let what = format!("duplicate step id `{}`", step.id.get_ref());
             return Err(file
                 .error(step.id.span().start, what)
-                .hint("each step has an id of its own"));
+                .hint("step ids must be unique"));
         }
         step.check_keys(file)?;
     }
@@ -82,18 +82,19 @@ pub(super) fn steps(
     let graph = all.graph()?;
     let order = graph.order().map_err(|cycle| {
         let names: Vec<&str> = cycle.iter().map(|step| ids.list[*step]).collect();
-        let what = format!(
-            "the steps need each other in a circle: {}",
-            names.join(" -> ")
-        );
-        file.error(keys[cycle[0]].needs.span().start, what)
-            .hint("an arrow points from a step to one that it needs: take one of them out")
+        let what = format!("dependency cycle between steps: {}", names.join(" -> "));
+        file.error(keys[cycle[0]].needs.span().start, what).hint(
+            "an arrow points from a step to one that it needs: remove one of these dependencies",
+        )
     })?;
     if let Some(step) = graph.isolated().first() {
-        let what = format!("no step needs `{0}`, and `{0}` needs none", ids.list[*step]);
+        let what = format!(
+            "the step `{}` is not connected to any other",
+            ids.list[*step]
+        );
         return Err(file
             .error(keys[*step].id.span().start, what)
-            .hint("connect it through `needs`, or make it a template of its own"));
+            .hint("connect it through `needs`, or move it to a separate template"));
     }
     all.check_loops(&graph, &order)?;
     let ancestry = Ancestry::new(&graph, &order);
@@ -122,7 +123,7 @@ pub(super) fn steps(
     })
 }
 
-/// The ids of the steps in the order of the file, and where each of them stands.
+/// The ids of the steps in the order of the file, and their indices.
 struct Ids<'a> {
     list: Vec<&'a str>,
     places: HashMap<&'a str, usize>,
@@ -140,7 +141,7 @@ impl<'a> Ids<'a> {
     }
 }
 
-/// The loops, with the steps as indices into the file's order.
+/// Validates the loops. Steps are indices in the order of the file.
 fn read_loops(
     file: &SourceFile,
     keys: &[LoopKeys],
@@ -159,20 +160,20 @@ fn read_loops(
             let step = find(name, "steps")?;
             steps.insert(step);
             if !taken.insert(step) {
-                let what = format!("`{}` stands in a loop twice", name.get_ref());
+                let what = format!("`{}` occurs twice in loops", name.get_ref());
                 return Err(file
                     .error(name.span().start, what)
-                    .hint("a step is in one loop at most, and named there once"));
+                    .hint("a step can be in at most one loop, and only once"));
             }
         }
         let start = find(&key.start, "start")?;
         if steps.contains(&start) {
             let what = format!(
-                "the loop starts from `{}`, which is in it",
+                "the loop starts from `{}`, which is in the loop",
                 key.start.get_ref()
             );
             return Err(file.error(key.start.span().start, what).hint(
-                "`start` is a step before the loop: what the first generation goes on from",
+                "`start` is a step before the loop, from which the first generation starts",
             ));
         }
         let carry = find(&key.carry, "carry")?;
@@ -180,7 +181,7 @@ fn read_loops(
             let what = format!("`{}` is not a step of the loop", key.carry.get_ref());
             return Err(file
                 .error(key.carry.span().start, what)
-                .hint("`carry` is the step of the loop that the next generation goes on from"));
+                .hint("`carry` is the step of the loop that the next generation starts from"));
         }
         loops.push(Loop {
             generations,
@@ -192,7 +193,7 @@ fn read_loops(
     Ok(loops)
 }
 
-/// The step called `name`, which stands in `key` at the byte `at`.
+/// Finds the step `name`, which is used in `key` at byte `at`.
 fn find_step(file: &SourceFile, ids: &Ids, name: &str, key: &str, at: usize) -> Result<usize> {
     ids.find(name).ok_or_else(|| {
         let what = format!("unknown step `{name}` in `{key}`");
@@ -200,13 +201,12 @@ fn find_step(file: &SourceFile, ids: &Ids, name: &str, key: &str, at: usize) -> 
     })
 }
 
-/// The steps in the order of the file.
 struct StepChecker<'a> {
     file: &'a SourceFile,
     keys: &'a [StepKeys],
     ids: &'a Ids<'a>,
     loops: &'a [Loop],
-    /// The number of each step's loop.
+    /// The index of each step's loop.
     loop_of: Vec<Option<usize>>,
 }
 
@@ -215,7 +215,7 @@ impl<'a> StepChecker<'a> {
         self.loop_of[step].map(|number| &self.loops[number])
     }
 
-    /// Who needs whom: through `needs`, through `of`, and the start of its loop.
+    /// The dependencies: through `needs`, through `of`, and on the start of the step's loop.
     fn graph(&self) -> Result<Graph> {
         let mut graph = Vec::with_capacity(self.keys.len());
         for (index, step) in self.keys.iter().enumerate() {
@@ -225,8 +225,8 @@ impl<'a> StepChecker<'a> {
                 let at = need.span().start;
                 let needed = self.needed(index, need.get_ref(), "needs", at)?;
                 if !seen.insert(needed) {
-                    let what = format!("`{}` stands twice in `needs`", need.get_ref());
-                    return Err(self.file.error(at, what).hint("name it once"));
+                    let what = format!("`{}` occurs twice in `needs`", need.get_ref());
+                    return Err(self.file.error(at, what).hint("list it once"));
                 }
                 needs.push(needed);
             }
@@ -249,7 +249,7 @@ impl<'a> StepChecker<'a> {
         Ok(Graph::new(graph))
     }
 
-    /// The step that `name` stands for in a key of step `index`.
+    /// The step that `name` refers to in a key of step `index`.
     fn needed(&self, index: usize, name: &str, key: &str, at: usize) -> Result<usize> {
         if name == PREVIOUS {
             return match self.loop_of(index) {
@@ -259,22 +259,20 @@ impl<'a> StepChecker<'a> {
                     .error(
                         at,
                         format!(
-                            "`{}` is in no loop, and has no `previous`",
+                            "`{}` is not in a loop, so it has no `previous`",
                             self.ids.list[index]
                         ),
                     )
-                    .hint(
-                        "`previous` is what the generation before has carried over; name a step",
-                    )),
+                    .hint("`previous` is the result of the preceding generation; name a step")),
             };
         }
         find_step(self.file, self.ids, name, key, at)
     }
 
-    /// No step outside a loop may stand between two of its steps: it would have to run in each
-    /// generation.
+    /// Rejects a step outside a loop that lies on a path between two of its steps: it would have to run in
+    /// each generation.
     fn check_loops(&self, graph: &Graph, order: &[usize]) -> Result<()> {
-        // With each loop as one step, such a step is on a cycle: most often there is none at all.
+        // If each loop is merged into one node, such a step is on a cycle. Usually there is no cycle at all.
         let mut groups = self.loops.len();
         let group_of = self.loop_of.iter().map(|number| {
             number.unwrap_or_else(|| {
@@ -290,7 +288,7 @@ impl<'a> StepChecker<'a> {
             let in_loop = |step: usize| of.steps.contains(&step);
             if let Some(between) = graph.between(in_loop, order).first() {
                 let what = format!(
-                    "`{}` stands between steps of a loop, and is not in it",
+                    "`{}` is between steps of a loop, but is not in it",
                     self.ids.list[*between]
                 );
                 return Err(self
@@ -299,11 +297,11 @@ impl<'a> StepChecker<'a> {
                     .hint("add it to the loop's `steps`"));
             }
         }
-        // Loops that need each other, which may do well: it depends on what they carry over.
+        // The loops depend on each other. That may be fine: it depends on what they carry over.
         Ok(())
     }
 
-    /// The fields that expressions can read of a step.
+    /// The fields of a step that expressions can read.
     fn fields(&self, step: usize) -> Fields {
         match self.keys[step].kind() {
             Kind::Generate => Fields::Answers,
@@ -311,7 +309,7 @@ impl<'a> StepChecker<'a> {
         }
     }
 
-    /// What the expressions of step `index` can read of the one called `name`.
+    /// What the expressions of step `index` can read of the step `name`.
     fn known(&self, ancestry: &Ancestry, index: usize, name: &str) -> Known {
         match self.ids.find(name) {
             None => Known::Nothing,
@@ -388,7 +386,7 @@ impl<'a> StepChecker<'a> {
         let needs = keys.needs.get_ref();
         let [parent] = &needs[..] else {
             let what = format!(
-                "`context = \"append\"` goes on with the one step it needs, and `{id}` needs {}",
+                "`context = \"append\"` continues the only step in `needs`, but `{id}` needs {}",
                 needs.len()
             );
             return Err(file
@@ -397,7 +395,7 @@ impl<'a> StepChecker<'a> {
         };
         let Some(parent) = self.ids.find(parent.get_ref()) else {
             return Err(file
-                .error(at, "`context = \"append\"` cannot go on with `previous`")
+                .error(at, "`context = \"append\"` cannot continue `previous`")
                 .hint("put `${previous.text}` into the prompt"));
         };
         let samples = match self.keys[parent].kind() {
@@ -408,16 +406,16 @@ impl<'a> StepChecker<'a> {
             return Ok(());
         }
         let what = format!(
-            "`{id}` cannot go on with the conversation of `{}`, which is not one conversation",
+            "`{id}` cannot continue `{}`, which is not a single conversation",
             self.ids.list[parent]
         );
         Err(file.error(at, what).hint(
-            "`append` goes on with a step of kind generate and one sample; put the text of another \
-             into the prompt",
+            "`append` continues a step of kind generate with one sample; put the text of any other \
+             step into the prompt",
         ))
     }
 
-    /// What the step does, without its texts.
+    /// The step's work, without its texts.
     fn work(&self, index: usize, params: &Params) -> Result<Work> {
         let (file, keys) = (self.file, &self.keys[index]);
         Ok(match keys.kind() {
@@ -482,7 +480,7 @@ impl<'a> StepChecker<'a> {
             && samples > 1
             && temperature == 0.0
         {
-            let what = "the samples would all be the same: the step's temperature is 0";
+            let what = "all samples would be the same: the step's temperature is 0";
             return Err(file
                 .error(given.span().start, what)
                 .hint("give it a temperature, such as temperature = 0.8"));
@@ -512,7 +510,7 @@ impl<'a> StepChecker<'a> {
         }
     }
 
-    /// The steps in `of`, which have to be of these kinds.
+    /// The steps in `of`, which must be of one of `kinds`.
     fn of(&self, keys: &StepKeys, index: usize, kinds: &[Kind]) -> Result<Vec<String>> {
         let of = keys
             .of
@@ -522,7 +520,7 @@ impl<'a> StepChecker<'a> {
         let list = of.get_ref().list();
         let mut taken = BTreeSet::new();
         for name in list {
-            // In a loop `previous` is both what it starts from and what it carries over.
+            // In a loop, `previous` is either its start or the carried step.
             let meant = match self.loop_of(index) {
                 Some(of) if name == PREVIOUS => vec![of.start, of.carry],
                 _ => vec![self.needed(index, name, "of", at)?],
@@ -541,14 +539,14 @@ impl<'a> StepChecker<'a> {
                 }
             }
             if !taken.insert(name) {
-                let what = format!("`{name}` stands twice in `of`");
-                return Err(self.file.error(at, what).hint("name it once"));
+                let what = format!("`{name}` occurs twice in `of`");
+                return Err(self.file.error(at, what).hint("list it once"));
             }
         }
         if list.is_empty() {
             return Err(self
                 .file
-                .error(at, "`of` names no step")
+                .error(at, "`of` is empty")
                 .hint("name one: of = \"answer\""));
         }
         Ok(list.to_vec())

@@ -8,11 +8,11 @@ use super::place::SourceFile;
 use super::split::{Literal, Piece, Unclosed, split};
 use crate::error::Result;
 
-/// A text of the template, split at its `${ … }`.
+/// A text of the template, split at each `${ … }`.
 #[derive(Debug)]
 pub(super) struct Text {
     pub(super) pieces: Vec<Piece>,
-    /// Where the TOML string is in the file (bytes).
+    /// Byte range of the TOML string in the file.
     span: Range<usize>,
 }
 
@@ -25,7 +25,7 @@ impl Text {
                 .hint("say what the model is to do"));
         }
         let pieces = split(string.get_ref()).map_err(|Unclosed(at)| {
-            file.error(file.in_string(&span, at), "`${` without its `}`")
+            file.error(file.in_string(&span, at), "unclosed `${`")
                 .hint("close the expression; write `$${` for the text `${`")
         })?;
         Ok(Self { pieces, span })
@@ -38,13 +38,13 @@ impl Text {
         })
     }
 
-    /// Where the byte `offset` of the text's source is in the file.
+    /// Maps byte `offset` of the text's source to a byte offset in the file.
     pub(super) fn in_file(&self, file: &SourceFile, offset: usize) -> usize {
         file.in_string(&self.span, offset)
     }
 }
 
-/// Names go into records, file names and `key=value` lines.
+/// Checks a name, which may occur in records, file names and `key=value` lines.
 pub(super) fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -> Result<()> {
     let text = name.get_ref();
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
@@ -53,7 +53,7 @@ pub(super) fn check_name(file: &SourceFile, name: &Spanned<String>, key: &str) -
         return Ok(());
     }
     let what = format!("`{}` cannot be a {key}", text.escape_debug());
-    Err(file
-        .error(name.span().start, what)
-        .hint("use letters, digits, `_` and `-`, beginning with a letter or `_`, 64 at most"))
+    Err(file.error(name.span().start, what).hint(
+        "use letters, digits, `_` and `-`, starting with a letter or `_`; at most 64 characters",
+    ))
 }

@@ -1,4 +1,4 @@
-//! Loops: the steps of a `[[loop]]`, written out once for each generation.
+//! Unrolls loops: the steps of a `[[loop]]` are repeated for each generation.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,23 +7,23 @@ use super::graph::Graph;
 use super::loops::{Loop, loops_of};
 use super::steps::StepSource;
 
-/// A step of a flow: one of the template's, in one generation.
+/// A step of a flow: a step of the template, in one generation.
 #[derive(Debug)]
 pub(super) struct Instance {
-    /// Index of the template's step.
+    /// Index of the step in the template.
     pub(super) source: usize,
     pub(super) id: String,
     pub(super) needs: Vec<String>,
     pub(super) generation: Option<Generation>,
-    /// What other instances the step's `of` names stand for.
+    /// Maps the names in the step's `of` to instance ids.
     pub(super) of: BTreeMap<String, String>,
 }
 
-/// The instances of all steps, each after those that it needs; otherwise in the order of the
-/// template, generation after generation.
+/// The instances of all steps in topological order; ties keep the order of the template, generation after
+/// generation.
 ///
 /// # Errors
-/// The ids along a cycle: the template's graph has none, but loops may wait for each other's last
+/// The ids along a dependency cycle. The template's graph has none, but loops may depend on each other's last
 /// generations.
 pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Result<Vec<Instance>, Vec<String>> {
     let unrolled = Unrolled::new(steps, loops);
@@ -68,13 +68,12 @@ pub(super) fn unroll(steps: &[StepSource], loops: &[Loop]) -> Result<Vec<Instanc
 struct Unrolled<'a> {
     steps: &'a [StepSource],
     loops: &'a [Loop],
-    /// The steps by their ids.
     index: HashMap<&'a str, usize>,
-    /// The number of each step's loop, from 0.
+    /// The index of each step's loop.
     loop_of: Vec<Option<usize>>,
 }
 
-/// A generation of a loop, both counted from 1.
+/// A generation of a loop, both numbered from 1.
 #[derive(Clone, Copy)]
 struct Within<'a> {
     of: &'a Loop,
@@ -102,7 +101,7 @@ impl<'a> Unrolled<'a> {
         self.index.get(id).copied()
     }
 
-    /// The instance of `step` as one outside its loop sees it: that of the last generation.
+    /// The instance of `step` seen from outside its loop: that of the last generation.
     fn last(&self, step: usize) -> String {
         let id = &self.steps[step].id;
         match self.loop_of(step) {
@@ -122,13 +121,13 @@ impl<'a> Unrolled<'a> {
                 in_generation(id, within.generation)
             }
             (Some(needed), _) => self.last(needed),
-            // `previous`: nothing else is let through.
+            // `previous` is the only other name that passes the checks.
             (None, _) => previous.clone().unwrap_or_else(|| id.to_owned()),
         };
         let mut needs: Vec<String> = Vec::with_capacity(step.needs.len() + 1);
         let mut seen = HashSet::with_capacity(step.needs.len());
         for need in step.needs.iter().map(|need| name(need)) {
-            // `previous` may be a step that is named, too.
+            // `previous` may be a step that is also named.
             if seen.insert(need.clone()) {
                 needs.push(need);
             }
@@ -164,7 +163,7 @@ impl<'a> Unrolled<'a> {
     }
 }
 
-/// No id of a template holds a `.`, so that this is nobody else's.
+/// Unique, because ids in a template cannot contain a `.`.
 fn in_generation(id: &str, generation: usize) -> String {
     format!("{id}.{generation}")
 }

@@ -1,4 +1,4 @@
-//! What the `${ … }` of a step can read: what has come of the steps before it.
+//! What the `${ … }` of a step can read: the results of earlier steps.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,45 +6,45 @@ use std::sync::Arc;
 use minijinja::Value;
 use minijinja::value::{Enumerator, Object};
 
-/// What has come of a step, as later steps read it.
+/// The result of a step, as later steps read it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Readable {
-    /// The answers, programs included, in the order of the samples; of a selection, the best first.
+    /// The answers, including programs, in the order of the samples; for a selection, best first.
     pub texts: Vec<String>,
-    /// What each of them was found to be worth, where the step is one that scores.
+    /// The assessment of each answer, if the step is one that scores.
     pub scored: Option<Vec<Scored>>,
 }
 
-/// What an answer was found to be worth.
+/// The assessment of an answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Scored {
-    /// The score; none where there is no valid one.
+    /// `None` if there is no valid score.
     pub score: Option<f64>,
-    /// How the evaluation or the check ended, in one word.
+    /// The outcome of the evaluation or the check, as one word.
     pub outcome: String,
-    /// What was wrong, in a sentence; empty where nothing was.
+    /// What was wrong, as a sentence; empty if nothing was.
     pub detail: String,
-    /// The answer that was taken from the text, where one was looked for.
+    /// The answer extracted from the text, if the step extracts one.
     pub answer: Option<String>,
 }
 
-/// Everything that a step's expressions can name. It is asked for what they do name.
+/// Everything that a step's expressions can name. Only the named parts are requested.
 pub trait Visible {
-    /// A step that has ended before, by the name that the template knows it by.
+    /// An earlier step, by its name in the template.
     fn step(&self, name: &str) -> Option<Arc<Readable>>;
 
-    /// In a loop: what it started from, or what the generation before has carried over.
+    /// In a loop: its start, or the carried step of the preceding generation.
     fn previous(&self) -> Option<Arc<Readable>>;
 
     /// In a loop: the number of the generation, from 1.
     fn generation(&self) -> Option<usize>;
 
-    /// What was tried before, a line a trial.
+    /// Earlier trials, one per line.
     fn scratchpad(&self) -> String;
 }
 
 impl Readable {
-    /// Something that has every field of its kind, to try expressions on.
+    /// A value with every field of its kind, to evaluate expressions on.
     pub(super) fn sample(fields: Fields) -> Self {
         let scored = Scored {
             score: Some(1.0),
@@ -58,7 +58,6 @@ impl Readable {
         }
     }
 
-    /// One of its fields.
     fn field(&self, name: &str) -> Option<Value> {
         match name {
             "text" => {
@@ -91,7 +90,7 @@ impl Readable {
     }
 }
 
-/// A step may have thousands of samples: a field is made when it is read.
+/// A step may have thousands of samples, so fields are built when they are read.
 impl Object for Readable {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         self.field(key.as_str()?)
@@ -118,7 +117,7 @@ pub(super) struct Reads {
     pub(super) scratchpad: bool,
 }
 
-/// What expressions are evaluated on, with what they name in it.
+/// The context of expressions, with what they name.
 pub(super) fn context(reads: &Reads, visible: &dyn Visible) -> Value {
     let steps = reads.steps.iter().filter_map(|name| {
         let readable = visible.step(name)?;
@@ -137,12 +136,11 @@ pub(super) fn context(reads: &Reads, visible: &dyn Visible) -> Value {
     Value::from_pairs(pairs)
 }
 
-/// Which fields a step has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fields {
     /// `text` and `texts`.
     Answers,
-    /// Those, and what the answers were found to be worth.
+    /// Those, and the assessment of the answers.
     Scored,
 }
 

@@ -1,45 +1,44 @@
-//! What the steps of a flow do: the kinds of work, as an expanded flow holds them.
+//! The kinds of work of a step, as stored in an expanded flow.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-/// What a step does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
-    /// Asks the model.
+    /// Generates with the model.
     Generate(Generate),
-    /// Runs the programs that another step's answers hold, and scores what they return.
+    /// Runs the programs in another step's answers and scores their results.
     Evaluate(Evaluate),
-    /// Checks another step's answers against the expected one.
+    /// Checks another step's answers against the expected answer.
     Verify(Verify),
-    /// Asks the model whether an answer says the same as the expected one, in both orders.
+    /// Asks the model whether an answer and the expected one mean the same, in both orders.
     Judge(Judge),
-    /// Keeps the best of what was scored.
+    /// Keeps the best of the scored results.
     Select(Select),
 }
 
-/// Generation: one prompt, and one or several answers to it.
+/// Generation: one prompt, with one or more answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generate {
-    /// Whether the conversation goes on or starts anew.
+    /// Whether to continue a conversation or start a new one.
     pub context: Context,
-    /// The user message, in parts; joined they are the message.
+    /// The user message, as parts to be concatenated.
     pub prompt: Vec<Part>,
-    /// How many answers, each with a seed of its own; their prompt is computed once.
+    /// Number of answers, each with its own seed; they share one prefill.
     #[serde(default = "one_sample", skip_serializing_if = "is_one")]
     pub samples: usize,
-    /// Most tokens to generate.
+    /// Maximum number of tokens to generate.
     pub max_tokens: usize,
-    /// Temperature; 0 is greedy.
+    /// 0 is greedy.
     #[serde(default)]
     pub temperature: f32,
-    /// Nucleus sampling; 1 keeps every token.
+    /// Nucleus sampling; 1 keeps all tokens.
     #[serde(default = "one")]
     pub top_p: f32,
-    /// Keeps the likeliest tokens; 0 keeps every one.
+    /// Number of most likely tokens to keep; 0 keeps all.
     #[serde(default)]
     pub top_k: usize,
 }
@@ -48,15 +47,14 @@ pub struct Generate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {
-    /// The step whose answers hold the programs.
+    /// The step whose answers contain the programs.
     pub of: String,
-    /// What a program has to do, and how it is scored.
     pub task: Task,
-    /// How long a program may run, in milliseconds.
+    /// Time limit of a program (ms).
     pub timeout_ms: u64,
 }
 
-/// What a generated program has to do.
+/// The task of a generated program, which determines its score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
@@ -65,24 +63,22 @@ pub enum Task {
 }
 
 impl Task {
-    /// The tasks by the names that templates know them by.
+    /// The names of the tasks in templates.
     pub const NAMES: &'static [&'static str] = &["packing"];
 
-    /// The task of a name.
     pub fn named(name: &str) -> Option<Self> {
         (name == "packing").then_some(Self::Packing)
     }
 }
 
-/// Verification of answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Verify {
     /// The step whose answers are checked.
     pub of: String,
-    /// The question, as the cache of verdicts knows it.
+    /// The question, which is part of the key of cached verdicts.
     pub question: Vec<Part>,
-    /// The right answer.
+    /// The expected answer.
     pub expected: Vec<Part>,
 }
 
@@ -90,51 +86,47 @@ pub struct Verify {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Judge {
-    /// The step whose answers are judged. Of a `verify` step, those that it left undecided.
+    /// The step whose answers are judged. If it is a `verify` step, only those it left undecided.
     pub of: String,
-    /// The question.
     pub question: Vec<Part>,
-    /// The right answer.
+    /// The expected answer.
     pub expected: Vec<Part>,
-    /// Most tokens of a verdict.
+    /// Maximum number of tokens of a verdict.
     pub max_tokens: usize,
 }
 
-/// Selection of the best.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Select {
-    /// The steps whose results are candidates, in the order that decides among equal scores.
+    /// The steps whose results are candidates. Their order breaks ties between equal scores.
     pub of: Vec<String>,
-    /// How many are kept, the best first.
+    /// How many are kept, best first.
     pub keep: usize,
 }
 
-/// Whether a step goes on with a conversation.
+/// Whether a step continues a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Context {
     /// A new conversation: the system message and this step's prompt.
     #[default]
     Fresh,
-    /// The conversation of the one step that it needs goes on: that step's messages, its answer,
-    /// then this step's prompt.
+    /// Continues the conversation of the only step it needs: that step's messages, its answer, then this
+    /// step's prompt.
     Append,
 }
 
-/// A piece of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// Text, complete since the expansion.
+    /// Text that was fully rendered during expansion.
     Text(String),
-    /// The inside of a `${ … }`: a minijinja expression over `steps.<id>.text` and what else has come
-    /// of earlier steps, resolved when those that it names have ended.
+    /// The content of a `${ … }`: a minijinja expression over `steps.<id>.text` and other results of
+    /// earlier steps, evaluated once those steps have ended.
     Expr(String),
 }
 
 impl Part {
-    /// The text, if that is what it is.
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -144,7 +136,7 @@ impl Part {
 }
 
 impl Work {
-    /// The kind, as templates name it.
+    /// The kind, as named in templates.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Generate(_) => "generate",
@@ -155,7 +147,7 @@ impl Work {
         }
     }
 
-    /// The steps whose results it works on, apart from those that its texts read.
+    /// The steps whose results it works on, not counting those its texts refer to.
     pub fn of(&self) -> &[String] {
         match self {
             Self::Generate(_) => &[],
@@ -166,7 +158,7 @@ impl Work {
         }
     }
 
-    /// The same with other names of those steps.
+    /// Renames those steps.
     pub(super) fn renamed(mut self, name: impl Fn(&str) -> String) -> Self {
         let of = match &mut self {
             Self::Generate(_) => &mut [][..],
@@ -179,14 +171,14 @@ impl Work {
             *id = name(id);
         }
         if let Self::Select(select) = &mut self {
-            // `previous` may be a step that is named, too.
+            // `previous` may be a step that is also named.
             let mut seen = BTreeSet::new();
             select.of.retain(|id| seen.insert(id.clone()));
         }
         self
     }
 
-    /// The same with these texts: the prompt, or question and expected answer.
+    /// Sets the texts: the prompt, or the question and the expected answer.
     pub(super) fn with_texts(mut self, texts: Vec<Vec<Part>>) -> Self {
         let mut texts = texts.into_iter();
         let mut next = || texts.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! One connection: a request is read, an answer is written, and it is closed. Nothing here blocks.
+//! A connection: reads one request, writes the answer, and closes. Nothing here blocks.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::render::Answer;
 use crate::stopwatch;
 
-/// From its coming to its end, whatever the client does.
+/// Lifetime of a connection, whatever the client does.
 const MOST_TIME: Duration = Duration::from_secs(5);
-/// Most bytes of a request, its headers included.
+/// Upper bound on the size of a request in bytes, including headers.
 const MOST_BYTES: usize = 8192;
 
 #[derive(Debug)]
@@ -17,12 +17,11 @@ pub(super) struct Connection {
     stream: TcpStream,
     since: Instant,
     request: Vec<u8>,
-    /// What is still to be written, once there is an answer.
+    /// Set once there is an answer; bytes from `written` on are not sent yet.
     answer: Option<Vec<u8>>,
     written: usize,
 }
 
-/// What became of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     Open,
@@ -45,7 +44,7 @@ impl Connection {
         self.since.elapsed()
     }
 
-    /// Goes as far as it goes without waiting. `answer` makes the answer to a `GET` of a path.
+    /// Makes progress without blocking. `answer` produces the answer to a `GET` of a path.
     pub(super) fn advance(&mut self, answer: impl FnOnce(&str) -> Answer) -> Progress {
         if self.age() > MOST_TIME {
             return Progress::Closed;
@@ -74,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// Reads what is there; `true` where no more will come, or may.
+    /// Reads the available bytes; `true` if no more will come, or the size limit is reached.
     fn read(&mut self) -> std::io::Result<bool> {
         let mut buffer = [0; 2048];
         let mut has_read = false;
@@ -133,7 +132,7 @@ fn parse(bytes: &[u8]) -> Parsed {
                 .filter(|header| header.name.eq_ignore_ascii_case("host"))
                 .map(|header| header.value)
                 .collect();
-            // RFC 9112, section 3.2: one of them, and only HTTP/1.0 has none.
+            // RFC 9112, section 3.2: exactly one Host header; only HTTP/1.0 may omit it.
             if hosts.len() > 1 || (hosts.is_empty() && request.version != Some(0)) {
                 return Parsed::Refused(Answer::error("400 Bad Request"));
             }
@@ -154,8 +153,8 @@ fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// The host that a request's target names, and the rest of it: clients that take this server for a proxy
-/// send the whole address (the absolute form of RFC 9112, section 3.2.2).
+/// Splits a request target into host and path. Clients that take this server for a proxy send the
+/// absolute form (RFC 9112, section 3.2.2).
 fn parts(target: &str) -> (Option<&[u8]>, &str) {
     let address = match target.split_once("://") {
         Some((scheme, address)) if scheme.eq_ignore_ascii_case("http") => address,
@@ -164,15 +163,15 @@ fn parts(target: &str) -> (Option<&[u8]>, &str) {
     let (host, path) = address.split_at(address.find(['/', '?']).unwrap_or(address.len()));
     let path = match path {
         path if path.starts_with('/') => path,
-        // Nothing, or a query alone.
+        // Empty, or only a query.
         _ => "/",
     };
     (Some(host.as_bytes()), path)
 }
 
-/// Whether a host that is asked for can be this server: an address, or a name of this machine's own. A
-/// page from elsewhere whose name is made to lead here (DNS rebinding) would otherwise be let read the
-/// figures by its visitor's browser, which always says the name.
+/// Whether a requested host can be this server: an address, or a name of this machine. Otherwise a
+/// malicious page whose name resolves to this machine (DNS rebinding) could read the statistics
+/// through the visitor's browser, which always sends that name.
 fn is_ours(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else {
         return false;
@@ -185,7 +184,7 @@ fn is_ours(host: &[u8]) -> bool {
     }
     let name = host.split(':').next().unwrap_or_default();
     let name = name.strip_suffix('.').unwrap_or(name);
-    // RFC 6761, section 6.3: every name below `localhost` is this machine's.
+    // RFC 6761, section 6.3: every name below `localhost` is this machine.
     let last = name.rsplit('.').next().unwrap_or_default();
     name.parse::<IpAddr>().is_ok() || last.eq_ignore_ascii_case("localhost")
 }
@@ -196,7 +195,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn only_reading_is_allowed() {
+    fn only_get_and_head_are_allowed() {
         let get = |path: &str| Parsed::Get(path.to_owned());
         assert_eq!(
             parse(b"GET /stats?x=1 HTTP/1.1\r\nHost: [::1]\r\n\r\n"),
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_than_this_machines_own_are_refused() {
+    fn foreign_host_names_are_rejected() {
         let asked =
             |host: &str| parse(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
         for ours in [
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn one_host_is_named_but_in_http_1_0() {
+    fn exactly_one_host_is_required_except_in_http_1_0() {
         let status = |request: &str| match parse(request.as_bytes()) {
             Parsed::Refused(answer) => answer.status.to_owned(),
             other => format!("{other:?}"),
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_address_is_a_target() {
+    fn absolute_form_targets_are_accepted() {
         let asked = |target: &str| {
             let request = format!("GET {target} HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n");
             parse(request.as_bytes())
@@ -301,7 +300,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn garbage_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             parse(&bytes);
         }
     }

@@ -1,10 +1,10 @@
-//! The run while it goes on, over HTTP (`--stats-addr`): the profile's table, Prometheus text, and a
-//! page. Read only: it knows `GET` and nothing that could be changed.
+//! Live statistics of a run over HTTP (`--stats-addr`): the profile table, Prometheus metrics, and
+//! a page. Read-only.
 //!
-//! Two threads: one waits for connections, one serves them all with sockets that never block. A
-//! client that sends nothing, half a request or garbage costs a place in a list until its time is
-//! over, and no thread. That is all of HTTP that is needed, so an asynchronous runtime and a web
-//! framework (axum) would be some fifty crates for four addresses.
+//! There are two threads: one accepts connections, and one serves all of them on non-blocking
+//! sockets. A client that sends nothing, half a request or garbage occupies an entry in a list
+//! until it times out, but no thread. Four URLs need no more of HTTP than this; an asynchronous
+//! runtime and a web framework (axum) would add about fifty crates.
 
 mod connection;
 mod render;
@@ -22,26 +22,26 @@ use crate::stopwatch;
 use connection::{Connection, Progress};
 use render::Reading;
 
-/// Connections at a time, those that wait to be looked at included; one more, and the one that is open
-/// the longest is closed.
+/// Upper bound on connections, including those that wait to be served. Beyond it, the oldest one is
+/// closed.
 const MOST_CONNECTIONS: usize = 256;
-/// What share of the files that this process may have open goes to connections (one in so many): the
-/// rest is the run's, whatever clients do.
+/// Connections may use 1/8 of the open-file limit; the rest is reserved for the run, whatever
+/// clients do.
 const SHARE_OF_FILES: usize = 8;
-/// How often the counts are read for the rate.
+/// Sampling interval for the token rate.
 const SAMPLE: Duration = Duration::from_millis(500);
-/// What "now" means in tokens per second now.
+/// Window for the current token rate.
 const NOW: Duration = Duration::from_secs(3);
 
-/// Starts to serve at `address` and returns where it is reached: port 0 is a free port. The server
+/// Starts serving at `address` and returns the actual address: port 0 picks a free port. The server
 /// ends with the process.
 ///
 /// # Errors
-/// Exit code 3 where the address cannot be had.
+/// Exit code 3 if the address is not available.
 pub fn serve(address: SocketAddr) -> Result<SocketAddr> {
     let failed = |source: std::io::Error| {
-        Error::preflight(format!("failed to serve the live figures at {address}"))
-            .hint("let STATS_ADDR (--stats-addr) be an address of this machine with a free port; port 0 takes any free one")
+        Error::preflight(format!("failed to serve live statistics at {address}"))
+            .hint("set STATS_ADDR (--stats-addr) to an address of this machine with a free port; port 0 picks one")
             .caused_by(source)
     };
     let listener = TcpListener::bind(address).map_err(failed)?;
@@ -58,17 +58,17 @@ pub fn serve(address: SocketAddr) -> Result<SocketAddr> {
     Ok(bound)
 }
 
-/// An address, or a port alone, which is one of the loopback interface.
+/// Parses an address, or a bare port, which means localhost.
 ///
 /// # Errors
-/// What was expected.
+/// The expected syntax.
 pub fn parse_address(text: &str) -> std::result::Result<SocketAddr, String> {
     let port = text.strip_prefix(':').unwrap_or(text);
     if let Ok(port) = port.parse::<u16>() {
         return Ok((Ipv4Addr::LOCALHOST, port).into());
     }
     text.parse()
-        .map_err(|_| "expected ADDRESS:PORT (127.0.0.1:0 is any free port) or a port".to_owned())
+        .map_err(|_| "expected ADDRESS:PORT (127.0.0.1:0 picks a free port) or a port".to_owned())
 }
 
 fn accept(listener: &TcpListener, to: &SyncSender<TcpStream>) {
@@ -79,23 +79,23 @@ fn accept(listener: &TcpListener, to: &SyncSender<TcpStream>) {
                     return;
                 }
             }
-            // Out of file descriptors, most likely: connections end, and there are some again.
+            // Probably out of file descriptors: wait until other connections end.
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
 }
 
-/// How many connections there may be, by where they are.
+/// Limits on connections by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Places {
     open: usize,
-    /// Accepted, and not yet looked at.
+    /// Accepted but not yet being served.
     waiting: usize,
 }
 
 impl Places {
-    /// What a process gets that may have so many files open. One more is in the hand of the thread that
-    /// accepts.
+    /// Limits for a process with this open-file limit. One more connection is held by the accepting
+    /// thread.
     fn within(files: usize) -> Self {
         let places = (files / SHARE_OF_FILES).clamp(3, MOST_CONNECTIONS) - 1;
         let waiting = (places / 4).max(1);
@@ -109,9 +109,9 @@ impl Places {
 struct Server {
     incoming: Receiver<TcpStream>,
     most: usize,
-    /// In the order of their coming.
+    /// Oldest first.
     open: VecDeque<Connection>,
-    /// When, and how many tokens there were by then.
+    /// Time, and number of tokens generated by then.
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -140,8 +140,8 @@ impl Server {
         }
     }
 
-    /// Until when nothing needs to be done: soon for those that have just come, later for those who
-    /// let others wait.
+    /// How long to wait for new connections: short if there is a recent one, longer if the open
+    /// ones are slow.
     fn pause(&self) -> Duration {
         match self.open.back() {
             None => SAMPLE,
@@ -170,7 +170,7 @@ impl Server {
         }
     }
 
-    /// Tokens per second, over the last seconds.
+    /// Tokens per second over the last seconds.
     fn rate(&self) -> f64 {
         match (self.samples.front(), self.samples.back()) {
             (Some((from, before)), Some((to, after))) if to > from => {
@@ -183,7 +183,7 @@ impl Server {
 
     fn advance(&mut self) {
         let rate = self.rate();
-        // Read once for all who ask in this round, and only where somebody does.
+        // Read once per round, and only if a client asks.
         let mut reading: Option<Reading> = None;
         self.open.retain_mut(|connection| {
             let answer = |path: &str| {
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_alone_is_loopback() {
+    fn a_bare_port_means_localhost() {
         for text in ["9100", ":9100", "127.0.0.1:9100"] {
             let address = parse_address(text).expect(text);
             assert_eq!(address.to_string(), "127.0.0.1:9100");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_take_a_share_of_the_files_only() {
+    fn connections_are_limited_to_a_share_of_the_open_files() {
         for (files, all) in [
             (usize::MAX, 256),
             (4096, 256),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_taken_is_told() {
+    fn an_address_in_use_is_an_error() {
         let taken = serve(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
         let error = serve(taken).expect_err("it is taken");
         assert!(error.to_string().contains(&taken.to_string()), "{error}");

@@ -1,4 +1,4 @@
-//! What is answered: the table, Prometheus text, JSON, the page.
+//! Renders the answers: the table, Prometheus metrics, JSON, the page.
 
 use std::fmt::Write;
 
@@ -8,15 +8,15 @@ use crate::engine::{DeviceLoad, device_load};
 use crate::profile::{self, Distribution, Live};
 use crate::record::profile::Profile;
 
-/// The page: it asks for `/live.json` and shows it. Nothing in it comes from elsewhere.
+/// The page. It polls `/live.json` and loads nothing from other hosts.
 const PAGE: &str = include_str!("page.html");
 
-/// The run at one moment.
+/// Snapshot of the run.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     profile: Profile,
     live: Live,
-    /// Tokens generated per second, over the last seconds.
+    /// Tokens generated per second over the last seconds.
     tokens_per_second: f64,
     resident_bytes: Option<u64>,
     device: DeviceLoad,
@@ -34,7 +34,7 @@ impl Reading {
     }
 }
 
-/// Memory of this process that is in RAM.
+/// Resident memory of this process (RSS).
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
@@ -44,7 +44,6 @@ fn resident_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// A status with its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) status: &'static str,
@@ -69,7 +68,7 @@ impl Answer {
         }
     }
 
-    /// As it is sent.
+    /// The response on the wire.
     pub(super) fn bytes(&self, with_body: bool) -> Vec<u8> {
         let body = if with_body { self.body.as_str() } else { "" };
         let allow = match self.status.starts_with("405") {
@@ -114,7 +113,7 @@ fn live_json(reading: &Reading) -> String {
     .to_string()
 }
 
-/// Prometheus' text format, version 0.0.4:
+/// Prometheus text format, version 0.0.4:
 /// <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 fn metrics(reading: &Reading) -> String {
     let mut out = String::new();
@@ -133,95 +132,95 @@ fn write_metrics(out: &mut String, reading: &Reading) -> std::fmt::Result {
     one(
         "uptime_seconds",
         "gauge",
-        "Time since the profile's start.",
+        "Time since the start of the profile.",
         reading.profile.wall_s,
     )?;
     one(
         "flows",
         "gauge",
-        "Flows that the run has, over all its rounds.",
+        "Flows of the run, over all rounds.",
         live.flows as f64,
     )?;
     one(
         "flows_running",
         "gauge",
-        "Flows that go on.",
+        "Flows in progress.",
         live.flows_running as f64,
     )?;
     one(
         "flows_ended_total",
         "counter",
-        "Flows that have ended, well or badly.",
+        "Finished flows, including failed ones.",
         live.flows_ended as f64,
     )?;
     one(
         "flows_failed_total",
         "counter",
-        "Flows that have ended badly.",
+        "Failed flows.",
         live.flows_failed as f64,
     )?;
     one(
         "steps_ended_total",
         "counter",
-        "Steps that have ended, well or badly.",
+        "Finished steps, including failed ones.",
         live.steps_ended as f64,
     )?;
     one(
         "generated_tokens_total",
         "counter",
-        "Tokens that were generated.",
+        "Generated tokens.",
         live.generated_tokens as f64,
     )?;
     one(
         "prefilled_tokens_total",
         "counter",
-        "Prompt tokens that were computed.",
+        "Computed prompt tokens.",
         live.prefilled_tokens as f64,
     )?;
     one(
         "generated_tokens_per_second",
         "gauge",
-        "Tokens generated per second, over the last seconds.",
+        "Tokens generated per second over the last seconds.",
         reading.tokens_per_second,
     )?;
     one(
         "kv_pages",
         "gauge",
-        "Pages of KV memory.",
+        "Total number of KV cache pages.",
         live.kv_pages as f64,
     )?;
     one(
         "kv_pages_held",
         "gauge",
-        "Pages of KV memory that sequences hold.",
+        "KV cache pages held by sequences.",
         live.kv_pages_held as f64,
     )?;
     one(
         "idle_seconds_total",
         "counter",
-        "Time in which no stage was at work.",
+        "Time without an open stage.",
         reading.profile.idle_s,
     )?;
     let device = &reading.device;
     let measured = [
         (
             "resident_memory_bytes",
-            "Memory of this process in RAM.",
+            "Resident memory of this process.",
             reading.resident_bytes.map(|bytes| bytes as f64),
         ),
         (
             "device_memory_used_bytes",
-            "Memory of the device in use.",
+            "Device memory in use.",
             device.memory_used_bytes.map(|bytes| bytes as f64),
         ),
         (
             "device_memory_bytes",
-            "Memory of the device.",
+            "Total device memory.",
             device.memory_bytes.map(|bytes| bytes as f64),
         ),
         (
             "device_power_watts",
-            "Power that the device draws.",
+            "Power draw of the device.",
             device.power_watts,
         ),
     ];
@@ -232,11 +231,11 @@ fn write_metrics(out: &mut String, reading: &Reading) -> std::fmt::Result {
     }
     writeln!(
         out,
-        "# HELP flowbench_stage_seconds_total A stage's equal share of the wall time."
+        "# HELP flowbench_stage_seconds_total Share of the wall time per stage, split equally while several are active."
     )?;
     writeln!(out, "# TYPE flowbench_stage_seconds_total counter")?;
     for stage in &reading.profile.stages {
-        // The names are letters, dots and underscores: nothing to escape.
+        // Stage names consist of letters, dots and underscores: no escaping needed.
         writeln!(
             out,
             "flowbench_stage_seconds_total{{stage=\"{}\"}} {}",
@@ -246,13 +245,13 @@ fn write_metrics(out: &mut String, reading: &Reading) -> std::fmt::Result {
     histogram(
         out,
         "ttft_seconds",
-        "From a step's submission to its first token.",
+        "Time from the submission of a step to its first token.",
         &live.ttft,
     )?;
     histogram(
         out,
         "step_seconds",
-        "From a step's submission to its end.",
+        "Time from the submission of a step to its end.",
         &live.step,
     )
 }
@@ -273,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_says_how_long_it_is() {
+    fn answers_have_a_content_length() {
         let answer = Answer::error("405 Method Not Allowed");
         let whole = String::from_utf8(answer.bytes(true)).expect("UTF-8");
         let (head, body) = whole.split_once("\r\n\r\n").expect("a body");
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_needs_nothing_from_elsewhere() {
+    fn the_page_is_self_contained() {
         for outside in ["http://", "https://", "src=", "@import", "url("] {
             assert!(!PAGE.contains(outside), "{outside}");
         }

@@ -1,24 +1,25 @@
-//! Counts of the run that goes on, for those who watch it.
+//! Live counters of a run in progress.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Upper bounds of the distributions' classes, in seconds; what is above the last has a class too.
+/// Upper bounds of the histogram buckets, in seconds. Values above the last bound are counted as
+/// well.
 const BOUNDS: [f64; 16] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
 ];
 
-/// What anybody can count, without a lock.
+/// Counters that any thread updates without a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Count {
-    /// Flows that the run has, over all its rounds.
+    /// Total number of flows, over all rounds.
     Flows,
-    /// Flows that have ended badly.
+    /// Flows that failed.
     FlowsFailed,
-    /// Tokens that were generated.
+    /// Generated tokens.
     Generated,
     /// Prompt tokens that were computed.
     Prefilled,
@@ -28,7 +29,7 @@ static COUNTS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 static KV_HELD: AtomicU64 = AtomicU64::new(0);
 static KV_PAGES: AtomicU64 = AtomicU64::new(0);
 
-/// Counts `more` in, while the profile is on.
+/// Adds `more` to a counter while the profile is on.
 #[inline]
 pub fn count(what: Count, more: usize) {
     if super::is_on() {
@@ -36,7 +37,7 @@ pub fn count(what: Count, more: usize) {
     }
 }
 
-/// Tells of the KV memory: pages that sequences hold, of how many.
+/// Reports KV cache usage: pages held by sequences, out of all pages.
 #[inline]
 pub fn kv_pages(held: usize, of: usize) {
     KV_HELD.store(held as u64, Ordering::Relaxed);
@@ -47,55 +48,53 @@ pub(super) fn kv_held() -> u64 {
     KV_HELD.load(Ordering::Relaxed)
 }
 
-/// The run so far.
+/// Snapshot of the run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Live {
-    /// Flows that the run has, over all its rounds.
+    /// Total number of flows, over all rounds.
     pub flows: u64,
-    /// Flows that go on.
+    /// Flows in progress.
     pub flows_running: u64,
-    /// Flows that have ended, well or badly.
+    /// Finished flows, including failed ones.
     pub flows_ended: u64,
-    /// Those of them that ended badly.
+    /// Failed flows.
     pub flows_failed: u64,
-    /// Steps that have ended, well or badly.
+    /// Finished steps, including failed ones.
     pub steps_ended: u64,
-    /// Tokens that were generated.
+    /// Generated tokens.
     pub generated_tokens: u64,
     /// Prompt tokens that were computed.
     pub prefilled_tokens: u64,
-    /// Pages of KV memory that sequences hold.
+    /// KV cache pages held by sequences.
     pub kv_pages_held: u64,
-    /// All pages of KV memory; 0 where the engine has none.
+    /// All KV cache pages; 0 if the engine has none.
     pub kv_pages: u64,
-    /// From a step's submission to its first token.
+    /// From submission to first token, per step.
     pub ttft: Distribution,
-    /// From a step's submission to its end.
+    /// From submission to end, per step.
     pub step: Distribution,
 }
 
-/// How long something took, over all its calls so far.
+/// Distribution of durations.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Distribution {
-    /// Calls.
     pub count: u64,
-    /// Their sum, in seconds.
+    /// In seconds.
     pub sum_s: f64,
-    /// Median, in seconds, to 1 %.
+    /// In seconds, accurate to 1 %.
     pub p50_s: f64,
-    /// 90th percentile, in seconds, to 1 %.
+    /// In seconds, accurate to 1 %.
     pub p90_s: f64,
-    /// 99th percentile, in seconds, to 1 %.
+    /// In seconds, accurate to 1 %.
     pub p99_s: f64,
-    /// Upper bound of each class in seconds, and how many calls took at most as long; those of the
-    /// classes below are counted in.
+    /// Upper bound of each bucket in seconds, and the cumulative count of calls up to it.
     pub at_most: Vec<(f64, u64)>,
 }
 
-/// Collects a [`Distribution`], in a few KB however many calls there are.
+/// Collects a [`Distribution`] in a few KB, independent of the number of calls.
 #[derive(Debug)]
 pub(super) struct Collector {
-    /// Microseconds; `None` where the library refuses the bounds.
+    /// In microseconds; `None` if the library rejects the bounds.
     quantiles: Option<Histogram<u32>>,
     classes: [u64; BOUNDS.len()],
     count: u64,
@@ -146,7 +145,7 @@ impl Collector {
     }
 }
 
-/// What is counted with the recorder's lock held.
+/// State that is updated under the recorder's lock.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) flows_running: u64,
@@ -189,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_distribution_has_classes_and_quantiles() {
+    fn distributions_have_buckets_and_quantiles() {
         let mut collector = Collector::new();
         for _ in 0..98 {
             collector.add(3_000_000);

@@ -1,9 +1,9 @@
-//! What has ended, one by one, for the trace. Sums go on for ever; this stops at a bound and counts
-//! what it leaves out.
+//! Log of finished events for the trace. Unlike the sums, it is bounded, and counts the events it
+//! drops.
 
 use super::names::Span;
 
-/// Most events that are kept, some 20 MB of them.
+/// Upper bound on stored events, about 20 MB.
 const MOST: usize = 200_000;
 
 /// What a forward pass computes.
@@ -17,7 +17,7 @@ pub struct PassTokens {
     pub decode_tokens: usize,
 }
 
-/// An activity that has ended, in ticks of the clock.
+/// A finished activity; times in clock ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) id: u64,
@@ -28,23 +28,22 @@ pub(super) struct Ended {
     pub(super) end: u64,
 }
 
-/// A pass that has ended, in ticks of the clock.
+/// A finished pass; times in clock ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EndedPass {
     pub(super) span: Span,
     pub(super) of: PassTokens,
     pub(super) start: u64,
     pub(super) end: u64,
-    /// Pages of KV memory that sequences held at its end.
+    /// KV cache pages held by sequences at its end.
     pub(super) kv_pages: u64,
 }
 
-/// The events so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Log {
     pub(super) activities: Vec<Ended>,
     pub(super) passes: Vec<EndedPass>,
-    /// Events left out.
+    /// Number of dropped events.
     pub(super) dropped: u64,
 }
 
@@ -61,7 +60,7 @@ impl Log {
         }
     }
 
-    /// Whether there is room for one more; counts it as left out where there is none.
+    /// Whether one more event fits; counts it as dropped otherwise.
     fn has_room(&mut self) -> bool {
         let room = self.activities.len() + self.passes.len() < MOST;
         self.dropped += u64::from(!room);
@@ -74,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_after_the_bound_is_counted() {
+    fn events_beyond_the_bound_are_counted() {
         let pass = EndedPass {
             span: Span::Forward,
             of: PassTokens::default(),

@@ -1,15 +1,16 @@
-//! Where the time goes: spans, their table, and the stages' shares of the wall time.
+//! Profiling: spans, their table, and the share of each stage in the wall time.
 //!
-//! Off, a span costs one atomic load. On ([`enable`]), there are three kinds of them:
+//! While the profile is off, a span costs one atomic load. When it is on ([`enable`]), there are
+//! three kinds:
 //!
-//! - [`span()`]: a scope of a thread's code;
-//! - [`Activity`]: what goes on across scopes and threads (a flow, its steps, a request's phases),
+//! - [`span()`]: a scope in a thread's code;
+//! - [`Activity`]: work that spans scopes and threads (a flow, its steps, the phases of a request),
 //!   with an explicit parent;
-//! - [`pass`]: one forward pass, or one wait, for all requests in it.
+//! - [`pass`]: one forward pass, or one wait, on behalf of all requests in it.
 //!
-//! [`Span`] lists the names. [`snapshot`] reads all that was measured so far, at any time and from
-//! any thread; [`trace()`] says what was when, [`live()`] how far the run is. These readings of the
-//! clock are never fenced and tell of the program alone: reported run times come from
+//! [`Span`] lists the names. [`snapshot`] reads all measurements so far, at any time and from any
+//! thread; [`trace()`] returns the timeline and [`live()`] the progress of the run. The clock is
+//! read without a fence, so these times describe the program only: reported run times come from
 //! [`crate::stopwatch`].
 
 mod live;

@@ -1,23 +1,23 @@
-//! The names of all spans, and what each of them is to the stage shares.
+//! The names of all spans, and how each contributes to the stage shares.
 
-/// What a span's time means to the stage shares ([`super::stages`]).
+/// How a span contributes to the stage shares ([`super::stages`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A row of the table, and nothing else.
+    /// A row of the table only.
     Detail,
-    /// A stage: it is at work while it is open, and an outer stage on the same thread is not.
+    /// A stage. It is active while it is open, and suspends the enclosing stage of the same thread.
     Work,
-    /// A stage that is no work: it has a share only where no work is done.
+    /// A waiting stage: it has a share only while no work is done.
     Wait,
-    /// A phase of a request. The stage is at work while a pass computes such requests
-    /// ([`super::pass`]); the span itself, which also lasts while the request's turn comes, is a
-    /// row of the table.
+    /// A phase of a request. The stage is active while a pass computes such requests
+    /// ([`super::pass`]). The span also covers the time until the next pass, and is a row of the
+    /// table.
     Phase,
 }
 
 macro_rules! spans {
     ($($(#[$doc:meta])* $span:ident = $name:literal, $kind:ident;)*) => {
-        /// What is measured. The text of each is its name in the table.
+        /// A measured activity.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Span {
@@ -25,10 +25,10 @@ macro_rules! spans {
         }
 
         impl Span {
-            /// Every span, in the order of the program.
+            /// All spans, in program order.
             pub const ALL: &'static [Self] = &[$(Self::$span),*];
 
-            /// Its name in the table.
+            /// Name in the table.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$span => $name,)*
@@ -45,80 +45,80 @@ macro_rules! spans {
 }
 
 spans! {
-    /// The whole run: every other span of the main thread is in it.
+    /// The whole run: contains all other spans of the main thread.
     Run = "run", Detail;
-    /// Finding out about the machine, as far as the run waits for it.
+    /// Probing the machine, as far as it delays the run.
     Environment = "environment", Work;
     /// Reading template, suite and fixture; verifying or writing the flows.
     FlowExpansion = "flow_expansion", Work;
-    /// Finding, fetching and checking the model file, or reading the script.
+    /// Locating, downloading and checking the model file, or reading the script.
     LocateModel = "locate_model", Work;
     /// Starting the processes that run generated programs and check answers.
     PoolInit = "pool_init", Work;
-    /// Opening the device, loading the model, one warm-up pass.
+    /// Opening the device, loading the model, and one warm-up pass.
     EngineInit = "engine_init", Work;
 
     /// A workflow, from its first submission to its end.
     Flow = "flow", Detail;
     /// A step, from its submission to its last token.
     Step = "step", Detail;
-    /// A step's prompt, with `${ … }` resolved, and its conversation through the chat template.
+    /// Resolving `${ … }` in a step's prompt and applying the chat template to its conversation.
     PromptRendering = "prompt_rendering", Work;
     /// Text to tokens.
     Tokenise = "tokenise", Work;
-    /// A request that is submitted and not admitted.
+    /// A submitted request that is not yet admitted.
     QueueWait = "queue_wait", Wait;
-    /// A request from its admission to its first token.
+    /// A request, from admission to first token.
     Prefill = "prefill", Phase;
-    /// A request from its first token to its last.
+    /// A request, from first to last token.
     Decode = "decode", Phase;
-    /// Choosing who is computed in the next pass, and with which pages of KV memory.
+    /// Selecting the requests of the next pass and their KV cache pages.
     Schedule = "schedule", Work;
-    /// Choosing the next token.
+    /// Sampling the next token.
     Sample = "sample", Work;
     /// Tokens to text.
     Detokenise = "detokenise", Work;
     /// Waiting for the device.
     Synchronise = "synchronise", Work;
 
-    /// From the request for a generated program's process to its first line.
+    /// From requesting a process for a generated program to the program's first line.
     EvaluateStartUp = "evaluate.start_up", Work;
-    /// A generated program, from its first line to its result or its kill.
+    /// A generated program, from its first line until it returns or is killed.
     EvaluateRun = "evaluate.run", Work;
-    /// Ending its process, and judging what it gave.
+    /// Stopping its process and judging its result.
     EvaluateValidate = "evaluate.validate", Work;
-    /// Checking an answer against the expected one: here, and where that does not do, in a process
-    /// that math-verify is asked in.
+    /// Checking an answer against the expected one: in process, or else by math-verify in another
+    /// process.
     Verify = "verify", Work;
-    /// Writing and printing what was measured.
+    /// Writing and printing the results.
     RecordIo = "record_io", Work;
 
     /// A forward pass of a model.
     Forward = "forward", Detail;
-    /// A wait for answers that come from elsewhere: a script's latencies, a server.
+    /// Waiting for answers from elsewhere: recorded latencies, or a server.
     Wait = "wait", Detail;
-    /// Token ids to rows of the embedding.
+    /// Embedding lookup.
     Embedding = "embedding", Detail;
-    /// Root mean square norms, and the residual additions before them.
+    /// RMS norms and the residual additions before them.
     Norm = "norm", Detail;
-    /// Rows to int8 blocks, for the next product.
+    /// Quantizing activations to int8 blocks for the next product.
     Quantise = "quantise", Detail;
-    /// Products with weight matrices.
+    /// Matrix products with weights.
     Linear = "linear", Detail;
-    /// Rotation of queries and keys by their positions.
+    /// Rotary position embedding of queries and keys.
     Rope = "rope", Detail;
-    /// Keys and values into their cache.
+    /// Writing keys and values to the KV cache.
     KvWrite = "kv_write", Detail;
-    /// Attention proper: scores, softmax, weighted values.
+    /// Attention: scores, softmax, weighted values.
     Attention = "attention", Detail;
-    /// Gate and up of a feed-forward, and the activation: these follow one another part by part.
+    /// Gate and up projections of the feed-forward network and its activation, interleaved block by
+    /// block.
     Gate = "gate", Detail;
-    /// The last norm and the product with the vocabulary.
+    /// Final norm and output projection.
     Head = "head", Detail;
 }
 
 impl Span {
-    /// How many there are.
     pub(super) const COUNT: usize = Self::ALL.len();
 
     pub(super) const fn index(self) -> usize {
@@ -130,7 +130,7 @@ impl Span {
     }
 }
 
-// The stage shares keep the open stages in the bits of a u64.
+// The stage shares keep the open stages in a u64 bit mask.
 const _: () = assert!(Span::COUNT <= 64);
 
 #[cfg(test)]
@@ -139,7 +139,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn names_are_unique_and_fit_for_a_label() {
+    fn names_are_unique_and_valid_as_labels() {
         let names: HashSet<_> = Span::ALL.iter().map(|span| span.name()).collect();
         assert_eq!(names.len(), Span::COUNT);
         for name in names {

@@ -1,4 +1,4 @@
-//! The recorder of this process: its clock, each thread's stack, and what the threads share.
+//! The recorder of this process: its clock, a span stack per thread, and the shared state.
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -17,14 +17,14 @@ use super::trace::json;
 use super::tree::{Open, Tree};
 use crate::record::profile::{Profile, ProfileRow, StageShare};
 
-/// Whether anything is recorded: all that a span looks at while the profile is off.
+/// Whether the profile is on. While it is off, a span reads nothing else.
 static ON: AtomicBool = AtomicBool::new(false);
 
-/// The processor's own counter, calibrated once; it is read without a fence.
+/// The processor's cycle counter, calibrated once; read without a fence.
 static CLOCK: OnceLock<Clock> = OnceLock::new();
 
-/// What the threads share. It is locked where a stage or an activity begins and ends, not for the
-/// many small spans inside a forward pass.
+/// State shared by all threads. It is locked when a stage or an activity starts and ends, but not
+/// for the many small spans inside a forward pass.
 static SHARED: Mutex<Option<RecorderState>> = Mutex::new(None);
 
 struct RecorderState {
@@ -32,27 +32,27 @@ struct RecorderState {
     tree: Tree,
     log: Log,
     watched: Watched,
-    /// The profile's start.
+    /// Start of the profile.
     start: u64,
-    /// The sums of the threads that run.
+    /// Sums of the running threads.
     threads: Vec<Arc<Rows>>,
-    /// Those of the threads that have ended.
+    /// Sums of finished threads.
     retired: Table,
 }
 
 thread_local! {
     static LOCAL: RefCell<Option<Local>> = const { RefCell::new(None) };
-    /// The activity that others on this thread are begun in; 0 is none.
+    /// The activity that is the parent of new ones on this thread; 0 is none.
     static SCOPE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A thread's part of the recorder.
+/// Per-thread state.
 struct Local {
     clock: Clock,
     stack: Stack,
 }
 
-/// Turns the profile on, for the rest of the process. Calibrating the clock takes some
+/// Turns the profile on for the rest of the process. Calibrating the clock takes a few
 /// milliseconds.
 pub fn enable() {
     let clock = CLOCK.get_or_init(Clock::new);
@@ -70,7 +70,6 @@ pub fn enable() {
     ON.store(true, Ordering::Release);
 }
 
-/// Whether the profile is on.
 #[inline]
 pub fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
@@ -80,7 +79,7 @@ fn clock() -> &'static Clock {
     CLOCK.get_or_init(Clock::new)
 }
 
-/// Does `work` on what the threads share, if the profile is on.
+/// Runs `work` on the shared state, if the profile is on.
 fn with_shared<T>(work: impl FnOnce(&mut RecorderState) -> T) -> Option<T> {
     let mut shared: MutexGuard<'_, Option<RecorderState>> =
         SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,7 +98,7 @@ impl Local {
 }
 
 impl Drop for Local {
-    /// The thread ends: its sums are kept, its memory is not.
+    /// Keeps the sums of the finished thread and frees its memory.
     fn drop(&mut self) {
         let rows = self.stack.rows();
         with_shared(|shared| {
@@ -109,7 +108,7 @@ impl Drop for Local {
     }
 }
 
-/// Does `work` on this thread's part; `None` where the thread is about to end.
+/// Runs `work` on this thread's state; `None` during thread shutdown.
 #[inline]
 fn with_local<T>(work: impl FnOnce(&mut Local) -> T) -> Option<T> {
     LOCAL
@@ -117,7 +116,7 @@ fn with_local<T>(work: impl FnOnce(&mut Local) -> T) -> Option<T> {
         .ok()
 }
 
-/// Opens a span of this thread's code; it ends when the guard is dropped, in a panic, too.
+/// Opens a span on this thread. It ends when the guard is dropped, also during a panic.
 ///
 /// ```
 /// use flowbench::profile::{self, Span};
@@ -136,13 +135,13 @@ pub fn span(span: Span) -> Guard {
     }
 }
 
-/// A span that is open on this thread.
+/// An open span of this thread.
 #[derive(Debug)]
 #[must_use = "the span ends when this is dropped"]
 pub struct Guard {
-    /// Depth of the thread's stack with this span on it; 0 is no span.
+    /// Depth of the thread's stack including this span; 0 means no span.
     depth: usize,
-    /// It belongs to its thread's stack, and does not leave the thread.
+    /// Makes the guard `!Send`: it belongs to its thread's stack.
     thread: PhantomData<*const ()>,
 }
 
@@ -168,7 +167,7 @@ impl Guard {
     fn close(depth: usize) {
         with_local(|local| {
             let now = local.clock.raw();
-            // More than one only where guards were dropped out of order.
+            // More than one iteration only if guards were dropped out of order.
             while local.stack.depth() >= depth {
                 let Some(ended) = local.stack.close(now) else {
                     return;
@@ -199,8 +198,8 @@ impl RecorderState {
     }
 }
 
-/// Opens a pass ([`Span::Forward`] or [`Span::Wait`]): a span, while which the stages `prefill` and
-/// `decode` are at work, as far as `of` has such tokens.
+/// Opens a pass ([`Span::Forward`] or [`Span::Wait`]). While it is open, the stages `prefill` and
+/// `decode` are active, if the pass contains such tokens.
 pub fn pass(span: Span, of: impl FnOnce() -> PassTokens) -> PassGuard {
     if !is_on() {
         return PassGuard {
@@ -217,7 +216,7 @@ pub fn pass(span: Span, of: impl FnOnce() -> PassTokens) -> PassGuard {
         _guard: self::span(span),
     };
     if span == Span::Forward {
-        // A wait computes nothing, and is one of many for the same tokens.
+        // A wait computes nothing, and repeats for the same tokens.
         live::count(Count::Prefilled, guard.of.prefill_tokens);
     }
     guard.start = with_shared(|shared| {
@@ -231,7 +230,7 @@ pub fn pass(span: Span, of: impl FnOnce() -> PassTokens) -> PassGuard {
     guard
 }
 
-/// A pass that goes on.
+/// A pass in progress.
 #[derive(Debug)]
 #[must_use = "the pass ends when this is dropped"]
 pub struct PassGuard {
@@ -270,23 +269,23 @@ impl Drop for PassGuard {
     }
 }
 
-/// A span that is no scope of a thread: it ends when this is dropped, wherever that is.
+/// A span that is not bound to a thread or scope. It ends when this is dropped.
 #[derive(Debug, Default)]
 #[must_use = "the activity ends when this is dropped"]
 pub struct Activity {
-    /// Its number in the tree; 0 is none.
+    /// ID in the tree; 0 is none.
     id: u64,
-    /// A stage that is open as long as the activity goes on.
+    /// Stage that is open during the activity.
     stage: Option<Span>,
 }
 
 impl Activity {
-    /// Begins an activity that nothing else contains.
+    /// Starts an activity without a parent.
     pub fn root(span: Span) -> Self {
         Self::begin(span, 0)
     }
 
-    /// Names it in the trace.
+    /// Sets the label in the trace.
     pub fn labelled(self, label: impl FnOnce() -> String) -> Self {
         if self.id != 0 {
             let label = label().into_boxed_str();
@@ -295,17 +294,17 @@ impl Activity {
         self
     }
 
-    /// Begins an activity within this one.
+    /// Starts a child of this activity.
     pub fn child(&self, span: Span) -> Self {
         Self::begin(span, self.id)
     }
 
-    /// Begins an activity within the one whose [`Scope`] this thread is in, if it is in one.
+    /// Starts a child of the activity whose [`Scope`] this thread is in, if any.
     pub fn in_scope(span: Span) -> Self {
         Self::begin(span, SCOPE.get())
     }
 
-    /// Makes this the activity that [`Activity::in_scope`] finds on this thread.
+    /// Makes this the parent for [`Activity::in_scope`] on this thread.
     pub fn enter(&self) -> Scope {
         Scope {
             outer: SCOPE.replace(self.id),
@@ -313,13 +312,13 @@ impl Activity {
         }
     }
 
-    /// Ends this and begins the next one in the same place, without a gap.
+    /// Ends this activity and starts its successor with the same parent, without a gap.
     pub fn next(&mut self, span: Span) {
         self.next_since(span, Duration::ZERO);
     }
 
-    /// As [`Activity::next`], so long ago as it is known to have been. The stages' shares, which are
-    /// attributed as time goes by, are only set right for what was not attributed yet.
+    /// Like [`Activity::next`], but backdated by `ago`. Stage shares are attributed as time passes,
+    /// so they change only for time that was not attributed yet.
     pub fn next_since(&mut self, span: Span, ago: Duration) {
         if self.id == 0 {
             return;
@@ -349,7 +348,7 @@ impl Activity {
             return Self::default();
         }
         with_shared(|shared| {
-            // Read with the lock held: the readings are in the order of the changes.
+            // Read under the lock, so that readings are in the order of the changes.
             let (id, stage) = shared.begin(span, parent, clock().raw());
             Self { id, stage }
         })
@@ -357,7 +356,7 @@ impl Activity {
     }
 }
 
-/// The clock's reading so long before `now`.
+/// Clock reading at `ago` before `now`.
 fn before(now: u64, ago: Duration) -> u64 {
     if ago.is_zero() {
         return now;
@@ -427,7 +426,7 @@ impl Drop for Activity {
     }
 }
 
-/// While this lives, an activity is the place of others that this thread begins.
+/// While this exists, new activities on this thread become children of the entered one.
 #[derive(Debug)]
 #[must_use = "the scope ends when this is dropped"]
 pub struct Scope {
@@ -441,8 +440,8 @@ impl Drop for Scope {
     }
 }
 
-/// All that was measured so far; `None` while the profile is off. The calling thread's open spans
-/// count as if they ended now; those of others, and open activities, count when they have ended.
+/// All measurements so far; `None` while the profile is off. Open spans of the calling thread count
+/// as if they ended now. Open spans of other threads, and open activities, are not included.
 pub fn snapshot() -> Option<Profile> {
     if !is_on() {
         return None;
@@ -465,13 +464,12 @@ pub fn snapshot() -> Option<Profile> {
     })
 }
 
-/// The run so far, in counts; `None` while the profile is off.
+/// Current counters; `None` while the profile is off.
 pub fn live() -> Option<Live> {
     with_shared(|shared| shared.watched.read())
 }
 
-/// The trace so far, as the text of a JSON file that Perfetto opens; `None` while the profile is
-/// off. Activities that are open end in it now.
+/// The trace so far as JSON for Perfetto; `None` while the profile is off. Open activities end now.
 pub fn trace() -> Option<String> {
     let (log, start) = with_shared(|shared| {
         let now = clock().raw();

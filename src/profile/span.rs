@@ -1,28 +1,27 @@
-//! Synchronous spans: a thread's stack of them, and the sums of those that have ended.
+//! Synchronous spans: the stack of open spans of a thread, and the sums of finished ones.
 //!
-//! A span's own time (`tsub`) is its duration less those of the spans inside it. Of a span inside a
-//! span of the same name only the outermost counts to the inclusive time (`ttot`).
+//! The own time of a span (`tsub`) is its duration minus that of its child spans. In nested spans
+//! of the same name, only the outermost counts towards the inclusive time (`ttot`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::names::{Kind, Span};
 
-/// The sums of a span's calls, in ticks of the clock.
+/// Sums over the calls of a span, in clock ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sums {
-    /// Calls.
     pub(super) ncall: u64,
-    /// Those of them that were not inside a call of the same span.
+    /// Calls that were not nested in a call of the same span.
     pub(super) nprim: u64,
     /// Time in the span itself.
     pub(super) tsub: u64,
-    /// Time in the span and in what it called.
+    /// Time in the span and its children.
     pub(super) ttot: u64,
 }
 
 impl Sums {
-    /// Counts a call in; `children` is the time of it that belongs to others.
+    /// Adds a call; `children` is the time spent in child spans.
     pub(super) fn add(&mut self, duration: u64, children: u64, outermost: bool) {
         self.ncall += 1;
         self.tsub += duration.saturating_sub(children);
@@ -33,7 +32,7 @@ impl Sums {
     }
 }
 
-/// The sums of every span, by [`Span::index`].
+/// Sums of all spans, by [`Span::index`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Table(pub(super) [Sums; Span::COUNT]);
 
@@ -59,8 +58,8 @@ impl Table {
     }
 }
 
-/// A thread's sums. The thread alone writes them, others may read at any time; what they see of
-/// one call may be part of its four numbers.
+/// Sums of a thread. Only that thread writes them; others may read at any time, and may see the
+/// four numbers of one call partly updated.
 #[derive(Debug)]
 pub(super) struct Rows([[AtomicU64; 4]; Span::COUNT]);
 
@@ -71,7 +70,7 @@ impl Rows {
 
     fn add(&self, span: Span, duration: u64, children: u64, outermost: bool) {
         let [ncall, nprim, tsub, ttot] = &self.0[span.index()];
-        // One writer: a load and a store, not a locked addition.
+        // Single writer: a load and a store suffice, without a locked addition.
         let add = |to: &AtomicU64, value: u64| {
             to.store(to.load(Ordering::Relaxed) + value, Ordering::Relaxed);
         };
@@ -83,7 +82,6 @@ impl Rows {
         }
     }
 
-    /// The sums so far.
     pub(super) fn read(&self) -> Table {
         Table(std::array::from_fn(|index| {
             let [ncall, nprim, tsub, ttot] =
@@ -98,13 +96,13 @@ impl Rows {
     }
 }
 
-/// A thread's open spans.
+/// Open spans of a thread.
 #[derive(Debug)]
 pub(super) struct Stack {
     frames: Vec<Frame>,
-    /// How often each span is open.
+    /// Nesting count per span.
     open: [u32; Span::COUNT],
-    /// The innermost stage that is open.
+    /// Innermost open stage.
     stage: Option<Span>,
     rows: Arc<Rows>,
 }
@@ -113,17 +111,17 @@ pub(super) struct Stack {
 struct Frame {
     span: Span,
     start: u64,
-    /// Time of the spans inside.
+    /// Time spent in child spans.
     children: u64,
     outer_stage: Option<Span>,
 }
 
-/// A span that has ended.
+/// A finished span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) span: Span,
     pub(super) start: u64,
-    /// The stage around it, if there is one.
+    /// Enclosing stage.
     pub(super) outer_stage: Option<Span>,
 }
 
@@ -137,17 +135,17 @@ impl Stack {
         }
     }
 
-    /// The thread's sums, to be read by others.
+    /// The thread's sums, shared with readers.
     pub(super) fn rows(&self) -> &Arc<Rows> {
         &self.rows
     }
 
-    /// How many spans are open.
+    /// Number of open spans.
     pub(super) fn depth(&self) -> usize {
         self.frames.len()
     }
 
-    /// Opens a span; returns the stage around it.
+    /// Opens a span and returns the enclosing stage.
     #[inline]
     pub(super) fn open(&mut self, span: Span, now: u64) -> Option<Span> {
         let outer_stage = self.stage;
@@ -164,7 +162,7 @@ impl Stack {
         outer_stage
     }
 
-    /// Ends the innermost span; `None` where none is open.
+    /// Closes the innermost span; `None` if none is open.
     #[inline]
     pub(super) fn close(&mut self, now: u64) -> Option<Ended> {
         let Frame {
@@ -190,7 +188,7 @@ impl Stack {
 }
 
 impl Stack {
-    /// What the open spans would add to the sums if all of them ended now.
+    /// What the open spans would add to the sums if they all ended now.
     pub(super) fn open_sums(&self, now: u64) -> Table {
         let mut table = Table::new();
         let mut open = self.open;
@@ -222,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn own_time_is_what_the_spans_inside_leave() {
+    fn own_time_excludes_children() {
         let mut stack = Stack::new();
         stack.open(Span::Run, 0);
         stack.open(Span::Forward, 10);
@@ -248,13 +246,13 @@ mod tests {
         stack.close(20);
         stack.close(30);
         stack.close(50);
-        // 4 calls would be 50 + 20 + 3; the outermost lasts 50.
+        // Adding up the calls would give 50 + 20 + 3; the outermost lasts 50.
         assert_eq!(sums(&stack, Span::Verify), (3, 1, 45, 50));
         assert_eq!(sums(&stack, Span::Linear), (1, 1, 5, 8));
     }
 
     #[test]
-    fn the_stage_around_a_span_is_known() {
+    fn the_enclosing_stage_is_tracked() {
         let mut stack = Stack::new();
         assert_eq!(stack.open(Span::Run, 0), None);
         assert_eq!(stack.open(Span::EngineInit, 0), None);
@@ -268,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn open_spans_can_be_read_as_if_they_had_ended() {
+    fn open_spans_count_as_if_they_ended_now() {
         let mut stack = Stack::new();
         stack.open(Span::Run, 0);
         stack.open(Span::Linear, 2);
@@ -284,12 +282,12 @@ mod tests {
     }
 
     #[test]
-    fn closing_what_is_not_open_is_nothing() {
+    fn closing_an_empty_stack_returns_none() {
         assert_eq!(Stack::new().close(1), None);
     }
 
     proptest! {
-        /// Whatever calls whatever: the own times add up to the root's inclusive time.
+        /// For any nesting, the own times add up to the root's inclusive time.
         #[test]
         fn own_times_add_up(
             steps in prop::collection::vec((0..Span::COUNT, any::<bool>(), 0u64..50), 0..200),

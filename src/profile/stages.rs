@@ -1,18 +1,18 @@
-//! How the wall time divides among the stages: a sweep over their openings and closings, as they
-//! happen.
+//! Divides the wall time among the stages, by a sweep over their start and end events as they
+//! occur.
 //!
-//! Of each stage it keeps three times. **Union**: the stage was open, however many times at once.
-//! **Exposed**: it alone was at work, which is the most that doing away with it could save.
-//! **Split**: time in which n stages were at work counts 1/n for each, so that the split times of
-//! all stages and the idle time add up to the wall time, to the tick.
+//! Each stage has three times. **Union**: the stage was open at least once. **Exposed**: only this
+//! stage was active, an upper bound on what removing it could save. **Split**: time with n active
+//! stages counts 1/n for each, so that the split times of all stages and the idle time add up to
+//! the wall time, to the tick.
 //!
-//! A stage that is a wait ([`Kind::Wait`]) is not at work: it has exposed and split time only
-//! where no other stage is open. Otherwise a request in the queue would seem to slow those that
-//! are computed.
+//! A waiting stage ([`Kind::Wait`]) is not active: it has exposed and split time only while no
+//! other stage is open. Otherwise a queued request would appear to slow down those that are being
+//! computed.
 
 use super::names::{Kind, Span};
 
-/// What a stage has taken, in ticks of the clock.
+/// Times of a stage, in clock ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) calls: u64,
@@ -21,23 +21,22 @@ pub(super) struct Share {
     pub(super) split: u64,
 }
 
-/// The sweep.
 #[derive(Debug, Clone)]
 pub(super) struct Sweep {
     start: u64,
-    /// What lies before it is attributed.
+    /// Time before this is attributed.
     last: u64,
     shares: [Share; Span::COUNT],
     open: [u32; Span::COUNT],
-    /// Bits of the stages that are at work.
+    /// Bit mask of the active stages.
     work: u64,
-    /// Bits of the waits that are open.
+    /// Bit mask of the open waits.
     wait: u64,
     idle: u64,
 }
 
 impl Sweep {
-    /// A sweep that begins at `start`, with nothing open.
+    /// A sweep that starts at `start` with nothing open.
     pub(super) const fn new(start: u64) -> Self {
         let none = Share {
             calls: 0,
@@ -56,12 +55,11 @@ impl Sweep {
         }
     }
 
-    /// Counts a call.
     pub(super) fn count(&mut self, span: Span) {
         self.shares[span.index()].calls += 1;
     }
 
-    /// Opens a stage once more.
+    /// Opens a stage; stages may be open several times.
     pub(super) fn open(&mut self, span: Span, now: u64) {
         self.advance(now);
         let index = span.index();
@@ -72,7 +70,7 @@ impl Sweep {
         }
     }
 
-    /// Closes it once. A closing without an opening changes nothing.
+    /// Closes a stage once. Closing a stage that is not open has no effect.
     pub(super) fn close(&mut self, span: Span, now: u64) {
         self.advance(now);
         let index = span.index();
@@ -83,8 +81,8 @@ impl Sweep {
         }
     }
 
-    /// Attributes the time up to `now`. A reading from before the last one, as threads can have,
-    /// counts as the last one.
+    /// Attributes the time up to `now`. Readings from other threads may be out of order; an earlier
+    /// one counts as the last one.
     pub(super) fn advance(&mut self, now: u64) {
         let span = now.saturating_sub(self.last);
         if span == 0 {
@@ -107,7 +105,7 @@ impl Sweep {
                 for index in bits(shared) {
                     self.shares[index].split += span / count;
                 }
-                // Ticks that do not divide: the sum has to be exact.
+                // The remainder goes to one stage, so that the sum is exact.
                 self.shares[shared.trailing_zeros() as usize].split += span % count;
             }
         }
@@ -128,7 +126,7 @@ impl Sweep {
     }
 }
 
-/// The places of the bits that are set.
+/// Indices of the set bits.
 fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let index = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
@@ -148,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_stages_share_and_a_lone_one_is_exposed() {
+    fn overlapping_stages_share_and_a_single_one_is_exposed() {
         let mut sweep = Sweep::new(100);
         sweep.open(Span::Prefill, 110);
         sweep.open(Span::Decode, 130);
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_takes_nothing_from_work() {
+    fn a_wait_does_not_reduce_the_share_of_work() {
         let mut sweep = Sweep::new(0);
         sweep.open(Span::QueueWait, 0);
         sweep.open(Span::Decode, 10);
@@ -191,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_go_back_and_closings_without_an_opening_do_no_harm() {
+    fn backward_clocks_and_unmatched_closes_are_harmless() {
         let mut sweep = Sweep::new(50);
         sweep.close(Span::Verify, 40);
         sweep.open(Span::Verify, 60);
@@ -203,7 +201,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever opens and closes: split + idle = wall, exposed ≤ split ≤ union ≤ wall.
+        /// For any sequence: split + idle = wall, and exposed ≤ split ≤ union ≤ wall.
         #[test]
         fn the_shares_add_up(
             steps in prop::collection::vec((0..Span::COUNT, any::<bool>(), 0u64..50), 0..200),

@@ -1,11 +1,11 @@
-//! The profile as text.
+//! Formats the profile as text.
 
 use std::fmt::Write;
 
 use crate::record::profile::Profile;
 
-/// Both tables: the spans, and the stages with the idle time. Times are wall seconds, with
-/// microseconds; two of these texts can be told apart by `diff`.
+/// Both tables: the spans, and the stages with the idle time. Times are wall-clock seconds with
+/// microsecond resolution; the layout suits `diff`.
 pub fn text(profile: &Profile) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -20,7 +20,7 @@ fn write_tables(out: &mut String, profile: &Profile) -> std::fmt::Result {
 
     writeln!(
         out,
-        "wall {:.6} s; all times are wall seconds; ncall is calls/outermost calls where a span is inside itself",
+        "wall {:.6} s; all times are wall-clock seconds; ncall is calls/outermost calls for a span nested in itself",
         profile.wall_s
     )?;
     writeln!(

@@ -1,9 +1,8 @@
-//! The trace: what happened when, as Chrome's JSON trace events, which Perfetto and chrome://tracing
-//! open.
+//! The trace, in Chrome's JSON trace event format, which Perfetto and chrome://tracing open.
 //!
-//! A running flow has a lane: its steps are in it, and their phases in these. A step beside another
-//! step of its flow goes to a branch of the lane. A lane is another flow's when its flow has ended.
-//! Events of a lane are nested or apart, which both viewers ask for. Format:
+//! Each running flow has a lane, which contains its steps and their phases. Concurrent steps of a
+//! flow go to branches of the lane. A lane is reused once its flow has ended. Events in a lane are
+//! nested or disjoint, as both viewers require. Format:
 //! <https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU>.
 
 use std::collections::HashMap;
@@ -16,17 +15,18 @@ use super::names::Span;
 const FLOWS: u32 = 1;
 const DEVICE: u32 = 2;
 
-/// A lane's events that are open at the place that is looked at: their numbers and ends.
+/// Open events of a lane at the current position: ID and end.
 type Lane = Vec<(u64, u64)>;
 
-/// The lanes that one flow has at a time.
+/// The lanes of one flow at a time.
 #[derive(Default)]
 struct Group {
     lanes: Vec<Lane>,
     free_at: u64,
 }
 
-/// The trace of `log`. `nanos` makes nanoseconds since the profile's start of the clock's ticks.
+/// Converts `log` to a trace. `nanos` converts clock ticks to nanoseconds since the start of the
+/// profile.
 pub(super) fn json(log: &Log, nanos: impl Fn(u64) -> u64) -> Value {
     let mut events = vec![
         json!({"ph": "M", "name": "process_name", "pid": FLOWS, "args": {"name": "flows"}}),
@@ -41,7 +41,7 @@ pub(super) fn json(log: &Log, nanos: impl Fn(u64) -> u64) -> Value {
     })
 }
 
-/// Trace events are in microseconds.
+/// Trace events use microseconds.
 fn micros(nanos: u64) -> f64 {
     nanos as f64 / 1000.0
 }
@@ -58,10 +58,10 @@ fn lane_name(pid: u32, lane: usize, name: &str) -> Value {
     json!({"ph": "M", "name": "thread_name", "pid": pid, "tid": lane + 1, "args": args})
 }
 
-/// Cuts what outlasts its parent to the parent's end, which a request can that was given up, and
-/// returns the roots. An activity whose parent is not in the log is a root.
+/// Clamps activities to their parents and returns the root of each. An aborted request can outlast
+/// its parent. An activity whose parent is not in the log is a root.
 fn cut_to_parents(activities: &mut [Ended]) -> HashMap<u64, u64> {
-    // A parent's number is below those of its children.
+    // The ID of a parent is smaller than those of its children.
     activities.sort_by_key(|activity| activity.id);
     let mut known: HashMap<u64, (u64, u64, u64)> = HashMap::new();
     for activity in &mut *activities {
@@ -96,7 +96,7 @@ fn add_flows(events: &mut Vec<Value>, activities: &[Ended], nanos: &impl Fn(u64)
                 groups.push(Group::default());
                 groups.len() - 1
             });
-            // The root comes first: nothing in it starts before it does, or ends after.
+            // The root comes first: its descendants neither start before it nor end after it.
             groups[place].free_at = activity.end;
             place
         });
@@ -124,7 +124,7 @@ fn add_flows(events: &mut Vec<Value>, activities: &[Ended], nanos: &impl Fn(u64)
     }
 }
 
-/// The lane of an activity: where its parent is open and nothing in it is, or else an empty one.
+/// Lane of an activity: one whose innermost open event is its parent, or an empty one.
 fn place(lanes: &mut Vec<Lane>, activity: &Ended) -> usize {
     for lane in lanes.iter_mut() {
         while lane.last().is_some_and(|(_, end)| *end <= activity.start) {
@@ -147,7 +147,7 @@ fn place(lanes: &mut Vec<Lane>, activity: &Ended) -> usize {
 fn add_passes(events: &mut Vec<Value>, passes: &[EndedPass], nanos: &impl Fn(u64) -> u64) {
     let mut passes = passes.to_vec();
     passes.sort_by_key(|pass| pass.start);
-    // Engines at the same time have lanes of their own.
+    // Concurrent engines have separate lanes.
     let mut free_at: Vec<u64> = Vec::new();
     for pass in &passes {
         let free = free_at.iter().position(|end| *end <= pass.start);
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// Lane, start, end and name of each event, in nanoseconds.
+    /// Lane, start, end and name of each event; times in nanoseconds.
     fn spans(trace: &Value) -> Vec<((u64, u64), u64, u64, String)> {
         let events = trace["traceEvents"].as_array().expect("a list");
         let nanos = |value: &Value| (value.as_f64().expect("a number") * 1000.0).round() as u64;
@@ -216,7 +216,7 @@ mod tests {
             .collect()
     }
 
-    /// Of any two events of a lane, one is in the other, or they are apart.
+    /// Asserts that any two events of a lane are nested or disjoint.
     fn assert_nested(trace: &Value) {
         let spans = spans(trace);
         for (index, (lane, start, end, name)) in spans.iter().enumerate() {
@@ -233,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn steps_side_by_side_branch_and_a_free_lane_is_used_again() {
+    fn concurrent_steps_branch_and_free_lanes_are_reused() {
         let log = Log {
             activities: vec![
                 ended(1, 0, Span::Flow, 0, 100),
                 ended(2, 1, Span::Step, 0, 60),
                 ended(3, 1, Span::Step, 10, 40),
                 ended(4, 3, Span::Prefill, 10, 20),
-                // Given up with its flow, and told of later.
+                // Aborted with its flow, but reported later.
                 ended(5, 1, Span::Step, 90, 130),
                 ended(6, 0, Span::Flow, 50, 90),
                 ended(7, 0, Span::Flow, 100, 120),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_carry_what_they_compute() {
+    fn passes_carry_their_token_counts() {
         let of = PassTokens {
             sequences: 2,
             prefill_tokens: 30,
@@ -298,7 +298,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was in whatever, and however long.
+        /// For arbitrary nesting and durations.
         #[test]
         fn lanes_are_nested(
             activities in prop::collection::vec((0u64..12, 0u64..40, 0u64..30), 0..40),

@@ -1,16 +1,16 @@
-//! Spans that are no thread's own: a flow, its steps, a request's phases. Each has an explicit
-//! parent, and ends when it ends, in any order.
+//! Spans that are not bound to a thread: a flow, its steps, the phases of a request. Each has an
+//! explicit parent, and they end in any order.
 //!
-//! A span's own time is its duration less the **union** of its children's intervals: children that
-//! overlap are taken off once, and what a child goes on with after its parent's end is nobody's
-//! loss.
+//! The own time of a span is its duration minus the **union** of its children's intervals:
+//! overlapping children are subtracted once, and time of a child after the end of its parent is
+//! ignored.
 
 use std::collections::HashMap;
 
 use super::names::Span;
 use super::span::Table;
 
-/// The open spans, and the sums of those that have ended.
+/// Open spans, and the sums of finished ones.
 #[derive(Debug)]
 pub(super) struct Tree {
     next: u64,
@@ -23,14 +23,14 @@ pub(super) struct Open {
     pub(super) span: Span,
     pub(super) start: u64,
     pub(super) parent: Option<u64>,
-    /// What it is called in the trace.
+    /// Label in the trace.
     pub(super) label: Option<Box<str>>,
-    /// Whether none of those above it has its name.
+    /// Whether no ancestor has the same span.
     outermost: bool,
-    /// Children that are open, and since when there is one.
+    /// Number of open children, and since when there has been at least one.
     children: u32,
     since: u64,
-    /// Union of the children's intervals, as far as it is closed.
+    /// Closed part of the union of the children's intervals.
     covered: u64,
 }
 
@@ -43,7 +43,7 @@ impl Tree {
         }
     }
 
-    /// Opens a span and returns its number, which is never 0. A parent that has ended is none.
+    /// Opens a span and returns its ID, which is never 0. A parent that has ended is ignored.
     pub(super) fn open(&mut self, span: Span, parent: Option<u64>, now: u64) -> u64 {
         let mut above = parent;
         let mut outermost = true;
@@ -73,7 +73,7 @@ impl Tree {
         id
     }
 
-    /// Ends a span; `None` where it has ended.
+    /// Ends a span; `None` if it has ended already.
     pub(super) fn close(&mut self, id: u64, now: u64) -> Option<Open> {
         let mut ended = self.open.remove(&id)?;
         if ended.children > 0 {
@@ -90,24 +90,22 @@ impl Tree {
         Some(ended)
     }
 
-    /// Names an open span.
+    /// Labels an open span.
     pub(super) fn label(&mut self, id: u64, label: Box<str>) {
         if let Some(open) = self.open.get_mut(&id) {
             open.label = Some(label);
         }
     }
 
-    /// An open span.
     pub(super) fn get(&self, id: u64) -> Option<&Open> {
         self.open.get(&id)
     }
 
-    /// The spans that are open, with their numbers, in no order.
+    /// Open spans with their IDs, in arbitrary order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Open)> {
         self.open.iter().map(|(id, open)| (*id, open))
     }
 
-    /// The sums so far.
     pub(super) fn table(&self) -> &Table {
         &self.table
     }
@@ -127,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn children_that_overlap_are_taken_off_once() {
+    fn overlapping_children_are_subtracted_once() {
         let mut tree = Tree::new();
         let flow = tree.open(Span::Flow, None, 0);
         let one = tree.open(Span::Step, Some(flow), 10);
@@ -136,7 +134,7 @@ mod tests {
         tree.close(two, 70);
         let three = tree.open(Span::Step, Some(flow), 75);
         tree.close(flow, 100);
-        // A child that outlives its parent takes nothing from it beyond its end.
+        // Only the time before the end of the parent is subtracted.
         tree.close(three, 190);
         // 100 − (60 + 25); the children's durations would give 100 − 215.
         assert_eq!(sums(&tree, Span::Flow), (1, 15, 100));
@@ -144,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_of_a_parent_that_has_ended_stands_alone() {
+    fn a_child_of_an_ended_parent_becomes_a_root() {
         let mut tree = Tree::new();
         let flow = tree.open(Span::Flow, None, 0);
         tree.close(flow, 10);
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_below_its_own_name_is_not_counted_twice() {
+    fn nested_spans_of_the_same_name_count_once() {
         let mut tree = Tree::new();
         let outer = tree.open(Span::Step, None, 0);
         let flow = tree.open(Span::Flow, Some(outer), 10);
@@ -171,14 +169,15 @@ mod tests {
     }
 
     proptest! {
-        /// Own time is the duration less the union of the children's intervals, cut to the
-        /// parent's, counted tick by tick.
+        /// Own time is the duration minus the union of the children's intervals, clamped to the
+        /// parent and counted tick by tick.
         #[test]
-        fn own_time_is_what_no_child_covers(
+        fn own_time_is_the_time_without_children(
             end in 1u64..60,
             children in prop::collection::vec((0u64..60, 0u64..30), 0..8),
         ) {
-            // What happens at each tick: the parent ends first, children open before others end.
+            // Within a tick, each child opens and then closes, in order, and the parent closes
+            // last.
             let mut tree = Tree::new();
             let parent = tree.open(Span::Flow, None, 0);
             let mut ids = vec![None; children.len()];

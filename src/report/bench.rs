@@ -1,4 +1,4 @@
-//! The figures of `bench-engine`, as a table for people or as fields for programs.
+//! Output of `bench-engine`: a Markdown table for people, JSON and CSV for programs.
 
 use serde_json::{Map, Value, json};
 
@@ -8,10 +8,10 @@ use crate::record::bench::{BenchRecord, TestRecord};
 use crate::report::markdown::escaped;
 use crate::units::plural;
 
-/// All of it, lines ended.
+/// Formats the record; every line ends in a newline.
 ///
 /// # Errors
-/// Exit code 110 where a figure is no number that JSON knows.
+/// Exit code 110 if a value is not representable in JSON.
 pub fn text(record: &BenchRecord, format: BenchFormat) -> Result<String> {
     let broken = || "failed to write the figures as JSON".to_owned();
     Ok(match format {
@@ -26,7 +26,7 @@ pub fn text(record: &BenchRecord, format: BenchFormat) -> Result<String> {
     })
 }
 
-/// The environment as a list, and the tests as a table whose columns line up in a terminal, too.
+/// The environment as a list, and the tests as a table that is also aligned on a terminal.
 fn markdown(record: &BenchRecord) -> String {
     let environment = &record.environment;
     let revision = environment.git_revision.as_deref().unwrap_or("unknown");
@@ -138,7 +138,7 @@ fn csv(record: &BenchRecord) -> String {
     text
 }
 
-/// A value as a field of comma-separated values (RFC 4180): empty where it is not known.
+/// Formats a value as a CSV field (RFC 4180): empty if unknown.
 fn field(value: &Value) -> String {
     let text = match value {
         Value::Null => String::new(),
@@ -152,7 +152,7 @@ fn field(value: &Value) -> String {
     }
 }
 
-/// A test's fields, with the environment before them.
+/// The fields of each test, preceded by those of the environment.
 fn rows(record: &BenchRecord) -> impl Iterator<Item = Vec<(String, Value)>> {
     record.tests.iter().map(|test| row(record, test))
 }

@@ -1,9 +1,9 @@
-//! Foreign text in Markdown: names of models, rows, errors, whatever was not written here.
+//! Escapes untrusted text for Markdown: names of models, rows, error messages.
 
 use crate::terminal::is_active;
 
-/// The text as Markdown shows it letter by letter, on one line: what Markdown would take for markup
-/// has a backslash before it, and what moves a terminal's cursor or turns text around is left out.
+/// Escapes text so that Markdown renders it literally, on one line. Markup gets a backslash;
+/// characters that act on a terminal are removed.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     let mut before = ' ';
@@ -12,9 +12,9 @@ pub(super) fn escaped(text: &str) -> String {
         let next = characters.peek().copied().unwrap_or(' ');
         let markup = match character {
             '\\' | '`' | '*' | '[' | ']' | '<' | '>' | '|' | '~' | '@' => true,
-            // Within a word it is no emphasis.
+            // Inside a word it is not emphasis.
             '_' => !(before.is_alphanumeric() && next.is_alphanumeric()),
-            // An image, a link's target, a heading, a character reference, the scheme of a bare link.
+            // Image, link target, heading, character reference, scheme of a bare link.
             '!' => next == '[',
             '(' => before == ']',
             '#' => before == ' ',
@@ -38,7 +38,7 @@ pub(super) fn escaped(text: &str) -> String {
     safe
 }
 
-/// Characters of no width, beside the marks of direction among them.
+/// Zero-width characters other than bidirectional marks.
 fn is_invisible(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}' | '\u{feff}')
 }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_text_is_text() {
+    fn markup_is_escaped() {
         for (text, shown) in [
             ("it's \"A & B\", 5 %", "it's \"A & B\", 5 %"),
             ("three_step, (95 %), 3–4", "three_step, (95 %), 3–4"),

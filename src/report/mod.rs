@@ -25,30 +25,30 @@ use crate::terminal::{visible, visible_line};
 
 pub(crate) use progress::clear as clear_progress;
 
-/// The terminal: results on stdout, progress on stderr. All text goes through here, and none of it can
-/// do anything to a terminal: control characters are shown as escapes.
+/// The terminal: results on stdout, progress on stderr. All text passes through here, and control
+/// characters in it are escaped.
 pub struct Console {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     quiet: bool,
-    /// Whether stdout is looked at, and not read by a program.
+    /// Whether a person reads stdout, not a program.
     out_is_terminal: bool,
-    /// What becomes of results whose reader has closed the pipe.
+    /// What to do when the reader of stdout has closed the pipe.
     closed_pipe: ClosedPipe,
     progress: progress::Progress,
 }
 
-/// What a closed stdout means.
+/// Meaning of a closed stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClosedPipe {
     /// Results are lost: an error.
     Error,
-    /// The reader has seen enough (`flowbench diagnose | head`); nothing more is written.
+    /// The reader is done (`flowbench diagnose | head`); write nothing more.
     Enough { reached: bool },
 }
 
 impl Console {
-    /// The process's own terminal; `quiet` silences progress.
+    /// The terminal of the process; `quiet` turns off progress.
     pub fn terminal(quiet: bool) -> Self {
         Self {
             out: Box::new(std::io::stdout()),
@@ -60,7 +60,7 @@ impl Console {
         }
     }
 
-    /// Any two writers.
+    /// A console on arbitrary writers.
     pub fn new(out: Box<dyn Write + Send>, err: Box<dyn Write + Send>, quiet: bool) -> Self {
         Self {
             out,
@@ -68,33 +68,33 @@ impl Console {
             quiet,
             out_is_terminal: false,
             closed_pipe: ClosedPipe::Error,
-            // What goes elsewhere is not beside the terminal's bars.
+            // No bars: the output does not go to the terminal.
             progress: progress::Progress::new(true),
         }
     }
 
-    /// For commands that only list what can be listed again: a reader that closes the pipe early, as
-    /// `head` does, is no error.
+    /// For commands whose output can be reproduced: a reader that closes the pipe early, as `head`
+    /// does, is not an error.
     #[must_use]
     pub fn for_listing(mut self) -> Self {
         self.closed_pipe = ClosedPipe::Enough { reached: false };
         self
     }
 
-    /// A result line, on stdout.
+    /// Prints a result line on stdout.
     ///
     /// # Errors
-    /// Exit code 110 where stdout is closed or full; a closed pipe is none of a listing
-    /// ([`Self::for_listing`]).
+    /// Exit code 110 if stdout is closed or full; after [`Self::for_listing`], a closed pipe is not
+    /// an error.
     pub fn result(&mut self, line: &str) -> Result<()> {
         self.print(&visible(line))
     }
 
-    /// A result that programs read (JSON, CSV, a path), on stdout: unchanged, unless stdout is a
-    /// terminal.
+    /// Prints machine-readable output (JSON, CSV, a path) on stdout. It is left unchanged unless
+    /// stdout is a terminal.
     ///
     /// # Errors
-    /// As [`Self::result`].
+    /// As for [`Self::result`].
     pub fn data(&mut self, text: &str) -> Result<()> {
         if self.out_is_terminal {
             return self.result(text);
@@ -119,13 +119,13 @@ impl Console {
             }
             (written, _) => written.map_err(|source| {
                 Error::output("failed to write to standard output")
-                    .hint("keep the reader of the pipe open, or send the output to a file on a disk with room")
+                    .hint("keep the pipe open, or redirect the output to a disk with free space")
                     .caused_by(source)
             }),
         }
     }
 
-    /// A `[PROGRESS]` line, on stderr, unless quiet. A closed stderr is no reason to stop.
+    /// Prints a `[PROGRESS]` line on stderr, unless quiet. A closed stderr is ignored.
     pub fn progress(&mut self, text: &str) {
         if !self.quiet {
             let err = &mut self.err;
@@ -134,40 +134,38 @@ impl Console {
         }
     }
 
-    /// What went wrong without ending the run, on stderr.
+    /// Prints a warning on stderr.
     pub fn warning(&mut self, text: &str) {
         let err = &mut self.err;
         let text = visible(text);
         let _ = self.progress.beside(|| writeln!(err, "{text}"));
     }
 
-    /// Draws that something without a measure goes on, until the next of these or
-    /// [`Console::idle`].
+    /// Shows a spinner for work of unknown length, until the next such call or [`Console::idle`].
     pub fn waiting(&mut self, what: &str) {
         self.progress.wait(what);
     }
 
-    /// Says how many flows with how many steps are to be run in all, in one go or in several.
+    /// Sets the total number of flows and steps of the whole run.
     pub fn plan(&mut self, flows: usize, steps: usize) {
         self.progress.plan(flows, steps);
     }
 
-    /// Draws how far these have come.
+    /// Shows the progress of the flows.
     pub fn flows(&mut self) {
         self.progress.flows();
     }
 
-    /// A step has ended, with so many generated tokens.
+    /// Records a finished step and its generated tokens.
     pub fn step_ended(&mut self, tokens: usize) {
         self.progress.step(tokens);
     }
 
-    /// A flow has ended.
     pub fn flow_ended(&mut self) {
         self.progress.flow();
     }
 
-    /// Draws nothing any more.
+    /// Removes what is drawn.
     pub fn idle(&mut self) {
         self.progress.end();
     }

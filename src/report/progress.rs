@@ -1,5 +1,5 @@
-//! What is drawn while a run goes on: on stderr where it is a terminal, gone when the work is done
-//! or interrupted.
+//! Progress bars and spinners on stderr, if it is a terminal. They are removed when the work is
+//! done or interrupted.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,18 +12,18 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle, W
 
 use crate::stopwatch::Timer;
 
-/// What is drawn now, for [`clear`].
+/// The bar on screen, for [`clear`].
 static DRAWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
-/// Whether nothing is to be drawn any more.
+/// Once set, nothing is drawn any more.
 static CLEARED: AtomicBool = AtomicBool::new(false);
 
 /// How long an interrupt waits for the terminal.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Takes away what is drawn, from whatever thread, and draws nothing again in this process: an
-/// interrupt leaves no half a bar on the terminal. A terminal or pipe that takes no more text holds
-/// the bar, and must not hold the interrupt, too.
+/// Removes the bar, from any thread, and disables drawing for the rest of the process: an interrupt
+/// must not leave half a bar on the terminal. A terminal or pipe that accepts no more text blocks
+/// the bar, so the wait is bounded.
 pub(crate) fn clear() {
     CLEARED.store(true, Ordering::Relaxed);
     let drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -33,7 +33,7 @@ pub(crate) fn clear() {
     let (done, wait) = channel();
     let clearing = thread::Builder::new().spawn(move || {
         bar.finish_and_clear();
-        // Nobody waits any more where it took too long.
+        // The receiver is gone if clearing took too long.
         let _ = done.send(());
     });
     if clearing.is_ok() {
@@ -41,15 +41,15 @@ pub(crate) fn clear() {
     }
 }
 
-/// How far the flows have come, or what is waited for. Nothing is drawn when quiet or when stderr is
-/// no terminal.
+/// Progress of the flows, or a spinner while waiting. Nothing is drawn if quiet or if stderr is not
+/// a terminal.
 pub(super) struct Progress {
     shown: bool,
     bar: ProgressBar,
     job: Option<FlowProgress>,
 }
 
-/// All that a run has to do, and what of it is done: the rounds of `MODE=both` are one job.
+/// Total and finished work of a run: the rounds of `MODE=both` are one job.
 struct FlowProgress {
     flows: usize,
     flows_done: usize,
@@ -75,7 +75,7 @@ impl Progress {
         }
         self.bar =
             ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
-        // A template that does not parse would leave the default look.
+        // An invalid template would leave the default style.
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.bar.set_style(style.progress_chars("=> "));
         }
@@ -83,7 +83,7 @@ impl Progress {
         *drawn = Some(self.bar.downgrade());
     }
 
-    /// Something without a measure goes on.
+    /// Shows a spinner for work of unknown length.
     pub(super) fn wait(&mut self, what: &str) {
         self.start(1, "{spinner} {msg} {elapsed}");
         self.bar.set_message(what.to_owned());
@@ -92,7 +92,7 @@ impl Progress {
         }
     }
 
-    /// So many flows with so many steps are to be run, in one go or in several.
+    /// Sets the totals of the whole run.
     pub(super) fn plan(&mut self, flows: usize, steps: usize) {
         self.job = Some(FlowProgress {
             flows,
@@ -104,18 +104,18 @@ impl Progress {
         });
     }
 
-    /// Flows begin, or go on after something else was waited for.
+    /// Shows the bar when flows start, or resume after a wait.
     pub(super) fn flows(&mut self) {
         let Some(steps) = self.job.as_ref().map(|job| job.steps) else {
             return;
         };
-        // Narrower than the terminal: the `^C` that it echoes then stands in the same line, which is
-        // taken away as a whole.
+        // Narrower than the terminal, so that the echoed `^C` lands on the same line and is cleared
+        // with it.
         self.start(steps as u64, "[{bar:16}] {pos}/{len} steps, {msg}");
         self.tell();
     }
 
-    /// A step has ended, with so many tokens.
+    /// Records a finished step and its generated tokens.
     pub(super) fn step(&mut self, tokens: usize) {
         if let Some(job) = &mut self.job {
             job.tokens += tokens;
@@ -124,7 +124,6 @@ impl Progress {
         self.tell();
     }
 
-    /// A flow has ended.
     pub(super) fn flow(&mut self) {
         if let Some(job) = &mut self.job {
             job.flows_done += 1;
@@ -139,13 +138,13 @@ impl Progress {
         }
     }
 
-    /// Takes what is drawn away.
+    /// Removes the bar.
     pub(super) fn end(&mut self) {
         self.bar.finish_and_clear();
         self.bar = ProgressBar::hidden();
     }
 
-    /// Writes beside what is drawn: it is taken away before and drawn again after.
+    /// Runs `write` with the bar hidden, and redraws it afterwards.
     pub(super) fn beside<T>(&self, write: impl FnOnce() -> T) -> T {
         if self.shown {
             self.bar.suspend(write)
@@ -183,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_are_one_job() {
+    fn progress_accumulates_over_rounds() {
         let mut progress = Progress::new(true);
         progress.plan(4, 12);
         for _round in 0..2 {

@@ -1,11 +1,11 @@
-//! The end of a run in one sentence.
+//! One-line summary of a run.
 
 use crate::record::RunRecord;
 use crate::record::metrics::{Distribution, PositionRecord};
 use crate::report::diagnose::seconds;
 use crate::units::plural;
 
-/// What the run came to, and the command to go on with; `None` where no workflow ended well.
+/// The key figures and the next command; `None` if no workflow succeeded.
 pub fn line(run: &RunRecord, next: &str) -> Option<String> {
     let totals = &run.totals;
     let total = totals.benchmark_total_ms?;
@@ -26,7 +26,7 @@ pub fn line(run: &RunRecord, next: &str) -> Option<String> {
             seconds(busy)
         ),
     };
-    // Of two modes together these would be of neither.
+    // Figures that mix two modes would describe neither.
     if run.comparison.is_none() {
         let mut figures = Vec::new();
         if busy > 0.0 && totals.tokens.decode > 0 {
@@ -49,7 +49,7 @@ pub fn line(run: &RunRecord, next: &str) -> Option<String> {
     Some(format!("{text}; next: {next}"))
 }
 
-/// A word as a shell takes it: in quotes where it holds more than a path usually does.
+/// Quotes a word for the shell if it contains anything unusual for a path.
 pub fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:=,@%".contains(&byte);
     match !word.is_empty() && word.bytes().all(plain) {
@@ -58,12 +58,12 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// The median, or of fewer than three values the mean.
+/// The median, or the mean of fewer than three values.
 fn middle(spread: &Distribution) -> f64 {
     spread.median.unwrap_or(spread.mean)
 }
 
-/// The step id that takes longest, and how long in milliseconds.
+/// The slowest step ID and its latency in milliseconds.
 fn slowest(positions: &[PositionRecord]) -> Option<(&str, f64)> {
     let latency = |position: &PositionRecord| position.latency_ms.as_ref().map(middle);
     let timed = positions
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_run() {
+    fn the_summary_of_a_run() {
         let mut record = run(25);
         insta::assert_snapshot!(line(&record, "flowbench diagnose results/x").expect("some ended"), @"25 workflows in 35.8 s: 100.6 tokens/s, first token after 274 ms, slowest step verifier (479 ms); next: flowbench diagnose results/x");
         record.totals.workflows_done = 0;
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn words_for_a_shell() {
+    fn words_are_quoted_for_the_shell() {
         assert_eq!(quoted("results/2026-x.1"), "results/2026-x.1");
         assert_eq!(quoted("my runs/a"), "'my runs/a'");
         assert_eq!(quoted("it's"), "'it'\\''s'");
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn two_modes_have_no_figures_in_common() {
+    fn a_comparison_has_no_common_figures() {
         let mut record = run(3);
         record.comparison = Some(Comparison {
             rounds: vec![RoundRecord::default(); 2],

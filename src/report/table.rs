@@ -1,11 +1,10 @@
-//! The table of `MODE=both`. It reads [`Comparison`] and computes nothing.
+//! The table of `MODE=both`. It formats a [`Comparison`] and computes nothing.
 
 use crate::record::{Comparison, Metric, Sample};
 use crate::units::plural;
 
-/// The lines of the table: a row a quantity, with the values of both modes and their ratio, then
-/// how the outputs compare, and which mode is faster. Without a complete round there is nothing but
-/// the outputs.
+/// The table: one row per quantity with the values of both modes and their ratio, then the
+/// comparison of the outputs and the faster mode. Without a complete round, only the outputs.
 pub fn comparison(comparison: &Comparison) -> Vec<String> {
     let mut rows = vec![[
         "per round".to_owned(),
@@ -44,8 +43,8 @@ pub fn comparison(comparison: &Comparison) -> Vec<String> {
     lines
 }
 
-/// Which mode is faster and by how much, by the times of the rounds; `None` where no pair of rounds
-/// is complete, or the two did not generate the same.
+/// The faster mode and its speed-up, from the times of the rounds; `None` if no pair of rounds is
+/// complete or the outputs differ.
 pub fn faster(comparison: &Comparison) -> Option<String> {
     let total = |metric: &&Metric| metric.name == "total_ms";
     let ratio = &comparison.metrics.iter().find(total)?.ratio;
@@ -60,7 +59,7 @@ pub fn faster(comparison: &Comparison) -> Option<String> {
         true => ("reuse", "standalone"),
         false => ("standalone", "reuse"),
     };
-    // How many times as fast the faster one is.
+    // Speed-up of the faster mode.
     let speed = |ratio: f64| if middle < 1.0 { 1.0 / ratio } else { ratio };
     let (least, most) = match middle < 1.0 {
         true => (speed(high), speed(low)),
@@ -68,12 +67,12 @@ pub fn faster(comparison: &Comparison) -> Option<String> {
     };
     Some(if ratio.values.len() == 1 {
         format!(
-            "{fast} was {:.2} times as fast as {slow} in the one pair of rounds: ROUNDS=3 gives a range",
+            "{fast} was {:.2} times as fast as {slow} in one pair of rounds; use ROUNDS=3 for a range",
             speed(middle)
         )
     } else if low <= 1.0 && high >= 1.0 {
         format!(
-            "neither mode is faster for certain: reuse took {low:.2} to {high:.2} times as long as \
+            "neither mode is clearly faster: reuse took {low:.2} to {high:.2} times as long as \
              standalone in {pairs} of rounds"
         )
     } else {
@@ -84,7 +83,7 @@ pub fn faster(comparison: &Comparison) -> Option<String> {
     })
 }
 
-/// What the cells of the table are.
+/// Explains the cells of the table.
 fn legend(comparison: &Comparison) -> String {
     let complete = |mode: &str| {
         let rounds = comparison.rounds.iter();
@@ -121,7 +120,8 @@ fn row(metric: &Metric) -> [String; 4] {
     ]
 }
 
-/// `median [min–max]`, one number where they are the same, or the values where they are few.
+/// `median [min–max]`, a single number if all values are equal, or the values themselves if there
+/// are few.
 fn cell(sample: &Sample, decimals: usize) -> String {
     match (sample.median, sample.min, sample.max) {
         (Some(median), Some(min), Some(max)) if min < max => {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn three_rounds_give_medians() {
+    fn three_rounds_have_medians() {
         let three =
             |median: f64, min: f64, max: f64| sample(&[min, median, max], Some((median, min, max)));
         let table = Comparison {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn which_mode_is_faster() {
+    fn the_faster_mode_is_named() {
         let of = |ratios: &[f64]| {
             faster(&Comparison {
                 metrics: vec![Metric {
@@ -220,15 +220,15 @@ mod tests {
             })
         };
         assert_eq!(of(&[]), None);
-        insta::assert_snapshot!(of(&[0.5]).expect("one"), @"reuse was 2.00 times as fast as standalone in the one pair of rounds: ROUNDS=3 gives a range");
+        insta::assert_snapshot!(of(&[0.5]).expect("one"), @"reuse was 2.00 times as fast as standalone in one pair of rounds; use ROUNDS=3 for a range");
         insta::assert_snapshot!(of(&[0.5, 0.4]).expect("two"), @"reuse is 2.22 times as fast as standalone (2.00 to 2.50 times in 2 pairs of rounds)");
         insta::assert_snapshot!(of(&[1.2, 1.5, 1.25]).expect("three"), @"standalone is 1.25 times as fast as reuse (1.20 to 1.50 times in 3 pairs of rounds)");
-        insta::assert_snapshot!(of(&[0.97, 1.01, 0.99]).expect("three"), @"neither mode is faster for certain: reuse took 0.97 to 1.01 times as long as standalone in 3 pairs of rounds");
+        insta::assert_snapshot!(of(&[0.97, 1.01, 0.99]).expect("three"), @"neither mode is clearly faster: reuse took 0.97 to 1.01 times as long as standalone in 3 pairs of rounds");
         assert_eq!(faster(&Comparison::default()), None);
     }
 
     #[test]
-    fn two_rounds_give_values_only() {
+    fn two_rounds_have_values_only() {
         let table = Comparison {
             rounds: rounds(2),
             metrics: vec![Metric {

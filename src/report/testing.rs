@@ -1,4 +1,4 @@
-//! Records of runs that were never run, for the reporters' tests.
+//! Synthetic run records for the reporters' tests.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::record::{
 };
 use crate::units::Millis;
 
-/// A run of `flows` flows, one after another, of three steps each: `queue`, then `prefill`, then
+/// A run of `flows` sequential flows with three steps each. A step takes `queue` + `prefill` +
 /// `decode` milliseconds.
 pub(crate) fn run(
     flows: usize,
@@ -28,7 +28,7 @@ pub(crate) fn run(
         let mut path = Vec::new();
         for (index, id) in ["planner", "executor", "verifier"].into_iter().enumerate() {
             let needs = ["planner", "executor"][..index].last();
-            // A little longer from flow to flow, so that there is something to see.
+            // Vary the durations between flows, so that distributions are not degenerate.
             let stretch = 1.0 + 0.01 * ((flow * 7 + index) % 10) as f64;
             let latency = queue + (prefill + decode) * stretch;
             let first = queue + prefill * stretch;

@@ -1,4 +1,4 @@
-//! The lines that a run prints. Keys are never renamed: nightly jobs read them.
+//! The output lines of a run. Their keys are never renamed: nightly jobs parse them.
 
 use std::fmt;
 use std::path::Path;
@@ -56,7 +56,8 @@ pub fn generation(generation: &GenerationRecord) -> String {
     )
 }
 
-/// `[SCORE] step=… kind=… count=… ok=… timeout=… mean=… min=… median=… max=…`, a line a judged step.
+/// `[SCORE] step=… kind=… count=… ok=… timeout=… mean=… min=… median=… max=…`, one line per judged
+/// step.
 pub fn scores(totals: &Totals) -> Vec<String> {
     let line = |score: &ScoreRecord| {
         let mut line = format!(
@@ -71,8 +72,8 @@ pub fn scores(totals: &Totals) -> Vec<String> {
     totals.scores.iter().map(line).collect()
 }
 
-/// `[FAILURES] step=… failed=… of=… outcome=… count=… first="…"`: why programs of a step failed, a line
-/// for each of the most frequent reasons. Text of a program is escaped.
+/// `[FAILURES] step=… failed=… of=… outcome=… count=… first="…"`: the most frequent reasons why
+/// programs of a step failed, one line each. Program output is escaped.
 pub fn failures(totals: &Totals) -> Vec<String> {
     let mut lines = Vec::new();
     for score in &totals.scores {
@@ -93,8 +94,8 @@ pub fn failures(totals: &Totals) -> Vec<String> {
     lines
 }
 
-/// `[REWARD] rows=… repeats=… done=… failed=… unjudged=… mean=… min=… median=… max=… std=… mean_reward=…`:
-/// `mean` is of those that were judged, `mean_reward` counts the others as 0.
+/// `[REWARD] rows=… repeats=… done=… failed=… unjudged=… mean=… min=… median=… max=… std=…
+/// mean_reward=…`: `mean` covers the judged flows, `mean_reward` counts the others as 0.
 pub fn rollouts(rollouts: &RolloutRecord) -> String {
     format!(
         "[REWARD] rows={} repeats={} done={} failed={} unjudged={}{} mean_reward={}",
@@ -108,8 +109,8 @@ pub fn rollouts(rollouts: &RolloutRecord) -> String {
     )
 }
 
-/// `[REWARD] flows=… judged=… mean=… min=… median=… max=… std=… undecided=… mean_reward=…`, where anything was
-/// judged: `mean` is of those that were decided, `mean_reward` counts the undecided as 0.
+/// `[REWARD] flows=… judged=… mean=… min=… median=… max=… std=… undecided=… mean_reward=…`, if
+/// anything was judged: `mean` covers the decided flows, `mean_reward` counts undecided ones as 0.
 pub fn reward(totals: &Totals) -> Option<String> {
     let judges = !totals.scores.is_empty();
     judges.then(|| {
@@ -136,7 +137,7 @@ fn spread(of: Option<&Distribution>) -> String {
     )
 }
 
-/// A score with four decimals.
+/// Formats a score with four decimals.
 struct Score(Option<f64>);
 
 impl fmt::Display for Score {
@@ -148,8 +149,8 @@ impl fmt::Display for Score {
     }
 }
 
-/// The line of a step: `[TARGET]`, or of one that was judged without the model `[EVALUATE]` or
-/// `[VERIFY]`.
+/// The line of a step: `[TARGET]`, or `[EVALUATE]` or `[VERIFY]` for a step judged without the
+/// model.
 pub fn target(step: &StepRecord) -> String {
     match step.kind() {
         "evaluate" | "verify" => judged(step),
@@ -177,9 +178,8 @@ fn judged(step: &StepRecord) -> String {
     line
 }
 
-/// `[TARGET] flow=… step=… latency_ms=… ttft_ms=… prompt_tokens=… prefill_tokens=…
-/// reused_tokens=… decode_tokens=… out_hash=…`, with `attempts=…` before the hash of a step that took
-/// more than one.
+/// `[TARGET] flow=… step=… latency_ms=… ttft_ms=… prompt_tokens=… prefill_tokens=… reused_tokens=…
+/// decode_tokens=… out_hash=…`, with `attempts=…` before the hash if there was more than one.
 fn generated(step: &StepRecord) -> String {
     let sample = step
         .sample
@@ -203,7 +203,7 @@ fn generated(step: &StepRecord) -> String {
     )
 }
 
-/// `[TIMING] workflow_1_ms=…`, with `(failed)` behind a time that is not that of a whole workflow.
+/// `[TIMING] workflow_1_ms=…`, followed by `(failed)` for an incomplete workflow.
 pub fn workflow(workflow: &WorkflowRecord) -> String {
     let failed = if workflow.error.is_some() {
         " (failed)"
@@ -217,7 +217,7 @@ pub fn workflow(workflow: &WorkflowRecord) -> String {
 }
 
 /// `[ROUND] round=… mode=… total_ms=… mean_workflow_ms=… prefill_tokens=… reused_tokens=…
-/// decode_tokens=…`, with `(incomplete)` behind a round that is not compared.
+/// decode_tokens=…`, followed by `(incomplete)` for a round that is not compared.
 pub fn round(round: &RoundRecord) -> String {
     let remark = if round.complete { "" } else { " (incomplete)" };
     format!(
@@ -233,8 +233,8 @@ pub fn round(round: &RoundRecord) -> String {
     )
 }
 
-/// `[TIMING] benchmark_total_ms=…` and `[TIMING] avg_workflow_ms=…`, with a remark behind a total
-/// that is not that of all flows.
+/// `[TIMING] benchmark_total_ms=…` and `[TIMING] avg_workflow_ms=…`, followed by a remark if the
+/// totals do not cover all flows.
 pub fn totals(totals: &Totals, num_flows: usize) -> Vec<String> {
     let done = totals.workflows_done;
     let remark = if done == num_flows {
@@ -257,7 +257,7 @@ pub fn totals(totals: &Totals, num_flows: usize) -> Vec<String> {
     ]
 }
 
-/// `[RUN] path=…`, the last line: where the run is kept. The path is the rest of the line.
+/// `[RUN] path=…`, the last line: the run's folder. The path is the rest of the line.
 pub fn run(folder: &Path) -> String {
     format!("[RUN] path={}", folder.display())
 }
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_of_a_step_and_a_workflow() {
+    fn step_and_workflow_lines() {
         let mut step = StepRecord {
             schema: 1,
             flow: 3,
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_total_that_is_not_of_all_flows_says_so() {
+    fn partial_totals_are_marked() {
         insta::assert_snapshot!(totals(&totals_of(25, 0), 25).join("\n"), @r"
         [TIMING] benchmark_total_ms=1234.50
         [TIMING] avg_workflow_ms=61.00

@@ -1,9 +1,9 @@
-//! What a run says of its calls to a server.
+//! Output lines and warnings about requests to a server.
 
 use crate::record::remote::RemoteRecord;
 use crate::units::plural;
 
-/// `[REMOTE] requests=… attempts=… retries=… …`, every kind of failure counted.
+/// `[REMOTE] requests=… attempts=… retries=… …`, with a count per kind of failure.
 pub fn line(remote: &RemoteRecord) -> String {
     format!(
         "[REMOTE] requests={} attempts={} retries={} failed_requests={} backoff_ms={} \
@@ -28,19 +28,19 @@ pub fn line(remote: &RemoteRecord) -> String {
     )
 }
 
-/// What makes the counts worth less than they look.
+/// Warnings about unreliable token counts.
 pub fn warnings(remote: &RemoteRecord) -> Vec<String> {
     let mut warnings = Vec::new();
     if remote.without_usage > 0 {
         warnings.push(format!(
-            "The server sent no usage with {}, or one without their tokens: these are \
-             counted as streamed chunks, and prompt tokens by TOKENIZER, or not at all (0)",
+            "The server sent no usage with {}, or usage without token counts: generated tokens are \
+             counted as streamed chunks, prompt tokens by TOKENIZER if given, otherwise as 0",
             plural(remote.without_usage, "answer")
         ));
     }
     if let Some(first) = &remote.first_mismatch {
         warnings.push(format!(
-            "The server's usage and the local tokenizer differ: in the prompts of {} and \
+            "The server's usage and the local tokenizer disagree: on the prompts of {} and \
              the answers of {} of {}; first in flow {}, step {}: {} {} tokens by usage, {} \
              by the tokenizer",
             remote.prompt_mismatches,
@@ -62,7 +62,7 @@ mod tests {
     use crate::record::remote::UsageMismatch;
 
     #[test]
-    fn every_failure_is_in_the_line() {
+    fn the_line_counts_every_kind_of_failure() {
         let remote = RemoteRecord {
             requests: 75,
             attempts: 78,
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_cannot_be_trusted_are_told() {
+    fn unreliable_counts_are_warned_about() {
         let remote = RemoteRecord {
             without_usage: 2,
             checked: 9,
@@ -92,8 +92,8 @@ mod tests {
             ..RemoteRecord::default()
         };
         insta::assert_snapshot!(warnings(&remote).join("\n"), @r"
-        The server sent no usage with 2 answers, or one without their tokens: these are counted as streamed chunks, and prompt tokens by TOKENIZER, or not at all (0)
-        The server's usage and the local tokenizer differ: in the prompts of 4 and the answers of 0 of 9 requests; first in flow 3, step planner: 753 prompt tokens by usage, 752 by the tokenizer
+        The server sent no usage with 2 answers, or usage without token counts: generated tokens are counted as streamed chunks, prompt tokens by TOKENIZER if given, otherwise as 0
+        The server's usage and the local tokenizer disagree: on the prompts of 4 and the answers of 0 of 9 requests; first in flow 3, step planner: 753 prompt tokens by usage, 752 by the tokenizer
         ");
     }
 }

@@ -64,7 +64,7 @@ mod tests {
     use crate::results::RunFolder;
 
     #[test]
-    fn leftovers_of_killed_runs_are_removed_and_nothing_else() {
+    fn only_leftovers_of_killed_runs_are_removed() {
         let out = tempfile::tempdir().expect("a temporary folder");
         let write = |name: &str, text: &str| {
             let path = out.path().join(name);

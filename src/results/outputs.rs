@@ -28,9 +28,10 @@ pub fn check(config: &RunConfig, expansion: &Expansion) -> Result<()> {
         inputs.push(("the rows of --input", rollouts.files.input.clone()));
     }
     if config.is_scripted() {
-        let beside = expansion.template_file.with_extension("script.jsonl");
-        let script = config.machine.script.clone().unwrap_or(beside);
-        inputs.push(("the script", script));
+        let own = expansion.script.clone();
+        let own = own.text.is_none().then_some(own.path);
+        let script = config.machine.script.clone().or(own);
+        inputs.extend(script.map(|script| ("the script", script)));
     }
     let pins = config.job.pin_outputs.clone();
     inputs.extend(pins.map(|pins| ("the recording of --pin-outputs", pins)));

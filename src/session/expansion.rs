@@ -27,7 +27,9 @@ pub(super) fn expand(
     let start = Moment::now(&NoFence)?;
     let expansion = {
         let wait = WaitNotice::new(console, interrupted);
-        flow::expand(&request(config, &|waited| wait.tell(waited)))?
+        flow::expand(&request(config, &|waited| wait.tell(waited), &|| {
+            wait.proceed()
+        }))?
     };
     let end = Moment::now(&NoFence)?;
     let record = record(&expansion, end.since(start));
@@ -36,7 +38,11 @@ pub(super) fn expand(
 }
 
 /// The request for a run's flows.
-pub(super) fn request<'a>(config: &'a RunConfig, on_wait: OnWait<'a>) -> ExpandRequest<'a> {
+pub(super) fn request<'a>(
+    config: &'a RunConfig,
+    on_wait: OnWait<'a>,
+    proceed: &'a dyn Fn() -> Result<()>,
+) -> ExpandRequest<'a> {
     let rollouts = config.rollouts.as_ref();
     ExpandRequest {
         layout: &config.machine.layout,
@@ -51,6 +57,7 @@ pub(super) fn request<'a>(config: &'a RunConfig, on_wait: OnWait<'a>) -> ExpandR
         use_cache: !config.job.engine_per_workflow,
         load: true,
         on_wait,
+        proceed,
     }
 }
 
@@ -142,6 +149,18 @@ impl<'a> WaitNotice<'a> {
             interrupted,
             told: Cell::new(false),
         }
+    }
+
+    /// Lets Ctrl-C end an expansion between two flows.
+    pub(crate) fn proceed(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(Error::new(
+                Exit::Incomplete,
+                "interrupted while the flows were expanded",
+            )
+            .hint("the next run expands them again"));
+        }
+        Ok(())
     }
 
     /// Called repeatedly during the wait.

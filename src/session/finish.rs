@@ -146,12 +146,10 @@ impl Recorder<'_> {
 
     /// The command that shows where the time went.
     fn next_command(&self) -> String {
-        let in_checkout = self.config.machine.layout.root.join("run.sh").is_file();
-        let program = if in_checkout {
-            "bash run.sh"
-        } else {
-            "flowbench"
-        };
+        let script = self.config.machine.layout.run_script();
+        let program = script.map_or("flowbench".to_owned(), |script| {
+            format!("bash {}", summary::quoted(&script.display().to_string()))
+        });
         let folder = self.files.folder.path().display().to_string();
         format!("{program} diagnose {}", summary::quoted(&folder))
     }

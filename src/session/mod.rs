@@ -15,7 +15,7 @@ mod rounds;
 mod services;
 mod verdict;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{Concurrency, Mode, RunConfig};
 use crate::engine::LocalEngine;
@@ -67,7 +67,7 @@ pub(crate) fn run(
         .concurrency
         .resolve(config.job.mode, expansion.num_flows);
     let mut resolved = config.clone();
-    resolved.job.num_flows = expansion.num_flows;
+    resolved.job.num_flows = Some(expansion.num_flows);
     resolved.job.concurrency = Concurrency::Fixed(concurrency);
     let config = &resolved;
     keep_shard(config, &mut expansion)?;
@@ -130,7 +130,7 @@ fn run_flows(
     flows: &[Flow],
     interrupted: &AtomicBool,
 ) -> Result<Exit> {
-    let script = expansion.template_file.with_extension("script.jsonl");
+    let script = expansion.script.clone();
     let parallel = flows.iter().map(workflow::max_parallel_requests).max();
     let max_requests = recorder.concurrency.saturating_mul(parallel.unwrap_or(1));
     let ready = RunServices::start(config, flows, recorder.console).and_then(|ready| {
@@ -138,6 +138,10 @@ fn run_flows(
         let prepared = Prepared::new(config, max_requests, script, console, interrupted)?;
         if let Prepared::Local(model, _) = &prepared {
             outputs::check_model(config, &model.path)?;
+        }
+        if interrupted.load(Ordering::Relaxed) {
+            let message = "interrupted before the engine was started";
+            return Err(Error::new(Exit::Incomplete, message));
         }
         recorder.begin_recording()?;
         Ok((ready, prepared))
@@ -212,7 +216,7 @@ impl Recorder<'_> {
             flow::expand(&flow::ExpandRequest {
                 use_cache: false,
                 load: false,
-                ..expansion::request(self.config, &|_| Ok(()))
+                ..expansion::request(self.config, &|_| Ok(()), &|| Ok(()))
             })?;
             drop(expansion);
             let start = Moment::now(&NoFence)?;

@@ -1,6 +1,5 @@
 //! What an engine is started from: found, downloaded and read before the clock runs.
 
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use crate::config::{EndpointApi, Mode, RemoteConfig, RunConfig};
@@ -9,6 +8,7 @@ use crate::engine::{
     wait_until_ready,
 };
 use crate::error::Result;
+use crate::flow::ScriptFile;
 use crate::profile::{self, Span};
 use crate::report::Console;
 
@@ -27,20 +27,24 @@ pub(super) enum Prepared {
 }
 
 impl Prepared {
-    /// `script` is the file beside the template, for a run that names none. At most `max_requests` are
+    /// `script` is the template's own script, for a run that names none. At most `max_requests` are
     /// in flight at once.
     pub(super) fn new(
         config: &RunConfig,
         max_requests: usize,
-        script: PathBuf,
+        script: ScriptFile,
         console: &mut Console,
         interrupted: &AtomicBool,
     ) -> Result<Self> {
         let _span = profile::span(Span::LocateModel);
         if config.is_scripted() {
-            let path = config.machine.script.clone().unwrap_or(script);
+            let script = match (&config.machine.script, &script.text) {
+                (Some(path), _) => Script::read(path)?,
+                (None, Some(text)) => Script::parse(text, &script.path.display().to_string())?,
+                (None, None) => Script::read(&script.path)?,
+            };
             return Ok(Self::Scripted {
-                script: Script::read(&path)?,
+                script,
                 timed: config.job.script_latency,
             });
         }

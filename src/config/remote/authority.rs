@@ -1,18 +1,16 @@
-//! Host and port of a URL, read more strictly than `http::Uri` does, which takes `host:80000`.
+//! Parses host and port of a URL, more strictly than `http::Uri`, which accepts `host:80000`.
 
-/// Where a server listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Authority<'a> {
-    /// A name or an address; an IPv6 address in brackets.
+    /// A name or an address; an IPv6 address is in brackets.
     pub(super) host: &'a str,
-    /// Its port, where one is given.
     pub(super) port: Option<u16>,
 }
 
-/// Reads `host`, `host:port` or `[IPv6]:port`, without a user.
+/// Parses `host`, `host:port` or `[IPv6]:port`, without user information.
 ///
 /// # Errors
-/// What is wrong with it. Nothing of it is shown but a port that is a number.
+/// The reason. It shows no part of `text` other than a numeric port.
 pub(super) fn parse(text: &str) -> Result<Authority<'_>, String> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {

@@ -1,9 +1,9 @@
-//! `ENDPOINT_EXTRA`: what every request says besides, or says otherwise.
+//! `ENDPOINT_EXTRA`: fields to add to every request, to change, or to remove.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Members that the program sends by itself.
+/// Fields that the program sends itself.
 const SENT: [&str; 8] = [
     "ignore_eos",
     "max_tokens",
@@ -15,37 +15,37 @@ const SENT: [&str; 8] = [
     "top_p",
 ];
 
-/// Members that stay as they are, and why.
+/// Fields that cannot be changed, and why.
 const FIXED: [(&str, &str); 3] = [
-    ("messages", "the template says what is asked"),
-    ("prompt", "the template says what is asked"),
+    ("messages", "the prompt comes from the template"),
+    ("prompt", "the prompt comes from the template"),
     ("stream", "answers are measured as they stream"),
 ];
 
-/// Changes to the requests' members, in the server's own terms.
+/// Changes to the fields of a request, in the server's own terms.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct EndpointExtra(Map<String, Value>);
 
-/// What becomes of a member that the program sends.
+/// What to do with a field that the program sends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Change<'a> {
-    /// It is sent as it is.
+    /// Send it unchanged.
     None,
-    /// It is left out.
+    /// Leave it out.
     Drop,
-    /// It is sent under this name.
+    /// Send it under this name.
     Rename(&'a str),
-    /// It is sent with this value.
+    /// Send this value.
     Set(&'a Value),
 }
 
 impl EndpointExtra {
-    /// Reads a JSON object. `null` leaves a member out, `{"rename": "name"}` sends it under another name,
-    /// all else is a value to send.
+    /// Parses a JSON object. `null` removes a field, `{"rename": "name"}` renames it, and anything
+    /// else is the value to send.
     ///
     /// # Errors
-    /// Why it is not such an object.
+    /// The reason it is invalid.
     pub fn parse(text: &str) -> Result<Self, String> {
         let Ok(members) = serde_json::from_str::<Map<String, Value>>(text) else {
             return Err("expected a JSON object, such as {\"repeat_penalty\": 1.0}".to_owned());
@@ -67,6 +67,14 @@ impl EndpointExtra {
                 }
                 Change::Rename("") => return Err(format!("`{name}` has no new name")),
                 Change::Rename(new) => new,
+                Change::Set(value)
+                    if SENT.contains(&name.as_str()) && value.get("rename").is_some() =>
+                {
+                    return Err(format!(
+                        "`{name}` needs a text as its new name, and nothing beside it: \
+                         {{\"rename\": \"name\"}}"
+                    ));
+                }
                 Change::Set(_) => name,
                 Change::Drop | Change::None => continue,
             };
@@ -81,7 +89,6 @@ impl EndpointExtra {
         Ok(extra)
     }
 
-    /// What becomes of this member.
     pub fn change(&self, member: &str) -> Change<'_> {
         match self.0.get(member) {
             None => Change::None,
@@ -93,13 +100,12 @@ impl EndpointExtra {
         }
     }
 
-    /// The members that are sent besides.
+    /// Fields that the program does not send itself.
     pub fn others(&self) -> impl Iterator<Item = (&String, &Value)> {
         let all = self.0.iter();
         all.filter(|(name, value)| !SENT.contains(&name.as_str()) && !value.is_null())
     }
 
-    /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -116,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_set_left_out_and_renamed() {
+    fn fields_are_set_removed_and_renamed() {
         let extra = EndpointExtra::parse(
             r#"{"temperature": null, "max_tokens": {"rename": "max_completion_tokens"}, "seed": 4,
                 "min_p": 0, "logprobs": null, "stream_options": {"include_usage": false}}"#,
@@ -131,13 +137,13 @@ mod tests {
         assert_eq!(extra.change("top_p"), Change::None);
         let others: Vec<&String> = extra.others().map(|(name, _)| name).collect();
         assert_eq!(others, ["min_p"]);
-        // A name may be taken from a member that is not sent under it any more.
+        // A name is free once its own field is no longer sent under it.
         let swapped = r#"{"top_k": null, "seed": {"rename": "top_k"}}"#;
         assert!(EndpointExtra::parse(swapped).is_ok());
     }
 
     #[test]
-    fn what_cannot_be_changed_is_refused_with_the_reason() {
+    fn invalid_changes_are_rejected_with_the_reason() {
         for bad in ["", "1", "[]", "{", r#"{"a": 1} b"#] {
             let why = EndpointExtra::parse(bad).expect_err(bad);
             assert!(why.contains("JSON object"), "{bad}: {why}");
@@ -154,6 +160,11 @@ mod tests {
                 "not sent; these are: ignore_eos,",
             ),
             (r#"{"seed": {"rename": ""}}"#, "no new name"),
+            (r#"{"seed": {"rename": 5}}"#, "`seed` needs a text"),
+            (
+                r#"{"seed": {"rename": "x", "value": 1}}"#,
+                "nothing beside it",
+            ),
             (
                 r#"{"seed": {"rename": "messages"}}"#,
                 "cannot be renamed `messages`",

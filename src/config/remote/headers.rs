@@ -1,4 +1,4 @@
-//! `ENDPOINT_HEADERS`: headers that every request has beside those of the program.
+//! `ENDPOINT_HEADERS`: extra request headers.
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -7,36 +7,36 @@ use ureq::http::{HeaderName, HeaderValue};
 use super::secret::Secrets;
 use crate::error::{Error, Result};
 
-/// Headers that the program, or HTTP itself, has to say, and why nobody else may.
+/// Headers that only the program or HTTP itself may set, and why.
 const RESERVED_HEADERS: [(&str, &str); 16] = [
     (
         "accept-encoding",
         "a compressed stream comes in larger pieces than tokens",
     ),
-    ("connection", "connections are kept by the program"),
+    ("connection", "the program manages its connections"),
     ("content-encoding", "bodies are sent as they are"),
-    ("content-length", "it is that of the body"),
+    ("content-length", "it is computed from the body"),
     ("content-type", "bodies are JSON"),
     ("expect", "it changes how a request is sent"),
-    ("host", "it is that of ENDPOINT"),
+    ("host", "it is taken from ENDPOINT"),
     ("http2-settings", "requests are HTTP/1.1"),
-    ("keep-alive", "connections are kept by the program"),
-    ("proxy-authenticate", "it is a proxy's"),
+    ("keep-alive", "the program manages its connections"),
+    ("proxy-authenticate", "it belongs to a proxy"),
     (
         "proxy-authorization",
-        "a proxy's user and password stand in its URL",
+        "put a proxy's user and password in its URL",
     ),
-    ("proxy-connection", "connections are kept by the program"),
-    ("te", "it changes how an answer is sent"),
+    ("proxy-connection", "the program manages its connections"),
+    ("te", "it changes how a response is sent"),
     ("trailer", "it changes how a request is sent"),
     ("transfer-encoding", "it changes how a request is sent"),
     ("upgrade", "requests are HTTP/1.1"),
 ];
 
-const HINT: &str = "ENDPOINT_HEADERS (--endpoint-headers) is a JSON object of texts, such as \
-                    {\"api-key\": \"$AZURE_KEY\"}; $NAME and ${NAME} stand for a variable, $$ for $";
+const HINT: &str = "ENDPOINT_HEADERS (--endpoint-headers) is a JSON object of strings, such as \
+                    {\"api-key\": \"$AZURE_KEY\"}; $NAME and ${NAME} expand to environment variables, $$ to $";
 
-/// The headers. Their values are neither printed nor recorded, only their names are.
+/// Extra request headers. Names are printed and recorded, values never are.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
     all: Vec<(HeaderName, HeaderValue)>,
@@ -44,11 +44,11 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Reads the JSON object; `variable` looks an environment variable up.
+    /// Parses the JSON object; `variable` looks up an environment variable.
     ///
     /// # Errors
-    /// Exit code 2 for what is no such object, names or values that HTTP does not have, headers that the
-    /// program says itself, and variables that are not set. Values are not shown.
+    /// Exit code 2 for invalid JSON, invalid header names or values, headers that the program sets
+    /// itself, and unset variables. Errors do not show values.
     pub fn parse(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let refuse = |why: String| Error::usage(format!("ENDPOINT_HEADERS {why}")).hint(HINT);
         let members: Map<String, Value> =
@@ -93,28 +93,25 @@ impl Headers {
         Ok(headers)
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Whether this one is among them.
     pub fn has(&self, name: &HeaderName) -> bool {
         self.all.iter().any(|(known, _)| known == name)
     }
 
-    /// Name and value of each.
     pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.all.iter().map(|(name, value)| (name, value))
     }
 
-    /// What must not be shown of them.
+    /// Strings that must not appear in any output.
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 }
 
-/// The text with its variables put in, and what these are.
+/// Expands the variables; also returns the name and value of each one used.
 fn expand(
     template: &str,
     variable: impl Fn(&str) -> Option<String>,
@@ -157,7 +154,7 @@ impl std::fmt::Debug for Headers {
     }
 }
 
-/// The names alone.
+/// Serializes the names only.
 impl Serialize for Headers {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_seq(self.all.iter().map(|(name, _)| name.as_str()))
@@ -178,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn values_may_name_variables() {
+    fn variables_in_values_are_expanded() {
         let headers = Headers::parse(
             r#"{"api-key": "$KEY", "Authorization": "Bearer ${_key2}", "x-plain": "a$$b: $KEY."}"#,
             variable,
@@ -201,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused_without_its_value() {
+    fn invalid_headers_are_rejected_without_showing_the_value() {
         for (text, words) in [
             ("[]", "not a JSON object"),
             ("canary", "not a JSON object"),

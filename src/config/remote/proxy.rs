@@ -1,5 +1,5 @@
-//! Which proxy the server is asked through, by the variables that curl reads (curl(1), "ENVIRONMENT" and
-//! "PROXY PROTOCOL PREFIXES"): `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in lower or upper case.
+//! Selects the proxy from the variables that curl reads (curl(1), "ENVIRONMENT" and "PROXY PROTOCOL
+//! PREFIXES"): `http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`, in lower or upper case.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,25 +12,25 @@ use super::authority::{self, Authority};
 use super::secret::Secrets;
 use crate::error::{Error, Result};
 
-/// How a proxy is spoken to.
+/// Protocol of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyKind {
-    /// HTTP: `http` requests as they are, with the whole URL; a tunnel (CONNECT) for `https`.
+    /// HTTP: forwards `http` requests, which carry the full URL, and tunnels `https` (CONNECT).
     Http,
     /// The same over TLS.
     Https,
-    /// SOCKS 4; names are resolved here.
+    /// SOCKS4; names are resolved locally.
     Socks4,
-    /// SOCKS 4a; names are resolved there.
+    /// SOCKS4a; names are resolved by the proxy.
     Socks4a,
-    /// SOCKS 5; names are resolved here.
+    /// SOCKS5; names are resolved locally.
     Socks5,
-    /// SOCKS 5; names are resolved there.
+    /// SOCKS5; names are resolved by the proxy.
     Socks5h,
 }
 
 impl ProxyKind {
-    /// The scheme of its URL.
+    /// URL scheme.
     pub fn scheme(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -42,7 +42,7 @@ impl ProxyKind {
         }
     }
 
-    /// The port where its URL has none: as curl has it, 1080 for `http`, too.
+    /// Default port. As in curl, it is 1080 even for `http`.
     fn port(self) -> u16 {
         match self {
             Self::Https => 443,
@@ -51,35 +51,33 @@ impl ProxyKind {
     }
 }
 
-/// A proxy. Shown and recorded without its user and password.
+/// A proxy. Printed and recorded without its user and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// How it is spoken to.
     pub kind: ProxyKind,
-    /// Its host; an IPv6 address in brackets.
+    /// An IPv6 address is in brackets.
     pub host: String,
-    /// Its port.
     pub port: u16,
     /// User and password.
     pub credentials: Option<(String, String)>,
-    /// The variable that names it.
+    /// The environment variable that it came from.
     pub variable: &'static str,
 }
 
 impl Proxy {
-    /// The proxy for a server with this scheme, host and port; `variable` looks an environment variable
-    /// up. `None`: the server is asked directly.
+    /// Returns the proxy for a server with this scheme, host and port; `variable` looks up an
+    /// environment variable. `None`: connect directly.
     ///
     /// # Errors
-    /// Exit code 2 for a variable that holds no proxy's URL; it is not shown.
+    /// Exit code 2 for a variable with an invalid URL, which is not shown.
     pub fn find(
         scheme: &str,
         host: &str,
         port: u16,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>> {
-        // curl does not read HTTP_PROXY, which a web server sets for CGI programs from a request's `Proxy`
-        // header. This program is none, and most others read it.
+        // curl ignores HTTP_PROXY, because a web server sets it for CGI programs from a request's
+        // `Proxy` header. flowbench is not a CGI program, and most other programs read it.
         let names: &[&'static str] = match scheme {
             "https" => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
             _ => &["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"],
@@ -101,8 +99,8 @@ impl Proxy {
     fn parse(variable: &'static str, text: &str) -> Result<Self> {
         let refuse = |why: &str| {
             Error::usage(format!("{variable} is not the URL of a proxy: {why}")).hint(format!(
-                "{variable} is such as http://127.0.0.1:3128, with user:password@ before the host where it \
-                 needs them; unset it, or let NO_PROXY name the server, to ask the server directly"
+                "{variable} is a URL such as http://127.0.0.1:3128, with user:password@ before the host if \
+                 needed; to connect directly, unset it or add the server to NO_PROXY"
             ))
         };
         let text = text.trim();
@@ -116,7 +114,7 @@ impl Proxy {
             "socks5h" => ProxyKind::Socks5h,
             _ => {
                 return Err(refuse(
-                    "its scheme is none of http, https, socks4(a), socks5(h)",
+                    "its scheme is not one of http, https, socks4(a), socks5(h)",
                 ));
             }
         };
@@ -126,7 +124,8 @@ impl Proxy {
             Some((credentials, authority)) => {
                 let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
                 let both = decode(user).zip(decode(password));
-                let both = both.ok_or_else(|| refuse("its user or password is badly encoded"))?;
+                let both =
+                    both.ok_or_else(|| refuse("its user or password is incorrectly encoded"))?;
                 (Some(both), authority)
             }
         };
@@ -140,14 +139,14 @@ impl Proxy {
         })
     }
 
-    /// The value of `Proxy-Authorization` (RFC 7617), where it has a user.
+    /// Value of `Proxy-Authorization` (RFC 7617), if there is a user.
     pub fn authorization(&self) -> Option<String> {
         let (user, password) = self.credentials.as_ref()?;
         let both = BASE64_STANDARD.encode(format!("{user}:{password}"));
         Some(format!("Basic {both}"))
     }
 
-    /// What must not be shown.
+    /// Adds the strings that must not appear in any output.
     pub(super) fn add_secrets(&self, secrets: &mut Secrets) {
         if let Some((_, password)) = &self.credentials {
             secrets.add(password, self.variable);
@@ -158,7 +157,7 @@ impl Proxy {
     }
 }
 
-/// Percent-encoding undone (RFC 3986, §2.1).
+/// Percent-decodes (RFC 3986, §2.1).
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let mut rest = text.bytes();
@@ -172,12 +171,13 @@ fn decode(text: &str) -> Option<String> {
         bytes.push(u8::try_from(value).ok()?);
     }
     let text = String::from_utf8(bytes).ok()?;
-    // Such a text could not stand in a header, nor in SOCKS.
+    // Control characters are not valid in a header or in SOCKS.
     (!text.contains(char::is_control)).then_some(text)
 }
 
-/// Whether `NO_PROXY` names this host: names with all that is below them, addresses, networks
-/// (`10.0.0.0/8`), `*`, each with or without a port, separated by commas or spaces.
+/// Whether `NO_PROXY` lists this host. Entries are domain names, which include their subdomains,
+/// addresses, networks (`10.0.0.0/8`) or `*`, each with an optional port, separated by commas or
+/// spaces.
 fn is_exempt(list: &str, host: &str, port: u16) -> bool {
     let bare = |host: &str| host.trim_matches(['[', ']']).to_ascii_lowercase();
     let host = bare(host);
@@ -221,7 +221,7 @@ fn is_exempt(list: &str, host: &str, port: u16) -> bool {
     })
 }
 
-/// Whether the address is this one, or of this network; `None` where the entry is neither.
+/// Whether the entry is this address or a network that contains it; `None` if the entry is neither.
 fn is_in(entry: &str, address: IpAddr) -> Option<bool> {
     let (network, bits) = match entry.split_once('/') {
         Some((network, bits)) => (network, Some(bits.parse::<u32>().ok()?)),
@@ -279,7 +279,7 @@ mod tests {
     const SECURE: (&str, &str, u16) = ("https", "host", 443);
 
     #[test]
-    fn each_scheme_has_its_variable() {
+    fn the_scheme_selects_the_variable() {
         let all = [
             ("https_proxy", "http://s:1"),
             ("http_proxy", "http://p:1"),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_of_proxies() {
+    fn proxy_urls_are_parsed() {
         for (text, shown) in [
             ("p", "http://p:1080"),
             ("p:3128", "http://p:3128"),
@@ -368,13 +368,13 @@ mod tests {
             assert!(report.contains(words), "{text}: {report}");
             assert!(!report.contains("canary"), "{report}");
         }
-        // One that is not needed may be anything.
+        // An invalid URL is ignored if the proxy is not needed.
         let unused = [("http_proxy", "ftp://p"), ("no_proxy", "host")];
         assert_eq!(found(PLAIN, &unused), None);
     }
 
     #[test]
-    fn no_proxy_names_hosts_and_networks() {
+    fn no_proxy_matches_hosts_and_networks() {
         for (list, host, exempt) in [
             ("localhost, 127.0.0.1", "127.0.0.1", true),
             ("localhost 127.0.0.1", "127.0.0.1", true),

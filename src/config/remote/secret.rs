@@ -1,28 +1,28 @@
-//! Takes keys, header values and passwords out of texts before they are printed or kept.
+//! Redacts keys, header values and passwords from text that is printed or stored.
 
-/// Shorter texts are not replaced: they are no secrets, and are found everywhere.
+/// Shorter strings are not redacted: they are not secret, and occur everywhere.
 const SHORTEST: usize = 4;
 
-/// Shorter words of a value that has several are not replaced on their own (`Bearer`, `Basic`).
+/// In a value of several words, shorter words (`Bearer`, `Basic`) are not redacted on their own.
 const SHORTEST_WORD: usize = 8;
 
-/// Texts that must not be shown, and what stands in place of each.
+/// Secret strings, each with its replacement.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secrets(Vec<(String, String)>);
 
 impl Secrets {
-    /// Adds a text, which is shown as `[name]`.
+    /// Adds a secret, which is shown as `[name]`.
     pub fn add(&mut self, text: &str, name: &str) {
         if text.len() < SHORTEST || self.0.iter().any(|(known, _)| known == text) {
             return;
         }
         self.0.push((text.to_owned(), format!("[{name}]")));
-        // The longest first: one secret may be part of another.
+        // Longest first: one secret may be part of another.
         self.0
             .sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
     }
 
-    /// Adds a value and the words in it: a server quotes the key of `Bearer KEY` alone.
+    /// Adds a value and its words: a server may quote only the key of `Bearer KEY`.
     pub fn add_value(&mut self, value: &str, name: &str) {
         self.add(value, name);
         let words =
@@ -32,7 +32,7 @@ impl Secrets {
         }
     }
 
-    /// `text` without the secrets, nor the beginning of one where the text was shortened (`…`).
+    /// Redacts the secrets in `text`, including a prefix of one where the text was truncated (`…`).
     pub fn hide(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for (secret, name) in &self.0 {
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
-/// `text` without a beginning of the secret that stands before a `…`.
+/// Redacts a prefix of the secret that is followed by `…`.
 fn hide_cut(text: &str, secret: &str, name: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     for piece in text.split_inclusive('…') {
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_replaced_whole_in_words_and_cut() {
+    fn secrets_are_redacted_whole_by_word_and_truncated() {
         let mut secrets = Secrets::default();
         secrets.add("sk-canary-1", "API_KEY");
         secrets.add("sk-canary-1-long", "OTHER");
@@ -86,7 +86,7 @@ mod tests {
                 "[AUTHORIZATION], [AUTHORIZATION]",
             ),
             ("a Bearer of eu news", "a Bearer of eu news"),
-            // What quotes a server shortens it.
+            // Servers truncate what they quote.
             ("wrong key sk-can…", "wrong key [OTHER]…"),
             ("wrong key sk-…", "wrong key sk-…"),
             ("one… two tok-cana…", "one… two [AUTHORIZATION]…"),

@@ -1,8 +1,9 @@
-//! Chat templates: a conversation to the one text that the model was trained on.
+//! Chat templates: render a conversation into the prompt that the model was trained on.
 //!
-//! Models bring their template along, in Jinja as Hugging Face's transformers renders it ([`jinja`]).
-//! The rendered text keeps apart what the template writes, special tokens among it, and what the
-//! messages say, which never becomes a special token ([`Tokenizer::encode_rendered`]).
+//! Models ship their own template, in Jinja as Hugging Face transformers renders it ([`jinja`]).
+//! The rendered text records which parts the template wrote, special tokens included, and which
+//! parts are message content. Content never becomes a special token
+//! ([`Tokenizer::encode_rendered`]).
 
 mod jinja;
 #[cfg(test)]
@@ -19,15 +20,16 @@ use super::tokenizer::{Tokenizer, read_json};
 use super::{Conversation, Message};
 use crate::error::{Error, Result};
 
-/// A conversation as one text.
+/// The hint if a template cannot be used.
+const ANOTHER_FILE: &str = "use another file of this model, or another model";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rendered {
     pub(crate) text: String,
-    /// Byte ranges of the text that messages say, in order.
+    /// Byte ranges of `text` that are message content, in order.
     pub(crate) content: Vec<Range<usize>>,
 }
 
-/// A model's chat template.
 pub(crate) struct ChatTemplate {
     template: Template,
     bos_token: Option<String>,
@@ -35,10 +37,10 @@ pub(crate) struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template of a GGUF (`tokenizer.chat_template`).
+    /// Reads `tokenizer.chat_template` from GGUF metadata.
     ///
     /// # Errors
-    /// No template, or one that is not Jinja as we know it.
+    /// The template is missing or does not parse.
     pub(crate) fn from_gguf(
         metadata: &HashMap<String, GgufValue>,
         tokenizer: &Tokenizer,
@@ -47,10 +49,10 @@ impl ChatTemplate {
         found.ok_or_else(|| no_template("tokenizer.chat_template"))
     }
 
-    /// The template of a GGUF, if it has one.
+    /// Like [`Self::from_gguf`], but a missing template is not an error.
     ///
     /// # Errors
-    /// A template that is not Jinja as we know it.
+    /// The template does not parse.
     pub(crate) fn find_in_gguf(
         metadata: &HashMap<String, GgufValue>,
         tokenizer: &Tokenizer,
@@ -61,20 +63,20 @@ impl ChatTemplate {
         }
     }
 
-    /// The template of a folder: `chat_template.jinja`, or `chat_template` in
-    /// `tokenizer_config.json`, which is a text or a list of named ones (`default` is taken).
+    /// Reads `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`: a string, or a
+    /// list of named templates of which `default` is used.
     ///
     /// # Errors
-    /// No template, or one that is not Jinja as we know it.
+    /// The template is missing or does not parse.
     pub(crate) fn from_folder(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
         let found = Self::find_in_folder(folder, tokenizer)?;
         found.ok_or_else(|| no_template("tokenizer_config.json: chat_template"))
     }
 
-    /// The template of a folder, if it has one.
+    /// Like [`Self::from_folder`], but a missing template is not an error.
     ///
     /// # Errors
-    /// A file that cannot be read; a template that is not Jinja as we know it.
+    /// A file cannot be read, or the template does not parse.
     pub(crate) fn find_in_folder(folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let path = folder.join("chat_template.jinja");
         match std::fs::read_to_string(&path) {
@@ -106,7 +108,7 @@ impl ChatTemplate {
         let template = Template::parse(source).map_err(|error| {
             Error::preflight("the model's chat template cannot be used")
                 .caused_by(error)
-                .hint("take another file of this model, or another model")
+                .hint(ANOTHER_FILE)
         })?;
         Ok(Self {
             template,
@@ -115,12 +117,12 @@ impl ChatTemplate {
         })
     }
 
-    /// The conversation as one text, up to where the model's answer begins. It holds the special
-    /// tokens that it needs: encode it without adding any.
+    /// Renders the conversation up to the point where the model's answer begins. The text already
+    /// contains the special tokens it needs, so encode it without adding any.
     ///
     /// # Errors
-    /// A conversation that the template refuses (no `system` role, roles that do not alternate),
-    /// with the template's own words.
+    /// The template rejects the conversation (no `system` role, roles that do not alternate). The
+    /// error carries the template's own message.
     pub(crate) fn render(&self, messages: &[Message]) -> Result<Rendered> {
         let turns = messages.iter();
         self.render_turns(turns.map(|message| (message.role.as_str(), message.content.as_str())))
@@ -146,8 +148,8 @@ impl ChatTemplate {
         Ok(Rendered { text, content })
     }
 
-    /// Renders one conversation of each kind, so that a template that cannot render them is found
-    /// before the work begins.
+    /// Renders one sample conversation of each shape, so that a template that cannot handle them
+    /// fails before the run starts.
     ///
     /// # Errors
     /// Exit code 3 with the template's error.
@@ -155,25 +157,24 @@ impl ChatTemplate {
         for conversation in conversations {
             let roles = conversation.roles();
             self.render_turns(roles.map(|role| (role.as_str(), "Hello.")))
-                .map_err(|failure| unrendered(Error::preflight, failure))?;
+                .map_err(|failure| unrendered(Error::preflight, failure).hint(ANOTHER_FILE))?;
         }
         Ok(())
     }
 }
 
-/// Why a conversation was not rendered.
 fn unrendered(error: fn(String) -> Error, failure: Failure) -> Error {
     if failure.kind == FailureKind::Refusal {
         let words = failure.message();
         return error(format!(
             "the model's chat template refuses the conversation: {words}"
         ))
-        .hint("some models take no `system` message, or want user and assistant in turn");
+        .hint("some models accept no `system` message, or need alternating roles");
     }
     error("failed to render the model's chat template".to_owned()).caused_by(failure)
 }
 
 fn no_template(place: &str) -> Error {
     Error::preflight(format!("the model has no chat template ({place})"))
-        .hint("take an instruction-tuned model: a base model has no way to hold a conversation")
+        .hint("use an instruction-tuned model: base models come without a chat template")
 }

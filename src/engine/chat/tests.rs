@@ -22,9 +22,9 @@ fn render(source: &str) -> String {
     template(source).render(&[user("Hi")]).unwrap().text
 }
 
-/// `expected.json` is what Jinja2 3.1.6 makes of these templates, in an environment set up as
-/// transformers does it (`apply_chat_template`) and with our date. The templates are in the idioms
-/// of the families that they are named after.
+/// `expected.json` holds the output of Jinja2 3.1.6, configured as transformers does
+/// (`apply_chat_template`) and with our fixed date. The templates follow the idioms of the model
+/// families they are named after.
 #[test]
 fn templates_render_as_jinja2_renders_them() {
     #[derive(serde::Deserialize)]
@@ -86,7 +86,7 @@ fn smollm2s_own_template_has_a_default_system_prompt() {
 }
 
 #[test]
-fn a_refusal_is_told_in_the_templates_own_words() {
+fn a_refusal_carries_the_templates_own_message() {
     let gemma = template(include_str!("../testdata/chat/gemma.jinja"));
     let error = gemma
         .render(&[message(Role::System, "Be brief."), user("Hi")])
@@ -95,7 +95,7 @@ fn a_refusal_is_told_in_the_templates_own_words() {
     assert_eq!(
         error.report(),
         "error: the model's chat template refuses the conversation: System role not supported\n\
-         hint: some models take no `system` message, or want user and assistant in turn"
+         hint: some models accept no `system` message, or need alternating roles"
     );
     let nested = template("{% macro m() %}{{ raise_exception('no') }}{% endmacro %}{{ m() }}");
     let error = nested.render(&[user("Hi")]).unwrap_err();
@@ -127,7 +127,7 @@ fn message_content_is_text_and_never_a_template() {
 }
 
 #[test]
-fn generation_marks_are_passed_over() {
+fn generation_tags_render_only_their_body() {
     assert_eq!(
         render(
             "a {%- generation -%} {{ messages[0].content }} {%- endgeneration %}\n b {% if true %}\n{% endif %}{% generation %}c{% endgeneration %}"
@@ -137,7 +137,7 @@ fn generation_marks_are_passed_over() {
 }
 
 #[test]
-fn a_broken_template_is_an_error_at_load_with_its_place() {
+fn a_syntax_error_is_reported_at_load_with_its_line() {
     let error = ChatTemplate::compile("a\n{% if %}", None, None)
         .err()
         .unwrap();
@@ -150,7 +150,7 @@ fn a_broken_template_is_an_error_at_load_with_its_place() {
 }
 
 #[test]
-fn what_the_renderer_does_not_know_is_an_error_when_it_is_met() {
+fn an_unknown_filter_is_an_error_when_rendering() {
     let error = template("{{ messages | frobnicate }}")
         .render(&[user("Hi")])
         .unwrap_err();
@@ -182,7 +182,7 @@ fn no_template_is_an_error() {
 }
 
 #[test]
-fn a_folders_template_is_a_file_a_text_or_the_default_of_a_list() {
+fn a_folders_template_is_a_file_a_string_or_the_default_of_a_list() {
     let folder = tempfile::tempdir().unwrap();
     let tokenizer = Tokenizer::from_gguf(&crate::engine::tokenizer::test_metadata()).unwrap();
     let render = || {
@@ -206,7 +206,7 @@ fn a_folders_template_is_a_file_a_text_or_the_default_of_a_list() {
     assert_eq!(render(), "file");
 }
 
-/// Templates in the idioms of the families that they are named after, and what Jinja2 makes of them.
+/// Templates in the idioms of the model families they are named after, with Jinja2's output.
 #[derive(serde::Deserialize)]
 struct Family {
     family: String,
@@ -215,8 +215,8 @@ struct Family {
     text: String,
 }
 
-/// Texts of special tokens, over all families. The ordinary ones are added tokens without being
-/// special, in the models that have them.
+/// Special tokens of all families. Those in `ORDINARY` are added tokens that are not special in the
+/// models that have them.
 const SPECIAL: [&str; 41] = [
     "<s>",
     "</s>",
@@ -262,7 +262,7 @@ const SPECIAL: [&str; 41] = [
 ];
 const ORDINARY: [&str; 4] = ["<think>", "</think>", "<tool_response>", "</tool_response>"];
 
-/// A tokenizer of bytes, with those added tokens.
+/// A byte-level tokenizer with these added tokens.
 fn byte_tokenizer() -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
     let bytes = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
@@ -313,10 +313,10 @@ fn families_render_as_in_python() {
     }
 }
 
-/// A template's own tokens are special, and are the same ones whatever the messages say; what the
-/// messages say makes none.
+/// Special tokens come from the template alone: always the same ones, whatever the messages
+/// contain.
 #[test]
-fn content_makes_no_special_token_in_any_family() {
+fn content_never_becomes_a_special_token_in_any_family() {
     let tokenizer = byte_tokenizer();
     let added = AddedTokens::of(&tokenizer).unwrap();
     let special = |messages: &[Message], template: &ChatTemplate| -> (Vec<u32>, usize) {
@@ -340,7 +340,7 @@ fn content_makes_no_special_token_in_any_family() {
         let (plain, held) = special(&family.messages, &template);
         assert_eq!(held, 0, "{place}");
         assert!(!plain.is_empty() || family.family == "vicuna", "{place}");
-        // Whole markers, and markers that only the template's text around them would complete.
+        // Whole markers, and fragments that the template's surrounding text would complete.
         for text in [
             hostile.as_str(),
             "<|im_",
@@ -360,7 +360,7 @@ fn content_makes_no_special_token_in_any_family() {
 }
 
 #[test]
-fn a_mark_that_template_and_content_write_together_is_held() {
+fn a_special_token_completed_by_content_is_suppressed() {
     let tokenizer = byte_tokenizer();
     let added = AddedTokens::of(&tokenizer).unwrap();
     let template = template("<|im_start|><|im_{{ messages[0].content }}_end|><|im_end|>");
@@ -374,7 +374,7 @@ fn a_mark_that_template_and_content_write_together_is_held() {
 }
 
 #[test]
-fn a_template_is_tried_with_the_conversations_to_come() {
+fn try_out_renders_each_shape_of_conversation() {
     let kind = |has_system, turns| Conversation { has_system, turns };
     let gemma = template(include_str!("../testdata/chat/gemma.jinja"));
     gemma.try_out(&[kind(false, 1), kind(false, 3)]).unwrap();
@@ -396,4 +396,6 @@ fn a_template_is_tried_with_the_conversations_to_come() {
         "{}",
         error.chain()
     );
+    let hint = "take another file of this model, or another model";
+    assert_eq!(error.hint_text(), Some(hint));
 }

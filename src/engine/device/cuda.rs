@@ -1,4 +1,4 @@
-//! The GPU of a build with CUDA: seeing it, opening it, naming it. One GPU, device 0 of those that
+//! CUDA builds: finds, opens and describes the GPU. Only one GPU is used: device 0 of those that
 //! `CUDA_VISIBLE_DEVICES` leaves visible.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,14 +12,14 @@ use nvml_wrapper::Nvml;
 use super::{DeviceInfo, DeviceLoad};
 use crate::error::{Error, Result};
 
-/// The compute capability that the kernels were compiled for, as `90`; `run.sh` sets it from the
-/// card that is there.
+/// Compute capability that the kernels were compiled for, such as `90`. `run.sh` sets it from the
+/// installed card.
 const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
 
 const HINT: &str = "`nvidia-smi` shows the driver and its GPUs; CUDA_VISIBLE_DEVICES must name one of them, and `bash run.sh doctor` says what is missing. DEVICE=cpu runs without a GPU";
 
-/// Makes GPU 0 the visible one unless the user has chosen. It must come before the first CUDA call
-/// and before any thread is started.
+/// Makes only GPU 0 visible unless the user has set `CUDA_VISIBLE_DEVICES`. Must run before the
+/// first CUDA call and before any thread is started.
 pub fn prepare_process() {
     const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
     if std::env::var_os(VARIABLE).is_none() {
@@ -29,7 +29,7 @@ pub fn prepare_process() {
     }
 }
 
-/// Whether a driver answers and shows a GPU.
+/// Whether a driver responds and shows a GPU.
 pub(super) fn is_visible() -> bool {
     matches!(device_count(), Ok(1..))
 }
@@ -53,8 +53,8 @@ pub(super) fn open() -> Result<(Device, DeviceInfo)> {
     Ok((device, info))
 }
 
-/// candle's quantised kernels hold machine code for one architecture, and their launches are not
-/// checked: on another card they would give garbage without an error.
+/// candle's quantized kernels contain machine code for one architecture, and candle does not check
+/// their launches: on another card they would return garbage without an error.
 fn check_architecture(card: Option<&str>, built_for: Option<&str>) -> Result<()> {
     let plain = |text: &str| text.replace('.', "");
     match (card, built_for) {
@@ -62,7 +62,7 @@ fn check_architecture(card: Option<&str>, built_for: Option<&str>) -> Result<()>
             "this build has kernels for compute capability {built}, the GPU has {card}"
         ))
         .hint(format!(
-            "build again with CUDA_COMPUTE_CAP={} (`bash run.sh` does so by itself)",
+            "rebuild with CUDA_COMPUTE_CAP={} (`bash run.sh` does this automatically)",
             plain(card)
         ))),
         _ => Ok(()),
@@ -79,15 +79,16 @@ fn describe(device: &Device) -> std::result::Result<DeviceInfo, String> {
         kind: "cuda".to_owned(),
         name: context.name().map_err(text)?,
         compute_capability: Some(format!("{major}.{minor}")),
-        // NVML is a library of the driver's own; without it the version is not known.
+        // NVML ships with the driver. Without it the driver version is unknown.
         driver: Nvml::init().and_then(|nvml| nvml.sys_driver_version()).ok(),
         memory_bytes: Some(context.total_mem().map_err(text)? as u64),
     })
 }
 
-/// What the visible GPU is at. The library is opened once, and found missing once. It numbers the
-/// cards by their place on the bus, as CUDA does with `CUDA_DEVICE_ORDER=PCI_BUS_ID` only: where a
-/// machine has unlike cards, name one by its UUID.
+/// Memory and power of the visible GPU. NVML is loaded only once, even if that fails.
+///
+/// NVML numbers cards in PCI bus order; CUDA does so only with `CUDA_DEVICE_ORDER=PCI_BUS_ID`. On a
+/// machine with different cards, select one by its UUID.
 pub(super) fn load() -> DeviceLoad {
     static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
     let nvml = NVML.get_or_init(|| Nvml::init().ok());
@@ -109,7 +110,7 @@ pub(super) fn load() -> DeviceLoad {
     }
 }
 
-/// How many GPUs the driver shows, or why it does not answer.
+/// The number of GPUs the driver shows, or why it does not respond.
 fn device_count() -> std::result::Result<i32, String> {
     guard(|| {
         CudaContext::device_count().map_err(|DriverError(code)| {
@@ -125,7 +126,7 @@ fn device_count() -> std::result::Result<i32, String> {
     })
 }
 
-/// Bindings to a driver can panic as well as fail: both become a reason.
+/// Turns a panic in the CUDA bindings into an error: they can panic as well as fail.
 fn guard<T>(
     call: impl FnOnce() -> std::result::Result<T, String>,
 ) -> std::result::Result<T, String> {
@@ -133,7 +134,7 @@ fn guard<T>(
         .unwrap_or_else(|_| Err("the CUDA bindings panicked".to_owned()))
 }
 
-/// The driver's own code where there is one: candle's text can hold a whole backtrace.
+/// Prefers the driver's error code: candle's message can contain a whole backtrace.
 fn explain(error: &candle_core::Error) -> String {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } => explain(inner),
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_architecture_is_refused() {
+    fn a_gpu_of_another_architecture_is_refused() {
         assert!(check_architecture(Some("9.0"), Some("90")).is_ok());
         assert!(check_architecture(Some("8.9"), None).is_ok());
         let error = check_architecture(Some("8.9"), Some("90")).expect_err("not the same");
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_the_bindings_is_a_reason() {
+    fn a_panic_in_the_bindings_becomes_an_error() {
         let result: std::result::Result<(), String> = guard(|| panic!("as cudarc can"));
         assert!(result.is_err());
     }

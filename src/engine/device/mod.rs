@@ -1,5 +1,5 @@
-//! The device that a model runs on. `cuda.rs` or `none.rs` stands behind the same names, so that no
-//! other file knows whether this build has CUDA.
+//! The device that a model runs on. `cuda.rs` and `none.rs` provide the same functions, so no other
+//! file depends on whether this build has CUDA.
 
 #[cfg_attr(feature = "cuda", path = "cuda.rs")]
 #[cfg_attr(not(feature = "cuda"), path = "none.rs")]
@@ -14,23 +14,21 @@ use crate::error::Result;
 
 pub use gpu::prepare_process;
 
-/// The device that a model runs on, for the record.
+/// The device that a model runs on, as recorded in a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceInfo {
-    /// `cpu`, `cuda`, or `none` (nothing is computed).
+    /// `cpu`, `cuda`, or `none` (scripted and remote engines compute nothing here).
     pub kind: String,
-    /// The card's or the processor's name.
+    /// Name of the card or the processor.
     pub name: String,
-    /// Compute capability of the card, as `9.0`.
+    /// Compute capability of the card, such as `9.0`.
     pub compute_capability: Option<String>,
-    /// Version of the driver.
     pub driver: Option<String>,
-    /// The device's memory in bytes.
     pub memory_bytes: Option<u64>,
 }
 
 impl DeviceInfo {
-    /// Where nothing is computed: recorded answers.
+    /// For engines that compute nothing in this process.
     pub fn none() -> Self {
         Self {
             kind: "none".to_owned(),
@@ -52,29 +50,26 @@ impl DeviceInfo {
     }
 }
 
-/// What a GPU is at, as far as its driver's library (NVML) tells.
+/// Current load of the GPU, as far as NVML reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct DeviceLoad {
-    /// Its memory in use, of all processes, in bytes.
+    /// GPU memory in use by all processes.
     pub memory_used_bytes: Option<u64>,
-    /// Its memory, in bytes.
     pub memory_bytes: Option<u64>,
-    /// Power that it draws, in watts.
     pub power_watts: Option<f64>,
 }
 
-/// Asks what the GPU is at; nothing is known without one. No run is held up by that.
+/// Current load of the GPU; all fields are `None` without one. Does not block a run.
 pub fn device_load() -> DeviceLoad {
     gpu::load()
 }
 
-/// Whether this build can use a GPU at all.
 pub const BUILD_HAS_CUDA: bool = cfg!(feature = "cuda");
 
-/// Says what keeps `choice` from being had, without setting anything up.
+/// Checks whether `choice` can be used, without setting anything up.
 ///
 /// # Errors
-/// Exit code 3 where a GPU is asked for and none can be used.
+/// Exit code 3 if a GPU is required and none can be used.
 pub(crate) fn preflight(choice: DeviceChoice) -> Result<()> {
     match choice {
         DeviceChoice::Cuda => gpu::preflight(),
@@ -82,15 +77,15 @@ pub(crate) fn preflight(choice: DeviceChoice) -> Result<()> {
     }
 }
 
-/// What keeps a GPU from being used, without setting anything up.
+/// Checks whether a GPU can be used, without setting anything up.
 ///
 /// # Errors
-/// Exit code 3 where none can be used.
+/// Exit code 3 if none can be used.
 pub fn preflight_gpu() -> Result<()> {
     gpu::preflight()
 }
 
-/// Version of the NVIDIA driver's kernel module, if one is loaded; it can be asked without CUDA.
+/// Version of the NVIDIA kernel module, if one is loaded. Works without CUDA.
 pub fn driver_version() -> Option<String> {
     let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
     // `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul …`
@@ -101,11 +96,11 @@ pub fn driver_version() -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Opens the device. `auto` takes the GPU where this build and this machine have one; a GPU that is
-/// there and fails is an error, never a silent run on the CPU.
+/// Opens the device. `auto` uses the GPU if this build supports it and one is visible. A visible
+/// GPU that fails is an error: there is no silent fallback to the CPU.
 ///
 /// # Errors
-/// Exit code 3 where the device cannot be had.
+/// Exit code 3 if the device cannot be opened.
 pub(crate) fn open(choice: DeviceChoice) -> Result<(Device, DeviceInfo)> {
     let use_gpu = match choice {
         DeviceChoice::Cpu => false,
@@ -124,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cpu_can_always_be_had() {
+    fn the_cpu_is_always_available() {
         let (device, info) = open(DeviceChoice::Cpu).expect("a CPU");
         assert!(device.is_cpu());
         assert_eq!(info.kind, "cpu");
@@ -149,7 +144,7 @@ mod tests {
                 "{report}"
             );
         }
-        let (device, _) = open(DeviceChoice::Auto).expect("falls to the CPU");
+        let (device, _) = open(DeviceChoice::Auto).expect("falls back to the CPU");
         assert!(device.is_cpu());
     }
 }

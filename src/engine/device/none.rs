@@ -1,11 +1,11 @@
-//! A build without CUDA: no GPU is ever visible to it, and it says what to do about that.
+//! Builds without CUDA: no GPU is ever visible, and asking for one fails with a hint.
 
 use candle_core::Device;
 
 use super::{DeviceInfo, DeviceLoad};
 use crate::error::{Error, Result};
 
-/// Nothing to set up in a process without CUDA.
+/// Without CUDA there is nothing to set up.
 pub fn prepare_process() {}
 
 pub(super) fn load() -> DeviceLoad {
@@ -19,7 +19,7 @@ pub(super) fn is_visible() -> bool {
 pub(super) fn preflight() -> Result<()> {
     Err(
         Error::preflight("DEVICE=cuda, but this build of flowbench has no CUDA in it").hint(
-            "build with `cargo build --release --features cuda` (nvcc must be on PATH), or set DEVICE=cpu; `bash run.sh` chooses the CUDA build by itself where nvcc and a GPU are there",
+            "build with `cargo build --release --features cuda` (nvcc must be on PATH), or set DEVICE=cpu; `bash run.sh` chooses the CUDA build by itself if nvcc and a GPU are present",
         ),
     )
 }

@@ -1,15 +1,15 @@
-//! The KV cache as the scheduler sees it: leases of pages, and what is known of their contents.
+//! The KV cache: leases of pages, and what is known of their contents.
 
 use super::pool::{Page, PagePool};
 use super::prefix::{Found, Inserted, PrefixIndex, RadixIndex, common_prefix};
 
-/// The pages of KV memory and the prefixes known in them.
+/// The pages of KV memory and the prefixes known to be in them.
 ///
-/// Every page is free, held by leases, known to the index, or both of the latter. Known pages that
-/// no lease holds are the cache proper: they are given up, least recently used first, when a lease
-/// needs memory. With `reuse` off nothing is ever known, and pages are shared by forks alone.
+/// Every page is free, held by leases, known to the index, or both of the latter. Known pages that no
+/// lease holds are the cache proper: they are evicted, least recently used first, when a lease needs
+/// memory. With `reuse` off nothing is ever known, and only forks share pages.
 ///
-/// All that it does follows from the calls made: there is no wall time and no hash order in it.
+/// Behaviour depends only on the sequence of calls, not on wall time or hash order.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq))]
 pub(crate) struct KvCache<I: PrefixIndex = RadixIndex> {
@@ -17,7 +17,7 @@ pub(crate) struct KvCache<I: PrefixIndex = RadixIndex> {
     index: I,
     page_tokens: usize,
     reuse: bool,
-    /// The logical clock: calls so far that can count as a use.
+    /// The logical clock: calls so far that count as a use.
     now: u64,
     counts: Counts,
 }
@@ -31,71 +31,69 @@ struct Counts {
     evictions: u64,
 }
 
-/// A running sequence's share of the KV memory. It goes back by [`KvCache::finish`] or
-/// [`KvCache::release`]; dropped otherwise, its pages are lost.
+/// A running sequence's pages. Must be returned with [`KvCache::finish`] or [`KvCache::release`];
+/// dropping it leaks its pages.
 #[derive(Debug)]
 #[cfg_attr(test, derive(PartialEq))]
 #[must_use = "its pages are lost unless it is given back"]
 pub(crate) struct Lease {
     table: Vec<Page>,
-    /// Pages at the table's start that the index knows in whole.
+    /// Full pages at the table's start that the index knows.
     known: usize,
     reused: usize,
     copy: Option<PageCopy>,
 }
 
-/// Keys and values to copy from one page to another, in every layer.
+/// A copy of keys and values from one page to another, in every layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageCopy {
-    /// Where they are.
     pub(crate) from: Page,
-    /// Where they are to be: the lease's own page.
+    /// The lease's own page.
     pub(crate) to: Page,
-    /// How many tokens, from the page's start.
+    /// Tokens to copy, from the page's start.
     pub(crate) tokens: usize,
 }
 
 impl Lease {
-    /// Where the sequence lies: token `i` is in page `i / page_tokens`, at `i % page_tokens`.
+    /// The sequence's pages: token `i` is in page `i / page_tokens`, slot `i % page_tokens`.
     pub(crate) fn page_table(&self) -> &[Page] {
         &self.table
     }
 
-    /// The pages' numbers, as the model takes them.
+    /// The page table as the model takes it.
     pub(crate) fn page_numbers(&self) -> Vec<u32> {
         self.page_table().iter().map(|page| page.number()).collect()
     }
 
-    /// Tokens from the start whose keys and values are there, once the copy has been made.
+    /// Tokens from the start whose keys and values are present, once the copy has been made.
     pub(crate) fn reused(&self) -> usize {
         self.reused
     }
 
-    /// The copy that is due before the next forward pass, given out once.
+    /// The copy to make before the next forward pass; returned once.
     pub(crate) fn take_copy(&mut self) -> Option<PageCopy> {
         self.copy.take()
     }
 }
 
-/// How the memory is used now (pages), and what came of all calls so far.
+/// Current usage in pages, and counts of all calls so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KvStats {
-    /// All pages.
     pub(crate) capacity: usize,
-    /// Pages with nothing in them.
+    /// Free pages.
     pub(crate) free: usize,
-    /// Pages that the prefix index knows, leased or not.
+    /// Pages in the prefix index, leased or not.
     pub(crate) cached: usize,
-    /// Pages that leases hold, known or not; the rest is free or can be evicted.
+    /// Pages that leases hold, known or not; the others are free or can be evicted.
     pub(crate) leased: usize,
-    /// Calls of [`KvCache::acquire`] that gave a lease.
+    /// Successful calls of [`KvCache::acquire`].
     pub(crate) acquired: u64,
-    /// Those of them that reused a token or more.
+    /// Those that reused at least one token.
     pub(crate) hits: u64,
-    /// Tokens that [`KvCache::acquire`] found known. A sequence that was pre-empted and came back
-    /// counts again, and forks do not count.
+    /// Tokens that [`KvCache::acquire`] reused. A preempted sequence counts again when it is
+    /// readmitted, and forks do not count.
     pub(crate) reused_tokens: u64,
-    /// Known pages given up for want of memory.
+    /// Known pages evicted because memory was needed.
     pub(crate) evictions: u64,
 }
 
@@ -113,38 +111,36 @@ impl<I: PrefixIndex> KvCache<I> {
         }
     }
 
-    /// Pages from the first on that will have been used when a lease for `tokens` tokens, of which
-    /// `had` pages are there, has got the rest: how far there has to be memory for it.
-    pub(crate) fn reach_of(&self, tokens: usize, had: usize) -> usize {
+    /// Pages, from the first on, that will have been used when a lease for `tokens` tokens that has
+    /// `had` pages gets the rest: memory has to be committed this far.
+    pub(crate) fn pages_touched_for(&self, tokens: usize, had: usize) -> usize {
         let fresh = self.pages_for(tokens).saturating_sub(had);
         self.pool.touched_by(fresh)
     }
 
-    /// There is memory for the first `pages` pages only: goes without the others, as far as they were
-    /// not used before.
+    /// Caps the cache at `pages` pages, because there is no memory for more; pages already used stay.
     pub(crate) fn limit(&mut self, pages: usize) {
         self.pool.limit(pages);
     }
 
-    /// Pages that `tokens` tokens take.
+    /// Pages for `tokens` tokens.
     pub(crate) fn pages_for(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.page_tokens)
     }
 
-    /// Pages that a lease could get now: the free ones and those that can be evicted.
+    /// Pages available to leases: free ones and those that can be evicted.
     pub(crate) fn available(&self) -> usize {
         self.pool.free() + self.index.evictable()
     }
 
-    /// Tokens of `prompt` that [`Self::acquire`] would reuse now. Counts as no use.
+    /// Tokens of `prompt` that [`Self::acquire`] would reuse now. Does not count as a use.
     pub(crate) fn known_prefix(&self, prompt: &[u32]) -> usize {
         let found = self.find(prompt);
         found.full.len() * self.page_tokens + found.tail.map_or(0, |(_, tokens)| tokens)
     }
 
-    /// Tokens of `prompt` that are not known yet, but will be when the `prefilling` prompts have
-    /// been computed: where this is more than a few, waiting for them is cheaper than computing
-    /// the same again beside them.
+    /// Tokens of `prompt` that are not known yet, but will be once the `prefilling` prompts are
+    /// computed. If this is more than a few, waiting is cheaper than computing them twice.
     pub(crate) fn pending_prefix<'a>(
         &self,
         prompt: &[u32],
@@ -163,15 +159,15 @@ impl<I: PrefixIndex> KvCache<I> {
             .saturating_sub(self.known_prefix(prompt))
     }
 
-    /// Memory for `prompt`: the pages of its longest known prefix, and further ones for the rest.
-    /// The last token is always left to compute, since its logits are wanted.
+    /// A lease for `prompt`: the pages of its longest known prefix, and new ones for the rest. The last
+    /// token is never reused, since its logits are wanted.
     ///
-    /// Where the known prefix ends inside a page, its tokens are to be copied into a page of the
-    /// lease's own ([`Lease::take_copy`]).
+    /// If the known prefix ends inside a page, its tokens have to be copied to the lease's own page
+    /// ([`Lease::take_copy`]).
     ///
-    /// `headroom` is how many pages have to be [`Self::available`] afterwards, so that the running
-    /// sequences can grow. `None`, and nothing has changed, where memory does not suffice now; it
-    /// never will where [`Self::pages_for`] the prompt and the headroom exceed the capacity.
+    /// `headroom` is the number of pages that must be [`Self::available`] afterwards, so that running
+    /// sequences can grow. `None`, without any change, if memory does not suffice now. It never will if
+    /// [`Self::pages_for`] the prompt plus the headroom exceed the capacity.
     pub(crate) fn acquire(&mut self, prompt: &[u32], headroom: usize) -> Option<Lease> {
         let Found { full, tail } = self.find(prompt);
         let fresh = self.pages_for(prompt.len()) - full.len();
@@ -192,8 +188,8 @@ impl<I: PrefixIndex> KvCache<I> {
             copy: None,
         };
         if let Some((from, tokens)) = tail {
-            // As the latest used it would be evicted last, and a page evicted last is the first
-            // to be taken: so at worst it becomes the very page that it would be copied to.
+            // Marked as just used, the page is evicted last, and the page evicted last is the first to
+            // be taken. So at worst it becomes the very page that it would be copied to.
             self.index.touch(from, self.now);
             self.take_pages(&mut lease, fresh);
             let to = lease.table[lease.known];
@@ -209,8 +205,8 @@ impl<I: PrefixIndex> KvCache<I> {
         Some(lease)
     }
 
-    /// Makes sure that the lease has pages for `tokens` tokens. False, and nothing has changed,
-    /// where memory does not suffice: some sequence has to give way.
+    /// Grows a lease to `tokens` tokens. False, without any change, if memory does not suffice: then
+    /// some sequence has to be preempted.
     #[must_use]
     pub(crate) fn grow(&mut self, lease: &mut Lease, tokens: usize) -> bool {
         let fresh = self.pages_for(tokens).saturating_sub(lease.table.len());
@@ -221,14 +217,13 @@ impl<I: PrefixIndex> KvCache<I> {
         true
     }
 
-    /// Makes the computed part of a running sequence known to others: `computed` are its tokens
-    /// from the first on whose keys and values have been written.
+    /// Makes the computed part of a running sequence available for reuse. `computed` are its tokens,
+    /// from the first, whose keys and values have been written.
     ///
-    /// Where another was faster with a full page, the lease's own is given up and its table
-    /// switched to the known one. That is no change to what the sequence reads, because equal
-    /// prefixes have equal keys and values bit for bit (a promise of the engine's), it frees the
-    /// memory at once, and it makes sharing visible as equal pages. A page that is still being
-    /// filled stays the lease's own in any case.
+    /// If another lease has already published the same full page, this lease's own copy is dropped and
+    /// its table switched to the known one. The sequence reads the same, because equal prefixes have
+    /// bit-identical keys and values (guaranteed by the engine); memory is freed at once, and equal
+    /// page numbers show the sharing. A page that is still being filled always stays the lease's own.
     pub(crate) fn publish(&mut self, lease: &mut Lease, computed: &[u32]) {
         debug_assert!(self.pages_for(computed.len()) <= lease.table.len());
         if !self.reuse {
@@ -253,28 +248,25 @@ impl<I: PrefixIndex> KvCache<I> {
         }
     }
 
-    /// Ends a sequence; what was computed of it stays known until the memory is needed. This is
-    /// also how a sequence gives way without loss: its pages serve it again if they survive.
+    /// Ends a sequence; what was computed of it stays known until the memory is needed. Also used for
+    /// preemption: the sequence gets its pages back if they survive.
     pub(crate) fn finish(&mut self, mut lease: Lease, computed: &[u32]) {
         self.publish(&mut lease, computed);
         self.release(lease);
     }
 
-    /// Ends a sequence without making anything further known of it. What it has published before
-    /// stays known.
+    /// Ends a sequence without publishing more of it. What it published before stays known.
     pub(crate) fn release(&mut self, lease: Lease) {
         self.now += 1;
-        // Backwards, so that the free pages are taken again in the table's order.
+        // In reverse, so that free pages are reused in the table's order.
         for page in lease.table.into_iter().rev() {
             self.let_go(page);
         }
     }
 
-    /// A second sequence that goes on from `computed`, which is what was computed of the first one
-    /// or a part from its start: full pages are shared, and a page that is not full is copied
-    /// ([`Lease::take_copy`]). Unlike with [`Self::acquire`], no token is left to compute.
-    /// `None`, and nothing has changed, where memory does not suffice now.
-    #[allow(dead_code, reason = "several samples of one prompt come next")]
+    /// Forks a sequence after `computed`, which is what was computed of it, or a prefix of that. Full
+    /// pages are shared, and a partial page is copied ([`Lease::take_copy`]). Unlike [`Self::acquire`],
+    /// this reuses the last token as well. `None`, without any change, if memory does not suffice now.
     pub(crate) fn fork(&mut self, lease: &mut Lease, computed: &[u32]) -> Option<Lease> {
         let full = computed.len() / self.page_tokens;
         let tokens = computed.len() % self.page_tokens;
@@ -282,8 +274,8 @@ impl<I: PrefixIndex> KvCache<I> {
         if fresh > self.available() {
             return None;
         }
-        // All shared pages are known then (with `reuse`), so that holding a page always means
-        // holding the known pages before it.
+        // All shared pages are known then (with `reuse`), so holding a page always implies holding the
+        // known pages before it.
         self.publish(lease, computed);
         let mut fork = Lease {
             table: lease.table[..full].to_vec(),
@@ -303,11 +295,11 @@ impl<I: PrefixIndex> KvCache<I> {
         Some(fork)
     }
 
-    /// Forgets all, and turns reuse on or off: between rounds, so that each begins as if with a
-    /// new cache (the counts go on).
+    /// Forgets everything and sets `reuse`: between rounds, so that each starts as with a new cache
+    /// (the counts go on).
     ///
     /// # Panics
-    /// While leases are out.
+    /// If leases are out.
     pub(crate) fn restart(&mut self, reuse: bool) {
         assert_eq!(self.stats().leased, 0, "leases are out");
         while let Some(page) = self.index.evict() {
@@ -317,7 +309,7 @@ impl<I: PrefixIndex> KvCache<I> {
         self.reuse = reuse;
     }
 
-    /// Costs nothing to speak of.
+    /// Cheap enough to call for every pass.
     pub(crate) fn stats(&self) -> KvStats {
         KvStats {
             capacity: self.pool.capacity(),
@@ -338,7 +330,7 @@ impl<I: PrefixIndex> KvCache<I> {
         self.index.find(&prompt[..prompt.len().saturating_sub(1)])
     }
 
-    /// Adds `fresh` pages to a lease; the caller has seen that they are available.
+    /// Adds `fresh` pages to a lease; the caller has checked that they are available.
     fn take_pages(&mut self, lease: &mut Lease, fresh: usize) {
         while self.pool.free() < fresh {
             let Some(page) = self.index.evict() else {
@@ -354,8 +346,8 @@ impl<I: PrefixIndex> KvCache<I> {
         assert_eq!(lease.table.len(), had + fresh, "pages were miscounted");
     }
 
-    /// Puts the lease's first page that is not known in whole into the index, for the last of
-    /// `tokens`. Returns the page that holds them where they were known already.
+    /// Adds the lease's first page that is not fully known to the index, for the end of `tokens`.
+    /// Returns the page that holds them if they were known already.
     fn insert(&mut self, lease: &Lease, tokens: &[u32]) -> Option<Page> {
         let own = lease.table[lease.known];
         let parent = lease.known.checked_sub(1).map(|last| lease.table[last]);
@@ -372,29 +364,28 @@ impl<I: PrefixIndex> KvCache<I> {
         None
     }
 
-    /// A lease comes to hold a page that is held already.
+    /// A lease takes hold of a page that is held already.
     fn hold(&mut self, page: Page) {
         if self.pool.hold(page) == 2 && self.index.contains(page) {
             self.index.pin(page);
         }
     }
 
-    /// A lease holds the page no longer.
+    /// A lease lets go of a page.
     fn let_go(&mut self, page: Page) {
         if self.pool.drop_hold(page) == 1 && self.index.contains(page) {
             self.index.unpin(page, self.now);
         }
     }
 
-    /// The index, to see what is known.
     #[cfg(test)]
     pub(super) fn index(&self) -> &I {
         &self.index
     }
 
-    /// Panics unless all invariants hold, `leases` being all that are out: every page is free,
-    /// leased or known and has exactly as many holders as there are, leases agree with the index
-    /// about what is known of them, and the counts that are kept are the true ones.
+    /// Panics unless all invariants hold, given all leases that are out: every page is free, leased or
+    /// known and has the right number of holders, leases agree with the index about their known pages,
+    /// and the counts are right.
     #[cfg(test)]
     pub(super) fn check<'a>(&self, leases: impl IntoIterator<Item = &'a Lease>) {
         self.pool.check();

@@ -1,21 +1,21 @@
-//! Which tokens lie in which pages of KV memory: the paged cache's bookkeeping. It holds integers
+//! Which tokens are in which pages of KV memory: the bookkeeping of the paged cache. It holds integers
 //! only; the tensors belong to the models, which read and write where a page table says.
 //!
-//! [`KvCache`] is what the scheduler talks to. Under it are a [`pool::PagePool`] (who holds which
+//! [`KvCache`] is the interface for the engine. Below it are a [`pool::PagePool`] (who holds which
 //! page) and a [`prefix::PrefixIndex`] (which pages hold the keys and values of which token prefixes).
-//! Pages are from vLLM's PagedAttention (Kwon et al., SOSP 2023, arXiv:2309.06180), the tree of
-//! known prefixes with its least-recently-used leaves from SGLang's RadixAttention (Zheng et al.,
-//! 2024, arXiv:2312.07104).
+//! Pages follow vLLM's PagedAttention (Kwon et al., SOSP 2023, arXiv:2309.06180), the prefix tree with
+//! LRU eviction of leaves SGLang's RadixAttention (Zheng et al., 2024, arXiv:2312.07104).
 //!
-//! A page is append-only for as long as anyone holds it: the one lease that fills it writes at
-//! positions past all that is known of it, so readers never see a known position change.
+//! A page is append-only while anyone holds it: only the lease that fills it writes to it, past all
+//! published positions, so readers never see a known position change.
 //!
-//! What the caller keeps to:
-//! - a lease's [`cache::PageCopy`] is carried out before the next forward pass, and several in the order
-//!   in which they were given out;
-//! - only positions at or past [`Lease::reused`], in ascending order, are written;
-//! - the page table is read afresh for every pass, since [`KvCache::publish`] can change it;
-//! - every lease goes back by [`KvCache::finish`] or [`KvCache::release`].
+//! The caller must ensure that
+//! - a lease's [`cache::PageCopy`] is executed before the next forward pass, and several in the order
+//!   in
+//! which they were handed out;
+//! - only positions from [`Lease::reused`] on are written, in ascending order;
+//! - the page table is read again for every pass, since [`KvCache::publish`] can change it;
+//! - every lease is returned with [`KvCache::finish`] or [`KvCache::release`].
 
 mod cache;
 mod pool;
@@ -37,6 +37,6 @@ use {
     prefix::{PrefixIndex, RadixIndex},
 };
 
-/// Tokens in a page. With 16 a prompt wastes half a page (8 tokens) of memory on average, and a
-/// page of SmolLM2-135M is 371 KiB: long enough runs to read at full bandwidth.
+/// Tokens per page. With 16 a prompt wastes half a page (8 tokens) on average, and a page of
+/// SmolLM2-135M is 371 KiB: long enough to read at full bandwidth.
 pub(crate) const PAGE_TOKENS: usize = 16;

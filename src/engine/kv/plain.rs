@@ -1,10 +1,10 @@
-//! A prefix index without a tree, slow and plain: the oracle of [`super::RadixIndex`]'s tests.
+//! A prefix index without a tree, slow and simple: the oracle for tests of [`super::RadixIndex`].
 
 use super::pool::Page;
 use super::prefix::{Found, Inserted, PrefixIndex, common_prefix};
 
-/// A list of known pages, each with all tokens from the sequence's start to the page's end.
-/// Everything is found by looking at all of it.
+/// A list of known pages, each with all tokens from the sequence's start to the page's end. Every
+/// operation scans all of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PlainIndex {
     page_tokens: usize,
@@ -52,7 +52,7 @@ impl PrefixIndex for PlainIndex {
                 .expect("a parent")
                 .page
         });
-        // Not the pages that lie behind one which has as much in common.
+        // Not the pages after one that matches equally far.
         let serves =
             |entry: &&Entry| common(entry) == longest && self.start(&entry.tokens) < longest;
         let candidates = || self.entries.iter().filter(serves);

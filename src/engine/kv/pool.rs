@@ -1,16 +1,16 @@
-//! The pages of KV memory and how many hold each: a free list and reference counts.
+//! The pages of KV memory and their reference counts, with a free list.
 
-/// A page of KV memory, by number: 0 up to the pool's capacity (exclusive).
+/// A page of KV memory, by number: below the pool's capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Page(u32);
 
 impl Page {
-    /// The page's place among all pages: its memory starts at `index × page size`.
+    /// The page's index: its memory starts at `index × page size`.
     pub(crate) fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// The same, as models take it.
+    /// The page's number in the models' page tables.
     pub(crate) fn number(self) -> u32 {
         self.0
     }
@@ -18,15 +18,15 @@ impl Page {
 
 /// All pages, each free or with a number of holders (leases, and the prefix index).
 ///
-/// Pages are given out last freed, first given, and those that were never given out after that, in
-/// ascending order: what comes back first is what the CPU's caches know best, and memory that was never
-/// touched stays so for as long as possible. What a page costs here it costs when it is first given out.
+/// Pages are handed out last freed first, then never-used ones in ascending order: recently freed pages
+/// are likely in the CPU's caches, and untouched memory stays untouched as long as possible.
+/// Bookkeeping grows with the pages that were ever used.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq))]
 pub(crate) struct PagePool {
-    /// Pages that came back, a stack: the next page to give out is the last.
+    /// Freed pages, a stack: the last one is handed out next.
     back: Vec<Page>,
-    /// Holders of each page that was ever given out; 0 is free. Those after them are free.
+    /// Holders of each page that was ever handed out; 0 is free. Pages beyond are free.
     holders: Vec<u32>,
     capacity: usize,
 }
@@ -41,38 +41,37 @@ impl PagePool {
         }
     }
 
-    /// All pages, free or not.
+    /// All pages, free or held.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Pages from the first on that were ever given out.
+    /// Pages that were ever handed out: always a prefix.
     pub(crate) fn touched(&self) -> usize {
         self.holders.len()
     }
 
-    /// Pages from the first on that will have been given out when `fresh` more are taken.
+    /// The same after `fresh` more pages are taken.
     pub(crate) fn touched_by(&self, fresh: usize) -> usize {
         let new = fresh.saturating_sub(self.back.len());
         (self.touched() + new).min(self.capacity)
     }
 
-    /// Gives up the pages from `pages` on, but those that were given out before.
+    /// Caps the capacity at `pages`, but not below the pages that were already handed out.
     pub(crate) fn limit(&mut self, pages: usize) {
         self.capacity = self.capacity.min(pages.max(self.touched()));
     }
 
-    /// Pages that nobody holds.
     pub(crate) fn free(&self) -> usize {
         self.back.len() + self.capacity - self.touched()
     }
 
-    /// How many hold `page`; 0 is free.
+    /// Holders of `page`; 0 is free.
     pub(crate) fn holders(&self, page: Page) -> u32 {
         self.holders.get(page.index()).copied().unwrap_or(0)
     }
 
-    /// A free page, which then has one holder; `None` where all are held.
+    /// Takes a free page, which then has one holder; `None` if all are held.
     pub(crate) fn take(&mut self) -> Option<Page> {
         if let Some(page) = self.back.pop() {
             self.holders[page.index()] = 1;
@@ -86,7 +85,7 @@ impl PagePool {
         Some(page)
     }
 
-    /// One more holder of a page that is held already; returns how many there are now.
+    /// Adds a holder to a held page; returns the new count.
     pub(crate) fn hold(&mut self, page: Page) -> u32 {
         let holders = &mut self.holders[page.index()];
         debug_assert!(*holders > 0, "a free page has to be taken, not held");
@@ -94,7 +93,7 @@ impl PagePool {
         *holders
     }
 
-    /// One holder fewer; returns how many are left. With none left the page is free.
+    /// Removes a holder; returns the remaining count. At 0 the page is free.
     pub(crate) fn drop_hold(&mut self, page: Page) -> u32 {
         let holders = &mut self.holders[page.index()];
         debug_assert!(*holders > 0, "a page was given back twice");
@@ -105,21 +104,20 @@ impl PagePool {
         *holders
     }
 
-    /// Gives pages out in ascending order again, as a new pool does. Does nothing while any page
-    /// is held.
+    /// Hands out pages in ascending order again, as a new pool does. No effect while any page is held.
     pub(crate) fn rewind(&mut self) {
         if self.back.len() == self.touched() {
             self.back.sort_unstable_by(|a, b| b.cmp(a));
         }
     }
 
-    /// All pages, free or not, in ascending order.
+    /// All pages, free or held, in ascending order.
     #[cfg(test)]
     pub(super) fn pages(&self) -> impl Iterator<Item = Page> {
         (0..self.capacity as u32).map(Page)
     }
 
-    /// Panics unless the free list is exactly the pages without holders, each once.
+    /// Panics unless the free list holds exactly the pages without holders, each once.
     #[cfg(test)]
     pub(super) fn check(&self) {
         let mut seen = vec![false; self.capacity()];
@@ -139,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_come_in_ascending_order_and_then_last_freed_first() {
+    fn new_pages_come_in_ascending_order_and_freed_ones_last_in_first_out() {
         let mut pool = PagePool::new(3);
         let taken: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
         assert_eq!(taken, [Page(0), Page(1), Page(2)]);
@@ -156,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn pages_cost_nothing_before_they_are_given_out_and_can_be_given_up() {
+    fn unused_pages_cost_nothing_and_the_capacity_can_shrink() {
         let mut pool = PagePool::new(1 << 40);
         assert_eq!(pool.capacity(), u32::MAX as usize);
         assert_eq!((pool.touched(), pool.touched_by(3)), (0, 3));
         let taken: Vec<_> = (0..3).map_while(|_| pool.take()).collect();
         pool.drop_hold(Page(1));
-        // One of them comes back, another is new.
+        // One is reused, another is new.
         assert_eq!(pool.touched_by(2), 4);
         assert_eq!(pool.holders(Page(7)), 0);
         pool.limit(2);
@@ -177,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_free_when_its_last_holder_has_let_go() {
+    fn a_page_is_free_once_its_last_holder_drops_it() {
         let mut pool = PagePool::new(1);
         let page = pool.take().expect("one is free");
         assert_eq!(pool.hold(page), 2);

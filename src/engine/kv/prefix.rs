@@ -5,48 +5,46 @@ use std::collections::BTreeSet;
 
 use super::pool::Page;
 
-/// What is known of token prefixes. A page is in the index at most once, and stands there for the
-/// tokens in it *and* all before them (its parents).
+/// Known token prefixes. A page is in the index at most once, for the tokens in it *and* all tokens
+/// before them (its ancestors).
 ///
-/// Times are the cache's logical clock, so that what is evicted depends on the calls alone.
+/// Times are the cache's logical clock, so evictions depend on the calls alone.
 pub(crate) trait PrefixIndex {
-    /// An index that knows nothing, for pages of `page_tokens` tokens.
+    /// An empty index for pages of `page_tokens` tokens.
     fn new(page_tokens: usize) -> Self;
 
-    /// The longest known prefix of `tokens`. It can end inside a page, and where several pages
-    /// serve equally the first of those that sort after `tokens` is meant, otherwise the last of
-    /// those before.
+    /// The longest known prefix of `tokens`. It may end inside a page. If several pages match equally
+    /// far, the result is the first one that sorts after `tokens`, otherwise the last one before.
     fn find(&self, tokens: &[u32]) -> Found;
 
-    /// Makes known that `page` holds the last of `tokens`, that is what lies past the last page
-    /// boundary before its end; `parent` holds those before. The page is new, or already known
-    /// for a prefix of the same tokens. It counts as pinned.
+    /// Records that `page` holds the end of `tokens`, from the last page boundary before the end;
+    /// `parent` holds the tokens before. The page is new, or already known for a prefix of the same
+    /// tokens. It counts as pinned.
     fn insert(&mut self, parent: Option<Page>, tokens: &[u32], page: Page, now: u64) -> Inserted;
 
-    /// Whether the page is in the index.
     fn contains(&self, page: Page) -> bool;
 
-    /// A lease has come to hold this known page, which none held: it cannot be evicted.
+    /// Protects a known page from eviction, because a lease now holds it.
     fn pin(&mut self, page: Page);
 
-    /// No lease holds this known page any more: it can be evicted once it has no children.
+    /// Ends the protection: no lease holds the page any more. It can be evicted once it has no
+    /// children.
     fn unpin(&mut self, page: Page, now: u64);
 
     /// Counts as a use of the page.
     fn touch(&mut self, page: Page, now: u64);
 
-    /// Forgets the page that was used least recently among those without children and pins (the
-    /// lowest page among equals). `None` where there is none.
+    /// Removes the least recently used page without children and pins (the lowest page among equals).
+    /// `None` if there is none.
     fn evict(&mut self) -> Option<Page>;
 
-    /// Pages in the index.
     fn pages(&self) -> usize;
 
-    /// Pages in the index that no lease holds. All of them can be had by eviction, since whoever
-    /// holds a page holds its parents too.
+    /// Pages in the index that no lease holds. Eviction can free all of them, since whoever holds a
+    /// page also holds its ancestors.
     fn evictable(&self) -> usize;
 
-    /// Every known page with all tokens up to its end, by page.
+    /// Every known page with all tokens up to its end, sorted by page.
     #[cfg(test)]
     fn entries(&self) -> Vec<(Page, Vec<u32>)>;
 }
@@ -54,43 +52,38 @@ pub(crate) trait PrefixIndex {
 /// The longest known prefix of a token sequence.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// The pages that are known in whole, from the first on.
+    /// The fully known pages, from the first on.
     pub(crate) full: Vec<Page>,
-    /// The page that holds what follows, and how many of its tokens (at least 1) fit.
+    /// A page that holds the tokens after those, and how many of them match (at least 1).
     pub(crate) tail: Option<(Page, usize)>,
 }
 
-/// What came of [`PrefixIndex::insert`].
+/// The outcome of [`PrefixIndex::insert`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Inserted {
-    /// The page is in the index now. A page that held only a part of the same tokens has made
-    /// room for it.
-    Added {
-        /// The page that is no longer in the index.
-        displaced: Option<Page>,
-    },
-    /// The page was in the index for a part of these tokens, and now is for all.
+    /// The page was added. A page that held only a part of the same tokens was removed.
+    Added { displaced: Option<Page> },
+    /// The page was known for a part of these tokens, and now is for all.
     Extended,
     /// The tokens were known already: this page holds them (and perhaps more).
     Known(Page),
 }
 
-/// A tree with one page a node. Only full pages have children, and no page's tokens are a prefix
-/// of a sibling's, so siblings sort without ties and the best match is beside the place where the
-/// wanted tokens would stand.
+/// A tree with one page per node. Only full pages have children, and no page's tokens are a prefix of a
+/// sibling's, so siblings sort without ties and the best match is next to the insertion point.
 ///
-/// The tree costs 4 bytes a token and about 64 bytes a page, up to the highest page that was ever known.
+/// Memory: 4 bytes per token and about 64 bytes per page, up to the highest page that was ever known.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq))]
 pub(crate) struct RadixIndex {
     page_tokens: usize,
     /// `[pages, page_tokens]`: the tokens of each page.
     tokens: Vec<u32>,
-    /// One for each page up to the highest that was ever in the index.
+    /// One per page, up to the highest that was ever in the index.
     nodes: Vec<Node>,
-    /// The pages without a parent, sorted by their tokens.
+    /// Pages without a parent, sorted by their tokens.
     roots: Vec<Page>,
-    /// Last use and page of all that may be evicted now: neither pinned nor a parent.
+    /// Last use and page of all evictable pages: neither pinned nor a parent.
     cold: BTreeSet<(u64, Page)>,
     pages: usize,
     pinned: usize,
@@ -100,7 +93,7 @@ pub(crate) struct RadixIndex {
 #[cfg_attr(test, derive(PartialEq))]
 struct Node {
     parent: Option<Page>,
-    /// Known tokens; 0 where the page is not in the index.
+    /// Known tokens; 0 if the page is not in the index.
     len: usize,
     /// Sorted by their tokens.
     children: Vec<Page>,
@@ -108,13 +101,13 @@ struct Node {
     pinned: bool,
 }
 
-/// How many tokens two sequences have in common from their start.
+/// Length of the common prefix of two sequences, in tokens.
 pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// How many different prefixes these sequences have: the tokens that are computed where none is
-/// computed twice.
+/// Number of distinct prefixes of these sequences: the tokens that are computed if none is computed
+/// twice.
 #[cfg(test)]
 pub(crate) fn distinct_prefixes(sequences: &[Vec<u32>]) -> usize {
     let mut sorted: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
@@ -146,7 +139,8 @@ impl RadixIndex {
         }
     }
 
-    /// The first child that does not sort before `chunk`, and the one before it.
+    /// The index of the first child that does not sort before `chunk`, that child, and the one before
+    /// it.
     fn neighbours(&self, parent: Option<Page>, chunk: &[u32]) -> (usize, [Option<Page>; 2]) {
         let children = self.children(parent);
         let at = children.partition_point(|child| self.tokens(*child).cmp(chunk) == Ordering::Less);
@@ -154,7 +148,7 @@ impl RadixIndex {
         (at, [children.get(at).copied(), before])
     }
 
-    /// Puts a page where `chunk` says; it has no children yet.
+    /// Adds a page without children for `chunk`.
     fn occupy(&mut self, page: Page, parent: Option<Page>, chunk: &[u32], now: u64) {
         if self.nodes.len() <= page.index() {
             let pages = page.index() + 1;
@@ -173,7 +167,7 @@ impl RadixIndex {
         self.pinned += 1;
     }
 
-    /// Takes a page without children out of all but its parent's list.
+    /// Removes a page without children from everything but its parent's list.
     fn vacate(&mut self, page: Page) {
         let node = &mut self.nodes[page.index()];
         debug_assert!(node.len > 0 && node.children.is_empty());
@@ -207,7 +201,7 @@ impl PrefixIndex for RadixIndex {
         let mut found = Found::default();
         for chunk in tokens.chunks(self.page_tokens) {
             let (_, [after, before]) = self.neighbours(found.full.last().copied(), chunk);
-            // The wanted tokens would stand between these two, so none has more in common.
+            // The tokens would be inserted between these two, so none matches further.
             let common =
                 |page: Option<Page>| page.map_or(0, |page| common_prefix(self.tokens(page), chunk));
             let (after_common, before_common) = (common(after), common(before));
@@ -242,7 +236,7 @@ impl PrefixIndex for RadixIndex {
         if let Some(known) = after.filter(|after| self.tokens(*after).starts_with(chunk)) {
             return Inserted::Known(known);
         }
-        // Whatever sorts between a prefix of the chunk and the chunk starts with that prefix, so
+        // Everything that sorts between a prefix of the chunk and the chunk starts with that prefix, so
         // a sibling that the chunk makes redundant is right before it.
         let displaced = before.filter(|before| chunk.starts_with(self.tokens(*before)));
         if displaced == Some(page) {

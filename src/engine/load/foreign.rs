@@ -1,12 +1,12 @@
-//! Files that are given as weights and are something else, told by how they begin.
+//! Recognizes common files that are not model weights by their first bytes.
 
-/// What a file is whose first bytes are `start`, as a fragment ("`x.gguf` …"), and what to do.
+/// What a file with these first bytes is, as a sentence fragment ("`x.gguf` …"), and a hint.
 pub(super) fn recognise(start: &[u8]) -> Option<(&'static str, &'static str)> {
     const FORMATS: [(&[u8], &str, &str); 8] = [
         (
             b"version https://git-lfs",
-            "is a Git LFS pointer, not the file that it stands for",
-            "fetch the file itself: `git lfs pull` in the repository, or MODEL=owner/name",
+            "is a Git LFS pointer, not the file itself",
+            "download the file: `git lfs pull` in the repository, or MODEL=owner/name",
         ),
         (
             b"PK\x03\x04",
@@ -15,7 +15,7 @@ pub(super) fn recognise(start: &[u8]) -> Option<(&'static str, &'static str)> {
         ),
         (b"\x80\x02", PICKLE, OTHER_FORM),
         (b"\x80\x04", PICKLE, OTHER_FORM),
-        // Little-endian `ggml`, `ggmf`, `ggjt`: llama.cpp's files before August 2023.
+        // Little-endian `ggml`, `ggmf`, `ggjt`: llama.cpp's formats before August 2023.
         (b"lmgg", OLD, CONVERT),
         (b"fmgg", OLD, CONVERT),
         (b"tjgg", OLD, CONVERT),
@@ -26,9 +26,9 @@ pub(super) fn recognise(start: &[u8]) -> Option<(&'static str, &'static str)> {
         ),
     ];
     const PICKLE: &str = "is a Python pickle: weights that PyTorch saved";
-    const OTHER_FORM: &str = "take the model as a .gguf file or as a folder with safetensors";
+    const OTHER_FORM: &str = "use the model as a .gguf file or as a folder with safetensors";
     const OLD: &str = "is in a format that llama.cpp used before GGUF";
-    const CONVERT: &str = "take a GGUF file of this model";
+    const CONVERT: &str = "use a GGUF file of this model";
     let found = FORMATS.iter().find(|(magic, ..)| start.starts_with(magic));
     found.map(|&(_, what, hint)| (what, hint))
 }

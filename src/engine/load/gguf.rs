@@ -1,5 +1,5 @@
-//! Models in GGUF files: memory-mapped, checked, and read tensor by tensor. A model may be split over
-//! several files ([`split`]).
+//! Models in GGUF files: memory-mapped, validated, and read tensor by tensor. A model can be split
+//! over several files ([`split`]).
 
 mod for_candle;
 mod header;
@@ -22,49 +22,48 @@ use self::header::{Header, HeaderError};
 use crate::engine::memory;
 use crate::error::{Context, Error, Exit, Result};
 
-/// What to do with a file that may be damaged.
+/// Hint for a file that may be damaged.
 const FETCH_AGAIN: &str =
     "delete the file and fetch it again, or give another one with MODEL=/path/file.gguf";
-/// What to do with a file that is whole and no use.
-const OTHER_FILE: &str = "take another file of this model, or convert it again";
-/// What to do with a file that holds no model.
+/// Hint for an intact file that cannot be used.
+const OTHER_FILE: &str = "use another file of this model, or convert it again";
+/// Hint for a file without a model.
 const GIVE_GGUF: &str = "give a GGUF file of a language model with MODEL=/path/file.gguf";
-/// What to do about weights that cannot be read.
+/// Hint for weights of an unsupported type.
 const OTHER_QUANTISATION: &str =
-    "take the model in another quantisation, such as Q4_0, Q4_K_M, Q8_0 or F16";
+    "use another quantization of the model, such as Q4_0, Q4_K_M, Q8_0 or F16";
 
 /// A GGUF file's metadata: tokenizer, chat template, hyperparameters.
 pub(crate) type Metadata = HashMap<String, Value>;
 
-/// An open model whose headers have been read and whose tensors are all there.
+/// An open model with parsed headers, whose tensors are all complete.
 pub(crate) struct GgufFile {
-    /// The first part.
+    /// Path of the first part.
     path: PathBuf,
     metadata: Metadata,
     parts: Vec<Mmap>,
     tensors: HashMap<String, Tensor>,
 }
 
-/// Where a tensor is.
+/// Location of a tensor.
 struct Tensor {
-    /// The type, or the name of one that is not supported.
+    /// The type, or the name of an unsupported one.
     dtype: Result<GgmlDType, String>,
     /// Outermost dimension first.
     shape: Vec<usize>,
     part: usize,
-    /// Bytes from the start of the part's file.
+    /// Byte offset in the part's file.
     start: u64,
-    /// Bytes of its data; 0 where the type is not supported.
+    /// Length in bytes; 0 if the type is not supported.
     bytes: u64,
 }
 
 impl GgufFile {
-    /// Maps the file, and the other parts of its model where it is one of several, and reads the
-    /// headers.
+    /// Maps a file, and the other parts if the model is split, and parses the headers.
     ///
     /// # Errors
-    /// Exit code 3, with path and hint: no file, not a GGUF, cut short, corrupt, or a part is missing.
-    /// Tensors of a type that is not supported are no error here: see [`Self::check_types`].
+    /// Exit code 3, with path and hint: file missing, not a GGUF, truncated, corrupt, or a part is
+    /// missing. Tensors of an unsupported type are not an error here: see [`Self::check_types`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let (map, header) = read(path)?;
         let Some((number, count)) = split::position(path, &header.metadata)? else {
@@ -109,7 +108,6 @@ impl GgufFile {
         }
     }
 
-    /// Adds a part's tensors.
     fn add(
         &mut self,
         path: &Path,
@@ -127,7 +125,7 @@ impl GgufFile {
             };
             if self.tensors.contains_key(&name) {
                 return Err(Error::preflight(format!(
-                    "`{}` has the tensor `{name}`, which another part of the model has, too",
+                    "`{}` has the tensor `{name}`, which another part of the model has as well",
                     path.display()
                 ))
                 .hint(OTHER_FILE));
@@ -138,12 +136,12 @@ impl GgufFile {
         Ok(())
     }
 
-    /// Where the file is; of a split model the first part.
+    /// The file's path; the first part of a split model.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many files the model is in.
+    /// Number of files of the model.
     pub(crate) fn parts(&self) -> usize {
         self.parts.len()
     }
@@ -153,22 +151,22 @@ impl GgufFile {
         &self.metadata
     }
 
-    /// The metadata, without the weights.
+    /// Takes the metadata and unmaps the weights.
     pub(crate) fn into_metadata(self) -> Metadata {
         self.metadata
     }
 
-    /// The names of all tensors, in no order.
+    /// Names of all tensors, in no particular order.
     pub(crate) fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// A tensor's shape, outermost dimension first, if it is there.
+    /// A tensor's shape, outermost dimension first.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|tensor| &tensor.shape[..])
     }
 
-    /// The first matrix, by name, whose type is not among those that `knows` knows, and the type.
+    /// The first matrix, by name, whose type `knows` does not accept, and its type.
     pub(crate) fn matrix_of_other_type(
         &self,
         knows: impl Fn(GgmlDType) -> bool,
@@ -180,10 +178,10 @@ impl GgufFile {
         others.min()
     }
 
-    /// Whether all tensors can be read.
+    /// Checks that all tensors can be read.
     ///
     /// # Errors
-    /// Exit code 3: one is of a type that candle does not have.
+    /// Exit code 3 if a tensor has a type that candle does not support.
     pub(crate) fn check_types(&self) -> Result<()> {
         let others = self
             .tensors
@@ -206,7 +204,7 @@ impl GgufFile {
         .hint(OTHER_QUANTISATION)
     }
 
-    /// What most of the layers' weights are stored as: `Q4_1`, `Q4K`.
+    /// The type of most weights in the layers, such as `Q4_1` or `Q4K`.
     pub(crate) fn weight_type(&self) -> String {
         let mut elements: HashMap<String, usize> = HashMap::new();
         for (name, tensor) in &self.tensors {
@@ -226,10 +224,10 @@ impl GgufFile {
         most.map_or_else(|| "no weights".to_owned(), |(name, _)| name)
     }
 
-    /// Reads a tensor to the device, as it is stored.
+    /// Copies a tensor to the device without converting its type.
     ///
     /// # Errors
-    /// There is none of that name, its type is not supported, or the device has no room.
+    /// If there is no such tensor, its type is not supported, or the device has too little memory.
     pub(crate) fn tensor(&self, name: &str, device: &Device) -> Result<QTensor> {
         let Some((dtype, shape, bytes)) = self.stored(name) else {
             return Err(match self.shape(name) {
@@ -240,9 +238,12 @@ impl GgufFile {
                 }
             });
         };
-        // A copy, since the numbers may not be aligned in the file as they must be in memory.
+        // A copy, since the data in the file may not be aligned as the type requires.
         memory::probe(bytes.len()).or_exit(Exit::Preflight, || {
-            format!("no memory for tensor `{name}` of `{}`", self.path.display())
+            format!(
+                "not enough memory for tensor `{name}` of `{}`",
+                self.path.display()
+            )
         })?;
         let bytes = bytes.to_vec();
         qtensor_from_ggml(dtype, &bytes, shape.to_vec(), device).or_exit(Exit::Preflight, || {
@@ -253,8 +254,8 @@ impl GgufFile {
         })
     }
 
-    /// A tensor as it is stored: its type, its shape (outermost dimension first), and its bytes in the
-    /// mapped file. `None` where there is none of that name, or its type is not supported.
+    /// A tensor's type, shape (outermost dimension first) and bytes in the mapped file. `None` if
+    /// there is no such tensor, or its type is not supported.
     pub(crate) fn stored(&self, name: &str) -> Option<(GgmlDType, &[usize], &[u8])> {
         let tensor = self.tensors.get(name)?;
         let dtype = *tensor.dtype.as_ref().ok()?;
@@ -264,8 +265,8 @@ impl GgufFile {
         Some((dtype, &tensor.shape, bytes))
     }
 
-    /// Says that a tensor's bytes will not be read again, so that they need not stay in this process's
-    /// memory; if they are, they come from the file again.
+    /// Advises the kernel that a tensor's bytes will not be read again, so that they do not occupy
+    /// this process's memory. Reading them again would load them from the file.
     pub(crate) fn release(&self, bytes: &[u8]) {
         #[cfg(target_os = "linux")]
         for map in &self.parts {
@@ -273,20 +274,20 @@ impl GgufFile {
             let Some(start) = start.filter(|start| start + bytes.len() <= map.len()) else {
                 continue;
             };
-            // SAFETY: the map is of a file and read-only: what is given up is read from the file
-            // again, with the same bytes.
+            // SAFETY: the map is read-only and backed by a file: discarded pages are read from the
+            // file again, with the same bytes.
             let _ = unsafe {
                 map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, bytes.len())
             };
         }
     }
 
-    /// An error that says that a metadata key is not there.
+    /// The error for a missing metadata key.
     pub(crate) fn lacks(&self, key: &str) -> Error {
         let what = match self.metadata.get("general.type") {
-            // An adapter, a projector, a matrix of importances.
+            // An adapter, a projector, an importance matrix.
             Some(Value::String(kind)) if kind != "model" => {
-                format!("; it holds no model but `{kind}` (general.type)")
+                format!("; it is not a model but `{kind}` (general.type)")
             }
             _ => String::new(),
         };
@@ -300,15 +301,15 @@ impl GgufFile {
         })
     }
 
-    /// An error that says what a forward pass would compute otherwise.
+    /// The error for a model that candle-transformers would compute differently.
     pub(crate) fn differs(&self, what: String) -> Error {
         Error::preflight(format!(
-            "`{}` {what}, which candle-transformers' model does not",
+            "`{}` {what}, which candle-transformers does not support",
             self.path.display()
         ))
     }
 
-    /// An error that says what is wrong with a metadata key.
+    /// The error for an invalid metadata key.
     pub(crate) fn wrong(&self, key: &str, what: &str) -> Error {
         Error::preflight(format!(
             "`{}`: metadata key `{key}` {what}",
@@ -318,11 +319,12 @@ impl GgufFile {
     }
 }
 
-/// The metadata of a GGUF file, or of the model that it is a part of. The weights may be of any type,
-/// or missing.
+/// The metadata of a GGUF file; for a part of a split model, that of the first part. Does not check
+/// the weights: they may be of any type, or missing.
 ///
 /// # Errors
-/// Exit code 3, with path and hint: no file, not a GGUF, corrupt, or the first part is missing.
+/// Exit code 3, with path and hint: file missing, not a GGUF, corrupt, or the first part is
+/// missing.
 pub(crate) fn metadata(path: &Path) -> Result<Metadata> {
     let parse = |path: &Path| {
         let map = map(path)?;
@@ -336,13 +338,13 @@ pub(crate) fn metadata(path: &Path) -> Result<Metadata> {
     }
 }
 
-/// Maps a file and reads its header.
+/// Maps a file and parses its header.
 fn read(path: &Path) -> Result<(Mmap, Header)> {
     let map = map(path)?;
     let header = header::parse(&map).map_err(|error| refused(path, &error))?;
     if let Some(missing) = header::missing_data(&header, map.len() as u64) {
         return Err(Error::preflight(format!(
-            "`{}` is cut short: {} bytes are missing to the end of tensor `{}` ({} of {} tensors are not whole)",
+            "`{}` is cut short: {} bytes are missing to the end of tensor `{}` ({} of {} tensors are incomplete)",
             path.display(),
             missing.bytes,
             missing.last,
@@ -357,10 +359,10 @@ fn read(path: &Path) -> Result<(Mmap, Header)> {
 fn map(path: &Path) -> Result<Mmap> {
     let failed = || format!("failed to open `{}`", path.display());
     let file = File::open(path).or_exit(Exit::Preflight, failed)?;
-    // SAFETY: the map is read-only, and this program never writes a model file in place (a
-    // fetched one is written elsewhere and renamed). Another process that shortens the file
-    // while it is mapped would end this one by SIGBUS, as with any program that maps its
-    // weights; it cannot make Rust see a changed length.
+    // SAFETY: the map is read-only, and this program never writes a model file in place (a fetched
+    // one is written elsewhere and renamed). Another process that shortens the file while it is
+    // mapped would kill this one with SIGBUS, as with any program that maps its weights; it cannot
+    // make Rust see a changed length.
     unsafe { Mmap::map(&file) }.or_exit(Exit::Preflight, failed)
 }
 
@@ -368,7 +370,7 @@ fn refused(path: &Path, error: &HeaderError) -> Error {
     Error::preflight(format!("`{}` {error}", path.display())).hint(error.hint())
 }
 
-/// A whole number of any width, if it is not negative.
+/// An integer of any width, if it is not negative.
 fn whole_number(value: &Value) -> Option<u64> {
     match *value {
         Value::U8(number) => Some(u64::from(number)),

@@ -1,10 +1,9 @@
-//! The JSON files beside a model's weights, as Python writes them.
+//! Lenient parser for the JSON files next to a model's weights.
 //!
-//! Python's `json` module writes and reads `NaN`, `Infinity` and `-Infinity`, and escapes half
-//! surrogates; some editors put a byte order mark first. `serde_json` refuses all of these, so they
-//! are rewritten where the strict reader fails. A number that is not finite becomes its name as a
-//! string: a key that nobody reads does no harm then, and one that must be a number is reported with
-//! its value.
+//! Python's `json` module writes and reads `NaN`, `Infinity`, `-Infinity` and escaped lone
+//! surrogates, and some editors add a byte order mark. `serde_json` rejects all of these, so they
+//! are rewritten if the strict parser fails. A non-finite number becomes a string with its name.
+//! That is harmless for an unused key, and a key that must be a number is reported with its value.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -13,10 +12,10 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Context, Error, Exit, Result};
 
-/// Reads a JSON file; `None` where there is none.
+/// Reads a JSON file; `None` if it does not exist.
 ///
 /// # Errors
-/// Exit code 3, with the path: it cannot be read, or is not JSON, or not what `T` expects.
+/// Exit code 3, with the path, if the file cannot be read, is not JSON, or does not match `T`.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -32,10 +31,10 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     })
 }
 
-/// Parses JSON. The error is that of the strict reader where the text is no better for Python.
+/// Parses JSON. If Python would reject the text as well, the error is that of the strict parser.
 ///
 /// # Errors
-/// The text is not JSON, or not what `T` expects.
+/// If the text is not JSON, or does not match `T`.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(bytes).or_else(|error| match strict(bytes) {
         Cow::Owned(strict) => serde_json::from_slice(&strict),
@@ -44,7 +43,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> 
     })
 }
 
-/// The same document as standard JSON.
+/// Rewrites the document as standard JSON.
 pub(crate) fn strict(bytes: &[u8]) -> Cow<'_, [u8]> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut out: Option<Vec<u8>> = None;
@@ -52,7 +51,7 @@ pub(crate) fn strict(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut in_string = false;
     while at < bytes.len() {
         let rest = &bytes[at..];
-        // What stands here, and what is written in its place.
+        // The length of the next token, and its replacement.
         let (length, replacement) = match rest[0] {
             b'"' => {
                 in_string = !in_string;
@@ -82,8 +81,8 @@ pub(crate) fn strict(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The length of the escape that `rest` starts with, and what replaces it: half of a surrogate pair is
-/// no character, and becomes `U+FFFD`.
+/// The length of the escape that `rest` starts with, and its replacement. A lone surrogate is not a
+/// character and becomes `U+FFFD`.
 fn escape(rest: &[u8]) -> (usize, Option<&'static [u8]>) {
     let unit = |at: usize| -> Option<u16> {
         let digits = rest.get(at..at + 6)?.strip_prefix(b"\\u")?;
@@ -107,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_python_writes_is_read() {
+    fn json_that_python_writes_is_read() {
         let cases: [(&[u8], Value); 8] = [
             (b"{\"a\": Infinity}", json!({"a": "Infinity"})),
             (
@@ -125,7 +124,7 @@ mod tests {
                 br#"["\udc00x\ud83d\ude00\ud83d\n"]"#,
                 json!(["\u{fffd}x\u{1f600}\u{fffd}\n"]),
             ),
-            // As Python: the last one counts.
+            // As in Python, the last value wins.
             (br#"{"a": 1, "a": 2}"#, json!({"a": 2})),
         ];
         for (text, expected) in cases {
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_python_refuses_is_refused() {
+    fn json_that_python_rejects_is_rejected() {
         for text in [
             "",
             "{",

@@ -1,4 +1,4 @@
-//! Where models come from: found or fetched ([`hub`]), then read ([`gguf`], [`safetensors`]).
+//! Model sources: finding and downloading ([`hub`]), and reading ([`gguf`], [`safetensors`]).
 
 mod foreign;
 pub(crate) mod gguf;

@@ -1,5 +1,5 @@
-//! Models in a folder, as Hugging Face lays them out: `config.json`, and weights in one or more
-//! `.safetensors` files ([`shards`]).
+//! Model folders in Hugging Face's layout: `config.json`, and weights in one or more `.safetensors`
+//! files ([`shards`]).
 
 mod rope;
 pub(super) mod shards;
@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Exit, Result};
 
 pub(crate) use self::shards::folder_of;
 
-/// What the tensors may be stored as.
+/// Supported tensor types.
 const DTYPES: [&str; 3] = ["F32", "F16", "BF16"];
 
 /// An open model folder.
@@ -29,16 +29,16 @@ pub(crate) struct SafetensorsFolder {
 }
 
 impl SafetensorsFolder {
-    /// Reads `config.json` and maps the weights.
+    /// Reads `config.json` and maps the weights. Does not check whether the model is supported: see
+    /// [`Self::check`].
     ///
     /// # Errors
-    /// Exit code 3, naming the file: something is missing or damaged. What model it is does not
-    /// matter here: see [`Self::check`].
+    /// Exit code 3 if something is missing or corrupt; the error names the file.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let config = path.join("config.json");
         let config = json::read(&config)?.ok_or_else(|| {
             Error::preflight(format!("`{}` is missing", config.display()))
-                .hint("a folder holds config.json, tokenizer.json and *.safetensors")
+                .hint("a model folder has config.json, tokenizer.json and *.safetensors")
         })?;
         Ok(Self {
             path: path.to_owned(),
@@ -47,37 +47,34 @@ impl SafetensorsFolder {
         })
     }
 
-    /// Where the folder is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The model's name, where `config.json` holds one.
+    /// The model's name from `config.json`, if any.
     pub(crate) fn name(&self) -> Option<String> {
         let name = self.config.get("_name_or_path")?.as_str()?;
         (!name.is_empty()).then(|| name.to_owned())
     }
 
-    /// The names of all tensors.
     pub(crate) fn tensor_names(&self) -> impl Iterator<Item = &str> {
         self.weights.tensors.keys().map(String::as_str)
     }
 
-    /// Bytes and elements of each tensor, in no order.
+    /// Bytes and elements of each tensor, in no particular order.
     pub(crate) fn tensor_sizes(&self) -> impl Iterator<Item = (usize, usize)> {
         let stored = self.tensor_names().filter_map(|name| self.stored(name));
         stored.map(|(_, shape, bytes)| (bytes.len(), shape.iter().product()))
     }
 
-    /// A tensor as it is stored: its type, its shape and its bytes in the mapped file. `None` where
-    /// there is none of that name.
+    /// A tensor's type, shape and bytes in the mapped file. `None` if there is no such tensor.
     pub(crate) fn stored(&self, name: &str) -> Option<(&str, Vec<usize>, &[u8])> {
         let (dtype, _) = self.weights.tensors.get(name)?;
         let view = self.weights.file_of(name)?.get(name).ok()?;
         Some((dtype, view.shape().to_vec(), view.data()))
     }
 
-    /// What the layers' weights are stored as: `BF16`.
+    /// The type of the layers' weights, such as `BF16`.
     pub(crate) fn weight_type(&self) -> &str {
         let tensors = &self.weights.tensors;
         tensors
@@ -86,10 +83,10 @@ impl SafetensorsFolder {
             .map_or("no weights", |(dtype, _)| dtype)
     }
 
-    /// Reads a tensor to the device, if there is one of that name.
+    /// Copies a tensor to the device; `None` if there is no such tensor.
     ///
     /// # Errors
-    /// It is of a type that is not f32, f16 or bf16, or the device has no room.
+    /// If its type is not f32, f16 or bf16, or the device has too little memory.
     pub(crate) fn tensor(&self, name: &str, device: &Device) -> Result<Option<Tensor>> {
         let Some((dtype, _)) = self.weights.tensors.get(name) else {
             return Ok(None);
@@ -115,22 +112,22 @@ impl SafetensorsFolder {
             "tensor `{name}` in `{}` is of type {dtype}, which is not supported",
             self.path.display()
         ))
-        .hint("take the model in bf16, f16 or f32, or as a GGUF file")
+        .hint("use the model in bf16, f16 or f32, or as a GGUF file")
     }
 
     /// `model_type`.
     ///
     /// # Errors
-    /// Exit code 3: there is none.
+    /// Exit code 3 if it is missing.
     pub(crate) fn model_type(&self) -> Result<&str> {
         self.text("model_type")
     }
 
-    /// Whether the model is as the Llama family is computed: neither quantised nor with another
-    /// activation, its tensors of types that can be read.
+    /// Checks that the model can be computed like the Llama family: not quantized, a SiLU
+    /// activation, and supported tensor types.
     ///
     /// # Errors
-    /// Exit code 3: what differs.
+    /// Exit code 3, with the difference.
     pub(crate) fn check(&self) -> Result<()> {
         if let Some(quantised) = self.config.get("quantization_config")
             && !quantised.is_null()
@@ -138,9 +135,9 @@ impl SafetensorsFolder {
             return Err(self
                 .wrong(
                     "quantization_config",
-                    "is there: quantised safetensors are not supported",
+                    "is set: quantized safetensors are not supported",
                 )
-                .hint("take the model in bf16, or as a GGUF file"));
+                .hint("use the model in bf16, or as a GGUF file"));
         }
         match self.config.get("hidden_act").and_then(Value::as_str) {
             None | Some("silu" | "swish") => {}
@@ -155,7 +152,7 @@ impl SafetensorsFolder {
         }
     }
 
-    /// Whether the output head is the embedding.
+    /// Whether the output head shares the embedding's weights.
     pub(crate) fn output_is_tied(&self) -> bool {
         self.config.get("tie_word_embeddings") == Some(&Value::Bool(true))
     }
@@ -163,7 +160,7 @@ impl SafetensorsFolder {
     /// The model's sizes.
     ///
     /// # Errors
-    /// A key is missing, or is not what it should be.
+    /// If a key is missing or invalid.
     pub(crate) fn spec(&self) -> Result<ModelSpec> {
         let architecture = self.text("model_type")?.to_owned();
         let hidden = self.required("hidden_size")?;
@@ -205,7 +202,7 @@ impl SafetensorsFolder {
         Ok(spec)
     }
 
-    /// A number of `config.json` for people; `?` where there is none.
+    /// A value of `config.json` for display; `?` if it is missing.
     pub(crate) fn shown(&self, key: &str) -> String {
         match self.config.get(key) {
             None | Some(Value::Null) => "?".to_owned(),
@@ -216,7 +213,7 @@ impl SafetensorsFolder {
     fn text(&self, key: &str) -> Result<&str> {
         match self.config.get(key) {
             Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(self.wrong(key, "is not a text")),
+            Some(_) => Err(self.wrong(key, "is not a string")),
             None => Err(self.wrong(key, "is missing")),
         }
     }
@@ -250,7 +247,7 @@ impl SafetensorsFolder {
         self.path.join("config.json").display().to_string()
     }
 
-    /// An error that says what is wrong with a key of `config.json`.
+    /// The error for an invalid key of `config.json`.
     pub(crate) fn wrong(&self, key: &str, what: &str) -> Error {
         Error::preflight(format!("`{}`: key `{key}` {what}", self.config_path()))
     }

@@ -1,14 +1,13 @@
-//! Several samples of one prompt: it is computed once, and each further sample goes on from its pages.
+//! Samples of one prompt: the prompt is computed once, and the other samples fork from its pages.
 
-use super::places::provide;
+use super::admission::provide;
 use super::{LocalEngine, RequestId};
 use crate::engine::kv::{KvCache, Lease, PAGE_TOKENS};
 use crate::engine::{Event, EventKind};
 use crate::error::Result;
 
 impl LocalEngine {
-    /// Whether a waiting request's prompt is being computed, or about to be, for the sample that it
-    /// forks from.
+    /// Whether a waiting request's prompt is about to be computed by the sample that it forks from.
     pub(super) fn waits_for_its_fork(&self, id: RequestId) -> bool {
         let forks_from = |id| self.sequences.get(&id)?.forks_from;
         forks_from(id)
@@ -16,12 +15,12 @@ impl LocalEngine {
             .is_some_and(|first| first.tokens.len() == first.prompt_tokens)
     }
 
-    /// Lets the samples that wait for this one's prompt, which has just been computed, go on from it.
-    /// `logits` are those after the prompt, which give each its first token. Samples for which there is
-    /// no place or no memory now wait on, and compute the prompt for themselves.
+    /// Forks the samples that wait for this one's prompt, which has just been computed. `logits` are
+    /// those after the prompt, from which each samples its first token. Samples for which no slot or
+    /// memory is available keep waiting, and compute the prompt themselves.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     pub(super) fn fork_samples(
         &mut self,
         first: RequestId,
@@ -40,7 +39,7 @@ impl LocalEngine {
         };
         let samples: Vec<RequestId> = self.scheduler.waiting().filter(waits).collect();
         for id in samples {
-            let lease = match self.scheduler.has_place() {
+            let lease = match self.scheduler.has_capacity() {
                 true => self.fork_lease(first)?,
                 false => None,
             };
@@ -57,7 +56,6 @@ impl LocalEngine {
             }
             sequence.lease = lease;
             sequence.slot = slot;
-            sequence.computed = sequence.prompt_tokens;
             sequence.reused = Some(sequence.prompt_tokens);
             if !std::mem::replace(&mut sequence.started, true) {
                 let kind = EventKind::Started;
@@ -69,23 +67,24 @@ impl LocalEngine {
         Ok(())
     }
 
-    /// Memory that begins with what was computed of `first`; `None` where there is too little.
+    /// A lease that shares what was computed of `first`; `None` if memory does not suffice.
     fn fork_lease(&mut self, first: RequestId) -> Result<Option<Lease>> {
-        // A page for each that runs, and one for the new one, so that none has to give way at its next
-        // token.
+        // Leave a page per running sequence and one for the new one, so that none has to be preempted
+        // at its next token.
         let headroom = self.scheduler.active() + 1;
+        let computed = self.scheduler.computed_tokens(first);
         let (Some(kv), Some(sequence)) = (&mut self.kv, self.sequences.get_mut(&first)) else {
             return Ok(None);
         };
         let Some(lease) = &mut sequence.lease else {
             return Ok(None);
         };
-        // The page where they part.
+        // The page where the sequences diverge.
         provide(kv, self.model.as_mut(), PAGE_TOKENS, 0);
         if KvCache::available(kv) < headroom + 1 {
             return Ok(None);
         }
-        let mut fork = kv.fork(lease, &sequence.tokens[..sequence.computed]);
+        let mut fork = kv.fork(lease, &sequence.tokens[..computed]);
         if let Some(copy) = fork.as_mut().and_then(Lease::take_copy) {
             self.model.copy_page(copy.from.number(), copy.to.number())?;
         }

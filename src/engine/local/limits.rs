@@ -1,5 +1,5 @@
-//! How long sequences may become: what the context and the memory for keys and values allow, and what
-//! to say of those that are longer.
+//! Length limits of sequences, from the context and the memory for keys and values, and the messages
+//! for sequences that exceed them.
 
 use candle_core::Device;
 
@@ -8,31 +8,28 @@ use super::super::model::{Limits, Model};
 use crate::error::{Error, Exit, Result};
 use crate::units::Bytes;
 
-/// What bounds a sequence.
+/// Limits of a sequence.
 #[derive(Debug, Clone)]
 pub(super) struct Lengths {
-    /// Most tokens of a sequence: `CONTEXT`, or the model's.
+    /// Maximum tokens of a sequence: `CONTEXT`, or the model's context length.
     context: usize,
-    /// The model's own, where `CONTEXT` cuts it.
+    /// The model's context length, if `CONTEXT` is smaller.
     model_context: Option<usize>,
-    /// Whether the model's own is that of a sliding window.
+    /// The model's context as text; says whether it is a sliding window.
     context_text: String,
     /// Memory for keys and values, in bytes.
     budget: usize,
-    /// Keys and values of a token, in bytes.
+    /// Bytes of keys and values per token.
     token_bytes: usize,
-    /// Tokens that the memory holds.
+    /// Tokens that fit into the budget.
     tokens: usize,
-    /// Weights in memory, in bytes, where the model knows.
+    /// Weights in memory, in bytes, if known.
     weights: Option<usize>,
 }
 
 impl Lengths {
-    /// Those of a model.
-    ///
     /// # Errors
-    /// Exit code 2 for a context that is larger than the model's, 3 where the memory does not hold a
-    /// single page.
+    /// Exit code 2 for a context larger than the model's, 3 if the memory does not hold a single page.
     pub(super) fn new(model: &dyn Model, limits: &Limits, device: &Device) -> Result<Self> {
         let spec = model.spec();
         limits.check(spec)?;
@@ -74,7 +71,7 @@ impl Lengths {
         Ok(lengths)
     }
 
-    /// Most tokens of a sequence that the context allows.
+    /// Maximum tokens of a sequence by context.
     pub(super) fn context(&self) -> usize {
         self.context
     }
@@ -84,20 +81,20 @@ impl Lengths {
         self.budget
     }
 
-    /// Most tokens of a sequence.
+    /// Maximum tokens of a sequence by context and memory.
     pub(super) fn tokens(&self) -> usize {
         self.context.min(self.tokens)
     }
 
-    /// Bytes of keys and values of a sequence of so many tokens, as far as the context allows it.
+    /// Bytes of keys and values for a sequence of `tokens` tokens, capped at the context.
     pub(super) fn bytes_of(&self, tokens: usize) -> usize {
         tokens.min(self.context).saturating_mul(self.token_bytes)
     }
 
-    /// Whether a prompt fits, and a token after it.
+    /// Checks that a prompt and one more token fit.
     ///
     /// # Errors
-    /// Exit code 100: the sizes, and the setting that helps.
+    /// Exit code 100, with the sizes and the setting that helps.
     pub(super) fn check_prompt(&self, prompt: usize) -> Result<()> {
         if prompt >= self.context {
             return Err(self.beyond_context(Exit::FlowFailed, prompt));
@@ -108,11 +105,11 @@ impl Lengths {
         Ok(())
     }
 
-    /// Whether a prompt, and `more` tokens after it as far as the context goes, fit. A prompt beyond the
-    /// model's own context is its flow's failure alone: no setting helps the run.
+    /// Checks that a prompt and `more` tokens after it, capped at the context, fit. A prompt beyond the
+    /// model's own context only fails its own flow: no setting would help.
     ///
     /// # Errors
-    /// Exit code 3: the sizes, and the setting that helps.
+    /// Exit code 3, with the sizes and the setting that helps.
     pub(super) fn check_ahead(&self, prompt: usize, more: usize) -> Result<()> {
         if prompt >= self.context && self.model_context.is_some() {
             return Err(self.beyond_context(Exit::Preflight, prompt));
@@ -174,8 +171,7 @@ impl Lengths {
         .hint(format!("set KV_CACHE_MB={least} or more{smaller}"))
     }
 
-    /// Why a sequence of so many tokens ended before its time, where there is memory for the keys and
-    /// values of `held` tokens.
+    /// Why a sequence of `tokens` tokens failed, with memory for the keys and values of `held` tokens.
     pub(super) fn outgrown(&self, tokens: usize, held: usize) -> String {
         let why = match held < self.tokens {
             true => {

@@ -1,43 +1,43 @@
-//! Guesses at the tokens that come next, from the sequence itself: what followed the last time that
-//! these tokens stood there (prompt lookup, Saxena 2023; n-gram drafts as in Yang et al. 2023,
-//! arXiv:2304.04487).
+//! Speculative decoding by prompt lookup: drafts the tokens that followed the last occurrence of the
+//! latest tokens in the sequence itself (prompt lookup, Saxena 2023; n-gram drafts as in Yang et al.
+//! 2023, arXiv:2304.04487).
 //!
-//! A guess costs rows of a pass that reads the weights anyway. Each row's logits are those of the token
-//! decoded by itself, to the last bit, so a guess that is wrong changes nothing but the time.
+//! A draft costs extra rows of a pass that reads the weights anyway. Each row's logits are
+//! bit-identical to those of decoding the token alone, so a wrong draft only costs time.
 
 use super::LocalEngine;
-use super::places::provide;
+use super::admission::provide;
 use crate::engine::Event;
 use crate::engine::model::Chunk;
 use crate::engine::scheduler::Work;
 use crate::error::Result;
 use crate::profile::{self, PassTokens, Span};
 
-/// Tokens that must have stood there before for a guess to be made.
+/// Minimum match for a draft, in tokens.
 const SHORTEST_MATCH: usize = 2;
 
-/// Tokens beyond which a longer match says no more.
+/// Longer matches are not more informative.
 const LONGEST_MATCH: usize = 16;
 
-/// Most tokens of a guess. A pass of eight rows costs little more than one of one row: the weights are
-/// read once.
-pub(super) const MOST_TOKENS: usize = 7;
+/// Maximum tokens of a draft. A pass of eight rows costs little more than one row: the weights are read
+/// once.
+pub(super) const MAX_DRAFT: usize = 7;
 
-/// How far one sequence's guesses have been right.
+/// Draft statistics of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Drafts {
-    /// How many tokens to guess next.
-    reach: usize,
-    /// Tokens guessed so far.
+    /// Length of the next draft, in tokens.
+    length: usize,
+    /// Tokens drafted so far.
     pub(super) drafted: usize,
-    /// Those of them that were right.
+    /// Drafted tokens that were accepted.
     pub(super) accepted: usize,
 }
 
 impl Default for Drafts {
     fn default() -> Self {
         Self {
-            reach: MOST_TOKENS / 2,
+            length: MAX_DRAFT / 2,
             drafted: 0,
             accepted: 0,
         }
@@ -45,10 +45,10 @@ impl Default for Drafts {
 }
 
 impl Drafts {
-    /// Guesses at most `most` tokens that come after `tokens`.
-    pub(super) fn guess(&self, tokens: &[u32], most: usize) -> Vec<u32> {
+    /// Drafts at most `max` tokens to follow `tokens`.
+    pub(super) fn draft(&self, tokens: &[u32], max: usize) -> Vec<u32> {
         let mut best = (SHORTEST_MATCH - 1, 0);
-        // The latest of the longest matches: texts repeat what they said last.
+        // The latest of the longest matches: texts tend to repeat what they said last.
         for end in (SHORTEST_MATCH..tokens.len()).rev() {
             let length = tokens[..end]
                 .iter()
@@ -68,28 +68,28 @@ impl Drafts {
         if length < SHORTEST_MATCH {
             return Vec::new();
         }
-        // Where the match reaches the end, the text goes round: so does the guess.
+        // If the match extends to the end, the text is periodic, and the draft continues the period.
         let period = tokens.len() - end;
-        let count = self.reach.min(most);
+        let count = self.length.min(max);
         (0..count).map(|at| tokens[end + at % period]).collect()
     }
 
-    /// Takes what came of a guess of `drafted` tokens into account: the next one reaches further after
-    /// one that was right to its end, and a token further than this one came otherwise.
+    /// Adapts to the outcome of a draft of `drafted` tokens: doubles the length if all were right;
+    /// otherwise drafts one token more than were right.
     pub(super) fn adapt(&mut self, drafted: usize, right: usize) {
-        let reach = if right == drafted {
-            2 * self.reach
+        let length = if right == drafted {
+            2 * self.length
         } else {
             right + 1
         };
-        self.reach = reach.min(MOST_TOKENS);
+        self.length = length.min(MAX_DRAFT);
     }
 }
 
 impl LocalEngine {
-    /// What the only sequence of a pass, which decodes, will probably say next. `None` where it does not
-    /// decode alone, or nothing is guessed.
-    pub(super) fn guess(&mut self, plan: &[Work]) -> Option<(Work, Vec<u32>)> {
+    /// A draft for the only sequence of a pass, if it decodes. `None` if it is not alone, or there is
+    /// no match.
+    pub(super) fn draft(&mut self, plan: &[Work]) -> Option<(Work, Vec<u32>)> {
         let &[work] = plan else {
             return None;
         };
@@ -97,30 +97,30 @@ impl LocalEngine {
             return None;
         }
         let sequence = self.sequences.get_mut(&work.id)?;
-        // The pass gives one token more than was guessed right.
+        // The pass yields one token more than was drafted right.
         let known = sequence.tokens.len();
         let ends = (sequence.prompt_tokens.saturating_add(sequence.max_tokens))
             .min(self.lengths.context());
-        let most = ends.saturating_sub(known + 1);
-        let guess = sequence.drafts.guess(&sequence.tokens, most);
-        if guess.is_empty() {
+        let max = ends.saturating_sub(known + 1);
+        let draft = sequence.drafts.draft(&sequence.tokens, max);
+        if draft.is_empty() {
             return None;
         }
-        let reach = work.start + 1 + guess.len();
+        let tokens = work.start + 1 + draft.len();
         let fits = match (&mut self.kv, &mut sequence.lease) {
             (Some(kv), Some(lease)) => {
-                provide(kv, self.model.as_mut(), reach, lease.page_table().len());
-                kv.grow(lease, reach)
+                provide(kv, self.model.as_mut(), tokens, lease.page_table().len());
+                kv.grow(lease, tokens)
             }
             _ => false,
         };
-        fits.then_some((work, guess))
+        fits.then_some((work, draft))
     }
 
-    /// A pass over a sequence's last token and a guess of those after it, each in a row of its own: as
-    /// many further tokens as the guess was right for, and one more. A position beyond these is computed
-    /// again before it is read.
-    pub(super) fn check_guess(&mut self, work: Work, guess: &[u32]) -> Result<Vec<Event>> {
+    /// Verifies a draft in one pass over the sequence's last token and the draft, one row each: accepts
+    /// the draft up to its first wrong token, plus one token. Later positions are recomputed before
+    /// they are read.
+    pub(super) fn verify_draft(&mut self, work: Work, draft: &[u32]) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         let Some(sequence) = self.sequences.get(&work.id) else {
             return Ok(events);
@@ -129,7 +129,7 @@ impl LocalEngine {
             return Ok(events);
         };
         let pages = lease.page_numbers();
-        let line = [&sequence.tokens[work.start..], guess].concat();
+        let line = [&sequence.tokens[work.start..], draft].concat();
         let chunks: Vec<Chunk<'_>> = (0..line.len())
             .map(|row| Chunk {
                 slot,
@@ -149,24 +149,23 @@ impl LocalEngine {
         let rows = logits.chunks_exact(self.model.spec().vocabulary);
         drop(pass);
         if let Some(sequence) = self.sequences.get_mut(&work.id) {
-            sequence.drafts.drafted += guess.len();
+            sequence.drafts.drafted += draft.len();
         }
         let mut right = 0;
         for (row, logits) in rows.enumerate() {
             let start = work.start + row;
             self.scheduler.computed(Work { start, ..work });
             if let Some(sequence) = self.sequences.get_mut(&work.id) {
-                sequence.computed = start + 1;
                 sequence.drafts.accepted += usize::from(row > 0);
             }
             let token = self.advance(work.id, logits, &mut events);
-            if token.is_none() || token != guess.get(row).copied() {
+            if token.is_none() || token != draft.get(row).copied() {
                 break;
             }
             right = row + 1;
         }
         if let Some(sequence) = self.sequences.get_mut(&work.id) {
-            sequence.drafts.adapt(guess.len(), right);
+            sequence.drafts.adapt(draft.len(), right);
         }
         self.logits = logits;
         Ok(events)
@@ -178,35 +177,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn guess(tokens: &[u32]) -> Vec<u32> {
-        Drafts::default().guess(tokens, 3)
+    fn draft(tokens: &[u32]) -> Vec<u32> {
+        Drafts::default().draft(tokens, 3)
     }
 
     #[test]
-    fn what_followed_last_time_is_guessed() {
-        assert_eq!(guess(&[1, 2, 3, 4, 5, 9, 1, 2]), [3, 4, 5]);
+    fn the_draft_is_what_followed_the_last_match() {
+        assert_eq!(draft(&[1, 2, 3, 4, 5, 9, 1, 2]), [3, 4, 5]);
         assert_eq!(
-            guess(&[7, 1, 2, 3, 8, 1, 2, 4, 1, 2]),
+            draft(&[7, 1, 2, 3, 8, 1, 2, 4, 1, 2]),
             [4, 1, 2],
             "the latest"
         );
         assert_eq!(
-            guess(&[7, 1, 2, 3, 8, 1, 2, 4, 7, 1, 2]),
+            draft(&[7, 1, 2, 3, 8, 1, 2, 4, 7, 1, 2]),
             [3, 8, 1],
             "the longest"
         );
     }
 
     #[test]
-    fn a_text_that_goes_round_is_guessed_to_go_on() {
-        assert_eq!(guess(&[9, 5, 6, 5, 6]), [5, 6, 5]);
-        assert_eq!(guess(&[4, 4, 4]), [4, 4, 4]);
+    fn a_periodic_text_is_drafted_to_continue() {
+        assert_eq!(draft(&[9, 5, 6, 5, 6]), [5, 6, 5]);
+        assert_eq!(draft(&[4, 4, 4]), [4, 4, 4]);
     }
 
     #[test]
-    fn nothing_is_guessed_from_a_token_or_none() {
+    fn no_draft_without_a_match_of_two_tokens() {
         for tokens in [&[] as &[u32], &[1], &[1, 1], &[1, 2, 3], &[1, 2, 1]] {
-            assert!(guess(tokens).is_empty(), "{tokens:?}");
+            assert!(draft(tokens).is_empty(), "{tokens:?}");
         }
     }
 
@@ -214,33 +213,33 @@ mod tests {
     fn the_reach_follows_what_came_of_it() {
         let mut drafts = Drafts::default();
         drafts.adapt(3, 3);
-        assert_eq!(drafts.reach, 6);
+        assert_eq!(drafts.length, 6);
         drafts.adapt(6, 6);
-        assert_eq!(drafts.reach, MOST_TOKENS);
+        assert_eq!(drafts.length, MAX_DRAFT);
         drafts.adapt(7, 1);
-        assert_eq!(drafts.reach, 2);
+        assert_eq!(drafts.length, 2);
         drafts.adapt(2, 0);
-        assert_eq!(drafts.reach, 1);
+        assert_eq!(drafts.length, 1);
     }
 
     proptest! {
-        /// A guess is a text that stands in the tokens, after tokens like the last ones.
+        /// A draft occurs in the tokens, after the latest tokens.
         #[test]
-        fn a_guess_stands_in_the_tokens(
+        fn a_draft_occurs_in_the_tokens(
             tokens in prop::collection::vec(0u32..3, 0..60),
             most in 0usize..9,
         ) {
-            let guess = Drafts::default().guess(&tokens, most);
-            prop_assert!(guess.len() <= most.min(MOST_TOKENS));
-            if guess.is_empty() {
+            let draft = Drafts::default().draft(&tokens, most);
+            prop_assert!(draft.len() <= most.min(MAX_DRAFT));
+            if draft.is_empty() {
                 return Ok(());
             }
-            let longer = [&tokens[..], &guess].concat();
+            let longer = [&tokens[..], &draft].concat();
             let found = (SHORTEST_MATCH..tokens.len()).any(|end| {
-                longer[end..].starts_with(&guess)
+                longer[end..].starts_with(&draft)
                     && tokens[..end].ends_with(&tokens[tokens.len() - SHORTEST_MATCH..])
             });
-            prop_assert!(found, "{tokens:?} {guess:?}");
+            prop_assert!(found, "{tokens:?} {draft:?}");
         }
     }
 }

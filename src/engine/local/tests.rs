@@ -1,4 +1,4 @@
-//! The local engine on the default model: the same tokens in any company, and counts that add up.
+//! The local engine on the default model: the same tokens in any batch, and counts that add up.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ use crate::engine::load::hub::{ModelFormat, ModelSource};
 use crate::engine::model::testing::{Tiny, test_model};
 use crate::engine::{Message, Origin, Role, Sampling};
 
-/// Pages of a memory that is not short.
+/// Pages of an ample memory.
 const ROOMY: usize = 256;
 
 fn load() -> Option<LocalEngine> {
@@ -51,8 +51,8 @@ fn load_with(path: &Path, backend: Backend) -> LocalEngine {
     LocalEngine::load(&file, &options).unwrap()
 }
 
-/// The native path with the default model, and the candle path with a tiny one of noise, which has
-/// the default model's tokenizer.
+/// The native path with the default model, and the candle path with a tiny random one, which has the
+/// default model's tokenizer.
 fn for_each_engine(check: fn(LocalEngine)) {
     let (Some(native), Some(mut candle)) = (load(), load()) else {
         return;
@@ -74,7 +74,7 @@ fn tiny_model(folder: &Path, backend: Backend) -> Box<dyn Model> {
     model::load(&path, backend, &Device::Cpu).unwrap().model
 }
 
-/// An engine as if loaded anew, with this many pages: fewer than a full context takes.
+/// A freshly loaded engine with this many pages: fewer than a full context takes.
 fn restart(engine: &mut LocalEngine, reuse: bool, pages: usize) {
     assert!(engine.sequences.is_empty());
     engine.model.set_pages(pages).unwrap();
@@ -107,7 +107,7 @@ fn ask(question: &str, max_tokens: usize) -> Request {
     request(messages, max_tokens, Sampling::default())
 }
 
-/// Eight requests whose questions begin differently; two of them are sampled.
+/// Eight requests whose questions begin differently; two of them use sampling.
 fn requests() -> Vec<Request> {
     let questions = [
         "What is a ticket?",
@@ -133,13 +133,13 @@ fn requests() -> Vec<Request> {
         .collect()
 }
 
-/// What came of some requests, and how often a sequence gave way.
+/// The results of some requests, and the number of preemptions.
 struct Outcome {
     completions: Vec<Completion>,
     gave_way: usize,
 }
 
-/// Runs these at once.
+/// Runs these concurrently.
 fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
     let ids: Vec<RequestId> = requests
         .iter()
@@ -171,7 +171,7 @@ fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
         }
     }
     for (id, completion) in &ended {
-        // One whose first token ends it streams nothing.
+        // A request whose first token ends it streams nothing.
         let streamed = streamed.get(id).map_or(&[][..], Vec::as_slice);
         assert_eq!(completion.tokens, streamed);
         let parts = completion.prefill_tokens + completion.reused_tokens;
@@ -185,7 +185,7 @@ fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
     }
 }
 
-/// No request holds memory.
+/// Checks that no request holds memory.
 fn check_idle(engine: &LocalEngine) {
     assert!(engine.sequences.is_empty());
     assert_eq!(engine.scheduler.active(), 0);
@@ -200,7 +200,7 @@ fn prompt(engine: &LocalEngine, request: &Request) -> Vec<u32> {
 }
 
 #[test]
-fn tokens_do_not_depend_on_company_reuse_or_memory() {
+fn tokens_do_not_depend_on_batch_reuse_or_memory() {
     for_each_engine(same_tokens_in_any_company);
 }
 
@@ -208,7 +208,7 @@ fn same_tokens_in_any_company(mut engine: LocalEngine) {
     let mut requests = requests();
     if engine.model.backend() == "candle" {
         // Last bits can differ there, and a draw among the 49,152 almost equally likely tokens of a
-        // model of noise hangs on them. The default model's are drawn in the tests of its own.
+        // random model depends on them. The default model's tests sample.
         for request in &mut requests {
             request.sampling = Sampling::default();
         }
@@ -225,7 +225,7 @@ fn same_tokens_in_any_company(mut engine: LocalEngine) {
         let mut gave_way = 0;
         for pages in [ROOMY, 13, 11] {
             restart(&mut engine, reuse, pages);
-            // With reuse, the second time everything is known, as far as it was not evicted.
+            // With reuse, everything not evicted is known the second time.
             let rounds = if reuse { 2 } else { 1 };
             for round in 0..rounds {
                 let outcome = run(&mut engine, &requests);
@@ -253,7 +253,7 @@ fn same_tokens_in_any_company(mut engine: LocalEngine) {
 }
 
 #[test]
-fn what_is_reused_is_exactly_what_prompts_have_in_common() {
+fn reuse_is_exactly_the_common_prefix() {
     for_each_engine(reuses_what_prompts_have_in_common);
 }
 
@@ -266,11 +266,11 @@ fn reuses_what_prompts_have_in_common(mut engine: LocalEngine) {
         .remove(0);
     assert_eq!(answer.reused_tokens, 0);
     assert_eq!(answer.prompt_tokens, first_prompt.len());
-    // The last token that was generated was never computed.
+    // The last generated token was never computed.
     let mut known = first_prompt.clone();
     known.extend(&answer.tokens[..answer.tokens.len() - 1]);
 
-    // The same once more: all but the token whose logits are wanted.
+    // The same again: all but the token whose logits are wanted.
     let again = run(&mut engine, std::slice::from_ref(&first))
         .completions
         .remove(0);
@@ -297,7 +297,7 @@ fn reuses_what_prompts_have_in_common(mut engine: LocalEngine) {
 }
 
 #[test]
-fn requests_that_come_together_compute_their_common_prefix_once() {
+fn concurrent_requests_compute_their_common_prefix_once() {
     for_each_engine(computes_a_common_prefix_once);
 }
 
@@ -320,7 +320,7 @@ fn computes_a_common_prefix_once(mut engine: LocalEngine) {
 }
 
 #[test]
-fn a_cancelled_request_frees_its_memory_wherever_it_stands() {
+fn a_cancelled_request_frees_its_memory_in_any_state() {
     for_each_engine(cancelling_frees_memory);
 }
 
@@ -350,7 +350,7 @@ fn cancelling_frees_memory(mut engine: LocalEngine) {
 }
 
 #[test]
-fn one_sequence_that_outgrows_the_memory_is_an_error() {
+fn a_single_sequence_that_outgrows_memory_fails() {
     for_each_engine(outgrowing_the_memory_is_an_error);
 }
 
@@ -364,7 +364,7 @@ fn outgrowing_the_memory_is_an_error(mut engine: LocalEngine) {
         engine.submit(long).unwrap(),
         engine.submit(short.clone()).unwrap(),
     );
-    // It fails with a told reason, and the other goes on.
+    // It fails with a reason, and the other goes on.
     let mut failed = None;
     let mut ended = false;
     while failed.is_none() || !ended {
@@ -386,7 +386,7 @@ fn outgrowing_the_memory_is_an_error(mut engine: LocalEngine) {
 }
 
 #[test]
-fn the_budget_for_keys_and_values_is_not_taken_before_it_is_needed() {
+fn kv_memory_is_committed_only_when_needed() {
     let Some(engine) = load() else { return };
     let stats = engine.kv.as_ref().unwrap().stats();
     let page_bytes = engine.model.page_bytes().unwrap();

@@ -1,8 +1,8 @@
-//! candle-transformers' own models, for GGUF files of other architectures: one sequence at a time.
+//! candle-transformers' models, for GGUF files of other architectures: one sequence at a time.
 //!
-//! They keep their keys and values inside, and forget them when a forward pass starts at position 0;
-//! so there is one slot, and opening it is nothing but the promise to start there. Where such a
-//! model gets something wrong, it is kept from getting there: see [`Traits`].
+//! These models store keys and values internally and discard them when a forward pass starts at
+//! position 0. So there is only one slot, and opening it only means that the next pass starts at 0.
+//! Input that such a model would compute wrongly is kept from it: see [`Traits`].
 
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
@@ -25,15 +25,16 @@ enum Inner {
     Lfm2(quantized_lfm2::ModelWeights),
 }
 
-/// What one of candle-transformers' models can do.
+/// Limits of a candle-transformers model.
 pub(super) struct Traits {
-    /// Most positions that it has rotations for.
+    /// Number of positions that it has rotations for.
     positions: usize,
-    /// The sliding window. Within it, a model with one is a model with none; beyond it,
-    /// candle-transformers slides for the first pass alone (gemma3) or never (phi3).
+    /// The sliding window; sequences are limited to it, since within it the window has no effect.
+    /// Beyond it, candle-transformers applies the window in the first pass only (gemma3) or never
+    /// (phi3).
     window: Option<usize>,
-    /// Whether it can take several tokens after the first pass. gemma3's mask hides what was before
-    /// them, and lfm2's convolutions forget it: those get one token at a time.
+    /// Whether it can take several tokens after the first pass. gemma3's mask hides the earlier
+    /// ones, and lfm2's convolutions lose them, so these models get one token at a time.
     continues: bool,
 }
 
@@ -44,17 +45,18 @@ pub(super) struct GenericModel {
     device: Device,
     weights: String,
     continues: bool,
-    /// Tokens of the sequence, where it is open.
+    /// Number of computed tokens; `None` if no sequence is open.
     length: Option<usize>,
-    /// Whether there ever was a sequence.
+    /// Whether there has been a sequence before.
     used: bool,
 }
 
 impl GenericModel {
-    /// Loads a GGUF file's model.
+    /// Loads a GGUF model.
     ///
     /// # Errors
-    /// Exit code 3: a file that candle-transformers does not take, or would compute as another model.
+    /// Exit code 3 if candle-transformers does not accept the file, or would compute a different
+    /// model.
     pub(super) fn from_gguf(file: &GgufFile, device: &Device, limits: &Limits) -> Result<Self> {
         let (mut spec, traits) = check(file)?;
         spec.context_length = spec.context_length.min(traits.positions);
@@ -64,7 +66,7 @@ impl GenericModel {
         if device.is_cpu() {
             check_tables(&spec, positions).map_err(|source| {
                 Error::preflight(format!(
-                    "`{}` has a context of {}, and there is no memory for its tables of rotations",
+                    "`{}` has a context of {}, and there is not enough memory for its RoPE tables",
                     file.path().display(),
                     spec.context_text()
                 ))
@@ -74,7 +76,7 @@ impl GenericModel {
         }
         let architecture = spec.architecture.as_str();
         let (mut content, mut reader) = file.for_candle(&spec)?;
-        // Tables and caches are made for the whole context, whether it is used or not.
+        // Tables and caches are allocated for the whole context, whether it is used or not.
         let key = format!("{architecture}.context_length");
         content.metadata.insert(
             key,
@@ -143,14 +145,14 @@ impl GenericModel {
     }
 }
 
-/// The model's sizes and what can be done with it.
+/// The model's sizes and limits.
 ///
 /// # Errors
-/// Exit code 3: candle-transformers would compute another model.
+/// Exit code 3 if candle-transformers would compute a different model.
 pub(super) fn check(file: &GgufFile) -> Result<(ModelSpec, Traits)> {
     let spec = file.spec()?;
     let architecture = spec.architecture.as_str();
-    // None of its models scales rotations.
+    // No model of candle-transformers supports RoPE scaling.
     let factor = file.rope_factor()?;
     if factor != 1.0 {
         return Err(file.differs(format!(
@@ -190,7 +192,8 @@ pub(super) fn check(file: &GgufFile) -> Result<(ModelSpec, Traits)> {
     Ok((spec, traits))
 }
 
-/// What candle-transformers' Llama takes for granted, or passes over.
+/// Rejects files that violate an assumption of candle-transformers' Llama, or have something that
+/// it ignores.
 fn check_llama(file: &GgufFile, spec: &ModelSpec) -> Result<()> {
     const OF_MODEL: [&str; 3] = ["token_embd.weight", "output_norm.weight", "output.weight"];
     const OF_LAYER: [&str; 7] = [
@@ -214,7 +217,7 @@ fn check_llama(file: &GgufFile, spec: &ModelSpec) -> Result<()> {
         }
     }
     if experts == 0 {
-        // What the better path refuses is not computed here either.
+        // A file that the candle backend rejects is not computed here either.
         super::source::check(file)?;
     }
     if file
@@ -242,9 +245,9 @@ fn check_llama(file: &GgufFile, spec: &ModelSpec) -> Result<()> {
             None => OF_MODEL.contains(&name),
             Some((_, part)) => part.strip_suffix(".weight").is_some_and(|stem| {
                 OF_LAYER.contains(&stem)
-                    // Of each expert, of all together, or of the layer.
+                    // Separate tensors per expert, merged experts, or a dense layer.
                     || ["ffn_gate", "ffn_up", "ffn_down"].iter().any(|of| stem.starts_with(of))
-                    // Frequencies of the rotation in old files: those that the base gives.
+                    // Rotation frequencies in old files; same as computed from the base.
                     || stem == "attn_rot_embd"
             }),
         };
@@ -255,20 +258,20 @@ fn check_llama(file: &GgufFile, spec: &ModelSpec) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of keys and values of a token: candle-transformers keeps them in f32.
+/// Bytes of keys and values per token; candle-transformers stores them in f32.
 fn token_bytes(spec: &ModelSpec) -> usize {
     2 * spec.layers * spec.kv_heads * spec.head_size * size_of::<f32>()
 }
 
-/// Whether there is memory for the tables of rotations, which candle-transformers makes when it loads a
-/// model, and for what it keeps on the way. It would end the process otherwise.
+/// Checks that there is memory for the RoPE tables that candle-transformers creates when it loads a
+/// model, and for its temporary tensors. Without enough memory it would abort the process.
 fn check_tables(spec: &ModelSpec, positions: usize) -> Result<(), OutOfMemory> {
     let (rows, tables) = match spec.architecture.as_str() {
-        // In every layer, whatever the file says.
+        // Allocated in every layer, for a fixed number of positions.
         "gemma3" => (quantized_gemma3::MAX_SEQ_LEN, spec.layers),
         _ => (positions, 1),
     };
-    // Angles, cosines and sines, of half a head each.
+    // Angles, cosines and sines, each for half a head.
     let table = rows.saturating_mul(3 * spec.head_size / 2 * size_of::<f32>());
     memory::probe(table)?;
     memory::check(table.saturating_mul(tables))
@@ -312,7 +315,7 @@ impl Model for GenericModel {
         }
     }
 
-    /// After a device error the sequence is lost: it has to be closed.
+    /// After a device error the sequence is lost and must be closed.
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
         let chunk = match chunks {
             [] => return Ok(Vec::new()),
@@ -327,7 +330,8 @@ impl Model for GenericModel {
         };
         check_chunk(chunk, length, &self.spec)?;
         if matches!(self.inner, Inner::Lfm2(_)) && self.used && length == 0 {
-            // Its convolutions take up where the last sequence ended unless they see two tokens.
+            // Its convolutions continue from the end of the previous sequence unless they see two
+            // tokens.
             if chunk.tokens.len() == 1 {
                 return Err(Error::flow("lfm2 needs a prompt of at least 2 tokens"));
             }
@@ -365,7 +369,7 @@ mod tests {
     const VOCABULARY: usize = 200;
     const HEADS: usize = 4;
 
-    /// A file of this architecture with random weights: 2 blocks, 4 heads of 16.
+    /// A file of this architecture with random weights: 2 blocks, 4 heads of size 16.
     fn tiny(folder: &Path, architecture: &str) -> PathBuf {
         let norm = HIDDEN;
         let two_dimensional =
@@ -490,7 +494,7 @@ mod tests {
         match architecture {
             "phi2" => metadata.push(count("attention.head_count_kv", HEADS)),
             "lfm2" => {
-                // The second block attends, the first one has a convolution.
+                // The first block is a convolution, the second one attention.
                 let heads = vec![Value::U32(0), Value::U32(2)];
                 let key = format!("{architecture}.attention.head_count_kv");
                 metadata.push((key, Value::Array(heads)));
@@ -515,7 +519,7 @@ mod tests {
         for &end in ends {
             let chunk = Chunk {
                 slot,
-                // Of the candle path, which these are compared with.
+                // Used only by the candle backend, which these models are compared with.
                 pages: &[0],
                 tokens: &tokens[start..end],
                 start,
@@ -528,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn every_architecture_takes_chunks_and_new_sequences() {
+    fn every_architecture_supports_chunks_and_new_sequences() {
         let folder = tempfile::tempdir().unwrap();
         for architecture in ["llama", "phi2", "phi3", "gemma3", "glm4", "lfm2"] {
             let path = tiny(folder.path(), architecture);
@@ -573,10 +577,10 @@ mod tests {
         }
     }
 
-    /// Files of after April 2024 hold the experts of a layer as one tensor, `[experts, rows, columns]`.
-    /// The keys are of other widths here, too, as files have them.
+    /// Files created since April 2024 have the experts of a layer in one tensor, `[experts, rows,
+    /// columns]`. The keys' integer widths vary here as well, as in real files.
     #[test]
-    fn merged_experts_compute_what_separate_ones_do() {
+    fn merged_experts_give_the_same_logits_as_separate_ones() {
         let folder = tempfile::tempdir().unwrap();
         let separate = tiny(folder.path(), "llama");
         let file = GgufFile::open(&separate).unwrap();
@@ -643,10 +647,10 @@ mod tests {
         assert!(report.contains("is 0, of 2 experts"), "{report}");
     }
 
-    /// candle-transformers' models know no scaling and no biases: a file that has them is refused
-    /// here, and the backend that computes it is named.
+    /// candle-transformers' models support neither RoPE scaling nor biases. A file with either is
+    /// rejected here, and the hint names a backend that supports it.
     #[test]
-    fn what_would_be_passed_over_is_refused() {
+    fn weights_and_keys_that_would_be_ignored_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let tiny_llama = Tiny::new("llama", true);
         let path = folder.path().join("changed.gguf");
@@ -692,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_file_computes_what_the_whole_one_does() {
+    fn a_split_file_gives_the_same_logits_as_a_whole_one() {
         let folder = tempfile::tempdir().unwrap();
         let tiny = Tiny::new("llama", true);
         let whole = tiny.write_gguf(folder.path(), GgmlDType::Q8_0);
@@ -710,7 +714,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_architecture_lists_those_that_are_known() {
+    fn an_unknown_architecture_lists_the_supported_ones() {
         let folder = tempfile::tempdir().unwrap();
         let path = tiny(folder.path(), "mamba");
         let error = super::super::load(&path, crate::config::Backend::Generic, &Device::Cpu)
@@ -723,9 +727,9 @@ mod tests {
         }
     }
 
-    /// The default model runs here, too: the wrapper and the model of our own agree.
+    /// The default model also runs on this backend and agrees with our implementation.
     #[test]
-    fn the_default_model_agrees_with_the_candle_path() {
+    fn the_default_model_agrees_with_the_candle_backend() {
         let Some(path) = test_model() else { return };
         let file = GgufFile::open(&path).unwrap();
         let mut ours = candle::CandleModel::from_gguf(&file, &Device::Cpu).unwrap();
@@ -737,12 +741,13 @@ mod tests {
         let logits = run(&mut generic, generic_slot, &tokens, &[11, 12]);
         let apart = difference(&logits, &expected);
         eprintln!("quantised products with 8-bit activations: {apart:.1e}");
-        // candle's quantised products round activations to 8 bits; the candle path is in f32.
+        // candle's quantized products round activations to 8 bits; the candle backend computes in
+        // f32.
         assert!(apart < 5e-2, "{apart}");
     }
 
     #[test]
-    fn a_plain_llama_does_not_come_here() {
+    fn a_plain_llama_uses_the_native_backend() {
         let folder = tempfile::tempdir().unwrap();
         let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
         let loaded = super::super::load(&path, crate::config::Backend::Auto, &Device::Cpu).unwrap();

@@ -1,5 +1,5 @@
-//! Forward passes. [`Model`] takes a batch of sequences of any lengths, each at its own position,
-//! and keeps their keys and values; schedulers and samplers know nothing else of it.
+//! Forward passes. A [`Model`] takes a batch of sequences of any lengths, each at its own position,
+//! and stores their keys and values. Schedulers and samplers know nothing else about a model.
 
 mod candle;
 mod generic;
@@ -23,17 +23,15 @@ use crate::config::Backend;
 use crate::error::{Error, Result};
 use crate::units::Bytes;
 
-/// A model that is ready to run, and what its tokenizer and chat template are read from.
+/// A model that is ready to run, with its tokenizer and chat template still to be parsed.
 pub(crate) struct Loaded {
-    /// The model.
     pub(crate) model: Box<dyn Model>,
-    /// The model's own name, where it says one.
+    /// The model's name, if the files give one.
     pub(crate) name: Option<String>,
-    /// What came with the weights.
     pub(crate) source: Source,
 }
 
-/// What came with the weights.
+/// The source of the tokenizer and the chat template.
 pub(crate) enum Source {
     /// All metadata of a GGUF file; the tokenizer is in `tokenizer.ggml.*`, the chat template in
     /// `tokenizer.chat_template`.
@@ -42,7 +40,7 @@ pub(crate) enum Source {
     Folder(PathBuf),
 }
 
-/// A model whose files are open, and whose weights are not read.
+/// A model with open files whose weights have not been read.
 enum Opened {
     Gguf(GgufFile),
     Folder(SafetensorsFolder),
@@ -59,32 +57,33 @@ fn open(path: &Path) -> Result<Opened> {
             path.display()
         ))
         .hint(format!(
-            "give the folder that holds it, with config.json, tokenizer.json and the weights in it: MODEL={}",
+            "use the folder that contains it, with config.json, tokenizer.json and the weights: MODEL={}",
             folder.display()
         ))),
     }
 }
 
-/// How long sequences may become.
+/// Configured limits on the length of sequences.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Limits {
-    /// Most tokens of a sequence, where fewer are wanted than the model can.
+    /// Upper bound on a sequence's tokens; `None`: the model's context.
     pub(crate) context: Option<usize>,
-    /// Memory for keys and values in bytes; `None`: [`Limits::budget`] decides.
+    /// Memory for keys and values in bytes; `None`: see [`Limits::budget`].
     pub(crate) kv_bytes: Option<usize>,
 }
 
 impl Limits {
-    /// Memory for keys and values that is always there, where no size was asked for.
+    /// Default memory for keys and values; also the minimum if no size is configured.
     const DEFAULT: usize = 1 << 30;
 
-    /// Most tokens of a sequence of this model.
+    /// Upper bound on a sequence's tokens for this model.
     pub(crate) fn context_of(&self, spec: &ModelSpec) -> usize {
         self.context.unwrap_or(usize::MAX).min(spec.context_length)
     }
 
-    /// Bytes of keys and values that there may be. Where no size was asked for: 1 GiB, and more where
-    /// one sequence of the full context takes more, up to half of the memory that is available.
+    /// Upper bound on the bytes of keys and values. If no size is configured: 1 GiB, or more if one
+    /// sequence of the full context needs more; on a CPU that takes at most half of the available
+    /// memory.
     pub(crate) fn budget(&self, full_context: usize, device: &Device) -> usize {
         self.kv_bytes.unwrap_or_else(|| {
             let most = match device {
@@ -95,8 +94,8 @@ impl Limits {
         })
     }
 
-    /// Most tokens of a sequence of a model that keeps the keys and values of each for itself: what the
-    /// context and the memory for them allow.
+    /// Upper bound on a sequence's tokens, for a model that stores keys and values per sequence:
+    /// limited by the context and by the memory for them.
     pub(crate) fn tokens_of(&self, spec: &ModelSpec, token_bytes: usize, device: &Device) -> usize {
         let context = self.context_of(spec);
         let token_bytes = token_bytes.max(1);
@@ -104,10 +103,10 @@ impl Limits {
         context.min(budget / token_bytes)
     }
 
-    /// Whether the model can have the context that was asked for.
+    /// Checks that the model supports the configured context.
     ///
     /// # Errors
-    /// Exit code 2, naming the model's.
+    /// Exit code 2, with the model's context.
     pub(crate) fn check(&self, spec: &ModelSpec) -> Result<()> {
         match self.context {
             Some(context) if context > spec.context_length => Err(Error::usage(format!(
@@ -123,21 +122,21 @@ impl Limits {
     }
 }
 
-/// Loads a GGUF file, or a folder with safetensors, to the device, for sequences of any length.
+/// Loads a GGUF file or a safetensors folder, without limits on the length of sequences.
 #[cfg(test)]
 pub(crate) fn load(path: &Path, backend: Backend, device: &Device) -> Result<Loaded> {
     load_within(path, backend, device, &Limits::default())
 }
 
-/// Loads a GGUF file, or a folder with safetensors, to the device.
+/// Loads a GGUF file or a safetensors folder to the device.
 ///
-/// The Llama family runs on [`native`] (CPU) or [`candle`] (any device), in any batch; other
-/// architectures of GGUF files on [`generic`], one sequence at a time ([`support`]).
+/// The Llama family runs on [`native`] (CPU) or [`candle`] (any device), in batches of any size.
+/// Other architectures run on [`generic`], from GGUF files only, one sequence at a time
+/// ([`support`]).
 ///
 /// # Errors
-/// Exit code 3, with path and hint: nothing there, a damaged file, an architecture that is not
-/// supported, a backend that does not know it, no room on the device or in memory. Exit code 2: a
-/// context that is larger than the model's.
+/// Exit code 3, with path and hint: file missing or corrupt, architecture not supported at all or
+/// not by the backend, or not enough memory. Exit code 2: a context larger than the model's.
 pub(crate) fn load_within(
     path: &Path,
     backend: Backend,
@@ -205,11 +204,11 @@ fn load_folder(
     })
 }
 
-/// What a model file says of itself, without loading its weights: names and values, for people. The
-/// last one says which backends can compute it, or why none can.
+/// Describes a model file without loading its weights, as label and value pairs for display. The
+/// last pair lists the backends that can compute it, or why none can.
 ///
 /// # Errors
-/// Exit code 3 where it is broken.
+/// Exit code 3 if the file is corrupt.
 pub(crate) fn inspect(path: &Path) -> Result<Vec<(&'static str, String)>> {
     let opened = open(path)?;
     let spec = match &opened {
@@ -239,7 +238,7 @@ pub(crate) fn inspect(path: &Path) -> Result<Vec<(&'static str, String)>> {
             support::backends_of_folder(folder),
         ),
     };
-    // What a file that is not supported says of itself is shown as it stands.
+    // For an unsupported file, show the values as stored.
     let head_size = match &spec {
         Ok(spec) => spec.head_size.to_string(),
         Err(_) => size("attention.key_length", "head_dim"),
@@ -285,82 +284,80 @@ pub(crate) fn inspect(path: &Path) -> Result<Vec<(&'static str, String)>> {
     Ok(facts)
 }
 
-/// Names a sequence's keys and values within one model.
+/// Identifies a sequence's keys and values within a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Slot(pub(crate) usize);
 
 /// Consecutive tokens of one sequence.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chunk<'a> {
-    /// The sequence.
     pub(crate) slot: Slot,
-    /// Where its keys and values lie, for models with paged memory ([`Model::page_bytes`]): token
-    /// `i` is in page `i / 16`, at `i % 16`. Others keep them by the slot.
+    /// Page table, for models with paged memory ([`Model::page_bytes`]): token `i` is in page
+    /// `pages[i / 16]`, at offset `i % 16`. Other models store keys and values by slot.
     pub(crate) pages: &'a [u32],
     /// The tokens to compute; at least one.
     pub(crate) tokens: &'a [u32],
-    /// Position of the first of them: how many tokens of this sequence were computed before.
+    /// Position of the first token: the number of tokens of this sequence computed before.
     pub(crate) start: usize,
     /// Whether the logits after the last token are wanted.
     pub(crate) logits: bool,
 }
 
-/// Bytes of matrices, as the products read them.
+/// Bytes of the matrices that the products read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WeightBytes {
-    /// Of all blocks: what every pass reads.
+    /// All blocks: read by every pass.
     pub(crate) layers: usize,
-    /// Of the output head: what a pass that gives logits reads besides.
+    /// The output head: also read by passes that return logits.
     pub(crate) head: usize,
 }
 
-/// A model that computes logits, and keeps the keys and values of the sequences it has seen.
+/// Computes logits, and stores the keys and values of open sequences.
 pub(crate) trait Model {
-    /// The model's sizes.
     fn spec(&self) -> &ModelSpec;
 
-    /// `candle` or `generic`.
+    /// `native`, `candle` or `generic`.
     fn backend(&self) -> &'static str;
 
-    /// Weights and arithmetic, for the record: `Q4_1 as f32`.
+    /// Weight format and arithmetic, as recorded in a run: `Q4_1 as f32`.
     fn weights(&self) -> String;
 
-    /// Bytes of weights that a pass streams, of models that know.
+    /// Bytes of weights that a pass reads, if known.
     fn weight_bytes(&self) -> Option<WeightBytes> {
         None
     }
 
-    /// Whether one pass can hold consecutive tokens of a sequence as chunks of their own, each with its
-    /// logits: what checking a guess takes.
+    /// Whether a pass can take consecutive tokens of a sequence as separate chunks, each with its
+    /// own logits. Verifying a draft needs that.
     fn checks_guesses(&self) -> bool {
         false
     }
 
-    /// How many sequences can be open at once.
+    /// Maximum number of open sequences.
     fn max_sequences(&self) -> usize;
 
-    /// Bytes of keys and values of a page of 16 tokens, for a model whose memory is paged; `None`
-    /// for one that keeps each sequence's for itself.
+    /// Bytes of keys and values per page of 16 tokens; `None` for a model that stores them per
+    /// sequence instead of in pages.
     fn page_bytes(&self) -> Option<usize> {
         None
     }
 
-    /// Gives a paged model room for so many pages; what they held is lost. On a CPU they take memory
-    /// as they are needed.
+    /// Sets the number of pages of a paged model; their content is lost. On a CPU, memory is
+    /// allocated on demand.
     ///
     /// # Errors
-    /// Exit code 3: no room on the device. There are no pages then.
+    /// Exit code 3 if the device has too little memory; the model then has no pages.
     fn set_pages(&mut self, _pages: usize) -> Result<()> {
         Ok(())
     }
 
-    /// Makes sure that there is memory for the first `pages` pages, and returns how many of them there
-    /// is memory for: fewer where it is short.
+    /// Allocates memory for the first `pages` pages. Returns the number of pages that have memory,
+    /// which is smaller if memory is short.
     fn provide_pages(&mut self, pages: usize) -> usize {
         pages
     }
 
-    /// Bytes of keys and values of a token, of a model that keeps each sequence's for itself.
+    /// Bytes of keys and values per token, for a model that stores them per sequence.
     fn token_bytes(&self) -> usize {
         0
     }
@@ -368,28 +365,28 @@ pub(crate) trait Model {
     /// Copies a page over another one, in every layer.
     ///
     /// # Errors
-    /// Exit code 100: a device error.
+    /// Exit code 100 for a device error.
     fn copy_page(&mut self, _from: u32, _to: u32) -> Result<()> {
         Ok(())
     }
 
-    /// Opens an empty sequence. Callers keep to [`Model::max_sequences`].
+    /// Opens an empty sequence. Callers must not exceed [`Model::max_sequences`].
     fn open(&mut self) -> Result<Slot>;
 
-    /// Forgets a sequence. Its memory is kept for the next one that is opened.
+    /// Closes a sequence. Its memory may be reused by the next one.
     fn close(&mut self, slot: Slot);
 
-    /// One pass over all chunks, each of another sequence. Returns the logits (`[vocabulary]`, f32)
-    /// of those chunks that want them, in the chunks' order.
+    /// Runs one pass over all chunks, each of a different sequence. Returns the logits
+    /// (`[vocabulary]`, f32) of the chunks that request them, in order.
     ///
     /// # Errors
-    /// Exit code 100, and no sequence has moved on: a chunk that is not the continuation of its
-    /// sequence, reaches beyond the context or holds a token that is not in the vocabulary (told
-    /// before anything is computed), or a device error (out of memory).
+    /// Exit code 100; no sequence has advanced. Either a chunk does not continue its sequence,
+    /// exceeds the context or has a token outside the vocabulary (checked before anything is
+    /// computed), or the device failed (for example, out of memory).
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>>;
 
-    /// The same, with the rows one after another in `logits`, `[wanted, vocabulary]`, in place of what it
-    /// held: a buffer that is kept costs no fresh memory for each pass.
+    /// Like [`Self::forward`], but replaces the content of `logits` with the rows, `[wanted,
+    /// vocabulary]`. Reusing the buffer avoids an allocation per pass.
     ///
     /// # Errors
     /// As [`Self::forward`].
@@ -400,11 +397,11 @@ pub(crate) trait Model {
         Ok(())
     }
 
-    /// Returns when the device has finished all that was queued.
+    /// Returns once the device has finished all queued work.
     fn synchronize(&self) -> Result<()>;
 }
 
-/// What to say where there are not even addresses, or no memory on the device, for so many pages.
+/// The error if address space or device memory for the pages cannot be reserved.
 fn no_room_for_pages(
     pages: usize,
     page_bytes: usize,
@@ -418,10 +415,10 @@ fn no_room_for_pages(
     .hint("set a smaller KV_CACHE_MB, or a smaller CONTEXT")
 }
 
-/// Whether a chunk continues its sequence, of which `length` tokens are computed.
+/// Checks that a chunk continues its sequence, of which `length` tokens are computed.
 ///
 /// # Errors
-/// Exit code 100: what is wrong with it.
+/// Exit code 100, with what is wrong.
 fn check_chunk(chunk: &Chunk<'_>, length: usize, spec: &ModelSpec) -> Result<()> {
     let fail = |what: String| Err(Error::flow(format!("sequence {} {what}", chunk.slot.0)));
     if chunk.tokens.is_empty() {
@@ -453,11 +450,10 @@ fn check_chunk(chunk: &Chunk<'_>, length: usize, spec: &ModelSpec) -> Result<()>
     Ok(())
 }
 
-/// Whether a chunk of a model with paged memory comes with the pages it needs. `pages`: how many
-/// the model has.
+/// Checks that a chunk has the pages it needs. `pages`: number of pages of the model.
 ///
 /// # Errors
-/// Exit code 100.
+/// Exit code 100 if it does not.
 fn check_pages(chunk: &Chunk<'_>, pages: usize) -> Result<()> {
     let needed = (chunk.start + chunk.tokens.len()).div_ceil(PAGE_TOKENS);
     let known = chunk.pages.iter().all(|page| (*page as usize) < pages);

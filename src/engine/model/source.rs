@@ -13,18 +13,18 @@ use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
 
-/// A matrix `[outputs, inputs]` as it is stored.
-// With CUDA one variant is the larger by far; there are only ever a few of them at a time.
+/// A matrix `[outputs, inputs]` as stored.
+// With CUDA one variant is much larger, but only a few values exist at a time.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Matrix {
-    /// From a GGUF file, quantised or not.
+    /// From a GGUF file, quantized or not.
     Stored(QTensor),
     /// From safetensors: f32, f16 or bf16.
     Dense(Tensor),
 }
 
 impl Matrix {
-    /// As a dense matrix of this type.
+    /// Converts to a dense matrix of this type.
     pub(super) fn dense(self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
         match self {
             Self::Stored(matrix) => matrix.dequantize(device)?.to_dtype(dtype),
@@ -39,9 +39,9 @@ impl Matrix {
         }
     }
 
-    /// Undoes the order that GGUF files of the architecture `llama` give the rows of query and key
-    /// matrices: within each head, pairs that turn together are neighbours there (`0, h, 1, h + 1,
-    /// …` for a head of size `2h`).
+    /// Reverts the row order of query and key matrices in GGUF files of the architecture `llama`.
+    /// There, paired dimensions of a head are adjacent (`0, h, 1, h + 1, …` for a head of size
+    /// `2h`).
     fn restore_rows(self, heads: usize, device: &Device) -> candle_core::Result<Self> {
         match self {
             Self::Dense(matrix) => Ok(Self::Dense(
@@ -63,14 +63,15 @@ impl Matrix {
     }
 }
 
-/// Where [`Matrix::restore_rows`] takes row `row` from, with heads of `head_rows` rows.
+/// The stored row that becomes row `row` in [`Matrix::restore_rows`], with `head_rows` rows per
+/// head.
 pub(super) fn stored_row(row: usize, head_rows: usize) -> usize {
     let (head, place) = (row / head_rows, row % head_rows);
     let half = head_rows / 2;
     head * head_rows + place % half * 2 + place / half
 }
 
-/// The same for a matrix or a bias that is dense.
+/// Like [`Matrix::restore_rows`], for a dense matrix or bias.
 fn restore_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let half = tensor.dim(0)? / heads / 2;
     tensor
@@ -80,13 +81,12 @@ fn restore_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
         .reshape(tensor.shape())
 }
 
-/// A model's tensors.
 pub(super) trait Weights: Sync {
     /// The matrix of this name and shape.
     fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix>;
 
-    /// Calls `read` with the matrix of this name and shape as it is stored, if that can be had without
-    /// a copy: its type and its bytes, row by row.
+    /// Calls `read` with the type and the bytes (row by row) of the stored matrix. Returns `false`,
+    /// without calling it, if the matrix is not available without a copy.
     fn read_stored(
         &self,
         _name: &str,
@@ -96,22 +96,22 @@ pub(super) trait Weights: Sync {
         Ok(false)
     }
 
-    /// The vector of this name (`blk.0.attn_q.bias`) and length in f32, if there is one.
+    /// The vector of this name (`blk.0.attn_q.bias`) in f32, if there is one.
     fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>>;
 
-    /// Whether query and key rows stand in the order that [`Matrix::restore_rows`] undoes.
+    /// Whether query and key rows are in the order that [`Matrix::restore_rows`] reverts.
     fn rows_are_interleaved(&self) -> bool;
 
-    /// Whether the output head is the embedding.
+    /// Whether the output head shares the embedding's weights.
     fn output_is_tied(&self) -> bool;
 
-    /// What slows each pair of rotated dimensions down: `[rope_dimensions / 2]`.
+    /// Divisors of the rotation frequencies, `[rope_dimensions / 2]`; `None` if all are 1.
     fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>>;
 
-    /// What the file calls the tensor of this name.
+    /// The name of this tensor in the file.
     fn file_name(&self, name: &str) -> String;
 
-    /// How a message calls the tensor that the file gives this name: "tensor `…` of `…`".
+    /// Describes a tensor, given its name in the file, for messages: "tensor `…` of `…`".
     fn place(&self, file_name: &str) -> String;
 }
 
@@ -126,7 +126,7 @@ pub(super) fn rotated_matrix(
     if !weights.rows_are_interleaved() {
         return weights.matrix(name, shape, device);
     }
-    // Reordered on the host, then moved.
+    // Reordered on the host, then sent to the device.
     weights
         .matrix(name, shape, &Device::Cpu)?
         .restore_rows(heads, device)
@@ -135,7 +135,7 @@ pub(super) fn rotated_matrix(
         })
 }
 
-/// A query or key bias, likewise.
+/// Like [`rotated_matrix`], for a bias.
 pub(super) fn rotated_bias(
     weights: &dyn Weights,
     name: &str,
@@ -154,7 +154,7 @@ pub(super) fn rotated_bias(
     }
 }
 
-/// A vector that the model cannot do without.
+/// A vector that the model requires.
 pub(super) fn required_vector(
     weights: &dyn Weights,
     name: &str,
@@ -171,7 +171,7 @@ pub(super) fn required_vector(
 
 fn wrong_shape(place: String, found: &[usize], expected: &[usize]) -> Error {
     Error::preflight(format!(
-        "{place} has the shape {found:?}, not {expected:?} as the model's sizes want"
+        "{place} has the shape {found:?}, not {expected:?} as the model's sizes require"
     ))
 }
 
@@ -225,7 +225,7 @@ impl Weights for GgufFile {
         self.shape("output.weight").is_none()
     }
 
-    /// Both a factor and the tensor `rope_freqs.weight` (Llama 3) divide, as in llama.cpp.
+    /// The factor and the tensor `rope_freqs.weight` (Llama 3) are multiplied, as in llama.cpp.
     fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>> {
         let pairs = spec.rope_dimensions / 2;
         let factor = self.rope_factor()? as f32;
@@ -241,7 +241,7 @@ impl Weights for GgufFile {
             .any(|divisor| !divisor.is_finite() || *divisor <= 0.0)
         {
             return Err(Error::preflight(format!(
-                "{} holds a divisor that is not a positive number",
+                "{} contains a divisor that is not a positive number",
                 self.place(name)
             )));
         }
@@ -421,7 +421,7 @@ pub(super) fn check_names<'a>(
                 weights.place(name),
                 spec.architecture
             ))
-            .hint("give another model with MODEL=/path/file.gguf or MODEL=owner/name:file"));
+            .hint("set MODEL=/path/file.gguf or MODEL=owner/name:file to another model"));
         }
     }
     Ok(())
@@ -447,7 +447,7 @@ pub(super) fn frequencies(spec: &ModelSpec, divisors: Option<&[f32]>) -> Vec<f32
 #[cfg(test)]
 pub(super) const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
-/// Hugging Face's name for a tensor of a GGUF file.
+/// Hugging Face's name for a tensor, given its GGUF name.
 pub(super) fn hub_name(name: &str) -> String {
     let Some((layer, rest)) = name
         .strip_prefix("blk.")

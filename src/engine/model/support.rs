@@ -1,5 +1,5 @@
-//! Which models can be computed, and by which backend: one table of families, and checks that need a
-//! file's header only. The backend is chosen before any weight is read.
+//! Which models are supported, and by which backend: a table of model families, and checks that
+//! need only a file's header. The backend is chosen before any weight is read.
 
 use candle_core::Device;
 
@@ -10,35 +10,36 @@ use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Error, Result};
 
-/// Models that are computed in the same way.
+/// Models with the same computation.
 pub(super) struct Family {
-    /// What messages call it.
+    /// Name used in messages.
     name: &'static str,
     /// `general.architecture` of its GGUF files.
     architecture: &'static str,
-    /// Whether it is the kind of that architecture that has experts.
+    /// Whether this is the mixture-of-experts variant of the architecture.
     experts: bool,
-    /// `model_type`s that are read from safetensors.
+    /// Values of `model_type` that are supported as safetensors.
     safetensors: &'static [&'static str],
-    /// `model_type`s that are this family and can be had as GGUF files only.
+    /// Values of `model_type` of this family that are supported as GGUF files only.
     gguf_only: &'static [&'static str],
-    /// What computes it, the fastest first.
+    /// Backends that support it, fastest first.
     backends: &'static [Backend],
 }
 
 const DENSE: &[Backend] = &[Backend::Native, Backend::Candle];
 const GENERIC: &[Backend] = &[Backend::Generic];
 
-/// What can be computed.
+/// All supported families.
 ///
-/// Left out of what candle-transformers has: `qwen3moe`, whose keys and values cannot be dropped and
-/// whose experts' products exist on CUDA only, and models that expect another file's tensor names.
+/// Not included, though candle-transformers has them: `qwen3moe`, whose keys and values cannot be
+/// discarded and whose expert products need CUDA, and models that expect other tensor names than
+/// such files have.
 const FAMILIES: [Family; 9] = [
     Family {
         name: "llama",
         architecture: "llama",
         experts: false,
-        // Mistral's GGUF files call themselves `llama`.
+        // Mistral's GGUF files have the architecture `llama`.
         safetensors: &["llama", "mistral"],
         gguf_only: &[],
         backends: &[Backend::Native, Backend::Candle, Backend::Generic],
@@ -79,7 +80,7 @@ const fn family(
 /// A GGUF file's family.
 ///
 /// # Errors
-/// Exit code 3 where it is none of those that can be computed, which are listed.
+/// Exit code 3 if it is not supported; the error lists the supported families.
 fn of_gguf(file: &GgufFile) -> Result<&'static Family> {
     let architecture = file.architecture()?;
     let experts = file.count("expert_count")?.unwrap_or(0) > 0;
@@ -94,11 +95,11 @@ fn of_gguf(file: &GgufFile) -> Result<&'static Family> {
             file.path().display(),
             names.join(", "),
         ))
-        .hint("take a model of one of these architectures")
+        .hint("use a model of one of these architectures")
     })
 }
 
-/// A folder's family, likewise.
+/// Like [`of_gguf`], for a folder.
 fn of_folder(folder: &SafetensorsFolder) -> Result<&'static Family> {
     let model_type = folder.model_type()?;
     let found = FAMILIES
@@ -120,9 +121,9 @@ fn of_folder(folder: &SafetensorsFolder) -> Result<&'static Family> {
             .iter()
             .filter(|family| family.safetensors.is_empty());
         error.hint(match as_gguf {
-            Some(family) => format!("take it as a GGUF file: {} is supported there", family.name),
+            Some(family) => format!("use it as a GGUF file: {} is supported there", family.name),
             None => format!(
-                "take a model of one of these types, or a GGUF file of {}",
+                "use a model of one of these types, or a GGUF file of {}",
                 only_gguf
                     .map(|family| family.name)
                     .collect::<Vec<_>>()
@@ -132,7 +133,7 @@ fn of_folder(folder: &SafetensorsFolder) -> Result<&'static Family> {
     })
 }
 
-/// Whether this backend can compute the file's model, as far as the header tells.
+/// Checks, from its header only, whether this backend can compute the file's model.
 fn check_gguf(file: &GgufFile, backend: Backend) -> Result<()> {
     file.check_types()?;
     match backend {
@@ -145,10 +146,10 @@ fn check_gguf(file: &GgufFile, backend: Backend) -> Result<()> {
     }
 }
 
-/// The sizes of a folder's model, once it is sure that it can be computed.
+/// Checks that a folder's model is supported, and returns its sizes.
 ///
 /// # Errors
-/// Exit code 3: another family, or something in it that is not supported.
+/// Exit code 3 if its family or one of its properties is not supported.
 pub(super) fn check_folder(folder: &SafetensorsFolder) -> Result<ModelSpec> {
     of_folder(folder)?;
     folder.check()?;
@@ -158,11 +159,10 @@ pub(super) fn check_folder(folder: &SafetensorsFolder) -> Result<ModelSpec> {
     Ok(spec)
 }
 
-/// The backend for a GGUF file on a device: the one that is asked for, or the fastest that can compute
-/// the model.
+/// Chooses the backend for a GGUF file: the configured one, or the fastest that supports the model.
 ///
 /// # Errors
-/// Exit code 3: what keeps the backend from it, and which other one has no such limit.
+/// Exit code 3, with the reason, and a backend that does support the model, if any.
 pub(super) fn choose(file: &GgufFile, asked: Backend, device: &Device) -> Result<Backend> {
     let family = of_gguf(file)?;
     let on_device = |backend: &Backend| device.is_cpu() || *backend != Backend::Native;
@@ -190,11 +190,11 @@ pub(super) fn choose(file: &GgufFile, asked: Backend, device: &Device) -> Result
             "BACKEND={} can, and BACKEND=auto chooses it",
             name(able)
         )),
-        None => error.hint("take another file, or another model"),
+        None => error.hint("use another file, or another model"),
     })
 }
 
-/// The backends that can compute a GGUF file's model, for people; or why none can.
+/// The backends that can compute a GGUF file's model, for display, or why none can.
 pub(super) fn backends_of_gguf(file: &GgufFile) -> String {
     let able = of_gguf(file).and_then(|family| {
         let mut able = Vec::new();
@@ -213,7 +213,7 @@ pub(super) fn backends_of_gguf(file: &GgufFile) -> String {
     shown(able)
 }
 
-/// The same for a folder.
+/// Like [`backends_of_gguf`], for a folder.
 pub(super) fn backends_of_folder(folder: &SafetensorsFolder) -> String {
     shown(check_folder(folder).map(|_| DENSE.to_vec()))
 }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_takes_the_fastest_backend_that_knows_the_weights() {
+    fn auto_chooses_the_fastest_backend_that_supports_the_weights() {
         let folder = tempfile::tempdir().unwrap();
         let tiny = Tiny::new("llama", true);
         for (dtype, expected, backends) in [
@@ -290,7 +290,7 @@ mod tests {
             assert_eq!(chosen(&path, Backend::Auto).unwrap(), expected, "{dtype:?}");
             assert_eq!(fact(&path, "backends"), backends, "{dtype:?}");
         }
-        // One matrix is enough, whichever it is.
+        // A single matrix with another type is enough.
         let path = folder.path().join("mixed.gguf");
         let stored = tiny.stored(|name| match name {
             "blk.1.ffn_down.weight" => GgmlDType::Q3K,
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_does_not_know_the_family_names_one_that_does() {
+    fn the_hint_names_a_backend_that_supports_the_family() {
         let folder = tempfile::tempdir().unwrap();
         let path = Tiny::new("qwen3", true).write_gguf(folder.path(), GgmlDType::F32);
         let error = chosen(&path, Backend::Generic).unwrap_err();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_backend_knows_is_said_before_loading() {
+    fn unsupported_models_are_reported_before_loading() {
         let folder = tempfile::tempdir().unwrap();
         let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
         retype(&path, "blk.0.ffn_up.weight", 20);
@@ -345,12 +345,12 @@ mod tests {
                 "{report}"
             );
             assert!(
-                report.contains("hint: take the model in another"),
+                report.contains("hint: use another quantization"),
                 "{report}"
             );
         }
 
-        // Another family, with sizes for each layer.
+        // An unsupported family with per-layer sizes.
         let mut metadata = Tiny::new("llama", true).metadata();
         for (key, value) in &mut metadata {
             *key = key.replace("llama.", "openelm.");
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_another_family_gets_advice_that_can_help() {
+    fn an_unsupported_folder_gets_a_useful_hint() {
         let folder = tempfile::tempdir().unwrap();
         let tiny = Tiny::new("llama", true);
         let mut config = tiny.config();
@@ -385,18 +385,15 @@ mod tests {
         for (model_type, expected) in [
             (
                 "phi3",
-                "hint: take it as a GGUF file: phi3 is supported there",
+                "hint: use it as a GGUF file: phi3 is supported there",
             ),
-            ("gemma3_text", "hint: take it as a GGUF file: gemma3"),
-            (
-                "mixtral",
-                "hint: take it as a GGUF file: llama with experts",
-            ),
+            ("gemma3_text", "hint: use it as a GGUF file: gemma3"),
+            ("mixtral", "hint: use it as a GGUF file: llama with experts"),
             (
                 "gemma2",
-                "hint: take a model of one of these types, or a GGUF file of llama with experts, phi2, phi3",
+                "hint: use a model of one of these types, or a GGUF file of llama with experts, phi2, phi3",
             ),
-            ("qwen3_moe", "hint: take a model of one of these types"),
+            ("qwen3_moe", "hint: use a model of one of these types"),
         ] {
             config["model_type"] = json!(model_type);
             tiny.write_folder(folder.path(), &config);
@@ -410,9 +407,9 @@ mod tests {
         }
     }
 
-    /// The backends' own lists and the table agree.
+    /// The table agrees with the backends' own lists.
     #[test]
-    fn the_table_lists_what_the_backends_know() {
+    fn the_table_matches_the_backends() {
         let of = |backend| {
             FAMILIES
                 .iter()

@@ -1,6 +1,6 @@
-//! What the tests of this folder share: where the real model is, and tiny models with random weights.
+//! Helpers for tests with models: the real model, and tiny models with random weights.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,40 +11,14 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use crate::engine::load::gguf::GgufFile;
-use crate::engine::load::hub::DEFAULT_MODEL;
+pub(crate) use crate::test_model::test_model;
 
-/// The default model: where `FLOWBENCH_TEST_MODEL` says, or in flowbench's cache.
-///
-/// Without it, a test that needs it prints a note and passes, except in CI, where it fails.
-pub(crate) fn test_model() -> Option<PathBuf> {
-    let cache = || {
-        let folder = match std::env::var_os("XDG_CACHE_HOME") {
-            Some(folder) => PathBuf::from(folder),
-            None => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),
-        };
-        Some(folder.join("flowbench").join(DEFAULT_MODEL.file))
-    };
-    let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
-        .map(PathBuf::from)
-        .or_else(cache)?;
-    if path.is_file() {
-        return Some(path);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "the default model is not at {}",
-        path.display()
-    );
-    eprintln!("skipped: the default model is not at {}", path.display());
-    None
-}
-
-/// A file's model on the native path, with so many threads.
+/// A file's model on the native backend with this number of threads.
 pub(crate) fn native(path: &Path, threads: usize) -> Box<dyn super::Model> {
     Box::new(super::native::tests::native(path, threads, 0))
 }
 
-/// Numbers that look random, from -1 to 1.
+/// Pseudo-random numbers from -1 to 1.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -72,14 +46,14 @@ impl Random {
     }
 }
 
-/// A model with random weights, under GGUF's names and with Hugging Face's order of rows.
+/// A model with random weights, with GGUF's tensor names and Hugging Face's row order.
 pub(crate) struct Tiny {
     pub(crate) architecture: &'static str,
     pub(crate) hidden: usize,
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_size: usize,
-    /// Leading dimensions of a head that are rotated.
+    /// Number of leading dimensions of a head that are rotated.
     pub(crate) rope_dimensions: usize,
     pub(crate) intermediate: usize,
     pub(crate) vocabulary: usize,
@@ -92,9 +66,9 @@ pub(crate) const LAYERS: usize = 2;
 
 impl Tiny {
     pub(crate) fn new(architecture: &'static str, tied: bool) -> Self {
-        // Only qwen3 in candle-transformers knows heads whose size is not hidden / heads.
+        // In candle-transformers, only qwen3 supports a head size other than hidden / heads.
         let head_size = if architecture == "qwen3" { 128 } else { 64 };
-        // Sizes that the quantised types can hold: rows of multiples of 256.
+        // All row lengths are multiples of 256, as the quantized types require.
         let sizes = Self {
             architecture,
             hidden: 256,
@@ -111,7 +85,7 @@ impl Tiny {
         sizes.filled(tied)
     }
 
-    /// The same sizes with all tensors made anew.
+    /// The same sizes with newly generated tensors.
     pub(crate) fn filled(self, tied: bool) -> Self {
         let mut tiny = Self {
             tensors: Vec::new(),
@@ -168,7 +142,7 @@ impl Tiny {
                 Value::String(self.architecture.into()),
             ),
             ("general.name".into(), Value::String("tiny".into())),
-            // Without it, candle-transformers' qwen3 rotates in f16.
+            // Without it, candle-transformers' qwen3 computes rotations in f16.
             ("general.dtype".into(), Value::U32(0)),
             (key("block_count"), count(LAYERS)),
             (key("embedding_length"), count(self.hidden)),
@@ -184,14 +158,14 @@ impl Tiny {
         ]
     }
 
-    /// Writes a GGUF file whose matrices are of this type, and returns its path.
+    /// Writes a GGUF file with matrices of this type, and returns its path.
     pub(crate) fn write_gguf(&self, folder: &Path, dtype: GgmlDType) -> PathBuf {
         let path = folder.join(format!("{}.{dtype:?}.gguf", self.architecture));
         write_gguf(&path, &self.metadata(), &self.stored(|_| dtype));
         path
     }
 
-    /// The same in so many parts, the first of which has the metadata; returns their paths.
+    /// Like [`Self::write_gguf`], split into `count` parts. The first part has the metadata.
     pub(crate) fn write_split(
         &self,
         folder: &Path,
@@ -222,7 +196,7 @@ impl Tiny {
         paths
     }
 
-    /// The tensors as a GGUF file has them, matrices of the type that `types` says for their names.
+    /// The tensors as stored in a GGUF file. `types` gives a matrix's type by its name.
     pub(crate) fn stored(&self, types: impl Fn(&str) -> GgmlDType) -> Vec<(String, QTensor)> {
         self.tensors
             .iter()
@@ -246,7 +220,7 @@ impl Tiny {
             .collect()
     }
 
-    /// Writes a folder with the model in safetensors.
+    /// Writes a safetensors model folder.
     pub(crate) fn write_folder(&self, folder: &Path, config: &serde_json::Value) {
         let tensors: HashMap<String, Tensor> = self
             .tensors
@@ -257,7 +231,6 @@ impl Tiny {
         std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     }
 
-    /// A `config.json`.
     pub(crate) fn config(&self) -> serde_json::Value {
         serde_json::json!({
             "model_type": self.architecture,
@@ -278,7 +251,7 @@ impl Tiny {
     }
 }
 
-/// The order that converters give the rows of Llama's query and key matrices.
+/// The row order of Llama's query and key matrices in converted GGUF files.
 fn interleave_rows(tensor: &Tensor, heads: usize) -> Tensor {
     let half = tensor.dim(0).unwrap() / heads / 2;
     tensor
@@ -304,7 +277,7 @@ pub(crate) fn write_gguf(path: &Path, metadata: &[(String, Value)], tensors: &[(
     gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
 }
 
-/// Gives a tensor of a GGUF file another type, by ggml's number; its data stays as it is.
+/// Changes a tensor's type in a GGUF file to this ggml type number. The data stays as it is.
 pub(crate) fn retype(path: &Path, tensor: &str, number: u32) {
     let mut bytes = std::fs::read(path).unwrap();
     let name = tensor.as_bytes();
@@ -316,8 +289,8 @@ pub(crate) fn retype(path: &Path, tensor: &str, number: u32) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// The same model with every tensor in f32, as a file in memory: what candle-transformers computes
-/// from it is a reference in f32, since candle takes f32 "quantised" matrices as dense ones.
+/// The same model with every tensor in f32, as an in-memory file. candle-transformers computes it
+/// in f32, since candle treats "quantized" f32 matrices as dense ones.
 pub(crate) fn in_f32(path: &Path) -> std::io::Cursor<Vec<u8>> {
     let file = GgufFile::open(path).unwrap();
     let mut names: Vec<&str> = file.tensor_names().collect();
@@ -343,7 +316,7 @@ pub(crate) fn in_f32(path: &Path) -> std::io::Cursor<Vec<u8>> {
     bytes
 }
 
-/// The largest difference of two rows of logits, as a share of the largest logit.
+/// The largest difference between two rows of logits, relative to the largest logit.
 pub(crate) fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
     assert!(ours.iter().chain(theirs).all(|logit| logit.is_finite()));

@@ -1,5 +1,5 @@
-//! Assembles an answer from the events of its stream: text, ending, counts, and the error to report
-//! if it does not end well. No I/O, so that tests can feed it any bytes.
+//! Assembles an answer from the events of its stream: text, ending, counts, and the error if it
+//! does not end well. Does no I/O, so that tests can feed it arbitrary bytes.
 
 use serde_json::Value;
 
@@ -10,59 +10,54 @@ use super::usage::Counts;
 use super::{reason, wire};
 use crate::engine::Finish;
 
-/// How many bytes of a stray line or comment are kept for an error message.
+/// Maximum number of bytes kept from a stray line or comment, for an error message.
 const KEPT: usize = 1 << 10;
 
-/// Hardly any token has more bytes than this.
+/// Hardly any token is longer than this, in bytes.
 const LONG_TOKEN: usize = 32;
 
 /// Tokens without text that an answer may have: end of turn, markers around thoughts.
 const MARKS: usize = 8;
 
-/// How many chunks more than tokens an answer may have.
+/// How many more chunks than tokens an answer may have.
 const UNCOUNTED: usize = 2;
 
 /// Names of events that only keep the connection alive.
 const HEARTBEATS: [&str; 4] = ["ping", "heartbeat", "keep-alive", "keepalive"];
 
-/// What one chunk adds to the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Part {
-    /// Text; empty for thoughts, tool calls and half of a surrogate pair.
+    /// Empty for thoughts, tool calls and half of a surrogate pair.
     pub(super) text: String,
-    /// Text of the model's thoughts.
     pub(super) thought: String,
 }
 
-/// How a whole answer ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct End {
-    /// Why.
     pub(super) finish: Finish,
-    /// What the server counted.
     pub(super) counts: Counts,
-    /// U+FFFD if the answer ended in half of a surrogate pair.
+    /// U+FFFD if the answer ended with half of a surrogate pair.
     pub(super) tail: &'static str,
-    /// Parts with a thought and no text.
+    /// Number of parts with a thought and no text.
     pub(super) thoughts: usize,
-    /// Bytes of texts and thoughts; `None` where tokens came that have no text (tool calls).
+    /// Bytes of text and thoughts; `None` if there were tokens without text (tool calls).
     pub(super) bytes: Option<usize>,
 }
 
-/// The server's count compared with what was streamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Streamed {
-    /// Tokens that were counted but not streamed: exact if the server counts thoughts, else the least
-    /// possible number.
+    /// Tokens that were counted but not streamed: exact if the server counts thoughts, otherwise a
+    /// lower bound.
     pub(super) hidden: Option<usize>,
     /// Tokens in the chunks, if known.
     pub(super) tokens: Option<usize>,
-    /// The answer was a single chunk of several tokens.
+    /// Whether the answer was a single chunk of several tokens.
     pub(super) one_piece: bool,
 }
 
 impl End {
-    /// Tokens of the answer's text by the server's count; `None` if it cannot be told from thoughts.
+    /// Tokens of the answer's text by the server's count; `None` if they cannot be separated from
+    /// thoughts.
     pub(super) fn answer_tokens(&self) -> Option<usize> {
         match self.counts.reasoning {
             None if self.thoughts > 0 => None,
@@ -70,7 +65,7 @@ impl End {
         }
     }
 
-    /// Compares the count with what came in `chunks`.
+    /// Compares the server's count with what was streamed in `chunks` chunks.
     pub(super) fn streamed(&self, chunks: usize) -> Streamed {
         let long = self.bytes.is_some_and(|bytes| bytes > LONG_TOKEN);
         let one_piece = |tokens: usize| chunks == 1 && (tokens > 2 || long);
@@ -81,7 +76,7 @@ impl End {
                 one_piece: one_piece(chunks),
             };
         };
-        // Thoughts that were counted but never streamed, neither apart nor as text.
+        // Thoughts that were counted but not streamed, neither as thoughts nor as text.
         let visible = decode - self.counts.reasoning.unwrap_or(0);
         let thoughts =
             (self.counts.reasoning).filter(|_| self.thoughts == 0 && chunks <= visible + UNCOUNTED);
@@ -103,15 +98,14 @@ impl End {
     }
 }
 
-/// What is known of an answer so far.
+/// The answer so far.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     parser: EventParser,
-    /// And of which answer.
+    /// With the index of its choice.
     finish: Option<(i64, Finish)>,
     counts: Counts,
     joiner: Joiner,
-    /// The text so far.
     text: String,
     /// Index of the choice that is followed: the first one with text.
     index: Option<i64>,
@@ -125,7 +119,7 @@ pub(super) struct Answer {
     thoughts: usize,
     thought_bytes: usize,
     tools: bool,
-    /// The stream said that nothing follows.
+    /// The stream announced its end.
     done: bool,
     /// The last line or event that was not part of the answer.
     aside: Option<Vec<u8>>,
@@ -133,11 +127,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Takes in bytes of the stream, which follow those before; tells the parts in them. Whether the
-    /// stream says that it is at its end.
+    /// Handles the next bytes of the stream and passes their parts to `tell`. Returns whether the
+    /// stream announced its end.
     ///
     /// # Errors
-    /// An error that the server reports, a bad ending, and what is no stream of a completion.
+    /// An error reported by the server, a bad ending, or data that is not a completion's stream.
     pub(super) fn push(
         &mut self,
         bytes: &[u8],
@@ -155,10 +149,10 @@ impl Answer {
         Ok(self.done)
     }
 
-    /// The stream is at its end, as it said ([`Self::push`]) or without a word.
+    /// Ends the stream, whether it announced its end ([`Self::push`]) or not.
     ///
     /// # Errors
-    /// As [`Self::push`]; an answer without an ending.
+    /// See [`Self::push`]; also an answer without an ending.
     pub(super) fn finish(&mut self, tell: &mut impl FnMut(Part)) -> Result<End, Failure> {
         let last = std::mem::take(&mut self.parser).finish();
         if let Some(event) = last.filter(|_| !self.done) {
@@ -176,12 +170,12 @@ impl Answer {
         })
     }
 
-    /// Whether nothing is missing but the stream's own end.
+    /// Whether only the end of the stream is missing.
     pub(super) fn is_whole(&self) -> bool {
         self.ending().is_some() && self.counts.decode.is_some()
     }
 
-    /// A failure to read the stream, with what the server had said.
+    /// A failure to read the stream, with what the server had sent before.
     pub(super) fn broken(&mut self, failure: Failure) -> Failure {
         let last = std::mem::take(&mut self.parser).finish();
         match last.map(|event| self.take(event, &mut |_| {})) {
@@ -199,7 +193,7 @@ impl Answer {
         match &self.aside {
             Some(aside) if self.foreign && !self.any_choices => Failure::new(
                 Cause::Malformed,
-                format!("no chunk of a completion in the stream: {}", excerpt(aside)),
+                format!("no completion chunk in the stream: {}", excerpt(aside)),
             ),
             _ => self.with_aside(Failure::new(Cause::CutOff, message)),
         }
@@ -210,7 +204,7 @@ impl Answer {
         failure
     }
 
-    /// What the server said last beside its answer, as the end of an error's line.
+    /// What the server last sent besides the answer, as the end of an error message.
     pub(super) fn beside(&self) -> String {
         let mut line = String::new();
         for (what, said) in [("said", &self.aside), ("commented", &self.comment)] {
@@ -262,13 +256,13 @@ impl Answer {
         }
     }
 
-    /// An event's data.
+    /// Handles the data of an event.
     fn chunk(&mut self, data: &[u8], tell: &mut impl FnMut(Part)) -> Result<(), Failure> {
         let malformed = |what: &str| {
             let message = format!("{what} in the stream: {}", excerpt(data));
             Failure::new(Cause::Malformed, message)
         };
-        // Invalid UTF-8 is replaced, as the standard says.
+        // The standard requires invalid UTF-8 to be replaced.
         let text = String::from_utf8_lossy(data);
         let Some(parsed) = json::parse(&text) else {
             if text
@@ -283,8 +277,8 @@ impl Answer {
                 return Ok(());
             }
             return Err(malformed(match std::str::from_utf8(data) {
-                Ok(_) => "no JSON",
-                Err(_) => "bytes that are no UTF-8",
+                Ok(_) => "invalid JSON",
+                Err(_) => "invalid UTF-8",
             }));
         };
         let value = &parsed.value;
@@ -294,8 +288,9 @@ impl Answer {
         match value {
             Value::Null => return Ok(()),
             Value::Object(members) if members.is_empty() => return Ok(()),
+            Value::Array(items) if items.is_empty() => return Ok(()),
             Value::Object(_) => {}
-            _ => return Err(malformed("no chunk of a completion")),
+            _ => return Err(malformed("no completion chunk")),
         }
         self.counts.update(Counts::of(value));
         let Some(choices) = value.get("choices") else {
@@ -307,8 +302,8 @@ impl Answer {
         };
         self.any_choices = true;
         let pieces = wire::pieces(choices);
-        let mut pieces = pieces.map_err(|_| malformed("no chunk of a completion"))?;
-        // Of several choices in one event, the lowest index comes first.
+        let mut pieces = pieces.map_err(|_| malformed("no completion chunk"))?;
+        // If an event has several choices, the lowest index comes first.
         pieces.sort_by_key(|piece| piece.index);
         for piece in pieces {
             self.piece(piece, parsed.halves, tell)?;
@@ -338,7 +333,7 @@ impl Answer {
             self.index = Some(piece.index);
         }
         self.deltas |= is_delta;
-        // Half of a surrogate pair is a chunk that adds no text yet.
+        // Half of a surrogate pair counts as a chunk, although it adds no text yet.
         let is_text = !text.is_empty() || (any && halves);
         if is_text || piece.tool || !piece.thought.is_empty() {
             self.parts += 1;
@@ -361,8 +356,8 @@ impl Answer {
         }
     }
 
-    /// What is new in a `message`. After deltas, or in the last chunk, it repeats the whole answer; in a
-    /// stream without deltas it is the next piece, or the answer so far.
+    /// The new part of a `message`. After deltas, or in the last chunk, it repeats the whole
+    /// answer. In a stream without deltas it is the next piece, or the answer so far.
     fn rest_of<'a>(&self, message: &'a str, ends: bool) -> &'a str {
         let is_whole = self.deltas || (ends && self.parts > 1);
         match message.strip_prefix(self.text.as_str()) {
@@ -372,14 +367,14 @@ impl Answer {
         }
     }
 
-    /// Why the answer that is followed ended.
+    /// Why the followed choice ended.
     fn ending(&self) -> Option<Finish> {
         let (index, finish) = self.finish?;
         (self.index.is_none_or(|own| own == index)).then_some(finish)
     }
 }
 
-/// Whether an event's name or data says that it only keeps the connection alive.
+/// Whether an event's name or data marks it as a heartbeat.
 fn is_heartbeat(text: &str) -> bool {
     let word = text.trim_matches(['[', ']', ' ']);
     HEARTBEATS

@@ -1,5 +1,5 @@
-//! One attempt: a request over HTTP on a thread of its own, and its answer piece by piece. The thread
-//! knows no policy: what is tried again, and when one has waited long enough, is decided elsewhere.
+//! One attempt: an HTTP request on its own thread, and its answer piece by piece. The thread has no
+//! policy: retries and timeouts are decided elsewhere.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -15,36 +15,33 @@ use super::{connection, json, reason};
 use crate::config::{EndpointApi, RemoteConfig, Secrets};
 use crate::engine::RequestId;
 
-/// Most bytes of an error's body that are read.
+/// Maximum number of bytes read from an error's body.
 const ERROR_BODY: u64 = 64 << 10;
 
-/// What a thread tells the engine of its attempt.
+/// A report from a call's thread to the engine.
 #[derive(Debug)]
 pub(super) struct News {
-    /// The request.
     pub(super) id: RequestId,
-    /// Which of all attempts.
+    /// Number of the attempt, unique within the engine.
     pub(super) attempt: u64,
-    /// What happened.
     pub(super) what: What,
 }
 
-/// What happened in an attempt.
 #[derive(Debug)]
 pub(super) enum What {
-    /// A piece of the answer.
-    Chunk(Part),
-    /// What the server says beside its answer: the end of an error's line, should it come to one.
+    /// Pieces of the answer that arrived in one read: they have one time.
+    Chunks(Vec<Part>),
+    /// What the server sent besides the answer, as the end of an error message.
     Beside(String),
-    /// The answer is whole.
+    /// The answer is complete.
     Done(End),
-    /// There will be no answer.
+    /// The attempt failed.
     Failed(Failure),
-    /// After [`What::Done`]: the stream is at its end, and its connection free.
+    /// After [`What::Done`]: the stream has ended, and the connection is free.
     Drained,
 }
 
-/// What all attempts have in common.
+/// What all attempts share.
 #[derive(Debug)]
 pub(super) struct Caller {
     config: RemoteConfig,
@@ -67,10 +64,10 @@ impl Caller {
         }
     }
 
-    /// `GET` of another URL of the server: its body, of a few MiB at most.
+    /// Gets another URL of the server. The body is cut off at 4 MiB.
     ///
     /// # Errors
-    /// Any failure; a status other than 200.
+    /// Any failure, including a status other than 200.
     pub(super) fn get(&self, agent: &Agent, url: &str) -> Result<Vec<u8>, Failure> {
         self.hidden(|| {
             let sent = self.network.with_headers(agent.get(url)).call();
@@ -87,7 +84,7 @@ impl Caller {
         })
     }
 
-    /// Makes the attempt and tells of it until it has ended.
+    /// Makes the attempt and reports on it until it has ended.
     pub(super) fn run(
         &self,
         agent: &Agent,
@@ -96,7 +93,7 @@ impl Caller {
         attempt: u64,
         news: &Sender<News>,
     ) {
-        // An engine that is gone wants to hear nothing.
+        // The engine may be gone.
         let tell = |what| {
             let _ = news.send(News { id, attempt, what });
         };
@@ -112,14 +109,14 @@ impl Caller {
             Err(failure) => tell(What::Failed(failure)),
             Ok((stream, end)) => {
                 tell(What::Done(end));
-                // Read to its end, a connection serves again.
+                // A connection can be reused once its stream has been read to the end.
                 stream.drain();
                 tell(What::Drained);
             }
         }
     }
 
-    /// What `call` does, with keys and the like taken out of what went wrong.
+    /// Runs `call` and removes secrets from its error message.
     fn hidden<T>(&self, call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         call().map_err(|mut failure| {
             failure.message = self.secrets.hide(&failure.message);
@@ -127,7 +124,7 @@ impl Caller {
         })
     }
 
-    /// A response with status 200.
+    /// Turns any status other than 200 into a failure.
     fn ok(
         &self,
         response: ureq::http::Response<Body>,
@@ -138,13 +135,13 @@ impl Caller {
         }
         let (parts, body) = response.into_parts();
         let mut beginning = Vec::new();
-        // The status says enough where the body cannot be read.
+        // If the body cannot be read, the status is enough.
         let _ = (body.into_reader().take(ERROR_BODY)).read_to_end(&mut beginning);
         let failure = Failure::status(status, &parts.headers, &reason::said(&beginning));
         Err(connection::by_way_of(failure, &self.config))
     }
 
-    /// Sends the request; the stream of its answer.
+    /// Sends the request and returns the stream of its answer.
     fn open(&self, agent: &Agent, body: &[u8]) -> Result<Stream, Failure> {
         let mut request = (agent.post(&self.url)).header(header::CONTENT_TYPE, "application/json");
         if !self.network.has_header(&header::ACCEPT) {
@@ -162,7 +159,7 @@ impl Caller {
             None | Some("text/event-stream") => Ok(stream),
             Some(other) => {
                 let mut beginning = Vec::new();
-                // As much as there is, of what is no answer anyway.
+                // It is not an answer anyway; read what there is.
                 let _ = (&mut stream.reader)
                     .take(ERROR_BODY)
                     .read_to_end(&mut beginning);
@@ -172,47 +169,59 @@ impl Caller {
     }
 }
 
-/// The media type without its parameters, in lower case: it does not mind case (RFC 9110, §8.3.1).
+/// The media type without parameters, in lower case: it is case-insensitive (RFC 9110, §8.3.1).
 fn media_type(header: Option<&header::HeaderValue>) -> Option<String> {
     let text = String::from_utf8_lossy(header?.as_bytes()).to_ascii_lowercase();
     let kind = text.split([';', ',']).next().unwrap_or_default().trim();
     Some(kind.to_owned()).filter(|kind| !kind.is_empty())
 }
 
-/// An answer that is no stream: an error in spite of its status, or something else.
+/// An answer that is not a stream: an error despite its status, or something else.
 fn no_stream(kind: &str, body: &[u8]) -> Failure {
     let value = json::parse(&String::from_utf8_lossy(body)).map(|parsed| parsed.value);
     let reported = value.as_ref().and_then(reason::reported);
     reported.unwrap_or_else(|| {
         let message = format!(
-            "the server answers with {kind} in place of a stream (text/event-stream): {}",
+            "the server answered with {kind} instead of a stream (text/event-stream): {}",
             excerpt(body)
         );
         Failure::new(Cause::Malformed, message)
     })
 }
 
-/// An answer on its way.
 struct Stream {
     reader: Box<dyn Read>,
     answer: Answer,
 }
 
 impl Stream {
-    /// Reads up to the answer's end: `[DONE]`, or the end of the stream behind a reason to finish.
+    /// Reads up to the end of the answer: `[DONE]`, or the end of the stream after a finish reason.
     fn follow(&mut self, config: &RemoteConfig, tell: impl Fn(What)) -> Result<End, Failure> {
-        let mut part = |part| tell(What::Chunk(part));
         let mut told = String::new();
         let mut buffer = vec![0; 16 << 10];
         loop {
             let count = match self.reader.read(&mut buffer) {
                 Ok(count) => count,
-                // What came is all there is to say.
+                // The answer is already complete.
                 Err(_) if self.answer.is_whole() => 0,
                 Err(error) => return Err(self.answer.broken(connection::broken(&error, config))),
             };
-            if count == 0 || self.answer.push(&buffer[..count], &mut part)? {
-                return self.answer.finish(&mut part);
+            let mut parts = Vec::new();
+            let mut keep = |part| parts.push(part);
+            let end = match count {
+                0 => Ok(true),
+                _ => self.answer.push(&buffer[..count], &mut keep),
+            };
+            let end = match end {
+                Ok(false) => None,
+                Ok(true) => Some(self.answer.finish(&mut keep)),
+                Err(failure) => Some(Err(failure)),
+            };
+            if !parts.is_empty() {
+                tell(What::Chunks(parts));
+            }
+            if let Some(end) = end {
+                return end;
             }
             let beside = self.answer.beside();
             if beside != told {
@@ -222,7 +231,7 @@ impl Stream {
         }
     }
 
-    /// Reads what is left.
+    /// Reads the rest of the stream.
     fn drain(mut self) {
         let mut rest = [0; 1024];
         while matches!(self.reader.read(&mut rest), Ok(1..)) {}
@@ -234,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_media_type_in_any_spelling() {
+    fn media_types_are_case_insensitive() {
         for text in [
             "text/event-stream",
             "Text/Event-Stream; charset=UTF-8",
@@ -256,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_behind_a_good_status_is_the_error() {
+    fn an_error_despite_a_good_status_is_reported() {
         let refused = no_stream(
             "application/json",
             br#"{"error": {"code": 400, "message": "too long"}}"#,
@@ -266,7 +275,7 @@ mod tests {
         let page = no_stream("text/html", b"<h1>Welcome</h1>");
         assert_eq!(page.cause, Cause::Malformed);
         assert!(
-            page.message.contains("text/html in place of a stream"),
+            page.message.contains("text/html instead of a stream"),
             "{}",
             page.message
         );

@@ -1,4 +1,4 @@
-//! Why no connection came about, or why it ended: the network, a proxy, a certificate.
+//! Why a connection failed or ended: the network, a proxy, a certificate.
 
 use std::error::Error as StdError;
 use std::io;
@@ -9,19 +9,19 @@ use super::failure::{Cause, Failure, shorten};
 use super::tls::{HandshakeCut, is_authority};
 use crate::config::{Proxy, ProxyKind, RemoteConfig};
 
-const RUNNING: &str = "is the server running where ENDPOINT says? one that is starting is waited for with \
+const RUNNING: &str = "is the server running at ENDPOINT? to wait for a server that is starting, set \
                        WAIT_READY=SECONDS";
 const PROXY_RUNNING: &str =
-    "is the proxy running? let NO_PROXY name the server to go around it, or unset the variable";
+    "is the proxy running? to bypass it, name the server in NO_PROXY, or unset the variable";
 
-/// What kept a request from being sent, or an answer from beginning.
+/// Classifies an error before the answer began.
 pub(super) fn failed(error: &ureq::Error, config: &RemoteConfig) -> Failure {
     if let Some(error) = tls_error(error) {
         return tls_failed(error, config);
     }
     let endpoint = &config.server.endpoint;
     let proxy = config.server.proxy.as_ref();
-    // With a proxy, every connection is one to the proxy.
+    // With a proxy, every connection goes to the proxy.
     let (place, running) = match proxy {
         None => (endpoint.to_string(), RUNNING),
         Some(proxy) => (named(proxy), PROXY_RUNNING),
@@ -56,14 +56,14 @@ pub(super) fn failed(error: &ureq::Error, config: &RemoteConfig) -> Failure {
         {
             let message = format!("the connection to {endpoint} was {error}");
             Failure::new(Cause::CutOff, message)
-                .hint("does the server speak TLS there? else let ENDPOINT begin with http://")
+                .hint("does the server speak TLS there? if not, ENDPOINT must begin with http://")
         }
-        // ureq has no error of its own for SOCKS.
+        // ureq has no separate error for SOCKS.
         ureq::Error::Io(error) if proxy.is_some_and(|proxy| !is_http(proxy)) => Failure::new(
             Cause::Connect,
             format!("no connection to {endpoint} through {place}: {error}"),
         )
-        .hint("does the proxy speak that version of SOCKS, and may it reach the server?"),
+        .hint("does the proxy support that version of SOCKS, and can it reach the server?"),
         ureq::Error::Io(error) => {
             let way = proxy.map_or(String::new(), |proxy| format!(", or {}", named(proxy)));
             let message =
@@ -73,10 +73,10 @@ pub(super) fn failed(error: &ureq::Error, config: &RemoteConfig) -> Failure {
         ureq::Error::Protocol(error) => {
             let failure = Failure::new(
                 Cause::Malformed,
-                format!("the server's answer is no HTTP: {error}"),
+                format!("the server's answer is not HTTP: {error}"),
             );
             match endpoint.scheme() {
-                "http" => failure.hint("is it HTTP, and not HTTPS, that the server speaks there?"),
+                "http" => failure.hint("should ENDPOINT begin with https:// instead of http://?"),
                 _ => failure,
             }
         }
@@ -87,7 +87,7 @@ pub(super) fn failed(error: &ureq::Error, config: &RemoteConfig) -> Failure {
     }
 }
 
-/// What ended a stream.
+/// Classifies an error while reading a stream.
 pub(super) fn broken(error: &io::Error, config: &RemoteConfig) -> Failure {
     if let Some(error) = tls_error(error) {
         return tls_failed(error, config);
@@ -96,7 +96,7 @@ pub(super) fn broken(error: &io::Error, config: &RemoteConfig) -> Failure {
     match inner {
         Some(ureq::Error::Timeout(_)) => Failure::new(Cause::Timeout, "the request took too long"),
         Some(ureq::Error::Protocol(error)) => {
-            Failure::new(Cause::Malformed, format!("the stream is no HTTP: {error}"))
+            Failure::new(Cause::Malformed, format!("the stream is not HTTP: {error}"))
         }
         _ => Failure::new(
             Cause::CutOff,
@@ -105,7 +105,7 @@ pub(super) fn broken(error: &io::Error, config: &RemoteConfig) -> Failure {
     }
 }
 
-/// A failure by status, where a proxy may have answered in the server's place.
+/// Names the proxy in a failure by status: the proxy may have answered instead of the server.
 pub(super) fn by_way_of(mut failure: Failure, config: &RemoteConfig) -> Failure {
     let Some(proxy) = config.server.proxy.as_ref().filter(|proxy| is_http(proxy)) else {
         return failure;
@@ -114,16 +114,16 @@ pub(super) fn by_way_of(mut failure: Failure, config: &RemoteConfig) -> Failure 
         return failure;
     }
     if failure.status == Some(407) {
-        failure.message = format!("{} wants a user and a password (407)", named(proxy));
+        failure.message = format!("{} requires a user name and a password (407)", named(proxy));
         return failure.hint(
-            "they stand in the proxy's URL: http://user:password@host:port, percent-encoded",
+            "write them into the proxy's URL: http://user:password@host:port, percent-encoded",
         );
     }
-    failure.message = format!("{} (by way of {})", failure.message, named(proxy));
+    failure.message = format!("{} (through {})", failure.message, named(proxy));
     failure
 }
 
-/// A proxy and where it is set.
+/// The proxy and the variable that sets it.
 pub(super) fn named(proxy: &Proxy) -> String {
     format!("the proxy {proxy} ({})", proxy.variable)
 }
@@ -133,16 +133,16 @@ fn is_http(proxy: &Proxy) -> bool {
 }
 
 fn unknown_host(place: &str, config: &RemoteConfig) -> Failure {
-    let unknown = "its host's name is not known";
+    let unknown = "its host name cannot be resolved";
     let (message, hint) = match &config.server.proxy {
         None => (
             format!("no connection to {place}: {unknown}"),
             "is the name in ENDPOINT right?",
         ),
-        // The server's name is resolved here, too.
+        // With these kinds the server's name is resolved on this side, too.
         Some(proxy) if matches!(proxy.kind, ProxyKind::Socks4 | ProxyKind::Socks5) => (
             format!(
-                "no connection to {} through {place}: the name of one of the two is not known here",
+                "no connection to {} through {place}: one of the two host names cannot be resolved here",
                 config.server.endpoint
             ),
             "with socks5h:// (socks4a://) the proxy resolves the server's name",
@@ -155,7 +155,7 @@ fn unknown_host(place: &str, config: &RemoteConfig) -> Failure {
     Failure::new(Cause::Connect, message).hint(hint)
 }
 
-/// A proxy did not make the tunnel; ureq tells the status in words.
+/// The proxy did not open the tunnel. ureq reports the status as text only.
 fn no_tunnel(reason: &str, config: &RemoteConfig) -> Failure {
     let place = config
         .server
@@ -168,30 +168,33 @@ fn no_tunnel(reason: &str, config: &RemoteConfig) -> Failure {
         .find(|status| *status >= 100);
     let endpoint = &config.server.endpoint;
     let Some(status) = status else {
-        let message = format!("{place} makes no tunnel to {endpoint}: {}", shorten(reason));
+        let message = format!(
+            "{place} opened no tunnel to {endpoint}: {}",
+            shorten(reason)
+        );
         return Failure::new(Cause::Connect, message);
     };
-    let message = format!("{place} makes no tunnel to {endpoint}: it answers {status}");
+    let message = format!("{place} opened no tunnel to {endpoint}: it answered {status}");
     match status {
         407 => Failure::new(Cause::Refused, message).hint(
-            "it wants a user and a password: http://user:password@host:port, percent-encoded",
+            "it requires a user name and a password: http://user:password@host:port, percent-encoded",
         ),
         500.. => Failure::new(Cause::Connect, message)
-            .hint("is the server running where ENDPOINT says, and can the proxy reach it?"),
+            .hint("is the server running at ENDPOINT, and can the proxy reach it?"),
         _ => Failure::new(Cause::Refused, message)
-            .hint("let NO_PROXY name the server to go around the proxy"),
+            .hint("to bypass the proxy, name the server in NO_PROXY"),
     }
 }
 
 fn is_unknown_host(error: &io::Error) -> bool {
-    // The standard library has no kind for it.
+    // The standard library has no error kind for it.
     error
         .to_string()
         .starts_with("failed to lookup address information")
 }
 
 fn could_not_connect(error: &io::Error) -> bool {
-    // No room for another socket, in this process or in the system.
+    // No file descriptors left, in this process or on the system.
     let no_room = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
     if no_room
         .iter()
@@ -209,7 +212,7 @@ fn could_not_connect(error: &io::Error) -> bool {
     )
 }
 
-/// The TLS library's error in another one.
+/// Finds the TLS library's error inside another one.
 fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     if let Some(error) = error.downcast_ref::<rustls::Error>() {
         return Some(error);
@@ -224,13 +227,13 @@ fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Erro
     }
 }
 
-/// TLS did not come about.
+/// Classifies a failed TLS connection.
 fn tls_failed(error: &rustls::Error, config: &RemoteConfig) -> Failure {
     let mut place = config.server.endpoint.to_string();
     if let Some(proxy) = &config.server.proxy
         && proxy.kind == ProxyKind::Https
     {
-        // Either of the two; which one, the error does not say.
+        // It may be either of the two; the error does not say which.
         place = match config.server.endpoint.scheme() {
             "https" => format!("{place}, or of {}", named(proxy)),
             _ => named(proxy),
@@ -239,27 +242,27 @@ fn tls_failed(error: &rustls::Error, config: &RemoteConfig) -> Failure {
     match error {
         rustls::Error::InvalidCertificate(error) => untrusted(error, &place),
         rustls::Error::NoCertificatesPresented => {
-            Failure::new(Cause::Certificate, format!("{place} shows no certificate"))
+            Failure::new(Cause::Certificate, format!("{place} sent no certificate"))
         }
         rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired | AlertDescription::BadCertificate,
         ) => Failure::new(
             Cause::Certificate,
-            format!("{place} wants a certificate of the client ({error})"),
+            format!("{place} requires a client certificate ({error})"),
         )
-        .hint("flowbench has none to show: the server must take a key (API_KEY) in its place"),
+        .hint("flowbench has no client certificate: the server must accept an API_KEY instead"),
         rustls::Error::InvalidMessage(_) => Failure::new(
             Cause::Malformed,
             format!("what answers at {place} does not speak TLS: {error}"),
         )
-        .hint("is it http://, and not https://, that ENDPOINT should begin with?"),
+        .hint("should ENDPOINT begin with http:// instead of https://?"),
         rustls::Error::PeerIncompatible(_)
         | rustls::Error::PeerMisbehaved(_)
         | rustls::Error::AlertReceived(
             AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure,
         ) => Failure::new(
             Cause::Malformed,
-            format!("no version or cipher of TLS is common to {place} and flowbench: {error}"),
+            format!("{place} and flowbench have no TLS version or cipher in common: {error}"),
         )
         .hint("flowbench speaks TLS 1.2 and 1.3"),
         error => Failure::new(
@@ -269,7 +272,7 @@ fn tls_failed(error: &rustls::Error, config: &RemoteConfig) -> Failure {
     }
 }
 
-/// A certificate that is not taken.
+/// Classifies an untrusted certificate.
 fn untrusted(error: &CertificateError, place: &str) -> Failure {
     let day = |time: &rustls::pki_types::UnixTime| {
         let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
@@ -293,7 +296,7 @@ fn untrusted(error: &CertificateError, place: &str) -> Failure {
         }
         CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => (
             "names no host (it has no subjectAltName)".to_owned(),
-            "make it anew with the host's name: openssl req -x509 -addext subjectAltName=DNS:host …",
+            "create a new one with the host's name: openssl req -x509 -addext subjectAltName=DNS:host …",
         ),
         CertificateError::NotValidForNameContext { presented, .. } => (
             format!(
@@ -319,7 +322,7 @@ fn untrusted(error: &CertificateError, place: &str) -> Failure {
     Failure::new(Cause::Certificate, message).hint(hint)
 }
 
-/// A name without rustls's `DnsName("…")` around it.
+/// The name without rustls's `DnsName("…")` around it.
 fn bare(name: &str) -> &str {
     let inner = name
         .split_once('(')
@@ -327,10 +330,10 @@ fn bare(name: &str) -> &str {
     inner.unwrap_or(name).trim_matches('"')
 }
 
-const TRUST: &str = "let SSL_CERT_FILE name a PEM file with the certificate of its authority, or with \
-                     the server's own where it is self-signed";
-const RENEW: &str = "is the clock of this machine right? else the server needs a new certificate";
-const NAME: &str = "let ENDPOINT name the server as its certificate does";
+const TRUST: &str = "set SSL_CERT_FILE to a PEM file with the certificate of its authority, or with \
+                     the server's own if it is self-signed";
+const RENEW: &str = "is the clock of this machine right? if so, the server needs a new certificate";
+const NAME: &str = "use the host name from the certificate in ENDPOINT";
 
 #[cfg(test)]
 mod tests {
@@ -355,12 +358,12 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_told_apart_and_not_tried_again() {
+    fn certificate_errors_are_specific_and_not_retried() {
         let time = UnixTime::since_unix_epoch(Duration::from_secs(1_700_000_000));
         for (error, words) in [
             (
                 CertificateError::UnknownIssuer,
-                "not trusted here (let SSL_CERT_FILE name",
+                "not trusted here (set SSL_CERT_FILE to",
             ),
             (
                 CertificateError::ExpiredContext {
@@ -381,7 +384,7 @@ mod tests {
                     expected: ServerName::try_from("host").expect("a name"),
                     presented: vec!["DnsName(\"other\")".to_owned()],
                 },
-                "another host than ENDPOINT names: other (let ENDPOINT",
+                "another host than ENDPOINT names: other (use the host name",
             ),
             (
                 CertificateError::NotValidForNameContext {
@@ -405,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_are_named() {
+    fn errors_name_the_proxy() {
         let refused = || ureq::Error::from(io::Error::from(io::ErrorKind::ConnectionRefused));
         let line = |error: &ureq::Error, proxy| failed(error, &of(proxy)).line();
         let direct = line(&refused(), None);
@@ -423,8 +426,8 @@ mod tests {
             "{through}"
         );
         for (status, cause, words) in [
-            (403, Cause::Refused, "it answers 403 (let NO_PROXY"),
-            (407, Cause::Refused, "a user and a password"),
+            (403, Cause::Refused, "it answered 403 (to bypass the proxy"),
+            (407, Cause::Refused, "a user name and a password"),
             (502, Cause::Connect, "can the proxy reach it?"),
         ] {
             let error = ureq::Error::ConnectProxyFailed(format!(
@@ -434,37 +437,40 @@ mod tests {
             assert_eq!(failure.cause, cause, "{status}");
             let line = failure.line();
             assert!(
-                line.starts_with("the proxy http://p:9 (https_proxy) makes no tunnel"),
+                line.starts_with("the proxy http://p:9 (https_proxy) opened no tunnel"),
                 "{line}"
             );
             assert!(line.contains(words), "{line}");
         }
         let unknown = io::Error::other("failed to lookup address information: Name or service");
         let unknown = ureq::Error::from(unknown);
-        assert!(line(&unknown, None).contains("is not known (is the name in ENDPOINT"));
+        assert!(line(&unknown, None).contains("cannot be resolved (is the name in ENDPOINT"));
         assert!(
             line(&unknown, Some("p:9")).contains("to the proxy http://p:9 (https_proxy): its host")
         );
-        assert!(line(&unknown, Some("socks5://p:9")).contains("one of the two is not known here"));
+        assert!(
+            line(&unknown, Some("socks5://p:9"))
+                .contains("one of the two host names cannot be resolved here")
+        );
         assert_eq!(failed(&unknown, &of(None)).cause, Cause::Connect);
     }
 
     #[test]
-    fn a_proxy_may_have_answered_in_the_server_s_place() {
+    fn failures_by_status_name_the_proxy() {
         let mut config = RemoteConfig::plain("http://host/v1");
         let failure = |status| Failure::status(status, &ureq::http::HeaderMap::new(), "");
         let line = by_way_of(failure(502), &config).line();
-        assert_eq!(line, "the server answers 502 Bad Gateway");
+        assert_eq!(line, "the server answered 502 Bad Gateway");
         let variable = |name: &str| (name == "http_proxy").then(|| "p:1".to_owned());
         config.server.proxy = Proxy::find("http", "host", 80, variable).expect("sound");
         let line = by_way_of(failure(502), &config).line();
         assert_eq!(
             line,
-            "the server answers 502 Bad Gateway (by way of the proxy http://p:1 (http_proxy))"
+            "the server answered 502 Bad Gateway (through the proxy http://p:1 (http_proxy))"
         );
         let line = by_way_of(failure(407), &config).line();
         assert!(
-            line.starts_with("the proxy http://p:1 (http_proxy) wants a user"),
+            line.starts_with("the proxy http://p:1 (http_proxy) requires a user"),
             "{line}"
         );
     }

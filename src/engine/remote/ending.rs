@@ -1,10 +1,10 @@
-//! Why an answer ended. Only a `finish_reason` that is known to be good counts as a complete answer:
-//! servers invent their own words for requests that they abort.
+//! Why an answer ended. Only a known good `finish_reason` makes an answer complete: servers invent
+//! their own words for requests that they abort.
 
 use super::failure::{Cause, Failure, shorten};
 use crate::engine::Finish;
 
-/// The model ended its turn, or wrote a stop sequence.
+/// The model ended its turn or wrote a stop sequence.
 const STOP: &[&str] = &[
     // OpenAI, vLLM, SGLang, llama.cpp, Ollama, KoboldCpp; Cohere; Together and TGI.
     "stop",
@@ -21,14 +21,14 @@ const STOP: &[&str] = &[
     "word",
     "eosfound",
     "stopstringfound",
-    // Other words for the same.
+    // Synonyms.
     "end",
     "done",
     "finish",
     "finished",
 ];
 
-/// Names of end tokens; accepted in angle or square brackets only (Together reports the token).
+/// Names of end tokens, which Together reports. Accepted in angle or square brackets only.
 const END_TOKENS: &[&str] = &[
     "s",
     "eos",
@@ -45,7 +45,7 @@ const END_TOKENS: &[&str] = &[
     "turn",
 ];
 
-/// The limit of the request, or the end of the context.
+/// The request's limit, or the end of the context.
 const LENGTH: &[&str] = &[
     "length",
     "maxtokens",
@@ -105,10 +105,10 @@ const BROKEN_OFF: &[&str] = &[
     "userstopped",
 ];
 
-/// Reads a `finish_reason` without regard to case and punctuation; `None` if the answer goes on.
+/// Reads a `finish_reason`, ignoring case and punctuation. `None` if the answer continues.
 ///
 /// # Errors
-/// The inner result is an error for a bad or an unknown ending.
+/// The inner result is an error for a bad or unknown ending.
 pub(super) fn read(reason: &str) -> Option<Result<Finish, Failure>> {
     let word: String = (reason.chars())
         .filter(|character| character.is_alphanumeric())
@@ -127,10 +127,10 @@ pub(super) fn read(reason: &str) -> Option<Result<Finish, Failure>> {
         word if LENGTH.contains(&word) => Ok(Finish::Length),
         word if TOOL_CALLS.contains(&word) => Ok(Finish::ToolCalls),
         word if WITHHELD.contains(&word) => failed(Cause::Refused, "withheld the answer"),
-        word if BROKEN_OFF.contains(&word) => failed(Cause::Server, "broke the answer off"),
+        word if BROKEN_OFF.contains(&word) => failed(Cause::Server, "aborted the answer"),
         _ => failed(
             Cause::Server,
-            "ended the answer with a reason that is not known to be a good one",
+            "ended the answer for a reason that flowbench does not know",
         ),
     })
 }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn good_endings_in_every_spelling() {
+    fn good_endings_are_recognized_in_every_spelling() {
         for (finish, reasons) in [
             (
                 Finish::Stop,
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ending_yet() {
+    fn empty_reasons_are_no_ending() {
         for reason in [
             "",
             "null",
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_and_unknown_endings_fail_and_say_their_reason() {
+    fn bad_and_unknown_endings_fail_with_their_reason() {
         for (cause, reasons) in [
             (
                 Cause::Server,

@@ -1,4 +1,4 @@
-//! Why a call failed, in words, and whether another one may do better.
+//! Why a call failed, as a message, and whether a retry may succeed.
 
 use std::time::Duration;
 
@@ -6,32 +6,31 @@ use ureq::http::HeaderMap;
 
 use crate::record::remote::RemoteRecord;
 
-/// Most characters of an answer that are quoted.
+/// Maximum number of characters quoted from an answer.
 const QUOTED: usize = 200;
 
-/// What kind of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// No connection.
+    /// There is no connection.
     Connect,
-    /// A certificate that is not trusted: no connection, now or later.
+    /// The certificate is not trusted: no connection, now or later.
     Certificate,
-    /// It took too long.
+    /// A timeout expired.
     Timeout,
-    /// The server puts it off (429).
+    /// The server limits the rate (429).
     RateLimited,
-    /// The server broke (408, 5xx).
+    /// The server failed (408, 5xx).
     Server,
-    /// The connection or the stream ended before the answer.
+    /// The connection or the stream ended before the answer did.
     CutOff,
-    /// The server will not do it (other 4xx).
+    /// The server rejects the request (other 4xx).
     Refused,
-    /// The answer makes no sense.
+    /// The answer cannot be interpreted.
     Malformed,
 }
 
 impl Cause {
-    /// Whether the same request may be answered another time.
+    /// Whether the same request may succeed later.
     pub(super) fn is_passing(self) -> bool {
         match self {
             Self::Connect | Self::Timeout | Self::RateLimited | Self::Server | Self::CutOff => true,
@@ -39,7 +38,7 @@ impl Cause {
         }
     }
 
-    /// Its counter in the record.
+    /// The counter of this cause in the record.
     pub(super) fn counter(self, record: &mut RemoteRecord) -> &mut usize {
         match self {
             Self::Connect | Self::Certificate => &mut record.connect_failures,
@@ -53,18 +52,16 @@ impl Cause {
     }
 }
 
-/// A call that failed.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Failure {
-    /// What kind of failure it is.
     pub(super) cause: Cause,
-    /// What happened, on one line.
+    /// What happened, in one line.
     pub(super) message: String,
     /// What to do about it.
     pub(super) hint: Option<&'static str>,
-    /// How long the server asks to be left alone.
+    /// How long the server asks to wait.
     pub(super) retry_after: Option<Duration>,
-    /// The HTTP status, where that is what failed.
+    /// The HTTP status, if that was the failure.
     pub(super) status: Option<u16>,
 }
 
@@ -91,7 +88,7 @@ impl Failure {
             408 | 500..=599 => Cause::Server,
             _ => Cause::Refused,
         };
-        let mut message = format!("the server answers {}", status_text(status));
+        let mut message = format!("the server answered {}", status_text(status));
         if !said.is_empty() {
             message.push_str(": ");
             message.push_str(said);
@@ -103,17 +100,17 @@ impl Failure {
         match status {
             300..=399 => {
                 let target = header("location").unwrap_or("elsewhere");
-                // Without what may be secret in it.
+                // The query and the fragment may contain secrets.
                 let target = target.split(['?', '#']).next().unwrap_or(target);
                 failure.message = format!("the server redirects to {}", shorten(target));
-                failure.hint("redirects are not followed, since the key would go along: let ENDPOINT name the server itself")
+                failure.hint("redirects are not followed, because that would pass the key on: set ENDPOINT to the server itself")
             }
-            401 | 403 => failure.hint("set API_KEY in the environment to a key that the server knows"),
+            401 | 403 => failure.hint("set API_KEY in the environment to a key that the server accepts"),
             400 | 422 if names_member(&failure.message) => failure.hint(
-                "ENDPOINT_EXTRA leaves a member out ({\"seed\": null}) or renames it ({\"max_tokens\": \
+                "ENDPOINT_EXTRA can drop a field ({\"seed\": null}) or rename it ({\"max_tokens\": \
                  {\"rename\": \"max_completion_tokens\"}})",
             ),
-            404 => failure.hint("is ENDPOINT the base URL (often it ends in /v1), and MODEL a name that GET /models lists?"),
+            404 => failure.hint("is ENDPOINT the base URL (it often ends in /v1), and MODEL a name that GET /models lists?"),
             _ => failure,
         }
     }
@@ -127,7 +124,7 @@ impl Failure {
     }
 }
 
-/// Whether the server does not take a member that is sent to it.
+/// Whether the server rejects a field of the request.
 fn names_member(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     let refusals = [
@@ -145,7 +142,7 @@ fn names_member(message: &str) -> bool {
         && refusals.iter().any(|word| message.contains(word))
 }
 
-/// Members whose names say in an error what it is about.
+/// Fields of the request that an error may name.
 const SENT: [&str; 7] = [
     "ignore_eos",
     "max_tokens",
@@ -164,7 +161,7 @@ fn status_text(status: u16) -> String {
     }
 }
 
-/// The beginning of what came, fit for a line.
+/// The beginning of some bytes, cleaned up for one line.
 pub(super) fn excerpt(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "nothing".to_owned();
@@ -173,7 +170,7 @@ pub(super) fn excerpt(bytes: &[u8]) -> String {
     shorten(&String::from_utf8_lossy(beginning))
 }
 
-/// The beginning of a text, fit for a line.
+/// The beginning of a text, cleaned up for one line.
 pub(super) fn shorten(text: &str) -> String {
     let printable = |character: char| {
         if character.is_control() {
@@ -189,7 +186,7 @@ pub(super) fn shorten(text: &str) -> String {
     short
 }
 
-/// A `Retry-After`: seconds, or the time of a day (RFC 9110, §10.2.3).
+/// Parses a `Retry-After`: seconds, or a date (RFC 9110, §10.2.3).
 fn retry_after(text: &str) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
@@ -214,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_and_what_servers_say_to_them() {
+    fn statuses_have_a_cause_a_message_and_hints() {
         for (code, cause) in [
             (400, Cause::Refused),
             (401, Cause::Refused),
@@ -228,27 +225,27 @@ mod tests {
             assert_eq!(status(code, &[], "").cause, cause, "{code}");
         }
         for (body, line) in [
-            ("", "the server answers 400 Bad Request"),
-            (" \n", "the server answers 400 Bad Request"),
+            ("", "the server answered 400 Bad Request"),
+            (" \n", "the server answered 400 Bad Request"),
             (
                 r#"{"error":{"message":"too long"}}"#,
-                "the server answers 400 Bad Request: too long",
+                "the server answered 400 Bad Request: too long",
             ),
             (
                 r#"{"error":"too long"}"#,
-                "the server answers 400 Bad Request: too long",
+                "the server answered 400 Bad Request: too long",
             ),
             (
                 r#"{"detail":"too long"}"#,
-                "the server answers 400 Bad Request: too long",
+                "the server answered 400 Bad Request: too long",
             ),
             (
                 r#"{"object":"error","message":"too long"}"#,
-                "the server answers 400 Bad Request: too long",
+                "the server answered 400 Bad Request: too long",
             ),
             (
                 "<h1>too\nlong</h1>",
-                "the server answers 400 Bad Request: <h1>too long</h1>",
+                "the server answered 400 Bad Request: <h1>too long</h1>",
             ),
         ] {
             assert_eq!(status(400, &[], body).line(), line);
@@ -267,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_told_without_its_query() {
+    fn a_redirect_is_reported_without_its_query() {
         let moved = status(
             302,
             &[("location", "https://other.example/v1?token=canary")],

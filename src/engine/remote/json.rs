@@ -1,22 +1,22 @@
-//! JSON as servers write it. A server that counts in UTF-16 may split an emoji over two chunks, which
-//! leaves an unpaired surrogate in each; Python writes `NaN`. Neither is valid JSON, and neither is a
-//! reason to lose an answer.
+//! JSON as servers write it. A server that counts in UTF-16 may split an emoji across two chunks,
+//! which leaves an unpaired surrogate in each. Python writes `NaN`. Neither is valid JSON, and
+//! neither is a reason to lose an answer.
 
 use serde_json::Value;
 
-/// First of the private-use characters that stand in for unpaired surrogates in repaired text. If the
-/// text already has one of them, its unpaired surrogates become U+FFFD instead.
+/// First of the private-use characters that represent unpaired surrogates in repaired text. If the
+/// text already contains one of them, its unpaired surrogates become U+FFFD instead.
 const HALVES: u32 = 0x10_f000;
 
-/// A value, and whether its strings may hold unpaired surrogates (as private-use characters).
+/// A value, and whether its strings may contain unpaired surrogates (as private-use characters).
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Parsed {
     pub(super) value: Value,
     pub(super) halves: bool,
 }
 
-/// Parses a value; repairs unpaired surrogates, `NaN`, infinities and raw control characters first if
-/// it is not valid JSON.
+/// Parses a value. If it is not valid JSON, unpaired surrogates, `NaN`, infinities and raw control
+/// characters are repaired first.
 pub(super) fn parse(text: &str) -> Option<Parsed> {
     if let Ok(value) = serde_json::from_str(text) {
         return Some(Parsed {
@@ -64,14 +64,14 @@ impl Repair {
         self.outside(rest);
     }
 
-    /// What stands between strings.
+    /// Repairs text between strings.
     fn outside(&mut self, text: &str) {
         let text = text.replace("-Infinity", "null");
         let text = text.replace("Infinity", "null").replace("NaN", "null");
         self.kept.push_str(&text);
     }
 
-    /// A string up to its closing quotation mark; what follows it.
+    /// Repairs a string up to its closing quotation mark; returns the text after it.
     fn string<'a>(&mut self, text: &'a str) -> &'a str {
         let mut rest = text;
         while let Some(character) = rest.chars().next() {
@@ -118,7 +118,7 @@ impl Repair {
     }
 }
 
-/// The code unit of `\uXXXX` at the beginning of a text.
+/// The code unit of a `\uXXXX` at the beginning of the text.
 fn escaped_unit(text: &str) -> Option<u32> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -127,15 +127,16 @@ fn escaped_unit(text: &str) -> Option<u32> {
         .flatten()
 }
 
-/// Joins surrogate pairs that were split over two pieces of an answer.
+/// Joins surrogate pairs that were split across two pieces of an answer.
 #[derive(Debug, Default)]
 pub(super) struct Joiner {
-    /// A high surrogate whose low one may come next.
+    /// A high surrogate whose low surrogate may come next.
     first: Option<u32>,
 }
 
 impl Joiner {
-    /// The next piece, less a high surrogate at its end. An unpaired one becomes U+FFFD.
+    /// Returns the next piece without a high surrogate at its end. Unpaired surrogates become
+    /// U+FFFD.
     pub(super) fn join(&mut self, piece: String, halves: bool) -> String {
         if !halves && (self.first.is_none() || piece.is_empty()) {
             return piece;
@@ -161,7 +162,7 @@ impl Joiner {
         whole
     }
 
-    /// What is left at the answer's end.
+    /// U+FFFD if the answer ended with a high surrogate.
     pub(super) fn finish(&mut self) -> &'static str {
         self.first.take().map_or("", |_| "\u{fffd}")
     }
@@ -173,7 +174,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    /// Strings of JSON, joined.
+    /// Parses and joins JSON strings.
     fn joined(pieces: &[&str]) -> String {
         let mut joiner = Joiner::default();
         let mut text = String::new();
@@ -187,30 +188,30 @@ mod tests {
     }
 
     #[test]
-    fn halves_of_a_pair_are_joined_over_pieces() {
+    fn split_surrogate_pairs_are_joined() {
         assert_eq!(joined(&[r"a\ud83d", r"\ude00b"]), "a\u{1f600}b");
         assert_eq!(joined(&[r"\uD83D", "", r"\uDE00"]), "\u{1f600}");
         assert_eq!(
             joined(&[r"\ud83d\ude00\ud83d", r"\ude00"]),
             "\u{1f600}\u{1f600}"
         );
-        // One that stays alone.
+        // Unpaired.
         assert_eq!(joined(&[r"a\ud83d", "b"]), "a\u{fffd}b");
         assert_eq!(joined(&[r"a\ude00b"]), "a\u{fffd}b");
         assert_eq!(joined(&[r"\ud83d", r"\ud83d\ude00"]), "\u{fffd}\u{1f600}");
         assert_eq!(joined(&[r"\ud83d"]), "\u{fffd}");
-        // Escaped backslashes are no escapes of surrogates.
+        // An escaped backslash does not start an escape.
         assert_eq!(joined(&[r"\\ud83d", r"\ude00"]), "\\ud83d\u{fffd}");
     }
 
     #[test]
-    fn private_characters_of_the_text_stay_what_they_are() {
+    fn private_use_characters_in_the_text_are_unchanged() {
         assert_eq!(joined(&["\u{10f03d}\\ud83d"]), "\u{10f03d}\u{fffd}");
         assert_eq!(joined(&[r"\udbfc\udc3d\ud83d"]), "\u{10f03d}\u{fffd}");
     }
 
     #[test]
-    fn what_python_writes_is_read() {
+    fn python_json_is_accepted() {
         let parsed = parse("{\"a\": [NaN, -Infinity, Infinity], \"b\": \"NaN\ttab\"}");
         let value = parsed.expect("repaired").value;
         assert_eq!(value, json!({"a": [null, null, null], "b": "NaN\ttab"}));
@@ -220,7 +221,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a text in UTF-16 is cut into pieces, it comes out whole.
+        /// Text survives any split between UTF-16 code units.
         #[test]
         fn cuts_in_utf_16_do_not_matter(
             text in "[a\u{fc}\u{1f600}\u{1d11e}\"\\\\]{0,12}",
@@ -240,7 +241,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text in "[\"\\\\ud8a3{}:N\u{1f600}]{0,40}") {
+        fn arbitrary_text_does_not_panic(text in "[\"\\\\ud8a3{}:N\u{1f600}]{0,40}") {
             let _ = parse(&text);
         }
     }

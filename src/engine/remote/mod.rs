@@ -1,15 +1,15 @@
-//! A server with OpenAI's interface behind the same trait as the engine in this process.
+//! An engine that sends its requests to a server with OpenAI's API.
 //!
-//! Each request in flight has a thread that makes one HTTP call ([`call`]) and tells of it over a
-//! channel; all else (which request's turn it is, time-outs, retries, what is counted) is done in
-//! [`RemoteEngine::poll`], by one thread. A call that takes too long, or that nobody wants any more,
-//! has its connection shut down.
+//! Each request in flight has a thread that makes one HTTP call ([`call`]) and reports over a
+//! channel. Everything else (admission, timeouts, retries, counting) happens in
+//! [`RemoteEngine::poll`], on one thread. A call that times out or is canceled has its connection
+//! shut down.
 //!
 //! # Tokens
 //!
-//! A server sends text and, at the end, how many tokens it was. So each streamed chunk is one token
-//! event, counts are the server's, and the tokens of a [`Completion`] are hashes of the words of its
-//! text, as those of recorded answers are: equal texts have equal hashes, however they were streamed.
+//! A server sends text and, at the end, its number of tokens. So each streamed chunk is one token
+//! event, counts are the server's, and the tokens of a [`Completion`] are hashes of the words in
+//! its text, as for recorded answers. Equal texts have equal hashes, however they were streamed.
 
 mod answer;
 mod call;
@@ -62,20 +62,20 @@ use retry::RetryDecision;
 use tokens::{Counter, LocalTokens, Prompt};
 use traffic::{Traffic, Usage};
 
-/// Longest wait of a poll, so that its caller can look after other things.
+/// Upper bound on how long a poll blocks, so that its caller can do other work.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Most calls at once: each has a thread and a socket.
+/// Upper bound on concurrent calls: each has a thread and a socket.
 const MOST_CALLS: usize = 1024;
 
-/// How long a new request waits for the connection of one whose answer is whole, and whose stream is
-/// about to end: less than it takes to make another one.
+/// How long a new request waits for a connection whose answer is complete and whose stream is about
+/// to end. Opening another connection would take longer.
 const SOON_FREE: Duration = Duration::from_millis(5);
 
-/// How long a stream may last behind the answer's end.
+/// How long a stream may go on after its answer is complete.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// A server. Its requests are in flight up to a number, and wait for their turn beyond it.
+/// Runs a limited number of requests at once; the others are queued.
 pub struct RemoteEngine {
     info: EngineInfo,
     config: RemoteConfig,
@@ -83,41 +83,41 @@ pub struct RemoteEngine {
     caller: Arc<Caller>,
     tokens: Option<Arc<LocalTokens>>,
     counter: Option<Counter>,
-    /// Most calls at once.
+    /// Maximum number of concurrent calls.
     places: usize,
     next_id: u64,
     next_attempt: u64,
     open: BTreeMap<RequestId, Open>,
-    /// Connections that serve nobody.
+    /// Connections without a request.
     idle: Vec<Agent>,
-    /// Those whose answer is whole and whose stream is not yet at its end, by their attempt.
+    /// Connections whose answer is complete but whose stream has not ended, by attempt.
     draining: HashMap<u64, (Agent, Timer)>,
     news: Receiver<News>,
     teller: Sender<News>,
-    /// What happened before the next poll.
+    /// Events for the next poll.
     early: Vec<Event>,
     traffic: Traffic,
-    /// What the user is to know of the start.
+    /// A note on the startup, for the user.
     note: Option<String>,
 }
 
-/// A request that has not ended.
+/// A request that has not finished.
 struct Open {
     origin: Origin,
     body: Arc<Vec<u8>>,
     seed: u64,
-    /// Since its first attempt began.
+    /// When the first attempt started.
     begun: Option<Timer>,
     attempts: usize,
     state: State,
-    /// Waiting, before the first token, after it.
+    /// The current span: waiting, before the first token, or after it.
     phase: Activity,
 }
 
 enum State {
-    /// For its turn, and after a failure for some time.
+    /// Queued; after a failure, for some time at least.
     Waiting { since: Timer, at_least: Duration },
-    /// A call is under way.
+    /// A call is in flight.
     Calling(Attempt),
 }
 
@@ -128,12 +128,12 @@ struct Attempt {
     last_token: Option<Timer>,
     chunks: usize,
     text: String,
-    /// What the server says beside its answer.
+    /// What the server sent besides the answer, as the end of an error message.
     beside: String,
 }
 
 impl Open {
-    /// Its origin and the number of its attempts, and the call that is under way.
+    /// The origin, the number of attempts, and the call in flight.
     fn into_attempt(self) -> Option<((Origin, usize), Attempt)> {
         match self.state {
             State::Calling(attempt) => Some(((self.origin, self.attempts), attempt)),
@@ -148,7 +148,7 @@ impl Open {
         }
     }
 
-    /// How long until its turn may come; `None` while a call is under way.
+    /// Time until the request may start; `None` while a call is in flight.
     fn due_in(&self) -> Option<Duration> {
         match &self.state {
             State::Waiting { since, at_least } => Some(at_least.saturating_sub(since.elapsed())),
@@ -158,12 +158,14 @@ impl Open {
 }
 
 impl RemoteEngine {
-    /// Asks the server for its model and is then ready. `model` is the name to ask for; without one, the
-    /// only model that the server lists. At most `places` calls are made at once, and 1024.
+    /// Connects to the server and finds its model. `model` is the name to request; without one, it
+    /// is the only model that the server lists. At most `places` calls are made at once, and never
+    /// more than 1024.
     ///
     /// # Errors
-    /// Exit code 3 where the server cannot be reached, lists no models though none is named, or the tokenizer
-    /// or a trusted certificate cannot be read; 2 where the server serves several models and none is named.
+    /// Exit code 3 if the server cannot be reached, if it lists no models and none is named, or if
+    /// the tokenizer or a trusted certificate cannot be read. Exit code 2 if the server serves
+    /// several models and none is named.
     pub fn connect(config: &RemoteConfig, model: Option<&str>, places: usize) -> Result<Self> {
         let tokens = match &config.server.tokenizer {
             None => None,
@@ -218,7 +220,7 @@ impl RemoteEngine {
         self.open.values().filter(calling).count()
     }
 
-    /// A connection; `None` where one will be free in a moment.
+    /// A connection; `None` if one is about to become free.
     fn agent(&mut self) -> Option<Agent> {
         if let Some(agent) = self.idle.pop() {
             return Some(agent);
@@ -230,7 +232,7 @@ impl RemoteEngine {
         Some(self.network.agent())
     }
 
-    /// Begins the calls whose turn it is, the oldest requests first.
+    /// Starts the calls that are due, the oldest requests first.
     fn begin(&mut self, events: &mut Vec<Event>) {
         let mut room = self.places.saturating_sub(self.calls());
         let due = |(id, open): (&RequestId, &Open)| (open.due_in()?.is_zero()).then_some(*id);
@@ -249,7 +251,7 @@ impl RemoteEngine {
         }
     }
 
-    /// Starts an attempt of a request that waits.
+    /// Starts an attempt of a waiting request.
     fn call(&mut self, id: RequestId, agent: Agent) -> std::result::Result<(), Failure> {
         let Some(open) = self.open.get_mut(&id) else {
             return Ok(());
@@ -267,7 +269,7 @@ impl RemoteEngine {
             .name("remote-call".to_owned())
             .spawn(move || caller.run(&calling, &body, id, number, &teller))
             .map_err(|error| {
-                let message = format!("no thread could be started for the call: {error}");
+                let message = format!("failed to start a thread for the call: {error}");
                 Failure::new(Cause::Refused, message)
             })?;
         open.state = State::Calling(Attempt {
@@ -282,7 +284,7 @@ impl RemoteEngine {
         Ok(())
     }
 
-    /// Takes in what a thread tells; news of calls that were given up are passed over.
+    /// Handles a report from a call's thread. Reports of abandoned calls are ignored.
     fn take(&mut self, news: News, events: &mut Vec<Event>) {
         if let What::Drained = news.what {
             if let Some((agent, _)) = self.draining.remove(&news.attempt) {
@@ -298,16 +300,19 @@ impl RemoteEngine {
             return;
         };
         match news.what {
-            What::Chunk(Part { text, thought }) => {
-                let piece = if text.is_empty() { &thought } else { &text };
-                let kind = EventKind::Token(token_id(piece));
-                attempt.text.push_str(&text);
-                attempt.chunks += 1;
+            What::Chunks(parts) => {
+                let is_first = attempt.chunks == 0;
+                attempt.chunks += parts.len();
                 attempt.last_token = Some(Timer::start());
-                if attempt.chunks == 1 {
+                for Part { text, thought } in parts {
+                    let piece = if text.is_empty() { &thought } else { &text };
+                    let kind = EventKind::Token(token_id(piece));
+                    attempt.text.push_str(&text);
+                    events.push(Event { id, kind });
+                }
+                if is_first {
                     open.phase.next(Span::Decode);
                 }
-                events.push(Event { id, kind });
             }
             What::Beside(line) => attempt.beside = line,
             What::Done(end) => {
@@ -326,7 +331,7 @@ impl RemoteEngine {
         }
     }
 
-    /// What came of a request whose answer is whole.
+    /// Builds the completion of a request whose answer is complete.
     fn completion(
         &mut self,
         id: RequestId,
@@ -362,7 +367,8 @@ impl RemoteEngine {
         let prompt = counts.prompt.or(known_prompt).unwrap_or(0);
         let cached = counts.cached.unwrap_or(0);
         profile::count(Count::Prefilled, prompt - cached);
-        self.traffic.record.without_usage += usize::from(counts.decode.is_none());
+        let uncounted = counts.decode.is_none() || prompt == 0;
+        self.traffic.record.without_usage += usize::from(uncounted);
         let streamed = end.streamed(attempt.chunks);
         Completion {
             tokens: word_ids(&attempt.text),
@@ -386,7 +392,7 @@ impl RemoteEngine {
         }
     }
 
-    /// An attempt has failed: the request is tried again, or fails.
+    /// Retries or fails a request after a failed attempt.
     fn failed(&mut self, id: RequestId, failure: &Failure, events: &mut Vec<Event>) {
         let Some(open) = self.open.get_mut(&id) else {
             return;
@@ -420,7 +426,7 @@ impl RemoteEngine {
         }
     }
 
-    /// Ends the calls that take too long.
+    /// Ends the calls that have timed out.
     fn expire(&mut self, events: &mut Vec<Event>) {
         let policy = self.config.retry;
         let late = |(id, open): (&RequestId, &Open)| {
@@ -429,20 +435,20 @@ impl RemoteEngine {
             };
             let message = if open.begun?.elapsed() >= policy.request() {
                 format!(
-                    "the request has not ended within {} s (REQUEST_TIMEOUT)",
+                    "the request did not finish within {} s (REQUEST_TIMEOUT)",
                     policy.request_timeout_s
                 )
             } else if let Some(last) = attempt.last_token {
                 (last.elapsed() >= policy.token()).then(|| {
                     format!(
-                        "no further token came within {} s (TOKEN_TIMEOUT)",
+                        "no further token arrived within {} s (TOKEN_TIMEOUT)",
                         policy.token_timeout_s
                     )
                 })?
             } else {
                 (attempt.started.elapsed() >= policy.first_token()).then(|| {
                     format!(
-                        "no token came within {} s (FIRST_TOKEN_TIMEOUT)",
+                        "no token arrived within {} s (FIRST_TOKEN_TIMEOUT)",
                         policy.first_token_timeout_s
                     )
                 })?
@@ -464,19 +470,19 @@ impl RemoteEngine {
         self.draining.retain(|_, draining| lasts(draining));
     }
 
-    /// How long a poll may wait for news.
+    /// How long a poll may block.
     fn wait(&self) -> Duration {
         let room = self.calls() < self.places;
         let due = self.open.values().filter_map(Open::due_in).min();
         match due.filter(|_| room) {
-            // Whose turn it is waits for a connection that is about to be free.
+            // The next request waits for a connection that is about to become free.
             Some(due) if due.is_zero() => Duration::from_millis(1),
             Some(due) => due.min(POLL),
             None => POLL,
         }
     }
 
-    /// Whom the engine waits for.
+    /// The requests that the engine is waiting for.
     fn pass(&self) -> PassTokens {
         let mut pass = PassTokens::default();
         for open in self.open.values() {
@@ -493,7 +499,7 @@ impl RemoteEngine {
 }
 
 impl Fence for RemoteEngine {
-    /// What came is here; what has not come is nobody's to wait for.
+    /// There is no work on a device to wait for.
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
@@ -525,7 +531,7 @@ impl Engine for RemoteEngine {
                 phase: Activity::in_scope(Span::QueueWait),
             },
         );
-        // Its call begins here and not in the next poll, where there is room for it.
+        // If there is room, start the call now instead of in the next poll.
         if self.calls() < self.places
             && let Some(agent) = self.agent()
             && let Err(failure) = self.call(id, agent)
@@ -544,7 +550,7 @@ impl Engine for RemoteEngine {
         Ok(id)
     }
 
-    /// Waits for what comes from the server, 20 ms at most.
+    /// Blocks for at most 20 ms.
     fn poll(&mut self) -> Result<Vec<Event>> {
         let mut events = std::mem::take(&mut self.early);
         self.begin(&mut events);
@@ -571,7 +577,7 @@ impl Engine for RemoteEngine {
         }
     }
 
-    /// A server that is sent conversations renders them itself.
+    /// With the chat API, the server renders conversations itself.
     fn try_conversations(&self, conversations: &[Conversation]) -> Result<()> {
         match (&self.tokens, self.config.endpoint_api) {
             (Some(tokens), EndpointApi::Completions) => tokens.try_out(conversations),
@@ -587,7 +593,7 @@ impl Engine for RemoteEngine {
         }
     }
 
-    /// The server's caches are its own.
+    /// The server's caches cannot be reset from here.
     fn restart(&mut self, _reuse: bool) -> Result<()> {
         if self.open.is_empty() {
             Ok(())
@@ -607,7 +613,7 @@ impl Engine for RemoteEngine {
 }
 
 impl Drop for RemoteEngine {
-    /// Nobody waits for the answers any more: the threads end.
+    /// Shuts the connections down, so that their threads end.
     fn drop(&mut self) {
         for (_, open) in std::mem::take(&mut self.open) {
             if let State::Calling(attempt) = open.state {

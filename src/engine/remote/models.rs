@@ -1,5 +1,5 @@
-//! Which model the server serves, asked when the engine starts: a server that is not there is found out
-//! before anything is measured, and so is a wrong key, where listing models needs one.
+//! Finds the server's model when the engine starts. A server that cannot be reached is detected
+//! before anything is measured, and so is a wrong key if the listing requires one.
 
 use std::thread;
 
@@ -13,32 +13,30 @@ use crate::config::{Change, RemoteConfig};
 use crate::error::{Error, Result};
 use crate::stopwatch::Timer;
 
-/// A model that the server names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServedModel {
-    /// The name to ask for.
+    /// The name to send in requests.
     pub(super) id: String,
-    /// Most tokens of a sequence, where the server says (vLLM does).
+    /// Maximum length of a sequence in tokens, if the server reports it (vLLM does).
     pub(super) max_model_len: Option<usize>,
 }
 
-const NAME_IT: &str = "let MODEL (--model) name the model, since the server does not list it";
+const NAME_IT: &str = "set MODEL (--model) to its name, because the server does not list it";
 
-/// What was found of the model to ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) model: ServedModel,
-    /// How many calls that took.
+    /// Number of calls made to find it.
     pub(super) attempts: usize,
-    /// Why the server lists no models, where one is named and so it does without.
+    /// Why the server lists no models, if the named one is used without a listing.
     pub(super) note: Option<String>,
 }
 
-/// The models in the body of `GET /models`: OpenAI's `data`, a bare list (Together), or `models` with names
-/// (Ollama).
+/// Parses the body of `GET /models`: OpenAI's `data`, a bare list (Together), or `models` with
+/// names (Ollama).
 ///
 /// # Errors
-/// A body that is no such list.
+/// The body is not such a list.
 pub(super) fn listed(body: &[u8]) -> Result<Vec<ServedModel>, Failure> {
     let refuse = |why: String| {
         let message = format!("GET /models: not a list of models: {why}");
@@ -62,8 +60,8 @@ pub(super) fn listed(body: &[u8]) -> Result<Vec<ServedModel>, Failure> {
 /// Finds the model.
 ///
 /// # Errors
-/// Exit code 3 where the server cannot be reached, or where no model is named and the server does not
-/// list any; 2 where none is named and it serves several.
+/// Exit code 3 if the server cannot be reached, or lists no models and none is named. Exit code 2
+/// if it serves several models and none is named.
 pub(super) fn find(
     caller: &Caller,
     agent: &Agent,
@@ -72,7 +70,7 @@ pub(super) fn find(
 ) -> Result<Found> {
     let wanted = match (config.model(model), config.endpoint_extra.change("model")) {
         (Some(wanted), _) => Some(wanted),
-        // Requests name no model: the server has one for them.
+        // Requests carry no model name: the server picks its model.
         (None, Change::Drop) => Some("unnamed"),
         (None, _) => None,
     };
@@ -80,16 +78,16 @@ pub(super) fn find(
     let mut note = None;
     let model = match (answer.and_then(|body| listed(&body)), wanted) {
         (Ok(models), Some(wanted)) => {
-            // One that is not listed may be served all the same, under another name.
+            // A model that is not listed may still be served under another name.
             let known = models.into_iter().find(|model| model.id == wanted);
             known.unwrap_or_else(|| unlisted(wanted))
         }
         (Ok(models), None) => only(models, config)?,
-        // Not every server has a list, nor every key the right to see it; whether the server serves the
-        // model, the first request says.
+        // Not every server has a listing, and not every key may read it. The first request shows
+        // whether the server has the model.
         (Err(failure), Some(wanted)) if is_no_list(&failure) => {
             note = Some(format!(
-                "the server lists no models ({}); the model is {wanted}, as named",
+                "the server lists no models ({}); using {wanted}",
                 failure.message
             ));
             unlisted(wanted)
@@ -102,10 +100,10 @@ pub(super) fn find(
             let hint = match (failure.status, failure.hint) {
                 (Some(401 | 403), Some(hint)) => &format!("{hint}; or {NAME_IT}"),
                 (Some(404), _) => {
-                    &format!("is ENDPOINT the base URL (often it ends in /v1)? if so, {NAME_IT}")
+                    &format!("is ENDPOINT the base URL (it often ends in /v1)? if so, {NAME_IT}")
                 }
                 (Some(502..=504), None) => {
-                    "a server that is starting or loads its model is waited for with \
+                    "to wait for a server that is starting or loading its model, set \
                      WAIT_READY=SECONDS"
                 }
                 (_, Some(hint)) => hint,
@@ -129,8 +127,8 @@ fn unlisted(name: &str) -> ServedModel {
     }
 }
 
-/// Whether the server answers, but not with a list. A redirect, a proxy's refusal and a gateway without a
-/// server behind it (502, 503, 504) would meet the requests, too.
+/// Whether the server answers, but not with a listing. Redirects, a proxy's refusal and a gateway
+/// without a server behind it (502, 503, 504) do not count: they would affect requests, too.
 pub(super) fn is_no_list(failure: &Failure) -> bool {
     match failure.status {
         Some(407) => false,
@@ -148,17 +146,17 @@ fn only(models: Vec<ServedModel>, config: &RemoteConfig) -> Result<ServedModel> 
             "the endpoint {} serves no model",
             config.server.endpoint
         ))
-        .hint("load a model there, or let MODEL (--model) name one")),
+        .hint("load a model there, or set MODEL (--model)")),
         Err(several) => Err(Error::usage(format!(
             "the endpoint {} serves {} models: {names}",
             config.server.endpoint,
             several.len()
         ))
-        .hint("let MODEL (--model) name one of them")),
+        .hint("set MODEL (--model) to one of them")),
     }
 }
 
-/// Asks, again and again as requests are.
+/// Gets the listing, with the same retries as requests.
 fn ask(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> (Result<Vec<u8>, Failure>, usize) {
     let begun = Timer::start();
     let mut attempts = 0;
@@ -168,7 +166,7 @@ fn ask(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> (Result<Vec<u8>
             Ok(body) => return (Ok(body), attempts),
             Err(failure) => failure,
         };
-        // A proxy that is not there is a setting that is wrong, more often than one that restarts.
+        // An unreachable proxy is more often a wrong setting than a proxy that restarts.
         if failure.cause == Cause::Connect && config.server.proxy.is_some() {
             return (Err(failure), attempts);
         }
@@ -186,7 +184,7 @@ mod tests {
     use ureq::http::HeaderMap;
 
     #[test]
-    fn lists_of_several_servers() {
+    fn listings_of_several_servers_are_parsed() {
         let ids = |body: &str| -> Option<Vec<String>> {
             let models = listed(body.as_bytes()).ok()?;
             Some(models.into_iter().map(|model| model.id).collect())

@@ -1,5 +1,5 @@
-//! Connections to the server: directly or through a proxy, with TLS or without, and the headers that
-//! every request has.
+//! Connections to the server, direct or through a proxy, with or without TLS, and the headers
+//! common to all requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +19,16 @@ use super::tls::{self, Roots, TlsConnector};
 use crate::config::{Proxy, ProxyKind, RemoteConfig};
 use crate::error::{Error, Result};
 
-/// How long a connection is kept for the next request: less than uvicorn's five seconds, after which
-/// the server may close it while a request is under way.
+/// How long an idle connection is kept. Shorter than uvicorn's five seconds, after which the server
+/// may close it while a request is being sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
-/// How the server is reached.
 #[derive(Debug)]
 pub(super) struct Network {
     connect_timeout: Duration,
     request_timeout: Duration,
     client: Option<Arc<ClientConfig>>,
-    /// Where trusted certificates are from, if any are needed.
+    /// The source of the trusted certificates, if any are needed.
     pub(super) roots: Option<String>,
     route: Route,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -38,23 +37,23 @@ pub(super) struct Network {
 #[derive(Debug, Clone)]
 enum Route {
     Direct,
-    /// Plain requests go to a proxy as they are, with the whole URL.
+    /// Plain HTTP requests go to the proxy with the whole URL.
     Forward {
         proxy: Uri,
-        /// Its name, where it is spoken to over TLS.
+        /// Its name, if it is reached over TLS.
         name: Option<ServerName<'static>>,
         /// Scheme, host and port of the server.
         origin: String,
     },
-    /// The proxy makes a tunnel to the server (CONNECT or SOCKS).
+    /// The proxy opens a tunnel to the server (CONNECT or SOCKS).
     Tunnel(Tunnel),
 }
 
 impl Network {
-    /// Reads the certificates, where they are needed, and is ready. Nothing is sent.
+    /// Reads the certificates if they are needed. Sends nothing.
     ///
     /// # Errors
-    /// Exit code 3 where trusted certificates cannot be read.
+    /// Exit code 3 if trusted certificates cannot be read.
     pub(super) fn new(config: &RemoteConfig) -> Result<Self> {
         let secure_proxy = |proxy: &Proxy| proxy.kind == ProxyKind::Https;
         let needs_tls = config.server.endpoint.scheme() == "https"
@@ -91,14 +90,14 @@ impl Network {
         })
     }
 
-    /// A connection to the server. One agent serves one request at a time, so that it can be shut down
-    /// by itself.
+    /// A connection to the server. Each agent serves one request at a time, so that it can be shut
+    /// down alone.
     pub(super) fn agent(&self) -> Agent {
-        // The engine ends a request before; this is for a thread that nobody looks after any more.
+        // The engine times out earlier. This is for abandoned threads.
         self.agent_within(self.request_timeout + Duration::from_secs(5))
     }
 
-    /// A connection whose requests have this time.
+    /// A connection whose requests time out after `time`.
     pub(super) fn agent_within(&self, time: Duration) -> Agent {
         let tunnel = match &self.route {
             Route::Tunnel(tunnel) => Some(tunnel.clone()),
@@ -106,12 +105,13 @@ impl Network {
         };
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // The key must not go along.
+            // A redirect would pass the key on.
             .max_redirects(0)
-            // A compressed stream comes in larger pieces than tokens.
+            // A compressed stream arrives in larger pieces than tokens.
             .accept_encoding("identity")
             .user_agent(concat!("flowbench/", env!("CARGO_PKG_VERSION")))
-            // What ureq reads from the environment knows neither http from https nor networks.
+            // ureq's own reading of the environment neither separates http from https nor supports
+            // networks.
             .proxy(tunnel)
             .timeout_resolve(Some(self.connect_timeout))
             .timeout_connect(Some(self.connect_timeout))
@@ -142,7 +142,7 @@ impl Network {
         Agent::with_parts(config, connector, resolver)
     }
 
-    /// The request with the headers that every request has.
+    /// Adds the headers common to all requests.
     pub(super) fn with_headers<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
         let headers = self.headers.iter();
         headers.fold(request, |request, (name, value)| {
@@ -150,13 +150,13 @@ impl Network {
         })
     }
 
-    /// Whether the user has a header of this name.
     pub(super) fn has_header(&self, name: &HeaderName) -> bool {
         self.headers.iter().any(|(known, _)| known == name)
     }
 }
 
-/// The way to the server, and what a proxy wants to be shown with each request.
+/// The route to the server, and the `Proxy-Authorization` header if the proxy needs one with each
+/// request.
 fn route(config: &RemoteConfig) -> Result<(Route, Option<String>)> {
     let Some(proxy) = &config.server.proxy else {
         return Ok((Route::Direct, None));
@@ -199,7 +199,7 @@ fn route(config: &RemoteConfig) -> Result<(Route, Option<String>)> {
     Ok((Route::Tunnel(tunnel), None))
 }
 
-/// Resolves the name of the proxy that requests go to in place of the server's, which that proxy knows.
+/// Resolves the proxy's name instead of the server's, which is left to the proxy.
 #[derive(Debug)]
 struct ProxyResolver {
     proxy: Option<Uri>,
@@ -218,8 +218,8 @@ impl Resolver for ProxyResolver {
     }
 }
 
-/// Puts the server's scheme, host and port into the request line, as a proxy has to see it (RFC 9112,
-/// §3.2.2).
+/// Puts the server's scheme, host and port into the request line, in the form that a proxy requires
+/// (RFC 9112, §3.2.2).
 #[derive(Debug)]
 struct ForwardConnector {
     origin: Option<String>,
@@ -251,7 +251,7 @@ impl<In: Transport> Connector<In> for ForwardConnector {
 struct ForwardTransport {
     inner: Box<dyn Transport>,
     origin: String,
-    /// Whether what is sent next begins a request: nothing was sent, or something was read since.
+    /// Whether the next output starts a request: nothing was sent yet, or input was read since.
     is_start: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What `flowbench doctor` says of a server: asked once, without retries, and nothing is measured.
+//! `flowbench doctor`'s check of a server. There are no retries, and nothing is measured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,39 +14,36 @@ use crate::error::Result;
 use crate::stopwatch::Timer;
 use crate::units::Millis;
 
-/// How long an answer is waited for, beside the connection.
+/// How long to wait for the answer, in addition to the connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What was found.
 #[derive(Debug, Clone)]
 pub struct ServerReport {
-    /// The proxy that is used, and the variable that names it.
+    /// The proxy in use, and the variable that sets it.
     pub proxy: Option<String>,
-    /// Where the certificates are from that are trusted, where the server is asked over TLS.
+    /// Where the trusted certificates come from, if TLS is used.
     pub roots: Option<String>,
     /// How long the listing took.
     pub time: Millis,
-    /// What the server says.
     pub answer: Answer,
 }
 
-/// What a server says when it is asked for its models.
+/// The answer to the query for the server's models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Their names.
     Models(Vec<String>),
-    /// It answers, but not with a list: why, and what to do about it.
+    /// The server answers, but not with a listing: why, and a hint.
     NoList(String, Option<&'static str>),
-    /// It is starting, or loads a model.
+    /// The server is starting or loading a model.
     Starting(String),
-    /// It cannot be used: why, and what to do about it.
+    /// The server cannot be used: why, and a hint.
     Failed(String, Option<&'static str>),
 }
 
-/// Asks the server.
+/// Queries the server.
 ///
 /// # Errors
-/// Exit code 3 where trusted certificates cannot be read.
+/// Exit code 3 if trusted certificates cannot be read.
 pub fn probe(config: &RemoteConfig) -> Result<ServerReport> {
     let network = Arc::new(Network::new(config)?);
     let caller = Caller::new(config, Arc::clone(&network));

@@ -1,4 +1,5 @@
-//! `WAIT_READY`: waits, before anything is measured, for a server that is starting or loading its model.
+//! `WAIT_READY`: waits for a server that is starting or loading its model, before anything is
+//! measured.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,33 +17,33 @@ use crate::config::RemoteConfig;
 use crate::error::{Error, Exit, Result};
 use crate::stopwatch::Timer;
 
-/// How often it is looked whether the user has had enough.
+/// How often to check for an interrupt.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Pauses between two questions: they grow from the first to the last.
+/// First and longest pause between two checks; pauses grow from one to the other.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 
-/// How long one question may take: a server that takes connections while it loads does not answer.
+/// Timeout of one check. A server that accepts connections while it loads may not answer at all.
 const QUESTION: Duration = Duration::from_secs(10);
 
-/// How often the user is told that it is still waited, for the same reason.
+/// How often to repeat an unchanged reason to the user.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// What a server is like.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum State {
     Ready,
-    /// It may be ready later.
+    /// It may become ready later.
     Starting(String),
-    /// It will not.
+    /// It will not become ready.
     Failed(Failure),
 }
 
-/// Waits as long as `WAIT_READY` says. `tell` is told why, when that changes, and from time to time.
+/// Waits for as long as `WAIT_READY` allows. Calls `tell` with the reason when it changes, and
+/// repeats it from time to time.
 ///
 /// # Errors
-/// Exit code 3 where the server is not ready by then, with the last reason, or never will be (its
-/// certificate is not trusted); 106 where it is interrupted.
+/// Exit code 3 with the last reason if the server is not ready by then, or never will be (its
+/// certificate is not trusted); 106 if interrupted.
 pub fn wait(
     config: &RemoteConfig,
     interrupted: &AtomicBool,
@@ -87,7 +88,7 @@ pub fn wait(
                 "the endpoint {} was not ready within {} s (WAIT_READY): {reason}",
                 config.server.endpoint, config.server.wait_ready_s
             ))
-            .hint("is the server running where ENDPOINT says? a large model may take longer to load: raise WAIT_READY"));
+            .hint("is the server running at ENDPOINT? a large model may take longer to load: raise WAIT_READY"));
         }
         let is_news =
             |(known, since): &(String, Timer)| *known != reason || since.elapsed() >= REMINDER;
@@ -104,7 +105,7 @@ pub fn wait(
     }
 }
 
-/// Asks once, on a thread of its own, so that an interrupt does not wait for the answer.
+/// Checks once, on a separate thread so that an interrupt does not have to wait for the answer.
 fn question(
     caller: &Arc<Caller>,
     network: &Network,
@@ -127,7 +128,7 @@ fn question(
             Ok(state) => return Ok(state),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                return Ok(State::Starting("the question came to nothing".to_owned()));
+                return Ok(State::Starting("the check gave no answer".to_owned()));
             }
         }
         if let Err(error) = check(interrupted) {
@@ -137,8 +138,8 @@ fn question(
     }
 }
 
-/// Asks the server for its models, which some answer while they load one, and for its health, which not
-/// all have.
+/// Queries `/models`, which some servers answer while they load a model, and `/health`, which not
+/// all servers have.
 pub(super) fn state(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> State {
     match caller.get(agent, &config.server.endpoint.url("/models")) {
         Ok(body) => {
@@ -148,7 +149,7 @@ pub(super) fn state(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> St
         }
         Err(failure) if is_starting(&failure) => return State::Starting(failure.message),
         Err(failure) => match failure.status {
-            // Others than this listing may be answered.
+            // Other requests may still work.
             Some(_) => {}
             None => return State::Failed(failure),
         },
@@ -165,7 +166,7 @@ pub(super) fn state(caller: &Caller, agent: &Agent, config: &RemoteConfig) -> St
     }
 }
 
-/// Whether a server that is starting may fail so.
+/// Whether a starting server may fail like this.
 fn is_starting(failure: &Failure) -> bool {
     let is_loading = || failure.message.to_ascii_lowercase().contains("loading");
     match failure.status {
@@ -178,8 +179,8 @@ fn is_starting(failure: &Failure) -> bool {
     }
 }
 
-/// What a body says of itself, where that is that a model is being loaded (llama.cpp's `{"status":
-/// "loading model"}`).
+/// The status in a body, if it says that a model is loading (llama.cpp's `{"status": "loading
+/// model"}`).
 fn loading(body: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let status = value.get("status")?.as_str()?;
@@ -218,7 +219,7 @@ mod tests {
     use ureq::http::HeaderMap;
 
     #[test]
-    fn what_a_server_says_while_it_loads() {
+    fn starting_servers_are_recognized() {
         for (body, is_loading) in [
             (r#"{"status": "loading model"}"#, true),
             (r#"{"status": "Starting"}"#, true),

@@ -1,15 +1,15 @@
-//! Finds the server's error message and decides what kind of failure it is, in the formats that servers
-//! use: OpenAI's `error` object, FastAPI's `detail`, an `errors` list, RFC 9457 problems, plain text.
+//! Extracts the server's error message and classifies the failure, in the formats that servers use:
+//! OpenAI's `error` object, FastAPI's `detail`, an `errors` list, RFC 9457 problems, plain text.
 
 use serde_json::Value;
 
 use super::failure::{Cause, Failure, excerpt, shorten};
 use super::json;
 
-/// How deeply nested a message may be.
+/// Maximum nesting of a message.
 const DEEPEST: usize = 6;
 
-/// Members that hold a message, the most specific first.
+/// Fields that contain a message, the most specific first.
 const MESSAGES: [&str; 12] = [
     "error",
     "message",
@@ -25,7 +25,7 @@ const MESSAGES: [&str; 12] = [
     "base_resp",
 ];
 
-/// What a body says: its message, or its beginning.
+/// The message in a body, or else the beginning of the body.
 pub(super) fn said(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     match message(&value, DEEPEST) {
@@ -40,13 +40,13 @@ fn message(value: &Value, depth: usize) -> Option<String> {
     let depth = depth.checked_sub(1)?;
     match value {
         Value::String(text) if !text.trim().is_empty() => {
-            // Proxies pass on an upstream body as a string.
+            // Proxies forward an upstream body as a string.
             let inner = serde_json::from_str::<Value>(text).ok();
             let inner = inner.filter(|inner| inner.is_object() || inner.is_array());
             let inner = inner.and_then(|inner| message(&inner, depth));
             Some(inner.unwrap_or_else(|| text.clone()))
         }
-        // FastAPI's validation errors name the member of the request: keep them whole.
+        // FastAPI's validation errors name the invalid field of the request: keep them whole.
         Value::Array(items) if items.iter().any(|item| item.get("loc").is_some()) => {
             Some(value.to_string())
         }
@@ -55,7 +55,7 @@ fn message(value: &Value, depth: usize) -> Option<String> {
             let told = MESSAGES
                 .iter()
                 .find_map(|name| message(members.get(*name)?, depth));
-            // OpenRouter's "Provider returned error" has the provider's own message beside it.
+            // OpenRouter's "Provider returned error" comes with the provider's own message.
             let raw = value
                 .pointer("/metadata/raw")
                 .and_then(|raw| message(raw, depth));
@@ -80,7 +80,7 @@ fn is_nothing(value: &Value) -> bool {
     }
 }
 
-/// The error that an event or a body reports, if it reports one.
+/// The error in an event or body, if there is one.
 pub(super) fn reported(value: &Value) -> Option<Failure> {
     // Gemini wraps it in a list.
     if let Value::Array(items) = value {
@@ -95,7 +95,7 @@ pub(super) fn reported(value: &Value) -> Option<Failure> {
     if error(value) {
         return Some(failure(value));
     }
-    // OpenRouter reports it within the choice, Groq in `x_groq`.
+    // OpenRouter reports it inside the choice, Groq in `x_groq`.
     let inner = (choices.into_iter().flatten())
         .chain(members.get("x_groq"))
         .find(|inner| error(inner));
@@ -150,7 +150,7 @@ pub(super) fn named(text: &str, comment: &str) -> Failure {
         (Some(comment), Some(told)) => format!("{comment}: {told}"),
         (Some(comment), None) => comment.to_owned(),
         (None, Some(told)) => told,
-        (None, None) if text.trim().is_empty() => "it does not say which".to_owned(),
+        (None, None) if text.trim().is_empty() => "it gives no details".to_owned(),
         (None, None) => text.to_owned(),
     };
     broken_off(value.as_ref().map_or(Cause::Server, cause), &said)
@@ -165,11 +165,11 @@ fn broken_off(cause: Cause, said: &str) -> Failure {
     let said = shorten(said);
     Failure::new(
         cause,
-        format!("the server breaks its answer off with an error: {said}"),
+        format!("the server aborted its answer with an error: {said}"),
     )
 }
 
-/// What kind of failure an error is: by its code if that is an HTTP status, else by its type.
+/// Classifies an error: by its code if that is an HTTP status, else by its type.
 fn cause(value: &Value) -> Cause {
     match numeric_code(value) {
         Some(429) => Cause::RateLimited,
@@ -180,7 +180,7 @@ fn cause(value: &Value) -> Cause {
     }
 }
 
-/// The objects that may hold an error's code: those that it wraps, then itself.
+/// The objects that may hold an error's code: nested ones first, then the error itself.
 fn levels(value: &Value) -> impl Iterator<Item = &Value> {
     let wrapped = [
         "/error",
@@ -195,7 +195,7 @@ fn levels(value: &Value) -> impl Iterator<Item = &Value> {
         .filter(|value| value.is_object())
 }
 
-/// The error's code, as a number or as text.
+/// The error's code, given as a number or a string.
 fn numeric_code(value: &Value) -> Option<u64> {
     const NAMES: [&str; 6] = [
         "code",
@@ -265,7 +265,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn errors_of_all_shapes_say_their_reason_and_whether_to_try_again() {
+    fn errors_of_all_shapes_have_a_message_and_a_cause() {
         for (value, cause) in [
             (
                 json!({"error": {"message": "why", "code": 500}}),
@@ -374,7 +374,7 @@ mod tests {
             message.ends_with("Provider returned error: out of pages"),
             "{message}"
         );
-        // One that says nothing is told as it is.
+        // An error without a message is quoted as it is.
         let message = reported(&json!({"error": true, "id": 7}))
             .expect("an error")
             .message;
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_is_none_is_none() {
+    fn an_empty_error_is_not_an_error() {
         for error in [
             json!(null),
             json!(""),
@@ -411,12 +411,12 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_is_called_an_error_is_one() {
+    fn an_event_named_error_is_an_error() {
         let line = |text: &str, comment: &str| named(text, comment).message;
-        let said = "the server breaks its answer off with an error: ";
+        let said = "the server aborted its answer with an error: ";
         assert_eq!(line("out of memory", ""), format!("{said}out of memory"));
         assert_eq!(line("", "out of memory"), format!("{said}out of memory"));
-        assert_eq!(line("", ""), format!("{said}it does not say which"));
+        assert_eq!(line("", ""), format!("{said}it gives no details"));
         assert_eq!(
             line(r#"{"message": "m", "code": 400}"#, "c"),
             format!("{said}c: m")

@@ -1,4 +1,4 @@
-//! A request as the server reads it.
+//! Request bodies.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -8,7 +8,7 @@ use crate::config::{Change, EndpointApi, EndpointExtra, RemoteConfig};
 use crate::engine::{Message, Request};
 use crate::error::{Context, Exit, Result};
 
-/// Seeds go over the wire with 31 bits: what every server takes, signed or not.
+/// Seeds are sent with 31 bits, which every server accepts, signed or not.
 const SEED_BITS: u64 = 0x7fff_ffff;
 
 struct Body<'a> {
@@ -21,7 +21,7 @@ struct Body<'a> {
     top_k: usize,
     seed: u64,
     ignore_eos: bool,
-    /// What the user says besides, or otherwise.
+    /// The user's additions and changes (`ENDPOINT_EXTRA`).
     extra: &'a EndpointExtra,
 }
 
@@ -45,7 +45,7 @@ impl Serialize for Body<'_> {
             include_usage: true,
         };
         self.put(&mut map, "stream_options", &options)?;
-        // vLLM's and llama.cpp's extension.
+        // An extension of vLLM and llama.cpp.
         self.put_if(self.ignore_eos, &mut map, "ignore_eos", &true)?;
         for (name, value) in self.extra.others() {
             map.serialize_entry(name, value)?;
@@ -55,7 +55,7 @@ impl Serialize for Body<'_> {
 }
 
 impl Body<'_> {
-    /// A member, as the user would have it.
+    /// Writes a field, with the user's change applied.
     fn put<M: SerializeMap>(
         &self,
         map: &mut M,
@@ -70,7 +70,7 @@ impl Body<'_> {
         }
     }
 
-    /// A member that is sent only where it says something, or where the user gives it a value.
+    /// Writes a field only if it has an effect (`says`) or the user sets it.
     fn put_if<M: SerializeMap>(
         &self,
         says: bool,
@@ -90,29 +90,27 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-/// What goes over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outgoing {
-    /// JSON.
     pub(super) body: Vec<u8>,
-    /// The prompt as it is sent to `/completions`.
+    /// The prompt sent to `/completions`.
     pub(super) prompt: Option<Sent>,
 }
 
-/// A prompt of `/completions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(super) enum Sent {
     Text(String),
-    /// Made by the local tokenizer: in a text, the server would take what a message says for a special
-    /// token where it spells one, and many would put a second BOS token before the template's own.
+    /// Made by the local tokenizer. In a text prompt, the server would turn special tokens spelled
+    /// out in a message into real ones, and many servers would add a second BOS token before the
+    /// template's own.
     Tokens(Vec<u32>),
 }
 
-/// Writes a request down.
+/// Builds the body of a request.
 ///
 /// # Errors
-/// A conversation that the local chat template refuses.
+/// The local chat template rejects the conversation.
 pub(super) fn outgoing(
     request: &Request,
     model: &str,
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn sampling_goes_along_where_it_says_something() {
+    fn sampling_options_are_sent_if_they_have_an_effect() {
         let mut sampled = request();
         sampled.sampling = Sampling {
             temperature: 0.7,
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_left_out_renamed_and_given_other_values() {
+    fn extra_drops_renames_and_sets_fields() {
         let body = |extra: &str| body_with(&request(), EndpointApi::Chat, extra);
         let renamed = body(r#"{"max_tokens": {"rename": "max_completion_tokens"}}"#);
         assert!(

@@ -1,24 +1,24 @@
-//! When a request is tried again.
+//! When a request is retried.
 
 use std::time::Duration;
 
 use super::failure::Failure;
 use crate::config::RetryPolicy;
 
-/// Longest wait that the doubling comes to.
+/// Upper bound of the exponential backoff.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// What is done about an attempt that failed.
+/// What to do after a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RetryDecision {
-    /// It is tried again after this time.
+    /// Retry after this time.
     Again(Duration),
-    /// It is not, for this reason.
+    /// Do not retry, for this reason.
     GiveUp(String),
 }
 
-/// Decides on a request whose attempt number `attempts` (from 1) failed, `spent` after the start of
-/// its first one. `seed` spreads the waits of requests that failed together.
+/// Decides about a request whose attempt number `attempts` (1-based) failed, `spent` after the
+/// start of its first attempt. `seed` spreads the waits of requests that failed together.
 pub(super) fn decide(
     policy: &RetryPolicy,
     failure: &Failure,
@@ -41,7 +41,7 @@ pub(super) fn decide(
         delay(policy.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
     if spent.saturating_add(wait) >= policy.request() {
         return RetryDecision::GiveUp(format!(
-            "{line}; attempt {} would come after the {} s that a request may take \
+            "{line}; attempt {} would start after the limit of {} s for a request \
              (REQUEST_TIMEOUT)",
             attempts + 1,
             policy.request_timeout_s
@@ -50,8 +50,8 @@ pub(super) fn decide(
     RetryDecision::Again(wait)
 }
 
-/// Twice as long after each attempt, and of that a part between a half and all ("equal jitter",
-/// M. Brooker, *Exponential Backoff and Jitter*, 2015).
+/// Doubles the delay with each attempt; the seed picks a value between half and all of it ("equal
+/// jitter", M. Brooker, *Exponential Backoff and Jitter*, 2015).
 fn delay(first: Duration, attempts: usize, seed: u64) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1).min(16)).unwrap_or(16);
     let full = first.saturating_mul(1 << doublings).min(LONGEST.max(first));
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_passes_is_tried_again_and_not_for_ever() {
+    fn only_transient_failures_are_retried_and_not_forever() {
         let policy = RetryPolicy::default();
         let decide =
             |cause, attempts| decide(&policy, &failure(cause), attempts, Duration::ZERO, 7);
@@ -95,7 +95,7 @@ mod tests {
                 "{cause:?}"
             );
             let RetryDecision::GiveUp(why) = decide(cause, 4) else {
-                panic!("{cause:?} is tried for ever");
+                panic!("{cause:?} is retried forever");
             };
             assert_eq!(why, "broke; that was attempt 4 of 4");
         }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_asks_for_is_waited() {
+    fn retry_after_is_respected() {
         let mut limited = failure(Cause::RateLimited);
         limited.retry_after = Some(Duration::from_secs(9));
         let policy = RetryPolicy::default();
@@ -115,14 +115,14 @@ mod tests {
         );
         limited.retry_after = Some(Duration::MAX);
         let RetryDecision::GiveUp(why) = decide(&policy, &limited, 1, Duration::ZERO, 0) else {
-            panic!("waits for ever");
+            panic!("waits forever");
         };
         assert!(why.contains("REQUEST_TIMEOUT"), "{why}");
     }
 
     proptest! {
         #[test]
-        fn waits_double_up_to_a_limit_and_depend_on_the_seed_alone(
+        fn waits_double_up_to_a_limit_and_are_deterministic(
             attempts in 1usize..100,
             seed in any::<u64>(),
             first_ms in 0u64..100_000,

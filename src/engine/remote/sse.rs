@@ -1,36 +1,34 @@
-//! Server-sent events: bytes to events, however the bytes were cut on their way (HTML Standard,
-//! §9.2.6 "Interpreting an event stream").
+//! Parses server-sent events, however the bytes were split (HTML Standard, §9.2.6 "Interpreting an
+//! event stream").
 //!
-//! Comments and lines that are not fields are kept, unlike in the standard: a server that fails may say
-//! why in a comment, or send a plain JSON error where a stream was announced.
+//! Unlike in the standard, comments and lines that are not fields are kept: a failing server may
+//! give its reason in a comment, or send a plain JSON error instead of the announced stream.
 
 use std::fmt;
 
-/// Longest event in bytes: no chunk of an answer comes near it, and a stream without an end of line
-/// does not fill the memory.
+/// Maximum size of an event in bytes. No chunk of an answer comes near it. It keeps a stream
+/// without line endings from filling the memory.
 const LONGEST: usize = 8 << 20;
 
-/// Takes events out of a stream of bytes.
 #[derive(Debug, Default)]
 pub(super) struct EventParser {
-    /// The line that is not whole yet.
+    /// The incomplete line.
     line: Vec<u8>,
-    /// The event so far.
     event: Event,
-    /// The last byte was a carriage return, whose line feed may follow.
+    /// The last byte was a carriage return; a line feed may follow.
     after_return: bool,
-    /// Something of the stream has been read.
+    /// A line has been read.
     begun: bool,
 }
 
 /// The lines between two blank lines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Event {
-    /// Its name (`event:`); used for errors and heartbeats.
+    /// The `event:` field; used for errors and heartbeats.
     pub(super) name: String,
-    /// Its data: the `data:` lines, joined by line feeds.
+    /// The `data:` lines, joined by line feeds.
     pub(super) data: Option<Vec<u8>>,
-    /// Its comments, joined by line feeds.
+    /// Comments, joined by line feeds.
     pub(super) comment: Vec<u8>,
     /// Lines that are not fields, joined by line feeds.
     pub(super) stray: Vec<u8>,
@@ -46,7 +44,7 @@ impl Event {
     }
 }
 
-/// An event that is longer than any chunk of an answer.
+/// An event longer than any chunk of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooLong;
 
@@ -57,10 +55,10 @@ impl fmt::Display for TooLong {
 }
 
 impl EventParser {
-    /// The events that end in these bytes, which follow those before.
+    /// Parses the next bytes of the stream and returns the events that they complete.
     ///
     /// # Errors
-    /// An event that is too long; the stream is then of no use any more.
+    /// An event is too long. The parser cannot be used after that.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
         let mut events = Vec::new();
         let mut rest = bytes;
@@ -85,8 +83,8 @@ impl EventParser {
         Ok(events)
     }
 
-    /// The stream has ended: an event without its blank line. The standard drops it; there are
-    /// servers that close behind their last line.
+    /// Ends the stream and returns an event without its blank line. The standard discards it, but
+    /// some servers close right after their last line.
     pub(super) fn finish(mut self) -> Option<Event> {
         if !self.line.is_empty() {
             self.line_ended();
@@ -94,7 +92,7 @@ impl EventParser {
         Some(self.event).filter(|event| !event.is_empty())
     }
 
-    /// A whole line has been read; a blank one ends the event.
+    /// Handles a complete line; a blank one ends the event.
     fn line_ended(&mut self) -> Option<Event> {
         let line = std::mem::take(&mut self.line);
         let mut line = line.as_slice();
@@ -134,7 +132,6 @@ impl EventParser {
     }
 }
 
-/// Adds a line.
 fn join(lines: &mut Vec<u8>, line: &[u8]) {
     if !lines.is_empty() {
         lines.push(b'\n');
@@ -157,7 +154,7 @@ mod tests {
         events
     }
 
-    /// The data of all events of the pieces, of the unfinished one last.
+    /// The data of all events, including an unfinished last one.
     fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
         (parsed(pieces).into_iter())
             .filter_map(|event| event.data)
@@ -166,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn names_comments_and_lines_that_are_no_field_are_kept() {
+    fn names_comments_and_stray_lines_are_kept() {
         let text = "event: error\n: out of memory\n: sorry\n\n\
                     {\"error\":\n  {\"code\": 400}}\n\n\
                     error: {\"code\": 500}\n\n\
@@ -187,13 +184,13 @@ mod tests {
                 event("", "ping", ""),
             ]
         );
-        // The name is that of one event.
+        // A name applies to one event only.
         let named = parsed([&b"event: a\ndata: 1\n\ndata: 2\n\n"[..]]);
         assert_eq!((named[0].name.as_str(), named[1].name.as_str()), ("a", ""));
     }
 
     #[test]
-    fn the_standard_s_examples() {
+    fn examples_from_the_standard() {
         let text = ": a comment\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n";
         assert_eq!(
             events([text.as_bytes()]),
@@ -214,25 +211,25 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_may_end_behind_its_last_line() {
+    fn a_stream_may_end_without_a_blank_line() {
         assert_eq!(events([&b"data: [DONE]"[..]]), ["[DONE]"]);
         assert_eq!(events([&b"data: [DONE]\n"[..]]), ["[DONE]"]);
         assert_eq!(events([&b": only a comment"[..]]), [] as [String; 0]);
     }
 
     #[test]
-    fn a_line_without_an_end_is_given_up() {
+    fn an_endless_line_is_an_error() {
         let mut parser = EventParser::default();
         let piece = vec![b'x'; 1 << 20];
         let given_up = (0..9).find_map(|_| parser.push(&piece).err());
         assert_eq!(given_up, Some(TooLong));
-        // One that is merely long is not.
+        // A long line with an end is fine.
         let long = "y".repeat(1 << 20);
         let text = format!("data: {long}\n\n");
         assert_eq!(events([text.as_bytes()]), [long]);
     }
 
-    /// A stream of lines that mean something, and of bytes that mean nothing.
+    /// Random streams of valid lines and arbitrary bytes.
     fn stream() -> impl Strategy<Value = Vec<u8>> {
         let line = prop_oneof![
             Just(b"data: {\"a\": 1}".to_vec()),
@@ -258,7 +255,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a stream is cut, its events are the same.
+        /// The events do not depend on how the stream is split.
         #[test]
         fn cuts_do_not_matter(
             stream in stream(),

@@ -1,5 +1,6 @@
-//! TLS: whose certificates are trusted, and the connector that wraps a connection into it. ureq's own
-//! would read the certificates anew for each connection, and could not trust a self-signed certificate.
+//! TLS: the trusted certificates, and the connector that adds TLS to a connection. ureq's own
+//! connector would read the certificates again for each connection, and could not trust a
+//! self-signed certificate.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -21,21 +22,21 @@ use ureq::unversioned::transport::{
 use crate::config::Trust;
 use crate::error::{Error, Result};
 
-/// The certificates that a server's must come from.
+/// The trusted certificates.
 #[derive(Debug, Clone)]
 pub(super) struct Roots {
     certificates: Vec<CertificateDer<'static>>,
     store: RootCertStore,
-    /// Where they are from, and how many.
+    /// Where they come from, and how many there are.
     pub(super) source: String,
 }
 
 impl Roots {
-    /// Those of `SSL_CERT_FILE` and `SSL_CERT_DIR` alone, where either is set, as OpenSSL and curl have
-    /// it; else the system's; else, where it has none, those of the browsers, which are built in.
+    /// If `SSL_CERT_FILE` or `SSL_CERT_DIR` is set, reads only the certificates there, like OpenSSL
+    /// and curl. Otherwise the system's; if it has none, the browsers' list, which is built in.
     ///
     /// # Errors
-    /// Exit code 3 where these variables name nothing readable, or no certificate.
+    /// Exit code 3 if these variables name nothing readable, or no certificate.
     pub(super) fn read(trust: &Trust) -> Result<Self> {
         if trust.file.is_some() || !trust.folders.is_empty() {
             return Self::named(trust);
@@ -47,7 +48,7 @@ impl Roots {
         }
         let mut built_in = Self::new(
             Vec::new(),
-            "the list that is built in (the system has none)",
+            "the list built into flowbench (the system has none)",
         );
         built_in
             .store
@@ -56,7 +57,7 @@ impl Roots {
     }
 
     fn named(trust: &Trust) -> Result<Self> {
-        let hint = "SSL_CERT_FILE is a file of certificates in PEM (-----BEGIN CERTIFICATE-----), \
+        let hint = "SSL_CERT_FILE must be a PEM file of certificates (-----BEGIN CERTIFICATE-----), \
                     SSL_CERT_DIR a folder of such files; unset them to trust the system's store";
         let mut certificates = Vec::new();
         let mut places = Vec::new();
@@ -81,11 +82,11 @@ impl Roots {
         }
         let roots = Self::new(certificates, &places.join(" and "));
         match problem {
-            // What is there may do; other programs pass over the rest, too.
+            // One usable source is enough. Other programs ignore the rest, too.
             _ if !roots.store.is_empty() => Ok(roots),
             problem => Err(Error::preflight(format!(
                 "failed to read trusted certificates: {}",
-                problem.unwrap_or_else(|| format!("{}: none can be used", roots.source))
+                problem.unwrap_or_else(|| format!("{}: none is usable", roots.source))
             ))
             .hint(hint)),
         }
@@ -106,15 +107,15 @@ impl Roots {
         }
     }
 
-    /// How TLS is spoken, where they are trusted. Shared by all connections, so that a later one takes up
+    /// The TLS configuration that trusts them. All connections share it, so that later ones resume
     /// the session of an earlier one.
     ///
     /// # Errors
-    /// Exit code 3 where the TLS library refuses them.
+    /// Exit code 3 if the TLS library rejects them.
     pub(super) fn client(self) -> Result<Arc<ClientConfig>> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let refuse = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::preflight("failed to set TLS up").caused_by(error)
+            Error::preflight("failed to set up TLS").caused_by(error)
         };
         let inner =
             WebPkiServerVerifier::builder_with_provider(Arc::new(self.store), provider.clone())
@@ -127,7 +128,7 @@ impl Roots {
         let client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| refuse(error.into()))?
-            // rustls calls every verifier but its own so; this one only adds to it.
+            // rustls calls every custom verifier dangerous; this one only adds to the default.
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
@@ -135,16 +136,17 @@ impl Roots {
     }
 }
 
-/// rustls's own verification, and a self-signed certificate that is trusted by itself: what `openssl req
-/// -x509` makes says that it is a CA's, which rustls takes from no server.
+/// rustls's verification, which also accepts a self-signed certificate that is itself trusted.
+/// `openssl req -x509` marks such a certificate as a CA's, and rustls accepts no CA certificate
+/// from a server.
 #[derive(Debug)]
 struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
     trusted: Vec<CertificateDer<'static>>,
 }
 
-/// Whether a certificate is not taken for that alone. What comes before in webpki's order is right then:
-/// the encoding and the dates.
+/// Whether a certificate was rejected only because it is a CA's. In webpki's order, the encoding
+/// and the dates were checked before.
 pub(super) fn is_authority(error: &CertificateError) -> bool {
     let CertificateError::Other(OtherError(error)) = error else {
         return false;
@@ -202,11 +204,11 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Wraps connections into TLS where the URL is `https`.
+/// Adds TLS to connections to `https` URLs.
 #[derive(Debug, Clone)]
 pub(super) struct TlsConnector {
     pub(super) client: Option<Arc<ClientConfig>>,
-    /// The name of the proxy that plain requests go to over TLS.
+    /// Name of the proxy that plain requests go to over TLS.
     pub(super) proxy: Option<ServerName<'static>>,
 }
 
@@ -243,9 +245,9 @@ impl<In: Transport> Connector<In> for TlsConnector {
     }
 }
 
-/// The connection ended while TLS was set up: what plain servers do to a client that speaks TLS.
+/// The connection closed during the TLS handshake: what plain servers do to a TLS client.
 #[derive(Debug, thiserror::Error)]
-#[error("closed while TLS was set up ({0})")]
+#[error("closed during the TLS handshake ({0})")]
 pub(super) struct HandshakeCut(io::Error);
 
 fn cut(error: io::Error) -> io::Error {
@@ -258,19 +260,18 @@ fn cut(error: io::Error) -> io::Error {
     }
 }
 
-/// A host as a certificate names it.
+/// The host in the form used by certificates.
 ///
 /// # Errors
-/// A host that no certificate can name.
+/// No certificate can name the host.
 pub(super) fn server_name(
     host: Option<&str>,
 ) -> std::result::Result<ServerName<'static>, ureq::Error> {
     let host = host.unwrap_or_default().trim_matches(['[', ']']);
     ServerName::try_from(host.trim_end_matches('.').to_owned())
-        .map_err(|_| ureq::Error::Tls("no certificate can be for this host's name"))
+        .map_err(|_| ureq::Error::Tls("a certificate cannot contain this host name"))
 }
 
-/// A connection in TLS.
 pub(super) struct TlsTransport {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
@@ -320,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificates_that_cannot_be_read_are_named() {
+    fn unreadable_certificates_are_errors_that_name_the_variable() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("ca.pem");
         let read = |file: Option<&std::path::Path>, folders: &[&std::path::Path]| {
@@ -360,7 +361,7 @@ mod tests {
         );
         let both = read(Some(&folder.path().join("nowhere")), &[folder.path()]);
         assert!(both.expect("one is enough").client().is_ok());
-        // Without the variables there is always something.
+        // Without the variables there are always some certificates.
         assert!(!read(None, &[]).expect("some").store.is_empty());
     }
 }

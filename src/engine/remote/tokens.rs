@@ -1,5 +1,5 @@
 //! The served model's tokenizer on this machine: renders prompts for `/completions`, and counts
-//! tokens beside the server.
+//! tokens independently of the server.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,10 +14,9 @@ use crate::engine::tokenizer::{AddedTokens, Encoded, Tokenizer};
 use crate::engine::{Conversation, Message, RequestId, Role, shown_prompt};
 use crate::error::{Error, Exit, Result};
 
-/// Longest wait for counts that are still being made: they take milliseconds.
+/// Longest wait for outstanding counts, which take milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A tokenizer and, where the model has one, its chat template.
 pub(super) struct LocalTokens {
     tokenizer: Tokenizer,
     added: AddedTokens,
@@ -25,10 +24,10 @@ pub(super) struct LocalTokens {
 }
 
 impl LocalTokens {
-    /// Reads them out of a `.gguf` file, a model's folder or the `tokenizer.json` in it.
+    /// Reads a `.gguf` file, a model folder, or the `tokenizer.json` in one.
     ///
     /// # Errors
-    /// Exit code 3 where there is none, and where the chat template cannot be read.
+    /// Exit code 3 if there is no tokenizer, or if the chat template cannot be read.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let read = || {
             let folder = match path.file_name() {
@@ -57,7 +56,7 @@ impl LocalTokens {
         })
     }
 
-    /// What had to be assumed of the file.
+    /// Assumptions made where the file is silent.
     pub(super) fn notes(&self) -> &[String] {
         self.tokenizer.notes()
     }
@@ -70,7 +69,7 @@ impl LocalTokens {
         })
     }
 
-    /// The conversation through the model's chat template, or as plain text where it has none.
+    /// Renders the conversation with the model's chat template, or as plain text if it has none.
     fn render(&self, messages: &[Message]) -> Result<Rendered> {
         match &self.chat {
             Some(chat) => chat.render(messages),
@@ -86,25 +85,26 @@ impl LocalTokens {
             .encode_rendered(&self.added, text, add_special)
     }
 
-    /// The conversation as `/completions` is sent it. What messages say never becomes a special token.
+    /// The conversation as the tokens sent to `/completions`. Message content never becomes a
+    /// special token.
     ///
     /// # Errors
-    /// A conversation that the chat template refuses.
+    /// The chat template rejects the conversation.
     pub(super) fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         Ok(self.encode(&self.render(messages)?)?.ids)
     }
 
-    /// That conversation, for people to read.
+    /// The same prompt as text, for display.
     pub(super) fn prompt_text(&self, messages: &[Message]) -> Option<String> {
         let rendered = self.render(messages).ok()?;
         let held = self.encode(&rendered).ok()?.held;
         Some(shown_prompt(rendered.text, held))
     }
 
-    /// Whether the chat template can render these conversations.
+    /// Checks that the chat template can render these conversations.
     ///
     /// # Errors
-    /// Exit code 3 where it cannot.
+    /// Exit code 3 if it cannot.
     pub(super) fn try_out(&self, conversations: &[Conversation]) -> Result<()> {
         match &self.chat {
             Some(chat) => chat.try_out(conversations),
@@ -112,11 +112,11 @@ impl LocalTokens {
         }
     }
 
-    /// Tokens of a prompt as the server should see it; `None` where that cannot be known.
+    /// Number of prompt tokens that the server should count; `None` if it cannot be known.
     fn count_prompt(&self, prompt: &Prompt) -> Option<usize> {
         match prompt {
             Prompt::Chat(messages) => {
-                // As servers do it, who take any text for a special token that spells one.
+                // Like servers, which recognize special tokens in message content, too.
                 let rendered = self.chat.as_ref()?.render(messages).ok()?;
                 Some(self.tokenizer.encode(&rendered.text, false).ok()?.len())
             }
@@ -129,12 +129,11 @@ impl LocalTokens {
     }
 }
 
-/// What is sent to the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Prompt {
-    /// A conversation, which the server renders.
+    /// Rendered by the server.
     Chat(Arc<[Message]>),
-    /// So many tokens, made here.
+    /// Number of tokens of a prompt that was tokenized here.
     Tokens(usize),
 }
 
@@ -143,7 +142,7 @@ enum TokenizerJob {
     Answer(RequestId, String),
 }
 
-/// Counts of one request; `None` where it could not be counted.
+/// The counts of one request; `None` for those that failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) prompt: Option<usize>,
@@ -152,13 +151,13 @@ pub(super) struct Counts {
 
 #[derive(Default)]
 struct Board {
-    /// Jobs that were given out and have not ended.
+    /// Unfinished jobs.
     open: usize,
     counts: HashMap<RequestId, Counts>,
 }
 
-/// Counts tokens on a thread of its own, beside the run: a count of some thousand tokens takes longer
-/// than the time between two of them.
+/// Counts tokens on its own thread: counting a few thousand tokens takes longer than the time
+/// between two of them.
 pub(super) struct Counter {
     jobs: Sender<TokenizerJob>,
     board: Arc<(Mutex<Board>, Condvar)>,
@@ -168,7 +167,7 @@ impl Counter {
     /// Starts the thread, which ends with the counter.
     ///
     /// # Errors
-    /// Exit code 3 where the system has no room for it.
+    /// Exit code 3 if no thread can be started.
     pub(super) fn start(tokens: Arc<LocalTokens>) -> Result<Self> {
         let (jobs, inbox) = channel();
         let board = Arc::new((Mutex::new(Board::default()), Condvar::new()));
@@ -180,12 +179,12 @@ impl Counter {
         Ok(Self { jobs, board })
     }
 
-    /// Has a request's prompt counted.
+    /// Starts counting a request's prompt.
     pub(super) fn prompt(&self, id: RequestId, prompt: Prompt) {
         self.give(TokenizerJob::Prompt(id, prompt));
     }
 
-    /// Has an answer counted.
+    /// Starts counting an answer.
     pub(super) fn answer(&self, id: RequestId, text: String) {
         self.give(TokenizerJob::Answer(id, text));
     }
@@ -201,21 +200,21 @@ impl Counter {
         self.board.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `ready` says so of the counts, or nothing is being counted.
+    /// Waits until `ready` returns true, or no job is open.
     fn wait(&self, ready: impl Fn(&Board) -> bool) -> MutexGuard<'_, Board> {
         let waits = |board: &mut Board| board.open > 0 && !ready(board);
         let waited = (self.board.1).wait_timeout_while(self.lock(), PATIENCE, waits);
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// A prompt's tokens; waits for the count, which was begun long before.
+    /// Number of prompt tokens. Waits for the count, which was started long before.
     pub(super) fn prompt_of(&self, id: RequestId) -> Option<usize> {
         let board = self
             .wait(|board| (board.counts.get(&id)).is_some_and(|counts| counts.prompt.is_some()));
         board.counts.get(&id)?.prompt
     }
 
-    /// All counts, when the last one has been made; they are forgotten here.
+    /// Waits for all counts and removes them from the counter.
     pub(super) fn all(&self) -> HashMap<RequestId, Counts> {
         std::mem::take(&mut self.wait(|_| false).counts)
     }

@@ -1,4 +1,4 @@
-//! What went over the wire, counted.
+//! Counters of requests, attempts and failures.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,21 +9,20 @@ use crate::engine::{Origin, RequestId};
 use crate::record::remote::{RemoteRecord, UsageMismatch};
 use crate::units::Millis;
 
-/// What the server counted of an answer, to be compared with the local tokenizer's counts.
+/// The server's token counts of an answer, to be compared with the local tokenizer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Usage {
     /// Tokens of the prompt.
     pub(super) prompt: Option<usize>,
-    /// Tokens of the answer's text, thoughts left out; `None` where they cannot be told apart.
+    /// Tokens of the answer's text without thoughts; `None` if they cannot be separated.
     pub(super) answer: Option<usize>,
 }
 
-/// The counts of an engine.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     pub(super) record: RemoteRecord,
-    /// Answers whose `usage` is to be compared with the tokenizer's counts, in the order in which they
-    /// ended.
+    /// Answers whose `usage` is to be compared with the tokenizer's counts, in the order in which
+    /// they finished.
     usages: Vec<(RequestId, Origin, Usage)>,
 }
 
@@ -38,29 +37,29 @@ impl Traffic {
         }
     }
 
-    /// A request's attempt number `number`, from 1, begins.
+    /// Counts the start of an attempt. `number` is 1-based.
     pub(super) fn attempt(&mut self, number: usize) {
         self.record.attempts += 1;
         self.record.retries += usize::from(number > 1);
     }
 
-    /// An attempt failed, of which so many chunks had come.
+    /// Counts a failed attempt that had received `chunks` chunks.
     pub(super) fn failed(&mut self, cause: Cause, chunks: usize) {
         *cause.counter(&mut self.record) += 1;
         self.record.discarded_chunks += chunks;
     }
 
-    /// A request waits before its next attempt.
+    /// Counts the wait before a request's next attempt.
     pub(super) fn waits(&mut self, time: Duration) {
         self.record.backoff_ms = self.record.backoff_ms + Millis::from(time);
     }
 
-    /// Keeps what the server counted, until the tokenizer has, too.
+    /// Keeps the server's counts until the tokenizer's are known.
     pub(super) fn compare_later(&mut self, id: RequestId, origin: Origin, usage: Usage) {
         self.usages.push((id, origin, usage));
     }
 
-    /// The counts so far, which begin anew.
+    /// Returns the counts so far and resets them.
     pub(super) fn take(&mut self, counts: HashMap<RequestId, Counts>) -> RemoteRecord {
         let mut record = std::mem::take(&mut self.record);
         for (id, origin, usage) in std::mem::take(&mut self.usages) {
@@ -72,7 +71,7 @@ impl Traffic {
     }
 }
 
-/// Compares two counts of the same tokens.
+/// Compares the server's counts with the tokenizer's.
 fn compare(record: &mut RemoteRecord, origin: &Origin, usage: Usage, counts: Counts) {
     record.checked += usize::from(counts.prompt.is_some() || counts.answer.is_some());
     let differing = |usage: Option<usize>, local: Option<usize>, most: usize| {
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_first_attempt_is_no_retry() {
+    fn every_attempt_but_the_first_is_a_retry() {
         let mut traffic = Traffic::new(1);
         for number in [1, 2, 3, 1] {
             traffic.attempt(number);
@@ -112,12 +111,12 @@ mod tests {
         assert_eq!((record.attempts, record.retries), (4, 2));
         assert_eq!((record.cut_off, record.discarded_chunks), (2, 5));
         assert_eq!(record.start_attempts, 1);
-        // Counts are told once.
+        // Counts are returned only once.
         assert_eq!(traffic.take(HashMap::new()), RemoteRecord::default());
     }
 
     #[test]
-    fn counts_that_differ_are_told_with_both_numbers() {
+    fn mismatched_counts_are_reported_with_both_numbers() {
         let usage = |prompt, answer| Usage {
             prompt: Some(prompt),
             answer: Some(answer),
@@ -133,7 +132,7 @@ mod tests {
             answer: Some(answer),
         };
         let cases = [
-            // One more generated is the token that ends the turn.
+            // One more decoded token is the one that ends the turn.
             (usage(10, 5), counts(10, 4)),
             (usage(10, 5), counts(10, 3)),
             (usage(10, 5), counts(11, 5)),

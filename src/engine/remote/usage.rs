@@ -1,26 +1,26 @@
-//! Token counts in the formats that servers send. A strange count never fails an answer: whatever is
-//! missing, null or not a number is ignored, and the last plausible count wins.
+//! Token counts in the formats that servers send. A malformed count never fails an answer: missing,
+//! null and non-numeric values are ignored, and the last plausible count wins.
 
 use serde_json::Value;
 
-/// A count above this is a mistake: no request has that many tokens.
+/// A larger count is an error: no request has that many tokens.
 const MOST: f64 = 1e9;
 
-/// What the server counted; `None` for what it does not say.
+/// The server's counts; `None` for those it does not report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     /// Tokens of the prompt.
     pub(super) prompt: Option<usize>,
-    /// Those of them that it had in a cache.
+    /// Prompt tokens that came from a cache.
     pub(super) cached: Option<usize>,
-    /// Tokens that it generated, thoughts among them.
+    /// Generated tokens, including thoughts.
     pub(super) decode: Option<usize>,
-    /// Those of them that were thoughts.
+    /// Generated tokens that were thoughts.
     pub(super) reasoning: Option<usize>,
 }
 
 impl Counts {
-    /// The counts in an event: those of `usage` (in the choice for Moonshot, in `x_groq` for Groq),
+    /// The counts in an event: those of `usage` (Moonshot has it in the choice, Groq in `x_groq`),
     /// completed by llama.cpp's `timings`.
     pub(super) fn of(event: &Value) -> Self {
         let places = ["/usage", "/x_groq/usage", "/choices/0/usage"];
@@ -93,7 +93,7 @@ impl Counts {
 
     fn of_timings(timings: &Value) -> Self {
         let of = |name: &str| count(timings.get(name)?);
-        // Tokens of the prompt that were processed, and those that were taken from the cache.
+        // Prompt tokens that were processed, and those that came from the cache.
         let (computed, cached) = (of("prompt_n"), of("cache_n"));
         Self {
             prompt: computed.map(|computed| computed + cached.unwrap_or(0)),
@@ -103,7 +103,7 @@ impl Counts {
         }
     }
 
-    /// These counts; where one is missing or zero, that of `others`.
+    /// Replaces missing or zero counts with those of `others`.
     fn or(self, others: Self) -> Self {
         let pick = |own: Option<usize>, other: Option<usize>| match own {
             None | Some(0) => other.filter(|count| *count > 0).or(own).or(other),
@@ -117,13 +117,12 @@ impl Counts {
         }
     }
 
-    /// Takes in the counts of a later event.
     pub(super) fn update(&mut self, later: Self) {
         *self = later.or(*self);
     }
 
-    /// The plausible ones: a prompt has at least one token, so does an answer if anything was streamed
-    /// (`any`), and a part is no larger than its whole.
+    /// Keeps the plausible counts: a prompt has at least one token, so does an answer if anything
+    /// was streamed (`any`), and a part is not larger than its whole.
     pub(super) fn believed(self, any: bool) -> Self {
         let some = |count: &usize| *count > 0;
         let prompt = self.prompt.filter(some);
@@ -138,7 +137,7 @@ impl Counts {
     }
 }
 
-/// A count in any spelling: `10`, `10.0`, `"10"`.
+/// Parses a count in any notation: `10`, `10.0`, `"10"`.
 fn count(value: &Value) -> Option<usize> {
     let number = match value {
         Value::Number(number) => number.as_f64(),
@@ -170,7 +169,7 @@ mod tests {
     fn counts_of_many_servers() {
         let ten = (Some(10), Some(8), Some(3), None);
         for value in [
-            // vLLM, SGLang, OpenAI; floats and texts; DeepSeek; LiteLLM; Moonshot.
+            // vLLM, SGLang, OpenAI; floats and strings; DeepSeek; LiteLLM; Moonshot.
             json!({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13,
                 "prompt_tokens_details": {"cached_tokens": 8}}),
             json!({"prompt_tokens": 10.0, "completion_tokens": "3",
@@ -180,10 +179,10 @@ mod tests {
             json!({"prompt_tokens": 10, "completion_tokens": 3, "cache_read_input_tokens": 8,
                 "prompt_tokens_details": {"cached_tokens": 0}}),
             json!({"prompt_tokens": 10, "completion_tokens": 3, "cached_tokens": 8}),
-            // Without one of them, which the sum tells.
+            // One count is missing and follows from the total.
             json!({"prompt_tokens": 10, "total_tokens": 13, "prompt_cache_hit_tokens": 8}),
             json!({"completion_tokens": 3, "total_tokens": 13, "prompt_cache_hit_tokens": 8}),
-            // The names of OpenAI's Responses, and of Anthropic.
+            // Names in OpenAI's Responses API and in Anthropic's API.
             json!({"input_tokens": 10, "output_tokens": 3,
                 "input_tokens_details": {"cached_tokens": 8}}),
             json!({"input_tokens": 1, "output_tokens": 3, "cache_read_input_tokens": 8,
@@ -220,13 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn thoughts_are_part_of_what_was_generated() {
+    fn thoughts_are_part_of_the_decode_count() {
         let thoughts = (Some(10), None, Some(505), Some(500));
         for value in [
             json!({"prompt_tokens": 10, "completion_tokens": 505,
                 "completion_tokens_details": {"reasoning_tokens": 500}}),
             json!({"prompt_tokens": 10, "completion_tokens": 505, "reasoning_tokens": 500}),
-            // xAI's way.
+            // xAI.
             json!({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 515,
                 "completion_tokens_details": {"reasoning_tokens": 500}}),
         ] {
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_is_passed_over() {
+    fn malformed_counts_are_ignored() {
         for value in [
             json!(null),
             json!({}),
@@ -256,13 +255,13 @@ mod tests {
         ] {
             assert_eq!(usage(value.clone()), (None, None, None, None), "{value}");
         }
-        // More cached than there are would make the computed ones negative.
+        // More cached tokens than prompt tokens would make the computed count negative.
         let cached = json!({"prompt_tokens": 2, "prompt_tokens_details": {"cached_tokens": 8}});
         assert_eq!(usage(cached), (Some(2), Some(2), None, None));
     }
 
     #[test]
-    fn the_last_count_that_can_be_true_stands() {
+    fn the_last_plausible_count_wins() {
         let mut counts = Counts::default();
         for value in [
             json!({}),
@@ -275,7 +274,7 @@ mod tests {
             counts.update(Counts::of(&json!({"usage": value})));
         }
         assert_eq!((counts.prompt, counts.decode), (Some(10), Some(3)));
-        // An answer without a token may have none.
+        // An answer without text may have no tokens.
         let mut empty = Counts::default();
         empty.update(Counts::of(
             &json!({"usage": {"prompt_tokens": 4, "completion_tokens": 0}}),

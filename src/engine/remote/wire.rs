@@ -1,5 +1,5 @@
 //! Reads the choices of a streamed completion (OpenAI's API reference, "The chat completion chunk
-//! object" and "Completions"), including how other servers deviate from it.
+//! object" and "Completions"), including the deviations of other servers.
 
 use serde_json::Value;
 
@@ -7,10 +7,10 @@ use super::ending;
 use super::failure::Failure;
 use crate::engine::Finish;
 
-/// How deeply parts of a text may be nested.
+/// Maximum nesting of the parts of a text.
 const DEEPEST: usize = 8;
 
-/// Members that hold thoughts: DeepSeek and vLLM, then OpenRouter and newer vLLM, then others.
+/// Fields that contain thoughts: DeepSeek and vLLM, then OpenRouter and newer vLLM, then others.
 const THOUGHTS: [&str; 5] = [
     "reasoning_content",
     "reasoning",
@@ -19,20 +19,20 @@ const THOUGHTS: [&str; 5] = [
     "reasoning_details",
 ];
 
-/// What a choice of an event adds to its answer.
+/// What one choice of an event adds to its answer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Piece {
-    /// Index of the choice; 0 unless the server was asked for several.
+    /// 0 unless the server was asked for several choices.
     pub(super) index: i64,
-    /// Text of the answer.
     pub(super) text: String,
-    /// The text of a `message` that takes the place of a `delta`: a piece, or the answer so far.
+    /// The text of a `message` that is sent instead of a `delta`: the next piece, or the answer so
+    /// far.
     pub(super) message: String,
-    /// Text that the model thought and does not count to its answer.
+    /// Text of thoughts, which is not part of the answer.
     pub(super) thought: String,
-    /// Whether it holds a part of a tool call.
+    /// Whether it contains part of a tool call.
     pub(super) tool: bool,
-    /// Why the answer ends, with its last text or after it.
+    /// Why the answer ends. Comes with its last text or after it.
     pub(super) finish: Option<Result<Finish, Failure>>,
 }
 
@@ -40,10 +40,10 @@ pub(super) struct Piece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoChoice;
 
-/// Reads the choices of an event; everything but texts, thoughts and endings is ignored.
+/// Reads the choices of an event. Everything but text, thoughts and endings is ignored.
 ///
 /// # Errors
-/// Something that cannot be read as choices.
+/// The value cannot be read as choices.
 pub(super) fn pieces(choices: &Value) -> Result<Vec<Piece>, NoChoice> {
     match choices {
         Value::Null => Ok(Vec::new()),
@@ -79,21 +79,25 @@ fn piece(choice: &Value) -> Result<Piece, NoChoice> {
     if piece.text.is_empty() && piece.message.is_empty() {
         piece.text = text(members.get("text"))?.0;
     }
-    let reason = match members.get("finish_reason") {
-        // SGLang's own interface has an object.
-        Some(Value::Object(reason)) => reason.get("type").and_then(Value::as_str),
-        Some(Value::String(reason)) => Some(reason.as_str()),
-        _ => None,
-    };
-    piece.finish = reason.and_then(ending::read);
+    piece.finish = members
+        .get("finish_reason")
+        .and_then(|reason| match reason {
+            // SGLang's native API has an object.
+            Value::Object(members) => ending::read(members.get("type")?.as_str()?),
+            Value::String(reason) => ending::read(reason),
+            // Protocol buffers have numbers: 0 is "unspecified", and the others are unknown.
+            Value::Number(number) if number.as_f64() == Some(0.0) => None,
+            Value::Null | Value::Bool(false) => None,
+            other => ending::read(&other.to_string()),
+        });
     Ok(piece)
 }
 
-/// What a `delta` or a `message` holds.
+/// Reads a `delta` or a `message`.
 fn said(delta: &Value, piece: &mut Piece) -> Result<(), NoChoice> {
     let delta = match delta {
         Value::Object(members) => members,
-        // Only its text.
+        // Just the text.
         Value::String(text) => {
             piece.text.push_str(text);
             return Ok(());
@@ -103,7 +107,7 @@ fn said(delta: &Value, piece: &mut Piece) -> Result<(), NoChoice> {
     let (content, within) = text(delta.get("content"))?;
     piece.text = content;
     if piece.text.is_empty() {
-        // OpenAI's models refuse in a member of its own.
+        // OpenAI's models have a separate field for refusals.
         piece.text = text(delta.get("refusal"))?.0;
     }
     piece.thought = (THOUGHTS.iter().copied())
@@ -126,7 +130,7 @@ fn said(delta: &Value, piece: &mut Piece) -> Result<(), NoChoice> {
     Ok(())
 }
 
-/// The text of a `content`, and the thoughts in it: a text, or parts of both.
+/// The text of a `content` and the thoughts in it: a string, or parts of both kinds.
 fn text(content: Option<&Value>) -> Result<(String, String), NoChoice> {
     let (mut text, mut thought) = (String::new(), String::new());
     if let Some(content) = content {
@@ -157,7 +161,8 @@ fn gather(
             let thinks = thinks || kind.contains("think") || kind.contains("reason");
             let is_text = thinks || kind.contains("text") || kind == "refusal";
             // Mistral's `thinking` is a list of parts, OpenRouter's may be a `summary`, and the
-            // `text` of OpenAI's Assistants has a `value`. References, images and others are none.
+            // `text` of OpenAI's Assistants has a `value`. References, images and other parts have
+            // no text.
             let names = [
                 "text",
                 "thinking",
@@ -247,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn thoughts_are_the_first_that_say_something() {
+    fn thoughts_are_the_first_field_that_is_not_empty() {
         for delta in [
             json!({"reasoning_content": "hm"}),
             json!({"reasoning": "hm", "reasoning_content": "", "content": ""}),
@@ -266,7 +271,7 @@ mod tests {
         }
         let both = json!({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}]});
         assert_eq!(texts(json!({"delta": both})), three("a", "", "hm"));
-        // What is no text of thoughts is none.
+        // Other types are ignored.
         assert_eq!(texts(json!({"delta": {"reasoning": 3}})), three("", "", ""));
         assert!(piece(json!({"delta": {"tool_calls": [{"index": 0}]}})).tool);
         assert!(!piece(json!({"delta": {"tool_calls": []}})).tool);
@@ -284,6 +289,7 @@ mod tests {
             json!("null"),
             json!(false),
             json!(0),
+            json!([]),
         ] {
             assert_eq!(
                 piece(json!({"finish_reason": reason})).finish,
@@ -291,13 +297,20 @@ mod tests {
                 "{reason}"
             );
         }
+        for unknown in [json!(3), json!(true), json!(["halt"])] {
+            let piece = piece(json!({"finish_reason": unknown}));
+            let failure = piece.finish.expect("an ending").expect_err("unknown");
+            assert_eq!(failure.cause, Cause::Server);
+            let named = format!("finish_reason: {unknown}");
+            assert!(failure.message.contains(&named), "{}", failure.message);
+        }
         let bad = piece(json!({"delta": {}, "finish_reason": "content_filter"}));
         let failure = bad.finish.expect("an ending").expect_err("withheld");
         assert_eq!(failure.cause, Cause::Refused);
     }
 
     #[test]
-    fn what_is_no_choice_is_none() {
+    fn values_that_are_no_choices_are_errors() {
         assert_eq!(pieces(&json!(null)), Ok(Vec::new()));
         assert_eq!(pieces(&json!([])), Ok(Vec::new()));
         assert_eq!(pieces(&json!([null])), Ok(Vec::new()));

@@ -2,13 +2,12 @@
 //! and `added_tokens.json`, applied as transformers 5 applies them (`_from_pretrained` and
 //! `TokenizersBackend.__init__`).
 //!
-//! - `added_tokens_decoder` in the configuration says all: the other two files are then not read.
-//!   Otherwise `special_tokens_map.json` overrides the configuration, and `added_tokens.json` adds
-//!   tokens.
-//! - All these tokens are added to the tokenizer in the order of their ids, then the special ones
-//!   that it does not have yet. A token that the vocabulary has keeps its id, a new one gets the
-//!   next.
-//! - `add_bos_token` and `add_eos_token` do not count: the `tokenizer.json` says what is added.
+//! - If the configuration has `added_tokens_decoder`, the other two files are not read. Otherwise
+//!   `special_tokens_map.json` overrides the configuration, and `added_tokens.json` adds tokens.
+//! - All these tokens are added to the tokenizer in the order of their ids, followed by the special
+//!   tokens that it still lacks. A token already in the vocabulary keeps its id; a new one gets the
+//!   next id.
+//! - `add_bos_token` and `add_eos_token` are ignored: `tokenizer.json` decides what is added.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,7 +18,7 @@ use tokenizers::AddedToken;
 use super::read_json;
 use crate::error::{Error, Result};
 
-/// The special tokens that have a name in every model.
+/// Special tokens with a standard name.
 const NAMES: [&str; 7] = [
     "bos_token",
     "eos_token",
@@ -33,26 +32,25 @@ const NAMES: [&str; 7] = [
 const CONFIG: &str = "tokenizer_config.json";
 const ADDED_TOKENS: &str = "added_tokens.json";
 
-/// What the files say.
 #[derive(Debug)]
 pub(super) struct Beside {
-    /// The tokens to add whose ids are given.
+    /// The tokens to add, by the id that the files give them.
     pub(super) numbered: BTreeMap<u32, AddedToken>,
-    /// The file that gives them.
+    /// The file that `numbered` was read from.
     pub(super) file: &'static str,
-    /// The special tokens, to be added where the tokenizer does not have them.
+    /// Special tokens, to be added if the tokenizer lacks them.
     pub(super) special: Vec<AddedToken>,
-    /// The texts of those that have a name, such as `bos_token`.
+    /// The texts of named special tokens, by names such as `bos_token`.
     pub(super) named: BTreeMap<String, String>,
-    /// Special tokens in a text are not recognised (`split_special_tokens`).
+    /// Whether special tokens in a text are split like other text (`split_special_tokens`).
     pub(super) splits_special: bool,
 }
 
 impl Beside {
-    /// Reads the files of a folder, as far as they exist.
+    /// Reads those files of a folder that exist.
     ///
     /// # Errors
-    /// Exit code 3 where one cannot be read or understood.
+    /// Exit code 3 if one cannot be read or parsed.
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let mut config = object(folder, CONFIG)?.unwrap_or_default();
         if !is_given(config.get("extra_special_tokens"))
@@ -100,7 +98,7 @@ impl Beside {
         })
     }
 
-    /// The tokens to add to a tokenizer that has these `own` ones, in order.
+    /// The tokens to add, in order, to a tokenizer that already has the tokens `own`.
     pub(super) fn tokens(
         &self,
         own: impl IntoIterator<Item = (u32, AddedToken)>,
@@ -130,7 +128,7 @@ impl Beside {
     }
 }
 
-/// A file's object, if the file is there.
+/// `None` if the file does not exist.
 fn object(folder: &Path, file: &str) -> Result<Option<Map<String, Value>>> {
     match read_json(folder, file)? {
         None | Some(Value::Null) => Ok(None),
@@ -140,13 +138,11 @@ fn object(folder: &Path, file: &str) -> Result<Option<Map<String, Value>>> {
 }
 
 fn unusable(place: &str) -> Error {
-    Error::preflight(format!(
-        "failed to understand {place}: it holds no tokens with their ids"
-    ))
-    .hint("fetch the model's tokenizer files again")
+    Error::preflight(format!("failed to parse {place}: unexpected structure"))
+        .hint("download the model's tokenizer files again")
 }
 
-/// Python's idea of a value that is there.
+/// Whether a setting is present and not empty; Python's truth value for the types that occur.
 fn is_given(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => false,
@@ -156,12 +152,12 @@ fn is_given(value: Option<&Value>) -> bool {
     }
 }
 
-/// Puts what `special_tokens_map.json` says over the configuration.
+/// Overrides the configuration with `special_tokens_map.json`.
 fn overlay(config: &mut Map<String, Value>, map: Map<String, Value>) {
     for (key, value) in map {
         match (key.as_str(), value) {
             ("additional_special_tokens", value) => {
-                // Known by its older name, it only counts where the newer one says nothing.
+                // The older name only counts if the newer one is not set.
                 if !is_given(config.get("extra_special_tokens")) {
                     config.insert("extra_special_tokens".to_owned(), value);
                 }
@@ -183,7 +179,7 @@ fn overlay(config: &mut Map<String, Value>, map: Map<String, Value>) {
 }
 
 /// The special tokens of a configuration in the order in which they are added, and those with a
-/// name: the common ones, and a model's own (`image_token`).
+/// name: the standard names, and the model's own such as `image_token`.
 fn special(config: &Map<String, Value>) -> (Vec<AddedToken>, BTreeMap<String, String>) {
     let mut special = Vec::new();
     let mut named = BTreeMap::new();
@@ -209,7 +205,7 @@ fn texts(config: &Map<String, Value>) -> BTreeSet<String> {
     special.into_iter().map(|token| token.content).collect()
 }
 
-/// A token as these files write it: its text, or an object with it.
+/// A token is either a string or an object with `content`.
 fn added_token(value: &Value, is_special: bool) -> Option<AddedToken> {
     if let Some(text) = value.as_str() {
         return Some(AddedToken::from(text, is_special));
@@ -217,7 +213,7 @@ fn added_token(value: &Value, is_special: bool) -> Option<AddedToken> {
     let text = value["content"].as_str()?;
     let flag = |key: &str| value[key].as_bool();
     let special = is_special || flag("special").unwrap_or(false);
-    // Without a word of it, special tokens are matched before the text is normalised.
+    // By default, special tokens are matched before the text is normalized.
     Some(
         AddedToken::from(text, special)
             .single_word(flag("single_word").unwrap_or(false))

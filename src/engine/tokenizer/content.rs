@@ -1,14 +1,15 @@
-//! Tokens of a rendered conversation, in which what the messages say never becomes a control token.
+//! Tokenizes rendered conversations so that message content never becomes a control token.
 //!
-//! The text is encoded as one string, with the library's own steps: added tokens are cut out of it, what
-//! lies between is normalised, split and merged. Only the first step differs: a **control token** is
-//! not matched where its text touches content. There the text is merged like any other. A text
-//! in which that never happens has the tokens that [`Tokenizer::encode`] gives.
+//! The text is encoded as one string, with the library's own steps: added tokens are cut out, and
+//! the text between them is normalized, split and merged. Only the first step differs: a **control
+//! token** is not matched where its text touches content. That text is merged like any other. If no
+//! match is suppressed this way, the tokens are those of [`Tokenizer::encode`].
 //!
-//! A control token is an added token that the model's files call special, one that ends a turn, and one
-//! that looks like a turn's mark: several models (DeepSeek, Gemma, Command R) have `<｜User｜>`,
-//! `<start_of_turn>` or `<|START_OF_TURN_TOKEN|>` as ordinary added tokens. Other added tokens are text
-//! that happens to be one token (`<think>`, runs of spaces), and stay so wherever they stand.
+//! A control token is an added token that the model's files call special, that ends a turn, or that
+//! looks like a turn marker: several models (DeepSeek, Gemma, Command R) have `<｜User｜>`,
+//! `<start_of_turn>` or `<|START_OF_TURN_TOKEN|>` as ordinary added tokens. Other added tokens are
+//! text that happens to be one token (`<think>`, runs of spaces). They are matched everywhere, also
+//! in content.
 
 use std::ops::Range;
 
@@ -22,27 +23,26 @@ use tokenizers::{AddedToken, tokenizer::normalizer::Range as Place};
 use super::{Pipeline, Tokenizer};
 use crate::error::{Error, Exit, Result};
 
-/// The added tokens of a tokenizer, to be looked for in rendered text.
+/// Finds a tokenizer's added tokens in rendered text.
 pub(crate) struct AddedTokens {
-    /// Looked for before the text is normalised.
+    /// Matched before normalization.
     plain: Matcher,
-    /// Looked for in normalised text.
+    /// Matched in normalized text.
     normalized: Matcher,
-    /// The control tokens among them, in order.
+    /// Sorted ids of the control tokens.
     controls: Vec<u32>,
 }
 
-/// The tokens of a rendered text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Encoded {
     pub(crate) ids: Vec<u32>,
-    /// How many control tokens content would have become, and has not.
+    /// Number of control-token matches that were suppressed because they touch content.
     pub(crate) held: usize,
 }
 
 #[derive(Default)]
 struct Matcher {
-    /// `None` where there is nothing to look for.
+    /// `None` if there are no tokens.
     texts: Option<AhoCorasick>,
     tokens: Vec<Added>,
 }
@@ -53,15 +53,16 @@ struct Added {
     is_control: bool,
 }
 
-/// An added token in a text.
 struct Match<'t> {
     range: Range<usize>,
     added: &'t Added,
 }
 
 impl AddedTokens {
+    /// Collects the added tokens of a tokenizer.
+    ///
     /// # Errors
-    /// Exit code 3 for more tokens than can be looked for at once (billions of letters).
+    /// Exit code 3 if there are too many tokens for one automaton (billions of characters).
     pub(crate) fn of(tokenizer: &Tokenizer) -> Result<Self> {
         match &tokenizer.pipeline {
             Pipeline::Library(library) => Self::read(tokenizer, library),
@@ -93,7 +94,7 @@ impl AddedTokens {
             };
             if added.token.normalized {
                 if let Some(normalizer) = library.get_normalizer() {
-                    // As the library does: a text that cannot be normalised stays as it is.
+                    // Like the library, keep a text that cannot be normalized.
                     let _ = normalizer.normalize(&mut text);
                 }
                 normalized.push((text.get().to_owned(), added));
@@ -113,7 +114,7 @@ impl AddedTokens {
     }
 }
 
-/// Marks of a turn, by how they are written.
+/// Recognizes turn markers by their spelling.
 fn looks_like_control(text: &str) -> bool {
     let framed = |start: &str, end: &str| text.starts_with(start) && text.ends_with(end);
     framed("<|", "|>")
@@ -125,11 +126,11 @@ fn looks_like_control(text: &str) -> bool {
 }
 
 impl Tokenizer {
-    /// The tokens of a rendered text, of which the byte ranges `content` are what messages say: no
-    /// control token is made of them. Otherwise as [`Self::encode`].
+    /// Tokenizes a rendered text. The byte ranges `content` are message content, from which no
+    /// control token is made. Otherwise like [`Self::encode`].
     ///
     /// # Errors
-    /// As [`Self::encode`].
+    /// See [`Self::encode`].
     pub(crate) fn encode_rendered(
         &self,
         added: &AddedTokens,
@@ -144,7 +145,7 @@ impl Tokenizer {
         let has_others = (added.normalized.tokens.iter()).any(|added| added.is_control);
         if held == 0 && !has_others {
             let ids = self.encode(text, add_special)?;
-            // A model may know a token as a word of its own, too.
+            // The model itself may also produce a control token, from a word in its vocabulary.
             let is_control = |id: &&u32| added.controls.binary_search(id).is_ok();
             if add_special || ids.iter().filter(is_control).count() == controls {
                 return Ok(Encoded { ids, held });
@@ -155,7 +156,7 @@ impl Tokenizer {
             Pipeline::SentencePiece(library) => added.encode(library, text, content, add_special),
         };
         let (ids, held) = encoded.map_err(|error| {
-            Error::new(Exit::FlowFailed, "failed to turn the prompt into tokens").caused_by(error)
+            Error::new(Exit::FlowFailed, "failed to tokenize the prompt").caused_by(error)
         })?;
         let (first, last) = match add_special {
             true => (self.first, self.last),
@@ -168,7 +169,7 @@ impl Tokenizer {
 }
 
 impl AddedTokens {
-    /// The library's `encode`, with matches that touch content left out; and their number.
+    /// The library's `encode`, without the matches that touch content. Also returns their number.
     fn encode<M, N, P, O, D>(
         &self,
         library: &TokenizerImpl<M, N, P, O, D>,
@@ -208,7 +209,8 @@ impl AddedTokens {
             if !touches(content, &(start..end)) || !self.spells(piece.get(), &tokens) {
                 return Ok(tokens);
             }
-            // The model knows the token as a word: letter by letter, it does not.
+            // The model's vocabulary has the control token as a word. Tokenizing each character by
+            // itself avoids it.
             let mut letters = Vec::new();
             for (at, c) in piece.get().char_indices() {
                 letters.extend(model.tokenize(&piece.get()[at..at + c.len_utf8()])?);
@@ -220,7 +222,7 @@ impl AddedTokens {
         Ok((encoding.get_ids().to_vec(), held))
     }
 
-    /// Whether a model made a control token of its text.
+    /// Whether the model turned `text` into a control token.
     fn spells(&self, text: &str, tokens: &[Token]) -> bool {
         let matchers = [&self.plain, &self.normalized];
         tokens.iter().any(|token| {
@@ -231,7 +233,7 @@ impl AddedTokens {
     }
 }
 
-/// Whether any of the ranges, which are in order, has a byte in common with `range`.
+/// Whether any of the sorted `ranges` overlaps `range`.
 fn touches(ranges: &[Range<usize>], range: &Range<usize>) -> bool {
     let first = ranges.partition_point(|content| content.end <= range.start);
     ranges
@@ -255,8 +257,8 @@ impl Matcher {
         })
     }
 
-    /// The added tokens in a text, the leftmost first and the longest of those that begin at one place,
-    /// without control tokens that are `banned`; and how many those are.
+    /// Finds the added tokens in a text: leftmost first, and the longest at each position. Skips
+    /// control tokens in `banned` ranges, and returns how many were skipped.
     fn find(&self, text: &str, banned: impl Fn(&Range<usize>) -> bool) -> (Vec<Match<'_>>, usize) {
         let Some(texts) = &self.texts else {
             return (Vec::new(), 0);
@@ -284,8 +286,8 @@ impl Matcher {
         (found, held)
     }
 
-    /// Cuts a piece of the text at the added tokens in it, as the library does.
-    #[expect(clippy::type_complexity, reason = "the pieces that the library takes")]
+    /// Splits a piece of the text at its added tokens, as the library does.
+    #[expect(clippy::type_complexity, reason = "the library defines the type")]
     fn split(
         &self,
         piece: &NormalizedString,
@@ -295,7 +297,7 @@ impl Matcher {
         let start_of_piece = piece.offsets_original().0;
         let banned = |range: &Range<usize>| {
             let original = piece.convert_offsets(Place::Normalized(range.clone()));
-            // What cannot be told from content is content.
+            // A match that cannot be mapped to the original text counts as content.
             original.is_none_or(|original| {
                 let range = start_of_piece + original.start..start_of_piece + original.end;
                 range.is_empty() || touches(content, &range)
@@ -304,7 +306,7 @@ impl Matcher {
         let (found, held) = self.find(text, banned);
         let slice = |range: Range<usize>| {
             let slice = piece.slice(Place::Normalized(range));
-            slice.ok_or("a token's text lies across letters")
+            slice.ok_or("an added token ends inside a character")
         };
         let mut pieces = Vec::new();
         let mut end = 0;
@@ -339,7 +341,7 @@ impl Matcher {
     }
 }
 
-/// A letter of a word, as the library's `single_word` means it.
+/// A word character in the sense of the library's `single_word`.
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
@@ -372,7 +374,8 @@ mod tests {
         Tokenizer::from_gguf(&metadata).unwrap()
     }
 
-    /// A word for each token, with the settings that files are found with.
+    /// A tokenizer whose added tokens are also words of the vocabulary, with settings found in real
+    /// files.
     fn folder(normalizer: &str, pre_tokenizer: &str, special: &str) -> Tokenizer {
         let letters = "abcdefgh<>/s▁ <s>".chars().chain(['\u{1}', '\n']);
         let mut vocab: HashMap<String, usize> = HashMap::new();
@@ -430,9 +433,10 @@ mod tests {
         encoded.unwrap().0
     }
 
-    /// Where nothing is held, the tokens are the library's; where it is, no control token is content's.
+    /// If nothing is suppressed, the tokens are the library's. Otherwise, no control token comes
+    /// from content.
     #[test]
-    fn only_control_tokens_of_content_are_missing() {
+    fn only_control_tokens_from_content_are_suppressed() {
         let tokenizers = tokenizers();
         let added: Vec<AddedTokens> = (tokenizers.iter())
             .map(|tokenizer| AddedTokens::of(tokenizer).unwrap())
@@ -464,7 +468,7 @@ mod tests {
                 prop_assert_eq!(&encoded.ids, &slowly(tokenizer, &text, &content));
                 let all = vec![0..text.len(); 1];
                 let held = tokenizer.encode_rendered(added, (&text, &all), false).unwrap();
-                // The unknown token is special, too, and stands for letters without a token.
+                // `<unk>` is special, too, and replaces characters without a token.
                 let all_added = added.plain.tokens.iter().chain(&added.normalized.tokens);
                 for added in all_added.filter(|added| added.token.content != "<unk>") {
                     prop_assert!(!added.is_control || !held.ids.contains(&added.id));
@@ -498,11 +502,11 @@ mod tests {
         assert_eq!(held, 1);
         let expected = [&[40], letters("a<s>b").as_slice(), &[42]].concat();
         assert_eq!(ids, expected);
-        // The template's part of it does not help.
+        // It is enough that part of the match is content.
         for range in [0..1, 1..2, 2..3] {
             assert_eq!(encode("<s>", &content(range)).ids, letters("<s>"));
         }
-        // A model that knows the token as a word of its own.
+        // The vocabulary also has the token as a word.
         assert_eq!(encode("<s>", &content(0..3)).ids, letters("<s>"));
         assert_eq!(encode("<s>", &[]).ids, [40]);
     }

@@ -1,10 +1,11 @@
-//! Control tokens by their text: which tokens end an answer, or are markers, whatever a file says.
+//! Recognizes control tokens by their text, whatever the model's file says: tokens that end an
+//! answer, and other markers.
 //!
-//! Models are published whose EOS token is not the one that their chats end with, or whose markers
-//! are typed as plain text. The names, and what follows from them, are llama.cpp's
-//! (`llama-vocab.cpp`, "auto-detect special tokens by text"), which most GGUF files are tried with.
+//! Some published models end their chats with another token than their EOS token, or declare their
+//! markers as plain text. The names and rules are llama.cpp's (`llama-vocab.cpp`, "auto-detect
+//! special tokens by text"), which most GGUF files are tested with.
 
-/// Ends of a turn, a message or a text.
+/// Tokens that end a turn, a message or a text.
 const ENDS: [&str; 22] = [
     "<|eot_id|>",
     "<|im_end|>",
@@ -30,20 +31,18 @@ const ENDS: [&str; 22] = [
     "[e~[",
 ];
 
-/// Markers of OpenAI's harmony format inside a turn.
+/// Markers inside a turn, in OpenAI's harmony format.
 const INSIDE: [&str; 4] = ["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
 
-/// A marker of code completion (fill in the middle), of which a vocabulary has one.
+/// A fill-in-the-middle marker. A vocabulary uses one token of each kind.
 pub(super) struct Fill {
-    /// Keys of `tokenizer.ggml` that name the token; then its text does not matter.
+    /// Keys under `tokenizer.ggml` that name the token. If one is set, `names` is not used.
     pub(super) keys: &'static [&'static str],
-    /// What it is called in the vocabularies that there are.
+    /// Texts of the token in known vocabularies.
     pub(super) names: &'static [&'static str],
-    /// Whether an answer ends with it.
     pub(super) is_end: bool,
 }
 
-/// The markers of code completion.
 pub(super) const FILLS: [Fill; 6] = [
     Fill {
         keys: &["fim_pre_token_id", "prefix_token_id"],
@@ -115,15 +114,16 @@ pub(super) fn is_control(text: &str) -> bool {
     ENDS.contains(&text) || INSIDE.contains(&text)
 }
 
-/// Whether an answer ends with the token of this text, in a vocabulary that `has` others.
+/// Whether an answer ends with the token of this text. `has` looks up other texts in the
+/// vocabulary.
 pub(super) fn is_end(text: &str, has: impl Fn(&str) -> bool) -> bool {
     match text {
-        // Ends a part of a turn, where there are tokens that end the turn.
+        // Ends only part of a turn if other tokens end the turn.
         "<|end|>" => {
             let has_call = has("<|call|>") || has("<|calls|>");
             !(has_call && (has("<|return|>") || has("<|flush|>")))
         }
-        // A tag of HTML in Gemma 4's vocabulary.
+        // In Gemma 4's vocabulary it is an HTML tag.
         "</s>" => !has("<|tool_response>"),
         text => ENDS.contains(&text),
     }
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_are_known_by_name_and_two_by_their_company() {
+    fn ends_are_recognized_by_text_and_two_depend_on_other_tokens() {
         let none = |_: &str| false;
         for end in ["<|im_end|>", "<end_of_turn>", "[EOS]", "<|end|>", "</s>"] {
             assert!(is_end(end, none) && is_control(end), "{end}");

@@ -1,7 +1,7 @@
-//! The tokenizer out of a GGUF's metadata (`tokenizer.ggml.*`).
+//! Reads the tokenizer from GGUF metadata (`tokenizer.ggml.*`).
 //!
-//! Keys and their meaning: the GGUF specification and llama.cpp's `llama-vocab.cpp`, which wrote
-//! most of the files that there are.
+//! The keys and their meaning are those of the GGUF specification and of llama.cpp
+//! (`llama-vocab.cpp`), which wrote most existing files.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -21,7 +21,7 @@ use super::sentencepiece::{SPACE, SentencePiece};
 use super::{Pipeline, Tokenizer, control, pre};
 use crate::error::{Error, Result};
 
-/// What a token is for (`tokenizer.ggml.token_type`; llama.cpp's `llama_token_type`).
+/// A token's type (`tokenizer.ggml.token_type`; llama.cpp's `llama_token_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Normal,
@@ -40,13 +40,12 @@ impl Kind {
             4 => Self::UserDefined,
             5 => Self::Unused,
             6 => Self::Byte,
-            // 0 is "undefined", which old converters wrote for all.
+            // 0 is "undefined", which old converters wrote for every token.
             _ => Self::Normal,
         }
     }
 }
 
-/// Builds the tokenizer.
 pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> {
     let keys = Keys(metadata);
     let model = keys.text("tokenizer.ggml.model")?;
@@ -56,7 +55,7 @@ pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> 
     let ids: HashMap<&str, u32> = texts.iter().map(String::as_str).zip(0..).collect();
     let mut ends = ends_by_name(keys, &ids, &mut kinds)?;
 
-    // What llama.cpp takes where the file is silent. 11 is Falcon's, and a letter elsewhere.
+    // llama.cpp's defaults. Token 11 is Falcon's BOS and EOS, and an ordinary character elsewhere.
     let (default_bos, default_eos, default_unknown) = match model {
         "llama" => (Some(1), Some(2), Some(0)),
         _ => {
@@ -75,7 +74,7 @@ pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> 
     for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
         ends.extend(keys.id(key, vocabulary)?);
     }
-    // Ollama's converter writes the others of several here.
+    // If there are several EOS tokens, Ollama's converter writes the others here.
     let more = keys
         .numbers("tokenizer.ggml.eos_token_ids")?
         .unwrap_or_default();
@@ -93,7 +92,7 @@ pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> 
         .zip(0u32..)
         .filter(|((_, kind), _)| matches!(kind, Kind::Control | Kind::UserDefined | Kind::Unknown))
         .map(|((text, kind), id)| {
-            // An end of turn is no part of the answer's text, whatever the file calls it.
+            // An end-of-turn token is not part of the answer's text, whatever its type.
             let special = *kind != Kind::UserDefined || ends.contains(&id);
             AddedToken::from(text.clone(), special)
                 .normalized(false)
@@ -122,7 +121,7 @@ pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> 
             return Err(Error::preflight(format!(
                 "unsupported kind of tokenizer `{other}` (tokenizer.ggml.model)"
             ))
-            .hint("`gpt2` (byte-level BPE) and `llama` (SentencePiece) are read from a GGUF; a folder with the model's own tokenizer.json works with any"));
+            .hint("a GGUF's tokenizer has to be `gpt2` (byte-level BPE) or `llama` (SentencePiece); a folder with the model's own tokenizer.json works with any kind"));
         }
     };
 
@@ -134,7 +133,7 @@ pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> 
         letters: super::letters_of(&pipeline),
         pipeline,
         expansions,
-        // A file that wants one and does not say which has none.
+        // None if the file wants one without naming it.
         first: bos.filter(|_| adds_bos),
         last: eos.filter(|_| adds_eos),
         ends,
@@ -145,14 +144,14 @@ pub(super) fn tokenizer(metadata: &HashMap<String, Value>) -> Result<Tokenizer> 
     })
 }
 
-/// The tokens' texts, which are all different.
+/// The tokens' texts, without duplicates.
 fn texts(keys: Keys) -> Result<Vec<String>> {
     let mut texts = keys.texts("tokenizer.ggml.tokens")?;
     if texts.is_empty() {
         return Err(damaged("`tokenizer.ggml.tokens` is empty"));
     }
     for (id, text) in texts.iter_mut().enumerate() {
-        // As llama.cpp does: converters write several of them where a vocabulary has holes.
+        // As in llama.cpp. Converters write several empty texts if a vocabulary has gaps.
         if text.is_empty() {
             *text = format!("[EMPTY_{id}]");
         }
@@ -170,7 +169,7 @@ fn texts(keys: Keys) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-/// What each token is for. Without a list all are plain text.
+/// Each token's type. Without a list all are normal.
 fn kinds(keys: Keys, vocabulary: usize) -> Result<Vec<Kind>> {
     let Some(numbers) = keys.numbers("tokenizer.ggml.token_type")? else {
         return Ok(vec![Kind::Normal; vocabulary]);
@@ -185,8 +184,8 @@ fn kinds(keys: Keys, vocabulary: usize) -> Result<Vec<Kind>> {
     Ok(numbers.map(Kind::from_number).collect())
 }
 
-/// The tokens that end an answer by their names. Tokens of known names become control tokens,
-/// whatever their type.
+/// Finds the tokens that end an answer by their texts. Tokens with known texts become control
+/// tokens, whatever their type.
 fn ends_by_name(keys: Keys, ids: &HashMap<&str, u32>, kinds: &mut [Kind]) -> Result<BTreeSet<u32>> {
     let mut ends = BTreeSet::new();
     let has = |text: &str| ids.contains_key(text);
@@ -223,17 +222,17 @@ fn set_control(kinds: &mut [Kind], id: u32) {
     }
 }
 
-/// How text is cut before the merges. Files from before the pre-tokenizers were named are read as
-/// llama.cpp reads them, which is not how their models were trained.
+/// Files that predate `tokenizer.ggml.pre` are read as llama.cpp reads them, which is not how their
+/// models were trained.
 fn pre_tokenizer(keys: Keys, notes: &mut Vec<String>) -> Result<pre::Pre> {
     let name = match keys.0.get("tokenizer.ggml.pre") {
         None => "",
         Some(Value::String(name)) => name,
-        Some(_) => return Err(damaged("`tokenizer.ggml.pre` is not a text")),
+        Some(_) => return Err(damaged("`tokenizer.ggml.pre` is not a string")),
     };
     if name.is_empty() {
         notes.push(
-            "the model file does not name its pre-tokenizer (tokenizer.ggml.pre): `default` is taken, as llama.cpp does, and answers may be worse than the model's; a newer file of this model has the name"
+            "the model file does not name its pre-tokenizer (tokenizer.ggml.pre): `default` is used, as in llama.cpp, and answers may be worse than the model can give; a newer file of this model has the name"
                 .to_owned(),
         );
         return pre::named("default");
@@ -241,11 +240,11 @@ fn pre_tokenizer(keys: Keys, notes: &mut Vec<String>) -> Result<pre::Pre> {
     pre::named(name)
 }
 
-/// Each piece's score: 0 where the file has none.
+/// Each piece's score; 0 if the file has none.
 fn scores(keys: Keys, vocabulary: usize, notes: &mut Vec<String>) -> Result<Vec<f32>> {
     let Some(mut scores) = keys.scores("tokenizer.ggml.scores")? else {
         notes.push(
-            "the model file has no scores for its tokens (tokenizer.ggml.scores): all count alike, as in llama.cpp, and prompts may be cut into other tokens than the model was trained on"
+            "the model file has no scores for its tokens (tokenizer.ggml.scores): all scores are taken as equal, as in llama.cpp, and prompts may be split into other tokens than the model was trained on"
                 .to_owned(),
         );
         return Ok(vec![0.0; vocabulary]);
@@ -260,11 +259,11 @@ fn scores(keys: Keys, vocabulary: usize, notes: &mut Vec<String>) -> Result<Vec<
     Ok(scores)
 }
 
-/// Byte-level BPE, from the merges in the file.
+/// Byte-level BPE with the merges of the file.
 ///
-/// Some files hold merges whose parts or result are no tokens. As in llama.cpp they are carried
-/// out, and what is no token at the end is taken apart again into its letters: those texts get
-/// numbers behind the vocabulary, and `expansions` the letters of each.
+/// Some files have merges whose parts or result are not tokens. As in llama.cpp, such merges are
+/// applied, and a result that is not a token is split into characters again at the end. These texts
+/// get ids beyond the vocabulary, and `expansions` holds the characters' tokens.
 fn byte_pairs(
     keys: Keys,
     texts: Vec<String>,
@@ -276,7 +275,7 @@ fn byte_pairs(
     let mut seen = HashSet::with_capacity(merges.len());
     let merges: Vec<(String, String)> = merges
         .iter()
-        // Of two alike the first applies, and one that does not name two parts never does.
+        // Of two equal merges the first applies; one without two parts never does.
         .filter(|merge| seen.insert(merge.as_str()))
         .filter_map(|merge| split_merge(merge))
         .collect();
@@ -305,7 +304,7 @@ fn byte_pairs(
         .vocab_and_merges(vocabulary, merges)
         .ignore_merges(pre.ignore_merges)
         .build()
-        .map_err(|error| damaged("its merges do not fit its tokens").caused_by(error))?;
+        .map_err(|error| damaged("its merges do not match its tokens").caused_by(error))?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     tokenizer
         .with_normalizer(pre.normalizer)
@@ -319,14 +318,14 @@ fn byte_pairs(
     Ok(Pipeline::Library(Box::new(tokenizer)))
 }
 
-/// The two parts of a merge. From the second letter on: the first part may itself begin with a
+/// Splits a merge into its two parts. Skips the first character: the first part may start with a
 /// space.
 fn split_merge(merge: &str) -> Option<(String, String)> {
     let (at, _) = merge.char_indices().skip(1).find(|(_, c)| *c == ' ')?;
     Some((merge[..at].to_owned(), merge[at + 1..].to_owned()))
 }
 
-/// SentencePiece: pieces with scores.
+/// A SentencePiece model: pieces with scores.
 fn sentence_pieces(
     keys: Keys,
     texts: Vec<String>,
@@ -363,7 +362,7 @@ fn sentence_pieces(
     Ok(Pipeline::SentencePiece(Box::new(tokenizer)))
 }
 
-/// Phi-3's special tokens take the space after them along, which the file does not say; llama.cpp
+/// Phi-3's special tokens swallow the whitespace after them. The file does not say so; llama.cpp
 /// goes by the model's name, too.
 fn strips_space_after_special(keys: Keys) -> bool {
     let Some(Value::String(name)) = keys.0.get("general.name") else {
@@ -375,7 +374,7 @@ fn strips_space_after_special(keys: Keys) -> bool {
 
 const KEEP_SPACE_AFTER: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
-/// The metadata, read with errors that name the key.
+/// Typed access to the metadata; errors name the key.
 #[derive(Clone, Copy)]
 struct Keys<'a>(&'a HashMap<String, Value>);
 
@@ -389,7 +388,7 @@ impl<'a> Keys<'a> {
     fn text(self, key: &str) -> Result<&'a str> {
         match self.required(key)? {
             Value::String(text) => Ok(text),
-            _ => Err(damaged(format!("`{key}` is not a text"))),
+            _ => Err(damaged(format!("`{key}` is not a string"))),
         }
     }
 
@@ -403,7 +402,9 @@ impl<'a> Keys<'a> {
     fn texts(self, key: &str) -> Result<Vec<String>> {
         let text = |value: &Value| match value {
             Value::String(text) => Ok(text.clone()),
-            _ => Err(damaged(format!("`{key}` holds something that is no text"))),
+            _ => Err(damaged(format!(
+                "`{key}` holds a value that is not a string"
+            ))),
         };
         self.array(key)?.iter().map(text).collect()
     }
@@ -416,7 +417,7 @@ impl<'a> Keys<'a> {
             Value::F32(score) => Ok(*score),
             Value::I32(score) => Ok(*score as f32),
             _ => Err(damaged(format!(
-                "`{key}` holds something that is no number"
+                "`{key}` holds a value that is not a number"
             ))),
         };
         self.array(key)?
@@ -432,7 +433,7 @@ impl<'a> Keys<'a> {
         }
         let number = |value: &Value| {
             integer(value)
-                .ok_or_else(|| damaged(format!("`{key}` holds something that is no number")))
+                .ok_or_else(|| damaged(format!("`{key}` holds a value that is not a number")))
         };
         self.array(key)?
             .iter()
@@ -441,14 +442,13 @@ impl<'a> Keys<'a> {
             .map(Some)
     }
 
-    /// A token's id, if the file gives one that is in the vocabulary. Converters write -1 (as
-    /// 4294967295) for "none".
+    /// A token id, if the file has one within the vocabulary. Converters write -1 (as 4294967295)
+    /// for none.
     fn id(self, key: &str, vocabulary: usize) -> Result<Option<u32>> {
         let Some(value) = self.0.get(key) else {
             return Ok(None);
         };
-        let number =
-            integer(value).ok_or_else(|| damaged(format!("`{key}` is not a token's number")))?;
+        let number = integer(value).ok_or_else(|| damaged(format!("`{key}` is not a token id")))?;
         Ok(u32::try_from(number)
             .ok()
             .filter(|id| (*id as usize) < vocabulary))

@@ -1,4 +1,4 @@
-//! The tokenizer out of a model's folder: `tokenizer.json` and the small files beside it.
+//! The tokenizer of a model folder: `tokenizer.json` and the small files beside it.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -12,23 +12,22 @@ use super::beside::Beside;
 use super::{Pipeline, Tokenizer, control, oniguruma};
 use crate::error::{Context, Error, Exit, Result};
 
-/// Builds the tokenizer.
 pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
     let bytes = std::fs::read(&path).or_exit(Exit::Preflight, || {
         format!("failed to read {}", path.display())
     })?;
     let file: File = serde_json::from_slice(&bytes).or_exit(Exit::Preflight, || {
-        format!("failed to understand {}", path.display())
+        format!("failed to parse {}", path.display())
     })?;
     let bytes = with_patterns(bytes, &file, &path)?;
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
-        Error::preflight(format!("failed to understand {}", path.display())).caused_by(error)
+        Error::preflight(format!("failed to parse {}", path.display())).caused_by(error)
     })?;
     let unusable = |error: tokenizers::Error| {
         Error::preflight(format!("failed to use {}", path.display())).caused_by(error)
     };
-    // Some files are saved with the settings of a training run; nothing here may cut or pad.
+    // Some files still have the truncation and padding of a training run.
     tokenizer
         .with_padding(None)
         .with_truncation(None)
@@ -62,7 +61,7 @@ pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
     for file in ["generation_config.json", "config.json"] {
         if let Some(config) = read_json(folder, file)? {
             ends.extend(token_ids(&config["eos_token_id"]));
-            // Of a model that has eyes or ears as well.
+            // Multimodal models have it here.
             ends.extend(token_ids(&config["text_config"]["eos_token_id"]));
         }
     }
@@ -75,7 +74,7 @@ pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
             .map(|(id, _)| id),
     );
 
-    // Ids may have holes, so that the highest one counts.
+    // Ids may have gaps, so the highest one counts.
     let vocabulary = tokenizer
         .get_vocab(true)
         .into_values()
@@ -86,7 +85,7 @@ pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
         letters: super::letters_of(&pipeline),
         pipeline,
         expansions: Vec::new(),
-        // The file's post-processor adds them.
+        // Added by the file's post-processor.
         first: None,
         last: None,
         ends,
@@ -97,7 +96,7 @@ pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
     })
 }
 
-/// The parts of a `tokenizer.json` that are looked at here.
+/// The parts of a `tokenizer.json` that are used here.
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
@@ -116,7 +115,7 @@ struct Added {
     content: String,
 }
 
-/// The file with its regular expressions in the syntax of the engine that matches them.
+/// Rewrites the regular expressions of the file in fancy-regex's syntax.
 fn with_patterns(bytes: Vec<u8>, file: &File, path: &Path) -> Result<Vec<u8>> {
     let mut parts = [&file.normalizer, &file.pre_tokenizer, &file.decoder].map(Value::clone);
     let mut differ = false;
@@ -126,7 +125,7 @@ fn with_patterns(bytes: Vec<u8>, file: &File, path: &Path) -> Result<Vec<u8>> {
     if !differ {
         return Ok(bytes);
     }
-    let context = || format!("failed to understand {}", path.display());
+    let context = || format!("failed to parse {}", path.display());
     let mut whole: Value = serde_json::from_slice(&bytes).or_exit(Exit::Preflight, context)?;
     let names = ["normalizer", "pre_tokenizer", "decoder"];
     for (name, part) in names.into_iter().zip(parts) {
@@ -135,7 +134,7 @@ fn with_patterns(bytes: Vec<u8>, file: &File, path: &Path) -> Result<Vec<u8>> {
     serde_json::to_vec(&whole).or_exit(Exit::Preflight, context)
 }
 
-/// Translates each `{"Regex": …}` in a part of the file; whether one changed.
+/// Translates each `{"Regex": …}` in a part of the file. Returns whether any changed.
 fn translate_patterns(part: &mut Value) -> bool {
     match part {
         Value::Array(parts) => parts
@@ -160,22 +159,21 @@ fn translate_patterns(part: &mut Value) -> bool {
     }
 }
 
-/// An error where a token has another id than its file says. The library numbers added tokens that
-/// are not in the vocabulary by itself, one after another, and goes by a file only as long as the
-/// file does so, too.
+/// Fails if a token's id differs from the one in its file. The library numbers added tokens that
+/// are not in the vocabulary consecutively, and ignores the ids in the file.
 fn check_id(tokenizer: &tokenizers::Tokenizer, text: &str, id: u32, path: &Path) -> Result<()> {
     let free = tokenizer.token_to_id(text);
     if free == Some(id) {
         return Ok(());
     }
     Err(Error::preflight(format!(
-        "failed to use {}: its added token `{text}` has the id {id}, where {} is free",
+        "failed to use {}: its added token `{text}` has the id {id}, but the library gives it {}",
         path.display(),
         free.map_or("none".to_owned(), |id| id.to_string()),
     )))
 }
 
-/// A JSON file of the folder, if it is there.
+/// Reads a JSON file of the folder; `None` if it does not exist.
 pub(in crate::engine) fn read_json(folder: &Path, file: &str) -> Result<Option<Value>> {
     crate::engine::load::json::read(&folder.join(file))
 }

@@ -1,10 +1,10 @@
-//! Text to tokens and back, as the model was trained with: out of a GGUF's metadata ([`gguf`]) or
-//! of a `tokenizer.json` ([`json`]).
+//! Tokenizes and decodes text as the model was trained with, from GGUF metadata ([`gguf`]) or a
+//! `tokenizer.json` ([`json`]).
 //!
-//! **Special tokens in the text.** A conversation is rendered to one text by its chat template and
-//! then encoded with special tokens recognised, as Hugging Face's `apply_chat_template` does: the
-//! template's own `<|im_end|>` has to become one token. One that stands in a message's content does
-//! not: see [`content`].
+//! **Special tokens in the text.** The chat template renders a conversation to one text, which is
+//! then encoded with special tokens recognized, as Hugging Face's `apply_chat_template` does: the
+//! template's own `<|im_end|>` has to become one token. The same text inside a message does not:
+//! see [`content`].
 
 mod beside;
 mod content;
@@ -31,26 +31,26 @@ use tokenizers::tokenizer::TokenizerImpl;
 use self::sentencepiece::SentencePiece;
 use crate::error::{Error, Exit, Result};
 
-/// A model's tokenizer.
 pub(crate) struct Tokenizer {
     pipeline: Pipeline,
-    /// Put first and last where special tokens are asked for (a `tokenizer.json` has its own way).
+    /// Added first and last when special tokens are requested. A `tokenizer.json` has its own
+    /// post-processor for that.
     first: Option<u32>,
     last: Option<u32>,
     /// Tokens that end a turn.
     ends: BTreeSet<u32>,
     vocabulary: usize,
-    /// What the numbers from `vocabulary` on stand for: texts that merges make and that are no
-    /// tokens, in tokens.
+    /// The tokens behind each id from `vocabulary` on. Those ids are results of merges that are not
+    /// tokens.
     expansions: Vec<Vec<u32>>,
-    /// Added tokens that decode to their text, where the decoder would take it for bytes.
+    /// Added tokens that decode to their own text, where the decoder would mistake it for bytes.
     letters: HashMap<u32, String>,
     bos_token: Option<String>,
     eos_token: Option<String>,
     notes: Vec<String>,
 }
 
-/// Boxed, since the library's tokenizer is a large value.
+/// Boxed because the library's tokenizer is a large value.
 enum Pipeline {
     Library(Box<tokenizers::Tokenizer>),
     SentencePiece(
@@ -67,40 +67,39 @@ enum Pipeline {
 }
 
 impl Tokenizer {
-    /// The tokenizer of a GGUF, from its metadata.
+    /// Reads the tokenizer from GGUF metadata.
     ///
     /// # Errors
-    /// Keys that are missing or do not fit together, and a kind of tokenizer or a pre-tokenizer
-    /// that is not known.
+    /// Keys that are missing or inconsistent, or an unsupported kind of tokenizer or pre-tokenizer.
     pub(crate) fn from_gguf(metadata: &HashMap<String, Value>) -> Result<Self> {
         gguf::tokenizer(metadata)
     }
 
-    /// The tokenizer of a folder: `tokenizer.json`, with what `tokenizer_config.json`,
+    /// Reads a folder's `tokenizer.json`, and what `tokenizer_config.json`,
     /// `special_tokens_map.json`, `added_tokens.json`, `generation_config.json` and `config.json`
-    /// say of its special tokens, as far as they exist.
+    /// say about special tokens, if they exist.
     ///
     /// # Errors
-    /// A file that cannot be read or understood; no `tokenizer.json`.
+    /// A file cannot be read or parsed, or there is no `tokenizer.json`.
     pub(crate) fn from_folder(folder: &Path) -> Result<Self> {
         json::tokenizer(folder)
     }
 
-    /// The tokens of a text. Special tokens in it are recognised. `add_special` puts those around
-    /// it that the model wants around a plain text (BOS, EOS); a rendered chat has its own.
+    /// Tokenizes a text, recognizing special tokens in it. `add_special` adds those that the model
+    /// expects around plain text (BOS, EOS); a rendered chat already has them.
     ///
-    /// A byte that the vocabulary has no token for is left out, as every implementation does: in
-    /// SmolLM2's these are six control characters and the unassigned planes of Unicode.
+    /// A byte without a token in the vocabulary is dropped, as every implementation does. In
+    /// SmolLM2's vocabulary these are six control characters and the unassigned planes of Unicode.
     ///
     /// # Errors
-    /// What the tokenizers library refuses; no text is known that it does.
+    /// An error of the tokenizers library; no text is known to cause one.
     pub(crate) fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = match &self.pipeline {
             Pipeline::Library(tokenizer) => tokenizer.encode_fast(text, add_special),
             Pipeline::SentencePiece(tokenizer) => tokenizer.encode_fast(text, add_special),
         }
         .map_err(|error| {
-            Error::new(Exit::FlowFailed, "failed to turn the prompt into tokens").caused_by(error)
+            Error::new(Exit::FlowFailed, "failed to tokenize the prompt").caused_by(error)
         })?;
         let ids = self.expanded(encoding.get_ids());
         if !add_special {
@@ -109,7 +108,7 @@ impl Tokenizer {
         Ok(self.first.into_iter().chain(ids).chain(self.last).collect())
     }
 
-    /// The tokens behind the library's numbers.
+    /// Replaces ids beyond the vocabulary by their tokens.
     fn expanded(&self, ids: &[u32]) -> Vec<u32> {
         if self.expansions.is_empty() {
             return ids.to_vec();
@@ -125,12 +124,12 @@ impl Tokenizer {
         expanded
     }
 
-    /// The text of these tokens, special ones left out and nothing cleaned up. Bytes that are no
-    /// UTF-8 become `U+FFFD`; ids that no token has are left out (a model's output can have more
-    /// rows than its vocabulary).
+    /// Decodes tokens, without special tokens and without any cleanup. Invalid UTF-8 becomes
+    /// `U+FFFD`. Ids outside the vocabulary are skipped: a model's output can have more rows than
+    /// its vocabulary.
     ///
     /// # Errors
-    /// What the tokenizers library refuses; no sequence is known that it does.
+    /// An error of the tokenizers library; no tokens are known to cause one.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String> {
         let ids: Vec<u32> = ids
             .iter()
@@ -140,8 +139,8 @@ impl Tokenizer {
         if self.letters.is_empty() {
             return self.decoded(&ids);
         }
-        // A byte-level decoder looks at nothing but the bytes, and the first byte of a letter ends
-        // any letter that is not whole: the parts decode as they do together.
+        // Decoding in parts is equivalent: a byte-level decoder concatenates bytes, and the first
+        // byte of a character ends any incomplete character before it.
         let mut text = String::new();
         let mut rest = ids.as_slice();
         while let Some(at) = rest.iter().position(|id| self.letters.contains_key(id)) {
@@ -159,11 +158,11 @@ impl Tokenizer {
             Pipeline::SentencePiece(tokenizer) => tokenizer.decode(ids, true),
         }
         .map_err(|error| {
-            Error::new(Exit::FlowFailed, "failed to turn tokens into text").caused_by(error)
+            Error::new(Exit::FlowFailed, "failed to decode tokens into text").caused_by(error)
         })
     }
 
-    /// How the tokenizer writes a token, for messages.
+    /// A token's text in the vocabulary, for messages.
     pub(crate) fn token_text(&self, id: u32) -> Option<String> {
         match &self.pipeline {
             Pipeline::Library(tokenizer) => tokenizer.id_to_token(id),
@@ -177,30 +176,30 @@ impl Tokenizer {
         self.ends.contains(&id)
     }
 
-    /// How many tokens there are; ids are below it.
+    /// Token ids are below this.
     pub(crate) fn vocabulary(&self) -> usize {
         self.vocabulary
     }
 
-    /// What had to be assumed of a file that does not say it, for the user to know.
+    /// Assumptions made where the file is silent, to be shown to the user.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Text of the beginning-of-sequence token, for chat templates.
+    /// Text of the BOS token, for chat templates.
     pub(crate) fn bos_token(&self) -> Option<&str> {
         self.bos_token.as_deref()
     }
 
-    /// Text of the end-of-sequence token, for chat templates.
+    /// Text of the EOS token, for chat templates.
     pub(crate) fn eos_token(&self) -> Option<&str> {
         self.eos_token.as_deref()
     }
 }
 
-/// The added tokens that a byte-level decoder would take for bytes: those of letters such as `ü`,
-/// which it writes the byte `0xFC` with. They are matched as they stand, so that this is what they
-/// decode to.
+/// Added tokens that a byte-level decoder would mistake for bytes: those with characters such as
+/// `ü`, which the byte-level alphabet uses for the byte `0xFC`. They match their literal text, so
+/// they have to decode to it.
 fn letters_of(pipeline: &Pipeline) -> HashMap<u32, String> {
     let Pipeline::Library(tokenizer) = pipeline else {
         return HashMap::new();

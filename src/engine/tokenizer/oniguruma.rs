@@ -1,17 +1,18 @@
-//! Regular expressions of a `tokenizer.json`, read as Oniguruma reads them.
+//! Translates the regular expressions of a `tokenizer.json` from Oniguruma to fancy-regex.
 //!
-//! The patterns in these files are written for the tokenizers library as Python has it, which
-//! matches them with Oniguruma. Here they run on fancy-regex, where some of the same letters mean
-//! something else: `a{1,3}+` is possessive there and a repeated repeat in Oniguruma, `$` is the end
-//! of the text there and of each line in Oniguruma, `[[:alpha:]]` is ASCII there and all of Unicode
-//! in Oniguruma. [`translate`] writes a pattern so that it means here what it means there.
+//! The patterns in these files are written for the Python build of the tokenizers library, which
+//! matches them with Oniguruma. Here they run on fancy-regex, where some syntax has another
+//! meaning. `a{1,3}+` is possessive in fancy-regex and a repeated repetition in Oniguruma. `$` is
+//! the end of the text in fancy-regex and of each line in Oniguruma. `[[:alpha:]]` is ASCII in
+//! fancy-regex and all of Unicode in Oniguruma. [`translate`] rewrites a pattern so that it keeps
+//! the meaning it has in Oniguruma.
 //!
-//! What fancy-regex has no counterpart for (`\X`, `(?~…)`, blocks such as `\p{In_Hiragana}`) is
-//! left as it is, and refused when the pattern is compiled. One difference stays: under `(?i)`,
-//! Oniguruma takes `ss` and `ß`, or `fi` and `ﬁ`, for equal.
+//! Syntax without a counterpart in fancy-regex (`\X`, `(?~…)`, blocks such as `\p{In_Hiragana}`) is
+//! left unchanged and rejected when the pattern is compiled. One difference remains: under `(?i)`,
+//! Oniguruma treats `ss` and `ß`, or `fi` and `ﬁ`, as equal.
 //!
-//! Source: `doc/RE` and `doc/SYNTAX.md` of Oniguruma, and what the Python library does with the
-//! patterns of `oniguruma_splits.json`.
+//! Source: `doc/RE` and `doc/SYNTAX.md` of Oniguruma, and the behavior of the Python library with
+//! the patterns in `oniguruma_splits.json`.
 
 mod class;
 
@@ -19,10 +20,10 @@ use std::borrow::Cow;
 
 use self::class::WORD_ALONE;
 
-/// Patterns with groups nested deeper than this are left as they are.
+/// Patterns with groups nested deeper than this are left unchanged.
 const MAX_DEPTH: usize = 64;
 
-/// The same pattern in the syntax of fancy-regex. Borrowed where both read it alike.
+/// The pattern in fancy-regex's syntax; borrowed if nothing changes.
 pub(super) fn translate(pattern: &str) -> Cow<'_, str> {
     let mut translator = Translator {
         rest: pattern,
@@ -32,7 +33,7 @@ pub(super) fn translate(pattern: &str) -> Cow<'_, str> {
         depth: 0,
     };
     translator.alternatives();
-    // A parenthesis too many: refused by the engine.
+    // An unmatched `)`, which the engine rejects.
     let rest = translator.rest;
     translator.out.push_str(rest);
     if translator.depth > MAX_DEPTH || translator.out == pattern {
@@ -43,12 +44,12 @@ pub(super) fn translate(pattern: &str) -> Cow<'_, str> {
 }
 
 struct Translator<'a> {
-    /// What is left to read.
+    /// The remaining input.
     rest: &'a str,
     out: String,
-    /// Whether white space and comments are skipped (`(?x)`).
+    /// Whether whitespace and comments are skipped (`(?x)`).
     extended: bool,
-    /// Whether case does not count (`(?i)`).
+    /// Whether case is ignored (`(?i)`).
     ignores_case: bool,
     depth: usize,
 }
@@ -58,14 +59,14 @@ impl<'a> Translator<'a> {
         self.rest.chars().next()
     }
 
-    /// Reads this many bytes, which end at a character's boundary.
+    /// Consumes `length` bytes, which must end at a character boundary.
     fn take(&mut self, length: usize) -> &'a str {
         let (taken, rest) = self.rest.split_at(length);
         self.rest = rest;
         taken
     }
 
-    /// Reads the text if it comes next.
+    /// Consumes `text` if it comes next.
     fn eat(&mut self, text: &str) -> bool {
         let is_next = self.rest.starts_with(text);
         if is_next {
@@ -79,7 +80,7 @@ impl<'a> Translator<'a> {
         self.out.push_str(text);
     }
 
-    /// Up to the end of the group, or of the pattern.
+    /// Translates up to the end of the group or the pattern.
     fn alternatives(&mut self) {
         if self.depth > MAX_DEPTH {
             return;
@@ -101,7 +102,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// White space and comments, where the pattern is written with them.
+    /// Skips whitespace and comments in extended mode.
     fn skip_blank(&mut self) {
         while self.extended {
             match self.peek() {
@@ -117,17 +118,18 @@ impl<'a> Translator<'a> {
             Some('(') => self.group(),
             Some('[') => self.class(),
             Some('\\') => self.escape(),
-            // Of a line, whatever the flags; none begins behind the last line's end.
+            // Matches at the start of each line, whatever the flags. No line starts after a final
+            // newline.
             Some('^') => self.replace(1, r"(?:\A|(?<=\n)(?!\z))"),
             Some('$') => self.replace(1, "(?m:$)"),
-            // No interval, or it would have been read as one.
+            // Not an interval: those are consumed with the atom before them.
             Some('{') => self.replace(1, r"\{"),
             Some(other) => self.copy(other.len_utf8()),
             None => {}
         }
     }
 
-    /// Reads this many bytes and writes `text` for them.
+    /// Consumes `length` bytes and writes `text` instead.
     fn replace(&mut self, length: usize, text: &str) {
         self.take(length);
         self.out.push_str(text);
@@ -146,7 +148,7 @@ impl<'a> Translator<'a> {
                 self.out.push_str(&flags);
                 self.out.push(':');
                 self.inside();
-                // `(?i)` holds for the rest of the group that it stands in, alternatives included.
+                // `(?i)` applies to the rest of the enclosing group, alternatives included.
                 if is_rest || self.eat(")") {
                     self.out.push(')');
                 }
@@ -191,8 +193,9 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// The flags that a group begins with, as fancy-regex names them, and whether they are for
-    /// the rest of the group around it. `None` where it has none, or others than Oniguruma's.
+    /// The flags at the start of a group, as fancy-regex names them, and whether they apply to the
+    /// rest of the enclosing group. `None` without flags, or with flags that Oniguruma does not
+    /// have.
     fn flags(&mut self) -> Option<(String, bool)> {
         let text = self.rest.strip_prefix("(?")?;
         let end = text.find([':', ')'])?;
@@ -213,7 +216,7 @@ impl<'a> Translator<'a> {
                     } else {
                         self.ignores_case
                     };
-                    // What Oniguruma calls "multi-line" is a dot that takes line ends.
+                    // In Oniguruma, "multi-line" means that the dot matches newlines.
                     if !is_on && !flags.contains('-') {
                         flags.push('-');
                     }
@@ -225,7 +228,7 @@ impl<'a> Translator<'a> {
         Some((flags, is_rest))
     }
 
-    /// The repeats behind an atom, which was written from `start` on.
+    /// Translates the quantifiers after an atom, whose output starts at `start`.
     fn quantifiers(&mut self, start: usize) {
         let mut is_repeated = false;
         loop {
@@ -251,7 +254,7 @@ impl<'a> Translator<'a> {
                             is_atomic = true;
                             format!("{{{high},{low}}}")
                         }
-                        // `{2}?` is an optional pair; any other is as short as can be.
+                        // `{2}?` is an optional pair. After any other interval, `?` means lazy.
                         Some(high) if high == low => format!("{{{low}}}"),
                         high => {
                             let lazy = if self.eat("?") { "?" } else { "" };
@@ -278,7 +281,7 @@ impl<'a> Translator<'a> {
         self.out.push(')');
     }
 
-    /// `{2}`, `{2,}`, `{2,4}` or `{,4}`, if that is what comes next.
+    /// Consumes `{2}`, `{2,}`, `{2,4}` or `{,4}` if that comes next.
     fn interval(&mut self) -> Option<(u32, Option<u32>)> {
         let end = self.rest.find('}')?;
         let inside = &self.rest[1..end];
@@ -295,7 +298,7 @@ impl<'a> Translator<'a> {
         Some(interval)
     }
 
-    /// An escape outside of classes.
+    /// Translates an escape outside of classes.
     fn escape(&mut self) {
         let Some(letter) = self.rest[1..].chars().next() else {
             return self.copy(1);
@@ -316,7 +319,7 @@ impl<'a> Translator<'a> {
             'N' => self.replace(2, r"[^\n]"),
             '<' | '>' => self.replace(2, if letter == '<' { "<" } else { ">" }),
             'p' | 'P' => {
-                // `(?i)` is for letters and for classes, not for properties.
+                // `(?i)` applies to characters and classes, not to properties.
                 let property = self.property(true);
                 if self.ignores_case {
                     self.out.push_str("(?-i:");
@@ -326,7 +329,7 @@ impl<'a> Translator<'a> {
                     self.out.push_str(&property);
                 }
             }
-            // Anchors, references and others that fancy-regex either shares or refuses.
+            // Anchors, references and others that fancy-regex either shares or rejects.
             'A' | 'z' | 'G' | 'K' | 'O' | 'X' | 'y' | 'Y' | 'k' | 'g' | '1'..='9' | 'd' | 'D'
             | 's' | 'S' | 'h' | 'H' => self.copy(2),
             _ => {
@@ -336,7 +339,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// An escape that stands for one character, in a class or out of it, as fancy-regex writes it.
+    /// Translates an escape for one character, inside or outside of a class.
     fn character(&mut self, letter: char) -> String {
         let code = match letter {
             'x' => return self.hexadecimal(),
@@ -357,7 +360,7 @@ impl<'a> Translator<'a> {
                 return self.take(length).to_owned();
             }
             'a' | 'e' | 'f' | 'n' | 'r' | 't' | 'v' | 'M' => None,
-            // No meaning of its own: the letter itself.
+            // No special meaning: the letter itself.
             letter if letter.is_ascii_alphabetic() => {
                 self.take(2);
                 return letter.to_string();
@@ -370,7 +373,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// `\x41` and `\x{41}`; `\xC3\xA9` is the character that these bytes are.
+    /// `\x41` and `\x{41}`. `\xC3\xA9` is the character with these UTF-8 bytes.
     fn hexadecimal(&mut self) -> String {
         if self.rest.starts_with(r"\x{") {
             let length = self.rest.find('}').map_or(2, |end| end + 1);
@@ -410,7 +413,7 @@ impl<'a> Translator<'a> {
         Some(code)
     }
 
-    /// `\cI` and `\C-I`, whose letter begins at this byte.
+    /// `\cI` and `\C-I`, with the letter at byte `at`.
     fn control(&mut self, at: usize) -> Option<u32> {
         let letter = self.rest[at..].chars().next().filter(char::is_ascii)?;
         self.take(at + 1);
@@ -422,7 +425,7 @@ impl<'a> Translator<'a> {
     }
 }
 
-/// A count of an interval. Oniguruma's own limit is 100,000.
+/// A count in an interval. Oniguruma's own limit is 100,000.
 fn number(digits: &str) -> Option<u32> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

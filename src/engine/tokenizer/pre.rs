@@ -1,15 +1,15 @@
-//! How text is cut before the byte-pair merges, by `tokenizer.ggml.pre`.
+//! Pre-tokenizers: how text is split before the byte-pair merges, by `tokenizer.ggml.pre`.
 //!
-//! A GGUF names its pre-tokenizer and does not describe it, so that each name has to be mapped on
-//! purpose: a wrong one gives other tokens than the model was trained on, and nothing fails. The
-//! names and what they stand for are those of llama.cpp (`src/llama-vocab.cpp`); the patterns are
-//! those of the families' own `tokenizer.json`, which llama.cpp's regex engine cannot always
-//! express (its `tekken` and `gpt-4o` patterns take combining marks apart, for instance).
+//! A GGUF names its pre-tokenizer without describing it, so each name needs an explicit mapping. A
+//! wrong one yields other tokens than the model was trained on, and nothing fails. The names and
+//! their meaning are llama.cpp's (`src/llama-vocab.cpp`). The patterns are from the families' own
+//! `tokenizer.json`, because llama.cpp's regex engine cannot express all of them: for example, its
+//! `tekken` and `gpt-4o` patterns split off combining marks.
 //!
-//! Each name was compared with llama.cpp b11549 over 369 texts (226 kB): the tokens are the same,
-//! but where a family's own tokenizer composes characters (`nfc`) or, for `falcon`, looks for digits
-//! among the letters that stand for bytes; llama.cpp does neither. `tekken` was compared with
-//! Mistral's own implementation as well.
+//! Each name was compared with llama.cpp b11549 over 369 texts (226 kB). The tokens differ in two
+//! cases only, where llama.cpp does not do what the family's own tokenizer does: composing
+//! characters (`nfc`) and, for `falcon`, looking for digits among the characters that encode bytes.
+//! `tekken` was also compared with Mistral's own implementation.
 
 use tokenizers::normalizers::{NFC, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -22,10 +22,10 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 use crate::error::{Error, Result};
 
-/// One step of cutting; the steps of a family are taken in order, each on the pieces of the last.
+/// A splitting step. The steps of a family run in order, each on the pieces of the previous one.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// Each match of the pattern is a piece, and so is each stretch between two matches.
+    /// Each match of the pattern is a piece, and so is the text between two matches.
     Split(&'static str),
     /// Each digit is a piece.
     EachDigit,
@@ -33,24 +33,22 @@ enum Step {
     Digits,
     /// Each run of punctuation is a piece.
     Punctuation,
-    /// GPT-2's pattern, then bytes become the letters that the vocabulary is written in.
+    /// GPT-2's pattern, then [`Step::Bytes`].
     Gpt2Bytes,
-    /// Bytes become the letters that the vocabulary is written in.
+    /// Maps bytes to the characters that the vocabulary is written in.
     Bytes,
 }
 
-/// A family of vocabularies that are cut alike.
+/// Vocabularies that are split alike.
 struct Family {
-    /// The values of `tokenizer.ggml.pre` that belong to it.
+    /// The values of `tokenizer.ggml.pre` that belong to the family.
     names: &'static [&'static str],
-    /// The steps of cutting.
     steps: &'static [Step],
-    /// Whether text is brought into Unicode's composed form first.
+    /// Whether text is normalized to NFC first.
     nfc: bool,
-    /// Whether a piece that is in the vocabulary as a whole is taken as it is, whatever the merges
-    /// would make of it.
+    /// Whether a piece that is a token is used as it is, whatever the merges would make of it.
     ignore_merges: bool,
-    /// Whether a BOS token comes first where the file says nothing about it.
+    /// Whether BOS is added if the file does not say.
     adds_bos: bool,
 }
 
@@ -68,7 +66,7 @@ const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Cased letters of Unicode 11, as code points: several look like others that they are not.
+/// Cased letters of Unicode 11, as code points because several of them look alike.
 const DEEPSEEK_WORDS: &str = r"\s?[A-Za-z\x{B5}\x{C0}-\x{D6}\x{D8}-\x{F6}\x{F8}-\x{1BA}\x{1BC}-\x{1BF}\x{1C4}-\x{293}\x{295}-\x{2AF}\x{370}-\x{373}\x{376}\x{377}\x{37B}-\x{37D}\x{37F}\x{386}\x{388}-\x{38A}\x{38C}\x{38E}-\x{3A1}\x{3A3}-\x{3F5}\x{3F7}-\x{481}\x{48A}-\x{52F}\x{531}-\x{556}\x{10A0}-\x{10C5}\x{13A0}-\x{13F5}\x{13F8}-\x{13FD}\x{1C90}-\x{1CBA}\x{1CBD}-\x{1CBF}\x{1D00}-\x{1D2B}\x{1D6B}-\x{1D77}\x{1D79}-\x{1D9A}\x{1E00}-\x{1F15}\x{1F18}-\x{1F1D}\x{1F20}-\x{1F45}\x{1F48}-\x{1F4D}\x{1F50}-\x{1F57}\x{1F59}\x{1F5B}\x{1F5D}\x{1F5F}-\x{1F7D}\x{1F80}-\x{1FB4}\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC}\x{1FD0}-\x{1FD3}\x{1FD6}-\x{1FDB}\x{1FE0}-\x{1FEC}\x{1FF2}-\x{1FF4}\x{1FF6}-\x{1FFC}\x{2102}\x{2107}\x{210A}-\x{2113}\x{2115}\x{2119}-\x{211D}\x{2124}\x{2126}\x{2128}\x{212A}-\x{212D}\x{212F}-\x{2134}\x{2139}\x{213C}-\x{213F}\x{2145}-\x{2149}\x{214E}\x{2183}\x{2184}\x{2C00}-\x{2C7B}\x{2C7E}-\x{2CE4}\x{2CEB}-\x{2CEE}\x{2CF2}\x{2CF3}\x{A640}-\x{A66D}\x{A680}-\x{A69B}\x{A722}-\x{A76F}\x{A771}-\x{A787}\x{A78B}-\x{A78E}\x{AB70}-\x{ABBF}\x{FB00}-\x{FB06}\x{FB13}-\x{FB17}\x{FF21}-\x{FF3A}\x{FF41}-\x{FF5A}\x{10400}-\x{1044F}\x{104B0}-\x{104D3}\x{104D8}-\x{104FB}\x{10C80}-\x{10CB2}\x{10CC0}-\x{10CF2}\x{118A0}-\x{118DF}\x{1E900}-\x{1E943}]+";
 const DEEPSEEK_MARKS: &str =
     r"\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+";
@@ -110,7 +108,7 @@ const FAMILIES: &[Family] = &[
         ..DEFAULTS
     },
     Family {
-        // Both took over the GPT-NeoX tokenizer.
+        // Both use the GPT-NeoX tokenizer.
         names: &["mpt", "olmo"],
         steps: &[Step::Gpt2Bytes],
         nfc: true,
@@ -132,7 +130,7 @@ const FAMILIES: &[Family] = &[
         ..DEFAULTS
     },
     Family {
-        // `dbrx` is also what Phi-4, OLMo 2 and Granite 4 are converted with.
+        // Phi-4, OLMo 2 and Granite 4 are converted as `dbrx`, too.
         names: &["dbrx", "smaug-bpe"],
         steps: &[Step::Split(LLAMA3), Step::Bytes],
         ..DEFAULTS
@@ -239,7 +237,7 @@ const FAMILIES: &[Family] = &[
         ..DEFAULTS
     },
     Family {
-        // What llama.cpp takes for files that were converted before pre-tokenizers were named.
+        // llama.cpp's fallback for files converted before pre-tokenizers were named.
         names: &["default"],
         steps: &[
             Step::Split(r"[\p{P}\$\+<=>\^~\|]+"),
@@ -252,23 +250,21 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// What comes before the merges, for one vocabulary.
+/// The steps before the merges.
 #[derive(Debug)]
 pub(super) struct Pre {
-    /// Changes the text, where the family has it so.
     pub(super) normalizer: Option<NormalizerWrapper>,
-    /// Cuts it.
     pub(super) pre_tokenizer: PreTokenizerWrapper,
-    /// Whether a piece that is a token is taken as it is.
+    /// See [`Family::ignore_merges`].
     pub(super) ignore_merges: bool,
-    /// Whether a BOS token comes first where the file says nothing about it.
+    /// See [`Family::adds_bos`].
     pub(super) adds_bos: bool,
 }
 
-/// The pre-tokenizer of this name.
+/// Looks up a pre-tokenizer by name.
 ///
 /// # Errors
-/// A name that is not known: a default would run, with other tokens than the model knows.
+/// An unknown name. A default would run, but with other tokens than the model was trained on.
 pub(super) fn named(name: &str) -> Result<Pre> {
     let Some(family) = FAMILIES.iter().find(|family| family.names.contains(&name)) else {
         let mut known: Vec<&str> = FAMILIES
@@ -280,7 +276,7 @@ pub(super) fn named(name: &str) -> Result<Pre> {
             "unknown pre-tokenizer `{name}` (tokenizer.ggml.pre)"
         ))
         .hint(format!(
-            "known ones: {}. A folder with the model's own tokenizer.json works with any",
+            "supported: {}. A folder with the model's own tokenizer.json works with any model",
             known.join(", ")
         )));
     };
@@ -340,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn every_family_builds_and_every_name_is_one_familys() {
+    fn every_family_builds_and_no_name_is_listed_twice() {
         let mut seen = std::collections::HashSet::new();
         for name in FAMILIES.iter().flat_map(|family| family.names) {
             assert!(seen.insert(name), "{name} is listed twice");
@@ -350,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn families_cut_as_their_tokenizer_json_says() {
+    fn families_split_like_their_tokenizer_json() {
         let text = "We'LL add 1234\n\n  x";
         let expect = |name: &str, pieces_expected: &[&str]| {
             assert_eq!(pieces(name, text), pieces_expected, "{name}");
@@ -389,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_an_error_that_names_it_and_the_known_ones() {
+    fn an_unknown_name_is_an_error_that_lists_the_known_ones() {
         let error = named("klingon-bpe").unwrap_err();
         assert_eq!(error.exit(), crate::error::Exit::Preflight);
         assert!(
@@ -400,11 +396,11 @@ mod tests {
         assert!(error.report().contains("smollm"), "{}", error.report());
     }
 
-    /// The library stops at an error of its regex engine and takes the rest of the text as one
-    /// piece, without a word. The error is a limit of a million steps back: patterns that take more
-    /// than one for a character of a run would reach it long before a prompt reaches its context.
+    /// If its regex engine fails, the library silently takes the rest of the text as one piece. The
+    /// engine fails after a million backtracking steps. A pattern that backtracks more than once
+    /// per character of a run would reach that limit long before a prompt fills the context.
     #[test]
-    fn long_runs_do_not_reach_the_limits_of_the_regex_engine() {
+    fn long_runs_stay_below_the_regex_backtracking_limit() {
         for name in FAMILIES.iter().map(|family| family.names[0]) {
             for run in [" ", "\n", "a", "1", "!", "é", "\r\n", " \n"] {
                 let text = format!("{}. The end", run.repeat(50_000));

@@ -1,9 +1,10 @@
-//! SentencePiece's byte-pair model, as GGUF files of the `llama` kind carry it: pieces with scores
-//! instead of merges. The adjacent pair whose union is the best-scored piece is joined until none
-//! is left; among equals the leftmost. What is no piece then is written in byte pieces.
+//! SentencePiece's byte-pair model, as GGUF files of the `llama` kind contain it: pieces with
+//! scores instead of merges. The adjacent pair whose union is the piece with the best score is
+//! joined, the leftmost among equals, until no pair is left. Text that is not a piece then becomes
+//! byte pieces.
 //!
-//! The tokenizers library knows merges only. Deriving them from the scores, as converters do, is
-//! right but for ties between different cuts of one piece; this is the algorithm itself
+//! The tokenizers library supports merges only. Deriving merges from the scores, as converters do,
+//! is correct except for ties between different splits of one piece. This is the algorithm itself
 //! (`sentencepiece/src/bpe_model.cc`), as a model of the library.
 
 use std::cmp::Ordering;
@@ -13,26 +14,23 @@ use std::path::{Path, PathBuf};
 use tokenizers::models::bpe::BpeTrainer;
 use tokenizers::tokenizer::{Model, Result, Token};
 
-/// Stands for a space in the pieces.
+/// The character for a space in pieces.
 pub(super) const SPACE: char = '▁';
 
-/// The pieces of a vocabulary, and how text becomes them.
 #[derive(Debug)]
 pub(super) struct SentencePiece {
-    /// Every token's text, by id.
     texts: Vec<String>,
-    /// Every token's id, by text.
     ids: HashMap<String, u32>,
-    /// The pieces that text may become, with their scores.
+    /// The pieces that text may become: id and score.
     pieces: HashMap<String, (u32, f32)>,
-    /// The piece of each byte, where the vocabulary has them.
+    /// The piece of each byte, if the vocabulary has them.
     bytes: [Option<u32>; 256],
     unknown: Option<u32>,
     space_prefix: bool,
 }
 
-/// A stretch of text that is one symbol so far. The symbols form a list; one that was joined to
-/// its left neighbour has no length.
+/// A span of text that is one symbol so far. The symbols form a linked list. One that was joined to
+/// its left neighbor has length 0.
 struct Symbol {
     start: usize,
     length: usize,
@@ -45,7 +43,7 @@ struct Pair {
     score: f32,
     left: usize,
     right: usize,
-    /// Length of the union when it was found: tells a pair that has changed since.
+    /// Length of the union when the pair was queued. The pair is stale if it has changed since.
     length: usize,
 }
 
@@ -72,9 +70,9 @@ impl PartialEq for Pair {
 impl Eq for Pair {}
 
 impl SentencePiece {
-    /// Builds the model. `is_piece[id]` says which tokens text may become (not the control and
-    /// byte tokens); `space_prefix` puts a space before each stretch of text between special
-    /// tokens, as the Llama family was trained with.
+    /// `is_piece[id]` says which tokens text may become (not the control and byte tokens).
+    /// `space_prefix` puts a space before each span of text between special tokens, as the Llama
+    /// family was trained with.
     pub(super) fn new(
         texts: Vec<String>,
         scores: &[f32],
@@ -88,7 +86,7 @@ impl SentencePiece {
             .zip(0..)
             .zip(scores.iter().zip(is_piece))
             .filter(|(_, (_, is_piece))| **is_piece)
-            // Adding zero makes -0 the same as 0.
+            // Adding zero turns -0 into 0; `total_cmp` tells them apart.
             .map(|((text, id), (score, _))| (text.clone(), (id, *score + 0.0)))
             .collect();
         let bytes =
@@ -103,7 +101,7 @@ impl SentencePiece {
         }
     }
 
-    /// The ids of a stretch of text without special tokens.
+    /// Tokenizes a span of text without special tokens.
     fn ids_of(&self, text: &str) -> Vec<u32> {
         let mut escaped = String::with_capacity(text.len() * 2);
         if self.space_prefix {
@@ -181,7 +179,7 @@ impl SentencePiece {
         }
     }
 
-    /// The piece itself, or its bytes, or the unknown token (one for a stretch of them).
+    /// The piece itself, or its bytes, or the unknown token (once per run).
     fn push_ids(&self, symbol: &str, ids: &mut Vec<u32>) {
         if let Some((id, _)) = self.pieces.get(symbol) {
             ids.push(*id);
@@ -200,10 +198,10 @@ impl SentencePiece {
 }
 
 impl Model for SentencePiece {
-    // The trait asks for one; nothing here is trained.
+    // The trait requires one; nothing is trained here.
     type Trainer = BpeTrainer;
 
-    /// Tokens carry their ids only: `encode_fast` looks at nothing else.
+    /// The tokens only carry ids: `encode_fast` uses nothing else.
     fn tokenize(&self, sequence: &str) -> Result<Vec<Token>> {
         if sequence.is_empty() {
             return Ok(Vec::new());
@@ -232,7 +230,7 @@ impl Model for SentencePiece {
     }
 
     fn save(&self, _folder: &Path, _prefix: Option<&str>) -> Result<Vec<PathBuf>> {
-        Err("a vocabulary that came out of a model file is not saved by itself".into())
+        Err("a vocabulary read from a model file cannot be saved".into())
     }
 
     fn get_trainer(&self) -> BpeTrainer {
@@ -244,8 +242,8 @@ impl Model for SentencePiece {
 mod tests {
     use super::*;
 
-    /// A vocabulary of `<unk>`, the byte pieces `<0x00>` to `<0xFF>` (ids 1 to 256), and these
-    /// pieces, best first.
+    /// A vocabulary of `<unk>`, the byte pieces `<0x00>` to `<0xFF>` (ids 1 to 256), and `pieces`,
+    /// best first.
     fn model(pieces: &[&str], space_prefix: bool) -> SentencePiece {
         let mut texts = vec!["<unk>".to_owned()];
         texts.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
@@ -273,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_are_pieces_and_one_comes_first_where_the_model_wants_it() {
+    fn spaces_are_pieces_and_the_space_prefix_is_optional() {
         let pieces = ["▁a", "▁▁", "a", "▁"];
         assert_eq!(texts(&model(&pieces, true), "a a"), ["▁a", "▁a"]);
         assert_eq!(texts(&model(&pieces, true), "  a"), ["▁▁", "▁a"]);
@@ -281,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_piece_is_written_in_bytes_or_is_unknown() {
+    fn text_that_is_no_piece_becomes_bytes_or_the_unknown_token() {
         let with_bytes = model(&["a"], false);
         assert_eq!(
             texts(&with_bytes, "a\né"),
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn control_tokens_are_not_made_of_text() {
+    fn the_text_of_a_byte_token_stays_text() {
         let model = model(&["<", "0", "x", "A", ">"], false);
         assert_eq!(texts(&model, "<0x0A>"), ["<", "0", "x", "0", "A", ">"]);
     }

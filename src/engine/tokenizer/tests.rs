@@ -2,10 +2,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::*;
-use crate::engine::load::hub::test_model;
+use crate::test_model::test_model;
 
-/// Metadata of a small byte-level tokenizer: letters `a` to `z`, the space, the newline and a few
-/// joined pieces, with `<s>`, `</s>` and the user-defined token `<tool>`.
+/// Metadata of a small byte-level tokenizer: the characters `a` to `z`, space, newline and a few
+/// merged pieces, with `<s>`, `</s>` and the user-defined token `<tool>`.
 pub(in crate::engine) fn metadata() -> HashMap<String, Value> {
     let mut texts: Vec<String> = ["<unk>", "<s>", "</s>", "<tool>", "Ġ", "Ċ"]
         .map(str::to_owned)
@@ -40,7 +40,7 @@ pub(in crate::engine) fn metadata() -> HashMap<String, Value> {
     )
 }
 
-/// The same tokens in SentencePiece's form: scores by position, `▁` for the space.
+/// The same tokens as a SentencePiece model: scores by position, `▁` for the space.
 fn sentencepiece_metadata() -> HashMap<String, Value> {
     let mut metadata = metadata();
     let Some(Value::Array(texts)) = metadata.get_mut("tokenizer.ggml.tokens") else {
@@ -51,7 +51,7 @@ fn sentencepiece_metadata() -> HashMap<String, Value> {
             *text = text.replace('Ġ', "▁").replace('Ċ', "<0x0A>");
         }
     }
-    // Longer pieces are the better ones.
+    // Longer pieces get better scores.
     let scores = (0..texts.len()).map(|id| Value::F32(id as f32)).collect();
     metadata.insert("tokenizer.ggml.scores".to_owned(), Value::Array(scores));
     metadata.insert(
@@ -91,7 +91,7 @@ fn byte_pairs_are_merged_and_special_tokens_are_one_token() {
 }
 
 #[test]
-fn bos_and_eos_are_added_when_asked_for_and_the_file_wants_them() {
+fn bos_and_eos_are_added_if_requested_and_the_file_wants_them() {
     let mut metadata = metadata();
     let encode = |metadata: &HashMap<String, Value>, add_special| {
         let tokenizer = Tokenizer::from_gguf(metadata).unwrap();
@@ -102,14 +102,14 @@ fn bos_and_eos_are_added_when_asked_for_and_the_file_wants_them() {
     set(&mut metadata, "add_eos_token", Value::Bool(true));
     assert_eq!(encode(&metadata, true), ["<s>", "a", "</s>"]);
     assert_eq!(encode(&metadata, false), ["a"]);
-    // Llama 3's files add a BOS token and do not all say so.
+    // Llama 3 uses a BOS token, but not all its files say so.
     metadata.remove("tokenizer.ggml.add_bos_token");
     set(&mut metadata, "pre", Value::String("llama-bpe".to_owned()));
     assert_eq!(encode(&metadata, true), ["<s>", "a", "</s>"]);
 }
 
 #[test]
-fn decoding_leaves_special_tokens_out_and_cleans_nothing_up() {
+fn decoding_skips_special_tokens_and_does_no_cleanup() {
     let tokenizer = Tokenizer::from_gguf(&metadata()).unwrap();
     let ids = tokenizer.encode("<s>he  a</s><tool>\n", false).unwrap();
     assert_eq!(tokenizer.decode(&ids).unwrap(), "he  a<tool>\n");
@@ -118,7 +118,7 @@ fn decoding_leaves_special_tokens_out_and_cleans_nothing_up() {
 }
 
 #[test]
-fn ends_are_what_the_file_names_and_known_ends_of_turn() {
+fn ends_are_the_tokens_the_file_names_and_known_ends_of_turn() {
     let mut metadata = metadata();
     let ends = |metadata: &HashMap<String, Value>| {
         let tokenizer = Tokenizer::from_gguf(metadata).unwrap();
@@ -131,7 +131,7 @@ fn ends_are_what_the_file_names_and_known_ends_of_turn() {
     // "None", as converters write it.
     set(&mut metadata, "eom_token_id", Value::U32(u32::MAX));
     assert_eq!(ends(&metadata), [2, 3]);
-    // `</s>` is an end by its text where the file names another token, and whatever its type.
+    // `</s>` is an end by its text, even if the file names another token, and whatever its type.
     set(&mut metadata, "eos_token_id", Value::U32(1));
     metadata.remove("tokenizer.ggml.eot_token_id");
     assert_eq!(ends(&metadata), [1, 2]);
@@ -141,13 +141,13 @@ fn ends_are_what_the_file_names_and_known_ends_of_turn() {
         Value::Array(vec![Value::I32(1); 37]),
     );
     assert_eq!(ends(&metadata), [1, 2]);
-    // A list of several, as Ollama writes it; what is no token is left out.
+    // A list of several, as Ollama writes it. Ids without a token are skipped.
     let several = [4, 5, 99, u32::MAX].map(Value::U32).to_vec();
     set(&mut metadata, "eos_token_ids", Value::Array(several));
     assert_eq!(ends(&metadata), [1, 2, 4, 5]);
 }
 
-/// Puts a token of this type behind the others; its id.
+/// Appends a token of this type and returns its id.
 fn push_token(metadata: &mut HashMap<String, Value>, text: &str, kind: i32) -> u32 {
     let mut id = 0;
     for (key, value) in [
@@ -164,7 +164,7 @@ fn push_token(metadata: &mut HashMap<String, Value>, text: &str, kind: i32) -> u
 }
 
 #[test]
-fn tokens_of_known_names_are_control_tokens_whatever_their_type() {
+fn tokens_with_known_texts_are_control_tokens_whatever_their_type() {
     let mut metadata = metadata();
     let end = push_token(&mut metadata, "<|im_end|>", 1);
     let prefix = push_token(&mut metadata, "<fim_prefix>", 1);
@@ -177,7 +177,7 @@ fn tokens_of_known_names_are_control_tokens_whatever_their_type() {
     assert_eq!(encode("<fim_prefix>a<|fim_pad|>"), [prefix, 6, pad]);
     assert_eq!(tokenizer.decode(&[6, end, prefix, pad, 7]).unwrap(), "ab");
     assert!(tokenizer.is_end(end) && tokenizer.is_end(pad) && !tokenizer.is_end(prefix));
-    // A vocabulary has one marker of a kind, and this name is nobody's.
+    // A vocabulary has one marker of each kind, and `<|im_start|>` is not a known name.
     for (plain, text) in [(other, "<fim-prefix>"), (start, "<|im_start|>")] {
         assert!(!encode(text).contains(&plain));
         assert_eq!(tokenizer.decode(&[plain]).unwrap(), text);
@@ -194,7 +194,7 @@ fn tokens_of_known_names_are_control_tokens_whatever_their_type() {
 }
 
 #[test]
-fn added_letters_decode_to_themselves() {
+fn added_non_ascii_tokens_decode_to_themselves() {
     let mut metadata = metadata();
     let byte = push_token(&mut metadata, "Ã", 1);
     let half = push_token(&mut metadata, "¼", 1);
@@ -205,7 +205,7 @@ fn added_letters_decode_to_themselves() {
     assert_eq!(tokenizer.encode("aü", false).unwrap(), [6, letter]);
     assert_eq!(decode(&[letter]), "ü");
     assert_eq!(decode(&[6, letter, letter, 7, spaced]), "aüübĠé ");
-    // Bytes are still bytes, and do not join with a letter's.
+    // Bytes are still bytes, and do not combine with those of an added token.
     assert_eq!(decode(&[byte, half, letter]), "üü");
     assert_eq!(decode(&[byte, letter, half]), "\u{fffd}ü\u{fffd}");
     assert_eq!(decode(&[2, letter, 9_999]), "ü");
@@ -235,7 +235,7 @@ fn files_without_a_pre_tokenizer_are_read_as_llama_cpp_reads_them() {
 }
 
 #[test]
-fn merges_of_texts_that_are_no_tokens_are_carried_out_and_taken_apart() {
+fn merge_results_that_are_not_tokens_are_split_into_characters() {
     let mut metadata = metadata();
     let merges = [
         "x y", "nospace", "h e", "x y", "xy z", "q zz", "a é", "l l", "he ll", "hell o",
@@ -245,12 +245,12 @@ fn merges_of_texts_that_are_no_tokens_are_carried_out_and_taken_apart() {
     let whole = push_token(&mut metadata, "xyz", 1);
     let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
     let texts = |text: &str| texts_of(&metadata, &tokenizer.encode(text, false).unwrap());
-    // `xy` is a step to `xyz`, and by itself nothing.
+    // `xy` is an intermediate result on the way to `xyz`, not a token.
     assert_eq!(texts("xyz"), ["xyz"]);
     assert_eq!(texts("xyhello"), ["x", "y", "hello"]);
     assert_eq!(texts("qzz"), ["q", "z", "z"]);
     assert_eq!(tokenizer.vocabulary(), whole as usize + 1);
-    // A model's output may have more rows than the vocabulary: they are no tokens.
+    // A model's output may have more rows than the vocabulary; those are not tokens.
     assert_eq!(
         tokenizer.decode(&[whole, whole + 1, whole + 2]).unwrap(),
         "xyz"
@@ -276,7 +276,7 @@ fn a_bos_token_that_a_file_does_not_name_is_not_added() {
     };
     kinds[11] = Value::I32(3);
     assert_eq!(encode(&metadata), ["f", "a"]);
-    // SentencePiece's are 1 and 2; a number that is no token's is as good as none.
+    // SentencePiece's default to 1 and 2. An id outside the vocabulary counts as missing.
     let mut metadata = sentencepiece_metadata();
     metadata.remove("tokenizer.ggml.bos_token_id");
     set(&mut metadata, "eos_token_id", Value::U32(9_999));
@@ -285,7 +285,7 @@ fn a_bos_token_that_a_file_does_not_name_is_not_added() {
 }
 
 #[test]
-fn sentencepiece_files_without_scores_or_types_join_from_the_left() {
+fn sentencepiece_files_without_scores_join_from_the_left() {
     let mut metadata = sentencepiece_metadata();
     metadata.remove("tokenizer.ggml.scores");
     let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
@@ -303,12 +303,12 @@ fn sentencepiece_files_without_scores_or_types_join_from_the_left() {
         texts(&tokenizer, "hello\n"),
         ["▁h", "e", "ll", "o", "<0x0A>"]
     );
-    // Known by its name.
+    // Recognized by its text.
     assert_eq!(texts(&tokenizer, "</s>"), ["</s>"]);
 }
 
 #[test]
-fn tokens_without_a_text_get_one_and_two_alike_are_refused() {
+fn empty_token_texts_are_replaced_and_duplicates_are_errors() {
     let mut metadata = metadata();
     let empty = push_token(&mut metadata, "", 1);
     push_token(&mut metadata, "", 1);
@@ -329,7 +329,7 @@ fn tokens_without_a_text_get_one_and_two_alike_are_refused() {
 }
 
 #[test]
-fn sentencepiece_files_put_a_space_first_unless_they_say_not_to() {
+fn sentencepiece_files_add_a_space_prefix_by_default() {
     let mut metadata = sentencepiece_metadata();
     let encode = |metadata: &HashMap<String, Value>, text: &str| {
         let tokenizer = Tokenizer::from_gguf(metadata).unwrap();
@@ -337,7 +337,7 @@ fn sentencepiece_files_put_a_space_first_unless_they_say_not_to() {
         let decoded = tokenizer.decode(&ids).unwrap();
         (texts_of(metadata, &ids), decoded)
     };
-    // After a special token, too, as llama.cpp and transformers' legacy mode have it.
+    // Also after a special token, as in llama.cpp and in transformers' legacy mode.
     let (texts, decoded) = encode(&metadata, "hello<tool>hello\n");
     assert_eq!(
         texts,
@@ -353,7 +353,7 @@ fn sentencepiece_files_put_a_space_first_unless_they_say_not_to() {
 }
 
 #[test]
-fn phi_3s_special_tokens_take_the_space_after_them_along() {
+fn phi_3s_special_tokens_swallow_the_whitespace_after_them() {
     let mut metadata = sentencepiece_metadata();
     metadata.insert(
         "general.name".to_owned(),
@@ -366,7 +366,7 @@ fn phi_3s_special_tokens_take_the_space_after_them_along() {
 }
 
 #[test]
-fn what_a_file_lacks_is_an_error_that_names_it() {
+fn missing_and_invalid_keys_are_errors_that_name_them() {
     let without = |key: &str| {
         let mut metadata = metadata();
         metadata.remove(&format!("tokenizer.ggml.{key}")).unwrap();
@@ -386,7 +386,7 @@ fn what_a_file_lacks_is_an_error_that_names_it() {
     assert!(with("model", text("bert")).contains("unsupported kind of tokenizer `bert`"));
     assert!(with("tokens", Value::U32(1)).contains("`tokenizer.ggml.tokens` is not an array"));
     assert!(with("merges", text("h e")).contains("`tokenizer.ggml.merges` is not an array"));
-    assert!(with("pre", Value::U32(1)).contains("`tokenizer.ggml.pre` is not a text"));
+    assert!(with("pre", Value::U32(1)).contains("`tokenizer.ggml.pre` is not a string"));
     assert!(with("token_type", Value::Array(vec![])).contains("0 token types for 37 tokens"));
     assert!(with("add_bos_token", Value::U32(1)).contains("neither true nor false"));
 
@@ -399,7 +399,7 @@ fn what_a_file_lacks_is_an_error_that_names_it() {
     );
 }
 
-/// A folder's `tokenizer.json` with the settings that files are found with.
+/// A folder with a `tokenizer.json` whose settings occur in real files.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let tokenizer = r#"{
@@ -427,7 +427,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_folders_tokenizer_neither_cuts_nor_pads() {
+fn a_folders_tokenizer_neither_truncates_nor_pads() {
     let folder = folder();
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
     assert_eq!(tokenizer.encode("ababab", true).unwrap(), [3, 2, 2, 2]);
@@ -438,7 +438,7 @@ fn a_folders_tokenizer_neither_cuts_nor_pads() {
 }
 
 #[test]
-fn a_folders_ends_come_from_all_its_files() {
+fn a_folders_end_tokens_come_from_all_its_files() {
     let folder = folder();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let ends = || {
@@ -486,7 +486,7 @@ fn an_added_token_whose_id_the_library_would_change_is_an_error() {
     );
 }
 
-/// The folder's tokenizer with these files beside it.
+/// [`folder`]'s tokenizer with these files beside it.
 fn beside(files: &[(&str, &str)]) -> Result<Tokenizer> {
     let folder = folder();
     for (name, text) in files {
@@ -495,10 +495,11 @@ fn beside(files: &[(&str, &str)]) -> Result<Tokenizer> {
     Tokenizer::from_folder(folder.path())
 }
 
-/// Files beside the tokenizer.json, and what a text becomes: its known tokens, and these as text.
+/// Files beside the `tokenizer.json`; then the known tokens that the test text becomes, and their
+/// text.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u32], &'a str);
 
-/// What each case expects is what transformers 5.24 makes of the same files.
+/// The expected values come from transformers 5.24 with the same files.
 #[test]
 fn files_beside_a_tokenizer_json_add_tokens_as_transformers_does() {
     const CONFIG: &str = "tokenizer_config.json";
@@ -512,9 +513,10 @@ fn files_beside_a_tokenizer_json_add_tokens_as_transformers_does() {
     let object = format!(r#"{{"additional_special_tokens": [{x}]}}"#);
     let lists: &[Case] = &[
         (&[], &[2, 2], "abab"),
-        // By their ids, whatever the order; one is no special token and takes the space along.
+        // Sorted by id, whatever the order in the file. `<y>` is not special and swallows the space
+        // after it.
         (&[(CONFIG, &decoder)], &[5, 2, 6, 2], "ab<y>ab"),
-        // It says all: the other files do not count.
+        // The other files are ignored.
         (
             &[
                 (CONFIG, &only_x),
@@ -542,7 +544,7 @@ fn files_beside_a_tokenizer_json_add_tokens_as_transformers_does() {
             &[2, 5, 2],
             "abab",
         ),
-        // Older files write them as objects, which transformers 5 itself does not take.
+        // Older files have objects here, which transformers 5 itself rejects.
         (&[(MAP, &object)], &[5, 2, 2], "abab"),
         (
             &[
@@ -560,7 +562,7 @@ fn files_beside_a_tokenizer_json_add_tokens_as_transformers_does() {
             &[5, 2, 6, 2],
             "abab",
         ),
-        // A token of the vocabulary keeps its id.
+        // A token in the vocabulary keeps its id.
         (&[(ADDED, r#"{"ab": 7}"#)], &[2, 2], "abab"),
         (
             &[(
@@ -601,7 +603,7 @@ fn files_beside_a_tokenizer_json_name_its_special_tokens() {
     assert_eq!(tokenizer.eos_token(), Some("<|im_end|>"));
     assert_eq!(tokenizer.encode("<x> ab", false).unwrap(), [5, 2]);
 
-    // A token that the tokenizer.json has, with other properties.
+    // A token of the `tokenizer.json` with other properties.
     let strips = r#"{"added_tokens_decoder": {"4": {"content": "<|im_end|>", "lstrip": true,
         "special": true}}, "eos_token": "<|im_end|>"}"#;
     let tokenizer = beside(&[("tokenizer_config.json", strips)]).unwrap();
@@ -609,13 +611,13 @@ fn files_beside_a_tokenizer_json_name_its_special_tokens() {
     let tokenizer = beside(&[("tokenizer_config.json", r#"{"split_special_tokens": true}"#)]);
     let tokenizer = tokenizer.unwrap();
     assert_eq!(tokenizer.encode("<s>ab", false).unwrap(), [2]);
-    // Ends of a model that has eyes as well.
+    // Ends of a multimodal model.
     let tokenizer = beside(&[("config.json", r#"{"text_config": {"eos_token_id": [1]}}"#)]);
     assert!(tokenizer.unwrap().is_end(1));
 }
 
 #[test]
-fn files_beside_a_tokenizer_json_that_do_not_fit_are_errors() {
+fn invalid_files_beside_a_tokenizer_json_are_errors() {
     let refused = |file: &str, text: &str| {
         let error = beside(&[(file, text)]).err().unwrap();
         assert_eq!(error.exit(), Exit::Preflight);
@@ -623,7 +625,7 @@ fn files_beside_a_tokenizer_json_that_do_not_fit_are_errors() {
         assert!(report.contains(file), "{report}");
         report
     };
-    // transformers would give it the id 5 without a word.
+    // transformers would silently give it the id 5.
     assert!(refused("added_tokens.json", r#"{"<x>": 9}"#).contains("`<x>` has the id 9"));
     refused("added_tokens.json", r#"{"<x>": "five"}"#);
     refused("added_tokens.json", "[]");
@@ -639,7 +641,7 @@ fn files_beside_a_tokenizer_json_that_do_not_fit_are_errors() {
 }
 
 #[test]
-fn a_folders_patterns_mean_what_they_mean_to_transformers() {
+fn a_folders_patterns_match_as_in_transformers() {
     let folder = folder();
     let path = folder.path().join("tokenizer.json");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -652,7 +654,7 @@ fn a_folders_patterns_mean_what_they_mean_to_transformers() {
     assert!(text.contains(bytes));
     std::fs::write(&path, text.replace(bytes, split)).unwrap();
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
-    // Any even number of `a`; possessive, the repeat would be two.
+    // Matches any even number of `a`; a possessive quantifier would match two.
     assert_eq!(
         tokenizer.encode("abaaaa", false).unwrap(),
         [0, 1, 0, 0, 0, 0]
@@ -667,10 +669,11 @@ fn smollm2() -> Option<Tokenizer> {
     Some(Tokenizer::from_gguf(&content.metadata).unwrap())
 }
 
-/// `smollm2_tokens.json` was made by two implementations that agree: a byte-pair encoder written
-/// for this in Python, from the file's own vocabulary and merges, and llama.cpp (b11549).
+/// `smollm2_tokens.json` is the output of two implementations that agree: a byte-pair encoder
+/// written for this test in Python, with the file's own vocabulary and merges, and llama.cpp
+/// (b11549).
 #[test]
-fn smollm2_is_encoded_as_llama_cpp_does_it() {
+fn smollm2_encodes_like_llama_cpp() {
     let Some(tokenizer) = smollm2() else { return };
     let cases: Vec<(String, Vec<u32>)> =
         serde_json::from_str(include_str!("../testdata/smollm2_tokens.json")).unwrap();
@@ -689,7 +692,7 @@ fn smollm2_is_encoded_as_llama_cpp_does_it() {
 }
 
 #[test]
-fn smollm2s_facts() {
+fn smollm2_has_the_expected_special_tokens() {
     let Some(tokenizer) = smollm2() else { return };
     assert_eq!(tokenizer.vocabulary(), 49_152);
     assert_eq!(tokenizer.bos_token(), Some("<|im_start|>"));

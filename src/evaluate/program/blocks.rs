@@ -1,19 +1,19 @@
-//! The fenced blocks of a Markdown text (CommonMark 0.31, section 4.5), and what models make of them.
+//! Fenced code blocks of Markdown (CommonMark 0.31, section 4.5), and models' deviations from them.
 
+use super::loose;
 use super::source::State;
 
-/// A text, parted into what is fenced and what is not.
+/// A text split into fenced blocks and the rest.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     pub(super) blocks: Vec<Block>,
     pub(super) prose: String,
 }
 
-/// A fenced block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Block {
     pub(super) language: Language,
-    /// What it holds, without what all of it is indented by.
+    /// The content without its common indentation.
     pub(super) text: String,
 }
 
@@ -51,7 +51,7 @@ impl Language {
     }
 }
 
-/// Parts a text. A block that is cut off counts to the end of the text.
+/// Splits a text. An unclosed block extends to the end of the text.
 pub(super) fn read(text: &str) -> Blocks {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let mut read = Blocks::default();
@@ -71,9 +71,14 @@ pub(super) fn read(text: &str) -> Blocks {
             content.push_str(fence.without_indent(line));
         }
         content.push_str(fence.without_indent(end.last));
+        let mut text = dedented(content);
+        let is_closed = end.next > end.content;
+        if !is_closed && fence.language == Language::Python {
+            text.truncate(loose::end_of_code(&text));
+        }
         read.blocks.push(Block {
             language: fence.language,
-            text: dedented(content),
+            text,
         });
         at = end.next;
     }
@@ -85,20 +90,19 @@ pub(super) fn read(text: &str) -> Blocks {
 struct Fence<'a> {
     mark: char,
     length: usize,
-    /// White space before it.
+    /// Bytes of white space before it.
     indent: usize,
     language: Language,
-    /// Code that stands behind the language's name.
+    /// Code on the same line, after the language.
     first_line: Option<&'a str>,
 }
 
-/// Where a block ends.
 struct End<'a> {
-    /// The line behind its last whole line.
+    /// Index of the line after its last complete line.
     content: usize,
-    /// A last line that its fence stands behind.
+    /// A last line of code that is followed by the fence on the same line.
     last: &'a str,
-    /// Where to go on.
+    /// Index of the line at which to continue.
     next: usize,
 }
 
@@ -127,7 +131,7 @@ impl<'a> Fence<'a> {
         })
     }
 
-    /// A fence at the beginning of the line, or one of Python at its end: "Sure! ```python".
+    /// A fence at the start of the line, or a Python fence at its end: "Sure! ```python".
     fn opens(line: &'a str) -> Option<Self> {
         Self::read(line).or_else(|| {
             let at = line.find("```")?;
@@ -136,8 +140,8 @@ impl<'a> Fence<'a> {
         })
     }
 
-    /// Looks for the fence that closes this one, from the line `from` on. In Python a fence that stands
-    /// in a string of several lines closes nothing, as long as that string has an end.
+    /// Finds the fence that closes this one, starting at line `from`. In Python, a fence inside a
+    /// multi-line string closes nothing, provided that the string is terminated.
     fn end(&self, lines: &[&'a str], from: usize) -> End<'a> {
         let mut state = State::default();
         let mut if_strings_are_broken = None;
@@ -172,11 +176,11 @@ impl<'a> Fence<'a> {
             })
         };
         match Self::read(line).filter(|fence| fence.mark == self.mark) {
-            // The block was not closed, and the next one is opened.
+            // The block was not closed before the next one was opened.
             Some(fence) if fence.language == Language::Python => end("", at),
             Some(fence) if fence.length < self.length => None,
             Some(fence) if fence.language == Language::Unnamed => end("", at + 1),
-            // No line of Python begins with a fence: it closes, whatever stands behind it.
+            // No line of Python starts with a fence, so it closes the block, whatever follows it.
             Some(_) if self.language == Language::Python => end("", at + 1),
             Some(_) => None,
             None if self.language.may_be_python() => {
@@ -205,7 +209,7 @@ fn without_space(line: &str, most: usize) -> &str {
     &line[space.min(most)..]
 }
 
-/// The code without what all of its lines are indented by, those within strings left aside.
+/// Removes the common indentation of all lines, ignoring lines inside strings.
 fn dedented(code: String) -> String {
     let mut state = State::default();
     let mut least = usize::MAX;
@@ -237,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn fences_are_read_as_models_write_them() {
+    fn fences_are_parsed_as_models_write_them() {
         for (open, close) in [
             ("```python\n", "\n```"),
             ("```python\n", "```"),
@@ -268,9 +272,21 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_that_was_forgotten_is_made_up_for() {
+    fn a_missing_closing_fence_is_tolerated() {
         let text = format!("```python\nx = 1\n\n```python\n{PROGRAM}\n```");
         assert_eq!(pythons(&text), ["x = 1", PROGRAM]);
+        let prose = "This places the circles on a grid.\n\nIt is not the best.\n";
+        for text in [
+            format!("```python\n{PROGRAM}\n\n{prose}"),
+            format!("```python\n{PROGRAM}\n{prose}```python\nx = 1\n```"),
+        ] {
+            assert_eq!(pythons(&text)[0], PROGRAM, "{text}");
+        }
+        // What was cut off is left as it is.
+        for code in ["x = '''\nText in it.", "def solve():\n    return [\n1,"] {
+            let text = format!("```python\n{code}");
+            assert_eq!(pythons(&text), [code], "{text}");
+        }
     }
 
     #[test]
@@ -288,13 +304,13 @@ mod tests {
     }
 
     #[test]
-    fn a_string_without_an_end_swallows_no_more_than_its_block() {
+    fn an_unterminated_string_ends_with_its_block() {
         let text = format!("```python\nx = '''\n```\nThen:\n```python\n{PROGRAM}\n```");
         assert_eq!(pythons(&text), ["x = '''", PROGRAM]);
     }
 
     #[test]
-    fn what_a_whole_block_is_indented_by_is_dropped() {
+    fn common_indentation_is_removed() {
         let indented = PROGRAM.replace('\n', "\n    ");
         for text in [
             format!("- so:\n    ```python\n    {indented}\n    ```"),
@@ -309,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn other_languages_are_no_python() {
+    fn other_languages_are_not_python() {
         for info in ["json", "pycon", "python-repl", "pyproject", "text", "bash"] {
             let text = format!("```{info}\nx\n```");
             assert_eq!(pythons(&text), [""; 0], "{info}");

@@ -1,14 +1,14 @@
-//! Code that stands in a text without fences, told from the prose around it.
+//! Finds code in text without fences.
 
 use super::source::State;
 
-/// The lines of the text that look like Python, those that go on with one included.
+/// The lines of the text that look like Python, including continuation lines.
 pub(super) fn code(text: &str) -> String {
     let plain = lines_of_code(text);
     if begins_a_function(&plain) {
         return plain;
     }
-    // Markdown also takes what is indented by four spaces for code.
+    // In Markdown, text indented by four spaces is code as well.
     let indented: String = (text.split_inclusive('\n'))
         .filter_map(|line| {
             let code = line
@@ -24,10 +24,33 @@ pub(super) fn code(text: &str) -> String {
     }
 }
 
-/// Whether a line of the code begins a function.
+/// Whether a function starts on some line.
 pub(super) fn begins_a_function(code: &str) -> bool {
     code.lines()
         .any(|line| line.starts_with("def ") || line.starts_with("async def "))
+}
+
+/// Where the code ends in a text that begins with code: the prose behind it is left out.
+pub(super) fn end_of_code(text: &str) -> usize {
+    let mut state = State::default();
+    let (mut at, mut end) = (0, 0);
+    let mut goes_on = false;
+    for line in text.split_inclusive('\n') {
+        at += line.len();
+        if line.trim().is_empty() && !state.is_in_statement() {
+            continue;
+        }
+        let is_within = goes_on && line.starts_with([' ', '\t']);
+        goes_on = state.is_in_statement() || is_within || looks_like_code(line);
+        if goes_on {
+            state.read(line);
+            end = at;
+        }
+    }
+    match end {
+        0 => text.len(),
+        end => end,
+    }
 }
 
 fn lines_of_code(text: &str) -> String {
@@ -59,8 +82,8 @@ fn lines_of_code(text: &str) -> String {
     code
 }
 
-/// Whether a line that is not indented can begin or end a statement. Prose that begins with `if` or `for`
-/// has no colon at its end, as a rule.
+/// Whether an unindented line can start or end a statement. Prose starting with `if` or `for` rarely ends
+/// with a colon.
 fn looks_like_code(line: &str) -> bool {
     let line = line.trim_end();
     let word_end = line
@@ -90,7 +113,8 @@ fn looks_like_code(line: &str) -> bool {
     }
 }
 
-/// `= 1`, `, b = 1`, `[0] = 1`, `.x = 1`, `: int = 1`, `+= 1`: what follows a name that is given a value.
+/// Whether `rest`, which follows a name, assigns to it: `= 1`, `, b = 1`, `[0] = 1`, `.x = 1`, `: int = 1`,
+/// `+= 1`.
 fn is_assignment(rest: &str) -> bool {
     let Some(at) = rest.find('=') else {
         return false;
@@ -102,7 +126,7 @@ fn is_assignment(rest: &str) -> bool {
     !after.starts_with('=') && before.chars().all(is_target) && words <= 3
 }
 
-/// `f(x)`, `a.f(`: a call that fills its line, or goes on.
+/// Whether the line is a call, complete or continued: `f(x)`, `a.f(`.
 fn is_call(line: &str) -> bool {
     let Some((name, _)) = line.split_once('(') else {
         return false;
@@ -116,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_is_told_from_prose() {
+    fn code_is_separated_from_prose() {
         let program = "import math\nfrom random import random\n\n@cache\ndef solve():\n    \"\"\"It\n\
                        is in here:\n\"\"\"\n    return f(\n1)\n\nif math.pi > 3:\n    x, y = 1, 2\n\
                        x[0] += 1\nsolve()\n";
@@ -129,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_indented_program_is_one_too() {
+    fn an_indented_program_is_found() {
         let text = "Here:\n\n    def solve():\n        return 1\n\nDone.\n";
         assert_eq!(code(text).trim_end(), "def solve():\n    return 1");
         assert_eq!(code("Nothing at all.\nI would define def f().\n"), "");

@@ -1,16 +1,16 @@
-//! As much of Python's syntax as it takes to find a program among text: where strings and comments are, and
-//! which names a piece of code uses and defines. What it gets wrong is told by Python itself later.
+//! As much of Python's syntax as is needed to find a program in text: the extent of strings and comments, and
+//! which names a piece of code uses and defines. Mistakes here surface when Python runs the program.
 
 use std::collections::BTreeSet;
 
-/// What goes on at the end of a line: a string of several lines, or brackets that are open.
+/// What is open at the end of a line: a multi-line string, or brackets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct State {
     quote: Option<Quote>,
     depth: usize,
 }
 
-/// A string of several lines.
+/// A multi-line string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Quote {
     mark: char,
@@ -26,8 +26,8 @@ impl State {
         self.quote.is_some() || self.depth > 0
     }
 
-    /// Goes on over a line; returns its code, with strings and comments blanked. What stands in a
-    /// formatted string is kept, since names are used there.
+    /// Scans a line and returns its code, with strings and comments blanked. The content of f-strings is
+    /// kept, since it uses names.
     pub(super) fn read(&mut self, line: &str) -> String {
         let mut code = String::with_capacity(line.len());
         let mut rest = line;
@@ -57,7 +57,7 @@ impl State {
                         code.push_str(if formatted { inside } else { " " });
                         rest = after;
                     }
-                    // A string is a value, whatever stands in it.
+                    // A string literal is a value, whatever its content.
                     code.push(' ');
                     continue;
                 }
@@ -72,8 +72,8 @@ impl State {
     }
 }
 
-/// What stands before `end`, what behind it, and whether it is there. A backslash takes the next letter's
-/// meaning away.
+/// Splits at `end`: the text before it, the text after it, and whether it was found. A backslash escapes the
+/// next character.
 fn until<'a>(text: &'a str, end: &str) -> (&'a str, &'a str, bool) {
     let mut escaped = false;
     for (at, letter) in text.char_indices() {
@@ -88,7 +88,7 @@ fn until<'a>(text: &'a str, end: &str) -> (&'a str, &'a str, bool) {
     (text, "", false)
 }
 
-/// Whether the code defines one of the names: a function or a variable of the module.
+/// Whether the code defines one of the names at module level, as a function or a variable.
 pub(super) fn defines(code: &str, names: &[&str]) -> bool {
     let found = Names::of(code);
     names.iter().any(|name| found.made.contains(name))
@@ -97,15 +97,14 @@ pub(super) fn defines(code: &str, names: &[&str]) -> bool {
 /// The names in a piece of code.
 #[derive(Debug, Default)]
 pub(super) struct Names<'a> {
-    /// Those that it uses.
     used: BTreeSet<&'a str>,
-    /// Those that it gives a meaning, anywhere in it.
+    /// Names bound anywhere in the code.
     bound: BTreeSet<&'a str>,
-    /// Those that it defines for the module: functions, classes, variables, imports.
+    /// Names defined at module level: functions, classes, variables, imports.
     pub(super) defined: BTreeSet<&'a str>,
-    /// Those of them that are functions or variables.
+    /// Those of `defined` that are functions or variables.
     made: BTreeSet<&'a str>,
-    /// It imports all of some module.
+    /// Whether it has a `from ... import *`.
     pub(super) star: bool,
 }
 
@@ -139,12 +138,12 @@ impl<'a> Names<'a> {
         names
     }
 
-    /// Names that must come from elsewhere, if they are not Python's own.
+    /// Names that must be defined elsewhere, unless they are builtins.
     pub(super) fn needed(&self) -> impl Iterator<Item = &'a str> {
         self.used.difference(&self.bound).copied()
     }
 
-    /// `in_scope`: it stands in a function or a class, or begins one.
+    /// `in_scope`: the statement is inside a function or a class, or begins one.
     fn statement(&mut self, tokens: &[Token<'a>], in_scope: bool) {
         let Some((Token::Indent(indent), tokens)) = tokens.split_first() else {
             return;
@@ -163,7 +162,7 @@ impl<'a> Names<'a> {
             let imports = tokens.iter().position(|token| token.is_word("import"));
             let start = imports.map_or(1, |at| at + 1);
             for at in start..tokens.len() {
-                // `import a.b` gives a meaning to `a`, `import a as b` to `b`.
+                // `import a.b` binds `a`, `import a as b` binds `b`.
                 let name = word(at);
                 let is_part = at > start && symbol(at - 1) == '.';
                 if !name.is_empty() && name != "as" && word(at + 1) != "as" && !is_part {
@@ -177,7 +176,7 @@ impl<'a> Names<'a> {
         if is_definition {
             self.bind(word(begin + 1), *indent == 0, word(begin) == "def");
         }
-        // Everything before the last `=` outside of brackets is given a value.
+        // Everything before the last `=` outside of brackets is assigned to.
         let in_brackets = depths(tokens);
         let assigned = (0..tokens.len()).rev().find(|at| {
             let compared = |at| "=!<>".contains(symbol(at));
@@ -245,7 +244,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// In how many brackets each token stands.
+/// The bracket nesting depth of each token.
 fn depths(tokens: &[Token<'_>]) -> Vec<usize> {
     let mut depth = 0_usize;
     let depths = tokens.iter().map(|token| match token {
@@ -264,9 +263,9 @@ fn depths(tokens: &[Token<'_>]) -> Vec<usize> {
 
 #[derive(Debug, Clone, Copy)]
 enum Token<'a> {
-    /// How far the statement is indented.
+    /// Indentation of the statement.
     Indent(usize),
-    /// A name or keyword, and whether it stands behind a dot.
+    /// A name or keyword, and whether it follows a dot.
     Word(&'a str, bool),
     Symbol(char),
 }
@@ -277,7 +276,7 @@ impl Token<'_> {
     }
 }
 
-/// Adds the tokens of a line's code. Names are found again in the line itself, which outlives the code.
+/// Appends the tokens of a line's code. Names are looked up in `line`, which outlives `code`.
 fn tokens<'a>(line: &'a str, code: &str, into: &mut Vec<Token<'a>>) {
     let is_name = |letter: char| letter == '_' || letter.is_alphanumeric();
     let mut searched = 0;
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_and_comments_are_no_code() {
+    fn strings_and_comments_are_blanked() {
         let mut state = State::default();
         assert_eq!(state.read("a = 'x # y' # z").trim(), "a =");
         state.read("b = '''it's");
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_used_and_not_defined_are_needed() {
+    fn used_but_undefined_names_are_needed() {
         let cases = [
             (
                 "def f(a, b=c, *d, e: int = 0): return a + b + d + e + g",
@@ -379,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn definitions_of_the_module_are_told_from_those_within() {
+    fn module_level_definitions_are_separated_from_nested_ones() {
         let code = "import numpy as np\nfrom a import b\nX: int = 1\ny = z = 2\n@w\ndef f():\n    q = 1\n\
                     class C:\n    def m(self): pass\ntry:\n    import r\nexcept ImportError:\n    r = None\n";
         assert_eq!(defined(code), "C X b f np r y z");

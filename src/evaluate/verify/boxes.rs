@@ -1,19 +1,19 @@
-//! Where the answer stands in a response: `\boxed{…}` and the other ways in which models write it.
+//! Finds the answer in a response: `\boxed{…}` and its variants as models write them.
 
 use std::borrow::Cow;
 
-/// The commands that put a box around an answer.
+/// The commands that box an answer.
 const COMMANDS: [&str; 2] = [r"\boxed", r"\fbox"];
 
-/// What some models leave in a box that they only talk about.
+/// The content of boxes that a model only talks about.
 const PLACEHOLDERS: [&str; 8] = [
     "...", "…", r"\ldots", r"\dots", r"\cdots", r"\cdot", r"\square", "?",
 ];
 
-/// What may stand between two boxes that hold one answer together.
+/// The text allowed between boxes that form one answer.
 const CONNECTIVES: [&str; 5] = ["", ",", ";", "and", "or"];
 
-/// A box: where its command begins, its content, and where it ends (bytes).
+/// Byte offsets of a box: start of its command, range of its content, and end.
 #[derive(Debug, Clone, Copy)]
 struct Boxed {
     start: usize,
@@ -21,18 +21,18 @@ struct Boxed {
     end: usize,
 }
 
-/// The content of the last box in `text` that holds something, trimmed.
+/// The trimmed content of the last non-empty box in `text`.
 ///
-/// `\boxed{…}`, `\boxed {…}`, `\boxed 5` and `\fbox{…}` count; braces inside are matched. A box that is
-/// never closed does not count: the response was cut off.
+/// Recognizes `\boxed{…}`, `\boxed {…}`, `\boxed 5` and `\fbox{…}`, with nested braces. A box that is never
+/// closed does not count: the response was cut off.
 pub fn last_boxed(text: &str) -> Option<&str> {
     let boxes = boxes(text);
     let last = boxes.last()?;
     Some(content(text, last))
 }
 
-/// The answer of a response: the last box, or the last boxes together where they only have a comma, *and*
-/// or *or* between them (`\boxed{2} or \boxed{3}` is `2, 3`).
+/// The answer of a response: the last box, or several last boxes separated only by a comma, *and* or *or*
+/// (`\boxed{2} or \boxed{3}` is `2, 3`).
 pub fn given_answer(text: &str) -> Option<Cow<'_, str>> {
     let boxes = boxes(text);
     let mut first = boxes.len().checked_sub(1)?;
@@ -56,10 +56,10 @@ fn content<'a>(text: &'a str, boxed: &Boxed) -> &'a str {
 
 fn are_connected(text: &str, one: &Boxed, next: &Boxed) -> bool {
     let Some(between) = text.get(one.end..next.start) else {
-        // The second is inside the first.
+        // The second box is inside the first.
         return false;
     };
-    // Long enough for `$ \text{ and } $`.
+    // Allows for `$ \text{ and } $`.
     if between.len() > 40 {
         return false;
     }
@@ -71,11 +71,11 @@ fn are_connected(text: &str, one: &Boxed, next: &Boxed) -> bool {
     CONNECTIVES.contains(&word)
 }
 
-/// All closed boxes that hold something, in the order of their beginnings.
+/// All closed, non-empty boxes, in the order of their starts.
 fn boxes(text: &str) -> Vec<Boxed> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
-    // Braces that are open; of a box, where its command and its content begin.
+    // Open braces. For that of a box: where its command and its content start.
     let mut open: Vec<Option<(usize, usize)>> = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
@@ -124,14 +124,14 @@ fn boxes(text: &str) -> Vec<Boxed> {
     found
 }
 
-/// Where the command of a box ends, if one begins at `at`.
+/// The end of the box command that starts at `at`, if any.
 fn after_command(text: &str, at: usize) -> Option<usize> {
     let rest = &text[at..];
     let command = COMMANDS
         .iter()
         .find(|command| rest.starts_with(**command))?;
     let after = at + command.len();
-    // `\boxedx` would be another command.
+    // `\boxedx` is a different command.
     let next = text[after..].chars().next();
     (!next.is_some_and(|next| next.is_ascii_alphabetic())).then_some(after)
 }
@@ -143,8 +143,8 @@ fn skip_spaces(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Where the content of a box without braces ends: before a space, the end of the formula or of the
-/// sentence. TeX would take one character; models mean the number.
+/// The end of the content of a box without braces: the next space, or the end of the formula or the
+/// sentence. TeX would take one character, but models mean the whole number.
 fn bare_end(text: &str, begin: usize) -> usize {
     let mut depth = 0_usize;
     let mut previous = ' ';
@@ -178,7 +178,7 @@ fn bare_end(text: &str, begin: usize) -> usize {
     begin + content.len()
 }
 
-/// Whether there is more in a box than spaces and placeholders.
+/// Whether a box holds more than spaces and placeholders.
 fn holds_something(content: &str) -> bool {
     const SPACES: [&str; 10] = [
         r"\text",
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_complete_box_counts() {
+    fn the_last_complete_box_is_taken() {
         let cases = [
             ("none", None),
             (r"\boxed{1} and \boxed{ 2 }.", Some("2")),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_without_content_is_no_answer() {
+    fn empty_boxes_are_ignored() {
         let cases = [
             (r"It is \boxed{5}. (I used \boxed{} as asked.)", Some("5")),
             (
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_that_belong_together_are_one_answer() {
+    fn connected_boxes_form_one_answer() {
         let cases = [
             (r"It is \boxed{2} or \boxed{3}.", "2, 3"),
             (r"$x=\boxed{2}$ and $\boxed{3}$", "2, 3"),

@@ -1,4 +1,4 @@
-//! From two texts to a verdict, to a question for the library, or to a reason why there is neither.
+//! Turns two texts into a verdict, a question for the library, or a reason why there is neither.
 
 use std::borrow::Cow;
 
@@ -13,34 +13,34 @@ use super::units::{self, Unit};
 use super::words::{self, Choice};
 use super::{LONGEST_ANSWER, Verdict, given_answer};
 
-/// The most parts of lists and sets that are compared each with each.
+/// Maximum items of lists and sets that are compared pairwise.
 const MOST_PARTS: usize = 24;
 
-/// What came of looking at two answers.
+/// The result of examining two answers.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::evaluate) enum Finding {
-    /// Decided; of a text that was not read, why.
+    /// Decided. The text explains a verdict on an unparsed answer.
     Known(Verdict, String),
-    /// Not decided, nor can the library do it: why.
+    /// Undecided, and the library cannot help, with the reason.
     Open(String),
-    /// The library may know.
+    /// The library may decide.
     Ask(Question),
 }
 
-/// What the library is asked, as its script understands it.
+/// The question, in the format of `math_check.py`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::evaluate) struct Question {
-    /// Expressions of the answer and of the expected one that have to be the same, pair by pair, with how
-    /// many decimals the one that is a decimal fraction has.
+    /// Expressions of the answer and the expected answer that must be equal, pair by pair. The number is that
+    /// of the decimals, if one of the two is a decimal fraction.
     pairs: Vec<(String, String, Option<usize>)>,
-    /// Or: expressions that have to be the same in any order.
+    /// Alternatively: expressions that must be equal in any order.
     answer: Vec<String>,
     expected: Vec<String>,
-    /// Numbers may be complex.
+    /// Whether numbers may be complex.
     complex: bool,
 }
 
-/// Two parts.
+/// The result of comparing two items.
 #[derive(Debug, Clone, PartialEq)]
 enum Pair {
     Same,
@@ -56,7 +56,7 @@ struct Asked {
     decimals: Option<usize>,
 }
 
-/// Looks at an answer and at the expected one.
+/// Compares an answer with the expected one, as far as this is possible without the library.
 pub(in crate::evaluate) fn examine(answer: &str, expected: &str) -> Finding {
     let (answer, expected) = (answer.trim(), expected.trim());
     if answer.is_empty() || expected.is_empty() {
@@ -66,7 +66,7 @@ pub(in crate::evaluate) fn examine(answer: &str, expected: &str) -> Finding {
     if answer == expected {
         return known(Verdict::Equal);
     }
-    // An expected answer may come as the end of a worked solution.
+    // The expected answer may be boxed at the end of a worked solution.
     let boxed = |text: &str| match text.contains(r"\boxed") || text.contains(r"\fbox") {
         true => given_answer(text).map(Cow::into_owned),
         false => None,
@@ -79,7 +79,7 @@ pub(in crate::evaluate) fn examine(answer: &str, expected: &str) -> Finding {
     }
     let longest = LONGEST_ANSWER.max(expected.len().saturating_mul(2));
     if answer.len() > longest {
-        let why = format!("longer than {longest} bytes, which no answer is");
+        let why = format!("longer than {longest} bytes, the limit");
         return Finding::Known(Verdict::Unequal, why);
     }
     if expected.len() > LONGEST_ANSWER {
@@ -93,7 +93,7 @@ pub(in crate::evaluate) fn examine(answer: &str, expected: &str) -> Finding {
     if squeezed(&answer) == squeezed(&expected) {
         return known(Verdict::Equal);
     }
-    // A number with commas, words with *and*, and choices are one thing, before they are lists.
+    // Numbers with commas, words with *and*, and choices take precedence over lists.
     let [one, other] =
         [&answer, &expected].map(|text| Item::new(shape::single(text).parts.remove(0)));
     if let (Some(_), Some(_)) = (&one.quantity, &other.quantity) {
@@ -108,7 +108,7 @@ pub(in crate::evaluate) fn examine(answer: &str, expected: &str) -> Finding {
                     (&answer, &expected),
                 ) {
                     Finding::Known(Verdict::Unequal, _) => known(Verdict::Unequal),
-                    _ => Finding::Open("a number with commas, or a list".to_owned()),
+                    _ => Finding::Open("a list, or a number with commas".to_owned()),
                 }
             }
             _ => known(Verdict::Unequal),
@@ -124,7 +124,7 @@ pub(in crate::evaluate) fn examine(answer: &str, expected: &str) -> Finding {
         }
     }
     let (mut one, mut other) = (shape::shape(&answer), shape::shape(&expected));
-    // `y = 2x` and `2x - y = 0` are equations, though one begins like a name.
+    // `y = 2x` and `2x - y = 0` are both equations, though the first looks like a named value.
     let is_equation = |shape: &Shape, text: &str| shape.name.is_none() && text.contains('=');
     if is_equation(&one, &answer) && other.name.is_some()
         || is_equation(&other, &expected) && one.name.is_some()
@@ -138,7 +138,7 @@ fn known(verdict: Verdict) -> Finding {
     Finding::Known(verdict, String::new())
 }
 
-/// Whether a number with commas could be a list of numbers.
+/// Whether a number with commas may also be a list of numbers.
 fn is_list_too(text: &str) -> bool {
     text.contains(',') && !text.contains("{,}")
 }
@@ -172,7 +172,7 @@ fn compare_shapes(one: &Shape, other: &Shape, texts: (&str, &str)) -> Finding {
     if let (Some(name), Some(other_name)) = (&one.name, &other.name)
         && squeezed(name) != squeezed(other_name)
     {
-        return Finding::Open("they give a value to different names".to_owned());
+        return Finding::Open("they assign to different names".to_owned());
     }
     let [left, right] = [one, other]
         .map(|shape| -> Vec<Item> { shape.parts.iter().cloned().map(Item::new).collect() });
@@ -188,7 +188,7 @@ fn compare_shapes(one: &Shape, other: &Shape, texts: (&str, &str)) -> Finding {
         (Bracketed(a, b), Bracketed(c, d)) => {
             if (a, b) != (c, d) {
                 return match left.len() == 2 && right.len() == 2 {
-                    // Intervals with other ends.
+                    // Intervals with different brackets.
                     true => known(Verdict::Unequal),
                     false => unless_different(in_order(&left, &right), "their brackets differ"),
                 };
@@ -210,28 +210,28 @@ fn compare_shapes(one: &Shape, other: &Shape, texts: (&str, &str)) -> Finding {
                 false => Finding::Open("one is a matrix, one is a tuple".to_owned()),
             }
         }
-        // Whoever leaves the brackets out writes the same in the same order.
+        // A tuple may be written without its brackets.
         (Bracketed('(', ')'), List) | (List, Bracketed('(', ')')) => {
             match in_order(&left, &right) {
                 Finding::Known(Verdict::Unequal, _) => unless_different(
                     in_any_order(&left, &right, false),
-                    "one is in an order, the other may be",
+                    "one is ordered, the other may be",
                 ),
                 finding => finding,
             }
         }
         (Bracketed(..), Set | List) | (Set | List, Bracketed(..)) => unless_different(
             in_any_order(&left, &right, true),
-            "one is in an order, the other is not",
+            "one is ordered, the other is not",
         ),
         (Single, Set) if right.len() == 1 => in_order(&left, &right),
         (Set, Single) if left.len() == 1 => in_order(&left, &right),
         (Single, _) | (_, Single) => several_against_one((&left, &right), texts),
-        _ => Finding::Open("they are put together in different ways".to_owned()),
+        _ => Finding::Open("they have different structures".to_owned()),
     }
 }
 
-/// Where even without regard to what differs the two are unequal, they are.
+/// Unequal if the two are unequal even without regard to `why`, undecided otherwise.
 fn unless_different(finding: Finding, why: &str) -> Finding {
     match finding {
         Finding::Known(Verdict::Unequal, reason) => Finding::Known(Verdict::Unequal, reason),
@@ -239,13 +239,13 @@ fn unless_different(finding: Finding, why: &str) -> Finding {
     }
 }
 
-/// One thing, and a list, set, tuple or interval: several numbers are not one number. A relation and an
-/// interval may be the same set.
+/// Compares a single item with a list, set, tuple or interval. Several numbers never equal one number. A
+/// relation and an interval may be the same set.
 fn several_against_one((left, right): (&[Item], &[Item]), texts: (&str, &str)) -> Finding {
     let are_numbers = |items: &[Item]| items.iter().all(|item| item.quantity.is_some());
     // `1,5` is a list, or a number with a decimal comma.
     if [texts.0, texts.1].iter().any(|text| is_decimal_comma(text)) {
-        return Finding::Open("a list of two numbers, or one with a decimal comma".to_owned());
+        return Finding::Open("two numbers, or one with a decimal comma".to_owned());
     }
     if are_numbers(left) && are_numbers(right) && !left.is_empty() && !right.is_empty() {
         return known(Verdict::Unequal);
@@ -254,7 +254,7 @@ fn several_against_one((left, right): (&[Item], &[Item]), texts: (&str, &str)) -
         text.contains(['<', '>', '(', '[', '{']) || text.contains(r"\le") || text.contains(r"\ge")
     };
     if !is_set(texts.0) || !is_set(texts.1) {
-        return Finding::Open("one is one thing, one is several".to_owned());
+        return Finding::Open("only one of them is a single item".to_owned());
     }
     let (one, other) = (strip_set_name(texts.0), strip_set_name(texts.1));
     match (expression::clean(one), expression::clean(other)) {
@@ -275,7 +275,7 @@ fn is_decimal_comma(text: &str) -> bool {
         .is_some_and(|(whole, part)| digits(whole) && digits(part))
 }
 
-/// Without `x \in`.
+/// Removes `x \in`.
 fn strip_set_name(text: &str) -> &str {
     match text.split_once(r"\in") {
         Some((name, rest)) if name.trim().len() <= 2 && rest.starts_with(' ') => rest.trim(),
@@ -306,7 +306,7 @@ fn in_order(left: &[Item], right: &[Item]) -> Finding {
 
 fn in_any_order(left: &[Item], right: &[Item], as_sets: bool) -> Finding {
     if left.len().max(right.len()) > MOST_PARTS {
-        return Finding::Open(format!("more than {MOST_PARTS} parts"));
+        return Finding::Open(format!("more than {MOST_PARTS} items"));
     }
     if left.is_empty() || right.is_empty() {
         return match left.is_empty() && right.is_empty() {
@@ -324,7 +324,7 @@ fn in_any_order(left: &[Item], right: &[Item], as_sets: bool) -> Finding {
         .collect();
     let column = |place: usize| table.iter().map(move |row| &row[place]);
     let columns = || 0..right.len();
-    // A part that differs from every other decides.
+    // An item that differs from all others decides.
     let lonely = table
         .iter()
         .any(|row| row.iter().all(|pair| *pair == Pair::Differ))
@@ -337,7 +337,7 @@ fn in_any_order(left: &[Item], right: &[Item], as_sets: bool) -> Finding {
     if covered {
         return match as_sets || left.len() == right.len() {
             true => known(Verdict::Equal),
-            false => Finding::Open("one has a part more than once".to_owned()),
+            false => Finding::Open("one repeats an item".to_owned()),
         };
     }
     let open = table.iter().flatten().find_map(|pair| match pair {
@@ -348,7 +348,7 @@ fn in_any_order(left: &[Item], right: &[Item], as_sets: bool) -> Finding {
         return Finding::Open(why);
     }
     if left.len() != right.len() {
-        return Finding::Open("they have different numbers of parts".to_owned());
+        return Finding::Open("they have different numbers of items".to_owned());
     }
     let clean = |items: &[Item]| -> Result<Vec<Expression>, String> {
         items
@@ -372,7 +372,7 @@ fn in_any_order(left: &[Item], right: &[Item], as_sets: bool) -> Finding {
     }
 }
 
-/// Parts of lists: what is given to different names differs.
+/// Compares items of lists. Items assigned to different names differ.
 fn compare_named(one: &Item, other: &Item) -> Pair {
     match (&one.name, &other.name) {
         (Some(name), Some(other_name)) if squeezed(name) != squeezed(other_name) => Pair::Differ,
@@ -380,7 +380,7 @@ fn compare_named(one: &Item, other: &Item) -> Pair {
     }
 }
 
-/// A part, and all that it can be read as.
+/// An item, in all possible interpretations.
 #[derive(Debug, Clone)]
 struct Item {
     name: Option<String>,
@@ -390,7 +390,7 @@ struct Item {
     choice: Option<Choice>,
 }
 
-/// A number of something.
+/// A number with a unit.
 #[derive(Debug, Clone)]
 struct Quantity {
     value: Value,
@@ -418,7 +418,6 @@ impl Item {
         self.choice.is_some()
     }
 
-    /// The number of an exact value.
     fn is_beyond(&self) -> bool {
         self.quantity
             .as_ref()
@@ -426,7 +425,7 @@ impl Item {
     }
 }
 
-/// Without a `\text{…}` or braces around the whole.
+/// Removes a `\text{…}` or braces around the whole.
 fn unwrapped(text: &str) -> &str {
     let mut text = text.trim();
     loop {
@@ -451,7 +450,7 @@ impl Quantity {
     }
 
     fn read(text: &str) -> Option<Self> {
-        // The sign stands before the currency or behind it: `-$5`, `$-5`.
+        // The sign precedes or follows the currency: `-$5`, `$-5`.
         let (negative, unsigned) = match text.strip_prefix('-') {
             Some(rest) if units::currency(rest.trim_start()).0.is_some() => {
                 (true, rest.trim_start())
@@ -501,14 +500,14 @@ fn compare_items(one: &Item, other: &Item) -> Pair {
         return match words::compare_choices(one, other) {
             Some(Verdict::Equal) => Pair::Same,
             Some(_) => Pair::Differ,
-            None => Pair::Open("choices, or variables, that may be meant alike".to_owned()),
+            None => Pair::Open("choices or variables that may mean the same".to_owned()),
         };
     }
     if let (Some(one), Some(other)) = (&one.words, &other.words) {
         return match words::compare(one, other) {
             Some(Verdict::Equal) => Pair::Same,
             Some(_) => Pair::Differ,
-            None => Pair::Open("words that differ, but may say the same".to_owned()),
+            None => Pair::Open("different words that may mean the same".to_owned()),
         };
     }
     let marked = |item: &Item| item.choice.as_ref().is_some_and(|choice| !choice.is_bare());
@@ -521,10 +520,10 @@ fn compare_items(one: &Item, other: &Item) -> Pair {
             .is_some_and(|_| expression::clean_product(&item.text).is_err())
     };
     if are_words(one) || are_words(other) {
-        return Pair::Open("one is words, the other is not".to_owned());
+        return Pair::Open("only one of them is words".to_owned());
     }
     if one.is_beyond() || other.is_beyond() {
-        return Pair::Open("a number in it is too large to be worked out".to_owned());
+        return Pair::Open("a number is too large to compute".to_owned());
     }
     for (number, with_base) in [(one, other), (other, one)] {
         if number.quantity.is_some() && is_in_a_base(&with_base.text) {
@@ -534,7 +533,7 @@ fn compare_items(one: &Item, other: &Item) -> Pair {
     ask_about(one, other)
 }
 
-/// `1011_2`.
+/// A number with a base, such as `1011_2`.
 fn is_in_a_base(text: &str) -> bool {
     let Some((digits, _)) = text.split_once('_') else {
         return false;
@@ -543,7 +542,7 @@ fn is_in_a_base(text: &str) -> bool {
         && digits.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// `(B) 12` against `12`: right where the content is, open otherwise.
+/// Compares `(B) 12` with `12`: equal if the content is, undecided otherwise.
 fn choice_against_content(one: &Item, other: &Item) -> Pair {
     let (choice, item) = match (&one.choice, &other.choice) {
         (Some(choice), _) => (choice, other),
@@ -559,7 +558,7 @@ fn choice_against_content(one: &Item, other: &Item) -> Pair {
             return Pair::Same;
         }
     }
-    Pair::Open("one is a choice, the other is not".to_owned())
+    Pair::Open("only one of them is a choice".to_owned())
 }
 
 fn compare_quantities(one: &Quantity, other: &Quantity) -> Pair {
@@ -567,12 +566,12 @@ fn compare_quantities(one: &Quantity, other: &Quantity) -> Pair {
     let pair = |same: Option<bool>| match same {
         Some(true) => Pair::Same,
         Some(false) => Pair::Differ,
-        None => Pair::Open("numbers that are too large to be worked out".to_owned()),
+        None => Pair::Open("the numbers are too large to compute".to_owned()),
     };
     let same = numeral::same(&one.value, &other.value);
     match (&one.unit, &other.unit) {
         (one_unit, other_unit) if one_unit == other_unit => pair(same),
-        // `12\%` is 0.12, and the 12 of a question that asks for percent.
+        // `12\%` is 0.12, or the 12 of a question that asks for percent.
         (Percent, Bare) | (Bare, Percent) => {
             let (percent, number) = if one.unit == Percent {
                 (one, other)
@@ -594,7 +593,7 @@ fn compare_quantities(one: &Quantity, other: &Quantity) -> Pair {
             if same == Some(true) {
                 return Pair::Same;
             }
-            // The question may ask for minutes, and get hours.
+            // The question may ask for minutes and the answer be in hours.
             let converted = units::alike(name).any(|alike| {
                 units::conversion(name, alike).is_some_and(|(above, below)| {
                     let value = with_unit.multiplied(above, below);
@@ -602,7 +601,7 @@ fn compare_quantities(one: &Quantity, other: &Quantity) -> Pair {
                 })
             });
             match converted {
-                true => Pair::Open("the same in another unit, perhaps".to_owned()),
+                true => Pair::Open("possibly equal in another unit".to_owned()),
                 false => pair(same),
             }
         }
@@ -610,7 +609,7 @@ fn compare_quantities(one: &Quantity, other: &Quantity) -> Pair {
             Some((above, below)) => {
                 pair(numeral::same(&one.multiplied(above, below), &other.value))
             }
-            None => Pair::Open(format!("they are in `{name}` and in `{other_name}`")),
+            None => Pair::Open(format!("their units are `{name}` and `{other_name}`")),
         },
         (Letter(letter), unit) | (unit, Letter(letter)) => match (unit, same) {
             (Letter(_), Some(false)) | (Letter(_), None) => {
@@ -618,20 +617,20 @@ fn compare_quantities(one: &Quantity, other: &Quantity) -> Pair {
             }
             _ => Pair::Open(format!("`{letter}` may be a unit or a variable")),
         },
-        _ => Pair::Open("they are in different units".to_owned()),
+        _ => Pair::Open("their units differ".to_owned()),
     }
 }
 
-/// Two parts of which at least one is an expression.
+/// Compares two items, at least one of which is an expression.
 fn ask_about(one: &Item, other: &Item) -> Pair {
     let ((one_text, one_unit), (other_text, other_unit)) =
         (units::split(&one.text), units::split(&other.text));
     let differ = one_unit != Unit::None && other_unit != Unit::None && one_unit != other_unit;
     if differ {
-        return Pair::Open("they are in different units".to_owned());
+        return Pair::Open("their units differ".to_owned());
     }
     let (one_text, other_text) = match (after_equation(one_text), after_equation(other_text)) {
-        // Two equations are compared as such, one and a value by its last side.
+        // Two equations are compared as such. An equation and a value are compared by the last side.
         (Some(_), Some(_)) => (one_text, other_text),
         (Some(Ok(rest)), None) => (rest, other_text),
         (None, Some(Ok(rest))) => (one_text, rest),
@@ -670,17 +669,17 @@ fn ask_about(one: &Item, other: &Item) -> Pair {
     }
 }
 
-/// The expression of a part; a number as the fraction that it was read as.
+/// The expression of an item. A number is written as the fraction that was parsed.
 fn cleaned(item: &Item, text: &str) -> Result<Expression, String> {
     let Some(quantity) = &item.quantity else {
-        // Two or three letters that are no word, beside an expression.
+        // Two or three letters compared with an expression are a product, not a word.
         return match item.words {
             Some(_) => expression::clean_product(text),
             None => expression::clean(text),
         };
     };
     let Value::Exact(value) = &quantity.value else {
-        return Err("a number in it is too large to be worked out".to_owned());
+        return Err("a number is too large to compute".to_owned());
     };
     let (above, below) = (value.numer(), value.denom());
     let number = match value.is_integer() {
@@ -690,7 +689,7 @@ fn cleaned(item: &Item, text: &str) -> Result<Expression, String> {
     let latex = match &quantity.unit {
         Unit::None | Unit::Named(_) => number,
         Unit::Degree => format!(r"{number}\cdot \frac{{\pi }}{{180}}"),
-        Unit::Percent => return Err("percent in it is not understood".to_owned()),
+        Unit::Percent => return Err("percent is not supported".to_owned()),
         Unit::Letter(_) => return expression::clean(text),
     };
     Ok(Expression {
@@ -699,8 +698,8 @@ fn cleaned(item: &Item, text: &str) -> Result<Expression, String> {
     })
 }
 
-/// What stands behind the last `=` of a chain whose other sides are numbers that are the same
-/// (`3 + 2 = 5`). An error where they are anything else.
+/// The text after the last `=` of a chain of equal numbers (`3 + 2 = 5`). An error if a side is anything
+/// else.
 fn after_equation(text: &str) -> Option<Result<&str, ()>> {
     let is_relation = |text: &str| {
         text.contains(['<', '>'])

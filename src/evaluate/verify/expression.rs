@@ -1,25 +1,25 @@
-//! What is left for a library that knows mathematics: expressions of which every sign has one meaning.
+//! Prepares expressions for the library. Only unambiguous expressions are handed over.
 //!
-//! math-verify drops what it does not know and reads some signs as others (`y'` as `y`, `1011_2` as 1011,
-//! a word as a product, a unit behind `2t` as none). So an expression is only handed over where each of its
-//! signs is known here, and with its numbers as fractions, which the library does not round.
+//! math-verify drops input that it does not know and misreads some of it (`y'` as `y`, `1011_2` as 1011, a
+//! word as a product, `2t` with a dropped unit). So an expression is handed over only if everything in it is
+//! known here. Its numbers are written as fractions, which the library does not round.
 
 use num_traits::{Signed, ToPrimitive};
 
 use super::numeral::{self, Value};
 
-/// An expression in LaTeX that is read in one way only.
+/// An expression in unambiguous LaTeX.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Expression {
     pub(super) latex: String,
-    /// `i` occurs: numbers may be complex.
+    /// Whether `i` occurs, so that numbers may be complex.
     pub(super) has_i: bool,
 }
 
-/// How deep brackets may be nested.
+/// Maximum nesting depth of brackets.
 const DEEPEST: usize = 24;
 
-/// The largest exponent of a number, and the largest number with a factorial, that the library is given.
+/// The largest exponent of a number, and the largest argument of a factorial, given to the library.
 const LARGEST: u32 = 1000;
 
 const FUNCTIONS: [&str; 18] = [
@@ -76,29 +76,29 @@ const OPERATORS: [&str; 9] = [
     r"\setminus ",
 ];
 
-/// The imaginary unit, as the library reads it.
+/// The imaginary unit in the library's notation.
 const IMAGINARY: &str = "I";
 
-/// Short words that are no products.
+/// Short words that are not products of letters.
 const WORDS: [&str; 40] = [
     "a", "am", "an", "and", "any", "are", "as", "at", "be", "but", "by", "do", "for", "go", "he",
     "if", "in", "is", "it", "me", "my", "no", "not", "of", "off", "on", "one", "or", "out", "pm",
     "so", "the", "to", "two", "up", "us", "we", "ten", "six", "all",
 ];
 
-/// Cleans an expression (see [`super::normal`]).
+/// Parses an expression (see [`super::normal`]) and writes it for the library.
 ///
 /// # Errors
-/// Says what in it has no meaning here, or more than one.
+/// Describes what is unknown or ambiguous.
 pub(super) fn clean(text: &str) -> Result<Expression, String> {
     let signs = |c: char| c.is_ascii_digit() || "+-*/^=<>|!\\".contains(c);
     cleaned(text, text.contains(signs))
 }
 
-/// As [`clean`], where letters beside each other are known to be a product.
+/// Like [`clean`], for letters that are known to form a product.
 ///
 /// # Errors
-/// As [`clean`].
+/// See [`clean`].
 pub(super) fn clean_product(text: &str) -> Result<Expression, String> {
     cleaned(text, true)
 }
@@ -112,7 +112,7 @@ fn cleaned(text: &str, has_mathematics: bool) -> Result<Expression, String> {
     };
     let nodes = reader.nodes()?;
     if !reader.rest.is_empty() {
-        return Err("a bracket is not opened".to_owned());
+        return Err("unmatched closing bracket".to_owned());
     }
     Ok(Expression {
         latex: latex(&nodes)?,
@@ -122,15 +122,15 @@ fn cleaned(text: &str, has_mathematics: bool) -> Result<Expression, String> {
 
 #[derive(Debug)]
 enum Node {
-    /// Digits before and behind the point.
+    /// Digits before and after the point.
     Number(String, String),
-    /// A letter or a sign that stands for something, as LaTeX.
+    /// A letter or a symbol, as LaTeX.
     Symbol(String),
     Function(String),
     Operator(&'static str),
     /// A command with its arguments: `\frac`, `\sqrt`, `\binom`.
     Command(&'static str, Vec<Vec<Node>>),
-    /// The degree of a root.
+    /// Degree and radicand.
     Root(Vec<Node>, Vec<Node>),
     Group(&'static str, Vec<Node>, &'static str),
     Power(Vec<Node>),
@@ -149,7 +149,7 @@ impl Node {
         )
     }
 
-    /// It belongs to what stands before it.
+    /// Whether it applies to what precedes it.
     fn is_script(&self) -> bool {
         matches!(
             self,
@@ -162,7 +162,7 @@ struct Reader<'a> {
     rest: &'a str,
     depth: usize,
     has_i: bool,
-    /// There is more than letters: two letters beside each other are a product, then.
+    /// Whether there is more than letters. If so, adjacent letters are a product.
     has_mathematics: bool,
 }
 
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
     fn nodes(&mut self) -> Result<Vec<Node>, String> {
         self.depth += 1;
         if self.depth > DEEPEST {
-            return Err("it is nested too deeply".to_owned());
+            return Err("nested too deeply".to_owned());
         }
         let mut nodes = Vec::new();
         loop {
@@ -250,13 +250,10 @@ impl<'a> Reader<'a> {
                 let operator = operators.iter().find(|(sign, _)| *sign == other);
                 let Some((_, operator)) = operator.filter(|_| other != ',' || self.depth > 1)
                 else {
-                    return Err(format!(
-                        "`{}` in it is not understood",
-                        other.escape_debug()
-                    ));
+                    return Err(format!("unknown sign `{}`", other.escape_debug()));
                 };
                 self.rest = &self.rest[other.len_utf8()..];
-                // `<=` and `>=` of plain text.
+                // Plain-text `<=` and `>=`.
                 let operator = match (*operator, self.take_equals(operator)) {
                     ("<", true) => r"\le ",
                     (">", true) => r"\ge ",
@@ -286,13 +283,13 @@ impl<'a> Reader<'a> {
         if self.take(".") {
             part = self.while_some(u8::is_ascii_digit);
             if part.is_empty() {
-                return Err("a point in it belongs to no number".to_owned());
+                return Err("stray decimal point".to_owned());
             }
         }
         let next = self.rest.as_bytes();
         let is_scientific = matches!(next, [b'e' | b'E', b'0'..=b'9', ..]);
         if is_scientific || self.rest.starts_with('.') {
-            return Err("a number in it is not understood".to_owned());
+            return Err("malformed number".to_owned());
         }
         Ok(Node::Number(whole, part.to_owned()))
     }
@@ -300,7 +297,7 @@ impl<'a> Reader<'a> {
     fn letters(&mut self, nodes: &mut Vec<Node>) -> Result<(), String> {
         let word = self.while_some(u8::is_ascii_alphabetic);
         if self.rest.starts_with('\'') {
-            return Err("a prime in it is not understood".to_owned());
+            return Err("unsupported prime mark".to_owned());
         }
         if let Some(function) = FUNCTIONS.iter().find(|function| **function == word) {
             nodes.push(Node::Function((*function).to_owned()));
@@ -327,7 +324,7 @@ impl<'a> Reader<'a> {
                 && self.has_mathematics
                 && !WORDS.contains(&word.to_lowercase().as_str());
         if !is_product {
-            return Err(format!("`{word}` in it may be a word"));
+            return Err(format!("`{word}` may be a word"));
         }
         for letter in word.chars() {
             nodes.push(self.letter(letter)?);
@@ -338,7 +335,7 @@ impl<'a> Reader<'a> {
     fn letter(&mut self, letter: char) -> Result<Node, String> {
         match letter {
             // The library takes it for the imaginary unit.
-            'I' => return Err("`I` in it is not understood".to_owned()),
+            'I' => return Err("`I` is not supported".to_owned()),
             'i' => {
                 self.has_i = true;
                 return Ok(Node::Symbol(IMAGINARY.to_owned()));
@@ -365,7 +362,7 @@ impl<'a> Reader<'a> {
                 if self.take("[") {
                     let degree = self.nodes()?;
                     if !self.take("]") {
-                        return Err("a bracket is not closed".to_owned());
+                        return Err("unclosed bracket".to_owned());
                     }
                     Node::Root(degree, self.argument()?)
                 } else {
@@ -378,7 +375,7 @@ impl<'a> Reader<'a> {
                 let set = ["{R}", "{Z}", "{Q}", "{N}", "{C}"]
                     .iter()
                     .find(|set| self.take(set));
-                let set = set.ok_or("a set in it is not understood")?;
+                let set = set.ok_or("unknown number set")?;
                 Node::Symbol(format!(r"\mathbb{set}"))
             }
             "text" => {
@@ -390,7 +387,7 @@ impl<'a> Reader<'a> {
                         let letter = if letter == "i" { 'i' } else { 'e' };
                         self.letter(letter)?
                     }
-                    _ => return Err("there are words in it".to_owned()),
+                    _ => return Err("it contains words".to_owned()),
                 }
             }
             name if FUNCTIONS.contains(&name) => Node::Function(name.to_owned()),
@@ -405,10 +402,7 @@ impl<'a> Reader<'a> {
                         "" => self.rest.chars().take(1).collect(),
                         name => name.to_owned(),
                     };
-                    return Err(format!(
-                        "`\\{}` in it is not understood",
-                        sign.escape_debug()
-                    ));
+                    return Err(format!("unknown command `\\{}`", sign.escape_debug()));
                 }
             },
         };
@@ -425,7 +419,7 @@ impl<'a> Reader<'a> {
         self.take(opening);
         let nodes = self.nodes()?;
         if nodes.is_empty() {
-            return Err("there is nothing in a bracket".to_owned());
+            return Err("empty brackets".to_owned());
         }
         let closed = match opening {
             // `(1, 2]` is an interval.
@@ -440,11 +434,11 @@ impl<'a> Reader<'a> {
             "{" => self.take("}").then_some(close),
             _ => self.take(close.trim_end()).then_some(close),
         };
-        let close = closed.ok_or("a bracket is not closed")?;
+        let close = closed.ok_or("unclosed bracket")?;
         Ok(Node::Group(open, nodes, close))
     }
 
-    /// An argument of a command: in brackets, or one digit, letter or command.
+    /// An argument of a command: in brackets, or a single digit, letter or command.
     fn argument(&mut self) -> Result<Vec<Node>, String> {
         self.spaces();
         let mut nodes = Vec::new();
@@ -462,7 +456,7 @@ impl<'a> Reader<'a> {
                 nodes.push(self.letter(letter)?);
             }
             Some('\\') => self.command(&mut nodes)?,
-            _ => return Err("a command in it has no argument".to_owned()),
+            _ => return Err("a command lacks an argument".to_owned()),
         }
         Ok(nodes)
     }
@@ -474,7 +468,7 @@ impl<'a> Reader<'a> {
                 return Ok(Node::Degree);
             }
         }
-        // Transposed, inverted, derived: the library drops it.
+        // Transpose, inverse, derivative: the library would drop them.
         let other = [
             r"{T}",
             "T",
@@ -488,14 +482,14 @@ impl<'a> Reader<'a> {
             r"{\text",
         ];
         if other.iter().any(|sign| self.rest.starts_with(sign)) {
-            return Err("what is raised in it is no exponent".to_owned());
+            return Err("a superscript is no exponent".to_owned());
         }
         let mut exponent = Vec::new();
         if self.take("-") {
             exponent.push(Node::Operator("-"));
         }
         match self.rest.as_bytes().first() {
-            // Of plain text: TeX would take the first digit alone.
+            // In plain text all digits belong to the exponent; TeX would take only the first.
             Some(b'0'..=b'9') => exponent.push(self.number()?),
             _ => exponent.extend(self.argument()?),
         }
@@ -505,12 +499,12 @@ impl<'a> Reader<'a> {
     fn index(&mut self, of: Option<&Node>) -> Result<Node, String> {
         let is_log = matches!(of, Some(Node::Function(name)) if name == "log");
         if !is_log && !matches!(of, Some(Node::Symbol(_))) {
-            return Err("an index in it is not understood".to_owned());
+            return Err("unsupported index".to_owned());
         }
         self.spaces();
         let index = match self.rest.strip_prefix('{') {
             Some(rest) => {
-                let (index, rest) = rest.split_once('}').ok_or("a bracket is not closed")?;
+                let (index, rest) = rest.split_once('}').ok_or("unclosed bracket")?;
                 self.rest = rest;
                 index
             }
@@ -523,7 +517,7 @@ impl<'a> Reader<'a> {
         let is_plain =
             (1..=6).contains(&index.len()) && index.bytes().all(|it| it.is_ascii_alphanumeric());
         if !is_plain {
-            return Err("an index in it is not understood".to_owned());
+            return Err("unsupported index".to_owned());
         }
         Ok(Node::Index(index.to_owned()))
     }
@@ -533,10 +527,10 @@ fn is_group(text: &str) -> bool {
     text.bytes().take_while(u8::is_ascii_digit).take(4).count() == 3
 }
 
-/// Writes nodes as LaTeX, where their order has one meaning.
+/// Writes nodes as LaTeX. Fails if their sequence is ambiguous.
 fn latex(nodes: &[Node]) -> Result<String, String> {
     if nodes.is_empty() {
-        return Err("there is nothing to read".to_owned());
+        return Err("empty expression".to_owned());
     }
     if nodes
         .iter()
@@ -545,10 +539,10 @@ fn latex(nodes: &[Node]) -> Result<String, String> {
         % 2
         == 1
     {
-        return Err("a bar in it is not closed".to_owned());
+        return Err("unclosed `|`".to_owned());
     }
     let mut out = String::new();
-    // Of the operand that stands right before: where it begins.
+    // The offset in `out` of the operand that directly precedes, if any.
     let mut operand: Option<usize> = None;
     let mut below_slash = false;
     let mut previous: Option<&Node> = None;
@@ -557,25 +551,21 @@ fn latex(nodes: &[Node]) -> Result<String, String> {
         if node.is_operand() {
             if operand.is_some() {
                 if below_slash {
-                    return Err("what stands below `/` in it can be read in two ways".to_owned());
+                    return Err("the denominator after `/` is ambiguous".to_owned());
                 }
                 match (previous, node) {
                     (_, Node::Number(..)) => {
-                        return Err("a number in it stands right behind something".to_owned());
+                        return Err("a number directly follows an operand".to_owned());
                     }
                     (Some(Node::Number(_, part)), Node::Command("frac", arguments)) => {
                         let is_fraction = arguments
                             .iter()
                             .all(|of| matches!(of[..], [Node::Number(..)]));
                         if is_fraction && (!part.is_empty() || next.is_some_and(Node::is_script)) {
-                            return Err(
-                                "a number before a fraction can be read in two ways".to_owned()
-                            );
+                            return Err("a number before a fraction is ambiguous".to_owned());
                         }
                         if is_fraction && !is_proper(arguments) {
-                            return Err(
-                                "a number before a fraction can be read in two ways".to_owned()
-                            );
+                            return Err("a number before a fraction is ambiguous".to_owned());
                         }
                         if !is_fraction {
                             out.push_str(r"\cdot ");
@@ -600,7 +590,7 @@ fn latex(nodes: &[Node]) -> Result<String, String> {
             };
             let twice = matches!((previous, node), (Some(Node::Power(_)), Node::Power(_)));
             if !fits || twice {
-                return Err("what is raised or lowered in it belongs to nothing".to_owned());
+                return Err("a superscript or index has no base".to_owned());
             }
         } else if matches!(node, Node::Bar) {
             operand = None;
@@ -657,7 +647,7 @@ fn write(
         Node::Power(exponent) => {
             let exponent = latex(exponent)?;
             if is_large(&exponent) {
-                return Err("a power in it is too large to be worked out".to_owned());
+                return Err("a power is too large to compute".to_owned());
             }
             out.truncate(out.trim_end().len());
             out.push_str(&format!("^{{{exponent}}}"));
@@ -680,7 +670,7 @@ fn write(
                 before => matches!(before, Some(Node::Factorial | Node::Power(_))),
             };
             if is_open {
-                return Err("a factorial in it is too large to be worked out".to_owned());
+                return Err("a factorial is too large to compute".to_owned());
             }
             out.truncate(out.trim_end().len());
             out.push('!');
@@ -701,7 +691,7 @@ fn is_proper(arguments: &[Vec<Node>]) -> bool {
     }
 }
 
-/// Whether a number, or a power that has been written out, is more than the library should work with.
+/// Whether a number, or a written-out power, is too large for the library.
 fn is_large(text: &str) -> bool {
     match numeral::whole(text) {
         Some(Value::Exact(value)) => value
@@ -720,7 +710,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_understood_is_written_for_the_library() {
+    fn known_expressions_are_written_for_the_library() {
         let cases = [
             (r"\dfrac12 x", r"\frac{1}{2}x "),
             (r"2\sqrt3", r"2\sqrt{3}"),
@@ -759,7 +749,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_is_not_handed_over() {
+    fn ambiguous_or_unknown_expressions_are_rejected() {
         let cases = [
             "",
             "no",
@@ -816,7 +806,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_and_long_texts_end() {
+    fn deep_nesting_is_rejected_and_long_sums_are_accepted() {
         for text in [
             "(".repeat(2000),
             r"\frac{".repeat(300),

@@ -1,7 +1,7 @@
-//! One spelling for what can be written in several: Unicode signs, spaces, delimiters and LaTeX commands
-//! that do not change what is said.
+//! Normalizes text that has several spellings with the same meaning: Unicode characters, spaces, delimiters
+//! and LaTeX commands.
 
-/// Commands and their one spelling; an empty one is dropped, a space stays a space.
+/// Commands and their normalized spelling. Empty removes the command.
 const COMMANDS: &[(&str, &str)] = &[
     ("dfrac", r"\frac"),
     ("tfrac", r"\frac"),
@@ -84,7 +84,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("pounds", "£"),
 ];
 
-/// Signs beyond ASCII, as LaTeX.
+/// Non-ASCII characters and their LaTeX.
 const SIGNS: &[(char, &str)] = &[
     ('¼', r"\frac{1}{4}"),
     ('½', r"\frac{1}{2}"),
@@ -166,7 +166,7 @@ const SIGNS: &[(char, &str)] = &[
     ('٪', r"\%"),
 ];
 
-/// The zeros of other scripts' decimal digits; the nine others follow each (Unicode, category Nd).
+/// The code points of digit zero in other scripts; the other nine digits follow each (Unicode category Nd).
 const ZEROS: [u32; 17] = [
     0x0660, 0x06F0, 0x0966, 0x09E6, 0x0A66, 0x0AE6, 0x0B66, 0x0BE6, 0x0C66, 0x0CE6, 0x0D66, 0x0E50,
     0x0ED0, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7F6,
@@ -175,14 +175,14 @@ const ZEROS: [u32; 17] = [
 const SUPERSCRIPTS: &str = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 const SUBSCRIPTS: &str = "₀₁₂₃₄₅₆₇₈₉";
 
-/// The text in its one spelling. Nothing that means anything is dropped.
+/// Normalizes a text without dropping anything that has a meaning.
 pub(super) fn normal(text: &str) -> String {
     let mut text = undressed(text);
     let signs = simple_signs(text);
     let spelled = commands(&signs);
     let dollars = without_dollars(&spelled);
     let mut normal = collapsed(&dollars).replace(r"\circ{}", r"\circ");
-    // What was inside the delimiters may have delimiters of its own.
+    // The content of the delimiters may itself be delimited.
     loop {
         text = undressed(&normal);
         if text.len() == normal.len() {
@@ -192,7 +192,7 @@ pub(super) fn normal(text: &str) -> String {
     }
 }
 
-/// Without the spaces that mean nothing: all but those between letters or digits.
+/// Removes all spaces except those between letters or digits.
 pub(super) fn squeezed(normal: &str) -> String {
     let mut squeezed = String::with_capacity(normal.len());
     let mut chars = normal.chars().peekable();
@@ -206,7 +206,7 @@ pub(super) fn squeezed(normal: &str) -> String {
     squeezed
 }
 
-/// Without the delimiters of a formula, Markdown's emphasis, and the full stop of the sentence.
+/// Removes formula delimiters, Markdown emphasis, and a final full stop.
 fn undressed(text: &str) -> &str {
     const PAIRS: [(&str, &str); 6] = [
         ("$$", "$$"),
@@ -237,12 +237,12 @@ fn undressed(text: &str) -> &str {
     }
 }
 
-/// Spaces, digits, minus signs and other signs in one way, all as ASCII where there is one.
+/// Unifies spaces, digits, minus signs and other characters, as ASCII where possible.
 fn simple_signs(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
-        // Letters of other widths and the digits of other scripts.
+        // Fullwidth characters and digits of other scripts.
         let c = match c {
             '\u{ff01}'..='\u{ff5e}' => char::from_u32(c as u32 - 0xfee0).unwrap_or(c),
             _ => ZEROS
@@ -260,10 +260,10 @@ fn simple_signs(text: &str) -> String {
         }
         match c {
             '\u{2212}' | '\u{fe63}' | '\u{2010}' | '\u{2011}' => out.push('-'),
-            // A dash is a minus where there is nothing to its left; between numbers it may be a range.
+            // A dash is a minus sign if nothing is to its left; between numbers it may be a range.
             '\u{2012}'..='\u{2015}' if begins_a_number(&out) => out.push('-'),
             '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}' => {}
-            // Raised signs of an exponent.
+            // Superscript signs of an exponent.
             '⁻' if chars
                 .peek()
                 .is_some_and(|next| SUPERSCRIPTS.contains(*next)) =>
@@ -272,7 +272,7 @@ fn simple_signs(text: &str) -> String {
                 push_digits(&mut out, &mut chars, SUPERSCRIPTS);
                 out.push('}');
             }
-            // A line over a digit: it repeats.
+            // A combining overline marks a repeating digit.
             '\u{304}' | '\u{305}' => push_overline(&mut out, c),
             c if c.is_whitespace() => out.push(' '),
             '%' if !out.ends_with('\\') => out.push_str(r"\%"),
@@ -302,7 +302,7 @@ fn begins_a_number(before: &str) -> bool {
     last.is_none_or(|last| "([{=,;<>^$".contains(last))
 }
 
-/// Puts the last digit under a line, together with those before it that are.
+/// Puts the last digit under an overline, merging it with preceding overlined digits.
 fn push_overline(out: &mut String, mark: char) {
     const OPENING: &str = r"\overline{";
     let Some(digit) = out.chars().next_back().filter(char::is_ascii_digit) else {
@@ -344,7 +344,7 @@ fn push_digits(out: &mut String, chars: &mut Chars, digits: &str) {
     }
 }
 
-/// Each command in its one spelling.
+/// Normalizes the commands.
 fn commands(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -361,7 +361,7 @@ fn commands(text: &str) -> String {
             match sign {
                 ',' | ';' | ':' | ' ' | '>' | '/' => out.push(' '),
                 '!' => {}
-                // An escaped dollar is money; one that is not is a delimiter.
+                // An escaped dollar is a currency sign; an unescaped one is a delimiter.
                 '$' => out.push('\u{1}'),
                 '&' | '#' => out.push(sign),
                 sign => out.extend(['\\', sign]),
@@ -390,7 +390,7 @@ fn commands(text: &str) -> String {
     out.replace('~', " ")
 }
 
-/// Delimiters of formulas inside the text go, money stays.
+/// Removes formula delimiters and restores currency signs.
 fn without_dollars(text: &str) -> String {
     let delimiters = text.bytes().filter(|byte| *byte == b'$').count();
     let text = match delimiters % 2 {
@@ -415,7 +415,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_the_same_is_written_the_same() {
+    fn equivalent_spellings_are_normalized() {
         let cases = [
             ("$4$.", "4"),
             (r"\(\dfrac{1}{2}\)", r"\frac{1}{2}"),
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_between_numbers_and_words_stay() {
+    fn squeezing_keeps_spaces_between_numbers_and_words() {
         assert_eq!(squeezed("x + 1"), "x+1");
         assert_eq!(squeezed("1 2"), "1 2");
         assert_eq!(squeezed(r"\pi r"), r"\pi r");

@@ -1,42 +1,40 @@
-//! Numbers that are written out, read exactly: as fractions of integers of any size.
+//! Parses written-out numbers exactly, as fractions of arbitrarily large integers.
 
 use num_bigint::BigInt;
 use num_integer::Integer;
 use num_rational::BigRational;
 use num_traits::{One, Pow, Signed, ToPrimitive, Zero};
 
-/// The most bits that numerator and denominator of a number may have to be worked out.
+/// Maximum bits of the numerator or denominator of a computed number.
 const MOST_BITS: u64 = 16_384;
 
-/// The largest number whose factorial is worked out; the next ones would have more bits than allowed.
+/// The largest argument for which factorials are computed.
 const LARGEST_FACTORIAL: u32 = 1000;
 
-/// From here on a factorial has more than [`MOST_BITS`].
+/// From here on a factorial certainly has more than [`MOST_BITS`].
 const FACTORIAL_BEYOND: u32 = 3000;
 
-/// How deep brackets may be nested.
+/// Maximum nesting depth of brackets.
 const DEEPEST: usize = 32;
 
-/// A number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
-    /// This one.
     Exact(BigRational),
-    /// Not worked out: in lowest terms it has more than [`MOST_BITS`], so that it equals no exact one.
+    /// Not computed: in lowest terms it has more than [`MOST_BITS`], so it equals no `Exact` number.
     Beyond,
 }
 
-/// What was read of a text: a number, and the place behind it.
+/// A parsed number and the text after it.
 #[derive(Debug)]
 pub(super) struct Read<'a> {
     pub(super) value: Value,
-    /// It is a decimal fraction with so many decimals, and nothing else.
+    /// The number of decimals, if the text is a plain decimal fraction.
     pub(super) decimals: Option<usize>,
     pub(super) rest: &'a str,
 }
 
-/// Reads the number that `text` (see [`super::normal`]) begins with, together with the arithmetic of
-/// integers and fractions around it: `+ - \cdot / ^ !`, brackets and `\frac`.
+/// Parses the number at the start of `text` (see [`super::normal`]), including arithmetic on integers and
+/// fractions: `+ - \cdot / ^ !`, brackets and `\frac`.
 pub(super) fn leading(text: &str) -> Option<Read<'_>> {
     let mut reader = Reader {
         rest: text,
@@ -52,13 +50,13 @@ pub(super) fn leading(text: &str) -> Option<Read<'_>> {
     })
 }
 
-/// The number that the whole text is.
+/// Parses a text that is a number as a whole.
 pub(super) fn whole(text: &str) -> Option<Value> {
     let read = leading(text)?;
     read.rest.trim().is_empty().then_some(read.value)
 }
 
-/// Whether two numbers are the same, where that is known.
+/// Whether two numbers are equal; `None` if unknown.
 pub(super) fn same(one: &Value, other: &Value) -> Option<bool> {
     match (one, other) {
         (Value::Exact(one), Value::Exact(other)) => Some(one == other),
@@ -67,7 +65,7 @@ pub(super) fn same(one: &Value, other: &Value) -> Option<bool> {
     }
 }
 
-/// How many decimals there are where the whole of what was read is digits and a point.
+/// The number of decimals, if the parsed text consists of digits and a point only.
 fn decimals(text: &str, rest: &str) -> Option<usize> {
     let read = text[..text.len() - rest.len()].trim_end();
     let (whole, part) = read.split_once('.')?;
@@ -78,7 +76,7 @@ fn decimals(text: &str, rest: &str) -> Option<usize> {
 struct Reader<'a> {
     rest: &'a str,
     depth: usize,
-    /// How many numbers have been read: a long sum is an expression, not a number.
+    /// Numbers parsed so far. Limited, because a long sum is an expression, not a number.
     atoms: usize,
 }
 
@@ -97,7 +95,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::take`], for a command, which ends where its letters end.
+    /// Like [`Reader::take`], for a command, which ends where its letters end.
     fn take_command(&mut self, command: &str) -> bool {
         let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphabetic());
         match self.rest.strip_prefix(command) {
@@ -177,12 +175,12 @@ impl<'a> Reader<'a> {
             if over && other.is_zero() {
                 return None;
             }
-            // `1/2/3` and `1/2 * 3` are read from the left, as they are written.
+            // `1/2/3` and `1/2 * 3` are left-associative.
             product = bounded(if over { one / other } else { one * other })?;
         }
     }
 
-    /// The `x` of `1.5 x 10^3`.
+    /// Skips the `x` of `1.5 x 10^3`.
     fn ten_follows(&mut self) -> bool {
         let rest = self.rest.strip_prefix(['x', 'X']);
         let rest = rest.map(|rest| rest.trim_start_matches(' '));
@@ -213,7 +211,7 @@ impl<'a> Reader<'a> {
             }
             let before = self.rest;
             self.spaces();
-            // An angle's sign is a unit.
+            // `^\circ` is a unit.
             let is_degree = self.rest.starts_with(r"^\circ") || self.rest.starts_with(r"^{\circ");
             let is_power = !is_degree && (self.take("^") || self.take("**"));
             if !is_power || self.rest.starts_with(r"\text") || self.rest.starts_with(r"{\text") {
@@ -234,7 +232,7 @@ impl<'a> Reader<'a> {
             return self.bracketed();
         }
         let negative = self.take("-");
-        // TeX takes one digit; whoever writes `10^12` without braces means twelve.
+        // TeX takes one digit, but `10^12` without braces means the twelfth power.
         let digits = Some(self.digits()).filter(|digits| !digits.is_empty())?;
         let value = integer(digits)?;
         let value = Value::Exact(value.into());
@@ -269,7 +267,7 @@ impl<'a> Reader<'a> {
         self.number()
     }
 
-    /// Behind `\frac`: two arguments, each in braces or one digit.
+    /// The two arguments of `\frac`, each in braces or a single digit.
     fn fraction(&mut self) -> Option<Value> {
         let (above, below) = (self.argument()?, self.argument()?);
         let (above, below) = (exact(above)?, exact(below)?);
@@ -289,8 +287,8 @@ impl<'a> Reader<'a> {
         Some(Value::Exact(integer(digit)?.into()))
     }
 
-    /// Digits with separators, a fractional part, a repeating part, an exponent of ten, or a fraction
-    /// behind an integer.
+    /// Digits with separators, a fractional part, a repeating part, an exponent of ten, or a mixed
+    /// fraction.
     fn number(&mut self) -> Option<Value> {
         let whole = self.grouped()?;
         let point = self.take_point();
@@ -322,7 +320,7 @@ impl<'a> Reader<'a> {
                 Some(small) => {
                     bounded(value * Pow::pow(BigRational::from(BigInt::from(10)), small))
                 }
-                // The digits cannot take away so much from such a power.
+                // Too few digits to compensate for such an exponent.
                 None => (whole.len() + part.len() < 1000).then_some(Value::Beyond),
             };
         }
@@ -333,16 +331,16 @@ impl<'a> Reader<'a> {
         bounded(value)
     }
 
-    /// A decimal point, or a comma that LaTeX was told to set as one (`3{,}14`).
+    /// A decimal point, or a comma that LaTeX sets as one (`3{,}14`).
     fn take_point(&mut self) -> bool {
         if self.rest.starts_with("..") {
             return false;
         }
-        // A point at the end of a number is read too (`5.`), a point in `5.x` is not.
+        // The point at the end of `5.` belongs to the number, the one in `5.x` does not.
         self.take(".") || self.take("{,}") || self.take("{.}")
     }
 
-    /// Digits behind a point, perhaps in groups of three (`3.141 592`).
+    /// Digits after the point, possibly in groups of three (`3.141 592`).
     fn fractional_digits(&mut self) -> String {
         let mut digits = self.digits().to_owned();
         while digits.len() >= 3 && digits.len().is_multiple_of(3) {
@@ -357,20 +355,20 @@ impl<'a> Reader<'a> {
         digits
     }
 
-    /// Digits of an integer, thousands perhaps set apart; all groups by the same sign.
+    /// Digits of an integer, possibly with thousands separators; all groups use the same separator.
     fn grouped(&mut self) -> Option<String> {
         let first = self.digits();
         let mut whole = first.to_owned();
         if !(1..=3).contains(&first.len()) || first.starts_with('0') {
             return Some(whole);
         }
-        for separator in ["{,}", ",", " ", "'", "\\_", "_"] {
+        for separator in ["{,}", ",", "{ }", " ", "'", "\\_", "_"] {
             if !self.rest.starts_with(separator) {
                 continue;
             }
             let mut groups = 0;
             while let Some(group) = self.rest.strip_prefix(separator) {
-                // `1, 234` is a list, and `{,}` is set without a space anyway.
+                // `1, 234` is a list. `{,}` produces no space in TeX, so it needs no such check.
                 let length = group.bytes().take_while(u8::is_ascii_digit).count();
                 if length != 3 {
                     break;
@@ -384,7 +382,7 @@ impl<'a> Reader<'a> {
                 whole.push_str(&digits);
                 self.rest = rest;
             }
-            // `1 100/200` is 1100/200 or one and a half; `12 345 6` is nothing.
+            // `1 100/200` is 1100/200 or one and a half; `12 345 6` is malformed.
             if groups > 0 && separator == " " {
                 let next = self.rest.trim_start_matches(' ');
                 let is_open = self.rest.starts_with('/')
@@ -398,8 +396,8 @@ impl<'a> Reader<'a> {
         Some(whole)
     }
 
-    /// The digits that repeat for ever: `\overline{3}`, `\bar{3}`, `\dot{1}4\dot{2}`, `(3)`, or digits with a
-    /// line above each (U+0305). Empty where there are none.
+    /// The repeating digits: `\overline{3}`, `\bar{3}`, `\dot{1}4\dot{2}`, `(3)`, or digits each with a line
+    /// above (U+0305). Empty if there are none.
     fn period(&mut self) -> Option<String> {
         for command in [r"\overline", r"\bar", r"\dot"] {
             if !self.take_command(command) {
@@ -430,7 +428,7 @@ impl<'a> Reader<'a> {
         Some(String::new())
     }
 
-    /// `{123}`, or one digit without braces.
+    /// `{123}`, or a single digit.
     fn braced_digits(&mut self) -> Option<String> {
         self.spaces();
         let digits = if self.take("{") {
@@ -448,7 +446,7 @@ impl<'a> Reader<'a> {
         is_read.then(|| digits.to_owned())
     }
 
-    /// The `e3` of `1.5e3`.
+    /// Parses the `e3` of `1.5e3`.
     fn exponent_of_ten(&mut self) -> Option<Value> {
         let rest = self.rest.strip_prefix(['e', 'E'])?;
         let (negative, rest) = match rest.strip_prefix(['-', '+']) {
@@ -465,8 +463,8 @@ impl<'a> Reader<'a> {
         Some(if negative { negated(value) } else { value })
     }
 
-    /// A proper fraction behind an integer: `1\frac{1}{2}`, `1 1/2`. `None` where that cannot be one number
-    /// and is no plain fraction either; nothing where there is none.
+    /// A proper fraction after an integer: `1\frac{1}{2}`, `1 1/2`. `Some(None)` if no fraction follows;
+    /// `None` if digits or a fraction follow that do not make a proper fraction.
     fn mixed(&mut self) -> Option<Option<BigRational>> {
         let before = self.rest;
         self.spaces();
@@ -490,7 +488,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// `,00,000` of `1,00,000`: groups of two, and then three digits.
+/// `,00,000` of `1,00,000`: groups of two digits, then one of three.
 fn indian_groups(text: &str) -> Option<(String, &str)> {
     let mut digits = String::new();
     let mut rest = text;
@@ -560,7 +558,7 @@ fn power(base: &BigRational, exponent: Value) -> Option<Value> {
     }
     let exponent = exponent.to_integer();
     if base.is_zero() {
-        // 0^0 is not one thing.
+        // 0^0 is undefined.
         return exponent
             .is_positive()
             .then(|| Value::Exact(BigRational::zero()));
@@ -570,7 +568,7 @@ fn power(base: &BigRational, exponent: Value) -> Option<Value> {
         let one = BigRational::one();
         return Some(Value::Exact(if odd { -one } else { one }));
     }
-    // In lowest terms the power of a fraction is the fraction of the powers.
+    // In lowest terms, a power of a fraction is the fraction of the powers.
     let at_least = (bits(base) - 1).max(1);
     match exponent.to_i32() {
         Some(small) if u64::from(small.unsigned_abs()) * at_least <= MOST_BITS => {
@@ -608,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_read_in_all_their_spellings() {
+    fn numbers_are_parsed_in_all_spellings() {
         let cases = [
             ("12", 12, 1),
             ("007", 7, 1),
@@ -619,6 +617,7 @@ mod tests {
             ("5 000", 5000, 1),
             ("5\u{2009}000", 5000, 1),
             ("5{,}000", 5000, 1),
+            (r"5{\,}000{\,}000", 5_000_000, 1),
             ("5'000", 5000, 1),
             ("5_000", 5000, 1),
             ("1,00,000", 100_000, 1),
@@ -678,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_not_read() {
+    fn text_that_is_not_a_number_is_rejected() {
         let cases = [
             "",
             ".",
@@ -726,7 +725,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_beyond_every_exact_number() {
+    fn numbers_that_are_too_large_are_beyond() {
         for text in [
             "9^{9^{9^9}}",
             "9^{9^{9^{9^9}}}",
@@ -746,7 +745,7 @@ mod tests {
     }
 
     #[test]
-    fn decimals_are_counted_of_plain_decimals_alone() {
+    fn decimals_are_counted_only_in_plain_decimal_fractions() {
         let decimals = |text: &str| leading(text).and_then(|read| read.decimals);
         assert_eq!(decimals("3.14"), Some(2));
         assert_eq!(decimals("-3.140"), Some(3));
@@ -756,7 +755,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_and_long_texts_end() {
+    fn deeply_nested_and_long_texts_are_rejected() {
         for text in [
             "(".repeat(2000),
             "{1}^".repeat(500),

@@ -1,36 +1,35 @@
-//! How an answer is put together: one thing, a list, a set, a tuple or an interval, a matrix.
+//! The structure of an answer: a single item, a list, a set, a tuple or interval, or a matrix.
 
-/// What holds the items together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Single,
-    /// Items with commas, *and* or *or* between them.
+    /// Items separated by commas, *and* or *or*.
     List,
-    /// In `\{ \}`.
+    /// Items in `\{ \}`.
     Set,
-    /// In brackets, the opening and the closing one: a tuple or an interval.
+    /// A tuple or an interval, with its opening and closing bracket.
     Bracketed(char, char),
-    /// So many rows and columns.
+    /// Rows and columns.
     Matrix(usize, usize),
 }
 
-/// A part of an answer: its text, and the name that it was given (`x = 5`).
+/// One item of an answer: its text, and the name it is assigned to (`x = 5`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) name: Option<String>,
     pub(super) text: String,
 }
 
-/// An answer, taken apart.
+/// An answer split into items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) kind: Kind,
-    /// The name of the whole (`A = \{1, 2\}`, `x \in (1, 2)`).
+    /// The name of the whole answer (`A = \{1, 2\}`, `x \in (1, 2)`).
     pub(super) name: Option<String>,
     pub(super) parts: Vec<Part>,
 }
 
-/// Takes a text (see [`super::normal`]) apart.
+/// Splits a text (see [`super::normal`]) into its items.
 pub(super) fn shape(text: &str) -> Shape {
     let (name, text) = without_name(in_one_text(text));
     let (kind, items) = taken_apart(text);
@@ -60,7 +59,7 @@ pub(super) fn shape(text: &str) -> Shape {
     }
 }
 
-/// Without a `\text{…}` around the whole, where there is a list in it.
+/// Removes a `\text{…}` around the whole text if it contains a list.
 fn in_one_text(text: &str) -> &str {
     let inner = (text.strip_prefix(r"\text{")).and_then(|text| text.strip_suffix('}'));
     inner
@@ -68,7 +67,7 @@ fn in_one_text(text: &str) -> &str {
         .unwrap_or(text)
 }
 
-/// One text as it is.
+/// The whole text as a single item.
 pub(super) fn single(text: &str) -> Shape {
     Shape {
         kind: Kind::Single,
@@ -108,7 +107,7 @@ fn taken_apart(text: &str) -> (Kind, Vec<String>) {
     }
 }
 
-/// The brackets around the whole of a text, and what they hold.
+/// The brackets around the whole text, and their content.
 fn bracketed(text: &str) -> Option<(char, &str, char)> {
     const OPENING: [(&str, char); 4] = [(r"\{", '{'), (r"\langle", '('), ("(", '('), ("[", '[')];
     const CLOSING: [(&str, char); 4] = [(r"\}", '}'), (r"\rangle", ')'), (")", ')'), ("]", ']')];
@@ -122,7 +121,7 @@ fn bracketed(text: &str) -> Option<(char, &str, char)> {
         return None;
     }
     let inner = &text[opening.len()..text.len() - closing.len()];
-    // Of `(1, 2) \cup (3, 4)` the first bracket is not closed by the last.
+    // In `(1, 2) \cup (3, 4)` the last bracket does not close the first.
     let mut depth = 0_usize;
     for (_, step) in steps(inner) {
         match step {
@@ -141,7 +140,7 @@ enum Step {
     Other,
 }
 
-/// The characters and commands of a text with their places; brackets as what they are.
+/// Byte offsets of the characters and commands of a text, classified as opening or closing brackets.
 fn steps(text: &str) -> impl Iterator<Item = (usize, Step)> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -164,8 +163,8 @@ fn steps(text: &str) -> impl Iterator<Item = (usize, Step)> {
     })
 }
 
-/// The items between commas, semicolons, *and* and *or* outside brackets. One item where there are none,
-/// or where brackets do not match.
+/// The items between commas, semicolons, *and* and *or* outside brackets. A single item if there are none of
+/// these, or if brackets do not match.
 fn split(text: &str) -> Vec<String> {
     const WORDS: [&str; 6] = [
         r"\text{ and }",
@@ -218,7 +217,7 @@ fn split(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether the comma at `at` is that of `1,234`.
+/// Whether the comma at `at` is a thousands separator, as in `1,234`.
 fn is_thousands(text: &str, at: usize) -> bool {
     let digits =
         |bytes: &mut dyn Iterator<Item = u8>| bytes.take_while(u8::is_ascii_digit).take(4).count();
@@ -247,18 +246,18 @@ fn matrix(text: &str) -> Option<(usize, usize, Vec<String>)> {
     even.then(|| (rows.len(), columns, rows.concat()))
 }
 
-/// `2 \pm 3` as `2 + 3` and `2 - 3`.
+/// Expands `2 \pm 3` to `2 + 3` and `2 - 3`.
 fn both_signs(item: String) -> Vec<String> {
     let mut halves = item.split(r"\pm");
     let (Some(before), Some(after), None) = (halves.next(), halves.next(), halves.next()) else {
         return vec![item];
     };
-    // `\pmod` is another command.
+    // `\pmod` is a different command.
     if after.starts_with(|c: char| c.is_ascii_alphabetic()) {
         return vec![item];
     }
     let with = |sign: &str| format!("{before}{sign}{}", after.trim_start());
-    // Behind a name or an opening bracket a plus would stand alone.
+    // After a name or at the start, the plus would have no left operand.
     let plus = if before.trim_end().is_empty() || before.trim_end().ends_with('=') {
         ""
     } else {
@@ -267,7 +266,7 @@ fn both_signs(item: String) -> Vec<String> {
     vec![with(plus), with("-")]
 }
 
-/// The name of `name = rest` or `name \in rest`, where there is one and no further relation, and the rest.
+/// Splits `name = rest` or `name \in rest`, provided that there is no other relation.
 fn without_name(text: &str) -> (Option<&str>, &str) {
     let mut depth = 0_usize;
     let mut relation = None;
@@ -312,7 +311,7 @@ fn without_name(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// Whether a text is what a value is given to: `x`, `x_1`, `f(x)`, `AB`, `\angle ABC`, `\text{Area}`.
+/// Whether a text can be assigned to: `x`, `x_1`, `f(x)`, `AB`, `\angle ABC`, `\text{Area}`.
 fn is_name(text: &str) -> bool {
     let geometry = [r"\angle", r"\overline", r"m\angle"];
     if geometry.iter().any(|name| text.starts_with(name)) {
@@ -369,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_taken_apart() {
+    fn answers_are_split_into_items() {
         let round = Kind::Bracketed('(', ')');
         let cases: [(&str, Kind, &[&str]); 24] = [
             ("5", Kind::Single, &["5"]),
@@ -420,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_told_from_what_they_name() {
+    fn names_are_split_from_their_values() {
         let cases = [
             ("x = 5", Some("x"), "5"),
             (r"\theta = 5", Some(r"\theta"), "5"),

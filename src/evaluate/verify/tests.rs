@@ -1,15 +1,15 @@
-//! Pairs of answers and what is decided of them without the library.
+//! Pairs of answers and their verdicts without the library.
 
 use proptest::prelude::*;
 
 use super::Verdict::{self, Equal, Undecided, Unequal};
 use super::*;
 
-/// Answer, expected answer, what is decided here, what is decided with math-verify.
+/// Each line: answer, expected answer, verdict without the library, verdict with math-verify.
 const ANSWERS: &str = include_str!("../../../tests/data/answers.jsonl");
 
 #[test]
-fn the_table_holds() {
+fn the_verdicts_of_the_table_are_reproduced() {
     let mut lines = 0;
     for line in ANSWERS.lines() {
         let [answer, expected, verdict, _]: [String; 4] = serde_json::from_str(line).expect(line);
@@ -53,7 +53,7 @@ fn numerals_are_compared_exactly() {
 }
 
 #[test]
-fn nothing_is_decided_on_a_part_of_a_text() {
+fn a_partly_parsed_text_is_undecided() {
     check(&[
         (r"n \equiv 1 \pmod 3", "3", Undecided),
         (r"n \equiv 1 \pmod 3", r"n \equiv 2 \pmod 3", Undecided),
@@ -73,7 +73,7 @@ fn nothing_is_decided_on_a_part_of_a_text() {
 }
 
 #[test]
-fn what_is_put_together_is_compared_part_by_part() {
+fn lists_sets_and_tuples_are_compared_item_by_item() {
     check(&[
         ("3, 2", "2, 3", Equal),
         (r"\{3, 2\}", r"\{2, 3\}", Equal),
@@ -97,7 +97,7 @@ fn what_is_put_together_is_compared_part_by_part() {
 }
 
 #[test]
-fn what_is_longer_than_an_answer_is_wrong() {
+fn an_overlong_answer_is_wrong() {
     let nines = "9".repeat(2001);
     check(&[
         (&nines, "1", Unequal),
@@ -109,7 +109,7 @@ fn what_is_longer_than_an_answer_is_wrong() {
 }
 
 #[test]
-fn a_megabyte_takes_no_time() {
+fn a_megabyte_of_input_is_handled() {
     for piece in [
         "9",
         "(",
@@ -131,7 +131,7 @@ fn a_megabyte_takes_no_time() {
 
 proptest! {
     #[test]
-    fn nothing_panics_and_order_does_not_matter(
+    fn comparison_is_symmetric_and_never_panics(
         one in r"(\\frac|\\text|\\pm|\\boxed|\\sqrt|\\circ|[\\{}()\[\]0-9a-cxe,./ $%^_!=<+*½°–-]){0,20}",
         other in r"(\\frac|\\text|[\\{}()0-9xe,./ $%^-]){0,12}",
     ) {
@@ -139,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn a_number_is_equal_to_all_its_spellings(
+    fn a_number_equals_all_its_spellings(
         numerator in -1_000_000_i64..1_000_000, factor in 1_i64..1000, shift in 0_u32..6,
     ) {
         let scale = 10_i64.pow(shift);

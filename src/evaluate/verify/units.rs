@@ -1,18 +1,18 @@
-//! What stands behind a number or before it: units, percent, currencies, and nouns that are counted.
+//! Text before or after a number: units, percent signs, currencies, and counted nouns.
 
-/// What a number counts.
+/// The unit of a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unit {
     None,
     Percent,
     Degree,
-    /// By its one name, as [`canonical`] gives it.
+    /// A canonical name, see [`canonical`].
     Named(String),
     /// A single letter outside `\text{…}`: a unit or a variable.
     Letter(char),
 }
 
-/// Units of one dimension can be converted: the factor is above / below.
+/// A known unit. Units of the same dimension convert into each other; the factor is above / below.
 struct Known {
     name: &'static str,
     dimension: u8,
@@ -41,7 +41,7 @@ const MASS: u8 = 2;
 const TIME: u8 = 3;
 const MONEY: u8 = 4;
 const VOLUME: u8 = 5;
-/// Of one unit only.
+/// Units that do not convert.
 const OTHER: u8 = 0;
 
 const KNOWN: &[Known] = &[
@@ -70,7 +70,7 @@ const KNOWN: &[Known] = &[
     known("€", OTHER, (1, 1), &["€", "euro", "eur"]),
     known("£", OTHER, (1, 1), &["£", "gbp"]),
     known("lb", OTHER, (1, 1), &["lb", "lbs"]),
-    // Money or mass: neither the one nor the other.
+    // Money or mass, so distinct from both.
     known("pound", OTHER, (1, 1), &["pound"]),
     known("¥", OTHER, (1, 1), &["¥", "yen"]),
     known("₹", OTHER, (1, 1), &["₹", "rupee", "rs"]),
@@ -96,7 +96,7 @@ const KNOWN: &[Known] = &[
     known("unit", OTHER, (1, 1), &["unit"]),
 ];
 
-/// Nouns and words that go with a number and do not change it.
+/// Counted nouns, which do not change the number.
 const NOUNS: &[&str] = &[
     "answer",
     "apple",
@@ -262,7 +262,7 @@ const NOUNS: &[&str] = &[
     "zeroes",
 ];
 
-/// Words between those, or before them, that do not change the number either.
+/// Filler words, which do not change the number either.
 const FILLERS: &[&str] = &[
     "of",
     "the",
@@ -275,7 +275,7 @@ const FILLERS: &[&str] = &[
     "whole",
 ];
 
-/// Words behind a number that multiply it.
+/// Words after a number that multiply it.
 const MULTIPLIERS: &[(&str, u64)] = &[
     ("hundred", 100),
     ("thousand", 1000),
@@ -284,15 +284,14 @@ const MULTIPLIERS: &[(&str, u64)] = &[
     ("trillion", 1_000_000_000_000),
 ];
 
-/// Reads what stands behind a number: a factor that it has, and its unit. `None` where some of the text
-/// is not understood.
+/// Parses the text after a number: a factor and a unit. `None` if some of the text is unknown.
 pub(super) fn behind(text: &str) -> Option<(u64, Unit)> {
     let mut text = text.trim();
     let (inner, mut in_text) = match unwrapped(text) {
         Some(inner) => (inner, true),
         None => (text.to_owned(), false),
     };
-    // `5\text{.}` ends a sentence, `0.333...` goes on.
+    // `5\text{.}` ends a sentence, `0.333...` is continued.
     let inner = inner.trim();
     let mut inner = if inner == "." { "" } else { inner };
     let mut factor = 1;
@@ -339,7 +338,7 @@ pub(super) fn behind(text: &str) -> Option<(u64, Unit)> {
     Some((factor, Unit::Named(canonical(&lower)?)))
 }
 
-/// The currency before a number, and the rest.
+/// The currency before a number, and the remaining text.
 pub(super) fn currency(text: &str) -> (Option<Unit>, &str) {
     for sign in ["$", "€", "£", "¥", "₹"] {
         if let Some(rest) = text.strip_prefix(sign) {
@@ -359,8 +358,8 @@ pub(super) fn currency(text: &str) -> (Option<Unit>, &str) {
     (None, text)
 }
 
-/// An expression without the unit that stands behind it in `\text{…}`, or as a word of at least two
-/// letters behind a space or a brace, and the unit.
+/// Splits an expression from the unit after it, which is in `\text{…}`, or a word of at least two letters
+/// after a space or a brace.
 pub(super) fn split(text: &str) -> (&str, Unit) {
     let (text, money) = match currency(text) {
         (Some(unit), rest) => (rest, Some(unit)),
@@ -391,7 +390,7 @@ pub(super) fn split(text: &str) -> (&str, Unit) {
     }
 }
 
-/// The content of `\text{…}`, also of several behind one another, with an exponent perhaps.
+/// The content of `\text{…}`, also of several in a row, possibly with an exponent.
 fn unwrapped(text: &str) -> Option<String> {
     if !text.contains(r"\text") {
         return None;
@@ -412,8 +411,8 @@ fn unwrapped(text: &str) -> Option<String> {
     Some(plain)
 }
 
-/// The one name of a unit or of what is counted: `square centimeters` and `cm^2` are the same. `None`
-/// with a word that is not known.
+/// The canonical name of a unit or a counted noun: `square centimeters` and `cm^2` are the same. `None` if
+/// a word is unknown.
 fn canonical(lower: &str) -> Option<String> {
     let lower = lower.replace("^{2}", "^2").replace("^{3}", "^3");
     let parted = lower
@@ -460,7 +459,7 @@ fn canonical(lower: &str) -> Option<String> {
         names.push(power.map_or(name.clone(), |power| format!("{name}^{power}")));
     }
     if let Some(power) = exponent {
-        // `12 squares` are counted, `12 square` is nothing.
+        // `12 squares` is a count; `12 square` is incomplete.
         names.push(format!("unit^{power}"));
     }
     Some(names.join(" "))
@@ -480,7 +479,7 @@ fn noun(word: &str) -> Option<String> {
         .map(|noun| (*noun).to_owned())
 }
 
-/// By what a number of `one` is multiplied to be a number of `other`, where the two measure the same.
+/// The factor (above, below) that converts `one` to `other`, if they have the same dimension.
 pub(super) fn conversion(one: &str, other: &str) -> Option<(u64, u64)> {
     let by_name = |name: &str| KNOWN.iter().find(|known| known.name == name);
     let (one, other) = (by_name(one)?, by_name(other)?);
@@ -488,7 +487,7 @@ pub(super) fn conversion(one: &str, other: &str) -> Option<(u64, u64)> {
     same.then_some((one.above * other.below, one.below * other.above))
 }
 
-/// The units that measure the same as `name`, other than itself.
+/// The other units of the same dimension as `name`.
 pub(super) fn alike(name: &str) -> impl Iterator<Item = &'static str> {
     let dimension = (KNOWN.iter().find(|known| known.name == name))
         .map(|known| known.dimension)
@@ -509,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn units_have_one_name() {
+    fn units_have_a_canonical_name() {
         let cases = [
             (r"\text{ cm}", named("cm")),
             (" cm", named("cm")),
@@ -546,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn units_of_one_dimension_convert() {
+    fn units_of_the_same_dimension_convert() {
         assert_eq!(conversion("mm", "cm"), Some((100, 1000)));
         assert_eq!(conversion("h", "min"), Some((3600, 60)));
         assert_eq!(conversion("cm", "kg"), None);

@@ -1,24 +1,24 @@
-//! Answers that are words, or the letter of a choice: compared as words, never as products of letters.
+//! Answers that are words or the letter of a choice: compared as words, never as products of letters.
 
 use super::Verdict::{self, Equal, Unequal};
 
-/// A choice: a letter, in brackets or in a text perhaps, and what the choice says.
+/// A choice: a letter, possibly in brackets or `\text{…}`, and the content of the choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Choice {
     letter: char,
-    /// Not a bare letter, which could be a variable.
+    /// Whether it is more than a bare letter, which could be a variable.
     is_marked: bool,
-    /// What stands behind the letter.
+    /// The text after the letter.
     pub(super) content: String,
 }
 
-/// Words that say the same, or may; each line's words differ from those of the other lines.
+/// Words within a line may mean the same; words of different lines never do.
 const AFFIRMATION: [&[&str]; 2] = [
     &["yes", "true", "correct", "right", "y", "t"],
     &["no", "false", "incorrect", "wrong", "n", "f"],
 ];
 
-/// Words of which each may stand for another, where one question is asked.
+/// Words that may be interchangeable as the answer to a question.
 const NOTHING: &[&str] = &[
     "none",
     "nothing",
@@ -59,14 +59,14 @@ const NUMBERS: &[&str] = &[
     "twenty",
 ];
 
-/// The number that a word is the name of.
+/// The number named by a word.
 pub(super) fn number(words: &str) -> Option<u64> {
     let place = NUMBERS.iter().position(|word| *word == words)?;
     u64::try_from(place).ok()
 }
 
-/// The words of a text, in lower case and one space apart. `None` where it holds anything else, and for
-/// single letters, which may be variables.
+/// The words of a text, in lower case and separated by single spaces. `None` if it contains anything else,
+/// and for single letters, which may be variables.
 pub(super) fn words(normal: &str) -> Option<String> {
     let plain = without_text(normal)?;
     let mut folded = String::with_capacity(plain.len());
@@ -89,7 +89,7 @@ pub(super) fn words(normal: &str) -> Option<String> {
     (longest >= 2).then(|| folded.to_owned())
 }
 
-/// Two texts of words.
+/// Compares two texts of words; `None` if undecided.
 pub(super) fn compare(one: &str, other: &str) -> Option<Verdict> {
     if one == other {
         return Some(Equal);
@@ -101,7 +101,7 @@ pub(super) fn compare(one: &str, other: &str) -> Option<Verdict> {
         _ => {}
     }
     let is_nothing = |word: &str| NOTHING.contains(&word) || word.contains(' ');
-    // Two short ones of the same letters may be products: `xy` and `yx`.
+    // Two short words with the same letters may be products: `xy` and `yx`.
     let sorted = |word: &str| {
         let mut letters: Vec<char> = word.chars().collect();
         letters.sort_unstable();
@@ -110,14 +110,14 @@ pub(super) fn compare(one: &str, other: &str) -> Option<Verdict> {
     if one.len() <= 3 && sorted(one) == sorted(other) {
         return None;
     }
-    // Two words; phrases may say the same in other words.
+    // A phrase may be a paraphrase of the other.
     if is_nothing(one) || is_nothing(other) || are_akin(one, other) {
         return None;
     }
     Some(Unequal)
 }
 
-/// Whether one may be short for the other, another form of it, or another spelling.
+/// Whether one may be an abbreviation, another form, or another spelling of the other.
 fn are_akin(one: &str, other: &str) -> bool {
     let (short, long) = if one.len() <= other.len() {
         (one, other)
@@ -137,7 +137,7 @@ fn are_akin(one: &str, other: &str) -> bool {
     least >= 5 && common + 2 >= least
 }
 
-/// The letter of a choice: `B`, `(B)`, `B.`, `\text{(B)}`, `(B) 12`, `Option B`.
+/// Parses a choice: `B`, `(B)`, `B.`, `\text{(B)}`, `(B) 12`, `Option B`.
 pub(super) fn choice(normal: &str) -> Option<Choice> {
     let text = without_text(normal)?;
     let text = text.trim().trim_matches(['{', '}']);
@@ -168,7 +168,7 @@ pub(super) fn choice(normal: &str) -> Option<Choice> {
         (false, Some(_)) => return None,
     };
     let content = content.trim().to_owned();
-    // `(x)(x+1)`, `(a)^2` and `f:A` are no choices.
+    // `(x)(x+1)`, `(a)^2` and `f:A` are not choices.
     let goes_on = content.starts_with(['^', '_', '(', '+', '-', '*', '/', '=', '!', '\'']);
     let is_far = letter.to_ascii_uppercase() > 'J' && !content.is_empty();
     (!goes_on && !is_far).then_some(Choice {
@@ -179,13 +179,13 @@ pub(super) fn choice(normal: &str) -> Option<Choice> {
 }
 
 impl Choice {
-    /// Whether it is a letter and nothing else, which may be a variable.
+    /// Whether it is only a letter, which may be a variable.
     pub(super) fn is_bare(&self) -> bool {
         !self.is_marked && self.content.is_empty()
     }
 }
 
-/// Two choices, by their letters.
+/// Compares two choices by their letters; `None` if undecided.
 pub(super) fn compare_choices(one: &Choice, other: &Choice) -> Option<Verdict> {
     let same_content = one.content == other.content;
     let both_say = !one.content.is_empty() && !other.content.is_empty();
@@ -199,7 +199,7 @@ pub(super) fn compare_choices(one: &Choice, other: &Choice) -> Option<Verdict> {
     (!(both_say && same_content)).then_some(Unequal)
 }
 
-/// The text with the content of each `\text{…}` in its place; `None` with another command in it.
+/// Replaces each `\text{…}` by its content; `None` if there is any other command.
 fn without_text(normal: &str) -> Option<String> {
     if !normal.contains('\\') {
         return Some(normal.to_owned());
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_folded() {
+    fn words_are_normalized() {
         let cases = [
             (r"\text{Tuesday}", Some("tuesday")),
             ("Tuesday.", Some("tuesday")),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_compared_as_words() {
+    fn words_are_not_compared_as_products() {
         let cases = [
             ("no", "on", None),
             ("no", "in", Some(Unequal)),

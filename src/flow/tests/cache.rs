@@ -1,5 +1,6 @@
-//! Hits, every kind of miss, and what is left in `flows/`.
+//! Cache hits, every kind of cache miss, and the content of `flows/`.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -7,13 +8,14 @@ use std::process::Command;
 
 use super::{NO_WAIT, Project, SUITE, TEMPLATE};
 use crate::config::Layout;
+use crate::error::Error;
 use crate::flow::cache::{FILE, Writer};
 use crate::flow::{CacheState, ExpandRequest, MissReason, check, expand};
 
 const CACHE: &str = "flows/.expanded_cache.json";
 
-/// Expands, changes something, and expects this line; after it, everything is cached again, and
-/// what is in `flows/` is what a fresh project comes to.
+/// Expands, applies a change, and expects this line. After that everything is cached again, and `flows/` is
+/// identical to that of a fresh project.
 fn after(change: impl Fn(&Project), expected: &str) {
     let project = Project::new();
     project.expand(3);
@@ -50,6 +52,23 @@ fn nothing_changed() {
             "Using cached expanded flows (fixture_hash={fixture}..., template_hash={template}...)"
         )
     );
+}
+
+#[test]
+fn an_expansion_that_is_stopped_leaves_no_valid_cache() {
+    let project = Project::new();
+    project.expand(3);
+    let written = Cell::new(0);
+    let stop = || match written.replace(written.get() + 1) {
+        2 => Err(Error::usage("enough")),
+        _ => Ok(()),
+    };
+    let mut request = project.request(4);
+    request.proceed = &stop;
+    let stopped = expand(&request).expect_err("the third flow is not begun");
+    assert_eq!((stopped.to_string().as_str(), written.get()), ("enough", 3));
+    assert_eq!(project.state(4), miss("no cache"));
+    assert!(project.state(4).starts_with("Using cached expanded flows"));
 }
 
 #[test]
@@ -94,7 +113,7 @@ fn template_changed() {
         },
         &reason,
     );
-    // With another fixture at that.
+    // With a different fixture as well.
     after(
         |project| {
             template(project);
@@ -120,7 +139,7 @@ fn an_included_file_belongs_to_the_template() {
 }
 
 #[test]
-fn another_template_of_the_same_text() {
+fn another_template_with_the_same_text_is_a_miss() {
     let project = Project::new().with("templates/u.toml", TEMPLATE);
     project.expand(3);
     let request = ExpandRequest {
@@ -190,7 +209,7 @@ fn file_altered() {
 }
 
 #[test]
-fn times_do_not_count() {
+fn file_times_do_not_count() {
     let project = Project::new();
     project.expand(3);
     for file in [
@@ -225,7 +244,7 @@ fn cache_unreadable() {
         },
         &reason,
     );
-    // A list that is not that of these flows, and leads elsewhere.
+    // File lists that do not match these flows, or point elsewhere.
     let first = "_expanded_00001.json";
     after(
         |project| edit_cache(project, first, "../templates/t.toml"),
@@ -255,7 +274,7 @@ fn other_versions() {
 }
 
 #[test]
-fn the_cache_can_be_left_aside() {
+fn the_cache_can_be_disabled() {
     let project = Project::new();
     project.expand(3);
     let request = ExpandRequest {
@@ -269,7 +288,7 @@ fn the_cache_can_be_left_aside() {
 }
 
 #[test]
-fn digests_that_were_made_to_fit_are_no_flow() {
+fn a_flow_with_a_forged_digest_is_rejected() {
     let project = Project::new();
     project.expand(1);
     let file = "flows/_expanded_00001.json";
@@ -282,7 +301,7 @@ fn digests_that_were_made_to_fit_are_no_flow() {
 }
 
 #[test]
-fn what_the_cache_file_says() {
+fn the_content_of_the_cache_file() {
     let project = Project::new();
     let expansion = project.expand(1);
     let bytes = fs::read(project.path(CACHE)).expect("it is there");
@@ -308,7 +327,7 @@ fn what_the_cache_file_says() {
 }
 
 #[test]
-fn only_flows_are_removed() {
+fn only_surplus_flows_are_removed() {
     let project = Project::new();
     let strays = [
         "_expanded_00009.json",
@@ -322,7 +341,7 @@ fn only_flows_are_removed() {
         "_expanded_00009.json.bak",
         "expanded_00001.json",
     ];
-    // Beside a hit, too.
+    // Also on a cache hit.
     for _ in 0..2 {
         for name in strays.iter().chain(&kept) {
             project.write(&format!("flows/{name}"), "x");
@@ -337,7 +356,7 @@ fn only_flows_are_removed() {
     }
 }
 
-/// A template that fails at its second row leaves flows behind, but no cache that vouches for them.
+/// A template that fails at its second row leaves flows behind, but no valid cache.
 #[test]
 fn an_expansion_that_fails_leaves_no_cache() {
     let project = Project::new();
@@ -353,13 +372,13 @@ fn an_expansion_that_fails_leaves_no_cache() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_an_output_error() {
+fn a_folder_that_cannot_be_created_is_an_output_error() {
     let project = Project::new().with("flows", "a file is in the way");
     insta::assert_snapshot!(project.failure(), @"
     exit code 110
     error: failed to create the folder flows
       caused by: File exists (os error 17)
-    hint: make its parent writable, or remove what is in the way
+    hint: make its parent writable, remove what is in the way, or let --root name another folder
     ");
     let expansion = check(&project.request(3)).expect("a check writes nothing");
     assert_eq!(expansion.progress_line(), miss("cache unreadable"));
@@ -372,7 +391,7 @@ fn a_full_disk_is_an_output_error_and_leaves_nothing_half_written() {
     let folder = project.path("flows");
     let writer = Writer::begin(&folder).expect("the folder can be written");
     let temporary = folder.join(format!(".expanded-{}.tmp", std::process::id()));
-    // Writing there fails like a full disk does.
+    // Writing to this link fails like a full disk.
     symlink("/dev/full", &temporary).expect("a link");
     let error = writer.flow(1, b"{}").expect_err("the disk is full");
     assert_eq!(error.exit() as u8, 110);
@@ -381,9 +400,9 @@ fn a_full_disk_is_an_output_error_and_leaves_nothing_half_written() {
     assert!(!folder.join(FILE).exists(), "nothing vouches for the flows");
 }
 
-/// Runs this test's other half as a user who may not write, since root may always.
+/// Runs the test's other half as an unprivileged user, since root may always write.
 #[test]
-fn a_folder_that_cannot_be_written() {
+fn a_read_only_folder() {
     let project = Project::new();
     project.expand(3);
     let open = |path: &str, mode| {
@@ -392,7 +411,7 @@ fn a_folder_that_cannot_be_written() {
     };
     open("", 0o755);
     open("flows", 0o555);
-    // The lock file is there, but not ours; or it is not there.
+    // The lock file exists but belongs to another user, or it does not exist.
     for lock_is_there in [true, false] {
         if !lock_is_there {
             open("flows", 0o755);
@@ -403,7 +422,7 @@ fn a_folder_that_cannot_be_written() {
         let mut command = Command::new(&binary);
         if fs::write(project.path("flows/probe"), "").is_ok() {
             fs::remove_file(project.path("flows/probe")).expect("the probe is removed");
-            // Root: nobody may run only what lies where all may look.
+            // As root: the unprivileged user can only execute a binary in an accessible folder.
             let copy = project.path("test-binary");
             if !copy.exists() {
                 fs::copy(&binary, &copy).expect("the test can be copied");
@@ -415,7 +434,7 @@ fn a_folder_that_cannot_be_written() {
         let output = command
             .args([
                 "--exact",
-                "flow::tests::cache::as_one_who_may_not_write",
+                "flow::tests::cache::as_an_unprivileged_user",
                 "--ignored",
             ])
             .env("FLOWBENCH_TEST_ROOT", project.path(""))
@@ -432,19 +451,20 @@ fn a_folder_that_cannot_be_written() {
 }
 
 #[test]
-#[ignore = "run by a_folder_that_cannot_be_written"]
-fn as_one_who_may_not_write() {
+#[ignore = "run by a_read_only_folder"]
+fn as_an_unprivileged_user() {
     let root = std::env::var_os("FLOWBENCH_TEST_ROOT").expect("the other half sets it");
     let layout = Layout { root: root.into() };
-    let request = |num_flows| ExpandRequest {
+    let request = |num_flows: usize| ExpandRequest {
         layout: &layout,
         template: "t",
-        num_flows,
+        num_flows: Some(num_flows),
         params: &[],
         input: None,
         use_cache: true,
         load: true,
         on_wait: NO_WAIT,
+        proceed: &|| Ok(()),
     };
     let hit = expand(&request(3)).expect("a valid cache is enough");
     assert_eq!((hit.state, hit.flows.len()), (CacheState::Hit, 3));
@@ -456,7 +476,7 @@ fn as_one_who_may_not_write() {
         "{report}"
     );
     assert!(
-        report.contains("hint: the flows have to be expanded anew: make"),
+        report.contains("hint: the flows must be expanded again: make"),
         "{report}"
     );
     let hit = expand(&request(3)).expect("the cache is still valid");

@@ -1,4 +1,4 @@
-//! What flows come out of a template.
+//! The flows that a template expands to.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::flow::{Context, ExpandRequest, Flow, Part, check, expand};
 use crate::hash::sha256;
 
 #[test]
-fn flows_take_the_rows_in_turn() {
+fn flows_take_the_rows_round_robin() {
     let expansion = Project::new().expand(7);
     let rows: Vec<_> = expansion
         .flows
@@ -25,9 +25,9 @@ fn flows_take_the_rows_in_turn() {
     assert_eq!(expansion.description.as_deref(), Some("Plan and do"));
 }
 
-/// Text from rows and fixtures is data: what looks like an expression in it stays as it is.
+/// Text from rows and fixtures is data: expressions in it are not evaluated.
 #[test]
-fn what_a_flow_holds() {
+fn the_content_of_an_expanded_flow() {
     let flows = Project::new().expand(3).flows;
     insta::assert_snapshot!(String::from_utf8_lossy(&file(&flows[1])), @r#"
     {
@@ -96,10 +96,10 @@ fn file(flow: &Flow) -> Vec<u8> {
     bytes
 }
 
-/// Fails when the expansion gives other bytes than before: then raise `EXPANDER_VERSION`, and put
-/// the new digest here.
+/// Fails when the expansion produces different bytes: increment `EXPANDER_VERSION` and put the new digest
+/// here.
 #[test]
-fn the_bytes_are_those_of_this_expander_version() {
+fn the_bytes_match_the_expander_version() {
     let project = Project::new();
     project.expand(3);
     let all: Vec<u8> = project.flows().into_values().flatten().collect();
@@ -108,7 +108,7 @@ fn the_bytes_are_those_of_this_expander_version() {
 }
 
 #[test]
-fn loaded_flows_are_those_on_the_disk_and_share_their_system_message() {
+fn loaded_flows_match_the_disk_and_share_the_system_message() {
     let project = Project::new();
     let cold = project.expand(5);
     let warm = project.expand(5);
@@ -126,7 +126,7 @@ fn loaded_flows_are_those_on_the_disk_and_share_their_system_message() {
 }
 
 #[test]
-fn flows_are_not_loaded_unless_wanted() {
+fn flows_are_not_loaded_unless_requested() {
     let project = Project::new();
     for _ in 0..2 {
         let request = ExpandRequest {
@@ -139,7 +139,7 @@ fn flows_are_not_loaded_unless_wanted() {
 }
 
 #[test]
-fn steps_are_put_in_order() {
+fn steps_are_sorted_topologically() {
     let steps = "[[step]]\nid = \"c\"\nneeds = [\"a\", \"b\"]\nprompt = \"${steps['a'].text}${ steps.b.text }\"\n\
                  [[step]]\nid = \"b\"\nprompt = \"b\"\n[[step]]\nid = \"a\"\nprompt = \"a\"\n";
     let project = Project::empty().with("templates/t.toml", template("", steps));
@@ -155,10 +155,9 @@ fn steps_are_put_in_order() {
     assert_eq!(sampling, (128, 0.0, 1.0, 0));
 }
 
-/// Which literals differ from flow to flow is observed at the first one; none may be taken for
-/// constant that is not.
+/// The first flow determines which literals are constant. A varying literal must not be mistaken for one.
 #[test]
-fn what_depends_on_the_row_is_rendered_for_each_flow() {
+fn literals_that_depend_on_the_row_are_rendered_per_flow() {
     let texts = [
         "{% set row = row.task %}{{ row }}",
         "{% filter replace('x', row.task) %}x{% endfilter %}",
@@ -198,7 +197,7 @@ fn what_depends_on_the_row_is_rendered_for_each_flow() {
 }
 
 #[test]
-fn text_is_rendered_as_it_stands() {
+fn text_is_rendered_verbatim() {
     let text = "  <b> & 'q' \\t ä\n\n{% if true %}\n  x\n{% endif %}\n $${HOME} costs 5$\n\n";
     let step = format!("[[step]]\nid = \"a\"\nprompt = '''\n{text}'''\n");
     let project =
@@ -241,23 +240,23 @@ fn sharing_of_the_example() {
         "an answer ends what flows share"
     );
     assert_eq!(share.all_steps_bytes, plan.common_bytes);
-    // Each second step goes on with the first one's conversation; each first step but one begins
-    // like the first flow's.
+    // Each second step continues the first one's conversation. Each first step except that of the first
+    // flow shares its prefix with the first flow's.
     assert_eq!(
         share.reusable_bytes,
         plan.prompt_bytes + 2 * plan.common_bytes
     );
     insta::assert_snapshot!(share, @"
     Prefix sharing: 3 flows x 2 steps, 795 bytes of prompt text
-      plan: 101 of 123 bytes begin every flow alike, 105 with the constant parts first
-      do: 101 of 142 bytes begin every flow alike, 105 with the constant parts first
-      all steps: 101 bytes begin every request alike
+      plan: 101 of 123 bytes are common to all flows, 105 with the constant parts first
+      do: 101 of 142 bytes are common to all flows, 105 with the constant parts first
+      all steps: 101 bytes are common to all requests
       reusable: 71.8 % of the text, 72.8 % with the constant parts first
     ");
 }
 
 #[test]
-fn sharing_stops_at_what_is_not_known() {
+fn sharing_across_flows_stops_at_an_answer() {
     let steps = "[[step]]\nid = \"a\"\nprompt = \"same\"\n\
                  [[step]]\nid = \"b\"\nneeds = [\"a\"]\nprompt = \"x ${steps.a.text} and {{ flow.number }} y\"\n\
                  [[step]]\nid = \"c\"\nneeds = [\"a\"]\nprompt = \"x ${steps.a.text} and z\"\n";
@@ -273,13 +272,13 @@ fn sharing_stops_at_what_is_not_known() {
         .collect();
     assert_eq!(reordered, [4, 9, 8]);
     assert_eq!(share.all_steps_bytes, 0);
-    // Within a flow the answer is the same: `x ` and ` and ` of the third step, in both flows; the
-    // second flow's first steps begin like the first flow's.
+    // Within a flow the answer is the same: `x ` and ` and ` of the third step, in both flows. The first
+    // steps of the second flow share prefixes with those of the first.
     assert_eq!(share.reusable_bytes, 2 * 7 + 4 + 2);
 }
 
 #[test]
-fn other_names_and_bytes_are_other_templates() {
+fn the_template_hash_covers_file_name_text_and_suite() {
     let project = Project::new()
         .with("templates/u.toml", TEMPLATE)
         .with("templates/v.toml", TEMPLATE.replace("Plan it.", "Plan it!"));

@@ -1,4 +1,4 @@
-//! Fixtures: what is read, in which order, and what is wrong with one.
+//! Fixtures: which files are read, in which order, and the errors.
 
 use std::os::unix::fs::symlink;
 
@@ -6,7 +6,7 @@ use super::{Project, template};
 
 const STEP: &str = "[[step]]\nid = \"a\"\nprompt = \"{{ fixture.text }}\"\n";
 
-/// A project whose one prompt is the fixture.
+/// A project whose only prompt is the fixture.
 fn project(fixture: &str) -> Project {
     Project::empty().with(
         "templates/t.toml",
@@ -23,7 +23,7 @@ fn prompt(project: &Project) -> String {
 }
 
 #[test]
-fn files_are_sorted_by_path_and_headed_by_it() {
+fn files_are_sorted_and_each_has_a_header() {
     let project = project("{ dir = \"code\" }")
         .with("fixtures/code/b.py", "b")
         .with("fixtures/code/a/z.py", "z\n")
@@ -44,7 +44,7 @@ fn files_are_sorted_by_path_and_headed_by_it() {
 }
 
 #[test]
-fn includes_choose_files() {
+fn include_patterns_select_files() {
     let project = project("{ dir = \"code\", include = [\"*.md\", \"**/*.py\", \"a/**\"] }")
         .with("fixtures/code/a.md", "")
         .with("fixtures/code/b/b.md", "")
@@ -69,14 +69,14 @@ fn includes_choose_files() {
 }
 
 #[test]
-fn links_lead_to_files_inside_the_folder() {
+fn symlinks_inside_the_folder_are_followed() {
     let project = project("{ dir = \"code\" }").with("fixtures/code/a.md", "a\n");
     symlink("a.md", project.path("fixtures/code/b.md")).expect("a link");
     assert_eq!(
         prompt(&project),
         "===== FILE: a.md =====\na\n===== FILE: b.md =====\na\n"
     );
-    // The folder itself may be a link.
+    // The folder itself may be a symlink.
     symlink("code", project.path("fixtures/linked")).expect("a link");
     project.write(
         "templates/t.toml",
@@ -86,7 +86,7 @@ fn links_lead_to_files_inside_the_folder() {
 }
 
 #[test]
-fn files_and_rows_can_be_named_one_by_one() {
+fn templates_can_access_single_files_and_rows() {
     let step = |prompt: &str| format!("[[step]]\nid = \"a\"\nprompt = \"{prompt}\"\n");
     let project = Project::empty()
         .with("fixtures/code/a.md", "text of a")
@@ -112,27 +112,27 @@ fn files_and_rows_can_be_named_one_by_one() {
 }
 
 #[test]
-fn what_is_wrong_with_a_fixture() {
+fn errors_in_a_fixture() {
     let code = |fixture: &str| project(fixture).with("fixtures/code/a.md", "a");
     insta::assert_snapshot!(code("{ dir = \"cod\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:19: there is no fixture folder fixtures/cod
-    hint: did you mean `code`? folders in fixtures/: code
+    error: templates/t.toml:3:19: there is no fixture folder `cod` (searched: templates/, fixtures/, the shipped fixtures)
+    hint: did you mean `code`? fixture folders: code, helpdesk
     ");
     insta::assert_snapshot!(code("{ dir = \"../code\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:19: the fixture `../code` leads out of fixtures/
-    hint: put the folder into fixtures/ and give its name
+    error: templates/t.toml:3:19: the fixture `../code` leads out of its folder
+    hint: put the folder beside the template or into fixtures/, and give its name
     ");
     insta::assert_snapshot!(code("{ dir = \"/etc\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:19: the fixture `/etc` leads out of fixtures/
-    hint: put the folder into fixtures/ and give its name
+    error: templates/t.toml:3:19: the fixture `/etc` leads out of its folder
+    hint: put the folder beside the template or into fixtures/, and give its name
     ");
     insta::assert_snapshot!(code("{ rows = \"code.jsonl\" }").failure(), @"
     exit code 2
-    error: templates/t.toml:3:20: there is no fixture file fixtures/code.jsonl
-    hint: there are no files in fixtures/
+    error: templates/t.toml:3:20: there is no fixture file `code.jsonl` (searched: templates/, fixtures/, the shipped fixtures)
+    hint: there are no fixture files
     ");
     insta::assert_snapshot!(code("{ dir = \"code\", rows = \"x.jsonl\" }").failure(), @r#"
     exit code 2
@@ -152,12 +152,12 @@ fn what_is_wrong_with_a_fixture() {
     insta::assert_snapshot!(code("{ dir = \"code\", include = [] }").failure(), @r#"
     exit code 2
     error: templates/t.toml:3:37: `include` is empty
-    hint: leave it out for every file, or name some: include = ["**/*.py"]
+    hint: omit it to include all files, or list some: include = ["**/*.py"]
     "#);
     insta::assert_snapshot!(code("{ dir = \"code\", include = [\"*.md\", \"*.py\"] }").failure(), @"
     exit code 2
     error: templates/t.toml:3:46: `*.py` matches no file in fixtures/code/
-    hint: `*` stays within a folder, `**/` goes through folders; hidden files and __pycache__ are left out
+    hint: `*` does not cross folders, `**/` does; hidden files and __pycache__ are ignored
     ");
     insta::assert_snapshot!(code("{ dir = \"code\", include = [\"a.{md\"] }").failure(), @r#"
     exit code 2
@@ -166,20 +166,20 @@ fn what_is_wrong_with_a_fixture() {
     "#);
     insta::assert_snapshot!(code("{ dir = \"code\", include = [\"../*\"] }").failure(), @r#"
     exit code 2
-    error: templates/t.toml:3:38: bad glob `../*`: it leads out of the fixture
+    error: templates/t.toml:3:38: bad glob `../*`: it is outside of the fixture
     hint: globs are relative to the fixture's folder, as in "**/*.py" or "docs/{a,b}.md"
     "#);
     insta::assert_snapshot!(
         project("{ dir = \"code\" }").with("fixtures/code/.x", "").failure(), @"
     exit code 2
     error: templates/t.toml:3:19: the folder fixtures/code has no files
-    hint: hidden files and __pycache__ do not count
+    hint: hidden files and __pycache__ are ignored
     "
     );
 }
 
 #[test]
-fn what_is_wrong_with_its_files() {
+fn errors_in_the_files_of_a_fixture() {
     let code = || project("{ dir = \"code\" }").with("fixtures/code/a.md", "a");
     insta::assert_snapshot!(code().with("fixtures/code/b.bin", b"abc\xc3\x28").failure(), @"
     exit code 2
@@ -201,12 +201,12 @@ fn what_is_wrong_with_its_files() {
     ");
     insta::assert_snapshot!(linked("../other.md"), @"
     exit code 2
-    error: fixtures/code/link: a link out of the fixture
+    error: fixtures/code/link: a symlink to outside the fixture
     hint: replace it by a file, or leave it out with `include`
     ");
     insta::assert_snapshot!(linked("sub"), @"
     exit code 2
-    error: fixtures/code/link: a link to what is not a file
+    error: fixtures/code/link: a symlink to something other than a file
     hint: replace it by a file, or leave it out with `include`
     ");
     let rows = |text: &str| {
@@ -216,18 +216,18 @@ fn what_is_wrong_with_its_files() {
     };
     insta::assert_snapshot!(rows("{}\nno\n"), @r#"
     exit code 2
-    error: fixtures/r.jsonl:2:2: broken JSON: expected ident
+    error: fixtures/r.jsonl:2:2: invalid JSON: expected ident
     hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
     "#);
     insta::assert_snapshot!(rows("\n"), @"
     exit code 2
     error: fixtures/r.jsonl:1:1: the fixture has no rows
-    hint: write one JSON object a line
+    hint: write one JSON object per line
     ");
 }
 
 #[test]
-fn a_file_that_is_a_pipe_or_has_a_strange_name_is_not_passed_over() {
+fn sockets_and_names_that_are_not_utf8_are_errors() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let project = project("{ dir = \"code\" }").with("fixtures/code/a.md", "a");

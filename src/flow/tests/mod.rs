@@ -1,4 +1,4 @@
-//! Tests of the expansion as a whole, on projects in temporary folders.
+//! Tests of the whole expansion, on projects in temporary folders.
 
 mod cache;
 mod expansion;
@@ -15,10 +15,9 @@ use super::{ExpandRequest, Expansion, Flow, Generate, OnWait, check, expand};
 use crate::config::Layout;
 use crate::error::Result;
 
-/// Nobody else has the folder.
+/// Fails if the lock is held by another run.
 const NO_WAIT: OnWait = &|_| Ok(());
 
-/// What a step of a flow generates.
 fn generate(flow: &Flow, step: usize) -> &Generate {
     flow.steps[step].generate().expect("it generates")
 }
@@ -30,7 +29,6 @@ pub(super) struct Project {
 }
 
 impl Project {
-    /// An empty one.
     pub(super) fn empty() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let root = folder.path().to_owned();
@@ -40,7 +38,7 @@ impl Project {
         }
     }
 
-    /// One with the template `t`, its suite of three rows, and the fixture `code`.
+    /// A project with the template `t`, its suite of three rows, and the fixture `code`.
     pub(super) fn new() -> Self {
         Self::empty()
             .with("templates/t.toml", TEMPLATE)
@@ -49,7 +47,7 @@ impl Project {
             .with("fixtures/code/a/x.md", "# {{ title }}")
     }
 
-    /// The project with this file, in place of an older one of that name.
+    /// Writes a file, replacing any older one of that name.
     pub(super) fn with(self, path: &str, content: impl AsRef<[u8]>) -> Self {
         self.write(path, content);
         self
@@ -69,12 +67,13 @@ impl Project {
         ExpandRequest {
             layout: &self.layout,
             template: "t",
-            num_flows,
+            num_flows: Some(num_flows),
             params: &[],
             input: None,
             use_cache: true,
             load: true,
             on_wait: NO_WAIT,
+            proceed: &|| Ok(()),
         }
     }
 
@@ -82,7 +81,7 @@ impl Project {
         expand(&self.request(num_flows)).unwrap_or_else(|error| panic!("{}", error.report()))
     }
 
-    /// The line about the cache, of a check and of an expansion after it: they have to agree.
+    /// The cache line of a check and of an expansion after it, which must agree.
     pub(super) fn state(&self, num_flows: usize) -> String {
         let checked = check(&self.request(num_flows)).expect("the template is right");
         let expanded = self.expand(num_flows);
@@ -90,7 +89,7 @@ impl Project {
         expanded.progress_line()
     }
 
-    /// What the user sees of the error, without the temporary folder's name.
+    /// The report of the error, without the temporary folder's name.
     pub(super) fn failure(&self) -> String {
         self.report(expand(&self.request(3)))
     }
@@ -105,7 +104,7 @@ impl Project {
         format!("exit code {code}\n{}", error.report().replace(&root, ""))
     }
 
-    /// The files in `flows/`, save the lock and the cache.
+    /// The files in `flows/`, except the lock and the cache.
     pub(super) fn flows(&self) -> BTreeMap<String, Vec<u8>> {
         let mut files = files_in(&self.path("flows"));
         files.remove(".lock");
@@ -114,7 +113,6 @@ impl Project {
     }
 }
 
-/// A folder's files.
 pub(super) fn files_in(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     fs::read_dir(folder)
         .expect("the folder can be listed")
@@ -152,7 +150,7 @@ pub(super) const SUITE: &str = r#"{"id": "late-fees", "task": "Find the fee."}
 {"task": "Find ${steps.plan.text}."}
 "#;
 
-/// A template with this text before its steps, which are one or those given.
+/// A template with `head` before its steps, which are `steps` or a default step.
 pub(super) fn template(head: &str, steps: &str) -> String {
     let steps = if steps.is_empty() {
         "[[step]]\nid = \"a\"\nprompt = \"p\"\n"

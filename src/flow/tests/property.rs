@@ -1,4 +1,4 @@
-//! Random changes, and runs beside one another.
+//! Random changes, and concurrent runs.
 
 use std::fs;
 use std::thread;
@@ -8,25 +8,25 @@ use proptest::prelude::*;
 use super::{Project, SUITE, TEMPLATE};
 use crate::flow::{CacheState, expand};
 
-/// Something that can happen between two expansions.
+/// A change between two expansions.
 #[derive(Debug, Clone)]
 enum Change {
-    /// A file is written again as it was.
+    /// Rewrites a file with the same content.
     Touch(usize),
     Delete(usize),
     Truncate(usize),
-    /// One bit of one byte.
+    /// Flips one bit of one byte.
     Flip(usize, usize, u8),
-    /// A file that nobody asked for.
+    /// Adds a file that no flow uses.
     Stray(usize),
-    /// The cache file is replaced.
+    /// Replaces the cache file.
     Garbage(Vec<u8>),
     DeleteCache,
     NumFlows(usize),
     Template(u8),
     Suite(u8),
     Fixture(u8),
-    /// What does not belong to the fixture.
+    /// Adds files that do not belong to the fixture.
     BesideFixture(u8),
 }
 
@@ -47,7 +47,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// What the expansion is made from.
+/// The inputs of an expansion.
 #[derive(Debug, Clone, PartialEq)]
 struct Input {
     num_flows: usize,
@@ -77,10 +77,10 @@ fn expanded(number: usize) -> String {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// The cache is used if and only if nothing that counts has changed, and whatever has, the
-    /// folder then holds what a fresh expansion does.
+    /// The cache is used if and only if no relevant input has changed. Either way, the folder then matches a
+    /// fresh expansion.
     #[test]
-    fn the_cache_is_used_exactly_when_it_is_right(
+    fn the_cache_is_used_if_and_only_if_it_is_valid(
         rounds in proptest::collection::vec(proptest::collection::vec(change(), 0..3), 1..6),
     ) {
         let project = Project::new();
@@ -118,7 +118,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Whatever rows and fixtures hold is data, and comes out as it went in.
+    /// The content of rows and fixtures is data, and is inserted verbatim.
     #[test]
     fn rows_and_fixtures_are_data(
         task in r#"([${}%#'"\\ -]|.|\n){1,30}"#,
@@ -130,6 +130,8 @@ proptest! {
             .with("fixtures/code/b.py", &content);
         let flow = project.expand(1).flows.remove(0);
         let head = "You review code.\n===== FILE: a/x.md =====\n# {{ title }}\n===== FILE: b.py =====\n";
+        // A byte order mark is no part of a file's text.
+        let content = content.strip_prefix('\u{feff}').unwrap_or(&content);
         let end = if content.is_empty() || content.ends_with('\n') { "" } else { "\n" };
         let system = format!("{head}{content}{end}");
         prop_assert_eq!(flow.system.as_deref(), Some(system.as_str()));
@@ -137,7 +139,7 @@ proptest! {
         prop_assert_eq!(super::generate(&flow, 0).prompt[0].as_text(), Some(text.as_str()));
     }
 
-    /// No template, however broken, makes the program panic.
+    /// No template makes the program panic.
     #[test]
     fn garbage_templates_never_panic(
         line in 0..20usize,
@@ -148,7 +150,7 @@ proptest! {
         lines[line] = &garbage;
         let text = lines.join("\n");
         let project = Project::new().with("templates/t.toml", text);
-        // Either is right.
+        // Both `Ok` and `Err` are fine.
         drop(expand(&project.request(2)));
     }
 }
@@ -169,7 +171,7 @@ fn apply(change: &Change, project: &Project, input: &mut Input) {
             }
             project.write(&expanded(*number), bytes);
         }
-        // Nothing to be done if it is not there.
+        // The file may not exist.
         Change::Delete(number) => drop(fs::remove_file(project.path(&expanded(*number)))),
         Change::Stray(number) => project.write(&expanded(*number), "{}"),
         Change::Garbage(bytes) => project.write("flows/.expanded_cache.json", bytes),
@@ -188,10 +190,10 @@ fn apply(change: &Change, project: &Project, input: &mut Input) {
     }
 }
 
-/// Runs that ask for other flows get theirs, each from one expansion, and what is left on the disk
-/// is one of them.
+/// Concurrent runs with different requests each get the flows of one expansion, and the disk holds those of
+/// one of them.
 #[test]
-fn runs_beside_one_another_do_not_mix() {
+fn concurrent_runs_do_not_mix() {
     let project = Project::new();
     thread::scope(|scope| {
         for run in 0..4 {

@@ -1,9 +1,9 @@
-//! What is wrong with a template is told with its place, and with what to do.
+//! Errors in templates are reported with their position and a hint.
 
 use super::{Project, TEMPLATE, template};
 use crate::flow::expand;
 
-/// The error of a template that is not like [`TEMPLATE`] in one place.
+/// The error of [`TEMPLATE`] after one replacement.
 fn replaced(from: &str, to: &str) -> String {
     assert!(TEMPLATE.contains(from), "{from}");
     Project::new()
@@ -11,7 +11,7 @@ fn replaced(from: &str, to: &str) -> String {
         .failure()
 }
 
-/// The error of a template of its own, without fixture and suite.
+/// The error of a template with these steps, without fixture and suite.
 fn of_steps(steps: &str) -> String {
     Project::empty()
         .with("templates/t.toml", template("", steps))
@@ -28,28 +28,28 @@ fn missing_template() {
     };
     insta::assert_snapshot!(failure("three_stp"), @"
     exit code 2
-    error: there is no template `three_stp` (templates/three_stp.toml)
-    hint: did you mean `three_step`? templates in templates/: t, three_step
+    error: there is no template `three_stp` (searched: templates/three_stp.toml, the shipped templates)
+    hint: did you mean `three_step`? templates: evolve_packing, math_judge, t, three_step, three_step_full
     ");
     insta::assert_snapshot!(failure("nothing/like/it.toml"), @"
     exit code 2
-    error: there is no template `nothing/like/it.toml` (nothing/like/it.toml)
-    hint: templates in templates/: t, three_step
+    error: there is no template `nothing/like/it.toml` (searched: nothing/like/it.toml, templates/nothing/like/it.toml)
+    hint: templates: evolve_packing, math_judge, t, three_step, three_step_full
     ");
     insta::assert_snapshot!(failure("three_stepp.toml"), @"
     exit code 2
-    error: there is no template `three_stepp.toml` (templates/three_stepp.toml)
-    hint: did you mean `three_step`? templates in templates/: t, three_step
+    error: there is no template `three_stepp.toml` (searched: three_stepp.toml, templates/three_stepp.toml, the shipped templates)
+    hint: did you mean `three_step`? templates: evolve_packing, math_judge, t, three_step, three_step_full
     ");
     insta::assert_snapshot!(failure(""), @"
     exit code 2
-    error: there is no template `` (templates/.toml)
-    hint: templates in templates/: t, three_step
+    error: there is no template `` (searched: templates/.toml, the shipped templates)
+    hint: templates: evolve_packing, math_judge, t, three_step, three_step_full
     ");
     insta::assert_snapshot!(Project::empty().failure(), @"
     exit code 2
-    error: there is no template `t` (templates/t.toml)
-    hint: there are no templates in templates/
+    error: there is no template `t` (searched: templates/t.toml, the shipped templates)
+    hint: templates: evolve_packing, math_judge, three_step, three_step_full
     ");
 }
 
@@ -72,17 +72,17 @@ fn bad_toml() {
     insta::assert_snapshot!(replaced("\"t\"", "\"t"), @r#"
     exit code 2
     error: templates/t.toml:2:10: invalid basic string, expected `"`
-    hint: templates are TOML (https://toml.io): text stands in quotes, long text in """
+    hint: templates are TOML (https://toml.io): text is in quotes, multi-line text in """
     "#);
     insta::assert_snapshot!(replaced("name =", "name"), @r#"
     exit code 2
     error: templates/t.toml:2:6: key with no value, expected `=`
-    hint: templates are TOML (https://toml.io): text stands in quotes, long text in """
+    hint: templates are TOML (https://toml.io): text is in quotes, multi-line text in """
     "#);
     insta::assert_snapshot!(replaced("name =", "schema ="), @"
     exit code 2
-    error: templates/t.toml:2:1: the key `schema` stands twice
-    hint: name each key once; steps are headed [[step]] each
+    error: templates/t.toml:2:1: duplicate key `schema`
+    hint: use each key once; each step has its own [[step]]
     ");
     insta::assert_snapshot!(
         Project::new().with("templates/t.toml", b"schema = 1\nname = \"\xff\"").failure(), @"
@@ -127,13 +127,13 @@ fn keys() {
     ");
     insta::assert_snapshot!(replaced("schema = 1\n", "schema = 2\nnew_key = 1\n"), @"
     exit code 2
-    error: templates/t.toml:1:10: templates of schema 2 are not known
+    error: templates/t.toml:1:10: templates of schema 2 are not supported
     hint: this flowbench reads schema = 1
     ");
     insta::assert_snapshot!(replaced("name = \"t\"", "name = \"a b\""), @"
     exit code 2
     error: templates/t.toml:2:8: `a b` cannot be a name
-    hint: use letters, digits, `_` and `-`, beginning with a letter or `_`, 64 at most
+    hint: use letters, digits, `_` and `-`, starting with a letter or `_`; at most 64 characters
     ");
 }
 
@@ -147,12 +147,12 @@ fn types_and_ranges() {
     insta::assert_snapshot!(replaced("max_tokens = 16", "max_tokens = 0"), @"
     exit code 2
     error: templates/t.toml:12:14: `max_tokens` cannot be 0
-    hint: `max_tokens` is a whole number from 1 to 4294967295, or the name of a parameter that is
+    hint: `max_tokens` is a whole number from 1 to 4294967295, or the name of such a parameter
     ");
     insta::assert_snapshot!(replaced("max_tokens = 16", "max_tokens = -1"), @"
     exit code 2
     error: templates/t.toml:12:14: `max_tokens` cannot be -1
-    hint: `max_tokens` is a whole number from 1 to 4294967295, or the name of a parameter that is
+    hint: `max_tokens` is a whole number from 1 to 4294967295, or the name of such a parameter
     ");
     insta::assert_snapshot!(replaced("max_tokens = 16", "max_tokens = 1.5"), @"
     exit code 2
@@ -186,7 +186,7 @@ fn types_and_ranges() {
     "#);
     insta::assert_snapshot!(replaced("context = \"append\"", "context = \"apend\""), @"
     exit code 2
-    error: templates/t.toml:17:11: `apend` is not known here
+    error: templates/t.toml:17:11: `apend` is not a valid value
     hint: it is one of: fresh, append
     ");
     insta::assert_snapshot!(replaced("needs = [\"plan\"]", "needs = [1]"), @r#"
@@ -223,18 +223,18 @@ fn steps() {
     );
     insta::assert_snapshot!(of_steps(&(step("a", "") + &step("a", ""))), @"
     exit code 2
-    error: templates/t.toml:9:6: a second step `a`
-    hint: each step has an id of its own
+    error: templates/t.toml:9:6: duplicate step id `a`
+    hint: step ids must be unique
     ");
     insta::assert_snapshot!(of_steps(&step("a b", "")), @"
     exit code 2
     error: templates/t.toml:5:6: `a b` cannot be a step's id
-    hint: use letters, digits, `_` and `-`, beginning with a letter or `_`, 64 at most
+    hint: use letters, digits, `_` and `-`, starting with a letter or `_`; at most 64 characters
     ");
     insta::assert_snapshot!(of_steps(&step("", "")), @"
     exit code 2
     error: templates/t.toml:5:6: `` cannot be a step's id
-    hint: use letters, digits, `_` and `-`, beginning with a letter or `_`, 64 at most
+    hint: use letters, digits, `_` and `-`, starting with a letter or `_`; at most 64 characters
     ");
     insta::assert_snapshot!(of_steps(&(step("plan", "") + &step("b", "needs = [\"plam\"]"))), @"
     exit code 2
@@ -243,37 +243,37 @@ fn steps() {
     ");
     insta::assert_snapshot!(of_steps(&(step("a", "") + &step("b", "needs = [\"a\", \"a\"]"))), @"
     exit code 2
-    error: templates/t.toml:11:15: `a` stands twice in `needs`
-    hint: name it once
+    error: templates/t.toml:11:15: `a` occurs twice in `needs`
+    hint: list it once
     ");
     insta::assert_snapshot!(of_steps(&step("a", "needs = [\"a\"]")), @"
     exit code 2
-    error: templates/t.toml:7:9: the steps need each other in a circle: a -> a
-    hint: an arrow points from a step to one that it needs: take one of them out
+    error: templates/t.toml:7:9: dependency cycle between steps: a -> a
+    hint: an arrow points from a step to one that it needs: remove one of these dependencies
     ");
     let circle = step("a", "") + &step("b", "needs = [\"a\", \"d\"]");
     let circle = circle + &step("c", "needs = [\"b\"]") + &step("d", "needs = [\"c\"]");
     insta::assert_snapshot!(of_steps(&circle), @"
     exit code 2
-    error: templates/t.toml:11:9: the steps need each other in a circle: b -> d -> c -> b
-    hint: an arrow points from a step to one that it needs: take one of them out
+    error: templates/t.toml:11:9: dependency cycle between steps: b -> d -> c -> b
+    hint: an arrow points from a step to one that it needs: remove one of these dependencies
     ");
     let isolated = step("a", "") + &step("b", "needs = [\"a\"]") + &step("c", "");
     insta::assert_snapshot!(of_steps(&isolated), @"
     exit code 2
-    error: templates/t.toml:13:6: no step needs `c`, and `c` needs none
-    hint: connect it through `needs`, or make it a template of its own
+    error: templates/t.toml:13:6: the step `c` is not connected to any other
+    hint: connect it through `needs`, or move it to a separate template
     ");
     insta::assert_snapshot!(of_steps(&step("a", "context = \"append\"")), @r#"
     exit code 2
-    error: templates/t.toml:7:11: `context = "append"` goes on with the one step it needs, and `a` needs 0
+    error: templates/t.toml:7:11: `context = "append"` continues the only step in `needs`, but `a` needs 0
     hint: name that step alone in `needs`, or leave `context` at "fresh"
     "#);
     let two = step("a", "") + &step("b", "");
     let two = two + &step("c", "needs = [\"a\", \"b\"]\ncontext = \"append\"");
     insta::assert_snapshot!(of_steps(&two), @r#"
     exit code 2
-    error: templates/t.toml:16:11: `context = "append"` goes on with the one step it needs, and `c` needs 2
+    error: templates/t.toml:16:11: `context = "append"` continues the only step in `needs`, but `c` needs 2
     hint: name that step alone in `needs`, or leave `context` at "fresh"
     "#);
     insta::assert_snapshot!(of_steps("[[step]]\nid = \"a\"\nprompt = \" \\n\"\n"), @"
@@ -293,7 +293,7 @@ fn expressions() {
     };
     insta::assert_snapshot!(prompt("ä ${steps.a.text"), @"
     exit code 2
-    error: templates/t.toml:13:3: `${` without its `}`
+    error: templates/t.toml:13:3: unclosed `${`
     hint: close the expression; write `$${` for the text `${`
     ");
     insta::assert_snapshot!(prompt("ä ${ steps.aa.text }"), @"
@@ -303,13 +303,13 @@ fn expressions() {
     ");
     insta::assert_snapshot!(prompt("${steps.c.text}"), @r#"
     exit code 2
-    error: templates/t.toml:13:9: the step `c` is read, but not needed
+    error: templates/t.toml:13:9: the step `c` is read but is not a dependency
     hint: add "c" to the `needs` of the step `b`
     "#);
     insta::assert_snapshot!(prompt("${steps.b.text}"), @"
     exit code 2
     error: templates/t.toml:13:9: the step reads its own answer
-    hint: a prompt can hold answers of steps that have ended before
+    hint: a prompt can use only answers of steps that ended earlier
     ");
     insta::assert_snapshot!(prompt("${steps.a.answer}"), @"
     exit code 2
@@ -329,11 +329,11 @@ fn expressions() {
     insta::assert_snapshot!(prompt("{{ '${steps.a.text}' }}"), @"
     exit code 2
     error: templates/t.toml:13:5: syntax error: unexpected end of string
-    hint: a `{{ … }}` or `{% … %}` cannot go on past a `${…}`: the text is split there first
+    hint: a `{{ … }}` or `{% … %}` cannot span a `${…}`: the text is split there first
     ");
     insta::assert_snapshot!(replaced("You review", "You review ${steps.plan.text}"), @"
     exit code 2
-    error: templates/t.toml:6:26: `system` may not hold a `${…}`: it is complete before the run
+    error: templates/t.toml:6:26: `system` cannot contain `${…}`: it is rendered before the run
     hint: put it into a step's prompt; write `$${` for the text `${`
     ");
 }
@@ -373,7 +373,7 @@ fn variables() {
     insta::assert_snapshot!(replaced("row.task }}", "row.task | uper }}"), @"
     exit code 2
     error: templates/t.toml:11:25: filter uper is unknown (flow 1, row `late-fees`)
-    hint: what can stand in `{{ … }}`: https://docs.rs/minijinja/latest/minijinja/syntax/
+    hint: the syntax of `{{ … }}`: https://docs.rs/minijinja/latest/minijinja/syntax/
     ");
     insta::assert_snapshot!(replaced("row.task }}", "row.task }"), @"
     exit code 2
@@ -388,7 +388,7 @@ fn variables() {
     insta::assert_snapshot!(replaced("row.task }} Plan it.", "row.note | default('') }}"), @"
     exit code 2
     error: templates/t.toml:11:11: the prompt is empty (flow 1, row `late-fees`)
-    hint: each step has something to say to the model, whatever the row
+    hint: every step needs a prompt for every row
     ");
     // Only the third row lacks it.
     insta::assert_snapshot!(replaced("row.task", "row.id"), @"
@@ -402,25 +402,25 @@ fn variables() {
 fn suites() {
     insta::assert_snapshot!(replaced("t.suite.jsonl", "t.suit.jsonl"), @"
     exit code 2
-    error: templates/t.toml:4:9: there is no suite templates/t.suit.jsonl
-    hint: did you mean `t.suite.jsonl`? suites beside the template: t.suite.jsonl
+    error: templates/t.toml:4:9: there is no suite `t.suit.jsonl` (searched: templates/, the shipped templates)
+    hint: did you mean `t.suite.jsonl`? suites: t.suite.jsonl
     ");
     insta::assert_snapshot!(replaced("t.suite.jsonl", "../t.suite.jsonl"), @"
     exit code 2
-    error: templates/t.toml:4:9: the suite `../t.suite.jsonl` leads out of the template's folder
-    hint: a suite stands beside its template: give its name
+    error: templates/t.toml:4:9: the suite `../t.suite.jsonl` is outside of the template's folder
+    hint: a suite is in the folder of its template: give its file name
     ");
     insta::assert_snapshot!(
         Project::new().with("templates/t.suite.jsonl", "{\"a\": 1}\n{\"a\": }\n").failure(), @r#"
     exit code 2
-    error: templates/t.suite.jsonl:2:7: broken JSON: expected value
+    error: templates/t.suite.jsonl:2:7: invalid JSON: expected value
     hint: each line is one JSON object, such as {"id": "late-fees", "task": "…"}
     "#
     );
     insta::assert_snapshot!(Project::new().with("templates/t.suite.jsonl", "").failure(), @"
     exit code 2
     error: templates/t.suite.jsonl:1:1: the suite has no rows
-    hint: write one JSON object a line, or leave `suite` out of the template
+    hint: write one JSON object per line, or leave `suite` out of the template
     ");
 }
 
@@ -440,22 +440,22 @@ fn includes() {
     insta::assert_snapshot!(with("{% include 'rule.txt' %}"), @"
     exit code 2
     error: templates/t.toml:11:29: tried to include non-existing template 'rule.txt' (flow 1, row `late-fees`)
-    hint: an included file stands in the template's folder, its name in quotes in the tag
+    hint: an included file must be in the template's folder, with its name quoted in the tag
     ");
     insta::assert_snapshot!(with("{% include 'ru' ~ 'les.txt' %}"), @"
     exit code 2
     error: templates/t.toml:11:29: tried to include non-existing template 'rules.txt' (flow 1, row `late-fees`)
-    hint: an included file stands in the template's folder, its name in quotes in the tag
+    hint: an included file must be in the template's folder, with its name quoted in the tag
     ");
     insta::assert_snapshot!(with("{% include '../fixtures/code/b.py' %}"), @"
     exit code 2
     error: templates/t.toml:11:29: tried to include non-existing template '../fixtures/code/b.py' (flow 1, row `late-fees`)
-    hint: an included file stands in the template's folder, its name in quotes in the tag
+    hint: an included file must be in the template's folder, with its name quoted in the tag
     ");
 }
 
 #[test]
-fn includes_that_go_on_for_ever() {
+fn recursive_includes_are_an_error() {
     let failure = Project::empty()
         .with(
             "templates/t.toml",
@@ -467,7 +467,7 @@ fn includes_that_go_on_for_ever() {
     insta::assert_snapshot!(failure, @"
     exit code 2
     error: templates/a.txt:1: recursion limit exceeded
-    hint: what can stand in `{{ … }}`: https://docs.rs/minijinja/latest/minijinja/syntax/
+    hint: the syntax of `{{ … }}`: https://docs.rs/minijinja/latest/minijinja/syntax/
     ");
 }
 
@@ -476,7 +476,7 @@ fn no_flows() {
     let project = Project::new();
     insta::assert_snapshot!(project.report(expand(&project.request(0))), @"
     exit code 2
-    error: there has to be at least one flow
+    error: at least one flow is needed
     hint: set NUM_FLOWS to a whole number of at least 1
     ");
 }

@@ -1,4 +1,4 @@
-//! Kinds of steps, loops, parameters, and rows from elsewhere.
+//! Kinds of steps, loops, parameters, and rows from an input file.
 
 use super::{Project, generate};
 use crate::flow::{ExpandRequest, Flow, Input, Work, expand};
@@ -67,7 +67,7 @@ fn ids(flow: &Flow) -> Vec<(&str, Vec<&str>)> {
 }
 
 #[test]
-fn loops_are_written_out() {
+fn loops_are_unrolled() {
     let flow = project(EVOLVE).expand(1).flows.remove(0);
     assert_eq!(
         ids(&flow),
@@ -98,7 +98,7 @@ fn loops_are_written_out() {
 }
 
 #[test]
-fn parameters_can_be_set_anew() {
+fn parameters_can_be_overridden() {
     let project = project(EVOLVE);
     let set = |pairs: &[(&str, &str)]| {
         let params: Vec<(String, String)> = (pairs.iter())
@@ -130,7 +130,7 @@ fn parameters_can_be_set_anew() {
     insta::assert_snapshot!(project.report(set(&[("children", "0")])), @"
     exit code 2
     error: templates/t.toml:27:11: `samples` cannot be 0
-    hint: `samples` is a whole number from 1 to 10000, or the name of a parameter that is
+    hint: `samples` is a whole number from 1 to 10000, or the name of such a parameter
     ");
 }
 
@@ -140,7 +140,7 @@ fn replaced(from: &str, to: &str) -> String {
 }
 
 #[test]
-fn kinds_have_keys_of_their_own() {
+fn each_kind_has_its_own_keys() {
     insta::assert_snapshot!(replaced("of = \"root\"", "of = \"root\"\nprompt = \"x\""), @r#"
     exit code 2
     error: templates/t.toml:17:10: a step of kind `evaluate` has no `prompt`
@@ -158,7 +158,7 @@ fn kinds_have_keys_of_their_own() {
     "#);
     insta::assert_snapshot!(replaced("kind = \"evaluate\"", "kind = \"evaluat\""), @r#"
     exit code 2
-    error: templates/t.toml:15:8: `evaluat` is not known here
+    error: templates/t.toml:15:8: `evaluat` is not a valid value
     hint: it is one of: generate, evaluate, verify, judge, select
     "#);
     insta::assert_snapshot!(replaced("of = \"root\"", "of = \"rot\""), @r#"
@@ -173,7 +173,7 @@ fn kinds_have_keys_of_their_own() {
     ");
     insta::assert_snapshot!(replaced("temperature = 0.7\n", ""), @"
     exit code 2
-    error: templates/t.toml:27:11: the samples would all be the same: the step's temperature is 0
+    error: templates/t.toml:27:11: all samples would be the same: the step's temperature is 0
     hint: give it a temperature, such as temperature = 0.8
     ");
 }
@@ -182,17 +182,17 @@ fn kinds_have_keys_of_their_own() {
 fn loops_that_cannot_run() {
     insta::assert_snapshot!(replaced("start = \"first\"", "start = \"trial\""), @"
     exit code 2
-    error: templates/t.toml:22:9: the loop starts from `trial`, which is in it
-    hint: `start` is a step before the loop: what the first generation goes on from
+    error: templates/t.toml:22:9: the loop starts from `trial`, which is in the loop
+    hint: `start` is a step before the loop, from which the first generation starts
     ");
     insta::assert_snapshot!(replaced("carry = \"best\"", "carry = \"end\""), @"
     exit code 2
     error: templates/t.toml:23:9: `end` is not a step of the loop
-    hint: `carry` is the step of the loop that the next generation goes on from
+    hint: `carry` is the step of the loop that the next generation starts from
     ");
     insta::assert_snapshot!(replaced("[\"child\", \"trial\", \"best\"]", "[\"child\", \"best\"]"), @"
     exit code 2
-    error: templates/t.toml:32:6: `trial` stands between steps of a loop, and is not in it
+    error: templates/t.toml:32:6: `trial` is between steps of a loop, but is not in it
     hint: add it to the loop's `steps`
     ");
     insta::assert_snapshot!(replaced("${steps.best.text} $", "${previous.text} $"), @"
@@ -202,18 +202,18 @@ fn loops_that_cannot_run() {
     ");
     insta::assert_snapshot!(replaced("${previous.text}", "${steps.best.text}"), @r#"
     exit code 2
-    error: templates/t.toml:29:19: the step `best` is read, but not needed
-    hint: add "best" to the `needs` of the step `child`, or read `previous`, what the generation before has carried over
+    error: templates/t.toml:29:19: the step `best` is read but is not a dependency
+    hint: add "best" to the `needs` of the step `child`, or read `previous`, the result of the preceding generation
     "#);
     insta::assert_snapshot!(replaced("id = \"end\"\nneeds = [\"best\"]", "id = \"end\"\nneeds = [\"previous\"]"), @"
     exit code 2
-    error: templates/t.toml:44:10: `end` is in no loop, and has no `previous`
-    hint: `previous` is what the generation before has carried over; name a step
+    error: templates/t.toml:44:10: `end` is not in a loop, so it has no `previous`
+    hint: `previous` is the result of the preceding generation; name a step
     ");
 }
 
 #[test]
-fn loops_that_wait_for_each_other() {
+fn loops_that_depend_on_each_other() {
     const LOOPS: &str = r#"schema = 1
 name = "t"
 
@@ -262,13 +262,13 @@ prompt = "b2"
     let circle = LOOPS.replace("carry = \"b2\"", "carry = \"b1\"");
     insta::assert_snapshot!(project(&circle).failure(), @"
     exit code 2
-    error: templates/t.toml:8:1: generations of loops need each other in a circle: a2.1 -> b2.2 -> b1.1 -> a1.2 -> a2.1
+    error: templates/t.toml:8:1: dependency cycle between loop generations: a2.1 -> b2.2 -> b1.1 -> a1.2 -> a2.1
     hint: an arrow points from a step to one that it needs; outside of a loop, a step of it is that of its last generation
     ");
 }
 
 #[test]
-fn a_template_may_have_very_many_steps() {
+fn a_template_with_thousands_of_steps() {
     let mut template =
         "schema = 1\nname = \"t\"\n[[step]]\nid = \"s0\"\nprompt = \"p\"\n".to_owned();
     let count = 3000;
@@ -284,7 +284,7 @@ fn a_template_may_have_very_many_steps() {
 }
 
 #[test]
-fn rows_come_from_an_input_in_place_of_the_suite() {
+fn an_input_file_replaces_the_suite() {
     let project = Project::new().with(
         "rows.jsonl",
         "{\"id\": \"x\", \"task\": \"One.\"}\n{\"task\": \"Two.\"}\n{\"id\": \"x\", \"task\": \"Three.\"}\n",
@@ -314,14 +314,14 @@ fn rows_come_from_an_input_in_place_of_the_suite() {
 }
 
 proptest::proptest! {
-    /// Whatever a loop is like: each step comes after those that it needs, and none is lost.
+    /// For any loop, the steps are in topological order, and none is lost.
     #[test]
     fn unrolled_loops_are_in_order(generations in 1usize..6, children in 1usize..5, late in proptest::prelude::any::<bool>()) {
         let mut template = EVOLVE
             .replace("generations = 2", &format!("generations = {generations}"))
             .replace("children = 3", &format!("children = {children}"));
         if late {
-            // The order of the file does not matter.
+            // Reverse the steps: their order in the file does not matter.
             let (head, steps) = template.split_at(template.find("[[step]]").expect("steps"));
             let mut steps: Vec<&str> = steps.split("\n[[").collect();
             steps.reverse();

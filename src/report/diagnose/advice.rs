@@ -1,9 +1,9 @@
-//! What helps with a stage in general, as far as the run has it not.
+//! General advice per stage, limited to what the run does not do already.
 
 use super::prefixes::LEAST_REUSE;
 use super::present::Present;
 
-/// What helps with a stage; empty where nothing is left to advise.
+/// Advice for a stage; empty if there is none.
 pub(super) fn advice(stage: &str, present: &Present) -> String {
     let flows = present.run.expansion.num_flows;
     let in_flight = present.in_flight();
@@ -17,11 +17,11 @@ pub(super) fn advice(stage: &str, present: &Present) -> String {
             say("Include fewer fixture files.".to_owned());
         }
         "locate_model" if present.kind() == "local" => {
-            say("Fetch the model before (`flowbench model fetch`); keep the cache.".to_owned());
+            say("Fetch the model first (`flowbench model fetch`); keep the cache.".to_owned());
         }
         "pool_init" => {
             say(format!(
-                "More flows in one run spread it (NUM_FLOWS is {flows})."
+                "More flows per run amortize it (NUM_FLOWS is {flows})."
             ));
             say("math-verify takes longer to load than Python itself.".to_owned());
         }
@@ -33,12 +33,12 @@ pub(super) fn advice(stage: &str, present: &Present) -> String {
                 ));
             }
             say(format!(
-                "More flows in one run spread it (NUM_FLOWS is {flows})."
+                "More flows per run amortize it (NUM_FLOWS is {flows})."
             ));
         }
-        "prompt_rendering" => say("Shorten the conversations that steps carry on.".to_owned()),
+        "prompt_rendering" => say("Shorten the conversations that steps continue.".to_owned()),
         "tokenise" => {
-            say("Shorten the prompts; what is tokenised again is what steps append.".to_owned());
+            say("Shorten the prompts; only text that steps append is tokenized again.".to_owned());
         }
         "queue_wait" => queue_wait(present, &mut say),
         "prefill" => prefill(present, &mut say),
@@ -64,26 +64,26 @@ pub(super) fn advice(stage: &str, present: &Present) -> String {
                     .map(|step| step.temperature)
                     .fold(0.0, f64::max);
                 say(format!(
-                    "Greedy steps are the cheapest (a temperature is {hottest}); top_k bounds what is \
-                     sorted."
+                    "Greedy steps are the cheapest (the highest temperature is {hottest}); top_k limits \
+                     the sorting."
                 ));
             }
         }
         "evaluate.start_up" if !present.has_pool() => {
-            say("Keep workers that run many programs, in place of a process for each.".to_owned());
+            say("Reuse workers for many programs, not a new process for each.".to_owned());
         }
         "evaluate.run" => {
             say("More processors; a shorter timeout_ms for programs that hang.".to_owned());
         }
         "evaluate.validate" => say("Simpler checks, or more processors.".to_owned()),
-        "verify" => say("Simpler expected answers: numerals are compared at once.".to_owned()),
+        "verify" => say("Simpler expected answers: numbers are compared directly.".to_owned()),
         "record_io" => {
             say(format!(
                 "A folder on a faster disk ({}).",
                 present.settings(&["OUT"])[0]
             ));
             if !present.is_quiet() {
-                say("QUIET=1 where a terminal is slow (QUIET is 0).".to_owned());
+                say("QUIET=1 if the terminal is slow (QUIET is 0).".to_owned());
             }
         }
         _ => {}
@@ -93,13 +93,13 @@ pub(super) fn advice(stage: &str, present: &Present) -> String {
 
 fn queue_wait(present: &Present, say: &mut impl FnMut(String)) {
     if present.waited(&["evaluate"]) > present.waited(&["generate", "judge"]) {
-        say("More processors: a program runs on each but one.".to_owned());
+        say("More processors: programs run on all but one of them.".to_owned());
     } else if present.kind() == "local" && present.in_flight() > 1 {
         let [memory, flows] = &present.settings(&["KV_CACHE_MB", "CONCURRENCY"])[..] else {
             return;
         };
         say(format!(
-            "More memory for keys and values ({memory}), or fewer flows in flight ({flows})."
+            "More KV cache memory ({memory}), or fewer flows in flight ({flows})."
         ));
     }
 }
@@ -108,7 +108,7 @@ fn prefill(present: &Present, say: &mut impl FnMut(String)) {
     let could = |reach: f64, reused: f64| reach - reused >= LEAST_REUSE;
     if let Some(reuse) = present.reuse() {
         if could(reuse.reordered, reuse.possible.max(reuse.reused)) {
-            say("The template's shared parts first.".to_owned());
+            say("Put the template's shared parts first.".to_owned());
         }
         if could(reuse.possible, reuse.reused)
             && present.kind() == "local"

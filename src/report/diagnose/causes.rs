@@ -1,5 +1,5 @@
-//! The causes that are known: what the figures look like when one is at work, what helps, and how
-//! much it could save at most. What the run has already is not advised.
+//! Known causes of long runs: how each shows in the measurements, what helps, and how much it could
+//! save at most. Nothing is advised that the run does already.
 
 use super::prefixes::prefixes;
 use super::present::{Present, Setting};
@@ -9,10 +9,10 @@ use super::text::{percent, seconds};
 use super::{Cause, START_S};
 use crate::units::plural;
 
-/// Least share of the wall time that a cause must be able to save to be named.
+/// A cause is reported if it could save at least this share of the wall time.
 const LEAST_SHARE: f64 = 0.01;
 
-/// Those at work in a run, the one that could save most first.
+/// The causes in a run, largest possible saving first.
 pub(super) fn causes(present: &Present, shares: &Shares) -> Vec<Cause> {
     let mut causes: Vec<Cause> = [
         engine_restarts(present, shares),
@@ -91,7 +91,7 @@ fn no_expansion_cache(present: &Present, shares: &Shares) -> Option<Cause> {
     };
     Some(Cause {
         id: "no_expansion_cache",
-        title: "The flows are expanded anew".to_owned(),
+        title: "The flows are expanded again".to_owned(),
         stage: "flow_expansion",
         evidence: format!(
             "{expansions} took {}; cache miss: {why}",
@@ -113,7 +113,7 @@ fn evaluation_processes(present: &Present, shares: &Shares) -> Option<Cause> {
             (times.start_up_ms.seconds(), all.seconds())
         })
         .collect();
-    // The evaluations' own times, where they were kept: at the same time they count in full.
+    // Prefer the durations of the evaluations themselves: concurrent ones then count in full.
     let (starting, evaluation) = match times.is_empty() {
         false => (
             times.iter().map(|(start_up, _)| start_up).sum(),
@@ -134,21 +134,21 @@ fn evaluation_processes(present: &Present, shares: &Shares) -> Option<Cause> {
     let (title, advice, settings) = match (present.has_pool(), present.in_flight()) {
         (false, _) => (
             "A process is started for each evaluation",
-            "Run the programs in a pool of workers that are started once, before the workflow loop, \
-             and live on from program to program.",
+            "Run the programs in a pool of workers that is started once, before the workflow loop, \
+             and reused for all programs.",
             Vec::new(),
         ),
-        // Its starts are a fork and the sandbox: some milliseconds, on a processor that is free.
+        // A start in the pool is a fork plus the sandbox: a few milliseconds on an idle processor.
         (true, 1) => (
-            "Programs start slowly, although their pool is there",
-            "Free the machine of other work: a start in the pool takes some milliseconds on a \
-             processor that is free.",
+            "Programs start slowly despite the pool",
+            "Stop other work on the machine: a start in the pool takes a few milliseconds on an \
+             idle processor.",
             Vec::new(),
         ),
         (true, _) => (
-            "Programs start slowly, although their pool is there",
-            "Keep fewer flows in flight (CONCURRENCY), or free the machine of other work: a start in \
-             the pool takes some milliseconds on a processor that is free.",
+            "Programs start slowly despite the pool",
+            "Keep fewer flows in flight (CONCURRENCY), or stop other work on the machine: a start in \
+             the pool takes a few milliseconds on an idle processor.",
             present.settings(&["CONCURRENCY"]),
         ),
     };
@@ -168,7 +168,7 @@ fn evaluation_processes(present: &Present, shares: &Shares) -> Option<Cause> {
     })
 }
 
-/// Programs that never end are run until they are killed.
+/// Programs that do not terminate run until they are killed.
 fn timeouts(present: &Present, shares: &Shares) -> Option<Cause> {
     let run = shares.stage("evaluate.run")?;
     let times = |killed: bool| {
@@ -190,17 +190,17 @@ fn timeouts(present: &Present, shares: &Shares) -> Option<Cause> {
     let told = longest.map_or_else(String::new, |longest| {
         format!("; the longest of the others took {}", seconds(longest))
     });
-    // A limit that good programs need is as low as it can be.
+    // If valid programs need the limit, it cannot be lowered.
     let advice = match longest.is_none_or(|longest| longest < 0.5 * limit) {
         true => {
-            "Lower the step's timeout_ms to a little more than what good programs take; tell the model \
-             of the limit in the prompt."
+            "Lower the step's timeout_ms to slightly more than valid programs need, and state the limit \
+             in the prompt."
         }
-        false => "Tell the model of the limit in the prompt: good programs need the timeout_ms.",
+        false => "State the limit in the prompt: valid programs need the current timeout_ms.",
     };
     Some(Cause {
         id: "evaluation_timeouts",
-        title: "Programs that do not end are run until they are killed".to_owned(),
+        title: "Programs that do not terminate run until they are killed".to_owned(),
         stage: "evaluate.run",
         evidence: format!(
             "{} of {} were killed after {} each{told}",
@@ -217,7 +217,7 @@ fn timeouts(present: &Present, shares: &Shares) -> Option<Cause> {
     })
 }
 
-/// A sequence that decodes alone reads all weights for each token.
+/// Decoding a single sequence reads all weights for each token.
 fn one_at_a_time(present: &Present, shares: &Shares) -> Option<Cause> {
     if present.kind() != "local" || !present.may_batch() {
         return None;
@@ -226,18 +226,18 @@ fn one_at_a_time(present: &Present, shares: &Shares) -> Option<Cause> {
     let flows = present.flows() as f64;
     let (advice, settings): (&str, &[&'static str]) = match present.mode() {
         "reuse" => (
-            "Keep several flows in flight (CONCURRENCY): a pass reads the weights once for all of them.",
+            "Keep several flows in flight (CONCURRENCY): one pass then reads the weights for all of them.",
             &["CONCURRENCY"],
         ),
         _ => (
-            "Keep several flows in flight (MODE=reuse, or CONCURRENCY): a pass reads the weights \
-             once for all of them. (standalone does not on purpose.)",
+            "Keep several flows in flight (MODE=reuse, or CONCURRENCY): one pass then reads the \
+             weights for all of them. (standalone runs one flow at a time by design.)",
             &["MODE", "CONCURRENCY"],
         ),
     };
     Some(Cause {
         id: "one_at_a_time",
-        title: "One sequence is decoded at a time".to_owned(),
+        title: "Sequences are decoded one at a time".to_owned(),
         stage: "decode",
         evidence: format!(
             "{} of decoding, with one of {flows} flows in flight",
@@ -265,8 +265,8 @@ fn queue(present: &Present, shares: &Shares) -> Option<Cause> {
     };
     if present.waited(&["evaluate"]) > present.waited(&["generate", "judge"]) {
         return cause(
-            "Programs wait for a free place while nothing is computed",
-            "Run on more processors: a program runs on each but one.",
+            "Programs wait for a free slot while nothing is computed",
+            "Use more processors: programs run on all but one of them.",
             &[],
         );
     }
@@ -275,8 +275,8 @@ fn queue(present: &Present, shares: &Shares) -> Option<Cause> {
     }
     let title = "Requests wait while nothing is computed";
     let profile =
-        "Rendering and tokenising are in the queue wait: see these stages with PROFILE=1.";
-    let memory = "Give keys and values more memory (KV_CACHE_MB), or keep fewer flows in flight \
+        "The queue wait includes rendering and tokenizing: PROFILE=1 measures them separately.";
+    let memory = "Give the KV cache more memory (KV_CACHE_MB), or keep fewer flows in flight \
                   (CONCURRENCY).";
     match (present.profiled, present.in_flight()) {
         (false, 1) => cause(title, profile, &["PROFILE"]),

@@ -1,5 +1,5 @@
-//! What made a run as long as it was: stages by their share of the wall time, what would help, and
-//! by how much at most. It sees records only.
+//! Explains where the time of a run went: stages by their share of the wall time, known causes, and
+//! how much fixing each could save at most. It reads records only.
 
 mod advice;
 mod causes;
@@ -25,71 +25,68 @@ pub use text::{markdown, seconds};
 /// Version of the layout of [`Diagnosis`].
 const SCHEMA: u32 = 1;
 
-/// A diagnosis. Shares are of `wall_s`; times are seconds.
+/// A diagnosis. Shares refer to `wall_s`; times are in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Diagnosis {
-    /// Version of this layout.
     pub schema: u32,
-    /// The run.
     pub run_id: String,
-    /// How far it came.
     pub status: Status,
-    /// What the stages are from: `profile` (`--profile`), or `records` (the steps' own times).
+    /// Source of the stage times: `profile` (`--profile`), or `records` (step times).
     pub source: Source,
-    /// Time that is looked at: the profile's, or expansion, pool and benchmark.
+    /// Time covered: the profile's, or expansion, pool start-up and benchmark.
     pub wall_s: f64,
     /// Time in which no stage was open.
     pub idle_s: f64,
-    /// What would help, the most first.
+    /// Largest possible saving first.
     pub causes: Vec<Cause>,
-    /// The stages, by their share.
+    /// Largest share first.
     pub stages: Vec<Finding>,
-    /// What the run has warned of.
+    /// Warnings of the run.
     pub warnings: Vec<Warning>,
-    /// What to keep in mind.
+    /// Caveats.
     pub notes: Vec<String>,
 }
 
-/// Where the stages' times are from.
+/// Source of the stage times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The profile.
     Profile,
-    /// The steps' times.
+    /// The times of the steps.
     Records,
 }
 
-/// A thing that can be changed.
+/// A known cause of a long run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cause {
-    /// Names it for programs: `engine_restarts`.
+    /// Identifier for programs: `engine_restarts`.
     pub id: &'static str,
-    /// What is wrong.
+    /// Description of the problem.
     pub title: String,
-    /// The stage where the time goes.
+    /// Stage in which the time is spent.
     pub stage: &'static str,
-    /// The figures that say so.
+    /// Measurements that show it.
     pub evidence: String,
-    /// What would help, and is not so in the run.
+    /// What would help and the run does not do already.
     pub advice: String,
-    /// The settings that this is about, as they are in the run; empty where it is about none.
+    /// Related settings with their values in the run; may be empty.
     pub settings: Vec<Setting>,
-    /// The most that it could save.
+    /// Upper bound on the saving.
     pub saves_s: f64,
 }
 
-/// How much a stage weighs.
+/// Severity of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DiagnosisVerdict {
-    /// Half of the wall time or more.
+    /// At least 50 % of the wall time.
     Critical,
-    /// A tenth or more.
+    /// At least 10 %.
     Significant,
-    /// A hundredth or more; or every call pays 100 ms or more for its own start.
+    /// At least 1 %; or each call spends at least 100 ms on its start-up.
     Moderate,
-    /// Less.
+    /// Less than 1 %.
     NotABottleneck,
 }
 
@@ -117,27 +114,25 @@ impl DiagnosisVerdict {
 /// A stage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
-    /// Its name.
     pub stage: String,
-    /// How much it weighs.
     pub verdict: DiagnosisVerdict,
     /// `split_s` / `wall_s`.
     pub share: f64,
-    /// How often it began.
+    /// Number of calls.
     pub calls: u64,
-    /// `union_s` / `calls`: where calls overlap, less than a call took.
+    /// `union_s` / `calls`: less than the duration of a call if calls overlap.
     pub mean_s: f64,
-    /// Time in which it was open, however many times at once.
+    /// Time in which at least one call was open.
     pub union_s: f64,
-    /// Time in which it alone was at work: the most that doing away with it could save.
+    /// Time in which only this stage was active: an upper bound on what removing it could save.
     pub exposed_s: f64,
-    /// Its equal share of the time in which it was at work beside others.
+    /// Active time, split equally while several stages are active.
     pub split_s: f64,
-    /// What would help in general, as far as the run has it not; empty where nothing would.
+    /// General advice that the run does not follow already; may be empty.
     pub advice: String,
 }
 
-/// Diagnoses a run. `steps` are all of its steps that ended.
+/// Diagnoses a run. `steps` are all of its finished steps.
 pub fn diagnose(run: &RunRecord, steps: &[StepRecord]) -> Diagnosis {
     let shares = stages::shares(run, steps);
     let present = Present {
@@ -166,7 +161,7 @@ pub fn diagnose(run: &RunRecord, steps: &[StepRecord]) -> Diagnosis {
     }
 }
 
-/// Least time a call that a start of its own is worth a word.
+/// A repeated start-up is worth a remark from this time per call on.
 const START_S: f64 = 0.1;
 
 fn finding(stage: &stages::Stage, wall_s: f64, present: &Present) -> Finding {
@@ -176,7 +171,7 @@ fn finding(stage: &stages::Stage, wall_s: f64, present: &Present) -> Finding {
         0.0
     };
     let mean_s = stage.union_s / stage.calls.max(1) as f64;
-    // These are nothing but the start of something, again and again.
+    // These stages are pure start-up, repeated.
     let starts = ["engine_init", "evaluate.start_up", "flow_expansion"];
     let raised = starts.contains(&stage.name.as_str()) && stage.calls > 1 && mean_s >= START_S;
     let verdict = match DiagnosisVerdict::of(share) {
@@ -205,25 +200,25 @@ fn notes(run: &RunRecord, steps: &[StepRecord], shares: &stages::Shares) -> Vec<
                 .to_owned(),
         ),
         Status::Failed | Status::Incomplete => notes.push(format!(
-            "The run did not end well ({}): the time of steps that failed counts as idle.",
+            "The run did not succeed ({}): the time of failed steps counts as idle.",
             run.error.as_deref().unwrap_or("no reason was kept")
         )),
     }
     if shares.source == Source::Records {
         notes.push(
-            "The stages are derived from the steps' times: prefill and decode of a request count \
-             while they last, also where a pass computed others. A run with PROFILE=1 tells more \
-             stages, and these more exactly."
+            "The stages are derived from the steps' times: prefill and decode of a request count for \
+             their whole duration, even while a pass computes other requests. A run with PROFILE=1 \
+             measures more stages, and these more precisely."
                 .to_owned(),
         );
     }
     if steps.iter().all(|step| step.queue_ms.is_none()) && !steps.is_empty() {
-        notes.push("No queue wait is in the records: it counts as prefill.".to_owned());
+        notes.push("The records contain no queue wait: it counts as prefill.".to_owned());
     }
     if run.comparison.is_some() {
         notes.push(
-            "MODE=both: the stages are of the rounds of both modes together; diagnose a run of one \
-             mode to tell them apart."
+            "MODE=both: the stages combine the rounds of both modes; diagnose a run of a single \
+             mode to separate them."
                 .to_owned(),
         );
     }

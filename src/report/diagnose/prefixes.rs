@@ -1,5 +1,5 @@
-//! Prompts share text, and what they share is computed again and again: by the engine in this process,
-//! or by a server.
+//! Shared prompt prefixes that are computed repeatedly, by the engine in this process or by a
+//! server.
 
 use super::Cause;
 use super::present::Present;
@@ -9,17 +9,17 @@ use super::text::percent;
 /// Least part of the prompts by which reuse must fall short to be a cause.
 pub(super) const LEAST_REUSE: f64 = 0.2;
 
-/// The cause, if it is at work and something is left to be done about it.
+/// The cause, if it applies and there is something to advise.
 pub(super) fn prefixes(present: &Present, shares: &Shares) -> Option<Cause> {
     let reuse = present.reuse()?;
     let remote = present.kind() == "remote";
-    // Recorded answers compute no prompt, and `both` has measured both ways.
+    // Recorded answers compute no prompts, and `both` has measured both modes.
     if !(remote || present.kind() == "local") || present.mode() == "both" {
         return None;
     }
     let in_reuse = present.mode() == "reuse";
     let evidence = format!(
-        "{} of the prompt tokens were reused; {} of the prompts' text could be as it is ordered, {} \
+        "{} of the prompt tokens were reused; {} of the prompt text could be in its present order, {} \
          with the shared parts first",
         percent(reuse.reused),
         percent(reuse.possible),
@@ -37,13 +37,13 @@ pub(super) fn prefixes(present: &Present, shares: &Shares) -> Option<Cause> {
         })
     };
     if !remote && !present.batches() {
-        // Chosen by `auto`, it is the only one that knows the model.
+        // If `auto` chose this backend, it is the only one that supports the model.
         if !present.chose_backend() || reuse.possible - reuse.reused < LEAST_REUSE {
             return None;
         }
         return cause(
             "prefix_cache_off",
-            "What prompts share is computed for each of them",
+            "Shared prefixes are computed for each prompt",
             "Run with BACKEND=auto and MODE=reuse: the generic forward pass reuses nothing.",
             &["BACKEND", "MODE"],
             reuse.possible,
@@ -52,8 +52,8 @@ pub(super) fn prefixes(present: &Present, shares: &Shares) -> Option<Cause> {
     if reuse.reordered - reuse.possible.max(reuse.reused) >= LEAST_REUSE {
         let order = "Move the parts that are the same in every flow (instructions, code) before the \
                      row's own text";
-        let shows = "`flowbench expand` shows what each order shares.";
-        let title = "The template puts what differs before what all prompts share";
+        let shows = "`flowbench expand` shows how much each order shares.";
+        let title = "The template puts varying text before shared text";
         return match remote || in_reuse {
             true => cause(
                 "prefix_hostile_template",
@@ -77,9 +77,9 @@ pub(super) fn prefixes(present: &Present, shares: &Shares) -> Option<Cause> {
     if remote {
         return cause(
             "server_prefix_cache",
-            "The server reports little reuse of what prompts share",
-            "Turn the server's prefix cache on, if it has one and it is off; a server that does not \
-             report `cached_tokens` may do it already.",
+            "The server reports little reuse of shared prefixes",
+            "Enable the server's prefix cache if it has one; a server that does not report \
+             `cached_tokens` may use one already.",
             &[],
             reuse.possible,
         );
@@ -87,28 +87,28 @@ pub(super) fn prefixes(present: &Present, shares: &Shares) -> Option<Cause> {
     if !in_reuse {
         return cause(
             "prefix_cache_off",
-            "What prompts share is computed for each of them",
-            "Run with MODE=reuse, which computes a shared prefix once. (standalone does not on purpose: \
-             it measures each step by itself.)",
+            "Shared prefixes are computed for each prompt",
+            "Run with MODE=reuse, which computes a shared prefix once. (standalone does not, by design: \
+             it measures each step on its own.)",
             &["MODE"],
             reuse.possible,
         );
     }
     let (advice, settings): (&str, &[&'static str]) = match present.in_flight() {
         1 => (
-            "Give keys and values more memory (KV_CACHE_MB): what was computed is thrown out before it \
-             is needed.",
+            "Give the KV cache more memory (KV_CACHE_MB): prefixes are evicted before they are needed \
+             again.",
             &["KV_CACHE_MB"],
         ),
         _ => (
-            "Give keys and values more memory (KV_CACHE_MB), or keep fewer flows in flight \
-             (CONCURRENCY): what was computed is thrown out before it is needed.",
+            "Give the KV cache more memory (KV_CACHE_MB), or keep fewer flows in flight \
+             (CONCURRENCY): prefixes are evicted before they are needed again.",
             &["KV_CACHE_MB", "CONCURRENCY"],
         ),
     };
     cause(
         "prefixes_evicted",
-        "Prefixes that could be reused are computed again",
+        "Reusable prefixes are computed again",
         advice,
         settings,
         reuse.possible,

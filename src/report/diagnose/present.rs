@@ -1,16 +1,16 @@
-//! What a run has already: advice is for what it has not.
+//! The settings of a run that advice depends on: nothing is advised that the run does already.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::record::{RunRecord, StepRecord};
 
-/// A setting that a piece of advice is about, as it is in the run.
+/// A setting that advice refers to, with its value in the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Setting {
-    /// The variable, flag or key: `MODE`.
+    /// Variable, flag or key, such as `MODE`.
     pub name: &'static str,
-    /// Its value in the run: `standalone`.
+    /// Such as `standalone`.
     pub present: String,
 }
 
@@ -20,12 +20,12 @@ impl std::fmt::Display for Setting {
     }
 }
 
-/// A run, and what of its settings advice depends on.
+/// A run, with accessors for the settings that advice depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Present<'a> {
     pub(super) run: &'a RunRecord,
     pub(super) steps: &'a [StepRecord],
-    /// Whether the stages are from a profile.
+    /// Whether the stage times come from a profile.
     pub(super) profiled: bool,
 }
 
@@ -50,7 +50,7 @@ impl Present<'_> {
         self.engine("kind")
     }
 
-    /// Flows in flight; in `both` those of the `reuse` rounds.
+    /// Flows in flight; in `both`, those of the `reuse` rounds.
     pub(super) fn in_flight(&self) -> u64 {
         self.value("concurrency")
             .and_then(Value::as_u64)
@@ -61,7 +61,7 @@ impl Present<'_> {
         self.run.workflows.len()
     }
 
-    /// Whether an engine is started for each workflow; `None` where the record does not say.
+    /// Whether each workflow gets a new engine; `None` if the record does not say.
     pub(super) fn engine_per_workflow(&self) -> Option<bool> {
         self.value("engine_per_workflow")?.as_bool()
     }
@@ -70,18 +70,18 @@ impl Present<'_> {
         self.value("quiet") == Some(&Value::Bool(true))
     }
 
-    /// Whether several sequences share a pass, and prefixes, with this forward pass.
+    /// Whether the backend supports batching and prefix reuse.
     pub(super) fn batches(&self) -> bool {
         self.engine("backend") != "generic"
     }
 
-    /// Whether the forward pass was asked for by its name.
+    /// Whether the user selected the generic backend explicitly.
     pub(super) fn chose_backend(&self) -> bool {
         self.value("backend").and_then(Value::as_str) == Some("generic")
     }
 
-    /// Whether another number of flows in flight, or another mode, would let the engine do more at
-    /// once: `both` has measured it.
+    /// Whether more concurrency, or another mode, would let the engine batch. Not for `both`, which
+    /// has measured it.
     pub(super) fn may_batch(&self) -> bool {
         self.mode() != "both"
             && self.in_flight() == 1
@@ -97,7 +97,6 @@ impl Present<'_> {
         self.run.pool_init_ms.is_some()
     }
 
-    /// The settings of these names.
     pub(super) fn settings(&self, names: &[&'static str]) -> Vec<Setting> {
         let setting = |name: &&'static str| Setting {
             name,
@@ -136,7 +135,7 @@ impl Present<'_> {
         }
     }
 
-    /// Time that steps of these kinds waited for their turn, in seconds.
+    /// Queue wait of the steps of these kinds, in seconds.
     pub(super) fn waited(&self, kinds: &[&str]) -> f64 {
         let of_it = self
             .steps
@@ -146,7 +145,7 @@ impl Present<'_> {
         waits.map(|wait| wait.seconds()).sum()
     }
 
-    /// How much of the prompts was taken from a prefix cache, and how much could be.
+    /// How much of the prompts was served from a prefix cache, and how much could be.
     pub(super) fn reuse(&self) -> Option<Reuse> {
         let prefix = self
             .run
@@ -164,21 +163,21 @@ impl Present<'_> {
     }
 }
 
-/// Shares of the prompts, 0 to 1.
+/// Shares of the prompts, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Reuse {
-    /// Taken from a prefix cache.
+    /// Served from a prefix cache.
     pub(super) reused: f64,
-    /// What could be in the template's order.
+    /// Reusable in the template's present order.
     pub(super) possible: f64,
-    /// What could be with the shared parts first.
+    /// Reusable with the shared parts first.
     pub(super) reordered: f64,
 }
 
 impl Reuse {
-    /// The part of what is computed that would be spared if so much were reused.
+    /// Share of the computed prompt text that would be saved if `reach` of the prompts were reused.
     pub(super) fn spared(&self, reach: f64) -> f64 {
-        // Computed: 1 − reused of the prompts.
+        // 1 − reused of the prompts is computed.
         ((reach - self.reused) / (1.0 - self.reused).max(f64::EPSILON)).clamp(0.0, 1.0)
     }
 }

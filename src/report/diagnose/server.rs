@@ -1,4 +1,4 @@
-//! Causes that lie with a server.
+//! Causes on the side of a server.
 
 use super::Cause;
 use super::present::Present;
@@ -6,12 +6,12 @@ use super::stages::Shares;
 use super::text::seconds;
 use crate::units::plural;
 
-/// Calls to a server failed and were made again.
+/// Calls to a server failed and were retried.
 pub(super) fn retries(present: &Present, shares: &Shares) -> Option<Cause> {
     let remote = present.run.totals.remote.as_ref();
     let remote = remote.filter(|remote| remote.retries > 0)?;
     let steps = present.steps;
-    // The waits and the failed calls are in the time to first tokens.
+    // The TTFT includes the failed attempts and the waits between them.
     let firsts = steps.iter().filter_map(|step| step.ttft_ms);
     let firsts: f64 = firsts.map(|first| first.seconds()).sum();
     let of_again = |again: bool| {
@@ -24,7 +24,8 @@ pub(super) fn retries(present: &Present, shares: &Shares) -> Option<Cause> {
         firsts
     };
     let (again, once) = (of_again(true), of_again(false));
-    // As if those had taken as long as the others, or had only not waited.
+    // Assume that retried calls had been as fast as the others, or, if there are no others, that
+    // the waits had not happened.
     let usual = crate::statistics::median(&once)
         .or_else(|| crate::statistics::distribution(&once).map(|spread| spread.mean));
     let lost: f64 = match usual {
@@ -32,12 +33,12 @@ pub(super) fn retries(present: &Present, shares: &Shares) -> Option<Cause> {
         None => remote.backoff_ms.seconds(),
     };
     let counts = [
-        (remote.rate_limited, "put off (429)"),
-        (remote.server_errors, "errors of the server"),
-        (remote.timeouts, "time-outs"),
-        (remote.cut_off, "cut off"),
+        (remote.rate_limited, "rate-limited (429)"),
+        (remote.server_errors, "server errors"),
+        (remote.timeouts, "timeouts"),
+        (remote.cut_off, "interrupted"),
         (remote.connect_failures, "without a connection"),
-        (remote.malformed, "not understood"),
+        (remote.malformed, "malformed"),
     ];
     let counts = counts.iter().filter(|(count, _)| *count > 0);
     let counts: Vec<String> = counts
@@ -46,24 +47,24 @@ pub(super) fn retries(present: &Present, shares: &Shares) -> Option<Cause> {
     let (advice, settings): (&str, &[&'static str]) =
         match (remote.rate_limited > 0, present.in_flight()) {
             (true, 1) => (
-                "Have the server's limit raised, or let the next attempt wait longer.",
+                "Raise the server's rate limit, or wait longer before a retry.",
                 &["RETRY_DELAY"],
             ),
             (true, _) => (
-                "Keep fewer flows in flight (CONCURRENCY), or have the server's limit raised.",
+                "Keep fewer flows in flight (CONCURRENCY), or raise the server's rate limit.",
                 &["CONCURRENCY"],
             ),
             (false, _) => (
-                "Look at the server's log for these calls, and at the network between.",
+                "Check the server's log for these calls, and the network in between.",
                 &[],
             ),
         };
     Some(Cause {
         id: "retries",
-        title: "Calls to the server fail and are made again".to_owned(),
+        title: "Calls to the server fail and are retried".to_owned(),
         stage: "prefill",
         evidence: format!(
-            "{} of {} were made again ({}), with {} of waiting between",
+            "{} of {} were retries ({}), with {} of waiting in between",
             remote.retries,
             plural(remote.attempts, "call"),
             counts.join(", "),
@@ -75,7 +76,7 @@ pub(super) fn retries(present: &Present, shares: &Shares) -> Option<Cause> {
     })
 }
 
-/// The server could answer several requests at once, and gets one at a time.
+/// The server could batch requests, but receives one at a time.
 pub(super) fn one_call_at_a_time(present: &Present, shares: &Shares) -> Option<Cause> {
     if present.kind() != "remote" || !present.may_batch() {
         return None;
@@ -84,21 +85,21 @@ pub(super) fn one_call_at_a_time(present: &Present, shares: &Shares) -> Option<C
     let waits = shares.exposed("prefill") + shares.exposed("decode");
     Some(Cause {
         id: "one_call_at_a_time",
-        title: "The server gets one request at a time".to_owned(),
+        title: "The server receives one request at a time".to_owned(),
         stage: "decode",
         evidence: format!(
             "{} of waiting for answers, with one of {flows} flows in flight",
             seconds(waits)
         ),
-        advice: "Keep several flows in flight (CONCURRENCY), which the server can batch."
+        advice: "Keep several flows in flight (CONCURRENCY), so that the server can batch them."
             .to_owned(),
         settings: present.settings(&["CONCURRENCY"]),
-        // As if all flows took as long as one.
+        // Assumes that all flows together take as long as one.
         saves_s: waits * (1.0 - 1.0 / flows),
     })
 }
 
-/// The run waits for a server, whatever it waits for.
+/// The run waits for the server.
 pub(super) fn slow_server(present: &Present, shares: &Shares) -> Option<Cause> {
     if present.kind() != "remote" {
         return None;
@@ -108,18 +109,18 @@ pub(super) fn slow_server(present: &Present, shares: &Shares) -> Option<Cause> {
     let in_flight = present.in_flight();
     let (advice, settings): (&str, &[&'static str]) = match (first >= rest, in_flight) {
         (true, 1) => (
-            "Most of it is the wait for first tokens: look at the network between, and at the length \
-             of the prompts.",
+            "Most of it is the wait for first tokens: check the network, and the length of the \
+             prompts.",
             &[],
         ),
         (true, _) => (
-            "Most of it is the wait for first tokens: look at the server's queue (CONCURRENCY fills \
-             it), and at the network between.",
+            "Most of it is the wait for first tokens: check the server's queue (CONCURRENCY fills \
+             it), and the network.",
             &["CONCURRENCY"],
         ),
         (false, _) => (
-            "Most of it is generation: a smaller or quantised model, fewer tokens (MAX_TOKENS), or a \
-             faster device on the server's side.",
+            "Most of it is generation: use a smaller or quantized model, fewer tokens (MAX_TOKENS), \
+             or a faster device on the server.",
             &["MAX_TOKENS"],
         ),
     };
@@ -128,7 +129,7 @@ pub(super) fn slow_server(present: &Present, shares: &Shares) -> Option<Cause> {
         title: "The run waits for the server's answers".to_owned(),
         stage: if first >= rest { "prefill" } else { "decode" },
         evidence: format!(
-            "{}, {} until first tokens and {} for the others, {in_flight} in flight",
+            "{}: {} until first tokens and {} for further tokens, {in_flight} in flight",
             plural(usize::try_from(calls).unwrap_or(usize::MAX), "call"),
             seconds(first),
             seconds(rest)

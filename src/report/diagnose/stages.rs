@@ -1,10 +1,9 @@
-//! The stages' times: as the profile has them, or derived from the times of expansion, engine and
-//! steps.
+//! Stage times: from the profile, or derived from the times of expansion, engine and steps.
 
 use super::Source;
 use crate::record::{RunRecord, StepRecord};
 
-/// A stage's times in seconds; the words are those of the profile.
+/// Times of a stage in seconds; the terms are those of the profile.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Stage {
     pub(super) name: String,
@@ -14,7 +13,6 @@ pub(super) struct Stage {
     pub(super) split_s: f64,
 }
 
-/// All stages of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Shares {
     pub(super) source: Source,
@@ -28,13 +26,12 @@ impl Shares {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// What a stage alone was at work for; 0 of one that was not.
+    /// Time in which only this stage was active; 0 if the stage did not occur.
     pub(super) fn exposed(&self, name: &str) -> f64 {
         self.stage(name).map_or(0.0, |stage| stage.exposed_s)
     }
 }
 
-/// The stages of a run.
 pub(super) fn shares(run: &RunRecord, steps: &[StepRecord]) -> Shares {
     let Some(profile) = &run.profile else {
         return derived(run, steps);
@@ -71,7 +68,7 @@ const RUN: usize = 4;
 const VALIDATE: usize = 5;
 const VERIFY: usize = 6;
 
-/// The stages that a step goes through: which, from when, until when, in milliseconds from its start.
+/// Stages of a step: index, start, end, in milliseconds since the start of the step.
 fn parts(step: &StepRecord) -> Vec<(usize, f64, f64)> {
     let end = step.latency_ms.0;
     let at = |time: f64| time.min(end);
@@ -103,7 +100,7 @@ fn parts(step: &StepRecord) -> Vec<(usize, f64, f64)> {
     }
 }
 
-/// A stage opens or closes, at so many milliseconds.
+/// Opening or closing of a stage, at a time in milliseconds.
 struct Edge {
     at: f64,
     stage: usize,
@@ -124,7 +121,7 @@ fn derived(run: &RunRecord, steps: &[StepRecord]) -> Shares {
             }
         }
     }
-    // Where one ends as the next begins, their order makes no difference: no time lies between.
+    // The order of simultaneous edges does not matter: no time lies between them.
     edges.sort_by(|a, b| a.at.total_cmp(&b.at));
     let mut stages: Vec<Stage> = (NAMES.iter().zip(calls))
         .map(|(name, calls)| Stage {
@@ -138,7 +135,7 @@ fn derived(run: &RunRecord, steps: &[StepRecord]) -> Shares {
     let expansion_s = run.expansion.flow_expansion_ms.seconds();
     let init_s = run.engine_init_ms.map_or(0.0, |ms| ms.seconds());
     let pool_s = run.pool_init_ms.map_or(0.0, |ms| ms.seconds());
-    // Nothing else goes on beside these.
+    // Nothing runs concurrently with these.
     for (name, calls, time) in [
         ("flow_expansion", 1, expansion_s),
         ("pool_init", run.pool_init_ms.is_some().into(), pool_s),
@@ -164,8 +161,8 @@ fn derived(run: &RunRecord, steps: &[StepRecord]) -> Shares {
     }
 }
 
-/// Attributes the time between edges to what is open. A queue is no work: it has a share only where
-/// nothing else is open.
+/// Attributes the time between edges to the open stages. Queue wait is not work: it has a share
+/// only while nothing else is open.
 fn sweep(edges: &[Edge], stages: &mut [Stage]) {
     let mut open = [0usize; NAMES.len()];
     let mut last = 0.0;

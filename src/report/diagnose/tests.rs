@@ -17,7 +17,7 @@ fn ids(diagnosis: &Diagnosis) -> Vec<&str> {
 #[test]
 fn an_engine_for_each_workflow_is_the_cause() {
     let (mut record, steps) = run(25, 0.0, 200.0, 300.0);
-    // 25 starts of 10 s: the benchmark is longer by 24 of them and the first one's excess.
+    // 25 starts of 10 s: this replaces the original start of 200 ms.
     record.engine_starts = 25;
     record.engine_init_ms = Some(Millis(250_000.0));
     let total = record.totals.benchmark_total_ms.expect("set");
@@ -49,7 +49,7 @@ fn a_missing_expansion_cache_is_the_cause() {
     assert!(cause.advice.contains("flows/.expanded_cache.json"));
     assert_eq!(cause.saves_s, 60.0);
 
-    // With the cache the same time is none of its doing.
+    // With the cache, the same time is not caused by a cache miss.
     record.expansion.cached = true;
     assert!(!ids(&diagnose(&record, &steps)).contains(&"no_expansion_cache"));
 }
@@ -99,7 +99,7 @@ fn a_process_for_each_evaluation_is_the_cause() {
     );
 }
 
-/// A step that evaluates: waited, start-up, run, the rest.
+/// An evaluation step with these times: wait, start-up, run, stop.
 fn trial(start: f64, times: [f64; 4], outcome: &str) -> StepRecord {
     let [waited, start_up, run, stop] = times.map(Millis);
     StepRecord {
@@ -122,10 +122,10 @@ fn trial(start: f64, times: [f64; 4], outcome: &str) -> StepRecord {
 }
 
 #[test]
-fn evaluations_are_found_without_a_profile_too() {
+fn slow_evaluation_starts_are_found_without_a_profile() {
     let (record, mut steps) = run(2, 0.0, 20.0, 30.0);
     let after = record.totals.benchmark_total_ms.expect("set").0;
-    // Two at a time, one after the other for 12 s: each has its own 300 ms.
+    // Pairs of concurrent evaluations, for 12 s in total; each has its own start-up of 300 ms.
     for number in 0..80 {
         let start = after + 320.0 * f64::from(number / 2);
         steps.push(trial(start, [0.0, 300.0, 10.0, 10.0], "ok"));
@@ -160,7 +160,7 @@ fn evaluations_are_found_without_a_profile_too() {
     assert!((stage("evaluate.start_up").union_s - 12.0).abs() < 1e-6);
     assert_eq!(stage("decode").calls, 6, "what is evaluated is not decoded");
 
-    // A pool whose processes start in 3 ms is no cause.
+    // A pool that starts processes in 3 ms is not a cause.
     let fast = steps.iter().cloned().map(|step| match step.evaluation {
         Some(_) => trial(step.start_ms.0, [0.0, 3.0, 10.0, 1.0], "ok"),
         None => step,
@@ -170,7 +170,7 @@ fn evaluations_are_found_without_a_profile_too() {
 }
 
 #[test]
-fn programs_that_are_killed_are_the_cause() {
+fn timeouts_are_the_cause() {
     let (record, mut steps) = run(2, 0.0, 20.0, 30.0);
     let after = record.totals.benchmark_total_ms.expect("set").0;
     steps.push(trial(after, [0.0, 3.0, 2000.0, 1.0], "timeout"));
@@ -192,7 +192,7 @@ fn programs_that_are_killed_are_the_cause() {
 }
 
 #[test]
-fn calls_that_are_made_again_are_a_cause() {
+fn retries_are_a_cause() {
     let (mut record, mut steps) = run(5, 0.0, 100.0, 100.0);
     record.engine["kind"] = json!("remote");
     record.settings.insert("concurrency".to_owned(), json!(5));
@@ -215,7 +215,7 @@ fn calls_that_are_made_again_are_a_cause() {
     let cause = cause.expect("named");
     assert_eq!(
         cause.evidence,
-        "2 of 17 calls were made again (2 put off (429)), with 900 ms of waiting between"
+        "2 of 17 calls were retries (2 rate-limited (429)), with 900 ms of waiting in between"
     );
     assert!(cause.advice.contains("CONCURRENCY"));
     assert!(
@@ -228,7 +228,7 @@ fn calls_that_are_made_again_are_a_cause() {
 }
 
 #[test]
-fn a_start_at_every_call_is_worth_a_word_however_small_its_share() {
+fn repeated_start_ups_are_moderate_even_with_a_small_share() {
     let (mut record, steps) = run(5, 0.0, 20.0, 30.0);
     record.profile = Some(Profile {
         wall_s: 4000.0,
@@ -280,7 +280,7 @@ fn a_prefix_hostile_template_is_the_cause() {
     let prefill = prefill.expect("there");
     assert!((cause.saves_s - prefill.exposed_s * 0.88 / 0.98).abs() < 1e-6);
 
-    // A template in a good order, whose reuse is merely off.
+    // A template in a good order, in a run without reuse.
     record.expansion.prefix = Some(PrefixRecord {
         prompt_bytes: 100_000,
         reusable_bytes: 90_000,
@@ -325,7 +325,7 @@ fn slow_remote_calls_are_the_cause() {
 #[test]
 fn derived_stages_and_idle_add_up_to_the_wall_time() {
     let (mut record, mut steps) = run(4, 3.0, 50.0, 70.0);
-    // Two flows at once, and a pause at the end.
+    // Two overlapping flows, and a pause at the end.
     for step in steps.iter_mut().filter(|step| step.flow == 2) {
         step.start_ms = Millis(step.start_ms.0 - 100.0);
     }
@@ -362,7 +362,7 @@ fn what_people_read() {
 }
 
 #[test]
-fn a_run_without_steps_is_no_reason_to_panic() {
+fn a_run_without_steps_has_no_causes() {
     let (mut record, _) = run(0, 0.0, 0.0, 0.0);
     record.totals.benchmark_total_ms = None;
     record.engine_init_ms = None;
@@ -373,7 +373,7 @@ fn a_run_without_steps_is_no_reason_to_panic() {
 }
 
 #[test]
-fn times_have_three_digits() {
+fn times_have_three_significant_digits() {
     let shown: Vec<String> = [
         1234.0, 99.96, 35.92, 9.996, 1.4277, 0.9996, 0.2279, 0.0277, 0.0012, 0.000_041,
     ]

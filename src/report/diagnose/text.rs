@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{Cause, Diagnosis, DiagnosisVerdict, Source};
 use crate::report::markdown::escaped;
 
-/// A time with three digits and its unit.
+/// Formats a time with three significant digits and a unit.
 pub fn seconds(seconds: f64) -> String {
     match seconds.abs() {
         time if time >= 99.95 => format!("{seconds:.0} s"),
@@ -24,7 +24,7 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 impl Cause {
-    /// The present values of its settings, as ` Now: MODE is standalone.`; empty without any.
+    /// Current values of the related settings, as ` Now: MODE is standalone.`; may be empty.
     pub(in crate::report) fn now(&self) -> String {
         if self.settings.is_empty() {
             return String::new();
@@ -34,7 +34,7 @@ impl Cause {
     }
 }
 
-/// The diagnosis, of the shape of `ROOT_CAUSE_ANALYSIS.md`.
+/// Renders the diagnosis in the layout of `ROOT_CAUSE_ANALYSIS.md`.
 pub fn markdown(diagnosis: &Diagnosis) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -49,7 +49,7 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
     match diagnosis.causes.first() {
         Some(cause) => writeln!(
             out,
-            "**{}**: doing away with it would save at most {} of {} ({}).\n",
+            "**{}**: removing it would save at most {} of {} ({}).\n",
             escaped(&cause.title),
             seconds(cause.saves_s),
             seconds(wall),
@@ -57,7 +57,7 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         )?,
         None => writeln!(
             out,
-            "No known cause stands out in {}; the stages say where the time went.\n",
+            "No known cause stands out in {}; the stages show where the time went.\n",
             seconds(wall)
         )?,
     }
@@ -90,8 +90,8 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
     table(out, &rows)?;
     writeln!(
         out,
-        "\nshare: of {}, split equally where several are at work; exposed: it alone was at work, the \
-         most that doing away with it could save.",
+        "\nshare: of {}, split equally while several stages are active; exposed: time when only this \
+         stage was active, an upper bound on what removing it could save.",
         seconds(wall)
     )?;
 
@@ -136,7 +136,7 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         }
     }
     if !diagnosis.notes.is_empty() {
-        writeln!(out, "\n## To keep in mind\n")?;
+        writeln!(out, "\n## Notes\n")?;
         for note in &diagnosis.notes {
             writeln!(out, "- {}", escaped(note))?;
         }
@@ -144,7 +144,7 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
     Ok(())
 }
 
-/// A Markdown table with its columns aligned; the first two to the left.
+/// Writes an aligned Markdown table; the first two columns are left-aligned.
 fn table<const N: usize>(out: &mut String, rows: &[[String; N]]) -> std::fmt::Result {
     let width = |column: usize| {
         let widths = rows.iter().map(|row| row[column].chars().count());

@@ -1,5 +1,5 @@
-//! The page's drawings: SVG that stretches with the page's width. All text stands outside of it, in
-//! HTML, so that it stays readable however narrow the page is.
+//! The charts of the page: SVG that scales with the page width. Text is placed outside the SVG, in
+//! HTML, so that it stays readable on narrow pages.
 
 use std::fmt::Write;
 
@@ -8,13 +8,13 @@ use serde::Serialize;
 use crate::record::metrics::Distribution;
 use crate::report::diagnose::seconds;
 
-/// Width of every drawing in its own units.
+/// Width of every chart in SVG units.
 pub(super) const WIDTH: f64 = 1000.0;
 
-/// Parts of a panel's axis.
+/// Approximate number of tick intervals of a panel.
 const PANEL_PARTS: f64 = 4.0;
 
-/// A place on an axis, in percent of its length, or in pixels from the top.
+/// A label at a position, in percent along the axis or in pixels from the top.
 #[derive(Debug, Serialize)]
 pub(super) struct Mark {
     pub(super) at: f64,
@@ -22,7 +22,7 @@ pub(super) struct Mark {
     pub(super) class: &'static str,
 }
 
-/// Round numbers from 0 to `end` milliseconds, about as many as `parts` and never more than one more.
+/// Round tick values from 0 to `end` milliseconds: about `parts` intervals, at most one more.
 pub(super) fn ticks(end: f64, parts: f64) -> Vec<f64> {
     if end <= 0.0 || !end.is_finite() {
         return vec![0.0];
@@ -33,7 +33,7 @@ pub(super) fn ticks(end: f64, parts: f64) -> Vec<f64> {
         .collect()
 }
 
-/// Round numbers from `low` to `high`, which is above it.
+/// Round tick values from `low` to `high`; requires `high > low`.
 pub(super) fn ticks_between(low: f64, high: f64, parts: f64) -> Vec<f64> {
     let step = round_step(high - low, parts);
     let (first, last) = ((low / step).ceil(), (high / step).floor());
@@ -42,7 +42,7 @@ pub(super) fn ticks_between(low: f64, high: f64, parts: f64) -> Vec<f64> {
         .collect()
 }
 
-/// 1, 2 or 5 times a power of ten, of which about `parts` make `length`.
+/// A step of 1, 2 or 5 times a power of ten that divides `length` into about `parts` intervals.
 fn round_step(length: f64, parts: f64) -> f64 {
     let rough = length / parts;
     let power = 10f64.powf(rough.log10().floor());
@@ -66,7 +66,7 @@ pub(super) fn axis(end: f64, parts: f64) -> Vec<Mark> {
             at,
             text: unit(*ms),
             class: match number {
-                // The last label would leave the page.
+                // The last label would overflow the page.
                 _ if number > 0 && at > 95.0 => "last",
                 number if number % 2 == 1 => "even",
                 _ => "",
@@ -81,7 +81,7 @@ pub(super) fn trimmed(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// How values are spread, step id by step id, on one axis.
+/// Distributions of the step IDs on a common axis.
 #[derive(Debug, Serialize)]
 pub(super) struct Panel {
     title: &'static str,
@@ -96,7 +96,7 @@ struct Strip {
     summary: String,
 }
 
-/// A panel of milliseconds; `None` without values.
+/// A panel of values in milliseconds; `None` without values.
 pub(super) fn panel(
     title: &'static str,
     rows: Vec<(String, Vec<f64>, Option<Distribution>)>,
@@ -120,10 +120,10 @@ pub(super) fn panel(
     })
 }
 
-/// Most lines of a strip: more would be one block of colour, and a large file.
+/// Upper bound on the lines of a strip: more would merge into a solid block and bloat the file.
 const LINES: usize = 1000;
 
-/// A line a value, on an axis from 0 to `end`.
+/// Draws one line per value on an axis from 0 to `end`.
 pub(super) fn strip(values: &[f64], spread: Option<&Distribution>, end: f64) -> String {
     let x = |value: f64| WIDTH * value / end;
     let mut svg = format!(
@@ -154,7 +154,7 @@ pub(super) fn strip(values: &[f64], spread: Option<&Distribution>, end: f64) -> 
     svg
 }
 
-/// Median and range; the 99th percentile where there is one.
+/// Median with the range, or with the 99th percentile if the sample supports it.
 pub(super) fn summary(spread: &Distribution) -> String {
     let unit = if spread.max >= 2000.0 {
         (1e3, " s")
@@ -172,12 +172,13 @@ pub(super) fn summary(spread: &Distribution) -> String {
     spread_of(spread, unit.1, number)
 }
 
-/// As [`summary`], each number with a unit of its own: what lies orders of magnitude apart.
+/// Like [`summary`], but each number has its own unit: for values that differ by orders of
+/// magnitude.
 pub(super) fn times(spread: &Distribution) -> String {
     spread_of(spread, "", |ms| seconds(ms / 1e3))
 }
 
-/// As [`summary`], of numbers without a unit.
+/// Like [`summary`], for numbers without a unit.
 pub(super) fn scores(spread: &Distribution) -> String {
     spread_of(spread, "", trimmed)
 }
@@ -198,7 +199,7 @@ fn spread_of(spread: &Distribution, unit: &str, number: impl Fn(f64) -> String) 
     }
 }
 
-/// Text that is safe in HTML and in its attributes.
+/// Escapes text for HTML content and attributes.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! What the page says in words: headline figures, warnings, environment, settings.
+//! The text of the page: key figures, warnings, environment, settings.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::report::diagnose::seconds;
 use crate::statistics::{distribution, median};
 use crate::units::plural;
 
-/// A headline figure.
+/// A key figure.
 #[derive(Debug, Serialize)]
 pub(super) struct Tile {
     pub(super) label: &'static str,
@@ -21,7 +21,7 @@ fn text<'a>(value: &'a serde_json::Value, name: &str) -> Option<&'a str> {
     value.get(name)?.as_str()
 }
 
-/// What was run, on what, when.
+/// Template, model, device and start time.
 pub(super) fn subtitle(run: &RunRecord) -> String {
     let model = text(&run.engine, "model").unwrap_or("no model");
     let device = run
@@ -44,7 +44,6 @@ pub(super) fn subtitle(run: &RunRecord) -> String {
     parts.join(" · ")
 }
 
-/// The headline figures.
 pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
     let totals = &run.totals;
     let mut tiles = Vec::new();
@@ -137,7 +136,7 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
         tiles.push(Tile {
             label: "cost",
             value: format!("{:.4}", costs.iter().sum::<f64>()),
-            note: "at the prices in settings".to_owned(),
+            note: "at the prices in the settings".to_owned(),
         });
     }
     tiles.push(Tile {
@@ -158,14 +157,13 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
     tiles
 }
 
-/// By how much the last third of the workflows may be slower than the first.
+/// Warn if the last third of the workflows is slower than the first by more than this factor.
 const DRIFT: f64 = 1.1;
 
-/// By how much the first workflow may be slower than the others' median.
+/// Warn if the first workflow is slower than the median of the others by more than this factor.
 const FIRST_RUN: f64 = 1.3;
 
-/// What makes the figures worth less than they look: what the run has warned of itself, and how its
-/// workflows' times lie.
+/// Warnings: those stored with the run, and those derived from its status and its workflows' times.
 pub(super) fn warnings(run: &RunRecord, steps: &[StepRecord]) -> Vec<String> {
     let own = crate::report::warnings::of(run, steps);
     let mut warnings: Vec<String> = own.iter().map(|warning| format!("{warning}.")).collect();
@@ -173,16 +171,17 @@ pub(super) fn warnings(run: &RunRecord, steps: &[StepRecord]) -> Vec<String> {
     match run.status {
         Status::Complete => {}
         Status::Running => warnings.push(
-            "The run has not ended, or was killed: what is shown is what had ended.".to_owned(),
+            "The run has not ended, or was killed: the page shows the steps that had ended."
+                .to_owned(),
         ),
         Status::Failed | Status::Incomplete => warnings.push(format!(
-            "The run did not end well: {}.",
+            "The run did not succeed: {}.",
             run.error.as_deref().unwrap_or("no reason was kept")
         )),
     }
     if failed > 0 {
         warnings.push(format!(
-            "{} failed, and {} in no mean and in no median.",
+            "{} failed and {} excluded from means and medians.",
             plural(failed, "workflow"),
             if failed == 1 { "is" } else { "are" }
         ));
@@ -191,15 +190,15 @@ pub(super) fn warnings(run: &RunRecord, steps: &[StepRecord]) -> Vec<String> {
         && remote.retries > 0
     {
         warnings.push(format!(
-            "{} of {} to the server were made again; the times of their steps have all attempts and \
-             the waits between in them.",
+            "{} of {} to the server were retries; the times of their steps include all attempts and \
+             the waits between them.",
             remote.retries,
             plural(remote.attempts, "call")
         ));
     }
     if !run.shards.is_empty() {
         warnings.push(format!(
-            "Joined from the runs of {}, each with a clock of its own: starts of different \
+            "Merged from the runs of {}, each with its own clock: start times of different \
              shards cannot be compared.",
             plural(run.shards.len(), "shard")
         ));
@@ -230,7 +229,7 @@ pub(super) fn warnings(run: &RunRecord, steps: &[StepRecord]) -> Vec<String> {
         .as_deref()
         .is_some_and(|revision| revision.ends_with("-dirty"))
     {
-        warnings.push("The checkout had changes that no revision names.".to_owned());
+        warnings.push("The checkout had uncommitted changes.".to_owned());
     }
     if let Some(profile) = run
         .profile
@@ -238,7 +237,7 @@ pub(super) fn warnings(run: &RunRecord, steps: &[StepRecord]) -> Vec<String> {
         .filter(|profile| profile.spans_dropped > 0)
     {
         warnings.push(format!(
-            "The trace has left out {}; the profile misses nothing.",
+            "The trace omits {}; the profile is complete.",
             plural(
                 usize::try_from(profile.spans_dropped).unwrap_or(usize::MAX),
                 "event"
@@ -249,7 +248,6 @@ pub(super) fn warnings(run: &RunRecord, steps: &[StepRecord]) -> Vec<String> {
     warnings
 }
 
-/// A sentence begins with a capital letter, whichever part it begins with.
 fn capitalise(text: &mut str) {
     if let Some(first) = text.get_mut(..1) {
         first.make_ascii_uppercase();
@@ -259,7 +257,7 @@ fn capitalise(text: &mut str) {
 fn noise(times: &[f64], serial: bool, prefix: &str, warnings: &mut Vec<String>) {
     if (1..6).contains(&times.len()) {
         warnings.push(format!(
-            "{prefix}{} {} too few for an interval of the median: run 6 or more.",
+            "{prefix}{} {} too few for a confidence interval of the median: run at least 6.",
             plural(times.len(), "workflow"),
             if times.len() == 1 { "is" } else { "are" }
         ));
@@ -268,13 +266,13 @@ fn noise(times: &[f64], serial: bool, prefix: &str, warnings: &mut Vec<String>) 
     let Some(middle) = median(times) else {
         return;
     };
-    // Flows in flight together all have the others' time in theirs.
+    // Concurrent flows slow one another down, so these checks are for serial runs only.
     if serial {
         let (first, others) = times.split_at(1);
         if let Some(usual) = median(others).filter(|usual| first[0] > FIRST_RUN * usual) {
             warnings.push(format!(
-                "{prefix}the first workflow took {} where the others' median is {}: something was set \
-                 up in it.",
+                "{prefix}the first workflow took {}, but the median of the others is {}: it probably \
+                 includes one-time set-up.",
                 seconds(first[0] / 1e3),
                 seconds(usual / 1e3)
             ));
@@ -289,14 +287,15 @@ fn noise(times: &[f64], serial: bool, prefix: &str, warnings: &mut Vec<String>) 
         {
             warnings.push(format!(
                 "{prefix}the last third of the workflows is {:.0} % slower than the first: the machine \
-                 throttled (heat, power), or something else ran beside it.",
+                 throttled (heat, power), or other work ran at the same time.",
                 100.0 * (late / early - 1.0)
             ));
         }
     }
     let deviations: Vec<f64> = times.iter().map(|time| (time - middle).abs()).collect();
-    // 1.4826 makes the median deviation that of a normal distribution (F. R. Hampel, 1974). A floor
-    // of 1 % keeps times that are almost equal from being outliers of one another.
+    // 1.4826 scales the median absolute deviation to the standard deviation of a normal
+    // distribution (F. R. Hampel, 1974). The floor of 1 % keeps nearly equal times from counting as
+    // outliers.
     let usual = (1.4826 * median(&deviations).unwrap_or(0.0)).max(0.01 * middle);
     let outliers = deviations
         .iter()
@@ -304,15 +303,14 @@ fn noise(times: &[f64], serial: bool, prefix: &str, warnings: &mut Vec<String>) 
     let outliers = outliers.count();
     if outliers > 0 {
         warnings.push(format!(
-            "{prefix}{outliers} of {} {} more than five usual deviations from the median \
-             (none is left out): noise, or work of another size.",
+            "{prefix}{outliers} of {} {} more than five standard deviations (estimated) from the \
+             median: noise, or a different amount of work. All are included.",
             plural(times.len(), "workflow"),
             if outliers == 1 { "lies" } else { "lie" }
         ));
     }
 }
 
-/// Where it ran.
 pub(super) fn environment(run: &RunRecord) -> Vec<(&'static str, String)> {
     let environment = &run.environment;
     let mut facts = vec![
@@ -382,7 +380,7 @@ pub(super) fn environment(run: &RunRecord) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// How busy the machine was: `own 48 %, others 3 %, steal 0 % of 2 processors; load average 0.5 to 1.2`.
+/// Load of the machine: `own 48 %, others 3 %, steal 0 % of 2 processors; load average 0.5 to 1.2`.
 fn load_in_words(load: &LoadRecord) -> String {
     let shares = [
         ("own", load.own_share),
@@ -404,7 +402,7 @@ fn load_in_words(load: &LoadRecord) -> String {
     text
 }
 
-/// The settings, those that are unset left out.
+/// The settings, without unset ones.
 pub(super) fn settings(run: &RunRecord) -> Vec<(String, String)> {
     run.settings
         .iter()

@@ -1,4 +1,4 @@
-//! What was judged, what it came to, and what was asked of the model for it.
+//! Judged steps, their scores, and the model usage of the run.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,27 +12,27 @@ use crate::record::{RunRecord, StepRecord};
 use crate::report::diagnose::seconds;
 use crate::units::plural;
 
-/// Judged steps of one name.
+/// Judged steps with the same name.
 #[derive(Debug, Serialize)]
 pub(super) struct JudgedRow {
     pub(super) step: String,
     pub(super) kind: String,
     pub(super) count: usize,
-    /// As `4 ok, 1 timeout`.
+    /// Such as `4 ok, 1 timeout`.
     pub(super) outcomes: String,
-    /// Parts of a bar: class, percent, outcome.
+    /// Segments of a bar: CSS class, percent, tooltip.
     bar: Vec<(&'static str, String, String)>,
     pub(super) score: String,
     svg: String,
-    /// What the machinery took.
+    /// Evaluation overhead.
     pub(super) overhead: String,
-    /// What the programs took.
+    /// Run time of the programs.
     pub(super) run: String,
-    /// For how much of it the engine computed.
+    /// Part of the evaluation time during which the engine was computing.
     pub(super) overlap: String,
 }
 
-/// The judged steps of a run, by name; of a run that was killed, too.
+/// The judged steps by name. Derived from the steps, so that it works for a killed run as well.
 pub(super) fn judged(steps: &[StepRecord]) -> Vec<JudgedRow> {
     let mut scores = Scores::default();
     let mut by_name: HashMap<&str, Vec<&StepRecord>> = HashMap::new();
@@ -64,12 +64,12 @@ pub(super) fn judged(steps: &[StepRecord]) -> Vec<JudgedRow> {
     scores.records().into_iter().map(&mut row).collect()
 }
 
-/// A step's name without its generation.
+/// The step name without its generation number.
 fn base(step: &str) -> &str {
     step.split('.').next().unwrap_or(step)
 }
 
-/// How good it is: by the look of a bar's part, and by its place in it.
+/// Rating of an outcome: CSS class of its segment, and sort order.
 pub(super) fn class(outcome: &str) -> &'static str {
     match outcome {
         "ok" | "equal" => "right",
@@ -78,7 +78,7 @@ pub(super) fn class(outcome: &str) -> &'static str {
     }
 }
 
-/// Outcomes with their counts, the good ones first.
+/// Outcomes with their counts, good ones first.
 fn sorted(outcomes: &BTreeMap<String, usize>) -> Vec<(&str, usize)> {
     let mut all: Vec<(&str, usize)> = outcomes
         .iter()
@@ -94,7 +94,7 @@ fn sorted(outcomes: &BTreeMap<String, usize>) -> Vec<(&str, usize)> {
     all
 }
 
-/// As `4 ok, 1 timeout`.
+/// Such as `4 ok, 1 timeout`.
 pub(super) fn outcomes(outcomes: &BTreeMap<String, usize>) -> String {
     let words = sorted(outcomes)
         .into_iter()
@@ -110,7 +110,7 @@ fn bar(outcomes: &BTreeMap<String, usize>, count: usize) -> Vec<(&'static str, S
     sorted(outcomes).into_iter().map(part).collect()
 }
 
-/// Scores along a line from the least to the greatest; nothing where they are all the same.
+/// Draws scores on an axis from minimum to maximum; empty if they are all equal.
 fn dots(scores: impl Iterator<Item = f64>) -> String {
     let mut scores: Vec<f64> = scores.collect();
     scores.sort_by(f64::total_cmp);
@@ -126,7 +126,7 @@ fn dots(scores: impl Iterator<Item = f64>) -> String {
     chart::strip(&places, None, 1.0)
 }
 
-/// What was asked of the model, where there is more to tell than the tokens of each step.
+/// Model usage, if it adds to the token counts per step.
 pub(super) fn usage(run: &RunRecord) -> Vec<[String; 7]> {
     let all = &run.totals.usage;
     if all.len() < 2 && all.iter().all(|usage| usage.cost.is_none()) {
@@ -160,7 +160,7 @@ pub(super) fn usage(run: &RunRecord) -> Vec<[String; 7]> {
     rows
 }
 
-/// How answers were checked, in a sentence.
+/// How answers were checked, as a sentence.
 pub(super) fn verification(run: &RunRecord) -> Option<String> {
     let checks = run.totals.verification.as_ref()?;
     let library = match (&checks.library, &checks.no_library) {
@@ -169,12 +169,12 @@ pub(super) fn verification(run: &RunRecord) -> Option<String> {
         (None, None) => "no library".to_owned(),
     };
     Some(format!(
-        "Answers: {} decided by exact arithmetic or given up, {} by {library}, {} known from before.",
+        "Answers: {} decided in process or given up, {} decided by {library}, {} cached.",
         checks.in_process, checks.by_library, checks.cached
     ))
 }
 
-/// What the rows of an input came to: facts and their values.
+/// Summary of the input rows, as labels and values.
 pub(super) fn rollouts(rollouts: &RolloutRecord) -> Vec<(&'static str, String)> {
     let mut facts = vec![
         ("output", rollouts.output.clone()),
@@ -189,7 +189,7 @@ pub(super) fn rollouts(rollouts: &RolloutRecord) -> Vec<(&'static str, String)> 
             "lines",
             match rollouts.resumed {
                 0 => rollouts.done.to_string(),
-                resumed => format!("{}, of which {resumed} from runs before", rollouts.done),
+                resumed => format!("{}, of which {resumed} from earlier runs", rollouts.done),
             },
         ),
     ];
@@ -221,7 +221,7 @@ mod tests {
     use crate::units::Millis;
 
     #[test]
-    fn generations_are_together_and_the_good_outcomes_come_first() {
+    fn generations_are_merged_and_good_outcomes_come_first() {
         let trial = |generation: usize, outcome: &str, score: Option<f64>| StepRecord {
             step: format!("trial.{generation}"),
             kind: Some("evaluate".to_owned()),

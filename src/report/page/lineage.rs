@@ -1,4 +1,4 @@
-//! An evolution: its trials by generation and score, each with the one that it goes back to.
+//! Chart of an evolution: trials by generation and score, connected to their parents.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
@@ -11,31 +11,31 @@ use crate::record::evaluation::{EvolutionRecord, GenerationRecord, LineageRecord
 use crate::report::diagnose::seconds;
 use crate::units::plural;
 
-/// Most evolutions that are drawn.
+/// Upper bound on the evolutions that are drawn.
 pub(super) const SHOWN: usize = 8;
 
-/// Height of the scores' part, of the space around it, and of the row of an outcome (pixels).
+/// In pixels: height of the score area, padding around it, and height of an outcome row.
 const SCORES: f64 = 190.0;
 const AROUND: f64 = 14.0;
 const ROW: f64 = 24.0;
 
-/// Most trials on the best path whose names are written beside them.
+/// Longest best path whose trials are labelled.
 const NAMED: usize = 12;
 
-/// Most trials and columns of a picture: of more, columns are joined, and of each some trials are drawn.
+/// Upper bounds on trials and columns in a chart. Beyond them, columns are merged and trials are
+/// sampled.
 const DRAWN: usize = 1500;
 const COLUMNS: usize = 250;
 
-/// Most trials of the best path in a picture that does not draw all.
+/// Upper bound on best-path trials in a sampled chart.
 const ON_PATH: usize = 300;
 
-/// Most columns with a label.
+/// Upper bound on labelled columns.
 const LABELLED: usize = 40;
 
-/// Most generations in the table.
+/// Approximate upper bound on the rows of the table.
 const LISTED: usize = 200;
 
-/// An evolution, drawn.
 #[derive(Debug, Serialize)]
 pub(super) struct Evolution {
     pub(super) title: String,
@@ -49,12 +49,12 @@ pub(super) struct Evolution {
     /// Trials of the best path: percent from the left, pixels from the top.
     names: Vec<(f64, Mark)>,
     pub(super) generations: Vec<[String; 7]>,
-    /// Which generations the table has, if not all.
+    /// Note on omitted generations; empty if the table is complete.
     pub(super) listed: String,
     note: String,
 }
 
-/// A trial's place: column, and place from 0 to 1 in it.
+/// A trial with its position in SVG units.
 struct NodePlace<'a> {
     trial: &'a LineageRecord,
     x: f64,
@@ -62,8 +62,8 @@ struct NodePlace<'a> {
     failed: bool,
 }
 
-/// The columns, in the order of the trials: one a generation of a loop, and one for trials of no loop
-/// wherever they stand.
+/// Groups trials into columns, in trial order: one per generation of a loop, and one per run of
+/// consecutive trials outside a loop.
 fn columns(lineage: &[LineageRecord]) -> Vec<(String, Vec<&LineageRecord>)> {
     let mut columns: Vec<((usize, usize), Vec<&LineageRecord>)> = Vec::new();
     let mut places: HashMap<(usize, usize), usize> = HashMap::new();
@@ -92,7 +92,7 @@ fn columns(lineage: &[LineageRecord]) -> Vec<(String, Vec<&LineageRecord>)> {
     columns.into_iter().enumerate().map(name).collect()
 }
 
-/// A generation's number, of a second loop with the loop's.
+/// Number of a generation, prefixed with the loop number from the second loop on.
 fn numbered(of_loop: usize, generation: usize) -> String {
     match of_loop {
         0 | 1 => generation.to_string(),
@@ -100,7 +100,7 @@ fn numbered(of_loop: usize, generation: usize) -> String {
     }
 }
 
-/// The best trial and those that it goes back to, the best first.
+/// The best trial and its ancestors, best trial first.
 fn best_path(record: &EvolutionRecord) -> Vec<usize> {
     let parents: HashMap<usize, Option<usize>> = (record.lineage.iter())
         .map(|trial| (trial.trial, trial.parent))
@@ -108,7 +108,7 @@ fn best_path(record: &EvolutionRecord) -> Vec<usize> {
     let mut path = Vec::new();
     let mut seen = BTreeSet::new();
     let mut at = record.best_trial;
-    // A record with a circle in it ends here, too.
+    // Also terminates on a cyclic record.
     while let Some(trial) = at.filter(|trial| seen.insert(*trial)) {
         path.push(trial);
         at = parents.get(&trial).copied().flatten();
@@ -116,13 +116,13 @@ fn best_path(record: &EvolutionRecord) -> Vec<usize> {
     path
 }
 
-/// Every so many of `count`, so that `most` are left; the first is one of them.
+/// Stride that keeps at most `most` of `count` items.
 fn every(count: usize, most: usize) -> usize {
     count.div_ceil(most).max(1)
 }
 
-/// What of a lineage is drawn: columns and path as they are, or fewer of both, with a sentence that says
-/// so.
+/// Reduces columns and path to the chart limits. The returned note says so, and is empty if nothing
+/// was dropped.
 fn thinned<'a>(
     columns: Vec<(String, Vec<&'a LineageRecord>)>,
     path: &mut Vec<usize>,
@@ -163,17 +163,17 @@ fn thinned<'a>(
     let thinned: Vec<_> = thinned.collect();
     let together = match joined {
         1 => String::new(),
-        joined => format!(", {joined} generations in a column"),
+        joined => format!(", {joined} generations per column"),
     };
     let note = format!(
-        " {drawn} of {} are drawn{together}: the best of each column, some of the best path, and every \
-         so many of the others.",
+        " {drawn} of {} are drawn{together}: the best of each column, some of the best path, and a \
+         sample of the others.",
         plural(trials, "trial")
     );
     (thinned, note)
 }
 
-/// Failed outcomes, each with a row of its own.
+/// Failed outcomes; each gets a row.
 fn failures(lineage: &[LineageRecord]) -> Vec<&str> {
     let failed = lineage.iter().filter(|trial| trial.score.is_none());
     let names: BTreeSet<&str> = failed.map(|trial| trial.outcome.as_str()).collect();
@@ -187,7 +187,7 @@ fn scale(lineage: &[LineageRecord]) -> (f64, f64) {
     });
     match high - low {
         range if range > 0.0 && range.is_finite() => (low, high),
-        // One score, or none.
+        // A single score, or none.
         _ if low.is_finite() => {
             let margin = 0.5 * low.abs().max(1.0);
             (low - margin, low + margin)
@@ -196,7 +196,6 @@ fn scale(lineage: &[LineageRecord]) -> (f64, f64) {
     }
 }
 
-/// Draws one.
 pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
     let lineage = &record.lineage;
     let whole_path = best_path(record);
@@ -283,7 +282,7 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
             line(class, (parent.x, parent.y), (place.x, place.y), "");
         }
     }
-    // The best path last, so that it lies above the others; past those of it that are not drawn.
+    // Draw the best path last, on top of the other edges. It skips ancestors that were not drawn.
     let drawn_path: Vec<&NodePlace> = path.iter().filter_map(|trial| places.get(trial)).collect();
     for pair in drawn_path.windows(2).rev() {
         let (place, before) = (pair[0], pair[1]);
@@ -296,14 +295,14 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
             _ if place.failed => "trial failed",
             _ => "trial",
         };
-        // Round caps make a dot of it, however the picture is stretched.
+        // Round line caps draw a dot at any aspect ratio.
         let at = (place.x, place.y);
         line(class, at, (place.x + 0.01, place.y), &title(place.trial));
     }
     svg.push_str("</svg>");
 
     let named = whole_path.len() <= NAMED;
-    // In the order of the trials.
+    // In trial order.
     path.sort_unstable();
     let every_label = every(columns.len(), LABELLED);
     let every_row = every(record.generations.len(), LISTED);
@@ -345,13 +344,13 @@ pub(super) fn evolution(record: &EvolutionRecord) -> Evolution {
         listed: match every_row {
             1 => String::new(),
             every => format!(
-                "One in {every} generations, and the last; all {} are in the run's folder.",
+                "One in {every} generations, and the last, are listed; all {} are in the run's folder.",
                 record.generations.len()
             ),
         },
-        note: "A dot a trial, at its generation and score; a line goes to the trial whose program its \
-               prompt went on from. Trials without a score stand below, by what they came to. The best \
-               trial and those before it are green."
+        note: "Each dot is a trial, placed by generation and score; a line connects it to its parent, \
+               the trial that its prompt was based on. Trials without a score are below, by \
+               outcome. The best trial and its ancestors are green."
             .to_owned()
             + &thinned,
     }
@@ -389,7 +388,7 @@ fn summary(record: &EvolutionRecord) -> String {
     )
 }
 
-/// The table's rows: one in `every` generations, and the last.
+/// Table rows: every `every`-th generation, and the last one.
 fn generations(records: &[GenerationRecord], every: usize) -> Vec<[String; 7]> {
     let last = records.len().saturating_sub(1);
     let listed = records.iter().enumerate();
@@ -446,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn each_trial_has_its_place_and_an_edge_to_its_parent() {
+    fn each_trial_has_a_dot_and_an_edge_to_its_parent() {
         let record = record(vec![
             trial(1, 0, 0, Some(1.0)),
             trial(2, 1, 1, Some(2.0)),
@@ -487,7 +486,7 @@ mod tests {
             .map(|mark| mark.text.as_str())
             .collect();
         assert_eq!(columns, ["root", "1", "2"]);
-        // Greater scores stand higher, failures lowest.
+        // Higher scores are at the top, failures at the bottom.
         let y = |trial: usize| {
             drawn
                 .names
@@ -499,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_a_loop_stands_behind_it() {
+    fn trials_after_a_loop_get_a_column_after_it() {
         let record = record(vec![trial(1, 0, 1, None), trial(2, 1, 0, Some(1.0))]);
         let drawn = evolution(&record);
         let columns: Vec<&str> = drawn
@@ -511,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn generations_of_two_loops_are_told_apart() {
+    fn generations_of_a_second_loop_are_labelled_with_the_loop() {
         let mut trials = vec![
             trial(1, 0, 1, Some(1.0)),
             trial(2, 1, 2, Some(2.0)),
@@ -530,8 +529,8 @@ mod tests {
     }
 
     #[test]
-    fn a_long_evolution_has_a_picture_of_a_sensible_size() {
-        // Each generation is better than the one before: all are on the best path.
+    fn charts_of_long_evolutions_are_bounded() {
+        // Each generation improves on the previous one, so all are on the best path.
         let trials =
             (1..=20_000).map(|number| trial(number, number - 1, number / 2, Some(number as f64)));
         let mut record = record(trials.collect());
@@ -549,7 +548,7 @@ mod tests {
         assert!(
             drawn
                 .note
-                .contains("of 20000 trials are drawn, 41 generations in a column"),
+                .contains("of 20000 trials are drawn, 41 generations per column"),
             "{}",
             drawn.note
         );
@@ -562,7 +561,7 @@ mod tests {
         fn every_lineage_can_be_drawn(
             trials in prop::collection::vec((0usize..6, 0usize..4, prop::option::of(-1e300f64..1e300)), 0..12),
         ) {
-            // Parents that come later, or in a circle, are drawn as they are.
+            // Later parents and cycles must not break the drawing.
             let lineage = (1..).zip(trials);
             let lineage = lineage.map(|(number, (parent, generation, score))| trial(number, parent, generation, score));
             let drawn = evolution(&record(lineage.collect()));

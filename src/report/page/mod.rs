@@ -1,5 +1,4 @@
-//! A run as a page: one HTML file that needs nothing else, or Markdown. Both are made from records
-//! alone.
+//! Renders a run as a self-contained HTML file, or as Markdown, from the records alone.
 
 mod chart;
 mod facts;
@@ -27,13 +26,13 @@ use crate::units::plural;
 
 pub use text::markdown;
 
-/// Most workflows in the list of the slowest.
+/// Length of the list of the slowest workflows.
 const SLOWEST: usize = 10;
 
-/// The page. `evolutions` are those that the run has left.
+/// Renders the HTML page. `evolutions` are those in the run's folder.
 ///
 /// # Errors
-/// Exit code 110 where the template does not render, which would be a mistake in it.
+/// Exit code 110 if the template fails to render, which would be a bug.
 pub fn html(
     run: &RunRecord,
     steps: &[StepRecord],
@@ -41,7 +40,7 @@ pub fn html(
 ) -> Result<String> {
     let mut environment = Environment::new();
     let broken = || "failed to make the page".to_owned();
-    // Names that end in .html are escaped.
+    // minijinja escapes values in templates whose name ends in `.html`.
     environment
         .add_template("page.html", include_str!("page.html"))
         .or_exit(Exit::Output, broken)?;
@@ -101,7 +100,7 @@ fn status(status: Status) -> &'static str {
     }
 }
 
-/// Step ids and how their steps are spread: of a run that was killed, too.
+/// Statistics per step ID. Derived from the steps, so that it works for a killed run as well.
 fn positions(steps: &[StepRecord]) -> Vec<PositionRecord> {
     let mut positions = Positions::default();
     for step in steps {
@@ -110,10 +109,10 @@ fn positions(steps: &[StepRecord]) -> Vec<PositionRecord> {
     positions.records()
 }
 
-/// Most positions that are shown: a long loop has one for each step of each generation.
+/// Upper bound on the positions shown: a long loop has one per step and generation.
 const POSITIONS: usize = 100;
 
-/// Those on which most time was spent, in their order, and how many are left out.
+/// The positions that took the most time, in order, and the number of omitted ones.
 fn shown(mut positions: Vec<PositionRecord>) -> (Vec<PositionRecord>, usize) {
     let all = positions.len();
     if all <= POSITIONS {
@@ -134,7 +133,7 @@ fn shown(mut positions: Vec<PositionRecord>) -> (Vec<PositionRecord>, usize) {
     (positions, all - POSITIONS)
 }
 
-/// What a position is called: its step, with the mode where there are two.
+/// Label of a position: the step, and the mode if there are two.
 fn label(position: &PositionRecord) -> String {
     match &position.mode {
         Some(mode) => format!("{} · {mode}", position.step),
@@ -223,14 +222,14 @@ fn causes(diagnosis: &Diagnosis) -> Vec<CauseRow> {
     diagnosis.causes.iter().map(row).collect()
 }
 
-/// One timeline; in `MODE=both` one of the first round of each mode.
+/// One timeline, or in `MODE=both`, one for the first round of each mode.
 fn timelines(run: &RunRecord, steps: &[StepRecord]) -> Vec<timeline::Timeline> {
     if steps.is_empty() {
         return Vec::new();
     }
     let Some(comparison) = &run.comparison else {
         let all: Vec<&StepRecord> = steps.iter().collect();
-        // With an engine a workflow, its starts lie between the flows.
+        // With one engine per workflow, the start-ups lie between the flows.
         let init = (run.engine_starts == 1)
             .then_some(run.engine_init_ms)
             .flatten();
@@ -342,15 +341,15 @@ fn tokens(positions: &[PositionRecord]) -> Vec<TokenRow> {
             ],
         }
     };
-    // What is judged without the model has no tokens.
+    // Steps that are judged without the model have no tokens.
     let asked = |position: &&PositionRecord| position.tokens.prompt + position.tokens.decode > 0;
     positions.iter().filter(asked).map(row).collect()
 }
 
-/// Most steps of a critical path that are named.
+/// Upper bound on the steps named in a critical path.
 const NAMED_STEPS: usize = 20;
 
-/// A critical path in words; of a long one, its longest steps.
+/// A critical path as text; for a long one, only its longest steps.
 fn path(steps: &[CriticalStep]) -> String {
     let mut least = f64::NEG_INFINITY;
     if steps.len() > NAMED_STEPS {

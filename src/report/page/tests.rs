@@ -5,7 +5,7 @@ use crate::report::testing::run;
 use crate::units::Millis;
 
 #[test]
-fn the_page_needs_nothing_else_and_text_is_escaped() {
+fn the_page_is_self_contained_and_escapes_text() {
     let (mut record, steps) = run(25, 1.0, 260.0, 195.0);
     record.workflows[3].row = "<script>alert(1)</script>".to_owned();
     record.profile = Some(Profile {
@@ -27,7 +27,7 @@ fn the_page_needs_nothing_else_and_text_is_escaped() {
     }
     assert!(page.contains("&lt;script&gt;alert(1)"), "the row, as text");
     assert!(page.contains("A processor &lt;with&gt; a name"));
-    // The template escapes slashes, too.
+    // The template escapes slashes as well.
     assert!(page.contains("465&#x2f;1") && page.contains("&lt;i&gt;span"));
     assert!(!page.contains("NaN") && !page.contains("inf%"));
     assert_eq!(page.matches("<rect class=\"decode\"").count(), 75);
@@ -35,7 +35,7 @@ fn the_page_needs_nothing_else_and_text_is_escaped() {
 }
 
 #[test]
-fn pages_of_odd_runs() {
+fn pages_of_unusual_runs_are_well_formed() {
     for flows in [0, 1, 5, 40, 200, 500] {
         let (mut record, steps) = run(flows, 0.0, 3.0, 2.0);
         if flows < 5 {
@@ -56,7 +56,7 @@ fn pages_of_odd_runs() {
 }
 
 #[test]
-fn labels_of_a_timeline_do_not_overlap() {
+fn timeline_labels_do_not_overlap() {
     for flows in [1, 25, 40, 41, 120, 121, 200, 400] {
         let (_, steps) = run(flows, 0.0, 3.0, 2.0);
         let steps: Vec<&StepRecord> = steps.iter().collect();
@@ -76,7 +76,7 @@ fn labels_of_a_timeline_do_not_overlap() {
 }
 
 #[test]
-fn ticks_are_round_and_few() {
+fn ticks_are_few_and_round() {
     assert_eq!(
         chart::ticks(1000.0, 6.0),
         [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0]
@@ -91,7 +91,7 @@ fn ticks_are_round_and_few() {
 }
 
 #[test]
-fn what_makes_figures_worth_less_is_told() {
+fn the_page_warns_about_unreliable_figures() {
     let warned = |change: fn(&mut RunRecord), word: &str| {
         let (mut record, _) = run(25, 1.0, 260.0, 195.0);
         let before = facts::warnings(&record, &[]);
@@ -120,11 +120,11 @@ fn what_makes_figures_worth_less_is_told() {
     warned(|run| run.workflows[9].workflow_ms = Millis(9000.0), "noise");
     warned(
         |run| run.totals.workflows_failed = 2,
-        "2 workflows failed, and are in no mean",
+        "2 workflows failed and are excluded",
     );
     warned(
         |run| run.totals.workflows_failed = 1,
-        "1 workflow failed, and is in no mean",
+        "1 workflow failed and is excluded",
     );
     warned(
         |run| {
@@ -138,7 +138,7 @@ fn what_makes_figures_worth_less_is_told() {
     );
     warned(
         |run| run.environment.git_revision = Some("abc-dirty".to_owned()),
-        "no revision names",
+        "uncommitted changes",
     );
 }
 

@@ -1,4 +1,4 @@
-//! The page as Markdown, for a pull request or a job's summary.
+//! The page as Markdown, for a pull request or a job summary.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use crate::report::diagnose::{diagnose, seconds};
 use crate::report::markdown::escaped;
 use crate::report::table;
 
-/// The median of a rate, or the mean of a few values.
+/// The median of a rate, or the mean for a small sample.
 pub(super) fn rate(spread: &Option<Distribution>) -> String {
     let rate = spread
         .as_ref()
@@ -18,7 +18,7 @@ pub(super) fn rate(spread: &Option<Distribution>) -> String {
     rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.1}"))
 }
 
-/// Values of rounds: their median and range, or the values where they are few.
+/// Median and range over the rounds, or the values themselves if there are few.
 pub(super) fn sample(sample: &Sample) -> String {
     let number = |value: f64| match value {
         value if value.fract() == 0.0 || value >= 1000.0 => format!("{value:.0}"),
@@ -37,12 +37,12 @@ pub(super) fn sample(sample: &Sample) -> String {
     }
 }
 
-/// A cell's text, which is shown as it is.
+/// Escapes the text of a table cell.
 fn cell(text: &str) -> String {
     escaped(text)
 }
 
-/// The run in Markdown. `evolutions` are those that the run has left.
+/// Renders the run as Markdown. `evolutions` are those in the run's folder.
 pub fn markdown(run: &RunRecord, steps: &[StepRecord], evolutions: &[EvolutionRecord]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -127,7 +127,7 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
         if left_out > 0 {
             writeln!(
                 out,
-                "\nThe steps on which most time was spent; {left_out} more are in run.json."
+                "\nThe steps that took the most time; {left_out} more are in run.json."
             )?;
         }
     }
@@ -139,7 +139,7 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
         writeln!(out, "\n### standalone and reuse\n")?;
         writeln!(
             out,
-            "| a round | standalone | reuse | reuse / standalone |\n|---|---:|---:|---:|"
+            "| per round | standalone | reuse | reuse / standalone |\n|---|---:|---:|---:|"
         )?;
         for metric in &comparison.metrics {
             writeln!(
@@ -158,7 +158,6 @@ fn write(out: &mut String, run: &RunRecord, steps: &[StepRecord]) -> std::fmt::R
     Ok(())
 }
 
-/// What was judged, and what it came to.
 fn write_judged(
     out: &mut String,
     run: &RunRecord,
@@ -169,7 +168,7 @@ fn write_judged(
     if !rows.is_empty() {
         writeln!(
             out,
-            "\n### Judged steps\n\n| step | kind | judged | outcomes | score | overhead | run | beside decoding |\n|---|---|---:|---|---:|---:|---:|---:|"
+            "\n### Judged steps\n\n| step | kind | judged | outcomes | score | overhead | run | during decoding |\n|---|---|---:|---|---:|---:|---:|---:|"
         )?;
         for row in rows {
             writeln!(

@@ -1,4 +1,4 @@
-//! Flows and steps over time.
+//! Timeline of flows and steps.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -10,16 +10,16 @@ use crate::record::StepRecord;
 use crate::report::diagnose::seconds;
 use crate::units::plural;
 
-/// Parts of the axis.
+/// Approximate number of tick intervals.
 const PARTS: f64 = 6.0;
 
-/// Most rows.
+/// Upper bound on rows.
 const ROWS: usize = 400;
 
-/// Most steps that are drawn.
+/// Upper bound on steps.
 const DRAWN: usize = 5000;
 
-/// Which steps are drawn: all, or the longest.
+/// Selects the steps to draw: all, or the longest.
 fn drawn(steps: &[&StepRecord]) -> Vec<bool> {
     let mut drawn = vec![steps.len() <= DRAWN; steps.len()];
     if steps.len() > DRAWN {
@@ -30,7 +30,7 @@ fn drawn(steps: &[&StepRecord]) -> Vec<bool> {
     drawn
 }
 
-/// Flows and steps over time.
+/// Timeline of flows and steps.
 #[derive(Debug, Serialize)]
 pub(super) struct Timeline {
     pub(super) title: String,
@@ -38,12 +38,12 @@ pub(super) struct Timeline {
     height: f64,
     labels: Vec<Mark>,
     ticks: Vec<Mark>,
-    /// Classes of its bars, with what they mean.
+    /// CSS classes of the bars, with their meaning.
     legend: Vec<[&'static str; 2]>,
     note: String,
 }
 
-/// The rows of a flow: steps at the same time have rows of their own.
+/// The rows of a flow. Concurrent steps are in separate rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rows {
     flow: usize,
@@ -51,7 +51,7 @@ struct Rows {
     count: usize,
 }
 
-/// For each step its row below the flow's first, and the flows' rows in their order.
+/// Assigns each step a row relative to the first row of its flow, and each flow a range of rows.
 fn place(steps: &[&StepRecord]) -> (Vec<usize>, Vec<Rows>) {
     let mut order: Vec<usize> = (0..steps.len()).collect();
     order.sort_by(|a, b| {
@@ -64,7 +64,7 @@ fn place(steps: &[&StepRecord]) -> (Vec<usize>, Vec<Rows>) {
     for index in order {
         let step = steps[index];
         let ends = ends.entry(step.flow).or_default();
-        // Times are kept to a microsecond.
+        // Times are stored to a microsecond.
         let free = |end: &f64| *end <= step.start_ms.0 + 0.001;
         let row = ends.iter().position(free).unwrap_or_else(|| {
             ends.push(0.0);
@@ -85,7 +85,7 @@ fn place(steps: &[&StepRecord]) -> (Vec<usize>, Vec<Rows>) {
     (rows, flows.collect())
 }
 
-/// A step's parts: class, from, to, in milliseconds from its start.
+/// Segments of a step: CSS class, start, end, in milliseconds since its start.
 fn parts(step: &StepRecord) -> Vec<(&'static str, f64, f64)> {
     let latency = step.latency_ms.0;
     match (step.kind(), &step.evaluation) {
@@ -144,8 +144,8 @@ const LEGEND: [[&str; 2]; 7] = [
     ["verify", "verify"],
 ];
 
-/// A timeline of these steps (of one round, if there are rounds), which starts at `origin`, with the
-/// engine's init above it where it is within.
+/// Draws the steps, of a single round if there are rounds, from `origin` on. If `init` is given,
+/// the engine's start-up is in the first row.
 pub(super) fn timeline(
     title_of_it: String,
     steps: &[&StepRecord],
@@ -156,7 +156,7 @@ pub(super) fn timeline(
     let all = flows.len();
     flows.retain(|rows| rows.first + rows.count <= ROWS || rows.first == 0);
     let cut_off = flows.iter().any(|rows| rows.count > ROWS);
-    // Of one flow with more rows than that, those there is room for.
+    // A single flow with too many rows is truncated.
     flows
         .iter_mut()
         .for_each(|rows| rows.count = rows.count.min(ROWS));
@@ -234,7 +234,7 @@ pub(super) fn timeline(
             rect(start + from, start + to, row, class, &title);
         }
     }
-    // Where a step ends and the next one begins.
+    // A gap between successive steps.
     for (step, place) in shown_steps() {
         if let Some(number) = row_of(step, *place) {
             let at = x(step.start_ms.0 + step.latency_ms.0 - origin);
@@ -248,9 +248,9 @@ pub(super) fn timeline(
     }
     svg.push_str("</svg>");
 
-    let mut what = "A row a flow, its steps one after another; a gap ends a step.".to_owned();
+    let mut what = "One row per flow; a gap marks the end of a step.".to_owned();
     if side_by_side {
-        what = "Steps of a flow one after another, those at the same time in rows below; a gap ends a \
+        what = "Concurrent steps of a flow are in separate rows; a gap marks the end of a \
                 step."
             .to_owned();
     }
@@ -276,13 +276,13 @@ pub(super) fn timeline(
             .into_iter()
             .filter(|[class, _]| used.contains(class))
             .collect(),
-        note: format!("{what} Steps that failed are not shown.{cut}"),
+        note: format!("{what} Failed steps are not shown.{cut}"),
     }
 }
 
-/// The flows' names beside their rows, as many as there is room for.
+/// Labels of the flows, as many as fit.
 fn labels(flows: &[Rows], lead: usize, row: f64) -> Vec<Mark> {
-    /// Height of a label.
+    /// Height of a label in pixels.
     const LINE: f64 = 16.0;
     let mark = |at: f64, text: String| Mark {
         at,
@@ -295,7 +295,7 @@ fn labels(flows: &[Rows], lead: usize, row: f64) -> Vec<Mark> {
         labels.push(mark(row / 2.0, "engine".to_owned()));
         free = row / 2.0 + LINE;
     }
-    // With many flows, those with round numbers.
+    // With many flows, label round numbers only.
     let every = match flows.iter().all(|rows| rows.count == 1) {
         true => (LINE / row).ceil() as usize,
         false => 1,
@@ -334,7 +334,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_two_steps_of_a_row_overlap(
+        fn steps_in_a_row_do_not_overlap(
             all in prop::collection::vec((1usize..4, 0u32..60, 0u32..20), 0..30),
         ) {
             let all: Vec<StepRecord> = all
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_have_rows_of_their_own_and_an_evaluation_its_parts() {
+    fn samples_get_separate_rows_and_evaluations_are_segmented() {
         let mut trial = step(1, 10.0, 20.0);
         trial.kind = Some("evaluate".to_owned());
         trial.outcome = Some("ok".to_owned());

@@ -1,4 +1,5 @@
-//! What the steps of a run say of it, gathered as they end: a run may have more of them than memory.
+//! Statistics for the warnings, collected as steps end: a run may have more steps than fit in
+//! memory.
 
 use std::collections::BTreeMap;
 
@@ -8,35 +9,35 @@ use crate::record::warning::Warning;
 use crate::record::{PlannedStep, StepRecord};
 use crate::units::plural;
 
-/// Counts over the steps that asked the model.
+/// Counts over the steps that called the model.
 #[derive(Debug, Clone, Default)]
 pub struct Gathered {
     answers: usize,
     tokens: usize,
-    /// Answers without text, or with thoughts alone.
+    /// Answers without text, or with reasoning only.
     empty: usize,
-    /// Those of them that ended at the token limit.
+    /// Empty answers that ended at the token limit.
     empty_cut: usize,
-    /// Those of them that have thoughts.
+    /// Empty answers with reasoning.
     empty_thought: usize,
-    /// Those of them that have tokens of which nothing is known.
+    /// Empty answers with tokens that are unaccounted for.
     empty_tokens: usize,
-    /// Answers whose thoughts do not end.
+    /// Answers that end inside their reasoning.
     within_thoughts: usize,
-    /// Answers with text, of which no token was counted.
+    /// Answers with text but a token count of 0.
     uncounted: usize,
-    /// Streamed answers of two tokens or more.
+    /// Streamed answers of at least two tokens.
     streamed: usize,
-    /// Those of them that came in one piece.
+    /// Streamed answers that arrived all at once.
     bursts: usize,
-    /// Those of them in which so few chunks held so many tokens that none has a time of its own.
+    /// Streamed answers with too few chunks per token to time individual tokens.
     few_chunks: usize,
-    /// Answers with tokens that were counted and not streamed, and how many these are.
+    /// Answers with tokens that were counted but not streamed, and the number of those tokens.
     hiding: usize,
     hidden: usize,
-    /// By step id, without generations.
+    /// By step ID, without generation numbers.
     steps: BTreeMap<String, OfStep>,
-    /// By mode and round, which `MODE=both` has.
+    /// By mode and round; both are `None` outside `MODE=both`.
     first: BTreeMap<(Option<String>, Option<usize>), FirstRequests>,
 }
 
@@ -45,17 +46,17 @@ struct OfStep {
     answers: usize,
     /// Answers that ended at the token limit.
     cut: usize,
-    /// Answers behind thoughts that the prompt had begun.
+    /// Answers that follow reasoning which the prompt opened.
     behind_thoughts: usize,
-    /// Answers without any mark of thoughts that ended at the token limit.
+    /// Answers without any reasoning marker that ended at the token limit.
     cut_unmarked: usize,
 }
 
-/// The requests that began before any first token had come: what one of them was spared, none of the
-/// others can have computed before.
+/// The requests that started before the first token of the run. One of them was computed first, so
+/// if all of them reused cached tokens, the cache was already warm.
 #[derive(Debug, Clone, Default)]
 struct FirstRequests {
-    /// When the first token of all came, in milliseconds.
+    /// Time of the first token of the run, in milliseconds.
     first_token: Option<f64>,
     requests: Vec<FirstRequest>,
 }
@@ -65,7 +66,7 @@ struct FirstRequest {
     start: f64,
     reused: usize,
     prompt: usize,
-    /// An attempt before may have filled the cache.
+    /// An earlier attempt may have filled the cache.
     tried_before: bool,
 }
 
@@ -85,10 +86,10 @@ impl FirstRequests {
         }
     }
 
-    /// The request that was spared least, if all were spared something.
+    /// The request with the least reuse, if all of them had some.
     fn warm(&self) -> Option<FirstRequest> {
         let earliest = self.first_token?;
-        // Some were taken in before an earlier first token was known.
+        // Some were added before an earlier first token was known.
         let first = || {
             self.requests
                 .iter()
@@ -103,7 +104,6 @@ impl FirstRequests {
 }
 
 impl Gathered {
-    /// Counts a step in.
     pub fn add(&mut self, step: &StepRecord) {
         if !matches!(step.kind(), "generate" | "judge") {
             return;
@@ -150,14 +150,14 @@ impl Gathered {
         self.first.entry(round).or_default().add(step);
     }
 
-    /// Answers that are none.
+    /// Warnings about missing answers.
     pub(super) fn answers(&self) -> Vec<Warning> {
         let mut all = Vec::new();
         let answers = plural(self.answers, "answer");
         if self.answers > 0 && self.tokens == 0 {
             all.push(warning(
                 "no_tokens",
-                "No token was counted: there is no speed to tell",
+                "No tokens were counted: rates cannot be computed",
                 format!("0 tokens in {answers}"),
             ));
         } else if self.empty > 0 {
@@ -166,7 +166,7 @@ impl Gathered {
                 evidence.push_str(&format!("; {} ended at the token limit", self.empty_cut));
             }
             if self.empty_thought > 0 {
-                evidence.push_str(&format!("; {} with thoughts alone", self.empty_thought));
+                evidence.push_str(&format!("; {} with reasoning only", self.empty_thought));
             }
             if self.empty_tokens > 0 {
                 evidence.push_str(&format!(
@@ -180,15 +180,15 @@ impl Gathered {
             };
             all.push(warning("answers_empty", text, evidence));
         }
-        // Where some answers of a step show that the prompt begins their thoughts, one that was cut
-        // before any mark was cut within them.
+        // If some answers of a step show that the prompt opens the reasoning, then an answer of
+        // that step that was cut off before any marker was cut off inside it.
         let steps = self.steps.values();
         let unmarked = steps.filter(|step| step.behind_thoughts > 0);
         let within = self.within_thoughts + unmarked.map(|step| step.cut_unmarked).sum::<usize>();
         if within > 0 {
             let text = match within == self.answers {
-                true => "All answers end within their thoughts, before any answer",
-                false => "Some answers end within their thoughts, before any answer",
+                true => "All answers end within their reasoning, before the final answer",
+                false => "Some answers end within their reasoning, before the final answer",
             };
             all.push(warning(
                 "thoughts_cut",
@@ -199,7 +199,7 @@ impl Gathered {
         all
     }
 
-    /// Answers that were judged although most of them were cut.
+    /// Warnings about judged steps whose answers were mostly cut off.
     pub(super) fn cut(&self, planned: &[PlannedStep], as_planned: bool) -> Vec<Warning> {
         let mut all = Vec::new();
         for step in planned.iter().filter(|step| step.judged && !as_planned) {
@@ -221,24 +221,24 @@ impl Gathered {
         all
     }
 
-    /// Counts and times that mean less than they seem to.
+    /// Warnings about misleading counts and times.
     pub(super) fn counts(&self) -> Vec<Warning> {
         let mut all = Vec::new();
         if self.uncounted > 0 && self.tokens > 0 {
             all.push(warning(
                 "tokens_not_counted",
-                "Some answers have text, and no token was counted: their rates are missing",
+                "Some answers have text but a token count of 0: their rates are missing",
                 format!("{} of {}", self.uncounted, plural(self.answers, "answer")),
             ));
         }
         let of_streamed = |count: usize| {
             let streamed = plural(self.streamed, "answer");
-            format!("{count} of {streamed} of two tokens or more")
+            format!("{count} of {streamed} of at least two tokens")
         };
         if 2 * self.bursts > self.streamed {
             all.push(warning(
                 "one_piece",
-                "Most answers came in one piece: their time to first token is their whole latency, \
+                "Most answers came in one piece: their time to first token is their full latency, \
                  and they have no time per token",
                 of_streamed(self.bursts),
             ));
@@ -253,8 +253,8 @@ impl Gathered {
         if self.hiding > 0 {
             all.push(warning(
                 "hidden_tokens",
-                "Some tokens were counted and not streamed, as thoughts that the server keeps to \
-                 itself: the time to first token has theirs in it",
+                "Some tokens were counted but not streamed, such as hidden reasoning: the time to \
+                 first token includes them",
                 format!(
                     "{} in {} of {}",
                     plural(self.hidden, "token"),

@@ -1,5 +1,6 @@
-//! Warnings: a run that ended well and proves little says so. They are found in the record and the
-//! steps alone, shown at the end of the run, and kept in `run.json`. `docs/report.md` lists them.
+//! Warnings about runs that succeeded but whose results prove little. They are derived from the
+//! record and the steps, printed at the end of the run, and stored in `run.json`. `docs/report.md`
+//! lists them.
 
 mod gathered;
 #[cfg(test)]
@@ -18,14 +19,14 @@ use crate::units::plural;
 
 pub use gathered::Gathered;
 
-/// From this share of the processors' time on, other processes (or other virtual machines) are told.
+/// Warn if other processes or other virtual machines use at least this share of the processor time.
 pub const BUSY_SHARE: f64 = 0.1;
 
-/// Shares of a shorter time are too coarse: the kernel counts in hundredths of a second.
+/// Shorter runs are skipped: the kernel counts in hundredths of a second.
 const LEAST_SECONDS: f64 = 1.0;
 
-/// The warnings of a run that was kept: those it ended with, or, of one that was killed, those that
-/// its steps give.
+/// Warnings of a stored run: those stored at its end, or, if it was killed, those derived from its
+/// steps.
 pub fn of<'a>(run: &'a RunRecord, steps: &[StepRecord]) -> Cow<'a, [Warning]> {
     if run.status != Status::Running {
         return Cow::Borrowed(&run.warnings);
@@ -37,7 +38,7 @@ pub fn of<'a>(run: &'a RunRecord, steps: &[StepRecord]) -> Cow<'a, [Warning]> {
     Cow::Owned(warnings(run, &gathered))
 }
 
-/// All that there is to warn of, the gravest first. `gathered` has the run's steps.
+/// All warnings, most severe first. `gathered` holds the run's steps.
 pub fn warnings(run: &RunRecord, gathered: &Gathered) -> Vec<Warning> {
     let mut all = gathered.answers();
     all.extend(gathered.cut(&run.expansion.steps, ignores_eos(run)));
@@ -57,18 +58,18 @@ fn warning(code: &str, text: impl Into<String>, evidence: String) -> Warning {
     }
 }
 
-/// Whether the user wants answers that are as long as the limit.
+/// Whether answers are meant to reach the token limit.
 fn ignores_eos(run: &RunRecord) -> bool {
     run.settings.get("ignore_eos") == Some(&Value::Bool(true))
 }
 
-/// The temperature that the server is told in place of the template's, where there is one.
+/// The temperature in `ENDPOINT_EXTRA`, which overrides the template's.
 fn other_temperature(run: &RunRecord) -> Option<f64> {
     let remote = run.settings.get("remote")?;
     remote.pointer("/endpoint_extra/temperature")?.as_f64()
 }
 
-/// Several answers to one prompt, all of them greedy.
+/// Several answers to the same prompt, all of them greedy.
 fn identical(run: &RunRecord) -> Vec<Warning> {
     let steps = &run.expansion.steps;
     let temperature = other_temperature(run);
@@ -98,7 +99,7 @@ fn identical(run: &RunRecord) -> Vec<Warning> {
     all
 }
 
-/// Whether the server may be one of the other processes.
+/// Whether the server runs on this machine and may be one of the other processes.
 fn serves_here(run: &RunRecord) -> bool {
     let endpoint = run
         .settings
@@ -121,9 +122,9 @@ fn serves_here(run: &RunRecord) -> bool {
         || host.to_ascii_lowercase().ends_with(".localhost")
 }
 
-/// Other processes, or other virtual machines, had a share of the processors that matters.
+/// Warns if other processes or other virtual machines used a significant share of the processors.
 fn busy(run: &RunRecord) -> Option<Warning> {
-    // Of a run that was joined, each shard has a machine of its own.
+    // In a merged run, each shard has its own machine.
     let shards = run.shards.iter().map(|shard| &shard.environment);
     let own = Some(&run.environment).filter(|_| run.shards.is_empty());
     let loads = shards
@@ -160,7 +161,7 @@ fn busy(run: &RunRecord) -> Option<Warning> {
     };
     Some(warning(
         "busy_machine",
-        "The machine was busy with other work: times are longer than on a quiet one, and compare badly",
+        "The machine was busy with other work: times are longer than on an idle machine, and not comparable",
         format!(
             "{} of {}{average}",
             shares.join(" and "),

@@ -19,7 +19,7 @@ fn codes(run: &RunRecord, steps: &[StepRecord]) -> Vec<String> {
     all.map(|warning| warning.code).collect()
 }
 
-/// A run of 6 flows of three steps whose last one is judged, as changed.
+/// Warnings of a changed run: 6 flows of three steps, the last of which is judged.
 #[track_caller]
 fn changed(change: impl Fn(&mut RunRecord, &mut [StepRecord])) -> Vec<Warning> {
     let (mut record, mut steps) = run(6, 1.0, 20.0, 50.0);
@@ -32,7 +32,7 @@ fn changed(change: impl Fn(&mut RunRecord, &mut [StepRecord])) -> Vec<Warning> {
             judged: step == "verifier",
         })
         .to_vec();
-    // The default job runs to its limits: that is the plan.
+    // The default job runs to its token limits by design.
     for step in steps.iter_mut().filter(|step| step.step == "verifier") {
         step.finish = "stop".to_owned();
     }
@@ -41,7 +41,7 @@ fn changed(change: impl Fn(&mut RunRecord, &mut [StepRecord])) -> Vec<Warning> {
     found(&record, &steps)
 }
 
-/// The one warning: code and evidence.
+/// Code and evidence of the only warning.
 #[track_caller]
 fn one(change: impl Fn(&mut RunRecord, &mut [StepRecord])) -> (String, String) {
     let all = changed(change);
@@ -56,7 +56,7 @@ fn pair(code: &str, evidence: &str) -> (String, String) {
 }
 
 #[test]
-fn answers_that_are_none() {
+fn empty_answers() {
     let empty = one(|_, steps| {
         for step in steps {
             step.output = " \n".to_owned();
@@ -78,7 +78,7 @@ fn answers_that_are_none() {
     assert!(
         some[0]
             .evidence
-            .starts_with("3 of 18 answers; 2 with thoughts"),
+            .starts_with("3 of 18 answers; 2 with reasoning"),
         "{some:?}"
     );
 
@@ -92,18 +92,18 @@ fn answers_that_are_none() {
 }
 
 #[test]
-fn thoughts_that_do_not_end() {
+fn unclosed_reasoning() {
     let cut = one(|_, steps| steps[0].output = "<think>First, I".to_owned());
     assert_eq!(cut, pair("thoughts_cut", "1 of 18 answers"));
 
-    // The prompt begins them, as one whole answer of the step shows.
+    // The prompt opens the reasoning, as the complete answer of the step shows.
     let cut = one(|_, steps| {
         steps[0].output = "I see.</think>42".to_owned();
         steps[3].output = "I see, and".to_owned();
         steps[6].output = "I see, and".to_owned();
         steps[6].finish = "stop".to_owned();
     });
-    // All planners but that one and the one that ended by itself were cut.
+    // All planners were cut off, except the complete one and the one that stopped on its own.
     assert_eq!(cut, pair("thoughts_cut", "4 of 18 answers"));
 
     let all = changed(|_, steps| {
@@ -115,7 +115,7 @@ fn thoughts_that_do_not_end() {
 }
 
 #[test]
-fn judged_answers_that_were_cut() {
+fn judged_answers_cut_at_the_token_limit() {
     let cut = |count: usize| {
         move |_: &mut RunRecord, steps: &mut [StepRecord]| {
             let judged = steps.iter_mut().filter(|step| step.step == "verifier");
@@ -131,7 +131,7 @@ fn judged_answers_that_were_cut() {
         run.settings.insert("ignore_eos".to_owned(), json!(true));
     });
     assert_eq!(planned, [], "the limit is the plan");
-    // A loop's generations are one step.
+    // The generations of a loop count as one step.
     let generations = one(|_, steps| {
         for (number, step) in steps.iter_mut().enumerate() {
             if step.step == "verifier" {
@@ -144,7 +144,7 @@ fn judged_answers_that_were_cut() {
 }
 
 #[test]
-fn tokens_that_nobody_counted() {
+fn uncounted_tokens() {
     let uncounted = one(|_, steps| steps[4].tokens.decode = 0);
     assert_eq!(uncounted, pair("tokens_not_counted", "1 of 18 answers"));
     let chunks = changed(|run, _| {
@@ -160,7 +160,7 @@ fn tokens_that_nobody_counted() {
     );
 }
 
-/// Changes the first steps of a run whose answers were streamed.
+/// Marks all answers as streamed and changes the first `count` steps.
 fn streamed(
     count: usize,
     change: impl Fn(&mut StepRecord),
@@ -174,7 +174,7 @@ fn streamed(
 }
 
 #[test]
-fn answers_in_one_piece() {
+fn bursts() {
     let burst = |tokens: usize| {
         move |step: &mut StepRecord| {
             step.burst = true;
@@ -182,7 +182,7 @@ fn answers_in_one_piece() {
             step.tokens.decode = tokens;
         }
     };
-    let evidence = "10 of 18 answers of two tokens or more";
+    let evidence = "10 of 18 answers of at least two tokens";
     assert_eq!(one(streamed(10, burst(48))), pair("one_piece", evidence));
     assert_eq!(changed(streamed(9, burst(48))), [], "half is not most");
     assert_eq!(
@@ -195,13 +195,13 @@ fn answers_in_one_piece() {
 #[test]
 fn answers_in_few_chunks() {
     let coarse = |step: &mut StepRecord| step.tpot_ms = None;
-    let evidence = "10 of 18 answers of two tokens or more";
+    let evidence = "10 of 18 answers of at least two tokens";
     assert_eq!(one(streamed(10, coarse)), pair("few_chunks", evidence));
     assert_eq!(changed(streamed(9, coarse)), []);
 }
 
 #[test]
-fn tokens_that_were_not_streamed() {
+fn hidden_tokens() {
     let hidden = one(streamed(2, |step| {
         step.hidden_tokens = Some(500);
         step.tpot_ms = None;
@@ -230,7 +230,7 @@ fn a_cache_that_was_warm_before_the_first_request() {
     });
     assert_eq!(later, [], "the first has filled it");
 
-    // Several at once: any of them may have been the first that was computed.
+    // Concurrent requests: any of them may have been computed first.
     let at_once = |cold: Option<usize>, attempts| {
         move |_: &mut RunRecord, steps: &mut [StepRecord]| {
             for (number, step) in steps.iter_mut().enumerate() {
@@ -253,7 +253,7 @@ fn a_cache_that_was_warm_before_the_first_request() {
         "long after the first token"
     );
 
-    // Of each round of two modes by itself.
+    // Each round of `MODE=both` is checked on its own.
     let round = one(|_, steps| {
         for (number, step) in steps.iter_mut().enumerate() {
             step.round = Some(1 + number / 9);
@@ -338,7 +338,7 @@ fn a_busy_machine() {
         assert_eq!(all.is_empty(), here, "{endpoint}");
     }
 
-    // Each shard's machine is looked at.
+    // The machine of each shard is checked.
     let (code, evidence) = one(|run, _| {
         let shard = |index, others| ShardRun {
             shard: Shard { index, of: 2 },
@@ -363,7 +363,7 @@ fn a_busy_machine() {
 }
 
 #[test]
-fn a_killed_run_is_judged_by_its_steps() {
+fn warnings_of_a_killed_run_come_from_its_steps() {
     let (mut record, mut steps) = run(2, 0.0, 3.0, 2.0);
     steps.iter_mut().for_each(|step| step.output.clear());
     assert_eq!(

@@ -1,6 +1,6 @@
-//! What an answer of a model that thinks aloud holds: an answer, or thoughts alone.
+//! Separates the reasoning of a thinking model from its answer.
 
-/// How models mark their thoughts in the text: where they begin and where they end.
+/// Markers that open and close reasoning in the text of various models.
 const MARKS: [(&str, &str); 9] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -13,24 +13,24 @@ const MARKS: [(&str, &str); 9] = [
     ("<|channel|>analysis", "<|channel|>final"),
 ];
 
-/// What an answer holds.
+/// Content of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
-    /// An answer without any thoughts.
+    /// An answer without reasoning.
     Answer,
-    /// An answer behind its own thoughts.
+    /// An answer after its reasoning.
     AfterThoughts,
-    /// An answer behind thoughts that the prompt has begun: many chat templates end in `<think>`.
+    /// An answer after reasoning that the prompt opened: many chat templates end in `<think>`.
     AfterBegunThoughts,
-    /// Nothing but white space.
+    /// Only white space.
     Nothing,
-    /// Thoughts that end, and nothing behind them.
+    /// Closed reasoning and nothing after it.
     ThoughtsOnly,
-    /// Thoughts that do not end.
+    /// Reasoning that is not closed.
     WithinThoughts,
 }
 
-/// What `output` holds. Marks count at its beginning only: an answer may be about them.
+/// Classifies `output`. Opening markers count only at the start: an answer may mention them.
 pub(super) fn content(output: &str) -> Content {
     let mut rest = output.trim();
     if rest.is_empty() {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_answers_hold() {
+    fn answers_are_classified() {
         for (output, expected) in [
             ("", Content::Nothing),
             (" \n\t ", Content::Nothing),
@@ -90,7 +90,7 @@ mod tests {
             ("<seed:think>hm</seed:think>x", Content::AfterThoughts),
             ("<|channel|>analysis<|message|>hm", Content::WithinThoughts),
             ("◁think▷hm◁/think▷", Content::ThoughtsOnly),
-            // Another model's mark does not end them.
+            // A marker of another model does not close it.
             ("<think>hm</thinking>", Content::WithinThoughts),
         ] {
             assert_eq!(content(output), expected, "{output:?}");

@@ -118,12 +118,13 @@ fn flows_of(template: &str, num_flows: usize) -> Vec<Flow> {
     let request = ExpandRequest {
         layout: &layout,
         template: "t",
-        num_flows,
+        num_flows: Some(num_flows),
         params: &[],
         input: None,
         use_cache: false,
         load: true,
         on_wait: &|_| Ok(()),
+        proceed: &|| Ok(()),
     };
     expand(&request)
         .unwrap_or_else(|error| panic!("{}", error.report()))

@@ -13,10 +13,10 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    /// The arguments by the parameters' names; `None` where one is not given.
+    /// Binds the arguments to parameter names; `None` for each one not given.
     ///
     /// # Errors
-    /// More arguments than parameters, or others.
+    /// Too many arguments, an unknown name, or two values for one parameter.
     pub(super) fn bind<const N: usize>(
         self,
         function: &str,
@@ -50,12 +50,10 @@ impl Arguments {
     }
 }
 
-/// An argument that has to be given.
 pub(super) fn required(value: Option<Value>, function: &str, name: &str) -> Outcome<Value> {
-    value.ok_or_else(|| Failure::new(format!("{function} misses the argument '{name}'")))
+    value.ok_or_else(|| Failure::new(format!("{function} is missing the argument '{name}'")))
 }
 
-/// Where a value of one type is wanted and another is given.
 fn wrong_type<T>(value: &Value, wanted: &str) -> Outcome<T> {
     match value {
         Value::Undefined(message) => Err(Failure::new(message.as_ref())),
@@ -80,17 +78,16 @@ pub(super) fn integer(value: &Value) -> Outcome<i64> {
     }
 }
 
-/// A count; what is negative is none.
+/// A count. Negative numbers count as 0.
 pub(super) fn count(value: &Value) -> Outcome<usize> {
     Ok(usize::try_from(integer(value)?).unwrap_or(0))
 }
 
-/// An argument that may be missing or none.
+/// Treats an explicit `None` like a missing argument.
 pub(super) fn given(value: Option<Value>) -> Option<Value> {
     value.filter(|value| !matches!(value, Value::None))
 }
 
-/// Whether a flag is set; `default` where it is not given.
 pub(super) fn flag(value: Option<Value>, default: bool) -> bool {
     value.map_or(default, |value| value.is_true())
 }

@@ -1,28 +1,27 @@
-//! What a template is made of.
+//! The syntax tree of a template.
 
 use std::sync::Arc;
 
 use super::text::Text;
 
-/// Statements in order.
 pub(super) type Body = Vec<Statement>;
 
 #[derive(Debug)]
 pub(super) enum Statement {
     Data(String),
     Print(Expression),
-    /// Branches in order; one without a condition is `else`.
+    /// Branches in order; `else` has no condition.
     If(Vec<(Option<Expression>, Body)>),
     For(Arc<For>),
     Set(Target, Expression),
-    /// `{% set x %}…{% endset %}`, with the filters that the text goes through.
+    /// `{% set x %}…{% endset %}`, with the filters applied to its text.
     SetBlock(Target, Vec<Suffix>, Body),
     With(Vec<(Target, Expression)>, Body),
     Macro(Arc<Macro>),
-    /// A call, and what its `caller()` gives.
+    /// A `call` block: the call, and the body behind `caller()`.
     Call(Expression, Arc<Macro>),
     Filter(Vec<Suffix>, Body),
-    /// A block that means nothing more than its body (`generation`, `block`, `autoescape`).
+    /// A block that only groups its body (`generation`, `block`, `autoescape`).
     Scope(Body),
     Break,
     Continue,
@@ -34,7 +33,7 @@ pub(super) struct For {
     pub(super) items: Expression,
     pub(super) condition: Option<Expression>,
     pub(super) is_recursive: bool,
-    /// Whether its body names `loop`, which has to know all items beforehand.
+    /// Whether the body uses `loop`, which needs to know all items up front.
     pub(super) uses_loop: bool,
     pub(super) body: Body,
     pub(super) otherwise: Body,
@@ -77,15 +76,15 @@ pub(super) enum Kind {
     Positive(Box<Expression>),
     And(Vec<Expression>),
     Or(Vec<Expression>),
-    /// Each stands between its left and its right neighbour: `a < b < c`.
+    /// A chain such as `a < b < c`: each operator compares its left and right neighbor.
     Compare(Box<Expression>, Vec<(Comparison, Expression)>),
-    /// Operators of one rank, from the left.
+    /// Operators of equal precedence, left-associative.
     Arithmetic(Box<Expression>, Vec<(Operator, Expression)>),
     /// `~`
     Concat(Vec<Expression>),
-    /// Then, condition, else.
+    /// `(then, condition, else)`
     Choice(Box<(Expression, Expression, Option<Expression>)>),
-    /// Members, subscripts, calls, filters and tests, one after another.
+    /// Members, subscripts, calls, filters and tests, applied in order.
     Suffixed(Box<Expression>, Vec<Suffix>),
 }
 
@@ -102,7 +101,7 @@ pub(super) enum SuffixKind {
     Slice(Box<[Option<Expression>; 3]>),
     Call(Call),
     Filter(String, Call),
-    /// A test, and whether `not` stands before it.
+    /// Name, arguments, and whether the test is negated (`is not`).
     Test(String, Call, bool),
 }
 

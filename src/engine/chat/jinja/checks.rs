@@ -1,4 +1,4 @@
-//! Tests: what stands behind `is`.
+//! Tests: what follows `is`.
 
 use super::arguments::{self, Arguments};
 use super::ast::Comparison;
@@ -119,7 +119,7 @@ fn comparison(name: &str) -> Option<Comparison> {
     })
 }
 
-/// Whether all letters that have a case have this one, and some letter has one.
+/// Whether the text has cased characters and all of them have this case.
 pub(super) fn is_cased(text: &str, upper: bool) -> bool {
     if upper {
         return text.contains(char::is_uppercase) && !text.contains(char::is_lowercase);

@@ -1,4 +1,4 @@
-//! Expressions, evaluated.
+//! Evaluates expressions.
 
 use std::rc::Rc;
 
@@ -91,12 +91,12 @@ impl Interpreter {
                 }
                 Ok(value)
             }
-            // The simple ones have been dealt with.
+            // `evaluate` handles the other kinds.
             _ => Ok(Value::None),
         }
     }
 
-    /// `and` and `or`: the first operand that decides, else the last.
+    /// `and` and `or`: the first operand that decides the result, or the last one.
     fn until(&self, operands: &[Expression], decides: bool, frame: &Rc<Frame>) -> Outcome<Value> {
         let mut value = Value::None;
         for operand in operands {
@@ -230,7 +230,7 @@ impl Interpreter {
     }
 }
 
-/// How errors name a value that lacks something.
+/// How error messages name the value whose member is missing.
 fn object_name(value: &Value) -> String {
     match value {
         Value::None => "None".to_owned(),
@@ -255,7 +255,7 @@ pub(super) fn member(value: &Value, name: &str) -> Outcome<Value> {
                 .and_then(|members| members.named(name).cloned())
         }
         Value::Loop(at) => of_loop(at, name),
-        // As `groupby` makes them.
+        // The named tuples that `groupby` makes.
         Value::Tuple(items) if items.len() == 2 => match name {
             "grouper" => Some(items[0].clone()),
             "list" => Some(items[1].clone()),

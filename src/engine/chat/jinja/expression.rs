@@ -1,5 +1,5 @@
-//! Tokens to expressions. Operators from the weakest: `if else`, `or`, `and`, `not`, comparisons,
-//! `+ -`, `~`, `* / // %`, `**`, signs; then members, calls, filters and tests.
+//! Parses tokens into expressions. Precedence, from lowest: `if else`, `or`, `and`, `not`,
+//! comparisons, `+ -`, `~`, `* / // %`, `**`, signs; then members, calls, filters and tests.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ impl Parser {
         self.nested(Self::choice)
     }
 
-    /// Expressions with commas between them are a tuple. In the head of a loop (`in_loop`), `if` and
-    /// `recursive` end it; `with_choice` says whether `if else` may stand in it.
+    /// Parses an expression, or a tuple if commas follow. In the head of a loop (`in_loop`), `if`
+    /// and `recursive` end it, and `with_choice` says whether `if else` is allowed.
     pub(super) fn tuple(
         &mut self,
         with_choice: bool,
@@ -60,7 +60,7 @@ impl Parser {
         Ok(then)
     }
 
-    /// One operand, or several that `separator` stands between.
+    /// One operand, or several separated by the keyword `name`.
     fn several(
         &mut self,
         name: &str,
@@ -272,7 +272,7 @@ impl Parser {
         Ok(items)
     }
 
-    /// What follows an operand and belongs to it.
+    /// Parses one suffix of an operand, if there is one.
     fn suffix(&mut self, with_filters: bool) -> Result<Option<Suffix>, Failure> {
         let line = self.line();
         let kind = match self.peek() {
@@ -335,7 +335,7 @@ impl Parser {
         }
     }
 
-    /// A filter's name and its arguments; the `|` is taken.
+    /// A filter's name and arguments, after the `|`.
     pub(super) fn filter(&mut self) -> Result<Suffix, Failure> {
         let line = self.line();
         let name = self.dotted()?;
@@ -356,7 +356,7 @@ impl Parser {
         Ok(name)
     }
 
-    /// A test's name and its arguments, with or without parentheses; the `is` is taken.
+    /// A test's name and arguments, with or without parentheses, after the `is`.
     fn test(&mut self) -> Result<SuffixKind, Failure> {
         let is_negated = self.take_name("not");
         let name = self.dotted()?;

@@ -1,4 +1,4 @@
-//! Filters: what stands behind `|`. Those that work on sequences are in [`super::sequences`].
+//! Filters: what follows `|`. Those over sequences are in [`super::sequences`].
 
 use super::arguments::{self, Arguments};
 use super::text::Text;
@@ -68,7 +68,7 @@ pub(super) fn apply(name: &str, value: Value, arguments: Arguments) -> Outcome<V
             let name = arguments::required(name, "attr", "name")?;
             let name = print::string(&name)?;
             match &value {
-                // Attributes only: a dictionary's entries are none.
+                // Attributes only: `attr` does not look up dictionary entries.
                 Value::Dict(_) if !super::methods::has(&value, name.as_str()) => {
                     let name = name.as_str();
                     let message = format!("'dict object' has no attribute '{name}'");
@@ -152,7 +152,7 @@ fn of_numbers(name: &str, value: &Value, arguments: Arguments) -> Outcome<Value>
     }
 }
 
-/// Python's `int` of a text; what is a float is cut, as Jinja does.
+/// Python's `int(text, base)`. Like Jinja, truncates a float.
 fn integer(text: &str, base: i64) -> Option<i64> {
     let text = text.trim_matches(is_space);
     let (sign, digits) = match text.strip_prefix('-') {
@@ -203,7 +203,7 @@ fn round(value: &Value, precision: i64, method: &str) -> Outcome<Value> {
     let rounded = match method {
         "ceil" => (number * scale).ceil() / scale,
         "floor" => (number * scale).floor() / scale,
-        // To the nearest decimal, the even one of two.
+        // To nearest, ties to even.
         "common" if places >= 0 => {
             let places = usize::try_from(places).unwrap_or(0).min(300);
             format!("{number:.places$}").parse().unwrap_or(number)
@@ -307,7 +307,7 @@ fn indented(text: &Text, indent: &Text, first: bool, blank: bool) -> Text {
     if first {
         made.push(indent);
     }
-    // A newline at the end begins a line, too.
+    // A trailing newline starts another line.
     let mut lines: Vec<&str> = strings::lines(plain, false).collect();
     if plain.is_empty() || plain.ends_with('\n') {
         lines.push(&plain[plain.len()..]);
@@ -340,7 +340,7 @@ fn truncate(text: &Text, length: usize, kill: bool, end: &Text, leeway: usize) -
     made
 }
 
-/// Lines of at most `width` letters.
+/// Wraps lines at `width` characters.
 fn wrapped(text: &str, width: usize) -> String {
     let mut lines: Vec<String> = Vec::new();
     for paragraph in strings::lines(text, false) {

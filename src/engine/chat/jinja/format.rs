@@ -1,4 +1,4 @@
-//! Python's two ways of formatting: `'%s' % value`, and `'{}'.format(value)`.
+//! Python's two ways of formatting a string: `'%s' % value` and `'{}'.format(value)`.
 
 use super::arguments::Arguments;
 use super::evaluate::{member, subscript};
@@ -6,10 +6,10 @@ use super::text::Text;
 use super::value::{Number, Value};
 use super::{Failure, Outcome, print};
 
-/// How wide a field may be.
+/// Upper bound on the width of a field.
 const WIDEST: usize = 1 << 20;
 
-/// Where a field's text stands, and how a number is written.
+/// A parsed format specification.
 #[derive(Debug, Default)]
 struct Field {
     fill: Option<char>,
@@ -24,7 +24,6 @@ struct Field {
 }
 
 impl Field {
-    /// Pads a text; `numeric` tells the sign and the digits apart.
     fn pad(&self, text: Text, default: char, to: &mut Text) {
         let missing = self.width.saturating_sub(text.as_str().chars().count());
         let fill = self.fill.unwrap_or(' ').to_string();
@@ -38,7 +37,7 @@ impl Field {
         to.push_plain(&fill.repeat(after));
     }
 
-    /// Pads a number: zeros go between its sign and its digits.
+    /// Zero padding goes between the sign and the digits.
     fn pad_number(&self, negative: bool, digits: &str, to: &mut Text) {
         let sign = match (negative, self.sign) {
             (true, _) => "-",
@@ -120,7 +119,7 @@ fn grouped(digits: &str, separator: char) -> String {
     text + rest
 }
 
-/// A float that is not negative, as C's `printf` writes it.
+/// Formats a non-negative float as C's `printf` does.
 fn float(number: f64, kind: char, precision: usize, alternate: bool) -> String {
     if !number.is_finite() {
         let word = if number.is_nan() { "nan" } else { "inf" };
@@ -170,7 +169,7 @@ fn float(number: f64, kind: char, precision: usize, alternate: bool) -> String {
     }
 }
 
-/// Digits at the start of a text, as a number.
+/// Parses leading digits; returns the number and the remaining text.
 fn digits(text: &str) -> Outcome<(Option<usize>, &str)> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())
@@ -311,9 +310,9 @@ fn percent_field(field: &Field, kind: char, value: &Value, to: &mut Text) -> Out
     }
 }
 
-/// A float without its fraction.
+/// Drops the fraction of a float.
 pub(super) fn truncated(number: f64) -> Outcome<Number> {
-    // 2^63 is the first that does not fit.
+    // 2^63 is the first value that does not fit.
     if number.is_nan() || number.abs() >= 9_223_372_036_854_775_808.0 {
         return Err(Failure::new("a number is too large"));
     }
@@ -417,7 +416,7 @@ fn field_value(head: &str, arguments: &Arguments, next: &mut usize) -> Outcome<V
     };
     let mut value = found.cloned().ok_or_else(|| {
         Failure::new(format!(
-            "the format string wants an argument '{name}' that is not given"
+            "the format string uses the argument '{name}', which is not given"
         ))
     })?;
     while !path.is_empty() {

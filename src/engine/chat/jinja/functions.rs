@@ -1,4 +1,4 @@
-//! Global functions: Jinja's, and those that transformers adds.
+//! Global functions: Jinja's, and the ones that transformers adds.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,13 +8,13 @@ use super::text::Text;
 use super::value::{Callable, Items, Namespace, Value};
 use super::{Failure, Outcome, print};
 
-/// The date that templates are told when they ask for today's.
+/// The date that templates get when they ask for today's.
 ///
-/// A prompt must not depend on the day it is run on: neither its tokens nor its cached prefix would
-/// be the same tomorrow. It is the date that Llama 3.1's template falls back to by itself.
+/// A prompt must not depend on the day of the run, or neither its tokens nor its cached prefix
+/// would be reproducible. Llama 3.1's template falls back to this date itself.
 const TODAY: jiff::civil::Date = jiff::civil::date(2024, 7, 26);
 
-/// Longest range: Jinja's sandbox allows no longer one.
+/// The limit of Jinja's sandbox.
 const LONGEST_RANGE: usize = 100_000;
 
 const FUNCTIONS: [&str; 7] = [
@@ -79,7 +79,7 @@ pub(super) fn call(name: &str, arguments: Arguments) -> Outcome<Value> {
     }
 }
 
-/// What `dict` and `namespace` are made of: a dictionary or pairs, and names.
+/// Entries for `dict` and `namespace`: from a dictionary or pairs, then from keyword arguments.
 fn members(function: &str, arguments: Arguments) -> Outcome<Vec<(Value, Value)>> {
     let mut entries = Vec::new();
     for value in &arguments.positional {

@@ -1,5 +1,5 @@
-//! A template's source cut into tokens, with the whitespace around tags as Jinja trims it
-//! (`trim_blocks`, `lstrip_blocks`, and `-` and `+` at a tag's ends).
+//! Splits template source into tokens. Whitespace around tags is trimmed as Jinja does it:
+//! `trim_blocks`, `lstrip_blocks`, and `-` or `+` at either end of a tag.
 
 use super::Failure;
 
@@ -21,11 +21,11 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Token {
     pub(super) kind: Kind,
-    /// From 1.
+    /// 1-based.
     pub(super) line: usize,
 }
 
-/// The longest first.
+/// Longest first, so that the first prefix match is the right one.
 const SIGNS: [&str; 26] = [
     "**", "//", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}",
     ">", "<", "=", ".", ":", "|", ",", ";",
@@ -36,14 +36,14 @@ struct Lexer<'s> {
     at: usize,
     line: usize,
     tokens: Vec<Token>,
-    /// Whether what was read last ended with a newline.
+    /// Whether the last consumed text ended with a newline.
     starts_line: bool,
 }
 
-/// Cuts a template into tokens.
+/// Tokenizes a template.
 ///
 /// # Errors
-/// What is no template, with its line.
+/// A syntax error, with its line.
 pub(super) fn tokens(source: &str) -> Result<Vec<Token>, Failure> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut lexer = Lexer {
@@ -68,7 +68,6 @@ impl<'s> Lexer<'s> {
         self.tokens.push(Token { kind, line });
     }
 
-    /// Steps over `length` bytes.
     fn skip(&mut self, length: usize) {
         let passed = &self.source[self.at..self.at + length];
         self.line += passed.matches('\n').count();
@@ -114,7 +113,7 @@ impl<'s> Lexer<'s> {
                 },
                 _ => {
                     self.push(Kind::PrintBegin);
-                    // `{{+` is no sign of its own: a plus.
+                    // `{{` takes no `+` modifier: in `{{+` it is a plus sign.
                     let minus = usize::from(self.rest()[2..].starts_with('-'));
                     self.skip(2 + minus);
                     self.expression("}}")?;
@@ -125,7 +124,7 @@ impl<'s> Lexer<'s> {
         Ok(())
     }
 
-    /// Text up to a tag, trimmed as the tag's sign says.
+    /// Emits the text before a tag, trimmed as the tag's modifier says.
     fn data(&mut self, length: usize, is_block: bool) {
         let data = &self.rest()[..length];
         let data = self.trimmed(data, self.rest()[length + 2..].chars().next(), is_block);
@@ -161,7 +160,7 @@ impl<'s> Lexer<'s> {
         Ok(())
     }
 
-    /// What follows a block or a comment and belongs to it.
+    /// Skips the whitespace that a block or comment trims after itself.
     fn after_block(&mut self, sign: Option<char>) {
         match sign {
             Some('-') => self.skip_spaces(),
@@ -171,7 +170,7 @@ impl<'s> Lexer<'s> {
         }
     }
 
-    /// Length of a `{% raw %}`, and whether it trims what follows.
+    /// Length of a `{% raw %}` tag, and whether it trims the text after it.
     fn raw_begin(&self, begin: usize) -> Option<(usize, bool)> {
         let rest = &self.rest()[begin..];
         let inside = rest
@@ -218,7 +217,7 @@ impl<'s> Lexer<'s> {
         self.fail("`{% raw %}` is not closed")
     }
 
-    /// The inside of a tag, its end included.
+    /// The inside of a tag and its closing delimiter.
     fn expression(&mut self, closer: &str) -> Result<(), Failure> {
         let mut open = Vec::new();
         loop {
@@ -357,7 +356,7 @@ impl<'s> Lexer<'s> {
     }
 }
 
-/// Python's escapes. What is none of them stays as it is, backslash included.
+/// Python's escapes. Unknown ones are kept as they are, backslash included.
 fn unescape(text: &str) -> Result<String, String> {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
@@ -415,7 +414,7 @@ fn unescape(text: &str) -> Result<String, String> {
             ));
         };
         rest = &rest[skip + digits..];
-        // Python keeps the halves of a pair apart; no text may hold them.
+        // Python allows lone surrogates in a string; Rust does not, so a pair is combined.
         let low = || {
             rest.strip_prefix("\\u")
                 .and_then(|rest| u32::from_str_radix(rest.get(..4)?, 16).ok())
@@ -429,7 +428,7 @@ fn unescape(text: &str) -> Result<String, String> {
         };
         match char::from_u32(code) {
             Some(c) => plain.push(c),
-            None => return Err(format!("a string holds {code:#x}, which is no character")),
+            None => return Err(format!("a string holds {code:#x}, not a character")),
         }
     }
     plain.push_str(rest);

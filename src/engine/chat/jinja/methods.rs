@@ -1,5 +1,5 @@
-//! Methods of strings, lists, tuples, dictionaries, loops and cyclers. As in Jinja's sandbox, none of
-//! them changes its object.
+//! Methods of strings, lists, tuples, dictionaries, loops and cyclers. As in Jinja's sandbox, none
+//! of them mutates its receiver.
 
 use super::arguments::{self, Arguments};
 use super::text::Text;
@@ -9,13 +9,12 @@ use super::{Failure, Outcome, print, strings};
 const OF_LISTS: [&str; 2] = ["count", "index"];
 const OF_DICTS: [&str; 5] = ["copy", "get", "items", "keys", "values"];
 
-/// Those that change their object, which no template may do.
+/// Mutating methods, which the sandbox rejects.
 const CHANGING_LISTS: [&str; 8] = [
     "append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort",
 ];
 const CHANGING_DICTS: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
 
-/// Whether a value has a method of this name.
 pub(super) fn has(value: &Value, name: &str) -> bool {
     match value {
         Value::Text(_) => strings::METHODS.contains(&name),

@@ -1,13 +1,14 @@
-//! Jinja as transformers sets it up for chat templates: a sandbox without access to files, with
+//! Jinja as transformers configures it for chat templates: sandboxed, without file access, with
 //! immutable lists and dictionaries, and with Python's values and methods.
 //!
-//! It is written for one property that no Jinja library has: **every letter of the result is known to
-//! be content or not** ([`text`]), through all that a template does with a message: trimming, slicing,
-//! splitting at `</think>`, replacing, formatting. What a message says can then be kept from becoming a
-//! special token. llama.cpp has an interpreter of its own for the same reason.
+//! It exists for one property that no Jinja library offers: **for every character of the result it
+//! is known whether it is message content** ([`text`]). That survives everything a template does
+//! with a message: trimming, slicing, splitting at `</think>`, replacing, formatting. It is what
+//! keeps message content from becoming a special token. llama.cpp has its own interpreter for the
+//! same reason.
 //!
-//! Differences from Jinja2: whole numbers have 64 bits; tags that load other templates do not exist;
-//! the filters `random`, `urlize`, `xmlattr`, `striptags` and `filesizeformat` do not exist.
+//! Differences from Jinja2: integers have 64 bits; tags that load other templates are missing, as
+//! are the filters `random`, `urlize`, `xmlattr`, `striptags` and `filesizeformat`.
 
 mod arguments;
 mod ast;
@@ -37,14 +38,12 @@ pub(super) use text::Text;
 
 use value::Value;
 
-/// What comes of a part of a template.
 type Outcome<T> = Result<T, Failure>;
 
-/// Why a template cannot be read or rendered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
     message: String,
-    /// From 1; 0 where it is not known yet.
+    /// 1-based; 0 if not known yet.
     line: usize,
     pub(super) kind: FailureKind,
 }
@@ -82,7 +81,7 @@ impl Failure {
     }
 
     fn too_much() -> Self {
-        Self::new("the template makes too much text, or takes too many steps")
+        Self::new("the template produces too much text or takes too many steps")
     }
 
     fn at(mut self, line: usize) -> Self {
@@ -109,13 +108,13 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A template that has been read.
+/// A parsed template.
 #[derive(Debug)]
 pub(super) struct Template {
     body: ast::Body,
 }
 
-/// One message, as the template sees it.
+/// A message as the template sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Turn<'a> {
     pub(super) role: &'a str,
@@ -128,7 +127,7 @@ impl Template {
         Ok(Self { body })
     }
 
-    /// Renders a conversation, up to where the model's answer begins.
+    /// Renders a conversation up to the point where the model's answer begins.
     pub(super) fn render(
         &self,
         turns: &[Turn<'_>],
@@ -149,7 +148,7 @@ impl Template {
         let globals = render::Frame::root();
         globals.set("messages", Value::list(messages)?);
         globals.set("add_generation_prompt", Value::Bool(true));
-        // transformers defines them in each rendering; templates ask `is not none`.
+        // transformers always defines these; templates test them with `is not none`.
         globals.set("tools", Value::None);
         globals.set("documents", Value::None);
         for (name, token) in special {
@@ -159,7 +158,7 @@ impl Template {
     }
 }
 
-/// What Python's `str.isspace` takes for a space.
+/// Python's `str.isspace`.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }

@@ -1,4 +1,4 @@
-//! Operators, as Python has them.
+//! Python's operators.
 
 use std::cmp::Ordering;
 
@@ -8,7 +8,7 @@ use super::text::Text;
 use super::value::{Number, Value};
 use super::{Failure, Outcome, format};
 
-/// Most items of a list that is made of a shorter one.
+/// Upper bound on the length of a list made with `*`.
 const LONGEST_LIST: usize = 1_000_000;
 
 fn undefined(value: &Value) -> Outcome<()> {
@@ -135,7 +135,7 @@ fn numbers(operator: Operator, left: Number, right: Number) -> Outcome<Value> {
             }
             Operator::Divide => return Ok(Value::Float(left as f64 / right as f64)),
             Operator::FloorDivide => left.checked_div_euclid(right).map(|quotient| {
-                // Towards minus infinity, also for a negative divisor.
+                // Python rounds toward negative infinity, for negative divisors too.
                 let remainder = left - quotient * right;
                 quotient - i64::from(right < 0 && remainder != 0)
             }),
@@ -184,10 +184,10 @@ pub(super) fn compare(comparison: Comparison, left: &Value, right: &Value) -> Ou
     Ok(order(left, right)?.is_some_and(wanted))
 }
 
-/// How two values are ordered; `None` where one is not a number (NaN).
+/// Compares two values; `None` if either is NaN.
 ///
 /// # Errors
-/// Values that have no order.
+/// The values cannot be ordered.
 pub(super) fn order(left: &Value, right: &Value) -> Outcome<Option<Ordering>> {
     undefined(left)?;
     undefined(right)?;
@@ -212,7 +212,6 @@ pub(super) fn order(left: &Value, right: &Value) -> Outcome<Option<Ordering>> {
     }
 }
 
-/// Whether `item` is in `container`.
 pub(super) fn contains(container: &Value, item: &Value) -> Outcome<bool> {
     match container {
         Value::Text(text) => match item {
@@ -236,7 +235,7 @@ pub(super) fn contains(container: &Value, item: &Value) -> Outcome<bool> {
     }
 }
 
-/// Python's slices.
+/// Python slicing.
 pub(super) fn slice(value: &Value, bounds: [Option<i64>; 3]) -> Outcome<Value> {
     undefined(value)?;
     let [start, stop, step] = bounds;

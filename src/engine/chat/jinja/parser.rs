@@ -1,5 +1,5 @@
-//! Tokens to a template: its statements. The grammar is Jinja's, with the tags that transformers
-//! adds (`break`, `continue`, `generation`).
+//! Parses tokens into statements. The grammar is Jinja's, plus the tags that transformers adds
+//! (`break`, `continue`, `generation`).
 
 use std::sync::Arc;
 
@@ -7,22 +7,22 @@ use super::Failure;
 use super::ast::{Body, Expression, For, Kind, Macro, Statement, Suffix, SuffixKind, Target};
 use super::lexer::{Kind as Lexeme, Token, tokens};
 
-/// Most levels of expressions and blocks: more would overflow the stack.
+/// Maximum nesting of expressions and blocks. Deeper ones would overflow the stack.
 const DEEPEST: usize = 60;
 
 pub(super) struct Parser {
     pub(super) tokens: std::iter::Peekable<std::vec::IntoIter<Token>>,
     depth: usize,
-    /// Loops that the statement stands in: `break` needs one.
+    /// Enclosing loops; `break` and `continue` need one.
     loops: usize,
-    /// How often `loop` was named so far.
+    /// Occurrences of the name `loop` so far.
     loop_names: usize,
 }
 
-/// Reads a template.
+/// Parses a template.
 ///
 /// # Errors
-/// What is no template, with its line.
+/// A syntax error, with its line.
 pub(super) fn parse(source: &str) -> Result<Body, Failure> {
     let mut parser = Parser {
         tokens: tokens(source)?.into_iter().peekable(),
@@ -44,7 +44,7 @@ impl Parser {
     }
 
     pub(super) fn next(&mut self) -> Lexeme {
-        // The end stays where it is.
+        // `End` is never consumed.
         match self.peek() {
             Lexeme::End => Lexeme::End,
             _ => {
@@ -133,7 +133,7 @@ impl Parser {
         }
     }
 
-    /// Runs `read` one level deeper.
+    /// Runs `read` one nesting level deeper.
     pub(super) fn nested<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, Failure>,
@@ -147,8 +147,8 @@ impl Parser {
         result
     }
 
-    /// Statements up to a tag with one of these names, which is taken in; without names, up to the
-    /// end of the template.
+    /// Parses statements up to a tag named in `ends`, whose name is consumed. With no names, parses
+    /// to the end of the template.
     fn body(&mut self, ends: &[&str]) -> Result<(Body, String), Failure> {
         let mut body = Body::new();
         loop {
@@ -177,7 +177,7 @@ impl Parser {
         }
     }
 
-    /// A body and the rest of the tag that ends it.
+    /// Parses a body and its end tag.
     fn body_to(&mut self, end: &str) -> Result<Body, Failure> {
         self.block_end()?;
         let (body, _) = self.body(&[end])?;
@@ -239,7 +239,7 @@ impl Parser {
                 }
                 Ok(Statement::With(names, self.body_to("endwith")?))
             }
-            // What a model is trained on, which means nothing here.
+            // Marks the text to train on; no effect on rendering.
             "generation" => Ok(Statement::Scope(self.body_to("endgeneration")?)),
             "autoescape" => {
                 self.expression()?;
@@ -273,7 +273,7 @@ impl Parser {
         }
     }
 
-    /// What stands in a macro is in none of the loops around it.
+    /// A macro's body is not part of the loops around it, so it cannot `break` them.
     fn outside_loops<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, Failure>,

@@ -5,7 +5,7 @@ use super::text::Text;
 use super::value::{Callable, Value};
 use super::{Failure, Outcome};
 
-/// Adds what a value prints as.
+/// Appends what `{{ value }}` prints.
 pub(super) fn push_string(value: &Value, to: &mut Text) -> Outcome<()> {
     match value {
         Value::Undefined(_) => {}
@@ -113,18 +113,18 @@ fn push_quoted(text: &Text, to: &mut Text) {
     to.push_plain(quote_text);
 }
 
-/// Python's `str.isprintable`, of a letter.
+/// Python's `str.isprintable` for one character.
 pub(super) fn is_printable(c: char) -> bool {
     if matches!(c, '\\' | '\'' | '"') {
         return true;
     }
-    // Behind another letter, so that a combining one counts as what it is.
+    // `escape_debug` escapes a combining character only at the start of a string.
     let escaped = ['x', c].iter().collect::<String>();
     let mut escaped = escaped.escape_debug().skip(1);
     escaped.next() == Some(c) && escaped.next().is_none()
 }
 
-/// Python's `repr` of a float: the shortest digits that are read back as the same number.
+/// Python's `repr` of a float: the shortest digits that round-trip.
 pub(super) fn float(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
@@ -146,7 +146,6 @@ pub(super) fn float(number: f64) -> String {
     format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
-/// How JSON is written.
 struct Json {
     ensure_ascii: bool,
     indent: Option<Text>,
@@ -155,8 +154,8 @@ struct Json {
     sort_keys: bool,
 }
 
-/// transformers' `tojson`: `json.dumps`, in which nothing is escaped for HTML and letters beyond ASCII
-/// stay as they are.
+/// transformers' `tojson`: `json.dumps` without HTML escaping and, by default, without escaping
+/// non-ASCII characters.
 pub(super) fn to_json(value: &Value, arguments: Arguments) -> Outcome<Value> {
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
     let [ensure_ascii, indent, separators, sort_keys] = arguments.bind("tojson", names)?;

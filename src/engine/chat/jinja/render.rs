@@ -1,4 +1,4 @@
-//! A template's statements, carried out.
+//! Executes statements.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,13 +10,13 @@ use super::text::{Text, spend};
 use super::value::{Callable, Items, Loop, Value};
 use super::{Failure, Outcome, filters, print};
 
-/// Most levels of blocks, expressions and macro calls at once: more would overflow the stack.
+/// Maximum nesting of blocks, expressions and macro calls. Deeper ones would overflow the stack.
 const DEEPEST: usize = 150;
 
-/// What a step costs of the rendering's budget.
+/// What a step costs in the rendering's budget, see [`spend`].
 const STEP: usize = 8;
 
-/// Names and values of a block; what it does not know, those around it may.
+/// The variables of a scope. Lookups continue in the enclosing scopes.
 #[derive(Debug)]
 pub(super) struct Frame {
     names: RefCell<Vec<(String, Value)>>,
@@ -59,14 +59,13 @@ impl Frame {
     }
 }
 
-/// How a statement ends.
+/// How control flow continues after a statement.
 enum End {
     Next,
     Break,
     Continue,
 }
 
-/// Renders a template.
 pub(super) fn run(body: &Body, globals: &Rc<Frame>) -> Outcome<Text> {
     let interpreter = Interpreter {
         depth: Cell::new(0),
@@ -84,7 +83,7 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// Runs `what` one level deeper.
+    /// Runs `what` one nesting level deeper.
     pub(super) fn nested<T>(&self, what: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
         let depth = self.depth.get();
         if depth == DEEPEST {
@@ -177,7 +176,7 @@ impl Interpreter {
         Ok(End::Next)
     }
 
-    /// What a body makes, through filters.
+    /// Renders a body and applies the filters to its text.
     fn captured(&self, with: &[Suffix], body: &Body, frame: &Rc<Frame>) -> Outcome<Value> {
         let mut text = Text::default();
         let inside = Frame::inside(frame);
@@ -220,7 +219,6 @@ impl Interpreter {
             .map_err(|error| error.at(last.line))
     }
 
-    /// A loop over these items.
     fn repeat(
         &self,
         of: &Arc<For>,
@@ -234,7 +232,8 @@ impl Interpreter {
             Some(condition) => Ok(self.evaluate(condition, frame)?.is_true()),
             None => Ok(true),
         };
-        // As in Jinja, an item is looked at when its turn comes, unless `loop` has to know them all.
+        // As in Jinja, the condition is evaluated as the loop goes, unless `loop` needs to know all
+        // items.
         let is_lazy = !of.uses_loop;
         if of.condition.is_some() && !is_lazy {
             let mut kept = Vec::new();
@@ -290,7 +289,6 @@ impl Interpreter {
         Ok(Value::text(text))
     }
 
-    /// What a macro makes.
     pub(super) fn call_macro(
         &self,
         of: &Macro,

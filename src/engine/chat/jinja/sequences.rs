@@ -1,4 +1,4 @@
-//! Filters that work on the items of a value.
+//! Filters over the items of a value.
 
 use std::cmp::Ordering;
 
@@ -125,7 +125,7 @@ fn nothing(name: &str) -> Value {
     Value::Undefined(format!("No {name} item, sequence was empty.").into())
 }
 
-/// A member by its path, `a.b.0`; the item itself where none is asked for.
+/// Looks up a dotted path such as `a.b.0`. Without a path, returns the item itself.
 fn attribute_of(item: &Value, path: Option<&Value>) -> Outcome<Value> {
     match path {
         None | Some(Value::None) => Ok(item.clone()),
@@ -141,7 +141,7 @@ fn attribute_of(item: &Value, path: Option<&Value>) -> Outcome<Value> {
     }
 }
 
-/// What an item is compared by: texts without their case, unless that matters.
+/// The sort key of an item. Strings compare case-insensitively unless `sensitive`.
 fn key_of(item: &Value, path: Option<&Value>, sensitive: bool) -> Outcome<Value> {
     let key = attribute_of(item, path)?;
     Ok(match key {
@@ -319,7 +319,7 @@ fn dict_sorted(value: &Value, arguments: Arguments) -> Outcome<Value> {
     )?)
 }
 
-/// `batch`: lists of so many items; `slice`: so many lists.
+/// `batch` makes lists of `count` items, `slice` makes `count` lists.
 fn parts(name: &str, value: &Value, arguments: Arguments) -> Outcome<Value> {
     let [count, fill] = arguments.bind(name, ["count", "fill_with"])?;
     let count = arguments::required(count, name, "count")?;
@@ -329,7 +329,9 @@ fn parts(name: &str, value: &Value, arguments: Arguments) -> Outcome<Value> {
     };
     let count = count.filter(|count| *count <= 1_000_000);
     let Some(count) = count else {
-        return Err(Failure::new(format!("{name} takes a number above zero")));
+        return Err(Failure::new(format!(
+            "{name} takes a count from 1 to 1000000"
+        )));
     };
     let items = value.items()?;
     let fill = arguments::given(fill);

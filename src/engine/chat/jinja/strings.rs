@@ -1,4 +1,4 @@
-//! Python's methods of strings. Places in a string are counted in letters.
+//! Python's string methods. Positions count characters.
 
 use std::ops::Range;
 
@@ -54,7 +54,7 @@ pub(super) const METHODS: [&str; 43] = [
     "zfill",
 ];
 
-/// Widest that a string is padded to.
+/// Upper bound on the width that a string is padded to.
 const WIDEST: usize = 1 << 20;
 
 pub(super) fn call(text: &Text, name: &str, arguments: Arguments) -> Outcome<Value> {
@@ -236,7 +236,8 @@ fn split(text: &Text, separator: Option<&str>, most: usize, from_right: bool) ->
     }
 }
 
-/// Words between spaces; what `most` leaves over is the last one (from the right, in that order).
+/// Splits at whitespace. After `most` splits, the remaining text is the last part. From the right,
+/// the parts come in reverse order.
 fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut words = Vec::new();
     let mut rest = text;
@@ -270,7 +271,7 @@ fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     }
 }
 
-/// Lines, with their ends if they are to be kept.
+/// The lines of Python's `str.splitlines`, with their line endings if `keep`.
 pub(super) fn lines(text: &str, keep: bool) -> impl Iterator<Item = &str> {
     let is_end = |c: char| {
         matches!(
@@ -315,8 +316,8 @@ fn partition(text: &Text, separator: &str, from_right: bool) -> Outcome<Value> {
     Value::tuple(parts.map(|part| Value::text(text.slice(part))).into())
 }
 
-/// The bytes between two places, counted in letters and from the end where negative; `None` where the
-/// start lies behind the text's end.
+/// The byte range between two character positions, negative ones counted from the end. `None` if
+/// the start lies after the end.
 fn window(text: &str, start: Option<Value>, end: Option<Value>) -> Outcome<Option<Range<usize>>> {
     let (start, end) = (arguments::given(start), arguments::given(end));
     if start.is_none() && end.is_none() {
@@ -389,7 +390,7 @@ pub(super) fn pad(text: &Text, width: usize, fill: &Text, name: &str) -> Outcome
     let before = match name {
         "ljust" => 0,
         "rjust" => missing,
-        // As Python rounds it.
+        // CPython's rule: an odd fill character goes to the left only if the width is odd.
         _ => missing / 2 + (missing & width & 1),
     };
     let mut padded = fill.repeat(before);
@@ -399,7 +400,7 @@ pub(super) fn pad(text: &Text, width: usize, fill: &Text, name: &str) -> Outcome
 }
 
 pub(super) fn cased(text: &Text, name: &str) -> Text {
-    // Whether a letter with a case came before: `title` goes by it.
+    // Whether the previous character is cased, for `title`.
     let mut inside = false;
     let mut first = true;
     let cased = text.map(|c, to| {
@@ -424,7 +425,7 @@ pub(super) fn cased(text: &Text, name: &str) -> Text {
     if name != "lower" || !text.as_str().contains('Σ') {
         return cased;
     }
-    // A sigma at a word's end has a form of its own, as many bytes long.
+    // Greek sigma has a separate lowercase form at the end of a word, with the same byte length.
     let lower = text.as_str().to_lowercase();
     match lower.len() == cased.as_str().len() {
         true => cased.with_text(lower),
@@ -448,7 +449,7 @@ fn is(text: &str, name: &str) -> bool {
         "isidentifier" => {
             all(|c| c.is_alphanumeric() || c == '_') && !text.starts_with(char::is_numeric)
         }
-        // `istitle`: each word begins with a capital letter, and only there.
+        // `istitle`: every word starts with an uppercase letter, and has no others.
         _ => {
             let (mut inside, mut any) = (false, false);
             let fits = text.chars().all(|c| {
@@ -470,7 +471,7 @@ fn is_superscript(c: char) -> bool {
     matches!(c, '²' | '³' | '¹' | '\u{2070}' | '\u{2074}'..='\u{2079}' | '\u{2080}'..='\u{2089}')
 }
 
-/// Digits of other scripts, which come in tens.
+/// Decimal digits outside ASCII. Each script has a block of ten.
 fn is_decimal(c: char) -> bool {
     const ZEROS: [u32; 18] = [
         0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xe50,

@@ -19,7 +19,8 @@ fn render(source: &str) -> Result<Text, Failure> {
     Template::parse(source)?.render(&turns, &[("bos_token", "<s>"), ("eos_token", "</s>")])
 }
 
-/// Written by `scripts/jinja-expected.py`, with Jinja2 3.1.6 set up as transformers does it.
+/// `python.json` is written by `scripts/jinja-expected.py`, with Jinja2 3.1.6 configured as
+/// transformers does.
 #[test]
 fn templates_render_as_in_python() {
     let cases: Vec<Case> =
@@ -51,7 +52,7 @@ fn templates_render_as_in_python() {
 }
 
 #[test]
-fn a_failure_says_where() {
+fn a_failure_reports_its_line() {
     let place = |source: &str| render(source).unwrap_err().to_string();
     assert_eq!(
         place("a\n\n{{ foo.bar }}"),
@@ -75,7 +76,7 @@ fn a_failure_says_where() {
     );
 }
 
-/// What is content of a rendered template, in `⟨⟩`.
+/// The rendered text with its content in `⟨⟩`.
 fn marked(source: &str) -> String {
     let (text, content) = render(source).unwrap().into_parts();
     let mut marked = String::new();
@@ -90,7 +91,7 @@ fn marked(source: &str) -> String {
 }
 
 #[test]
-fn content_is_followed_through_all_that_is_done_with_it() {
+fn content_is_tracked_through_every_operation() {
     let with = |expression: &str| {
         let set = "{% set sys = messages[0].content %}{% set said = messages[2].content %}";
         marked(&format!("{set}[{{{{ {expression} }}}}]"))
@@ -142,7 +143,7 @@ fn content_is_followed_through_all_that_is_done_with_it() {
 }
 
 #[test]
-fn a_template_without_end_is_an_error() {
+fn runaway_templates_are_errors() {
     let doubling = "{% set ns = namespace(x='ab') %}{% for i in range(99999) %}{% set ns.x = ns.x + ns.x %}{% endfor %}";
     let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
     let wide = "{{ range(99999) | map('center', 90000) | join }}";
@@ -183,14 +184,13 @@ fn a_template_without_end_is_an_error() {
         let error = render(&source).unwrap_err();
         assert!(error.to_string().contains("nested too deeply"), "{error}");
     }
-    // Long is not deep.
+    // Long is not the same as deep.
     assert!(render(&format!("{{{{ {}'' }}}}", "'a' + ".repeat(1000))).is_ok());
     assert!(render(&format!("{{{{ ''{} }}}}", " | trim".repeat(5000))).is_ok());
 }
 
-/// Whatever a template is, it is rendered or refused.
 #[test]
-fn no_template_panics() {
+fn random_templates_do_not_panic() {
     use proptest::prelude::*;
     let words = [
         "{{",

@@ -1,45 +1,44 @@
-//! Text that knows which of its parts are content: what a message says, as opposed to what the
-//! template writes around it.
+//! Text that tracks which of its parts are message content, as opposed to text that the template
+//! wrote.
 
 use std::cell::Cell;
 use std::ops::Range;
 
-/// What one rendering may spend: bytes of text that are made, and steps. A template that never ends,
-/// or doubles a text over and over, is an error and not the end of the process.
-/// Less in tests, which use it up in builds without optimisation.
+/// The budget of one rendering, for the bytes of text it produces and the steps it takes. It turns
+/// a template that never ends, or that keeps doubling a string, into an error instead of a crash.
+/// Smaller in tests, which exhaust it in unoptimized builds.
 const BUDGET: usize = if cfg!(test) { 8 << 20 } else { 64 << 20 };
 
-/// And for each byte of the messages.
+/// Additional budget per byte of message content.
 const BUDGET_PER_BYTE: usize = 64;
 
 thread_local! {
     static LEFT: Cell<usize> = const { Cell::new(BUDGET) };
 }
 
-/// Starts the rendering of so many bytes on this thread.
+/// Resets this thread's budget for rendering `bytes` of message content.
 pub(super) fn refill_budget(bytes: usize) {
     LEFT.set(bytes.saturating_mul(BUDGET_PER_BYTE).saturating_add(BUDGET));
 }
 
-/// Takes from the rendering's budget; false where it is used up.
+/// Returns false if the budget is exhausted.
 pub(super) fn spend(amount: usize) -> bool {
     let left = LEFT.get().checked_sub(amount);
     LEFT.set(left.unwrap_or(0));
     left.is_some()
 }
 
-/// A text, and the byte ranges of it that are content.
 #[derive(Debug, Clone, Default)]
 pub(in crate::engine) struct Text {
     text: String,
-    /// In order, apart from each other, none empty.
+    /// Byte ranges of content: sorted, disjoint, not adjacent, not empty.
     content: Vec<Range<usize>>,
-    /// The rendering's budget was used up while it was made: it lacks something.
+    /// The budget ran out while this text was built, so part of it is missing.
     cut: bool,
 }
 
 impl Text {
-    /// What a template writes.
+    /// Text written by the template.
     pub(in crate::engine) fn plain(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
@@ -47,7 +46,7 @@ impl Text {
         }
     }
 
-    /// What a message says.
+    /// Message content.
     pub(in crate::engine) fn content(text: impl Into<String>) -> Self {
         let text = text.into();
         let content = match text.len() {
@@ -65,7 +64,7 @@ impl Text {
         &self.text
     }
 
-    /// The text and the byte ranges of it that are content.
+    /// The text, and the byte ranges of it that are content.
     pub(in crate::engine) fn into_parts(self) -> (String, Vec<Range<usize>>) {
         (self.text, self.content)
     }
@@ -74,7 +73,6 @@ impl Text {
         self.text.is_empty()
     }
 
-    /// Whether the budget was used up while it was made.
     pub(super) fn is_cut(&self) -> bool {
         self.cut
     }
@@ -89,20 +87,18 @@ impl Text {
         has_room
     }
 
-    /// Adds what the template writes.
     pub(super) fn push_plain(&mut self, text: &str) {
         if self.has_room(text.len()) {
             self.text.push_str(text);
         }
     }
 
-    /// Adds a text as it is.
     pub(super) fn push(&mut self, other: &Self) {
         self.push_slice(other, 0..other.text.len());
         self.cut |= other.cut;
     }
 
-    /// Adds the bytes `range` of a text, which are whole letters.
+    /// Appends `other[range]`; the range must lie on character boundaries.
     pub(super) fn push_slice(&mut self, other: &Self, range: Range<usize>) {
         if range.is_empty() || !self.has_room(range.len()) {
             return;
@@ -120,7 +116,7 @@ impl Text {
         }
     }
 
-    /// Adds a text that stands for something that is content, or is not.
+    /// Appends `text`, as content if `is_content`.
     pub(super) fn push_as(&mut self, text: &str, is_content: bool) {
         if !self.has_room(text.len()) {
             return;
@@ -142,7 +138,7 @@ impl Text {
         }
     }
 
-    /// The bytes `range`, which are whole letters.
+    /// The range must lie on character boundaries.
     pub(super) fn slice(&self, range: Range<usize>) -> Self {
         let mut text = Self::default();
         text.push_slice(self, range);
@@ -150,13 +146,14 @@ impl Text {
         text
     }
 
-    /// The part of it that `part`, a slice of its `as_str`, is.
+    /// `part` must be a slice of `self.as_str()`.
     pub(super) fn part(&self, part: &str) -> Self {
         let start = part.as_ptr().addr() - self.text.as_ptr().addr();
         self.slice(start..start + part.len())
     }
 
-    /// Each letter replaced by what `write` adds for it; what stands for content is content.
+    /// Replaces each character with what `write` appends for it. The replacement of content is
+    /// content.
     pub(super) fn map(&self, mut write: impl FnMut(char, &mut String)) -> Self {
         let mut mapped = Self {
             cut: self.cut || !spend(self.text.len()),
@@ -180,8 +177,8 @@ impl Text {
         mapped
     }
 
-    /// Another text made of this one in a way that cannot be followed letter by letter: all content
-    /// if any of this is.
+    /// Wraps `text`, computed from this one in a way that cannot be tracked per character: it is
+    /// all content if any of this text is.
     pub(super) fn derive(&self, text: String) -> Self {
         let mut derived = Self::default();
         derived.push_as(&text, self.has_content());
@@ -189,13 +186,12 @@ impl Text {
         derived
     }
 
-    /// Another text of as many bytes, letter for letter as long as those of this one.
+    /// Replaces the text by one whose characters have the same byte lengths.
     pub(super) fn with_text(self, text: String) -> Self {
         debug_assert_eq!(self.text.len(), text.len());
         Self { text, ..self }
     }
 
-    /// It `times` times over.
     pub(super) fn repeat(&self, times: usize) -> Self {
         let mut text = Self::default();
         if self.text.is_empty() || self.text.len().saturating_mul(times) > LEFT.get() {
@@ -244,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_does_not_end_is_cut() {
+    fn text_beyond_the_budget_is_cut() {
         refill_budget(0);
         let long = Text::plain("x".repeat(1 << 20)).repeat(1 << 20);
         assert!(long.is_cut());

@@ -1,4 +1,4 @@
-//! The values of a template: Python's, as far as Jinja lets templates have them.
+//! The values that a template computes with: Python's, as far as Jinja exposes them.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -9,12 +9,12 @@ use super::render::Frame;
 use super::text::{Text, spend};
 use super::{Failure, Outcome};
 
-/// Most levels of lists in lists: more would overflow the stack of what walks them.
+/// Maximum nesting of values. Deeper ones would overflow the stack of recursive functions.
 const DEEPEST: usize = 100;
 
 #[derive(Debug, Clone)]
 pub(super) enum Value {
-    /// What is not there, with the words of the error that its use is.
+    /// A missing value, with the error message for its use.
     Undefined(Arc<str>),
     None,
     Bool(bool),
@@ -24,14 +24,13 @@ pub(super) enum Value {
     List(Rc<Items>),
     Tuple(Rc<Items>),
     Dict(Rc<Dict>),
-    /// A generator: it can be walked once.
+    /// A generator: it can be iterated only once.
     Stream(Rc<Stream>),
     Namespace(Rc<Namespace>),
     Loop(Rc<Loop>),
     Callable(Rc<Callable>),
 }
 
-/// The items of a list or a tuple.
 #[derive(Debug)]
 pub(super) struct Items {
     values: Vec<Value>,
@@ -46,7 +45,8 @@ impl std::ops::Deref for Items {
     }
 }
 
-/// Keys and values in the order in which they were added. Templates hold a handful of them.
+/// Keys and values in insertion order. A linear search is enough for the few entries that templates
+/// use.
 #[derive(Debug, Default)]
 pub(super) struct Dict {
     entries: Vec<(Value, Value)>,
@@ -64,26 +64,25 @@ pub(super) struct Namespace {
     pub(super) members: RefCell<Dict>,
 }
 
-/// `loop` within a `for`.
+/// The `loop` variable of a `for`.
 #[derive(Debug)]
 pub(super) struct Loop {
     pub(super) items: Rc<Items>,
     pub(super) index: Cell<usize>,
     pub(super) depth: usize,
     pub(super) changed: RefCell<Option<Value>>,
-    /// Of a recursive one.
+    /// Set in a recursive loop.
     pub(super) recursive: Option<(Arc<For>, Weak<Frame>)>,
 }
 
 #[derive(Debug)]
 pub(super) enum Callable {
-    /// A global function, by name.
     Function(&'static str),
     Method(Value, String),
     Macro(Arc<Macro>, Weak<Frame>),
-    /// `caller` within a macro that a `call` block calls.
+    /// `caller` inside a macro invoked by a `call` block.
     Caller(Arc<Macro>, Weak<Frame>),
-    /// How often it was called.
+    /// The separator, and whether it was called before.
     Joiner(Text, Cell<bool>),
     Cycler(Rc<Items>, Cell<usize>),
 }
@@ -116,8 +115,7 @@ impl Dict {
         Ok(dict)
     }
 
-    /// # Errors
-    /// A key that Python cannot hash.
+    /// A key that is not hashable in Python.
     pub(super) fn set(&mut self, key: Value, value: Value) -> Outcome<()> {
         if matches!(key, Value::List(_) | Value::Dict(_)) {
             return Err(Failure::new(format!(
@@ -162,7 +160,7 @@ impl Dict {
 }
 
 impl Stream {
-    /// What it has not given yet.
+    /// The items, unless they were already consumed.
     fn take(&self) -> Option<Rc<Items>> {
         self.items.borrow_mut().take()
     }
@@ -213,7 +211,7 @@ impl Value {
         Self::Undefined(format!("'{name}' is undefined").into())
     }
 
-    /// Levels of values within it.
+    /// Nesting depth.
     fn depth(&self) -> usize {
         match self {
             Self::List(items) | Self::Tuple(items) => items.depth,
@@ -233,7 +231,7 @@ impl Value {
         }
     }
 
-    /// Python's name of its type.
+    /// Python's name for the type.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Undefined(_) => "Undefined",
@@ -271,7 +269,7 @@ impl Value {
         }
     }
 
-    /// A number as Python counts with it: booleans are numbers.
+    /// The value as a number. As in Python, booleans are numbers.
     pub(super) fn number(&self) -> Option<Number> {
         match self {
             Self::Bool(flag) => Some(Number::Int(i64::from(*flag))),
@@ -303,7 +301,7 @@ impl Value {
         }
     }
 
-    /// Whether it is the same object (`is sameas`).
+    /// Python's `is` (Jinja's test `sameas`).
     pub(super) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::None, Self::None) => true,
@@ -324,10 +322,10 @@ impl Value {
         }
     }
 
-    /// The items that a loop walks.
+    /// The items that a loop iterates over.
     ///
     /// # Errors
-    /// Not iterable.
+    /// The value is not iterable.
     pub(super) fn items(&self) -> Outcome<Rc<Items>> {
         match self {
             Self::Undefined(_) => Items::new(Vec::new()),
@@ -351,7 +349,7 @@ impl Value {
         }
     }
 
-    /// `len`.
+    /// Python's `len`.
     pub(super) fn length(&self) -> Outcome<usize> {
         match self {
             Self::Undefined(_) => Ok(0),

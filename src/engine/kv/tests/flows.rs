@@ -1,5 +1,5 @@
-//! The workload that the program exists for: 25 flows of 3 chained chat steps on one system
-//! prompt, run by a small scheduler. How much is reused is known to the token.
+//! The typical workload: 25 flows of 3 chained chat steps on one system prompt, run by a small
+//! scheduler. The reuse is known to the token.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -20,12 +20,12 @@ struct Job {
     /// The prompt and what has been generated.
     tokens: Vec<u32>,
     prompt: usize,
-    /// Set when it is first admitted: what comes back after giving way is no saving.
+    /// Set at the first admission: what a preempted step reuses is no saving.
     reused: Option<usize>,
 }
 
 impl Job {
-    /// The next step of a flow: its history, and a fresh message that begins differently in each.
+    /// The next step of a flow: its history, and a new message that begins differently in each.
     fn new(flow: usize, step: usize, mut history: Vec<u32>) -> Self {
         history.extend((0..FRESH).map(|i| (1_000_000 + (flow * STEPS + step) * FRESH + i) as u32));
         Self {
@@ -42,12 +42,12 @@ impl Job {
     }
 }
 
-/// What came of a run: tokens reused by `[flow][step]`, and how often a sequence gave way.
+/// The outcome of a run: tokens reused by `[flow][step]`, and the number of preemptions.
 struct Outcome {
     reused: [[usize; STEPS]; FLOWS],
     gave_way: usize,
     evictions: u64,
-    /// Of every step, the tokens that had to be computed: all but the last one.
+    /// For every step, the tokens that had to be computed: all but the last one.
     computed: Vec<Vec<u32>>,
 }
 
@@ -64,7 +64,7 @@ impl Outcome {
     }
 }
 
-/// Runs all flows with at most `in_flight` of them at once. Panics on a wrong content anywhere.
+/// Runs all flows with at most `in_flight` at once. Panics if any contents are wrong.
 fn run(pages: usize, in_flight: usize, reuse: bool) -> Outcome {
     let mut cache = KvCache::<RadixIndex>::new(pages, PAGE_TOKENS, reuse);
     let mut memory = Memory::new(pages, PAGE_TOKENS);
@@ -78,10 +78,10 @@ fn run(pages: usize, in_flight: usize, reuse: bool) -> Outcome {
         computed: Vec::new(),
     };
     while !(waiting.is_empty() && running.is_empty()) {
-        // Admission, then one prefill pass for all that came in.
+        // Admission, then one prefill pass for all that were admitted.
         let mut admitted: Vec<(Job, Lease)> = Vec::new();
         let mut held_back = VecDeque::new();
-        // The longest known first: what is cached is used before it has to go.
+        // Longest known prefix first: cached pages are used before they are evicted.
         let known = |job: &Job| Reverse(cache.known_prefix(&job.tokens));
         waiting.make_contiguous().sort_by_cached_key(known);
         while let Some(mut job) = waiting.pop_front() {
@@ -114,7 +114,7 @@ fn run(pages: usize, in_flight: usize, reuse: bool) -> Outcome {
             cache.publish(&mut lease, &job.tokens);
             running.push((job, lease));
         }
-        // Each running sequence has all its tokens computed: every one gets a next token.
+        // Every running sequence is fully computed and gets its next token.
         let mut place = 0;
         while place < running.len() {
             let (job, lease) = &mut running[place];
@@ -135,7 +135,7 @@ fn run(pages: usize, in_flight: usize, reuse: bool) -> Outcome {
                 memory.write(lease.page_table(), &job.tokens);
                 place += 1;
             } else {
-                // The latest comer gives way; this one tries again unless it is the one.
+                // The latest sequence is preempted; this one tries again unless it is the latest.
                 job.tokens.pop();
                 let (job, lease) = running.pop().expect("one is running");
                 cache.finish(lease, &job.tokens);
@@ -152,8 +152,8 @@ fn run(pages: usize, in_flight: usize, reuse: bool) -> Outcome {
     outcome
 }
 
-/// What the flows allow: the system prompt but for the first, and of a chained step everything
-/// but its fresh tokens and the last generated one, which was never computed.
+/// The possible reuse: the system prompt for all flows but the first; in a chained step everything but
+/// its new tokens and the last generated one, which was never computed.
 fn ideal(flow: usize, step: usize) -> usize {
     match step {
         0 if flow == 0 => 0,
@@ -168,7 +168,7 @@ fn assert_ideal(outcome: &Outcome) {
             assert_eq!(*reused, ideal(flow, step), "flow {flow}, step {step}");
         }
     }
-    // Nothing was computed twice, as the tokens themselves say.
+    // The tokens themselves show that nothing was computed twice.
     let decoded = FLOWS * STEPS * (GENERATED - 1);
     let distinct = distinct_prefixes(&outcome.computed);
     assert_eq!(outcome.prefilled() + decoded, distinct);
@@ -177,27 +177,27 @@ fn assert_ideal(outcome: &Outcome) {
 }
 
 #[test]
-fn all_flows_in_flight_reuse_all_that_they_allow() {
+fn all_flows_in_flight_reuse_as_much_as_possible() {
     let outcome = run(1000, FLOWS, true);
     assert_ideal(&outcome);
     assert_eq!((outcome.gave_way, outcome.evictions), (0, 0));
 }
 
 #[test]
-fn one_flow_at_a_time_reuses_as_much_in_memory_for_little_more_than_one() {
-    // A flow ends with 683 tokens in 43 pages; one page more is copied from now and then.
+fn one_flow_at_a_time_reuses_as_much_with_memory_for_one() {
+    // A flow ends with 683 tokens in 43 pages, and occasionally one more page is copied from.
     let outcome = run(46, 1, true);
     assert_ideal(&outcome);
     assert!(outcome.evictions > 0);
 }
 
 #[test]
-fn all_flows_in_flight_with_little_memory_are_right_and_reuse_less() {
+fn with_little_memory_all_flows_are_correct_and_reuse_less() {
     for pages in [46, 100, 200, 400, 640] {
         let outcome = run(pages, FLOWS, true);
         for (flow, steps) in outcome.reused.iter().enumerate() {
             for (step, reused) in steps.iter().enumerate() {
-                // Where the first flow had to wait, another may have begun.
+                // If the first flow had to wait, another may have started.
                 let most = ideal(flow, step).max(SYSTEM * usize::from(flow == 0));
                 assert!(*reused <= most, "flow {flow}, step {step}: {reused}");
             }

@@ -1,4 +1,4 @@
-//! Single cases: what is matched, what is evicted, and what happens when memory is short.
+//! Individual cases: matching, eviction, and short memory.
 
 use crate::engine::kv::{KvCache, Lease, PageCopy, RadixIndex};
 
@@ -16,14 +16,13 @@ fn acquire(cache: &mut Cache, tokens: &[u32]) -> Lease {
     cache.acquire(tokens, 0).expect("there is memory")
 }
 
-/// Makes a sequence known, and ends it.
 fn run(cache: &mut Cache, tokens: &[u32]) {
     let lease = acquire(cache, tokens);
     cache.finish(lease, tokens);
 }
 
 #[test]
-fn the_last_token_of_a_known_prompt_is_left_to_compute() {
+fn the_last_token_of_a_known_prompt_is_recomputed() {
     let mut cache = cache(8);
     let tokens = sequence(0, 8);
     run(&mut cache, &tokens);
@@ -31,7 +30,7 @@ fn the_last_token_of_a_known_prompt_is_left_to_compute() {
     assert_eq!(lease.reused(), 7);
     let copy = lease.take_copy().expect("the prefix ends inside a page");
     assert_eq!((copy.tokens, copy.to), (3, lease.page_table()[1]));
-    // Once computed, its page is the same as the known one, which takes its place.
+    // Once computed, its page equals the known one, which replaces it.
     cache.publish(&mut lease, &tokens);
     assert_eq!(lease.page_table()[1], copy.from);
     assert_eq!(cache.stats().leased, 2);
@@ -49,7 +48,7 @@ fn a_prefix_that_ends_at_a_page_needs_no_copy() {
 }
 
 #[test]
-fn short_prompts_and_empty_ones_are_no_special_case() {
+fn short_and_empty_prompts_need_no_special_case() {
     let mut cache = cache(2);
     for tokens in [&[][..], &[7]] {
         let lease = acquire(&mut cache, tokens);
@@ -64,7 +63,7 @@ fn short_prompts_and_empty_ones_are_no_special_case() {
 }
 
 #[test]
-fn the_least_recently_used_goes_first_from_its_end() {
+fn the_least_recently_used_sequence_is_evicted_from_its_end() {
     let mut cache = cache(7);
     for first in [0, 100, 200] {
         run(&mut cache, &sequence(first, 8));
@@ -95,7 +94,7 @@ fn the_least_recently_used_goes_first_from_its_end() {
 }
 
 #[test]
-fn what_a_lease_holds_is_never_evicted() {
+fn leased_pages_are_never_evicted() {
     let mut cache = cache(4);
     run(&mut cache, &sequence(0, 8));
     run(&mut cache, &sequence(100, 8));
@@ -110,7 +109,7 @@ fn what_a_lease_holds_is_never_evicted() {
 }
 
 #[test]
-fn refusing_has_no_side_effects_even_on_what_would_match() {
+fn a_refused_acquire_has_no_side_effects() {
     let mut cache = cache(4);
     run(&mut cache, &sequence(0, 8));
     run(&mut cache, &sequence(100, 8));
@@ -124,7 +123,7 @@ fn refusing_has_no_side_effects_even_on_what_would_match() {
 }
 
 #[test]
-fn the_page_to_copy_from_can_become_the_page_itself() {
+fn the_source_of_a_copy_can_become_its_target() {
     let mut cache = cache(2);
     run(&mut cache, &sequence(0, 7));
     let mut tokens = sequence(0, 6);
@@ -137,7 +136,7 @@ fn the_page_to_copy_from_can_become_the_page_itself() {
 }
 
 #[test]
-fn a_page_in_the_making_is_known_as_far_as_it_was_published() {
+fn a_partial_page_is_known_as_far_as_it_was_published() {
     let mut cache = cache(8);
     let tokens = sequence(0, 8);
     let mut lease = acquire(&mut cache, &tokens);
@@ -151,7 +150,7 @@ fn a_page_in_the_making_is_known_as_far_as_it_was_published() {
 }
 
 #[test]
-fn who_comes_second_with_the_same_gives_its_pages_up() {
+fn duplicate_pages_are_dropped_by_the_second_publisher() {
     let mut cache = cache(8);
     let tokens = sequence(0, 11);
     let mut first = acquire(&mut cache, &tokens);
@@ -160,7 +159,7 @@ fn who_comes_second_with_the_same_gives_its_pages_up() {
     cache.publish(&mut first, &tokens);
     cache.publish(&mut second, &tokens);
     assert_eq!(first.page_table()[..2], second.page_table()[..2]);
-    // The last is still being filled by either.
+    // Both are still filling the last page.
     assert_ne!(first.page_table()[2], second.page_table()[2]);
     assert_eq!(cache.stats().leased, 4);
     cache.check([&first, &second]);
@@ -205,7 +204,7 @@ fn forks_share_full_pages_and_copy_the_last() {
 }
 
 #[test]
-fn a_prompt_is_worth_waiting_for_while_another_computes_its_beginning() {
+fn pending_prefix_counts_tokens_that_another_prompt_will_compute() {
     let mut cache = cache(8);
     let other = sequence(0, 8);
     let mut prompt = sequence(0, 6);
@@ -222,7 +221,7 @@ fn a_prompt_is_worth_waiting_for_while_another_computes_its_beginning() {
 }
 
 #[test]
-fn freed_pages_are_taken_again_in_the_order_they_were_in() {
+fn freed_pages_are_reused_in_table_order() {
     let mut cache = Cache::new(8, 4, false);
     let lease = acquire(&mut cache, &sequence(0, 20));
     let table = lease.page_table().to_vec();

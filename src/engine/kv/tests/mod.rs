@@ -1,5 +1,5 @@
-//! Tests of the KV cache as a whole. All of them compute "keys and values" into a memory of their
-//! own ([`world::Memory`]), so that a page used wrongly shows as wrong contents.
+//! Tests of the whole KV cache. All of them compute "keys and values" into a memory of their own
+//! ([`world::Memory`]), so a misused page shows up as wrong contents.
 
 mod flows;
 mod limits;

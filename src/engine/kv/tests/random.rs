@@ -1,4 +1,4 @@
-//! Random operations on both caches at once, over a vocabulary of two tokens, small pages and
+//! Random operations on both caches in parallel, with a vocabulary of two tokens, small pages and
 //! little memory: 100,000 from a seed, and short sequences that proptest shrinks.
 
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ impl Dice {
     }
 }
 
-/// 100,000 operations in memory that is too small for them.
+/// 100,000 operations in too little memory.
 fn run(mut dice: Dice, pages: usize, page_tokens: usize, longest: usize) {
     let mut world = World::new(pages, page_tokens, true);
     for _ in 0..100_000 {
@@ -84,7 +84,7 @@ fn a_hundred_thousand_operations_with_pages_of_four_tokens() {
     run(Dice::new(3, 2), 16, 4, 20);
 }
 
-/// With two tokens the siblings on either side of a place never match equally well.
+/// With two tokens, the siblings on either side of an insertion point never match equally far.
 #[test]
 fn a_hundred_thousand_operations_with_a_vocabulary_of_three_tokens() {
     run(Dice::new(6, 3), 16, 4, 20);
@@ -117,7 +117,7 @@ fn ten_thousand_operations_without_reuse() {
     for step in 0..10_000 {
         world.apply(dice.op(8));
         if step % 1000 == 999 {
-            // In turns, as the two modes run in `both`.
+            // Alternating, as the two modes of `both`.
             world.apply(Op::Restart {
                 reuse: step % 2000 == 999,
             });

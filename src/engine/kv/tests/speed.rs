@@ -1,5 +1,5 @@
-//! What a call costs, against a layer of a forward pass (80 µs). Run by name, in release:
-//! `cargo test --release --lib engine::kv::tests::speed -- --ignored --nocapture`.
+//! The cost of a call, compared with a layer of a forward pass (80 µs). Run by name, in release: `cargo
+//! test --release --lib engine::kv::tests::speed -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::engine::kv::{KvCache, PAGE_TOKENS, RadixIndex};
 const SEQUENCES: u32 = 1_000;
 const TOKENS: u32 = 1_000;
 
-/// 300 tokens that all share, and then each its own.
+/// 300 shared tokens, then distinct ones.
 fn sequence(number: u32) -> Vec<u32> {
     let own = (300..TOKENS).map(|i| number * TOKENS + i + 1_000_000);
     (0..300).chain(own).collect()
@@ -19,7 +19,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Times acquire, publish and release of each prompt in turn; medians.
+/// Median times of acquire, publish and release for each prompt in turn.
 fn measure(cache: &mut KvCache<RadixIndex>, numbers: impl Iterator<Item = u32>) -> [Duration; 3] {
     let mut times = [const { Vec::new() }; 3];
     for number in numbers {
@@ -41,12 +41,12 @@ fn measure(cache: &mut KvCache<RadixIndex>, numbers: impl Iterator<Item = u32>) 
 #[test]
 #[ignore = "a measurement"]
 fn a_thousand_prompts_of_a_thousand_tokens() {
-    // 45 pages of its own for each (19 of 63 are shared but for a part of one).
+    // 45 own pages for each (19 of 63 are shared, all but a part of one).
     let pages = 46 * SEQUENCES as usize + 100;
     let mut cache = KvCache::<RadixIndex>::new(pages, PAGE_TOKENS, true);
     let fill = measure(&mut cache, 0..SEQUENCES);
     assert_eq!(cache.stats().evictions, 0);
-    // In an order that the caches do not foresee.
+    // In an order that defeats the CPU's caches.
     let known = measure(&mut cache, (0..SEQUENCES).map(|i| i * 617 % SEQUENCES));
     let evicting = measure(&mut cache, SEQUENCES..2 * SEQUENCES);
     assert!(cache.stats().evictions > 40_000);

@@ -1,13 +1,13 @@
-//! A KV memory with contents, and sequences that run on two caches at once: one with the tree,
-//! one with the plain list. Every step is checked.
+//! A KV memory with contents, and sequences that run on two caches in parallel: one with the tree, one
+//! with the plain list. Every step is checked.
 
 use std::collections::HashSet;
 
 use crate::engine::kv::plain::PlainIndex;
 use crate::engine::kv::{KvCache, KvStats, Lease, Page, PageCopy, PrefixIndex, RadixIndex};
 
-/// Contents of KV memory, `[pages, page_tokens]`: at each position a digest of the token there
-/// and all before it, as real keys and values depend on all of them.
+/// Contents of KV memory, `[pages, page_tokens]`: at each position a digest of the token there and all
+/// tokens before it, as real keys and values depend on all of them.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
     page_tokens: usize,
@@ -22,7 +22,7 @@ impl Memory {
         }
     }
 
-    /// The digest of a token and all before it, whose digest is `before` (0 at the start).
+    /// The digest of a token and all tokens before it, whose digest is `before` (0 at the start).
     fn digest(before: u64, token: u32) -> u64 {
         (before ^ u64::from(token + 1))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -33,7 +33,7 @@ impl Memory {
         table[position / self.page_tokens].index() * self.page_tokens + position % self.page_tokens
     }
 
-    /// Computes the last of `tokens` from what is in memory before it, as a model does.
+    /// Computes the last of `tokens` from the contents before it, as a model does.
     pub(super) fn write(&mut self, table: &[Page], tokens: &[u32]) {
         let (token, before) = tokens.split_last().expect("a token");
         let before = match before.len().checked_sub(1) {
@@ -57,7 +57,7 @@ impl Memory {
         self.verify_from(0, table, computed);
     }
 
-    /// The same for what lies at `start` and after.
+    /// The same for the positions from `start` on.
     fn verify_from(&self, start: usize, table: &[Page], computed: &[u32]) {
         let mut digest = 0;
         for (position, token) in computed.iter().enumerate() {
@@ -68,8 +68,8 @@ impl Memory {
     }
 }
 
-/// A running sequence: a lease on either cache, and its tokens, of which the first `computed` are
-/// in memory.
+/// A running sequence: a lease on each cache, and its tokens, of which the first `computed` are in
+/// memory.
 #[derive(Debug)]
 pub(super) struct Running {
     lease: Lease,
@@ -78,14 +78,14 @@ pub(super) struct Running {
     computed: usize,
 }
 
-/// What can be done. Sequences are named by any number, modulo how many there are.
+/// The operations. Sequences are named by any number, modulo the number of sequences.
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Acquire {
         prompt: Vec<u32>,
         headroom: usize,
     },
-    /// Computes so many tokens; past the prompt each is followed by the next of these.
+    /// Computes this many tokens; after the prompt, each is followed by the next of these.
     Compute {
         which: usize,
         tokens: Vec<u32>,
@@ -99,7 +99,7 @@ pub(super) enum Op {
     Release {
         which: usize,
     },
-    /// Goes on from this share of the computed tokens: 255 is all of them.
+    /// Forks after this share of the computed tokens: 255 is all of them.
     Fork {
         which: usize,
         share: u8,
@@ -119,7 +119,7 @@ pub(super) struct World {
     pages: usize,
     page_tokens: usize,
     reuse: bool,
-    /// Every prefix that was ever made known, kept up while nothing was evicted.
+    /// Every prefix that was ever published, maintained while nothing was evicted.
     ever_known: Option<HashSet<Vec<u32>>>,
     pub(super) refused: usize,
 }
@@ -166,13 +166,12 @@ impl World {
         self.check();
     }
 
-    /// The pages that running sequences hold.
     fn leased(&self) -> HashSet<Page> {
         let tables = self.running.iter().map(|run| run.lease.page_table());
         tables.flatten().copied().collect()
     }
 
-    /// The longest prefix of the prompt, its last token apart, that some known page ends in.
+    /// The longest prefix of the prompt, without its last token, that ends in a known page.
     fn longest_known(&self, prompt: &[u32]) -> usize {
         if !self.reuse || prompt.is_empty() {
             return 0;
@@ -363,7 +362,7 @@ impl World {
             let computed = &run.tokens[..run.computed];
             self.memory.verify(run.lease.page_table(), computed);
         }
-        // What is known is right even if no one runs on it now.
+        // Known contents are right even if no sequence uses them now.
         for (page, tokens) in entries {
             let pages = tokens.len().div_ceil(self.page_tokens);
             let start = (pages - 1) * self.page_tokens;

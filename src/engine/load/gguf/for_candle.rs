@@ -1,5 +1,5 @@
-//! A file's header as candle-transformers' constructors want it. They read each key in one type only,
-//! have few defaults, and know experts as one tensor each; files differ in all of that.
+//! Adapts a GGUF header to candle-transformers' constructors. These read each key in one type only,
+//! have few defaults, and expect one tensor per expert. Files differ in all three.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -11,14 +11,14 @@ use super::{GgufFile, Tensor, whole_number};
 use crate::engine::model_spec::ModelSpec;
 use crate::error::{Error, Result};
 
-/// Tensors that hold a matrix for each expert, `[experts, rows, columns]`.
+/// Tensors with the matrices of all experts, `[experts, rows, columns]`.
 const MERGED: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
 
 impl GgufFile {
-    /// The header, and a reader over the data of all parts.
+    /// The adapted header, and a reader over the data of all parts.
     ///
     /// # Errors
-    /// Exit code 3: merged experts that are not as many as the metadata says.
+    /// Exit code 3 if a merged tensor does not have the number of experts that the metadata gives.
     pub(crate) fn for_candle(&self, spec: &ModelSpec) -> Result<(Content, PartsReader<'_>)> {
         let reader = PartsReader {
             parts: &self.parts,
@@ -65,8 +65,8 @@ impl GgufFile {
         .hint(super::OTHER_FILE)
     }
 
-    /// The metadata but for the tokenizer's: whole numbers as `u32`, others as `f32`, an array of equal
-    /// numbers as one, and the sizes that a file may leave out.
+    /// The metadata without the tokenizer's. Integers become `u32` and other numbers `f32`, an
+    /// array of equal integers becomes one, and sizes that a file may omit are filled in.
     fn metadata_for_candle(&self, spec: &ModelSpec) -> super::Metadata {
         let plain = |value: &Value| -> Option<Value> {
             match value {
@@ -102,12 +102,12 @@ impl GgufFile {
             let key = format!("{}.{key}", spec.architecture);
             metadata.entry(key).or_insert(Value::U32(size as u32));
         }
-        // gemma3's default is another one, and candle-transformers has it.
+        // gemma3 has another default, which candle-transformers knows.
         if spec.architecture != "gemma3" {
             let key = format!("{}.rope.freq_base", spec.architecture);
             metadata.entry(key).or_insert(Value::F32(spec.rope_base));
         }
-        // A whole number is a number, too.
+        // Some files store these floats as integers.
         for key in [
             "rope.freq_base",
             "attention.layer_norm_rms_epsilon",
@@ -124,23 +124,23 @@ impl GgufFile {
     }
 }
 
-/// The block and the stem of a tensor of merged experts: `blk.0`, `ffn_up`.
+/// The block and the stem of a tensor with merged experts: `blk.0`, `ffn_up`.
 fn merged(name: &str) -> Option<(&str, &str)> {
     let (block, stem) = name.strip_suffix(".weight")?.rsplit_once('.')?;
     let stem = MERGED.contains(&stem).then(|| stem.strip_suffix("_exps"))?;
     Some((block, stem?))
 }
 
-/// How many experts a merged tensor holds, and the bytes of each.
+/// Number of experts in a merged tensor, and the bytes of each.
 fn expert_shape(tensor: &Tensor) -> Option<(usize, u64)> {
     match tensor.shape[..] {
-        // No dimension is 0, and rows come in whole blocks.
+        // The header parser rejects dimensions of 0, and rows consist of whole blocks.
         [count, _, _] => Some((count, tensor.bytes / count as u64)),
         _ => None,
     }
 }
 
-/// An entry of candle's table of tensors; none for a type that candle does not have.
+/// An entry of candle's tensor table. `None` for a type that candle does not support.
 fn info(
     name: String,
     tensor: &Tensor,
@@ -155,15 +155,15 @@ fn info(
     Some((name, info))
 }
 
-/// Reads the parts of a model as one file.
+/// Reads the parts of a model as one contiguous file.
 pub(crate) struct PartsReader<'a> {
     parts: &'a [Mmap],
-    /// Bytes from the start of the first part.
+    /// Byte offset from the start of the first part.
     position: u64,
 }
 
 impl PartsReader<'_> {
-    /// Where a part begins.
+    /// Offset of a part.
     fn start(&self, part: usize) -> u64 {
         self.parts[..part].iter().map(|map| map.len() as u64).sum()
     }
@@ -175,7 +175,7 @@ impl Read for PartsReader<'_> {
         for map in self.parts {
             let length = map.len() as u64;
             if start < length {
-                // Less than the length of a map.
+                // In range: `start` is less than the map's length.
                 let bytes = &map[start as usize..];
                 let count = bytes.len().min(buffer.len());
                 buffer[..count].copy_from_slice(&bytes[..count]);
@@ -196,7 +196,10 @@ impl Seek for PartsReader<'_> {
             SeekFrom::End(by) => (self.start(self.parts.len()), by),
         };
         self.position = from.checked_add_signed(by).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "a position before the start")
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "seek to a position before the start",
+            )
         })?;
         Ok(self.position)
     }

@@ -1,10 +1,10 @@
-//! Reads a GGUF file's header: metadata and the table of tensors.
+//! Parses a GGUF file's header: the metadata and the tensor table.
 //!
-//! candle has such a reader. This one differs in what it does with a file that is not what it says:
-//! it names the place, it tells a file that was cut short from a wrong one, it bounds memory by the
-//! file's size, and it cannot panic (candle's divides by `general.alignment`, which may be 0). A
-//! tensor of a type that candle does not have is kept with the type's name: only whoever needs its
-//! data has to refuse it.
+//! candle has such a parser, too. This one handles bad files differently. It names the place of an
+//! error and distinguishes truncated from invalid files. Memory is bounded by the file's size. It
+//! cannot panic, while candle's divides by `general.alignment`, which may be 0. A tensor of a type
+//! that candle does not support keeps the type's name, so that only code that needs its data has to
+//! reject it.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
 
@@ -17,56 +17,57 @@ use candle_core::quantized::gguf_file::Value;
 use super::Metadata;
 use crate::engine::load::foreign;
 
-/// Most elements in all metadata arrays together. A vocabulary has three arrays of at most a few
-/// hundred thousand; an element takes 32 bytes here whatever it takes in the file.
+/// Upper bound on the elements of all metadata arrays together. A vocabulary has three arrays of at
+/// most a few hundred thousand elements. In memory an element takes 32 bytes, whatever its size in
+/// the file.
 const MAX_ARRAY_ELEMENTS: u64 = 8 << 20;
-/// Most bytes of a text: the longest, chat templates, have some ten thousand. A file with holes may hold
-/// more than memory does.
+/// Upper bound on a string's bytes. The longest ones are chat templates of some ten thousand bytes,
+/// but a sparse file may claim more than fits in memory.
 const MAX_STRING: usize = 64 << 20;
-/// Arrays of arrays are allowed by the format and used by nobody.
+/// The format allows nested arrays, but no known file uses them.
 const MAX_ARRAY_DEPTH: usize = 4;
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: u64 = 32;
 
-/// Why a header could not be read. Fragments: "`model.gguf` …".
+/// Why a header could not be parsed. Sentence fragments: "`model.gguf` …".
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HeaderError {
-    /// The file does not begin as a GGUF does.
+    /// The file does not start with the GGUF magic number.
     NotGguf(Vec<u8>),
-    /// A GGUF of a version (or a byte order) that is not read here.
+    /// An unsupported GGUF version or byte order.
     Version(u32),
     /// The file ends before its header does.
     CutShort {
         /// What was being read.
         reading: String,
-        /// Bytes between the file's end and the end of what was being read.
+        /// Number of missing bytes.
         missing: u64,
     },
     /// The header contradicts itself.
     Corrupt(String),
-    /// The header is what its writer meant, but not what the format allows.
+    /// An intact header that violates the format.
     Invalid(String),
 }
 
 impl HeaderError {
-    /// What to do about it. Only a file that may be damaged is worth fetching again.
+    /// A hint for the user. Only a file that may be damaged is worth downloading again.
     pub(super) fn hint(&self) -> &'static str {
         match self {
             Self::NotGguf(start) => {
                 foreign::recognise(start).map_or(super::GIVE_GGUF, |(_, hint)| hint)
             }
             Self::Version(version) if is_big_endian(*version) => {
-                "convert it with `gguf-convert-endian FILE little` (Python package gguf), or take a little-endian file"
+                "convert it with `gguf-convert-endian FILE little` (Python package gguf), or use a little-endian file"
             }
-            Self::Version(1) => "take a newer file of this model, or convert it again",
-            Self::Version(_) => "take a file of GGUF version 3",
+            Self::Version(1) => "use a newer file of this model, or convert it again",
+            Self::Version(_) => "use a file of GGUF version 3",
             Self::CutShort { .. } | Self::Corrupt(_) => super::FETCH_AGAIN,
             Self::Invalid(_) => super::OTHER_FILE,
         }
     }
 }
 
-/// Whether the version's bytes are in the other order.
+/// Whether the version is valid when its bytes are swapped.
 fn is_big_endian(version: u32) -> bool {
     version != 0 && version.swap_bytes() <= 3
 }
@@ -103,30 +104,30 @@ impl fmt::Display for HeaderError {
 
 impl std::error::Error for HeaderError {}
 
-/// What a file's header says.
+/// A parsed header.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) metadata: Metadata,
     pub(super) tensors: HashMap<String, TensorInfo>,
-    /// Where the tensors' data begins, in bytes from the file's start.
+    /// Byte offset of the tensor data in the file.
     pub(super) data_offset: u64,
 }
 
-/// An entry of the table of tensors.
+/// An entry of the tensor table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TensorInfo {
-    /// The type, or the name of one that candle does not have.
+    /// The type, or the name of one that candle does not support.
     pub(super) dtype: Result<GgmlDType, String>,
     /// Outermost dimension first.
     pub(super) shape: Vec<usize>,
-    /// Bytes from the start of the tensors' data.
+    /// Byte offset in the tensor data.
     pub(super) offset: u64,
 }
 
 impl TensorInfo {
-    /// Bytes of its data; `None` where the type is unknown. It cannot overflow:
-    /// [`Reader::tensor_info`] has checked that the elements fit into an `i64`, and a block of 32
-    /// takes at most 4 bytes an element.
+    /// Length of the data in bytes; `None` if the type is unknown. Cannot overflow:
+    /// [`Reader::tensor_info`] has checked that the number of elements fits in an `i64`, and no
+    /// block format takes more than 4 bytes per element.
     pub(super) fn bytes(&self) -> Option<u64> {
         let dtype = self.dtype.as_ref().ok()?;
         let elements: usize = self.shape.iter().product();
@@ -135,18 +136,18 @@ impl TensorInfo {
     }
 }
 
-/// The tensors of a file whose data ends before they do.
+/// The tensors whose data lies beyond the end of the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Missing {
-    /// How many tensors are not whole.
+    /// Number of incomplete tensors.
     pub(super) tensors: usize,
-    /// The one that reaches the furthest.
+    /// The incomplete tensor that ends last.
     pub(super) last: String,
-    /// Bytes that are missing to the end of it.
+    /// Missing bytes up to its end.
     pub(super) bytes: u64,
 }
 
-/// Parses the header that `bytes`, the whole file, begins with.
+/// Parses the header at the start of `bytes`, the whole file.
 pub(super) fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
     let mut reader = Reader::new(bytes);
     let (tensor_count, metadata) = reader.metadata()?;
@@ -156,7 +157,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
         let info = reader.tensor_info(&name)?;
         if tensors.insert(name.clone(), info).is_some() {
             return Err(HeaderError::Corrupt(format!(
-                "tensor `{name}` is there twice"
+                "tensor `{name}` appears twice"
             )));
         }
     }
@@ -181,13 +182,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
     })
 }
 
-/// Parses the metadata alone: whatever is wrong with the tensors does not matter.
+/// Parses the metadata only, ignoring errors in the tensor table.
 pub(super) fn parse_metadata(bytes: &[u8]) -> Result<Metadata, HeaderError> {
     Reader::new(bytes).metadata().map(|(_, metadata)| metadata)
 }
 
-/// Which tensors' data a file of `file_size` bytes does not hold. Those of an unknown type are taken
-/// for empty.
+/// The tensors whose data a file of `file_size` bytes does not contain. Tensors of an unknown type
+/// count as empty.
 pub(super) fn missing_data(header: &Header, file_size: u64) -> Option<Missing> {
     let mut missing: Option<Missing> = None;
     let mut tensors = 0;
@@ -226,7 +227,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The file's start up to the table of tensors: how many they are, and the metadata.
+    /// Parses the start of the file up to the tensor table. Returns the number of tensors and the
+    /// metadata.
     fn metadata(&mut self) -> Result<(u64, Metadata), HeaderError> {
         let magic = self.array::<4>("the magic number")?;
         if &magic != b"GGUF" {
@@ -246,7 +248,7 @@ impl<'a> Reader<'a> {
             let value = self.value(value_type, &key, 0)?;
             if metadata.insert(key.clone(), value).is_some() {
                 return Err(HeaderError::Corrupt(format!(
-                    "metadata key `{key}` is there twice"
+                    "metadata key `{key}` appears twice"
                 )));
             }
         }
@@ -266,7 +268,7 @@ impl<'a> Reader<'a> {
             });
         }
         let start = self.position;
-        // `length` is at most `left`, so it fits.
+        // Fits in a `usize`: `length` is at most `left`.
         self.position += length as usize;
         Ok(&self.bytes[start..self.position])
     }
@@ -298,7 +300,8 @@ impl<'a> Reader<'a> {
                 bytes.len()
             )));
         }
-        // Some writers end strings with a NUL, and some vocabularies hold tokens that are not UTF-8.
+        // Some writers end strings with a NUL, and some vocabularies have tokens that are not
+        // UTF-8.
         let end = bytes
             .iter()
             .rposition(|&byte| byte != 0)
@@ -315,7 +318,7 @@ impl<'a> Reader<'a> {
             4 => Value::U32(u32::from_le_bytes(self.array(key)?)),
             5 => Value::I32(i32::from_le_bytes(self.array(key)?)),
             6 => Value::F32(f32::from_le_bytes(self.array(key)?)),
-            // As in C: some writers have 255 for true.
+            // Any nonzero byte is true, as in C: some writers use 255.
             7 => Value::Bool(self.array::<1>(key)? != [0]),
             8 => Value::String(self.string(|| format!("metadata key `{key}`"))?),
             9 => {
@@ -327,12 +330,13 @@ impl<'a> Reader<'a> {
                         "the array of metadata key `{key}` is too large ({length} elements)"
                     )));
                 }
-                // Nothing is allocated ahead: each element takes at least a byte of the file.
+                // Nothing is preallocated from `length`: each element takes at least one byte of
+                // the file.
                 let mut values = Vec::new();
                 for _ in 0..length {
                     values.try_reserve(1).map_err(|_| {
                         HeaderError::Corrupt(format!(
-                            "there is no memory for the {length} elements of metadata key `{key}`"
+                            "not enough memory for the {length} elements of metadata key `{key}`"
                         ))
                     })?;
                     values.push(self.value(element_type, key, depth + 1)?);
@@ -364,10 +368,10 @@ impl<'a> Reader<'a> {
                 Some(elements) if dimension > 0 && elements <= i64::MAX as u64 => elements,
                 _ => return corrupt(format!("has a dimension of {dimension}")),
             };
-            // No larger than `elements`, which fits into 63 bits.
+            // At most `elements`, which fits in 63 bits.
             dimensions.push(dimension as usize);
         }
-        // GGUF begins with the dimension that is contiguous, candle ends with it.
+        // GGUF lists the contiguous dimension first, candle last.
         dimensions.reverse();
         let dtype = ggml_dtype(self.u32(name)?);
         let offset = self.u64(name)?;
@@ -387,7 +391,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The tensor type with this number, or its name where candle cannot read it. Numbers as in
+/// The tensor type with this number, or its name if candle does not support it. Numbers as in
 /// [`ggml.h`](https://github.com/ggml-org/ggml/blob/master/include/ggml.h).
 fn ggml_dtype(number: u32) -> Result<GgmlDType, String> {
     let unsupported = match number {
@@ -404,7 +408,7 @@ fn ggml_dtype(number: u32) -> Result<GgmlDType, String> {
         13 => return Ok(GgmlDType::Q5K),
         14 => return Ok(GgmlDType::Q6K),
         30 => return Ok(GgmlDType::BF16),
-        // Intermediate forms of activations, never of weights.
+        // Intermediate formats of activations, never of weights.
         9 => "Q8_1",
         15 => "Q8_K",
         16 => "IQ2_XXS",

@@ -1,5 +1,5 @@
-//! The model's sizes and traits out of the metadata, read as llama.cpp reads them: whole numbers of
-//! any width, and an array with a value for each layer in place of one number.
+//! Model sizes and properties from the metadata, read as llama.cpp does: integers of any width, and
+//! arrays with one value per layer in place of a single number.
 
 use candle_core::quantized::gguf_file::Value;
 
@@ -7,11 +7,10 @@ use super::{GIVE_GGUF, GgufFile, OTHER_FILE, whole_number};
 use crate::engine::model_spec::ModelSpec;
 use crate::error::{Error, Result};
 
-/// Layers' values that an error message shows.
+/// Number of per-layer values shown in an error message.
 const SHOWN: usize = 4;
 
 impl GgufFile {
-    /// `general.architecture`.
     pub(crate) fn architecture(&self) -> Result<&str> {
         match self.metadata().get("general.architecture") {
             Some(Value::String(name)) => Ok(name),
@@ -19,11 +18,11 @@ impl GgufFile {
         }
     }
 
-    /// A whole number of the architecture's metadata (`llama.block_count` for `block_count`). An array
-    /// with a number for each layer is one, where they are all the same.
+    /// An integer from the architecture's metadata (`llama.block_count` for `block_count`). A
+    /// per-layer array counts as one integer if all its values are equal.
     ///
     /// # Errors
-    /// It is there, but is no whole number that fits, or differs between layers.
+    /// If the value is not an integer in range, or differs between layers.
     pub(crate) fn count(&self, key: &str) -> Result<Option<usize>> {
         let key = format!("{}.{key}", self.architecture()?);
         let Some(value) = self.metadata().get(&key) else {
@@ -46,14 +45,14 @@ impl GgufFile {
                 self.path().display(),
                 shown(&counts)
             ))
-            .hint("take a model whose layers are all alike")),
+            .hint("use a model whose layers are all alike")),
         }
     }
 
-    /// A number of the architecture's metadata that need not be whole.
+    /// A number from the architecture's metadata, integer or not.
     ///
     /// # Errors
-    /// It is there, but is no finite number.
+    /// If the value is not a finite number.
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
         let full_key = format!("{}.{key}", self.architecture()?);
         let number = match self.metadata().get(&full_key) {
@@ -69,18 +68,18 @@ impl GgufFile {
         }
     }
 
-    /// A text of the architecture's metadata.
+    /// A string from the architecture's metadata.
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>> {
         let key = format!("{}.{key}", self.architecture()?);
         match self.metadata().get(&key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.wrong(&key, "is not a text")),
+            Some(_) => Err(self.wrong(&key, "is not a string")),
         }
     }
 
-    /// A number of the architecture's metadata for people: `8`, `8, 8, 4, 4, …`; `?` where there is
-    /// none.
+    /// An integer from the architecture's metadata for display: `8`, or `8, 8, 4, 4, …` if layers
+    /// differ; `?` if it is missing.
     pub(crate) fn shown(&self, key: &str) -> String {
         let architecture = self.architecture().unwrap_or_default();
         match self.metadata().get(&format!("{architecture}.{key}")) {
@@ -98,12 +97,12 @@ impl GgufFile {
         }
     }
 
-    /// What positions are divided by, where linear scaling stretches the context; 1 where it does
-    /// not. Keys and defaults are llama.cpp's: a factor without a type is linear, one of 0 is none, and
-    /// `rope.scale_linear` is the factor's older name.
+    /// The factor by which linear RoPE scaling divides positions; 1 without scaling. Keys and
+    /// defaults are llama.cpp's: a factor without a type is linear, a factor of 0 means no scaling,
+    /// and `rope.scale_linear` is the factor's older name.
     ///
     /// # Errors
-    /// Another way to stretch the context, or a factor that is no number above 0.
+    /// If the model uses another kind of RoPE scaling, or the factor is negative or not a number.
     pub(crate) fn rope_factor(&self) -> Result<f64> {
         let keys = ["rope.scaling.factor", "rope.scale_linear"];
         let mut factor = 1.0;
@@ -122,28 +121,27 @@ impl GgufFile {
                 "`{}` stretches its context by {what}, which is not supported",
                 self.path().display()
             ))
-            .hint("take a model without rotary scaling, or with `linear` or Llama 3's")
+            .hint("use a model without RoPE scaling, or with `linear` or Llama 3's")
         };
         let magnitude = self.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
         if magnitude != 1.0 {
             return Err(refused(format!(
-                "rotations of the magnitude {magnitude} (rope.scaling.attn_factor)"
+                "rotations of magnitude {magnitude} (rope.scaling.attn_factor)"
             )));
         }
         match self.text("rope.scaling.type")? {
             None | Some("linear") => Ok(factor),
             Some("none") => Ok(1.0),
-            // Stretched by 1, it changes nothing.
+            // A factor of 1 changes nothing.
             Some("yarn") if factor == 1.0 => Ok(1.0),
             Some(other) => Err(refused(format!("`{other}`"))),
         }
     }
 
-    /// The model's sizes. A model that gives each layer its own number of KV heads has the largest
-    /// of them here.
+    /// The model's sizes. If layers differ in their number of KV heads, `kv_heads` is the largest.
     ///
     /// # Errors
-    /// A key is missing, or the sizes contradict each other or the embedding's shape.
+    /// If a key is missing, or the sizes contradict each other or the embedding's shape.
     pub(crate) fn spec(&self) -> Result<ModelSpec> {
         let architecture = self.architecture()?.to_owned();
         let required = |key: &str| -> Result<usize> {
@@ -207,7 +205,7 @@ impl GgufFile {
 
     fn kv_heads(&self) -> Result<Option<usize>> {
         let key = "attention.head_count_kv";
-        // Its layers without attention have none.
+        // In lfm2, layers without attention have 0 KV heads.
         if self.architecture()? != "lfm2" {
             return self.count(key);
         }
@@ -224,7 +222,7 @@ impl GgufFile {
     }
 }
 
-/// The first of these numbers.
+/// The first few of these numbers, for display.
 fn shown<T: ToString>(counts: &[T]) -> String {
     let first = counts.iter().take(SHOWN).map(T::to_string);
     let mut shown = first.collect::<Vec<_>>().join(", ");

@@ -1,6 +1,6 @@
-//! Models in several GGUF files, as llama.cpp's `llama-gguf-split` writes them:
-//! `NAME-00001-of-00003.gguf`. The first part holds the metadata; every part says in `split.no` and
-//! `split.count` which one it is, and has a table of its own tensors.
+//! Models split into several GGUF files by llama.cpp's `llama-gguf-split`:
+//! `NAME-00001-of-00003.gguf`. The first part has the metadata. Every part has its number and the
+//! number of parts in `split.no` and `split.count`, and a table of its own tensors.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 const PARTS_TOGETHER: &str = "put all parts into one folder under their own names, or merge them with \
                               `llama-gguf-split --merge`";
 
-/// The names of all parts, in order, where `name` is that of one of several.
+/// The names of all parts in order, if `name` is the name of a part.
 pub(crate) fn part_names(name: &str) -> Option<Vec<String>> {
     let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;
@@ -27,17 +27,17 @@ pub(crate) fn part_names(name: &str) -> Option<Vec<String>> {
     })
 }
 
-/// The same beside the file at `path`.
+/// Like [`part_names`], next to the file at `path`.
 pub(crate) fn part_paths(path: &Path) -> Option<Vec<PathBuf>> {
     let names = part_names(path.file_name()?.to_str()?)?;
     Some(names.iter().map(|name| path.with_file_name(name)).collect())
 }
 
-/// Which part of how many the file at `path` is, by its metadata: both from 1. `None` of a model in
-/// one file.
+/// The part number and the number of parts of the file at `path`, both from 1, according to its
+/// metadata. `None` for a model in one file.
 ///
 /// # Errors
-/// Exit code 3: the two contradict each other.
+/// Exit code 3 if the two numbers contradict each other.
 pub(super) fn position(path: &Path, metadata: &Metadata) -> Result<Option<(usize, usize)>> {
     let number = |key: &str| metadata.get(key).and_then(whole_number);
     let (Some(count), number) = (number("split.count"), number("split.no")) else {
@@ -58,10 +58,10 @@ pub(super) fn position(path: &Path, metadata: &Metadata) -> Result<Option<(usize
     }
 }
 
-/// Where all parts of a model are, one of which is at `path`.
+/// Paths of all parts of the model that `path` is a part of.
 ///
 /// # Errors
-/// Exit code 3: parts are missing, each of which is named, or the file does not have a part's name.
+/// Exit code 3 if parts are missing (the error names them), or the file is not named like a part.
 pub(super) fn locate(path: &Path, (number, count): (usize, usize)) -> Result<Vec<PathBuf>> {
     let is_part = format!(
         "`{}` is part {number} of {count} of a split model",
@@ -71,7 +71,7 @@ pub(super) fn locate(path: &Path, (number, count): (usize, usize)) -> Result<Vec
     let Some(paths) = paths.filter(|paths| paths[number - 1].file_name() == path.file_name())
     else {
         return Err(Error::preflight(format!(
-            "{is_part}, but is not called NAME-{number:05}-of-{count:05}.gguf, so that the other \
+            "{is_part}, but is not named NAME-{number:05}-of-{count:05}.gguf, so the other \
              parts cannot be found"
         ))
         .hint(PARTS_TOGETHER));
@@ -94,13 +94,13 @@ pub(super) fn locate(path: &Path, (number, count): (usize, usize)) -> Result<Vec
     }
 }
 
-/// What is wrong with a part that is not the one its name says.
+/// The error for a part whose metadata does not match its name.
 pub(super) fn mixed(path: &Path, (number, count): (usize, usize)) -> Error {
     Error::preflight(format!(
         "`{}` is not part {number} of {count} of the model",
         path.display()
     ))
-    .hint("the parts of different models seem to be mixed: take all of one")
+    .hint("parts of different models seem to be mixed: use the parts of one model only")
 }
 
 #[cfg(test)]
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_told_by_their_names() {
+    fn parts_are_recognized_by_their_names() {
         let names = part_names("a/m-00002-of-00003.gguf").unwrap();
         assert_eq!(
             names,

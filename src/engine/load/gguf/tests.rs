@@ -1,4 +1,4 @@
-//! Files that are whole, cut short, or not what they say.
+//! Intact, truncated and invalid files.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -11,7 +11,7 @@ use crate::config::Backend;
 use crate::engine::model::testing::{LAYERS, Random, Tiny, retype, test_model, write_gguf};
 use crate::engine::model_spec::ModelSpec;
 
-/// A whole file, and where its header ends.
+/// A valid file, and the length of its header.
 fn tiny() -> (Vec<u8>, usize) {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new("qwen2", true).write_gguf(folder.path(), GgmlDType::Q4K);
@@ -20,7 +20,7 @@ fn tiny() -> (Vec<u8>, usize) {
     (bytes, end)
 }
 
-/// What is said of a file with this content.
+/// The error report for a file with this content.
 fn complaint(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("some.gguf");
@@ -33,7 +33,7 @@ fn complaint(bytes: &[u8]) -> String {
     report
 }
 
-/// A header: version, number of tensors, number of keys, and what follows.
+/// A header: version, number of tensors, number of keys, and the rest.
 fn raw(version: u32, tensors: u64, keys: u64, rest: &[&[u8]]) -> Vec<u8> {
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(version.to_le_bytes());
@@ -50,13 +50,13 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_cut_anywhere_is_an_error_that_says_so() {
+fn a_file_truncated_anywhere_is_reported_as_cut_short() {
     let (bytes, header_end) = tiny();
     assert!(header::parse(&bytes[..0]).is_err());
     for length in 0..header_end {
         match header::parse(&bytes[..length]) {
             Err(HeaderError::CutShort { missing, .. }) => assert!(missing > 0),
-            // The padding behind the header may be missing; then so are the tensors.
+            // The file may end in the padding after the header; then all tensor data is missing.
             Ok(content) => assert!(header::missing_data(&content, length as u64).is_some()),
             other => panic!("{length}: {other:?}"),
         }
@@ -75,11 +75,11 @@ fn a_file_cut_anywhere_is_an_error_that_says_so() {
     assert_eq!(header::missing_data(&content, whole), None);
 }
 
-/// 30,000 headers with some bytes changed: an error or a header, but no panic, and no memory
-/// beyond what the file's size explains (an allocation of the size that a header claims would
-/// end the test).
+/// Parses 30,000 headers with some bytes changed. The result is an error or a header, but never a
+/// panic. Memory stays in proportion to the file's size: allocating the size that a header claims
+/// would abort the test.
 #[test]
-fn random_changes_do_no_harm() {
+fn a_header_with_random_changes_never_panics() {
     let (mut bytes, header_end) = tiny();
     bytes.truncate(header_end);
     let mut random = Random(11);
@@ -109,9 +109,9 @@ fn random_changes_do_no_harm() {
     assert!(refused > 1000);
 }
 
-/// The same as models: what can still be read is loaded, and computes or is refused.
+/// The same with whole models: each is either loaded or rejected.
 #[test]
-fn a_changed_model_is_loaded_or_refused() {
+fn a_model_with_a_flipped_bit_is_loaded_or_rejected() {
     let (bytes, header_end) = tiny();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("changed.gguf");
@@ -136,7 +136,7 @@ fn a_changed_model_is_loaded_or_refused() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn errors_name_what_is_wrong() {
     let array = |element_type: u32, length: u64| -> Vec<u8> {
         [
             &9u32.to_le_bytes()[..],
@@ -193,7 +193,7 @@ fn what_is_wrong_is_said() {
             raw(3, 0, 1, &[&text("a"), &9u32.to_le_bytes(), &nested]),
         ),
         (
-            "there twice",
+            "appears twice",
             raw(3, 0, 2, &[&key, &u32_value(32), &key, &u32_value(32)]),
         ),
         ("not a power of two", raw(3, 0, 1, &[&key, &u32_value(0)])),
@@ -211,7 +211,7 @@ fn what_is_wrong_is_said() {
             raw(3, 0, 1, &[&key, &10u32.to_le_bytes(), &32u64.to_le_bytes()]),
         ),
         (
-            "there twice",
+            "appears twice",
             raw(3, 2, 0, &[&tensor(&[32], 0), &tensor(&[32], 0)]),
         ),
         (
@@ -252,7 +252,7 @@ fn the_alignment_of_the_file_is_honoured() {
 }
 
 #[test]
-fn the_default_model_says_what_it_is() {
+fn the_default_model_is_described_by_its_header() {
     let Some(path) = test_model() else { return };
     let file = GgufFile::open(&path).unwrap();
     let expected = ModelSpec {
@@ -276,7 +276,7 @@ fn the_default_model_says_what_it_is() {
         file.metadata()["tokenizer.ggml.pre"].to_string().unwrap(),
         "smollm"
     );
-    // The same header as candle's own reader finds.
+    // candle's own parser finds the same header.
     let (ours, mut reader) = file.for_candle(&expected).unwrap();
     let theirs = Content::read(&mut reader).unwrap();
     assert_eq!(
@@ -293,9 +293,9 @@ fn the_default_model_says_what_it_is() {
     }
 }
 
-/// Only a file that may be damaged is worth fetching again.
+/// Only a file that may be damaged is worth downloading again.
 #[test]
-fn the_hint_fits_what_is_wrong() {
+fn the_hint_matches_the_error() {
     let u64_alignment = raw(
         3,
         0,
@@ -321,11 +321,7 @@ fn the_hint_fits_what_is_wrong() {
             "with safetensors",
             b"PK\x03\x04rest".to_vec(),
         ),
-        (
-            "before GGUF",
-            "take a GGUF file",
-            b"tjgg\x03\0\0\0".to_vec(),
-        ),
+        ("before GGUF", "use a GGUF file", b"tjgg\x03\0\0\0".to_vec()),
         (
             "web page",
             "not the page",
@@ -344,7 +340,7 @@ fn the_hint_fits_what_is_wrong() {
 }
 
 #[test]
-fn any_byte_but_0_is_true() {
+fn any_nonzero_byte_is_true() {
     for (byte, expected) in [(0, false), (1, true), (2, true), (255, true)] {
         let bytes = raw(3, 0, 1, &[&text("a"), &7u32.to_le_bytes(), &[byte]]);
         let header = header::parse(&bytes).unwrap();
@@ -353,7 +349,7 @@ fn any_byte_but_0_is_true() {
 }
 
 #[test]
-fn weights_of_an_unknown_type_do_not_hide_the_metadata() {
+fn metadata_is_readable_with_weights_of_an_unknown_type() {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
     for (number, name) in [(20, "IQ4_NL"), (39, "MXFP4"), (99, "number 99")] {
@@ -371,18 +367,18 @@ fn weights_of_an_unknown_type_do_not_hide_the_metadata() {
             let report = error.report();
             assert!(report.contains(&expected), "{report}");
             assert!(
-                report.contains("hint: take the model in another"),
+                report.contains("hint: use another quantization"),
                 "{report}"
             );
         }
     }
-    // The weights of a file of which only the start is here do not matter either.
+    // The metadata of a truncated file can be read as well.
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 1000]).unwrap();
     assert!(metadata(&path).is_ok());
 }
 
-/// A file of a llama with these keys changed; those without a value are removed.
+/// A llama file with these keys changed, or removed if the value is `None`.
 fn with_keys(changes: &[(&str, Option<Value>)]) -> (tempfile::TempDir, GgufFile) {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("llama", true);
@@ -399,7 +395,7 @@ fn with_keys(changes: &[(&str, Option<Value>)]) -> (tempfile::TempDir, GgufFile)
 }
 
 #[test]
-fn numbers_of_any_width_and_equal_numbers_a_layer_are_read() {
+fn integers_of_any_width_and_equal_values_per_layer_are_read() {
     let (_folder, plain) = with_keys(&[]);
     let expected = plain.spec().unwrap();
     let layers = |count: u32| Some(Value::Array(vec![Value::U32(count); LAYERS]));
@@ -445,9 +441,9 @@ fn numbers_of_any_width_and_equal_numbers_a_layer_are_read() {
     assert!(file.spec().unwrap_err().report().contains("empty array"));
 }
 
-/// As llama.cpp: a factor is linear unless a type says otherwise, and it has an older name.
+/// As in llama.cpp: a factor is linear unless a type says otherwise, and it has an older name.
 #[test]
-fn linear_scaling_is_read_in_every_spelling() {
+fn linear_rope_scaling_is_read_from_every_key() {
     let number = |number: f32| Some(Value::F32(number));
     let kind = |kind: &str| Some(Value::String(kind.to_owned()));
     let factor = "rope.scaling.factor";
@@ -503,7 +499,7 @@ fn linear_scaling_is_read_in_every_spelling() {
 }
 
 #[test]
-fn a_split_model_is_read_whichever_part_is_given() {
+fn a_split_model_can_be_opened_by_any_part() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("llama", false);
     let whole = GgufFile::open(&tiny.write_gguf(folder.path(), GgmlDType::Q8_0)).unwrap();
@@ -519,7 +515,7 @@ fn a_split_model_is_read_whichever_part_is_given() {
         assert!(metadata(part).unwrap().contains_key("llama.block_count"));
     }
 
-    // A name that is not a part's.
+    // A file name that is not a part's.
     let renamed = folder.path().join("renamed.gguf");
     fs::copy(&parts[1], &renamed).unwrap();
     let report = GgufFile::open(&renamed).err().unwrap().report();
@@ -538,7 +534,7 @@ fn a_split_model_is_read_whichever_part_is_given() {
         "{report}"
     );
 
-    // A part that is cut short.
+    // A truncated part.
     fs::write(&parts[2], &kept[..kept.len() - 100]).unwrap();
     let report = GgufFile::open(&parts[0]).err().unwrap().report();
     assert!(

@@ -1,8 +1,8 @@
-//! The bars of a fetch: on stderr where it is a terminal, gone when their work is done.
+//! Progress bars of a download: on stderr if it is a terminal, cleared when done.
 //!
-//! These do not go through the console, which lies above the engine, and need not: the thread that
-//! fetches is the one that prints, it says nothing while one of them is drawn, and the console has no
-//! bar of its own at that time.
+//! They bypass the console, which belongs to a higher layer. That is safe: the downloading thread
+//! is also the one that prints, it prints nothing while a bar is drawn, and the console shows no
+//! bar at that time.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -17,7 +17,7 @@ pub(super) fn bytes(what: &str, total: u64) -> ProgressBar {
     };
     let bar = ProgressBar::with_draw_target(Some(total), target)
         .with_message(visible_line(what).into_owned());
-    // A template that does not parse would leave the default look.
+    // If the template does not parse, the default style stays.
     if let Ok(style) = ProgressStyle::with_template(
         "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ({eta})",
     ) {

@@ -1,11 +1,11 @@
-//! flowbench's cache: the fetched model, the digests that are known, the lock of a fetch, and the
-//! folder that a fetch works in.
+//! flowbench's cache: the downloaded model, known digests, the download lock, and the download's
+//! work folder.
 //!
 //! ```text
-//! <cache>/<model>.gguf          there only when it is whole
-//! <cache>/digests/<key>.json    one stamp a file, wherever the file is
-//! <cache>/fetch.lock            held by the process that fetches
-//! <cache>/tmp/                  belongs to whoever holds the lock
+//! <cache>/<model>.gguf          exists only when complete
+//! <cache>/digests/<key>.json    one stamp per file, wherever the file is
+//! <cache>/fetch.lock            held by the downloading process
+//! <cache>/tmp/                  used only by the holder of the lock
 //! ```
 
 use std::fs::{self, File, TryLockError};
@@ -19,7 +19,7 @@ use super::{POLL, Watch, bar};
 use crate::error::{Context, Exit, Result};
 use crate::hash;
 
-/// The cache in its folder, which need not exist.
+/// The cache in `folder`, which need not exist yet.
 pub(super) struct Cache {
     folder: PathBuf,
 }
@@ -27,19 +27,18 @@ pub(super) struct Cache {
 /// Whether a digest may come from a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Digest {
-    /// If the file has not changed since it was hashed.
+    /// Yes, if the file has not changed since it was hashed.
     Known,
-    /// No: every byte is read.
+    /// No: hash the whole file.
     Fresh,
 }
 
-/// A digest, and what the file looked like when it was taken. It is stale as soon as one of these
-/// differs: path, size, time of modification, inode, device.
+/// A digest and the file's identity when it was hashed. Stale as soon as path, size, modification
+/// time, inode or device differ.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stamp {
     schema: u32,
     path: PathBuf,
-    /// Bytes.
     size: u64,
     /// Nanoseconds since 1970.
     modified_ns: i128,
@@ -51,7 +50,7 @@ struct Stamp {
 impl Stamp {
     const SCHEMA: u32 = 1;
 
-    /// The stamp of the file as it is now; links are followed.
+    /// The stamp of the file's current state; follows symlinks.
     fn of(path: &Path, sha256: String) -> std::io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
@@ -67,9 +66,9 @@ impl Stamp {
     }
 }
 
-/// The right to fetch, until it is dropped.
+/// The exclusive right to download, until dropped.
 pub(super) struct FetchLock {
-    /// Held for its lock, which ends with the process at the latest.
+    /// Keeps the file lock, which the system releases at the latest when the process exits.
     _file: File,
 }
 
@@ -80,7 +79,7 @@ impl Cache {
         }
     }
 
-    /// Where a fetched file of this name is.
+    /// The path of a downloaded file with this name.
     pub(super) fn path(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }
@@ -94,16 +93,16 @@ impl Cache {
     pub(super) fn known_digest(&self, path: &Path) -> Option<String> {
         let path = std::path::absolute(path).ok()?;
         let text = fs::read(self.stamp_path(&path)).ok()?;
-        // A stamp of another version, or a damaged one, is none.
+        // A damaged stamp, or one of another version, is ignored.
         let stamp: Stamp = serde_json::from_slice(&text).ok()?;
         let now = Stamp::of(&path, stamp.sha256.clone()).ok()?;
         (stamp == now).then_some(stamp.sha256)
     }
 
-    /// SHA-256 of a file, with a bar where it has to be read.
+    /// SHA-256 of a file. Shows a progress bar if the file has to be read.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// If the file cannot be read.
     pub(super) fn digest(&self, path: &Path, digest: Digest) -> Result<String> {
         if digest == Digest::Known
             && let Some(known) = self.known_digest(path)
@@ -116,14 +115,14 @@ impl Cache {
         let sha256 = hash::sha256_file(path, |bytes| bar.set_position(bytes))
             .or_exit(Exit::Preflight, context)?;
         bar.finish_and_clear();
-        // A file that changes while it is read has no digest to remember.
+        // Do not store a digest if the file changed while it was read.
         if Stamp::of(path, String::new()).is_ok_and(|after| after == before) {
             self.remember(path, &sha256);
         }
         Ok(sha256)
     }
 
-    /// Remembers a digest. A cache that cannot be written makes the next run slower, not wrong.
+    /// Stores a digest. Write errors are ignored: they make the next run slower, not wrong.
     pub(super) fn remember(&self, path: &Path, sha256: &str) {
         let _ = self.write_stamp(path, sha256);
     }
@@ -140,10 +139,10 @@ impl Cache {
         Ok(())
     }
 
-    /// Waits until no other process fetches, and keeps others from it.
+    /// Waits until no other process is downloading and takes the lock.
     ///
     /// # Errors
-    /// The cache cannot be written; the watcher ended the wait.
+    /// If the cache cannot be written, or the watcher cancels the wait.
     pub(super) fn lock(&self, watch: &mut Watch) -> Result<FetchLock> {
         fs::create_dir_all(&self.folder).or_exit(Exit::Preflight, || {
             format!("failed to create the cache {}", self.folder.display())
@@ -162,7 +161,7 @@ impl Cache {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) => {
                     if !told {
-                        (watch.say)("Waiting for another flowbench that fetches the model");
+                        (watch.say)("Waiting for another flowbench process to download the model");
                         told = true;
                     }
                     watch.check()?;
@@ -176,11 +175,11 @@ impl Cache {
         Ok(FetchLock { _file: file })
     }
 
-    /// A new empty folder to fetch into; it goes when it is dropped. What is in the cache's `tmp`
-    /// so far was left by processes that died: only a holder of the lock writes there.
+    /// Creates an empty folder for a download, deleted when dropped. Anything already in the
+    /// cache's `tmp` was left by processes that died: only the holder of the lock writes there.
     ///
     /// # Errors
-    /// The cache cannot be written.
+    /// If the cache cannot be written.
     pub(super) fn work_folder(&self, _lock: &FetchLock) -> Result<TempDir> {
         let tmp = self.folder.join("tmp");
         let context = || format!("failed to prepare {}", tmp.display());
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_remembered_until_the_file_changes() {
+    fn a_digest_is_cached_until_the_file_changes() {
         let (folder, cache) = cache();
         let path = folder.path().join("model.gguf");
         fs::write(&path, "abc").unwrap();
@@ -226,7 +225,7 @@ mod tests {
             hash::sha256(b"abd")
         );
 
-        // Another file in its place: same size, and the same time if it must be.
+        // Another file in its place, with the same size and modification time.
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
         let other = folder.path().join("other");
         fs::write(&other, "xyz").unwrap();
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_digest_does_not_believe_the_stamp() {
+    fn a_fresh_digest_ignores_the_stamp() {
         let (folder, cache) = cache();
         let path = folder.path().join("model.gguf");
         fs::write(&path, "abc").unwrap();
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_stamp_is_none() {
+    fn a_damaged_stamp_is_ignored() {
         let (folder, cache) = cache();
         let path = folder.path().join("model.gguf");
         fs::write(&path, "abc").unwrap();
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_waits_for_the_first_and_can_be_interrupted() {
+    fn a_second_download_waits_and_can_be_interrupted() {
         let (_folder, cache) = cache();
         let mut watch = Watch {
             say: &mut |_| (),
@@ -307,7 +306,7 @@ mod tests {
         assert_eq!(error.exit(), Exit::Incomplete);
         assert_eq!(
             said,
-            ["Waiting for another flowbench that fetches the model"]
+            ["Waiting for another flowbench process to download the model"]
         );
         drop(lock);
         assert!(

@@ -1,4 +1,4 @@
-//! A model in a folder: which files it takes, and which of them are missing.
+//! Models in folders: the files they consist of, and which of those are missing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,10 +8,10 @@ pub(super) use crate::engine::load::safetensors::shards::{INDEX, SINGLE, is_weig
 use crate::engine::load::safetensors::shards;
 use crate::error::{Context, Error, Exit, Result};
 
-/// Files that no folder can do without.
+/// Files that every folder must have.
 pub(super) const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 
-/// Small files that say more about the tokenizer and the chat template, where they exist.
+/// Small optional files that describe the tokenizer and the chat template.
 pub(super) const OPTIONAL: [&str; 5] = [
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -20,10 +20,10 @@ pub(super) const OPTIONAL: [&str; 5] = [
     "chat_template.jinja",
 ];
 
-/// Files that a folder lacks to be a model.
+/// Files that are missing for a complete model.
 ///
 /// # Errors
-/// The folder or its index cannot be read.
+/// If the folder or its index cannot be read.
 pub(super) fn missing(folder: &Path) -> Result<Vec<String>> {
     let mut missing: Vec<String> = REQUIRED
         .into_iter()
@@ -43,16 +43,16 @@ pub(super) fn missing(folder: &Path) -> Result<Vec<String>> {
                 .filter(|file| !folder.join(file).is_file()),
         ),
         Err(error) if has_index => return Err(error),
-        // Several files, and nothing says which of them are the model.
+        // Several weight files, and no index to tell which belong to the model.
         Err(_) => missing.push(INDEX.to_owned()),
     }
     Ok(missing)
 }
 
-/// Checks that the folder is a model.
+/// Checks that the folder is a complete model.
 ///
 /// # Errors
-/// With the files that are missing.
+/// If files are missing; the error lists them.
 pub(super) fn check(folder: &Path) -> Result<()> {
     let missing = missing(folder)?;
     if missing.is_empty() {
@@ -69,16 +69,16 @@ pub(super) fn check(folder: &Path) -> Result<()> {
         .find(|file| file.ends_with(".gguf"));
     Err(match gguf {
         Some(file) => error.hint(format!("MODEL={}", folder.join(file).display())),
-        None => error.hint("a folder holds config.json, tokenizer.json and *.safetensors"),
+        None => error.hint("a model folder has config.json, tokenizer.json and *.safetensors"),
     })
 }
 
-/// The files of weights that an index names, each once, in order.
+/// The weight files that an index lists, without duplicates, in order.
 pub(super) fn weights_of_index(index: &Path) -> Result<BTreeSet<String>> {
     shards::of_index(index).map(|shards| shards.files)
 }
 
-/// Names of the files in a folder, sorted.
+/// File names in a folder, sorted.
 pub(super) fn files(folder: &Path) -> Result<Vec<String>> {
     let context = || format!("failed to list {}", folder.display());
     let mut files = Vec::new();
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_listed() {
+    fn missing_files_are_listed() {
         let folder = tempfile::tempdir().unwrap();
         let write =
             |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_names_files_of_the_folder_only() {
+    fn an_index_may_only_list_files_in_its_folder() {
         let folder = tempfile::tempdir().unwrap();
         let index = folder.path().join(INDEX);
         for text in ["{", "{}", r#"{"weight_map": {"a": "../m.safetensors"}}"#] {

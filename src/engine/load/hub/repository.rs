@@ -1,9 +1,9 @@
-//! A repository of the Hugging Face hub: what of it is in the cache, and how the rest is fetched.
+//! A repository of the Hugging Face hub: finds cached files and downloads the rest.
 //!
-//! `hf-hub` has the cache's layout (shared with the Python libraries) and resumes a download where
-//! it broke off. It has no time-outs and looks at no digest; both are added here: each request runs
-//! in a thread that is watched and, if need be, left behind, and a file whose name in the cache is
-//! its SHA-256 (as that of each large file is) is checked against it.
+//! `hf-hub` implements the cache layout (shared with the Python libraries) and resumes interrupted
+//! downloads. It has no timeouts and verifies no digests, so both are added here. Each request runs
+//! in a thread that is watched and abandoned if it hangs. The hub cache names each large file by
+//! its SHA-256, so a file with such a name is verified against it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,16 +25,16 @@ use crate::error::{Context, Error, Exit, Result};
 use crate::hash;
 use crate::stopwatch;
 
-/// How often a download that breaks off is resumed.
+/// Upper bound on attempts per download.
 const ATTEMPTS: usize = 3;
 
-/// The hub as the settings have it.
+/// A client for the hub, as configured.
 pub(super) struct Hub<'a> {
     config: &'a ModelConfig,
     cache: Cache,
-    /// How long it may take to answer.
+    /// How long the hub may take to respond.
     patience: Duration,
-    /// How long a download may stand still.
+    /// How long a download may make no progress.
     stalled: Duration,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Hub<'a> {
     }
 
     fn api(&self) -> Result<Api> {
-        // Takes the token that a login left beside the cache.
+        // Also reads the token that a login stored next to the cache.
         let mut builder = ApiBuilder::from_cache(self.cache.clone()).with_progress(false);
         if let Some(token) = &self.config.hf_token {
             builder = builder.with_token(Some(token.clone()));
@@ -58,7 +58,7 @@ impl<'a> Hub<'a> {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
         builder.build().or_exit(Exit::Preflight, || {
-            "failed to prepare for the hub".to_owned()
+            "failed to set up the hub client".to_owned()
         })
     }
 }
@@ -76,7 +76,7 @@ impl fmt::Display for Repository {
 }
 
 impl Repository {
-    /// The repository as it is now.
+    /// The current state of the repository.
     pub(super) fn latest(name: String) -> Self {
         Self {
             name,
@@ -84,7 +84,7 @@ impl Repository {
         }
     }
 
-    /// The repository as it was at a commit.
+    /// The repository at a commit.
     pub(super) fn at(name: &str, revision: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -96,10 +96,10 @@ impl Repository {
         Repo::with_revision(self.name.clone(), RepoType::Model, self.revision.clone())
     }
 
-    /// The folder of the revision in the cache, if there is one.
+    /// The revision's folder in the cache, if present.
     fn snapshot(&self, hub: &Hub) -> Option<PathBuf> {
         let cache = hub.cache.repo(self.repo());
-        // A commit is its own folder; a branch is a file that names one.
+        // A commit has its own folder; a branch is a file with the commit's name.
         let folder = hub.cache.path().join(self.repo().folder_name());
         let commit = std::fs::read_to_string(folder.join("refs").join(&self.revision))
             .map_or_else(|_| self.revision.clone(), |commit| commit.trim().to_owned());
@@ -108,17 +108,17 @@ impl Repository {
         (is_name && snapshot.is_dir()).then_some(snapshot)
     }
 
-    /// Where a file of it is in the cache, if it is there.
+    /// Path of a cached file.
     pub(super) fn cached_file(&self, hub: &Hub, file: &str) -> Option<PathBuf> {
         let path = self.snapshot(hub)?.join(file);
         path.is_file().then_some(path)
     }
 
-    /// The model in the cache: the file that is asked for, with all parts of its model; without one,
-    /// the only GGUF model that is there, or the folder if it is whole.
+    /// The model in the cache. With `file`, that file and all parts of its model. Without it, the
+    /// only GGUF model in the repository's folder, or the folder itself if it is complete.
     ///
     /// # Errors
-    /// More than one GGUF file to choose from.
+    /// If there is more than one GGUF model to choose from.
     pub(super) fn find_local(&self, hub: &Hub, file: Option<&str>) -> Result<Option<ModelFile>> {
         if let Some(file) = file {
             let path = self.cached_parts(hub, file);
@@ -135,7 +135,7 @@ impl Repository {
         Ok(is_whole.then(|| model(snapshot, ModelSource::Cache, ModelFormat::Folder)))
     }
 
-    /// Where the first part of a file's model is in the cache, if all parts are there.
+    /// Path of the first part of a file's model, if all parts are cached.
     fn cached_parts(&self, hub: &Hub, file: &str) -> Option<PathBuf> {
         let parts = parts(file);
         let paths: Option<Vec<PathBuf>> = parts
@@ -145,7 +145,7 @@ impl Repository {
         paths?.into_iter().next()
     }
 
-    /// The only GGUF model among these files; of a split one the first part that is there.
+    /// The only GGUF model among these files; for a split model, its first listed part.
     fn choose_gguf<'f>(&self, files: &'f [String]) -> Result<Option<&'f str>> {
         let mut models = BTreeSet::new();
         let ggufs: Vec<&str> = files
@@ -157,18 +157,18 @@ impl Repository {
             [] => Ok(None),
             [one] => Ok(Some(one)),
             [first, ..] => Err(Error::usage(format!(
-                "{self} holds several models: {} (MODEL)",
+                "{self} has several models: {} (MODEL)",
                 ggufs.join(", ")
             ))
             .hint(format!("choose one: MODEL={self}:{first}"))),
         }
     }
 
-    /// Fetches the model: the file that is asked for, with all parts of its model; without one, the only
-    /// GGUF model that the repository has, or the files of a folder.
+    /// Downloads the model. With `file`, that file and all parts of its model. Without it, the only
+    /// GGUF model in the repository, or the files of a model folder.
     ///
     /// # Errors
-    /// The hub has no such thing, or cannot be reached; the watcher ended it.
+    /// If the hub does not have it or cannot be reached, or the watcher cancelled.
     pub(super) fn fetch(
         &self,
         hub: &Hub,
@@ -179,7 +179,7 @@ impl Repository {
             Exit::Incomplete | Exit::Usage => error,
             _ => error
                 .context(format!("failed to fetch the model {self}"))
-                .hint("check the name and the network, or MODEL=/path/to/file.gguf"),
+                .hint("check the name and the network, or set MODEL=/path/to/file.gguf"),
         };
         if let Some(file) = file {
             let path = self.fetch_parts(hub, file, watch).map_err(failed)?;
@@ -223,11 +223,11 @@ impl Repository {
         }
         if !missing.is_empty() {
             return Err(Error::preflight(format!(
-                "it holds no model that can be read: neither a .gguf file nor {}",
+                "it has no usable model: neither a .gguf file nor {}",
                 missing.join(", ")
             )));
         }
-        // The index comes before the weights: with it, a folder that was broken off shows it.
+        // The index goes first: with it, an interrupted folder is recognized as incomplete.
         if has(folder::INDEX) {
             let index = self.fetch_file(hub, folder::INDEX, watch)?;
             let named: Vec<String> = folder::weights_of_index(&index)?.into_iter().collect();
@@ -251,7 +251,7 @@ impl Repository {
         Ok(path)
     }
 
-    /// Fetches all parts of a file's model; returns the place of the first.
+    /// Downloads all parts of a file's model. Returns the path of the first.
     fn fetch_parts(&self, hub: &Hub, file: &str, watch: &mut Watch) -> Result<PathBuf> {
         let mut first = None;
         for part in parts(file) {
@@ -261,10 +261,10 @@ impl Repository {
         first.ok_or_else(|| Error::preflight(format!("{file} has no parts")))
     }
 
-    /// Fetches one file, unless it is in the cache; returns its place there.
+    /// Downloads a file unless it is cached. Returns its path in the cache.
     ///
     /// # Errors
-    /// As [`Repository::fetch`]; a file whose digest is not the one that the hub gives.
+    /// As [`Repository::fetch`], and if the file's digest does not match.
     pub(super) fn fetch_file(&self, hub: &Hub, file: &str, watch: &mut Watch) -> Result<PathBuf> {
         if let Some(path) = self.cached_file(hub, file) {
             return Ok(path);
@@ -288,7 +288,7 @@ impl Repository {
             match result? {
                 Ok(path) => break (path, activity.total()),
                 Err(ApiError::InvalidResume) if attempt < ATTEMPTS => self.drop_parts(hub),
-                // Broken off: the next attempt goes on where this one ended.
+                // Connection lost: the next attempt resumes the download.
                 Err(ApiError::IoError(_) | ApiError::RequestError(_))
                     if attempt < ATTEMPTS && activity.received() > 0 => {}
                 Err(error) => return Err(self.refused(error, Some(file))),
@@ -299,7 +299,7 @@ impl Repository {
         Ok(path)
     }
 
-    /// Removes what was fetched in part: it is no part of what is there now.
+    /// Removes partial downloads: they do not match the file on the hub any more.
     fn drop_parts(&self, hub: &Hub) {
         let blobs = hub
             .cache
@@ -308,13 +308,13 @@ impl Repository {
             .join("blobs");
         for file in folder::files(&blobs).unwrap_or_default() {
             if file.ends_with(".part") {
-                // What cannot be removed shows in the next attempt.
+                // A file that cannot be removed makes the next attempt fail.
                 let _ = std::fs::remove_file(blobs.join(file));
             }
         }
     }
 
-    /// What the hub's refusal means. The library's error keeps the status as text only.
+    /// Translates the hub's error. The library keeps the HTTP status only as text.
     fn refused(&self, error: ApiError, file: Option<&str>) -> Error {
         let text = error.to_string();
         let status = |code: &str| text.contains(&format!("status: {code}"));
@@ -326,13 +326,13 @@ impl Repository {
         }
         if status("401") || status("403") {
             return Error::preflight(format!(
-                "the hub wants a login for {self}, or there is no such repository"
+                "the hub requires a login for {self}, or there is no such repository"
             ))
-            .hint("HF_TOKEN gives the token of an account that may read it");
+            .hint("set HF_TOKEN to the token of an account that may read it");
         }
         if let ApiError::LockAcquisition(path) = &error {
             return Error::preflight(format!(
-                "another process fetches the same file ({})",
+                "another process is fetching the same file ({})",
                 path.display()
             ))
             .hint("wait for it to end and try again");
@@ -341,7 +341,8 @@ impl Repository {
     }
 }
 
-/// The files of the model that a GGUF file belongs to: itself, or all parts of a split one.
+/// The files of the model that a GGUF file belongs to: the file itself, or all parts of a split
+/// model.
 fn parts(file: &str) -> Vec<String> {
     split::part_names(file).unwrap_or_else(|| vec![file.to_owned()])
 }
@@ -355,8 +356,8 @@ fn model(path: PathBuf, source: ModelSource, format: ModelFormat) -> ModelFile {
     }
 }
 
-/// Checks a file that was just fetched: its size, and its digest where its blob's name is one. A
-/// wrong one is removed, so that the next run does not take it.
+/// Verifies the size of a downloaded file, and its digest if the blob's name is one. Removes a
+/// wrong file, so that the next run does not use it.
 fn check(path: &Path, size: u64) -> Result<()> {
     let context = || format!("failed to read {}", path.display());
     let blob = path.canonicalize().or_exit(Exit::Preflight, context)?;
@@ -378,19 +379,19 @@ fn check(path: &Path, size: u64) -> Result<()> {
         })?;
     }
     Err(Error::preflight(format!(
-        "what came is not the file ({length} of {size} bytes, or a wrong digest)"
+        "the downloaded file is not the expected one ({length} of {size} bytes, or a wrong digest)"
     )))
 }
 
-/// What a request has come to, as its thread tells.
+/// Progress of a request, updated by its thread.
 #[derive(Clone, Default)]
 struct Activity(Arc<RequestProgress>);
 
 #[derive(Default)]
 struct RequestProgress {
-    /// Bytes that came in this request.
+    /// Bytes downloaded so far, including those of earlier attempts.
     received: AtomicU64,
-    /// Bytes of the whole file; 0 until the hub has told.
+    /// Size of the whole file in bytes; 0 until known.
     total: AtomicU64,
     last: Mutex<Option<Instant>>,
 }
@@ -410,13 +411,13 @@ impl Activity {
         }
     }
 
-    /// When something last happened; `None` before anything has.
+    /// Time of the last progress; `None` before the first.
     fn last(&self) -> Option<Instant> {
         self.0.last.lock().ok().and_then(|last| *last)
     }
 }
 
-/// Shows a download, and tells that it goes on.
+/// Draws the progress bar and records progress.
 struct Shown {
     activity: Activity,
     bar: ProgressBar,
@@ -426,7 +427,8 @@ impl Progress for Shown {
     fn init(&mut self, size: usize, _filename: &str) {
         self.activity.0.total.store(size as u64, Ordering::Relaxed);
         self.activity.touch();
-        // Called once more when the answer begins, with what an earlier attempt left to come.
+        // Called again when the response starts, followed by an `update` with the bytes that
+        // earlier attempts downloaded.
         self.activity.0.received.store(0, Ordering::Relaxed);
         self.bar.set_length(size as u64);
         self.bar.set_position(0);
@@ -444,9 +446,9 @@ impl Progress for Shown {
     fn finish(&mut self) {}
 }
 
-/// Runs a request in a thread of its own, which is left behind when it is interrupted or gives no
-/// sign of life: the library's requests cannot be ended. What it still does is complete a file in
-/// the hub's cache, or nothing.
+/// Runs a request in its own thread, which is abandoned on an interrupt or a stall: the library's
+/// requests cannot be cancelled. An abandoned thread can at most complete a file in the hub's
+/// cache.
 fn watched<T: Send + 'static>(
     hub: &Hub,
     activity: &Activity,
@@ -458,7 +460,7 @@ fn watched<T: Send + 'static>(
     std::thread::Builder::new()
         .name("hub".to_owned())
         .spawn(move || {
-            // Nobody listens any more when it was left behind.
+            // Fails if the thread was abandoned.
             let _ = sender.send(request());
         })
         .or_exit(Exit::Preflight, || "failed to start a thread".to_owned())?;
@@ -466,7 +468,9 @@ fn watched<T: Send + 'static>(
         match receiver.recv_timeout(POLL) {
             Ok(result) => return Ok(result),
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::preflight("the request to the hub broke down"));
+                return Err(Error::preflight(
+                    "the request to the hub failed unexpectedly",
+                ));
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -479,7 +483,7 @@ fn watched<T: Send + 'static>(
         };
         if since.elapsed() > limit {
             return Err(Error::preflight(format!(
-                "the hub gives no answer for {} s",
+                "the hub has not responded for {} s",
                 limit.as_secs_f64()
             )));
         }

@@ -1,30 +1,30 @@
-//! What `MODEL` may say: a path, `owner/name` or `owner/name:file.gguf`, or nothing.
+//! Parses `MODEL`: a path, `owner/name` or `owner/name:file.gguf`, or nothing.
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// What the user asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Spec {
-    /// Nothing: the default model.
+    /// The default model.
     Default,
-    /// A path that exists.
+    /// An existing path.
     Path(PathBuf),
-    /// A repository of the hub.
+    /// A hub repository.
     Repository {
         /// `owner/name`.
         name: String,
-        /// The GGUF file in it, where it was named.
+        /// The GGUF file in it, if given.
         file: Option<String>,
     },
 }
 
 impl Spec {
-    /// Reads it. A path that exists is that path, whatever else its text could be.
+    /// Parses the setting. An existing path takes precedence over a repository name.
     ///
     /// # Errors
-    /// Exit code 3 for a path where nothing is, 2 for a text that is neither path nor repository.
+    /// Exit code 3 for a path that does not exist, 2 for text that is neither a path nor a
+    /// repository.
     pub(super) fn parse(model: Option<&str>) -> Result<Self> {
         let Some(model) = model else {
             return Ok(Self::Default);
@@ -92,7 +92,7 @@ fn check_file(model: &str, file: &str) -> Result<()> {
 
 fn not_a_model(model: &str) -> Error {
     Error::usage(format!("`{model}` is not a model (MODEL)")).hint(
-        "give a path to a .gguf file or a folder, or a repository owner/name[:file.gguf]; unset it for the default model",
+        "set MODEL to a .gguf file, a folder, or a repository owner/name[:file.gguf]; unset it for the default model",
     )
 }
 
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_exists_is_that_path() {
+    fn an_existing_path_takes_precedence() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a b.gguf");
         std::fs::write(&path, "").unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_path_and_is_none_says_so() {
+    fn a_missing_path_is_reported_as_no_such_file() {
         for model in [
             "/no/x.gguf",
             "./no-such-model",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_a_usage_error() {
+    fn text_that_is_neither_path_nor_repository_is_a_usage_error() {
         for model in [
             "",
             "name",

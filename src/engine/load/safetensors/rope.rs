@@ -1,6 +1,6 @@
-//! The rotary embedding's parameters in `config.json`, as transformers 5 reads them: `rope_scaling`
-//! where it says anything, else `rope_parameters`; a base in there counts before `rope_theta` at the
-//! top.
+//! RoPE parameters in `config.json`, read as transformers 5 does: from `rope_scaling` unless it is
+//! empty, else from `rope_parameters`. A base inside them takes precedence over a top-level
+//! `rope_theta`.
 
 use serde_json::{Map, Value};
 
@@ -8,19 +8,18 @@ use super::SafetensorsFolder;
 use crate::engine::model_spec::ModelSpec;
 use crate::error::Result;
 
-/// Keys that hold the parameters, in order.
+/// Keys with RoPE parameters, in order of precedence.
 const KEYS: [&str; 2] = ["rope_scaling", "rope_parameters"];
 
 /// `rope_scaling` or `rope_parameters`.
 struct Parameters<'a> {
     folder: &'a SafetensorsFolder,
-    /// Which of the two it is.
+    /// The key they were found under.
     key: &'static str,
     map: &'a Map<String, Value>,
 }
 
 impl Parameters<'_> {
-    /// A number, where there is one.
     fn number(&self, key: &str) -> Result<Option<f64>> {
         match self.map.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -31,7 +30,7 @@ impl Parameters<'_> {
         }
     }
 
-    /// A number that the kind of scaling cannot do without.
+    /// A required number, which must be positive.
     fn positive(&self, key: &str) -> Result<f64> {
         match self.number(key)? {
             Some(number) if number > 0.0 => Ok(number),
@@ -43,13 +42,13 @@ impl Parameters<'_> {
         self.folder.wrong(&format!("{}.{key}", self.key), what)
     }
 
-    /// The kind of scaling; `default` is none.
+    /// The kind of scaling; `default` means none.
     fn kind(&self) -> Result<&str> {
         for key in ["rope_type", "type"] {
             match self.map.get(key) {
                 None | Some(Value::Null) => {}
                 Some(Value::String(kind)) => return Ok(kind),
-                Some(other) => return Err(self.wrong(key, &format!("is {other}, not a text"))),
+                Some(other) => return Err(self.wrong(key, &format!("is {other}, not a string"))),
             }
         }
         match self.number("factor")? {
@@ -57,7 +56,7 @@ impl Parameters<'_> {
             Some(factor) => Err(self
                 .wrong(
                     "factor",
-                    &format!("is {factor}, with no `rope_type` that says of what"),
+                    &format!("is {factor}, with no `rope_type` to apply it to"),
                 )
                 .hint("add \"rope_type\": \"linear\" if that is what the model was trained with")),
         }
@@ -86,19 +85,19 @@ impl SafetensorsFolder {
         Ok(None)
     }
 
-    /// Base of the rotation's frequencies.
+    /// Base of the rotation frequencies (theta).
     pub(super) fn rope_base(&self) -> Result<f32> {
         self.rope_number("rope_theta")
             .map(|base| base.unwrap_or(10_000.0) as f32)
     }
 
-    /// Which part of a head is rotated.
+    /// The rotated fraction of a head's dimensions.
     pub(super) fn rotated_part(&self) -> Result<f64> {
         self.rope_number("partial_rotary_factor")
             .map(|part| part.unwrap_or(1.0))
     }
 
-    /// A number among the parameters, or else at the top of the file.
+    /// A number from the RoPE parameters, or else from the top level.
     fn rope_number(&self, key: &str) -> Result<Option<f64>> {
         let inside = self.rope()?.map_or(Ok(None), |rope| rope.number(key))?;
         match inside {
@@ -107,8 +106,8 @@ impl SafetensorsFolder {
         }
     }
 
-    /// Most positions that the frequencies of [`Self::rope_divisors`] hold for, where there is a limit:
-    /// `dynamic` scaling begins beyond the context that the model was trained with.
+    /// Upper bound on the positions that [`Self::rope_divisors`] is valid for, if any: `dynamic`
+    /// scaling starts beyond the context that the model was trained with.
     pub(super) fn rope_limit(&self) -> Result<Option<usize>> {
         let Some(rope) = self.rope()? else {
             return Ok(None);
@@ -123,12 +122,12 @@ impl SafetensorsFolder {
             .or(self.count(trained)?))
     }
 
-    /// What slows each pair of rotated dimensions down, `[rope_dimensions / 2]`; `None` where
-    /// nothing does.
+    /// Divisors of the rotation frequencies, one per pair of rotated dimensions, `[rope_dimensions
+    /// / 2]`; `None` if all are 1.
     ///
     /// # Errors
-    /// Another way to stretch the context than `linear`, `llama3`, and `dynamic` within the context
-    /// that the model was trained with.
+    /// If the scaling is not `linear`, `llama3`, or `dynamic` within the context that the model was
+    /// trained with.
     pub(crate) fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>> {
         let Some(rope) = self.rope()? else {
             return Ok(None);
@@ -166,13 +165,13 @@ impl SafetensorsFolder {
     }
 }
 
-/// Llama 3.1's way to stretch the context: slow turns by `factor`, fast ones not at all, those
-/// between by something between. As transformers' `_compute_llama3_parameters`.
+/// Llama 3.1's RoPE scaling: divides low frequencies by `factor`, keeps high ones, and interpolates
+/// in between. Same as transformers' `_compute_llama3_parameters`.
 struct Llama3 {
     factor: f64,
     low: f64,
     high: f64,
-    /// The context before it was stretched, in tokens.
+    /// The context length before scaling, in tokens.
     trained: f64,
 }
 

@@ -1,9 +1,8 @@
-//! Which files of a folder hold its weights.
+//! Determines which files of a folder are its weights.
 //!
-//! `model.safetensors.index.json` decides where it is there: the files that it names count and no
-//! other, and it says which of them a tensor is read from. Without it the weights are in
-//! `model.safetensors`, in the folder's only `.safetensors` file, or in a full set of
-//! `NAME-00001-of-00003.safetensors`.
+//! If `model.safetensors.index.json` exists, it decides: only the files it lists count, and each
+//! tensor is read from the file it gives. Otherwise the weights are in `model.safetensors`, in the
+//! folder's only `.safetensors` file, or in a complete set of `NAME-00001-of-00003.safetensors`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,19 +14,19 @@ use serde::Deserialize;
 use crate::engine::load::{foreign, json};
 use crate::error::{Context, Error, Exit, Result};
 
-/// Names the files of the weights and says which tensor is in which.
+/// Lists the weight files and the tensors in each.
 pub(in crate::engine::load) const INDEX: &str = "model.safetensors.index.json";
-/// The weights where they are in one file.
+/// The weights if they are in a single file.
 pub(in crate::engine::load) const SINGLE: &str = "model.safetensors";
 const COMPLETE: &str =
     "the folder needs config.json, tokenizer.json and model.safetensors (or its shards and index)";
 
-/// The files of a folder's weights.
+/// A folder's weight files.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::engine::load) struct Shards {
-    /// Names in the folder.
+    /// File names in the folder.
     pub(in crate::engine::load) files: BTreeSet<String>,
-    /// The file of each tensor that the index names.
+    /// The file of each tensor that the index lists.
     of_tensor: BTreeMap<String, String>,
 }
 
@@ -36,40 +35,40 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// What an index says.
+/// Parses an index.
 ///
 /// # Errors
-/// Exit code 3: it cannot be read, or names no files of weights of its own folder.
+/// Exit code 3 if it cannot be read, or does not list weight files of its own folder.
 pub(in crate::engine::load) fn of_index(path: &Path) -> Result<Shards> {
     let index: Option<Index> = json::read(path)?;
     let of_tensor = index.map(|index| index.weight_map).unwrap_or_default();
     let files: BTreeSet<String> = of_tensor.values().cloned().collect();
-    // An index comes from elsewhere: it must not name files outside of the folder.
+    // The index is untrusted: it must not list files outside the folder.
     match files.iter().find(|file| !is_weights(file)) {
         None if files.is_empty() => Err(Error::preflight(format!(
-            "`{}` names no files of weights",
+            "`{}` lists no weight files",
             path.display()
         ))
-        .hint("fetch the index again, or take another model")),
+        .hint("fetch the index again, or use another model")),
         None => Ok(Shards { files, of_tensor }),
         Some(file) => Err(Error::preflight(format!(
             "`{}` names `{file}`, which is not a .safetensors file of its folder",
             path.display()
         ))
-        .hint("take the model in safetensors, or as a GGUF file")),
+        .hint("use the model in safetensors, or as a GGUF file")),
     }
 }
 
-/// The files of the folder's weights, whether they are there or not.
+/// The folder's weight files, whether or not they exist.
 ///
 /// # Errors
-/// Exit code 3: there are none, or several and nothing says which of them are the model.
+/// Exit code 3 if there are none, or several and nothing tells which of them belong to the model.
 pub(in crate::engine::load) fn of_folder(folder: &Path) -> Result<Shards> {
     let single = folder.join(SINGLE).is_file();
     let index = folder.join(INDEX);
     if index.is_file() {
         let shards = of_index(&index)?;
-        // An index that was left behind when its shards were merged.
+        // A stale index: its shards were merged into one file.
         let none = !shards.files.iter().any(|file| folder.join(file).is_file());
         if !(none && single) {
             return Ok(shards);
@@ -97,7 +96,7 @@ pub(in crate::engine::load) fn of_folder(folder: &Path) -> Result<Shards> {
     found.sort();
     match &found[..] {
         [] => Err(Error::preflight(format!(
-            "`{}` holds neither {SINGLE} nor {INDEX}",
+            "`{}` has neither {SINGLE} nor {INDEX}",
             folder.display()
         ))
         .hint(COMPLETE)),
@@ -105,18 +104,18 @@ pub(in crate::engine::load) fn of_folder(folder: &Path) -> Result<Shards> {
             Some(set) if found.iter().all(|name| set.contains(name)) => Ok(of(set)),
             _ if others.is_empty() => Ok(of(found)),
             _ => Err(Error::preflight(format!(
-                "`{}` holds several files of weights ({}), and no {INDEX} that says which of them \
-                 are the model",
+                "`{}` has several weight files ({}), and no {INDEX} that says which of them \
+                 belong to the model",
                 folder.display(),
                 found.join(", ")
             ))
-            .hint("fetch the model's index, too")),
+            .hint("fetch the model's index as well")),
         },
     }
 }
 
-/// The names of all files of a numbered set (`NAME-00001-of-00003.safetensors`), one of which is
-/// `name`.
+/// The names of all files of the numbered set (`NAME-00001-of-00003.safetensors`) that `name`
+/// belongs to.
 fn numbered(name: &str) -> Option<Vec<String>> {
     let gguf = format!("{}.gguf", name.strip_suffix(".safetensors")?);
     let parts = crate::engine::load::gguf::split::part_names(&gguf)?;
@@ -127,24 +126,24 @@ fn numbered(name: &str) -> Option<Vec<String>> {
     Some(renamed.collect())
 }
 
-/// Whether this is a file of weights at the top of a folder.
+/// Whether this is a weight file at the top level of a folder.
 pub(in crate::engine::load) fn is_weights(file: &str) -> bool {
     file.ends_with(".safetensors") && !file.contains(['/', '\\'])
 }
 
-/// The folder's weights, mapped.
+/// The folder's memory-mapped weights.
 pub(super) struct Weights {
     files: Vec<(String, MmapedSafetensors)>,
-    /// By name: what it is stored as, and its file.
+    /// By tensor name: the type and the index of its file.
     pub(super) tensors: BTreeMap<String, (String, usize)>,
 }
 
 impl Weights {
-    /// Maps the files and finds each tensor.
+    /// Maps the files and locates each tensor.
     ///
     /// # Errors
-    /// Exit code 3: a file or a tensor that the index names is not there, a file is damaged, or two
-    /// hold the same tensor.
+    /// Exit code 3 if a listed file or tensor is missing, a file is corrupt, or two files contain
+    /// the same tensor.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         let shards = of_folder(folder)?;
         let mut files = Vec::new();
@@ -161,15 +160,15 @@ impl Weights {
                 }
                 let entry = (format!("{:?}", view.dtype()), index);
                 let before = tensors.insert(tensor.clone(), entry);
-                // With an index, it is a tensor that the index does not know.
+                // With an index, a duplicate is a tensor that the index does not list.
                 if let (Some((_, other)), true) = (before, shards.of_tensor.is_empty()) {
                     let (other, _): &(String, MmapedSafetensors) = &files[other];
                     return Err(Error::preflight(format!(
-                        "`{}`: both {other} and {name} hold the tensor `{tensor}`",
+                        "`{}`: both {other} and {name} contain the tensor `{tensor}`",
                         folder.display()
                     ))
                     .hint(format!(
-                        "fetch {INDEX}, which says whose counts, or fetch the model again"
+                        "fetch {INDEX}, which says which one to use, or fetch the model again"
                     )));
                 }
             }
@@ -181,15 +180,15 @@ impl Weights {
             .find(|(name, _)| !tensors.contains_key(*name));
         if let Some((tensor, file)) = lost {
             return Err(Error::preflight(format!(
-                "`{}` has no tensor `{tensor}`, which {INDEX} says is there",
+                "`{}` has no tensor `{tensor}`, which {INDEX} lists for it",
                 folder.join(file).display()
             ))
-            .hint("index and files seem to be of different models: fetch them again"));
+            .hint("index and files seem to belong to different models: fetch them again"));
         }
         Ok(Self { files, tensors })
     }
 
-    /// The file that holds a tensor.
+    /// The file that contains a tensor.
     pub(super) fn file_of(&self, tensor: &str) -> Option<&MmapedSafetensors> {
         let (_, index) = self.tensors.get(tensor)?;
         self.files.get(*index).map(|(_, file)| file)
@@ -201,9 +200,9 @@ fn map(path: &Path) -> Result<MmapedSafetensors> {
         return Err(Error::preflight(format!("`{}` is missing", path.display()))
             .hint("fetch the missing file"));
     }
-    // SAFETY: the map is read-only, and this program never writes a weights file in place.
-    // A process that shortens one meanwhile would end this one by SIGBUS, as with any program
-    // that maps its weights.
+    // SAFETY: the map is read-only, and this program never writes a weights file in place. A
+    // process that shortens one meanwhile would kill this one with SIGBUS, as with any program that
+    // maps its weights.
     let mapped = unsafe { MmapedSafetensors::new(path) };
     mapped.map_err(|source| {
         let foreign = start(path).and_then(|start| foreign::recognise(&start));
@@ -230,7 +229,7 @@ fn start(path: &Path) -> Option<Vec<u8>> {
     Some(start)
 }
 
-/// The folder of a model that `path` is one file of: `config.json`, a shard, the index.
+/// The model folder, if `path` is one of its files: `config.json`, a shard, the index.
 pub(crate) fn folder_of(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let is_one = name.ends_with(".json")

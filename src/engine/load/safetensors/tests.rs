@@ -1,4 +1,4 @@
-//! Folders that are whole, damaged, or another model's.
+//! Intact and damaged folders, and folders of unsupported models.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,7 +25,7 @@ fn complaint(folder: &Path) -> String {
 }
 
 #[test]
-fn what_is_wrong_with_the_config_is_said_with_its_key() {
+fn config_errors_name_the_key() {
     let tiny = Tiny::new("llama", false);
     assert!(
         crate::engine::model::load(write(&tiny.config()).path(), Backend::Auto, &Device::Cpu)
@@ -38,7 +38,7 @@ fn what_is_wrong_with_the_config_is_said_with_its_key() {
             "model_type",
             json!("bert"),
         ),
-        ("`model_type` is not a text", "model_type", json!(1)),
+        ("`model_type` is not a string", "model_type", json!(1)),
         ("`hidden_size` is missing", "hidden_size", Value::Null),
         ("`hidden_size` is -1, not a whole", "hidden_size", json!(-1)),
         (
@@ -69,7 +69,7 @@ fn what_is_wrong_with_the_config_is_said_with_its_key() {
             json!(1),
         ),
         (
-            "`quantization_config` is there",
+            "`quantization_config` is set",
             "quantization_config",
             json!({"bits": 4}),
         ),
@@ -105,7 +105,7 @@ fn what_is_wrong_with_the_config_is_said_with_its_key() {
 }
 
 #[test]
-fn a_folder_that_is_not_whole_is_refused() {
+fn an_incomplete_or_corrupt_folder_is_refused() {
     let tiny = Tiny::new("llama", false);
     let folder = write(&tiny.config());
     let weights = folder.path().join("model.safetensors");
@@ -145,7 +145,7 @@ fn a_folder_that_is_not_whole_is_refused() {
     fs::remove_file(folder.path().join("config.json")).unwrap();
     assert!(complaint(folder.path()).contains("config.json"));
 
-    // One of a model's files in place of its folder.
+    // One of a model's files given in place of its folder.
     let folder = write(&tiny.config());
     fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
     for file in ["model.safetensors", "config.json", "tokenizer.json"] {
@@ -154,21 +154,21 @@ fn a_folder_that_is_not_whole_is_refused() {
             report.contains(&format!("{file}` is one file of a model")),
             "{report}"
         );
-        assert!(report.contains("hint: give the folder"), "{report}");
+        assert!(report.contains("hint: use the folder"), "{report}");
         let hint = format!("MODEL={}", folder.path().display());
         assert!(report.contains(&hint), "{report}");
     }
 
-    // What git leaves where the large files were not fetched.
+    // What git leaves if the large files were not downloaded.
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
     fs::write(folder.path().join("model.safetensors"), pointer).unwrap();
     let report = complaint(folder.path());
     assert!(report.contains("is a Git LFS pointer"), "{report}");
-    assert!(report.contains("hint: fetch the file itself"), "{report}");
+    assert!(report.contains("hint: download the file"), "{report}");
 }
 
 #[test]
-fn a_tensor_that_is_missing_or_of_another_type_is_named() {
+fn a_missing_or_unsupported_tensor_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let mut tiny = Tiny::new("llama", true);
     let mut config = tiny.config();
@@ -192,7 +192,7 @@ fn a_tensor_that_is_missing_or_of_another_type_is_named() {
 }
 
 #[test]
-fn windows_and_newer_keys_are_understood() {
+fn sliding_windows_and_newer_rope_keys_are_read() {
     let mut tiny = Tiny::new("mistral", false);
     tiny.rope_base = 1e6;
     let mut config = tiny.config();
@@ -218,7 +218,7 @@ fn windows_and_newer_keys_are_understood() {
     assert!(crate::engine::model::load(folder.path(), Backend::Auto, &Device::Cpu).is_ok());
 }
 
-/// A folder's weights with this in `config.json`; what is null there is removed.
+/// A folder with weights and these changes in `config.json`; a null removes the key.
 fn opened(changes: &Value) -> (tempfile::TempDir, SafetensorsFolder) {
     let mut config = Tiny::new("llama", false).config();
     let map = config.as_object_mut().unwrap();
@@ -233,10 +233,10 @@ fn opened(changes: &Value) -> (tempfile::TempDir, SafetensorsFolder) {
     (folder, opened)
 }
 
-/// As transformers 5: `rope_scaling` where it says anything, else `rope_parameters`; what stands in
-/// there counts before what stands at the top.
+/// As in transformers 5: `rope_scaling` unless it is empty, else `rope_parameters`; a value inside
+/// them takes precedence over one at the top level.
 #[test]
-fn rotations_are_read_in_every_spelling() {
+fn rope_parameters_are_read_from_every_key() {
     let plain = (10_000.0, 1.0);
     let cases = [
         (json!({}), plain),
@@ -323,10 +323,10 @@ fn rotations_are_read_in_every_spelling() {
     }
 }
 
-/// `dynamic` scaling changes nothing within the context that the model was trained with, and Llama 3's
-/// needs that context, which may stand at the top.
+/// `dynamic` scaling changes nothing within the context that the model was trained with. Llama 3's
+/// scaling needs that context, which may be given at the top level.
 #[test]
-fn the_context_before_stretching_is_found() {
+fn the_context_before_rope_scaling_is_found() {
     let (_folder, dynamic) = opened(&json!({
         "rope_scaling": {"type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 512},
     }));
@@ -350,10 +350,10 @@ fn the_context_before_stretching_is_found() {
     assert_eq!(at_top.rope_divisors(&spec).unwrap(), expected);
 }
 
-/// Two shards, of which the second also holds a stale copy of a tensor that the index gives to the
-/// first, and a third file that the index does not name.
+/// Two shards, the second with a stale copy of a tensor that the index assigns to the first, and a
+/// third file that the index does not list.
 #[test]
-fn the_index_says_which_files_and_tensors_count() {
+fn only_files_and_tensors_in_the_index_are_used() {
     let tiny = Tiny::new("llama", false);
     let folder = write(&tiny.config());
     let path = |name: &str| folder.path().join(name);
@@ -383,10 +383,10 @@ fn the_index_says_which_files_and_tensors_count() {
         fs::write(&index, json!({ "weight_map": map }).to_string()).unwrap();
     };
 
-    // Without an index nobody can tell which of them are the model.
+    // Without an index, the model's files cannot be determined.
     let report = complaint(folder.path());
     assert!(
-        report.contains("several files of weights (a.safetensors, b.saf"),
+        report.contains("several weight files (a.safetensors, b.saf"),
         "{report}"
     );
     assert!(
@@ -408,11 +408,11 @@ fn the_index_says_which_files_and_tensors_count() {
         assert_eq!(difference.to_scalar::<f32>().unwrap(), 0.0, "{name}");
     }
 
-    // A file that it does not name changes nothing, not even one of the usual name.
+    // A file that the index does not list changes nothing, even under the usual name.
     save(&second, "model.safetensors");
     assert!(SafetensorsFolder::open(folder.path()).is_ok());
 
-    // A tensor that is not where the index says.
+    // A tensor that is not in the file the index gives.
     let mut wrong = weight_map.clone();
     wrong.insert("model.lost.weight".to_owned(), json!("b.safetensors"));
     write_index(&wrong);
@@ -422,7 +422,7 @@ fn the_index_says_which_files_and_tensors_count() {
         "{report}"
     );
 
-    // A shard that is missing, and an index whose shards were all merged into one file.
+    // A missing shard, and an index whose shards were merged into one file.
     write_index(&weight_map);
     fs::remove_file(path("b.safetensors")).unwrap();
     let report = complaint(folder.path());
@@ -434,7 +434,7 @@ fn the_index_says_which_files_and_tensors_count() {
 }
 
 #[test]
-fn without_an_index_one_file_or_a_numbered_set_is_the_model() {
+fn without_an_index_a_single_file_or_a_numbered_set_is_used() {
     let folder = write(&Tiny::new("llama", false).config());
     let path = |name: &str| folder.path().join(name);
     let all = candle_core::safetensors::load(path("model.safetensors"), &Device::Cpu).unwrap();
@@ -462,7 +462,7 @@ fn without_an_index_one_file_or_a_numbered_set_is_the_model() {
 }
 
 #[test]
-fn numbers_that_python_writes_do_no_harm_where_nobody_reads_them() {
+fn non_finite_numbers_in_unused_config_keys_are_harmless() {
     let folder = write(&Tiny::new("llama", false).config());
     let path = folder.path().join("config.json");
     let text = fs::read_to_string(&path).unwrap();

@@ -1,10 +1,9 @@
-//! The candle path under the engine: what it reuses is what the native path reuses, and with the
-//! default model its text does not depend on it.
+//! The engine on the candle path: it reuses what the native path reuses, and the default model's text
+//! does not depend on the reuse.
 
 use super::*;
 
-/// A conversation of three turns, each with the answer to the last: what each reuses, and how many
-/// tokens it has.
+/// A conversation of three turns: for each, the reused tokens and the prompt's tokens.
 fn turns(engine: &mut LocalEngine, questions: &[&str]) -> Vec<(usize, usize)> {
     let mut messages = vec![message(Role::System, SYSTEM)];
     let mut counts = Vec::new();
@@ -13,7 +12,7 @@ fn turns(engine: &mut LocalEngine, questions: &[&str]) -> Vec<(usize, usize)> {
         let next = request(messages.clone(), 7, Sampling::default());
         let completion = run(engine, &[next]).completions.remove(0);
         counts.push((completion.reused_tokens, completion.prompt_tokens));
-        // Not the model's own words, which the paths may choose differently.
+        // Not the model's own answers, in which the paths may differ.
         messages.push(message(Role::Assistant, "It depends on the ticket."));
     }
     counts
@@ -49,7 +48,7 @@ fn the_same_tokens_are_reused_as_on_the_native_path() {
 }
 
 #[test]
-fn the_default_model_says_the_same_alone_together_from_the_cache_and_after_giving_way() {
+fn the_default_model_gives_the_same_text_alone_batched_cached_and_preempted() {
     let Some(path) = test_model() else { return };
     let mut engine = load_with(&path, Backend::Candle);
     let requests: Vec<Request> = requests()

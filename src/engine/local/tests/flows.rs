@@ -14,18 +14,19 @@ const STEPS: [&str; 3] = [
     "Say in a word whether it is done.",
 ];
 
-/// A step of a flow that was asked for.
+/// A submitted step of a flow.
 struct Asked {
     flow: usize,
     step: usize,
     messages: Vec<Message>,
     prompt: Vec<u32>,
-    /// The most that it can have in common with what was computed, or asked for, before it.
+    /// Longest prefix shared with anything computed or submitted before it.
     allowed: usize,
 }
 
-/// Runs flows, at most `in_flight` at once, each step with all that was said before it. Returns every
-/// sequence of tokens that had to be computed, and how many prompt tokens were.
+/// Runs flows, at most `in_flight` at once, each step with the whole conversation before it. Returns
+/// every token sequence that had to be computed, and the number of prefilled prompt tokens and of
+/// decoded ones.
 fn run_flows(
     engine: &mut LocalEngine,
     count: usize,
@@ -71,7 +72,7 @@ fn run_flows(
             assert_eq!(completion.prompt_tokens, one.prompt.len());
             prefilled += completion.prefill_tokens;
             decoded += completion.tokens.len() - 1;
-            // The last token was generated and not computed.
+            // The last generated token was not computed.
             let mut tokens = one.prompt;
             tokens.extend(&completion.tokens[..completion.tokens.len() - 1]);
             computed.push(tokens);

@@ -1,11 +1,11 @@
-//! How long sequences may become: contexts that no memory holds, `CONTEXT`, budgets smaller than a
-//! context, and tokens that the model does not know.
+//! Length limits: contexts larger than any memory, `CONTEXT`, budgets smaller than a context, and
+//! tokens that the model does not know.
 
 use super::stable::{chat_file, vocabulary};
 use super::*;
 use crate::error::Exit;
 
-/// A tiny model of this context.
+/// A tiny model with this context.
 fn tiny(architecture: &'static str, context_length: usize) -> Tiny {
     Tiny {
         context_length,
@@ -49,7 +49,7 @@ fn letters(count: usize, max_tokens: usize) -> Request {
 }
 
 #[test]
-fn a_context_that_no_memory_holds_is_no_hindrance() {
+fn a_context_larger_than_memory_loads() {
     let folder = tempfile::tempdir().unwrap();
     for (backend, context) in [
         (Backend::Native, 1 << 20),
@@ -67,7 +67,7 @@ fn a_context_that_no_memory_holds_is_no_hindrance() {
 }
 
 #[test]
-fn a_context_is_cut_and_never_stretched() {
+fn context_can_be_shortened_but_not_extended() {
     let folder = tempfile::tempdir().unwrap();
     let path = chat_file(folder.path(), &tiny("llama", 512), GgmlDType::F32);
     for backend in [Backend::Native, Backend::Candle] {
@@ -98,11 +98,11 @@ fn a_context_is_cut_and_never_stretched() {
             error.report()
         );
         assert!(error.report().contains("the model has 512 tokens"));
-        // It can be known before, too.
+        // It can be checked ahead as well.
         let error = engine.check(&letters(2000, 1)).unwrap_err();
         assert_eq!(error.exit(), Exit::Preflight);
         assert!(engine.check(&letters(20, 10_000)).is_ok());
-        // No setting helps against the model's own: only the flow fails.
+        // No setting helps against the model's own context: only the flow fails.
         let mut engine = open(&path, backend, (None, None)).unwrap();
         assert!(engine.check(&letters(2000, 1)).is_ok());
         let error = engine.submit(letters(2000, 1)).unwrap_err();
@@ -146,7 +146,7 @@ fn a_budget_may_be_smaller_than_a_context() {
     let error = engine.submit(letters(2000, 1)).unwrap_err();
     assert_eq!(error.exit(), Exit::FlowFailed);
     assert!(error.report().contains("hint: set KV_CACHE_MB=3 or more"));
-    // One that only may be too long is begun, and fails where it is.
+    // A request that may only turn out too long is started, and fails on the way.
     let long = engine.submit(letters(960, 2000)).unwrap();
     let mut failed = None;
     while failed.is_none() {
@@ -163,7 +163,7 @@ fn a_budget_may_be_smaller_than_a_context() {
 }
 
 #[test]
-fn a_budget_that_holds_no_page_is_refused_with_the_least() {
+fn a_budget_below_one_page_is_refused_with_the_minimum() {
     let folder = tempfile::tempdir().unwrap();
     let path = chat_file(folder.path(), &tiny("llama", 512), GgmlDType::F32);
     for backend in [Backend::Native, Backend::Candle] {
@@ -179,11 +179,11 @@ fn a_budget_that_holds_no_page_is_refused_with_the_least() {
 }
 
 #[test]
-fn addresses_that_the_system_has_not_are_an_error() {
+fn a_refused_address_reservation_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = chat_file(folder.path(), &tiny("llama", 512), GgmlDType::F32);
     let error = open(&path, Backend::Native, (None, Some(1 << 60))).err();
-    // All pages that can be numbered take less than the address space here.
+    // All addressable pages take less than the address space here.
     if let Some(error) = error {
         assert_eq!(error.exit(), Exit::Preflight);
         assert!(error.report().contains("hint: set a smaller KV_CACHE_MB"));
@@ -191,7 +191,7 @@ fn addresses_that_the_system_has_not_are_an_error() {
 }
 
 #[test]
-fn a_token_that_the_model_does_not_know_fails_its_own_prompt() {
+fn an_unknown_token_fails_only_its_prompt() {
     let folder = tempfile::tempdir().unwrap();
     // All but the last token of the tokenizer, ` h`.
     let few = Tiny {
@@ -229,7 +229,7 @@ fn a_token_that_the_model_does_not_know_fails_its_own_prompt() {
 }
 
 #[test]
-fn memory_that_runs_out_on_the_way_fails_one_sequence_and_not_the_others() {
+fn running_out_of_memory_fails_one_sequence_only() {
     use super::witness::{Seen, witnessed};
     use std::cell::RefCell;
     use std::rc::Rc;
@@ -240,8 +240,7 @@ fn memory_that_runs_out_on_the_way_fails_one_sequence_and_not_the_others() {
     let mut engine = witnessed(open(&path, Backend::Native, (None, None)).unwrap(), &seen);
     restart(&mut engine, false, 1000);
     seen.borrow_mut().most_pages = Some(4);
-    // A prompt that there is no memory for, though the budget has it; a text that grows too long; and one
-    // that fits.
+    // A prompt within the budget but without memory, a text that grows too long, and one that fits.
     let too_long = engine.submit(letters(70, 1)).unwrap();
     let grows = engine.submit(letters(40, 40)).unwrap();
     let fits = engine.submit(letters(10, 4)).unwrap();

@@ -1,8 +1,8 @@
-//! Samples of one prompt, and guesses: neither changes what a request says.
+//! Samples of one prompt, and speculative decoding: neither changes a request's output.
 
 use super::*;
 
-/// A sampled request, long enough to have whole pages and a rest.
+/// A sampled request, long enough for full pages and a partial one.
 fn sampled() -> Request {
     let mut request = ask(
         "Name three reasons to escalate a ticket to the second line.",
@@ -12,7 +12,7 @@ fn sampled() -> Request {
     request
 }
 
-/// Each sample by itself.
+/// Each sample computed alone.
 fn alone(engine: &mut LocalEngine, seeds: &[u64]) -> Vec<Vec<u32>> {
     let of = |seed: &u64| {
         let mut request = sampled();
@@ -22,7 +22,7 @@ fn alone(engine: &mut LocalEngine, seeds: &[u64]) -> Vec<Vec<u32>> {
     seeds.iter().map(of).collect()
 }
 
-/// Runs samples to their ends: what came of each, and the most pages that leases held.
+/// Runs samples to completion: their results, and the peak of leased pages.
 fn together(engine: &mut LocalEngine, seeds: &[u64]) -> (Vec<Completion>, usize) {
     let ids = engine.submit_samples(sampled(), seeds).unwrap();
     let mut ended = BTreeMap::new();
@@ -66,7 +66,8 @@ fn samples_compute_their_prompt_once_and_share_its_pages() {
                     .all(|one| one.reused_tokens == prompt)
             );
             assert!(completions[1..].iter().all(|one| one.prefill_tokens == 0));
-            // The prompt's whole pages once; of each sample the page where they part, and what follows.
+            // The prompt's full pages once; for each sample the page where they diverge, and what
+            // follows.
             let own = (prompt + 12).div_ceil(PAGE_TOKENS) - prompt / PAGE_TOKENS;
             assert!(
                 leased <= prompt / PAGE_TOKENS + SEEDS.len() * own,
@@ -77,7 +78,7 @@ fn samples_compute_their_prompt_once_and_share_its_pages() {
 }
 
 #[test]
-fn samples_without_memory_or_a_place_wait_and_say_the_same() {
+fn samples_without_memory_or_a_slot_wait_and_give_the_same_tokens() {
     for_each_engine(|mut engine| {
         restart(&mut engine, false, ROOMY);
         let expected = alone(&mut engine, &SEEDS);
@@ -98,7 +99,7 @@ fn the_others_go_on_when_the_first_sample_is_cancelled() {
     for_each_engine(|mut engine| {
         restart(&mut engine, false, ROOMY);
         let expected = alone(&mut engine, &SEEDS[1..3]);
-        // Two passes for the prompt, the first of which is computed when the sample goes.
+        // Two passes for the prompt; the first one is done when the sample is cancelled.
         let budget = prompt(&engine, &sampled()).len() - 1;
         for polls in 0..2 {
             restart(&mut engine, false, ROOMY);
@@ -122,7 +123,7 @@ fn the_others_go_on_when_the_first_sample_is_cancelled() {
     });
 }
 
-/// A text that repeats itself, one that is sampled, and a short one.
+/// A repetitive text, a sampled one, and a short one.
 fn guessable() -> Vec<Request> {
     let mut sampled = ask("Write: yes no yes no yes no yes no.", 40);
     sampled.sampling.temperature = 0.3;
@@ -138,7 +139,7 @@ fn guessable() -> Vec<Request> {
 }
 
 #[test]
-fn guesses_change_no_token_and_save_passes() {
+fn speculation_changes_no_token_and_saves_passes() {
     let Some(mut engine) = load() else { return };
     for reuse in [false, true] {
         let mut seen = Vec::new();
@@ -173,7 +174,7 @@ fn guesses_change_no_token_and_save_passes() {
 }
 
 #[test]
-fn a_guess_keeps_to_the_limit_the_context_and_the_memory() {
+fn a_draft_respects_max_tokens_context_and_memory() {
     let Some(mut engine) = load() else { return };
     engine.speculate = true;
     let request = &guessable()[0];
@@ -196,7 +197,7 @@ fn a_guess_keeps_to_the_limit_the_context_and_the_memory() {
 }
 
 #[test]
-fn the_end_of_a_turn_inside_a_guess_ends_it() {
+fn an_end_token_inside_a_draft_ends_the_sequence() {
     let Some(mut engine) = load() else { return };
     for speculate in [false, true] {
         restart(&mut engine, false, ROOMY);

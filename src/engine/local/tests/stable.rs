@@ -1,5 +1,5 @@
-//! Bit-stability of the whole engine: requests in random company, order of arrival, chunks, memory,
-//! reuse and number of threads have the logits, to the last bit, and the tokens that each has alone.
+//! Bit-stability of the whole engine: with random batches, order of arrival, chunks, memory, reuse and
+//! thread counts, requests have the same logits, to the last bit, and the same tokens as alone.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -13,9 +13,9 @@ use super::*;
 use crate::engine::model::testing::{Random, Tiny, native, write_gguf};
 use crate::engine::tokenizer::test_metadata;
 
-/// What came of a mix.
+/// The outcome of a mix.
 struct Outcome {
-    /// Which request, and what came of it: some come twice.
+    /// Each request's index and result; some occur twice.
     completions: Vec<(usize, Completion)>,
     gave_way: bool,
     cancelled: bool,
@@ -25,7 +25,7 @@ fn one_of<T: Copy>(random: &mut Random, of: &[T]) -> T {
     of[random.below(of.len() as u32) as usize]
 }
 
-/// Runs the requests on an engine with random settings. Some are cancelled on the way and come again.
+/// Runs the requests on an engine with random settings. Some are cancelled midway and resubmitted.
 fn run_mix(
     engine: &mut LocalEngine,
     requests: &[Request],
@@ -80,8 +80,8 @@ fn run_mix(
     outcome
 }
 
-/// The requests alone, cold, in one chunk; then in mixes on all engines. Returns how many mixes had
-/// too little memory for all.
+/// Runs the requests alone, cold, in one chunk; then in mixes on all engines. Returns the number of
+/// mixes that ran short of memory.
 fn check_mixes(
     engines: &mut [LocalEngine],
     seen: &RefCell<Seen>,
@@ -105,7 +105,7 @@ fn check_mixes(
         let mut random = Random(seed);
         for mix in 0..mixes {
             let mut pages = one_of(&mut random, &[ROOMY, least, least + 1, least + 4]);
-            // Short from the start, or found to be short on the way.
+            // Short from the start, or found short on the way.
             let found = random.below(2) == 0;
             seen.borrow_mut().most_pages = found.then_some(pages);
             if found {
@@ -127,7 +127,7 @@ fn check_mixes(
             }
             assert_eq!(outcome.completions.len(), requests.len() + 2, "mix {mix}");
             assert!(seen.borrow().compared - before >= sampled);
-            // What is reported as computed is what was computed.
+            // The reported counts match what was computed.
             if !outcome.gave_way && !outcome.cancelled {
                 assert_eq!(seen.borrow().computed, work, "mix {mix}");
             }
@@ -137,7 +137,7 @@ fn check_mixes(
     gave_way
 }
 
-/// An engine on this file, with so many threads.
+/// An engine on this file with this many threads.
 fn load_native(path: &Path, threads: usize, seen: &Rc<RefCell<Seen>>) -> LocalEngine {
     let engine = LocalEngine {
         model: native(path, threads),
@@ -179,7 +179,7 @@ pub(super) fn chat_file(folder: &Path, tiny: &Tiny, dtype: GgmlDType) -> std::pa
     path
 }
 
-/// Conversations of random letters, which have more or less of their start in common.
+/// Conversations of random letters with common prefixes of various lengths.
 fn conversations(random: &mut Random) -> Vec<Request> {
     fn letters(random: &mut Random, count: u32) -> String {
         let letter = |_| match random.below(30) {
@@ -214,7 +214,7 @@ fn conversations(random: &mut Random) -> Vec<Request> {
 }
 
 #[test]
-fn tiny_models_give_the_same_bits_in_any_mix() {
+fn tiny_models_are_bit_stable_in_any_mix() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
         ("llama", GgmlDType::Q4_1),
@@ -234,7 +234,7 @@ fn tiny_models_give_the_same_bits_in_any_mix() {
 }
 
 #[test]
-fn the_default_model_gives_the_same_bits_in_any_mix() {
+fn the_default_model_is_bit_stable_in_any_mix() {
     let Some(path) = test_model() else { return };
     let seen = Rc::new(RefCell::new(Seen::default()));
     let mut engines = [1, 2].map(|threads| load_native(&path, threads, &seen));

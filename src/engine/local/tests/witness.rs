@@ -1,5 +1,5 @@
-//! A model between the engine and the real one that sees what is computed: which token lies in which
-//! place of which page, and so after which tokens each row of logits comes, whoever computed them.
+//! A model that wraps the real one and records what is computed: which token is in which slot of which
+//! page, and therefore which tokens precede each row of logits, whoever computed them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,29 +10,29 @@ use std::rc::Rc;
 use super::*;
 use crate::engine::model::{ModelSpec, WeightBytes};
 
-/// What was seen so far.
+/// Everything recorded so far.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// A digest of the bits of the logits after each sequence of tokens.
+    /// A digest of the logits' bits after each sequence of tokens.
     rows: HashMap<Vec<u32>, u64>,
-    /// From now on, logits after a sequence that was not seen before are an error.
+    /// If set, logits after an unknown sequence are an error.
     pub(super) closed: bool,
-    /// Rows that were found equal to an earlier one.
+    /// Rows that equalled an earlier one.
     pub(super) compared: usize,
     /// Tokens computed.
     pub(super) computed: usize,
-    /// Most pages that there is memory for, whatever the model has; `None`: no limit.
+    /// Cap on the pages that memory is available for; `None`: no cap.
     pub(super) most_pages: Option<usize>,
 }
 
-/// The model with its witness.
+/// The wrapped model.
 struct Witness {
     inner: Box<dyn Model>,
     memory: Vec<[u32; PAGE_TOKENS]>,
     seen: Rc<RefCell<Seen>>,
 }
 
-/// Puts a witness between an engine and its model.
+/// Wraps an engine's model.
 pub(super) fn witnessed(engine: LocalEngine, seen: &Rc<RefCell<Seen>>) -> LocalEngine {
     LocalEngine {
         model: Box::new(Witness {

@@ -1,4 +1,4 @@
-//! Attention of a packed batch over the pages.
+//! Attention of a packed batch over paged keys and values.
 
 use candle_core::{Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
@@ -6,7 +6,7 @@ use candle_nn::ops::softmax_last_dim;
 use super::kv::KvPages;
 use super::pass::{Attending, PlannedPass, Rows};
 
-/// Attention of all tokens of a pass, whose keys and values are in the pages.
+/// Attention of all tokens of a pass. Their keys and values must already be in the pages.
 ///
 /// `queries`: `[tokens, heads, head_size]`, scaled, contiguous. Returns `[tokens, heads ·
 /// head_size]`.
@@ -30,12 +30,11 @@ pub(super) fn attend(
     }
 }
 
-/// Attention of sequences that are padded to the same numbers of queries and of keys: a batched
-/// product. Queries that share a KV head are rows of one product, so that keys and values are never
-/// repeated.
+/// Attention of sequences padded to the same number of queries and of keys, as one batched product.
+/// Queries that share a KV head are rows of one product, so keys and values are never repeated.
 ///
-/// What is padding is hidden by the mask: it gets the weight 0. So does what the pages hold beyond a
-/// sequence's end, which are finite numbers as long as no pass has computed any that are not.
+/// The mask gives padding the weight 0. The same holds for the pages' content beyond a sequence's
+/// end, which is finite unless a pass has computed NaN or infinity.
 fn attend_together(
     queries: &Tensor,
     kv: &KvPages,

@@ -1,21 +1,21 @@
-//! The dense product on a CPU, for few tokens.
+//! Dense matrix product on the CPU for few tokens.
 //!
-//! Decoding reads every weight once for each step, so that it is bound by memory; candle's product
-//! (the `gemm` crate) reads them well for one token, and at a third of the speed for 2 to 64. Here
-//! rows of activations meet rows of weights as they lie in memory, in tiles of 4 × 4 dot products.
-//! Each product adds up in the same order whatever the number of tokens, so that a step's result
-//! does not depend on how many sequences share it.
+//! Decoding reads every weight once per step, so it is bound by memory bandwidth. candle's product
+//! (the `gemm` crate) reads weights at full speed for one token, but at a third of it for 2 to 64
+//! tokens. Here rows of activations are multiplied with rows of weights as stored, in tiles of 4 ×
+//! 4 dot products. The order of summation does not depend on the number of tokens, so a result does
+//! not depend on how many sequences share the step.
 //!
-//! With more tokens than [`MOST_TOKENS`], or without AVX2, candle's product is used.
+//! For more than [`MOST_TOKENS`] tokens, or without AVX2, candle's product is used.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
-/// Beyond so many rows, packing the operands as `gemm` does is faster.
+/// With more tokens, packing the operands as `gemm` does is faster.
 const MOST_TOKENS: usize = 64;
-/// Weight rows of a tile.
+/// Weight rows per tile.
 #[cfg(target_arch = "x86_64")]
 const TILE: usize = 4;
-/// Weight rows of a task of the thread pool.
+/// Weight rows per task of the thread pool.
 #[cfg(target_arch = "x86_64")]
 const TASK_ROWS: usize = 64;
 
@@ -32,7 +32,7 @@ pub(super) fn product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.matmul(&w.t()?)
 }
 
-/// Instructions that this CPU has.
+/// The instruction set to use. A value implies that this CPU supports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kernel {
     #[cfg(target_arch = "x86_64")]
@@ -58,11 +58,11 @@ impl Kernel {
         None
     }
 
-    /// `y = x · wᵀ` for few rows, on this thread. `x`: `[rows, inputs]`; `w`: `[outputs, inputs]`; a
-    /// row of `y` has `outputs` values and begins every `stride` ones.
+    /// `y = x · wᵀ` for few rows, on the calling thread. `x`: `[rows, inputs]`, `w`: `[outputs,
+    /// inputs]`, `y`: `[rows, outputs]` with rows `stride` values apart.
     ///
     /// # Panics
-    /// Where `x`, `w` or `y` are of other sizes, or rows of `y` overlap.
+    /// If the sizes of `x`, `w` or `y` do not match, or the rows of `y` overlap.
     pub(super) fn rows(
         self,
         x: &[f32],
@@ -135,7 +135,7 @@ mod x86 {
 
     use super::{Kernel, TASK_ROWS, TILE};
 
-    /// Where the tasks write: each to columns of its own.
+    /// The output matrix, shared by all tasks: each writes to its own columns.
     struct Output(*mut f32);
 
     // SAFETY: the tasks of `multiply`, which share it, write to disjoint columns.
@@ -152,7 +152,7 @@ mod x86 {
         let mut y = vec![0.0; tokens * outputs];
         let output = Output(y.as_mut_ptr());
         let output = &output;
-        // At least 8 tasks where the matrix is small, so that no thread waits long for another.
+        // At least 8 tasks if the matrix is small, so that no thread waits long for another.
         let task_rows = TASK_ROWS
             .min(outputs.div_ceil(8).next_multiple_of(TILE))
             .max(TILE);
@@ -191,8 +191,9 @@ mod x86 {
         assert!(x.len() == rows * inputs && w.len() == outputs * inputs);
         assert!(rows == 0 || (stride >= outputs && y.len() >= (rows - 1) * stride + outputs));
         let (sizes, y) = ((rows, inputs, outputs), y.as_mut_ptr());
-        // SAFETY: by the assertions `x` and `w` hold their rows, and `outputs` values can be written
-        // at `y` and at every `stride` after it. Whoever has a kernel has the CPU for it.
+        // SAFETY: by the assertions `x` and `w` hold their rows, and `outputs` values can be
+        // written at `y` and at every `stride` after it. A `Kernel` is only created if the CPU
+        // supports it.
         unsafe {
             match kernel {
                 Kernel::Avx512 => rows_avx512(x, w, sizes, y, stride),
@@ -201,7 +202,7 @@ mod x86 {
         }
     }
 
-    /// Makes the two functions of an instruction set: `$tile`, up to 4 × 4 dot products, and
+    /// Defines two functions for an instruction set: `$tile`, up to 4 × 4 dot products, and
     /// `$rows`, which covers a matrix with tiles.
     macro_rules! kernel {
         (
@@ -288,7 +289,8 @@ mod x86 {
                     let columns = (outputs - row).min(TILE);
                     let mut rows = [w.as_ptr(); TILE];
                     for (place, pointer) in rows.iter_mut().enumerate() {
-                        // A tile at the edge computes its last row again, and drops it.
+                        // A tile at the edge computes its last row several times and discards the
+                        // copies.
                         *pointer = w[(row + place).min(outputs - 1) * inputs..].as_ptr();
                     }
                     let mut token = 0;
@@ -368,7 +370,7 @@ mod x86 {
         unsafe { _mm256_maskload_ps(from, mask) }
     }
 
-    /// The sum of each vector's lanes.
+    /// The sum over each vector's lanes.
     #[target_feature(enable = "avx512f,avx512dq,avx2")]
     #[inline]
     fn sums_avx512(vectors: [__m512; TILE]) -> __m128 {
@@ -382,7 +384,7 @@ mod x86 {
         sums_avx2(halves)
     }
 
-    /// The sum of each vector's lanes.
+    /// The sum over each vector's lanes.
     #[target_feature(enable = "avx2")]
     #[inline]
     fn sums_avx2(vectors: [__m256; TILE]) -> __m128 {
@@ -419,7 +421,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn equals_candles_product_at_every_shape() {
+    fn matches_candles_product_for_every_shape() {
         for kernel in kernels() {
             for tokens in [1, 2, 3, 4, 5, 7, 25, 64] {
                 for (inputs, outputs) in [(1, 1), (16, 4), (31, 3), (64, 5), (72, 33), (576, 130)] {
@@ -441,7 +443,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_token_has_the_same_bits_in_any_company() {
+    fn a_token_has_the_same_bits_in_any_batch() {
         let (inputs, outputs) = (100, 37);
         for kernel in kernels() {
             let w = Tensor::from_vec(values(outputs * inputs, 2), (outputs, inputs), &Device::Cpu);
@@ -462,7 +464,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_view_into_a_larger_tensor_is_read_from_its_start() {
+    fn a_view_into_a_larger_tensor_is_read_at_its_offset() {
         let x = Tensor::from_vec(values(6 * 20, 1), (6, 20), &Device::Cpu).unwrap();
         let w = Tensor::from_vec(values(9 * 20, 2), (9, 20), &Device::Cpu).unwrap();
         let (x, w) = (x.narrow(0, 2, 3).unwrap(), w.narrow(0, 1, 7).unwrap());

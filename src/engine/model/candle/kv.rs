@@ -1,9 +1,9 @@
-//! Keys and values on the device, in pages of 16 tokens that sequences share.
+//! Keys and values on the device, in pages of 16 tokens that sequences can share.
 //!
-//! A layer's are one tensor, which is written in place and never copied: `[2 · kv_heads, pages · 16,
-//! head_size]`, a strip for each key head and then for each value head. So a page of a head is one
-//! block, the pages of a table are gathered by one `index_select` along the second dimension, and
-//! what comes of it is laid out as the attention products want it.
+//! Each layer has one tensor, `[2 · kv_heads, pages · 16, head_size]`, which is written in place.
+//! Its first dimension is a strip per key head, then a strip per value head. So one page of a head
+//! is contiguous, one `index_select` along the second dimension gathers a page table, and the
+//! result has the layout that the attention products need.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -12,26 +12,26 @@ use crate::engine::kv::PAGE_TOKENS;
 use crate::engine::memory;
 use crate::engine::model::ModelSpec;
 
-/// Pages that a CPU's pools have at the least, once they have any.
+/// Minimum size of a CPU pool that is not empty, in pages.
 const LEAST_PAGES: usize = 32;
 
-/// All pages of all layers.
+/// The pages of all layers.
 pub(super) struct KvPages {
     layers: usize,
     kv_heads: usize,
     head_size: usize,
     dtype: DType,
     device: Device,
-    /// Most pages.
+    /// Upper bound on the number of pages.
     capacity: usize,
-    /// Pages that there is memory for.
+    /// Number of allocated pages.
     pages: usize,
-    /// `[2 · kv_heads, pages · 16, head_size]` each.
+    /// One per layer, `[2 · kv_heads, pages · 16, head_size]`.
     pools: Vec<Tensor>,
 }
 
 impl KvPages {
-    /// No pages yet.
+    /// Starts without pages.
     pub(super) fn new(spec: &ModelSpec, dtype: DType, device: &Device) -> Self {
         Self {
             layers: spec.layers,
@@ -45,25 +45,24 @@ impl KvPages {
         }
     }
 
-    /// Bytes of a page in all layers.
+    /// Bytes of a page over all layers.
     pub(super) fn page_bytes(&self) -> usize {
         2 * self.kv_heads * PAGE_TOKENS * self.head_size * self.dtype.size_in_bytes() * self.layers
     }
 
-    /// Most pages that there can be.
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// How many pages there is memory for.
+    /// Number of allocated pages.
     pub(super) fn pages(&self) -> usize {
         self.pages
     }
 
-    /// Makes room for so many pages, in place of those that were there. On a device of its own they are
-    /// allocated now, on a CPU as they are needed.
+    /// Sets the capacity and discards all existing pages. A GPU allocates the pages now, a CPU on
+    /// demand.
     pub(super) fn resize(&mut self, pages: usize) -> Result<()> {
-        // First the old ones go, so that there is never memory for both.
+        // Free the old pages first, so that old and new ones never exist at the same time.
         self.pages = 0;
         self.pools.clear();
         self.capacity = pages;
@@ -75,12 +74,11 @@ impl KvPages {
         Ok(())
     }
 
-    /// Makes sure that there is memory for the first `pages` pages. A pool that grows is copied, so it
-    /// grows to twice what it was.
+    /// Makes sure that the first `pages` pages are allocated. Growing copies a pool, so its size is
+    /// doubled if memory allows.
     ///
     /// # Errors
-    /// There is too little memory, or there are not so many pages; those that were there are there
-    /// still.
+    /// If there is too little memory, or `pages` exceeds the capacity. Existing pages are kept.
     pub(super) fn provide(&mut self, pages: usize) -> Result<()> {
         if pages <= self.pages {
             return Ok(());
@@ -93,14 +91,14 @@ impl KvPages {
             .max(LEAST_PAGES)
             .min(self.capacity);
         match self.grow(grown) {
-            // Where memory is short, no more than is needed.
+            // If memory is short, grow to what is needed only.
             Err(_) if grown > pages => self.grow(pages),
             grown => grown,
         }
     }
 
     fn grow(&mut self, pages: usize) -> Result<()> {
-        // A layer's old and new pool are there at once, for a moment.
+        // One layer's old and new pool exist at the same time.
         let layer = pages.saturating_mul(self.page_bytes() / self.layers.max(1));
         let more = (pages - self.pages).saturating_mul(self.page_bytes());
         memory::check(more.saturating_add(layer)).map_err(candle_core::Error::wrap)?;
@@ -117,8 +115,8 @@ impl KvPages {
         Ok(())
     }
 
-    /// A layer's pool of so many pages. Zeros rather than whatever was there: padding multiplies what
-    /// nobody wrote with 0, and 0 times NaN is NaN.
+    /// A layer's pool of this many pages. It must be zeroed: padding multiplies unwritten numbers
+    /// by 0, and 0 times NaN is NaN.
     fn zeros(&self, pages: usize) -> Result<Tensor> {
         let shape = (2 * self.kv_heads, pages * PAGE_TOKENS, self.head_size);
         Tensor::zeros(shape, self.dtype, &self.device)
@@ -129,7 +127,7 @@ impl KvPages {
         for layer in 0..self.layers {
             let from = from as usize * PAGE_TOKENS;
             let page = self.pools[layer].narrow(1, from, PAGE_TOKENS)?;
-            // A copy of its own: a tensor cannot be set from its own memory.
+            // Copy first: candle cannot set a tensor from its own memory.
             let page = page.force_contiguous()?;
             self.pools[layer].slice_set(&page, 1, to as usize * PAGE_TOKENS)?;
         }
@@ -146,7 +144,8 @@ impl KvPages {
         let (strips, width) = (2 * self.kv_heads, self.head_size);
         let pool = &self.pools[layer];
         if let Some(Places { rows: from, places }) = &writes.whole {
-            // Page by page, since a GPU's scatter goes through the pieces of a strip one by one.
+            // Whole pages are scattered as single entries: a GPU processes the entries of a strip
+            // one by one.
             let rows = select(rows, from.as_ref())?;
             let pages = (strips, places.dim(1)?, PAGE_TOKENS * width);
             let pool = pool.reshape((strips, self.pages, PAGE_TOKENS * width))?;
@@ -158,8 +157,8 @@ impl KvPages {
         Ok(())
     }
 
-    /// Keys and values of the pages of some sequences, each padded to the same number of pages:
-    /// `[kv_heads · sequences, pages · 16, head_size]` both.
+    /// Keys and values of several sequences, each padded to the same number of pages: both
+    /// `[kv_heads · sequences, pages · 16, head_size]`.
     pub(super) fn read(
         &self,
         layer: usize,
@@ -184,7 +183,7 @@ impl KvPages {
     }
 }
 
-/// Some rows (dimension 1) of a tensor; all of them where none are named.
+/// Selects rows (dimension 1) of a tensor; all of them if `wanted` is `None`.
 fn select(rows: &Tensor, wanted: Option<&Tensor>) -> Result<Tensor> {
     match wanted {
         Some(wanted) => rows.index_select(wanted, 1),

@@ -1,5 +1,6 @@
-//! One transformer block over a packed batch: all sequences' tokens are rows of one matrix, so that
-//! each weight is read once; attention alone knows whose token is whose ([`super::attention`]).
+//! One transformer block over a packed batch. The tokens of all sequences are rows of one matrix,
+//! so each weight is read once per pass. Only attention distinguishes sequences
+//! ([`super::attention`]).
 
 use candle_core::{Device, Tensor};
 use candle_nn::ops::{rms_norm, silu};
@@ -15,14 +16,13 @@ use crate::engine::model::source::{
 };
 use crate::error::{Context, Error, Exit, Result};
 
-/// The weights of a block.
 pub(super) struct Layer {
     index: usize,
     /// `[hidden]`
     attention_norm: Tensor,
     /// Queries, keys and values: `[(heads + 2 kv_heads) · head_size, hidden]`.
     qkv: Linear,
-    /// Norms of each head's queries and keys, `[head_size]` (qwen3).
+    /// Per-head norms of queries and keys, `[head_size]` (qwen3).
     qk_norms: Option<(Tensor, Tensor)>,
     /// `[hidden, heads · head_size]`
     output: Linear,
@@ -124,7 +124,7 @@ impl Layer {
         })
     }
 
-    /// `x`: `[tokens, hidden]`; returns the same.
+    /// `x` and the result: `[tokens, hidden]`.
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -153,7 +153,7 @@ impl Layer {
         let tokens = x.dim(0)?;
         let epsilon = spec.norm_epsilon as f32;
         let qkv = self.qkv.forward(x)?;
-        // Queries and keys are rotated together, since they stand side by side.
+        // Queries and keys are adjacent, so they are rotated together.
         let mut qk = qkv
             .narrow(1, 0, (heads + kv_heads) * head_size)?
             .contiguous()?
@@ -173,7 +173,7 @@ impl Layer {
             .narrow(1, (heads + kv_heads) * head_size, kv_heads * head_size)?
             .reshape((tokens, kv_heads, head_size))?;
 
-        // One beside the other, as the pool has them.
+        // Keys, then values, as in the pool.
         let by_head = [keys.transpose(0, 1)?, values.transpose(0, 1)?];
         let rows = Tensor::cat(&by_head, 0)?.contiguous()?;
         kv.write(self.index, &rows, &pass.writes)?;

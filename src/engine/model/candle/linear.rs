@@ -1,4 +1,5 @@
-//! Matrix products with a model's weights, kept on the device in the form that it is fast with.
+//! Matrix products with a model's weights, stored on the device in the format that is fastest
+//! there.
 
 use std::sync::Arc;
 
@@ -8,13 +9,13 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::dense;
 use crate::engine::model::source::Matrix;
 
-/// How weights are kept on the device, and what activations are computed in.
+/// How weights are stored on the device, and the type of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WeightFormat {
-    /// As dense matrices of this type; activations have the same. On a CPU: f32.
+    /// Dense matrices of this type; activations have the same type. Models on a CPU use f32.
     Dense(DType),
-    /// As the file has them, where it has them quantised; activations are f32. The fast way where
-    /// candle has kernels for quantised products, which is on CUDA.
+    /// Weights that are quantized in the file stay so; activations are f32. Fast where candle has
+    /// kernels for quantized products, which is on CUDA.
     Quantized,
 }
 
@@ -40,15 +41,15 @@ pub(super) struct Linear {
 enum Weight {
     Dense(Tensor),
     Quantized(Arc<QTensor>),
-    /// Matrices of different types, one below the other.
+    /// Matrices of different types that share their input. Their outputs are concatenated.
     Stacked(Vec<Weight>),
 }
 
 impl Linear {
-    /// A product with one matrix, or with several that share their input: one below the other, so
-    /// that their outputs stand side by side.
+    /// A product with one matrix, or with several matrices that share their input. Their rows are
+    /// stacked, so their outputs are adjacent.
     ///
-    /// `biases` go with the matrices; either all have one or none.
+    /// `biases` has one entry per matrix, or none.
     pub(super) fn new(
         matrices: Vec<Matrix>,
         biases: Vec<Tensor>,
@@ -102,7 +103,7 @@ impl Weight {
     }
 }
 
-/// Makes one matrix of several where their types allow it.
+/// Merges several matrices into one if their types allow it.
 fn stack(mut parts: Vec<Weight>, device: &Device) -> Result<Weight> {
     if parts.len() == 1 {
         return Ok(parts.remove(0));
@@ -150,7 +151,7 @@ fn is_quantized(matrix: &QTensor) -> bool {
     )
 }
 
-/// The token embedding, which is also the output head of a model that ties them: there is one copy.
+/// The token embedding. A model with tied weights uses the same copy as its output head.
 pub(super) struct Embedding {
     /// `[vocabulary, hidden]`
     table: Weight,
@@ -171,7 +172,7 @@ impl Embedding {
         }
     }
 
-    /// An output head with the embedding's own weights.
+    /// An output head that shares the embedding's weights.
     pub(super) fn tied_head(&self) -> Linear {
         Linear {
             weight: self.table.clone(),

@@ -1,16 +1,17 @@
-//! The device-generic forward pass of the Llama family (llama, mistral, qwen2, qwen3) on candle
-//! tensors: the same code on a CPU and on a GPU, where only the form of the weights differs.
+//! Device-independent forward pass of the Llama family (llama, mistral, qwen2, qwen3) on candle
+//! tensors. The code is the same for CPU and GPU; only the weight format differs.
 //!
-//! A batch is ragged: each chunk has its own length and position. All tokens are rows of one matrix
-//! `[tokens, hidden]`, so that each weight is read once a pass, whatever the number of sequences.
-//! Keys and values are in pages that sequences share; a pass is planned in numbers ([`plan`]), which
-//! go to the device in one piece ([`pass`]), and nothing waits for the device between the first layer
-//! and the logits.
+//! Batches are ragged: each chunk has its own length and position. All tokens are rows of one
+//! matrix `[tokens, hidden]`, so each weight is read once per pass, whatever the number of
+//! sequences. Keys and values are in pages that sequences can share. A pass is first planned as
+//! integers ([`plan`]), which are sent to the device in one transfer ([`pass`]). Nothing waits for
+//! the device between the first layer and the logits.
 //!
-//! What a sequence's logits owe to their company: on a CPU with AVX2, attention has the same bits in
-//! any, and so has a pass of up to 64 tokens as a whole. In a larger one the products are those of
-//! the `gemm` crate, and on a GPU all are cuBLAS's or candle's, which choose an order of additions by
-//! the sizes, so that last bits can differ; so they can between a prompt in one chunk and in several.
+//! How a sequence's logits depend on the rest of the batch: on a CPU with AVX2, attention returns
+//! the same bits in any batch, and so does a whole pass of up to 64 tokens. Larger passes use the
+//! `gemm` crate, and a GPU uses cuBLAS or candle's kernels. These choose the order of summation by
+//! the sizes, so the last bits can differ. For the same reason, they can differ between a prompt in
+//! one chunk and in several.
 
 mod attention;
 mod dense;
@@ -50,7 +51,7 @@ pub(super) struct CandleModel {
     spec: ModelSpec,
     device: Device,
     format: WeightFormat,
-    /// For the record: `Q4_1 as f32`.
+    /// As recorded in a run, such as `Q4_1 as f32`.
     weights: String,
     embedding: Embedding,
     layers: Vec<Layer>,
@@ -61,12 +62,12 @@ pub(super) struct CandleModel {
     rope: Rope,
     kv: KvPages,
     policy: Policy,
-    /// How many sequences were opened: a slot is a number, and nothing else.
+    /// Number of sequences opened so far; slots are numbered by it and have no other state.
     opened: usize,
 }
 
 impl CandleModel {
-    /// Loads a GGUF file's model in the form that the device is fast with.
+    /// Loads a GGUF model in the format that is fastest on the device.
     pub(super) fn from_gguf(file: &GgufFile, device: &Device) -> Result<Self> {
         let format = match device {
             Device::Cpu => WeightFormat::Dense(DType::F32),
@@ -75,7 +76,7 @@ impl CandleModel {
         Self::from_gguf_as(file, format, device)
     }
 
-    /// Loads a GGUF file's model in this form.
+    /// Loads a GGUF model in the given format.
     pub(super) fn from_gguf_as(
         file: &GgufFile,
         format: WeightFormat,
@@ -89,7 +90,7 @@ impl CandleModel {
         Self::load(file, spec, weights, format, device)
     }
 
-    /// Loads a folder's model: in f32 on a CPU, as it is stored elsewhere.
+    /// Loads a model folder: in f32 on a CPU, in its stored type elsewhere.
     pub(super) fn from_safetensors(folder: &SafetensorsFolder, device: &Device) -> Result<Self> {
         let spec = folder.spec()?;
         let stored = folder.weight_type();
@@ -113,7 +114,7 @@ impl CandleModel {
     ) -> Result<Self> {
         let load_layer = |index| Layer::load(index, source, &spec, format, device);
         let layers: Result<Vec<Layer>> = if device.is_cpu() {
-            // Turning quantised weights into dense ones is most of the time that loading takes.
+            // Dequantization takes most of the load time, so layers are loaded in parallel.
             (0..spec.layers).into_par_iter().map(load_layer).collect()
         } else {
             (0..spec.layers).map(load_layer).collect()
@@ -155,7 +156,7 @@ impl CandleModel {
         })
     }
 
-    /// What can be wrong with a batch, before anything of it is computed.
+    /// Validates a batch before anything is computed.
     fn check(&self, chunks: &[Chunk<'_>]) -> Result<()> {
         let mut seen = HashSet::new();
         for chunk in chunks {
@@ -208,7 +209,7 @@ impl Model for CandleModel {
     }
 
     fn max_sequences(&self) -> usize {
-        // As the native path: memory for keys and values is the caller's matter.
+        // Same as the native backend; the caller limits the memory for keys and values.
         4096
     }
 
@@ -256,8 +257,8 @@ impl Model for CandleModel {
                 "the memory for keys and values cannot grow".to_owned()
             })?;
         let logits = if self.device.is_cpu() {
-            // Inside the thread pool, so that an operation on a few rows need not enter it: 10 % of
-            // a decode step.
+            // Runs inside the thread pool, so that operations on a few rows need not enter it. This
+            // saves 10 % of a decode step.
             rayon::scope(|_| self.compute(chunks))
         } else {
             self.compute(chunks)

@@ -1,6 +1,6 @@
-//! Attention of single tokens on a CPU: each reads its sequence's pages where they lie, and nothing
-//! is gathered. Every result is made by a fixed sequence of operations over the sequence's own
-//! tokens in their order, so that it has the same bits in any company and in any pages.
+//! Attention of single tokens on a CPU. Each token reads its sequence's pages in place, so nothing
+//! is gathered. A result is always computed by the same sequence of operations over the sequence's
+//! tokens in order, so it has the same bits in any batch and with any page table.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::plan::Single;
 use super::weighted::add_weighted;
 use crate::engine::kv::PAGE_TOKENS;
 
-/// Single tokens of several sequences.
+/// Attention for single tokens of several sequences.
 pub(super) struct Pagewise {
     kernel: Kernel,
     tokens: Arc<[Single]>,
@@ -28,8 +28,8 @@ impl Pagewise {
         }
     }
 
-    /// `queries`: `[rows, heads, head_size]`, scaled; `pool`: `[2 · kv_heads, pages · 16, head_size]`
-    /// (f32, contiguous). Returns `[tokens, heads · head_size]`.
+    /// `queries`: `[rows, heads, head_size]`, scaled; `pool`: `[2 · kv_heads, pages · 16,
+    /// head_size]` (f32, contiguous). Returns `[tokens, heads · head_size]`.
     pub(super) fn attend(&self, queries: &Tensor, pool: &Tensor) -> Result<Tensor> {
         queries.apply_op2_no_bwd(pool, self)
     }
@@ -82,7 +82,7 @@ impl CustomOp2 for Pagewise {
     }
 }
 
-/// One key and value head of a layer: `[pages · 16, head_size]` both.
+/// One key head and its value head in a layer, both `[pages · 16, head_size]`.
 struct Head<'a> {
     kernel: Kernel,
     keys: &'a [f32],
@@ -91,7 +91,7 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// `queries`, `output`: `[queries of the head, head_size]`; the output is 0 before.
+    /// `queries`, `output`: `[queries of the head, head_size]`; `output` must be zeroed.
     fn attend(&self, queries: &[f32], token: &Single, output: &mut [f32]) {
         let count = queries.len() / self.head_size;
         let mut scores = vec![0.0; count * token.length];
@@ -118,7 +118,8 @@ impl Head<'_> {
     }
 }
 
-/// The pages of a token's sequence: number of their first token, its place, and how many there are.
+/// The pages of a token's sequence: position of the first token, its place in the pool, number of
+/// tokens.
 fn pages(token: &Single) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
     (0..token.length)
         .step_by(PAGE_TOKENS)

@@ -1,4 +1,4 @@
-//! A pass's inputs on the device, made once before the first layer and used by all of them.
+//! A pass's inputs on the device, created once and used by all layers.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::rope::Rope;
 use crate::engine::kv::PAGE_TOKENS;
 use crate::engine::model::ModelSpec;
 
-/// What all blocks of a pass share.
+/// Inputs shared by all blocks of a pass.
 pub(super) struct PlannedPass<'a> {
     pub(super) spec: &'a ModelSpec,
     /// `[tokens, head_size / 2]`
@@ -19,22 +19,22 @@ pub(super) struct PlannedPass<'a> {
     /// `[tokens, head_size / 2]`
     pub(super) sin: Tensor,
     pub(super) writes: Writes,
-    /// Single tokens that attend page by page.
+    /// Single tokens whose attention reads the pages in place.
     pub(super) pagewise: Option<Pagewise>,
     pub(super) groups: Vec<Attending>,
-    /// Where each token's attention is in the outputs; `None` where it is at its own place.
+    /// The index of each token's attention in the outputs; `None` if the outputs are in row order.
     pub(super) order: Option<Tensor>,
 }
 
-/// The tensors that only the first and the last step of a pass need.
+/// Tensors needed only before the first and after the last layer.
 pub(super) struct Ends {
     /// `[tokens]`
     pub(super) tokens: Tensor,
-    /// `[wanted]`; `None` where no logits are wanted.
+    /// `[wanted]`; `None` if no logits are wanted.
     pub(super) wanted: Option<Tensor>,
 }
 
-/// Where the keys and values of a pass go.
+/// Where a pass's keys and values are written.
 pub(super) struct Writes {
     /// Whole pages: places `[2 · kv_heads, pages, 16 · head_size]`.
     pub(super) whole: Option<Places>,
@@ -42,51 +42,51 @@ pub(super) struct Writes {
     pub(super) single: Option<Places>,
 }
 
-/// Some of a pass's tokens, and where they go.
+/// A subset of a pass's tokens, and where they are written.
 pub(super) struct Places {
-    /// Which tokens; `None` for all, in their order.
+    /// Row indices; `None` for all rows in order.
     pub(super) rows: Option<Tensor>,
-    /// A number for every element, as a scatter takes them; the same along all but dimension 1.
+    /// Scatter indices, one per element; constant along all dimensions but dimension 1.
     pub(super) places: Tensor,
 }
 
-/// Sequences that attend in one product.
+/// Sequences whose attention is one batched product.
 pub(super) struct Attending {
     pub(super) sequences: usize,
-    /// Of each sequence.
+    /// Per sequence.
     pub(super) queries: usize,
     pub(super) rows: Rows,
     pub(super) pages: Pages,
     pub(super) blocks: Vec<MaskedBlock>,
 }
 
-/// Which rows of the batch attend.
+/// The rows of the batch that attend.
 pub(super) enum Rows {
-    /// The rows from this one on.
+    /// Consecutive rows starting at this one.
     From(usize),
     /// `[sequences · queries]`
     Table(Tensor),
 }
 
-/// Which pages are looked at.
+/// The pages that are read.
 pub(super) enum Pages {
-    /// One sequence's, which stand one after another: nothing has to be gathered.
+    /// One sequence's consecutive pages, which need no gather.
     Row { first: usize, count: usize },
     /// `[sequences · pages]`
     Table(Tensor),
 }
 
-/// Queries of each sequence that attend at once.
+/// A range of queries of each sequence that attend together.
 pub(super) struct MaskedBlock {
     pub(super) queries: Range<usize>,
     pub(super) keys: usize,
-    /// 0 where a query may look and -∞ where not: `[queries, keys]` for one sequence, `[sequences,
-    /// 1, queries, keys]` for several; none where all may be seen.
+    /// 0 where a query may attend and -∞ elsewhere: `[queries, keys]` for one sequence,
+    /// `[sequences, 1, queries, keys]` for several; `None` if all keys are visible.
     pub(super) mask: Option<Tensor>,
 }
 
 impl<'a> PlannedPass<'a> {
-    /// Takes a plan to the device.
+    /// Sends a plan to the device.
     pub(super) fn new(
         plan: Plan,
         spec: &'a ModelSpec,
@@ -151,11 +151,11 @@ impl<'a> PlannedPass<'a> {
     }
 }
 
-/// The numbers of a pass, which go to the device in one piece.
+/// All integers of a pass, sent to the device in one transfer.
 #[derive(Default)]
 struct Numbers(Vec<u32>);
 
-/// The same on the device.
+/// The integers on the device.
 struct Sent(Tensor);
 
 impl Numbers {
@@ -165,17 +165,17 @@ impl Numbers {
         first..self.0.len()
     }
 
-    /// `tokens`: how many the batch has.
+    /// `tokens`: number of tokens in the batch.
     fn add_moves(&mut self, moves: &Moves, tokens: usize) -> Option<SentMoves> {
         let all = moves.rows.len() == tokens;
         (!moves.rows.is_empty()).then(|| SentMoves {
-            // They are in ascending order.
+            // `moves.rows` is ascending, so this many rows are all rows in order.
             rows: (!all).then(|| self.add(&moves.rows)),
             places: self.add(&moves.places),
         })
     }
 
-    /// `positions`: of each row.
+    /// `positions`: the position of each row.
     fn add_group(&mut self, group: &Group, positions: &[u32]) -> SentGroup {
         let in_row = |numbers: &[u32]| numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]);
         let positions: Vec<u32> = group
@@ -201,7 +201,7 @@ impl Sent {
     }
 }
 
-/// Where a pass's [`Moves`] are among its numbers.
+/// Ranges of a pass's [`Moves`] in [`Numbers`].
 struct SentMoves {
     rows: Option<Range<usize>>,
     places: Range<usize>,
@@ -225,7 +225,7 @@ impl SentMoves {
     }
 }
 
-/// Where a [`Group`] is among a pass's numbers.
+/// Ranges of a [`Group`] in [`Numbers`].
 struct SentGroup {
     rows: Option<Range<usize>>,
     table: Option<Range<usize>>,
@@ -265,9 +265,9 @@ impl SentGroup {
     }
 }
 
-/// Makes masks, on the device.
+/// Creates attention masks on the device.
 struct Masks {
-    /// 0, 1, 2 … for as many keys as any block looks at.
+    /// 0, 1, 2, … up to the largest number of keys in a block.
     keys: Tensor,
     seen: Tensor,
     hidden: Tensor,
@@ -283,7 +283,7 @@ impl Masks {
         })
     }
 
-    /// `positions`: of the queries, `[sequences · queries]`.
+    /// `positions`: positions of the queries, `[sequences · queries]`.
     fn mask(
         &self,
         positions: &Tensor,

@@ -1,5 +1,5 @@
-//! What a pass does with its batch, in numbers: where each token's keys and values go, and which
-//! sequences attend together.
+//! Plans a pass as integers: where each token's keys and values are written, and which sequences
+//! attend together.
 
 use std::ops::Range;
 
@@ -7,26 +7,26 @@ use super::dense::Kernel;
 use crate::engine::kv::PAGE_TOKENS;
 use crate::engine::model::{Chunk, ModelSpec};
 
-/// Most scores of an attention product: 2^27 are 512 MiB in f32.
+/// Upper bound on the scores of an attention product: 2^27 are 512 MiB in f32.
 const MOST_SCORES: usize = 1 << 27;
-/// Most tokens whose keys and values are gathered for one product.
+/// Upper bound on the tokens whose keys and values are gathered for one product.
 const MOST_GATHERED: usize = 1 << 17;
 
-/// How sequences attend on a device.
+/// How attention is computed on a device.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policy {
-    /// Whether sequences of about the same length are padded to one product: few launches, which is
-    /// what a GPU needs. On a CPU each has its own, of its own length.
+    /// Whether sequences of similar length are padded into one product. A GPU needs the few
+    /// launches. On a CPU, each sequence has its own product of its own length.
     pub(super) together: bool,
-    /// Most queries of a sequence in one product. On a CPU their scores stay in the cache, and what
-    /// is behind the last one is not computed; on a GPU one product is better.
+    /// Upper bound on a sequence's queries per product. On a CPU, small blocks keep their scores in
+    /// the cache and skip the keys after their last query; on a GPU, a single product is faster.
     pub(super) block: usize,
-    /// What attends for single tokens without gathering their pages, on a CPU that can.
+    /// Kernel for the attention of single tokens without gathering their pages; CPU only.
     pub(super) pagewise: Option<Kernel>,
 }
 
 impl Policy {
-    /// For a CPU; `f32`: whether that is what activations are.
+    /// Policy for a CPU; `f32`: whether activations are f32.
     pub(super) fn cpu(f32: bool) -> Self {
         Self {
             together: false,
@@ -35,7 +35,7 @@ impl Policy {
         }
     }
 
-    /// For a GPU. It works on any device.
+    /// Policy for a GPU. Works on any device.
     pub(super) fn gpu() -> Self {
         Self {
             together: true,
@@ -45,80 +45,80 @@ impl Policy {
     }
 }
 
-/// A pass in numbers. A *row* is a token's place in the packed batch.
+/// The plan of a pass. A *row* is a token's index in the packed batch.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) tokens: Vec<u32>,
-    /// Of each token in its sequence.
+    /// Position of each token in its sequence.
     pub(super) positions: Vec<u32>,
     /// Rows whose logits are wanted.
     pub(super) wanted: Vec<u32>,
-    /// Pages that the batch fills from their first token to their last.
+    /// Tokens that fill whole pages.
     pub(super) whole: Moves,
     /// All other tokens.
     pub(super) single: Moves,
-    /// Single tokens that attend page by page.
+    /// Single tokens whose attention reads the pages in place.
     pub(super) pagewise: Vec<Single>,
     pub(super) groups: Vec<Group>,
-    /// Where each row's attention is in the outputs, which are those of `pagewise`, then those of
-    /// each group's rows.
+    /// The index of each row's attention in the outputs. The outputs are those of `pagewise`,
+    /// followed by those of each group's rows.
     pub(super) order: Vec<u32>,
 }
 
-/// Rows, and where their keys and values go.
+/// Rows, and where their keys and values are written.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Moves {
     pub(super) rows: Vec<u32>,
-    /// A page for every 16 rows, or a token's place (page · 16 + offset) for every row.
+    /// One page per 16 rows, or one token place (page · 16 + offset) per row.
     pub(super) places: Vec<u32>,
 }
 
-/// One token of a sequence.
+/// A sequence that computes one token.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Single {
     pub(super) row: usize,
-    /// Tokens that it sees, itself included.
+    /// Number of tokens that it attends to, including itself.
     pub(super) length: usize,
-    /// Where they are.
+    /// The pages of those tokens.
     pub(super) pages: Vec<u32>,
 }
 
-/// Sequences that attend in one product, padded to the most queries and the most pages.
+/// Sequences whose attention is one product, padded to the largest number of queries and of pages.
 #[derive(Debug, PartialEq)]
 pub(super) struct Group {
     pub(super) sequences: usize,
-    /// Of each sequence.
+    /// Per sequence.
     pub(super) queries: usize,
-    /// `[sequences, queries]`: the rows; padding repeats the sequence's last one.
+    /// Row indices, `[sequences, queries]`. Padding repeats the sequence's last row.
     pub(super) rows: Vec<u32>,
-    /// Of each sequence.
+    /// Per sequence.
     pub(super) pages: usize,
-    /// `[sequences, pages]`; padding repeats the sequence's first page, and is never looked at.
+    /// `[sequences, pages]`. Padding repeats the sequence's first page and is masked out.
     pub(super) table: Vec<u32>,
-    /// Products, one after another: several for a group of one sequence at most.
+    /// Computed one after another. Only a group of a single sequence has more than one.
     pub(super) blocks: Vec<Block>,
 }
 
-/// Queries of each sequence of a group that attend at once, and how many keys they look at.
+/// A range of queries of each sequence that attend together, and the number of keys they read.
 #[derive(Debug, PartialEq)]
 pub(super) struct Block {
     pub(super) queries: Range<usize>,
     pub(super) keys: usize,
-    /// Whether each query sees all these keys.
+    /// Whether every query sees all keys.
     pub(super) all: bool,
 }
 
-/// A sequence's part of the batch.
+/// One sequence's part of the batch.
 struct Member<'a> {
     row: usize,
     queries: usize,
     start: usize,
-    /// Those with tokens in them, by the end of the pass.
+    /// The pages that contain tokens at the end of the pass.
     pages: &'a [u32],
 }
 
 impl Plan {
-    /// The plan of a batch that was found right.
+    /// Plans a batch, which must be valid.
     pub(super) fn new(chunks: &[Chunk<'_>], spec: &ModelSpec, policy: Policy) -> Self {
         let mut plan = Self::default();
         let mut members = Vec::with_capacity(chunks.len());
@@ -158,7 +158,7 @@ impl Plan {
         for group in grouped(&members, spec.heads, policy) {
             let group = Group::new(&group, spec, policy);
             for (place, row) in group.rows.iter().enumerate().rev() {
-                // Backwards, so that the first of a repeated row counts.
+                // In reverse, so that the first of several equal rows wins.
                 plan.order[*row as usize] = (output + place) as u32;
             }
             output += group.rows.len();
@@ -167,7 +167,7 @@ impl Plan {
         plan
     }
 
-    /// Whether the outputs are the rows, in their order.
+    /// Whether the outputs are in row order, without padding.
     pub(super) fn is_in_order(&self) -> bool {
         let padded: usize = self.groups.iter().map(|group| group.rows.len()).sum();
         padded + self.pagewise.len() == self.order.len()
@@ -196,8 +196,8 @@ impl Plan {
     }
 }
 
-/// Which sequences attend together. Those of a group are in the batch's order, and at most a third
-/// of a group's queries and of its pages is padding.
+/// Groups sequences that attend together. A group keeps the batch's order. At most a third of its
+/// queries and of its pages is padding.
 fn grouped<'a, 'b>(
     members: &'b [Member<'a>],
     heads: usize,
@@ -209,7 +209,7 @@ fn grouped<'a, 'b>(
     let mut sorted: Vec<&Member<'_>> = members.iter().collect();
     sorted.sort_by_key(|member| std::cmp::Reverse((member.queries, member.pages.len())));
     let mut groups: Vec<Vec<&Member<'_>>> = Vec::new();
-    // Of the group that is being filled: the most pages, all queries, all pages.
+    // Of the current group: largest number of pages, sum of queries, sum of pages.
     let (mut most, mut queries, mut pages) = (0, 0, 0);
     for member in sorted {
         let own = member.pages.len();
@@ -279,11 +279,11 @@ impl Group {
 }
 
 impl Member<'_> {
-    /// A block of a sequence that is not padded.
+    /// A block of a sequence without padding.
     fn block(&self, queries: Range<usize>) -> Block {
         let seen = self.start + queries.end;
         let all = queries.len() == 1;
-        // Whole pages where there is a mask anyhow: it hides what is behind the last query.
+        // Round up to whole pages if there is a mask: it hides the keys after the last query.
         let keys = match all {
             true => seen,
             false => seen.next_multiple_of(PAGE_TOKENS),
@@ -316,7 +316,7 @@ mod tests {
         }
     }
 
-    /// Chunks of these starts and lengths; each sequence's pages are its own.
+    /// Plans chunks with these starts and lengths. Sequences share no pages.
     fn planned(parts: &[(usize, usize)], policy: Policy) -> (Plan, Vec<Vec<u32>>) {
         let mut next = 0;
         let tables: Vec<Vec<u32>> = parts
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_about_the_same_context_share_a_product_and_a_long_prompt_has_its_own() {
+    fn tokens_with_similar_contexts_share_a_product_and_a_long_prompt_has_its_own() {
         let decodes = [(300, 1), (310, 1), (400, 1), (305, 1)];
         let (plan, _) = planned(&decodes, Policy::gpu());
         assert_eq!(shapes(&plan), [(4, 1, 26)]);
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(all, [(1, 1, 563), (1, 500, 32), (2, 1, 20), (2, 20, 5)]);
         assert!(!plan.is_in_order());
 
-        // On a CPU, each for itself.
+        // On a CPU, each sequence has its own group.
         let mut policy = Policy::cpu(true);
         policy.pagewise = None;
         let (plan, _) = planned(&mixed, policy);
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_too_large_for_a_device_is_cut() {
+    fn a_product_too_large_for_a_device_is_split() {
         let (plan, _) = planned(&[(1 << 20, 512)], Policy::gpu());
         let blocks = &plan.groups[0].blocks;
         assert!(blocks.len() > 1);
@@ -405,9 +405,10 @@ mod tests {
         assert!(plan.groups.iter().all(|group| scores(group) <= MOST_SCORES));
     }
 
-    /// Every token is written once, to its place, and has its attention once, with its own pages.
+    /// Every token is written once, to its place, and its attention is computed once, over its own
+    /// pages.
     #[test]
-    fn any_batch_is_written_and_attended_in_full() {
+    fn every_token_of_any_batch_is_written_and_attended_once() {
         let mut random = Random(3);
         for policy in [Policy::gpu(), Policy::cpu(true), Policy::cpu(false)] {
             for _ in 0..200 {
@@ -440,7 +441,7 @@ mod tests {
                 for (row, place) in whole.chain(single) {
                     assert!(places[*row as usize].replace(place).is_none());
                 }
-                // What stands where in the outputs: row, and the pages it looks at.
+                // Each output's row, and the pages it reads.
                 let mut outputs: Vec<(usize, &[u32])> = plan
                     .pagewise
                     .iter()

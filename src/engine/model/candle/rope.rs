@@ -1,9 +1,9 @@
-//! Rotary position embedding: the cosines and sines of every position, made once.
+//! Rotary position embedding: tables of cosines and sines by position.
 //!
-//! One kind of rotation serves all models: dimension `i` of a head turns with dimension
-//! `i + head_size / 2` (NEOX, the order of Hugging Face). GGUF files of the architecture `llama` hold
-//! the rows of their query and key matrices in another order, so that neighbours turn together; they
-//! are put back when they are loaded ([`super::weights`]).
+//! All models use one kind of rotation: dimension `i` of a head is paired with dimension `i +
+//! head_size / 2` (NEOX style, as in Hugging Face). GGUF files of the architecture `llama` store
+//! the rows of their query and key matrices in another order, which pairs neighbours. The rows are
+//! permuted back when they are loaded ([`super::weights`]).
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -11,23 +11,23 @@ use crate::engine::memory;
 use crate::engine::model::ModelSpec;
 use crate::engine::model::source::frequencies;
 
-/// Positions that a table has at first. It doubles when a sequence goes beyond.
+/// Initial number of positions in the table. The table grows at least twofold when a sequence
+/// exceeds it.
 const FIRST_ROWS: usize = 1024;
 
 /// Cosines and sines by position.
 pub(super) struct Rope {
-    /// What dimension pair `i` turns by from one position to the next, in radians. 0 for the pairs
-    /// that are not rotated.
+    /// Rotation of dimension pair `i` per position, in radians; 0 for pairs that are not rotated.
     frequencies: Vec<f32>,
     context_length: usize,
-    /// `[positions so far, head_size / 2]`, both.
+    /// Both `[positions so far, head_size / 2]`.
     cos: Tensor,
     sin: Tensor,
 }
 
 impl Rope {
-    /// `divisors`: what slows each of the `rope_dimensions / 2` pairs down, where the model was
-    /// stretched to a longer context.
+    /// `divisors`: divides the frequency of each of the `rope_dimensions / 2` pairs, for models
+    /// with RoPE scaling.
     pub(super) fn new(
         spec: &ModelSpec,
         divisors: Option<&[f32]>,
@@ -45,7 +45,7 @@ impl Rope {
         })
     }
 
-    /// Cosines and sines for tokens at these positions: `[tokens, head_size / 2]` each. `sent`: the
+    /// Cosines and sines for tokens at these positions, `[tokens, head_size / 2]` each. `sent`: the
     /// same positions on the device.
     pub(super) fn rows(&mut self, sent: &Tensor, positions: &[u32]) -> Result<(Tensor, Tensor)> {
         let needed = positions.iter().max().map_or(0, |&last| last as usize + 1);
@@ -62,7 +62,7 @@ impl Rope {
     }
 }
 
-/// The angles are computed in f32, as the models were trained with.
+/// Angles are computed in f32, as in training.
 fn table(
     frequencies: &[f32],
     rows: usize,
@@ -70,7 +70,7 @@ fn table(
     device: &Device,
 ) -> Result<(Tensor, Tensor)> {
     let count = rows.saturating_mul(frequencies.len());
-    // Both, in f32 and as they are kept.
+    // Both tables, in f32 and in the stored type.
     memory::probe(count.saturating_mul(4 * size_of::<f32>())).map_err(candle_core::Error::wrap)?;
     let mut cos = Vec::with_capacity(count);
     let mut sin = Vec::with_capacity(count);

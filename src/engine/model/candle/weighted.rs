@@ -1,12 +1,13 @@
-//! Sums of weighted rows on a CPU: what attention makes of the values.
+//! Weighted sums of rows on a CPU: attention scores times values.
 
 use super::dense::Kernel;
 
-/// `y[row] += Σ weights[row, i] · values[i]`, one fused addition after another, on this thread. Rows
-/// of `weights` begin every `stride` values; `values`: `[count, width]`; `y`: `[rows, width]`.
+/// `y[row] += Σ weights[row, i] · values[i]`, by fused multiply-adds in order, on the calling
+/// thread. Rows of `weights` are `stride` values apart; `values`: `[count, width]`; `y`: `[rows,
+/// width]`.
 ///
 /// # Panics
-/// Where they are of other sizes.
+/// If the sizes do not match.
 pub(super) fn add_weighted(
     kernel: Kernel,
     weights: &[f32],
@@ -20,7 +21,7 @@ pub(super) fn add_weighted(
     assert!(rows == 0 || weights.len() >= (rows - 1) * stride + count);
     match kernel {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: whoever has a kernel has the CPU for it.
+        // SAFETY: a `Kernel` is only created if the CPU supports it.
         Kernel::Avx512 => unsafe { avx512(weights, stride, values, width, y) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
@@ -40,7 +41,7 @@ fn avx2(weights: &[f32], stride: usize, values: &[f32], width: usize, y: &mut [f
     rows(weights, stride, values, width, y);
 }
 
-/// Compiled for each instruction set by being inlined there.
+/// Inlined into each `target_feature` function, so that it is compiled for each instruction set.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn rows(weights: &[f32], stride: usize, values: &[f32], width: usize, y: &mut [f32]) {
@@ -57,7 +58,7 @@ fn rows(weights: &[f32], stride: usize, values: &[f32], width: usize, y: &mut [f
     }
 }
 
-/// `COLUMNS` columns of a row, whose sums stay in registers. Returns how many they are.
+/// Computes `COLUMNS` columns of a row, with the sums in registers. Returns `COLUMNS`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn columns<const COLUMNS: usize>(
@@ -86,7 +87,7 @@ mod tests {
     use crate::engine::model::candle::dense::tests::{kernels, values};
 
     #[test]
-    fn sums_have_the_bits_of_one_addition_after_another() {
+    fn sums_have_the_bits_of_sequential_fused_multiply_adds() {
         for kernel in kernels() {
             for width in [1, 12, 16, 64, 72, 128, 150] {
                 for (rows, count, stride) in [(1, 1, 1), (3, 16, 16), (4, 7, 30), (2, 0, 5)] {

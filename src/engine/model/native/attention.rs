@@ -1,27 +1,25 @@
-//! How a pass's attention is cut into parts: which queries look at which pages together.
+//! How a pass's attention is cut into parts: which queries read which pages together.
 //!
-//! A chunk of a prompt is cut into blocks of tokens, whose queries share each load of the keys and
-//! values. Sequences that decode are taken together: over the pages that they share (a common
-//! prefix) their queries are one batch; then each looks at its own pages. A sequence that decodes
-//! alone is cut by heads, to have a part for each thread. However it is cut, a query's result has
-//! the same bits: the positions are visited in the same order, in blocks that meet at multiples of
-//! [`SPAN`].
+//! A prompt chunk is cut into blocks of tokens, whose queries share each load of keys and values.
+//! Decoding sequences are grouped: over a common prefix in shared pages their queries form one batch;
+//! then each reads its own pages. A sequence that decodes alone is cut by heads, so that each thread
+//! has a part. However the work is cut, a query's result has the same bits: positions are visited in
+//! the same order, in blocks that meet at multiples of [`SPAN`].
 
 use super::super::Chunk;
-use crate::engine::kernels::{AttentionPart, AttentionPlan, KvShape, Look, PAGE, Query, SPAN};
+use crate::engine::kernels::{AttentionPart, AttentionPlan, KvShape, KvSpan, PAGE, Query, SPAN};
 
-/// Tokens of a prompt whose queries are one part.
+/// Prompt tokens whose queries form one part.
 const PROMPT_BLOCK: usize = 16;
 
-/// Parts a thread that a batch of decoding sequences is cut into, at the least: what one part costs
-/// more than another is then a small share of the whole.
+/// Minimum parts per thread for a batch of decoding sequences, so that differences in cost between
+/// parts matter little.
 const PARTS_A_THREAD: usize = 6;
 
-/// The head counts that the cutting needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heads {
     pub(super) kv_heads: usize,
-    /// Query heads a KV head.
+    /// Query heads per KV head.
     pub(super) group: usize,
     pub(super) head_size: usize,
 }
@@ -31,7 +29,7 @@ impl Heads {
         self.kv_heads * self.group * self.head_size
     }
 
-    /// The queries of some packed tokens, given with their positions, that look at a KV head.
+    /// The queries of some tokens, given with their positions, to one KV head.
     fn queries(self, tokens: impl Iterator<Item = (usize, usize)>, kv_head: usize) -> Vec<Query> {
         let first = kv_head * self.group * self.head_size;
         let heads = tokens.flat_map(|(token, position)| {
@@ -49,7 +47,7 @@ impl Heads {
     }
 }
 
-/// Cuts a pass's attention into parts. The queries and the outputs are `[tokens, heads · head_size]`.
+/// Cuts a pass's attention into parts. Queries and outputs are `[tokens, heads · head_size]`.
 pub(super) fn cut<'a>(chunks: &[Chunk<'a>], heads: Heads, threads: usize) -> AttentionPlan<'a> {
     let decoding = chunks
         .iter()
@@ -85,7 +83,7 @@ pub(super) fn cut<'a>(chunks: &[Chunk<'a>], heads: Heads, threads: usize) -> Att
     AttentionPlan::new(shape, parts, threads)
 }
 
-/// The parts of a prompt's chunk whose first token is `token` of the pass.
+/// The parts of a prompt chunk whose first token is row `token` of the pass.
 fn prompt_parts<'a>(
     chunk: &Chunk<'a>,
     token: usize,
@@ -100,7 +98,7 @@ fn prompt_parts<'a>(
             let queries = heads.queries(tokens, kv_head);
             parts.push(AttentionPart {
                 kv_head,
-                looks: vec![Look {
+                spans: vec![KvSpan {
                     pages: chunk.pages,
                     positions: 0..chunk.start + block.end,
                     queries: 0..queries.len(),
@@ -111,7 +109,7 @@ fn prompt_parts<'a>(
     }
 }
 
-/// The parts of sequences with one token each, the first of which is `token` of the pass.
+/// The parts of sequences with one token each, the first of which is row `token` of the pass.
 fn decode_parts<'a>(
     sequences: &[Chunk<'a>],
     token: usize,
@@ -122,26 +120,29 @@ fn decode_parts<'a>(
     for kv_head in 0..heads.kv_heads {
         let tokens = (token..).zip(sequences.iter().map(|chunk| chunk.start));
         let queries = heads.queries(tokens, kv_head);
-        let common = sequences.first().filter(|_| shared > 0).map(|first| Look {
-            pages: first.pages,
-            positions: 0..shared,
-            queries: 0..queries.len(),
-        });
-        let own = sequences.iter().enumerate().map(|(index, chunk)| Look {
+        let common = sequences
+            .first()
+            .filter(|_| shared > 0)
+            .map(|first| KvSpan {
+                pages: first.pages,
+                positions: 0..shared,
+                queries: 0..queries.len(),
+            });
+        let own = sequences.iter().enumerate().map(|(index, chunk)| KvSpan {
             pages: chunk.pages,
             positions: shared..chunk.start + 1,
             queries: index * heads.group..(index + 1) * heads.group,
         });
         parts.push(AttentionPart {
             kv_head,
-            looks: common.into_iter().chain(own).collect(),
+            spans: common.into_iter().chain(own).collect(),
             queries,
         });
     }
 }
 
-/// Positions from the start that lie in the same pages for all these sequences, and before the
-/// last token of each; a multiple of [`SPAN`].
+/// Length of the common prefix in shared pages, before the last token of each sequence; a multiple of
+/// [`SPAN`].
 fn shared_positions(chunks: &[Chunk<'_>]) -> usize {
     let [first, others @ ..] = chunks else {
         return 0;
@@ -168,8 +169,8 @@ mod tests {
     use crate::engine::model::native::tests::decoding;
     use proptest::prelude::*;
 
-    /// A chunk's start and number of tokens, and how many of its first pages are those that all
-    /// chunks can share.
+    /// A chunk's start and length, and how many of its first pages are the ones that all chunks can
+    /// share.
     fn batches() -> impl Strategy<Value = Vec<(usize, usize, usize)>> {
         let chunk = (
             0usize..400,
@@ -180,8 +181,8 @@ mod tests {
     }
 
     proptest! {
-        /// Each query of each token looks once at each position up to its own, in ascending order, in
-        /// the pages of its sequence.
+        /// Each query attends once to each position up to its own, in ascending order, in the pages of
+        /// its sequence.
         #[test]
         fn every_query_sees_each_position_once(
             batch in batches(),
@@ -212,7 +213,7 @@ mod tests {
                     logits: true,
                 })
                 .collect();
-            // Whose query each head of each packed token is.
+            // The chunk and position of each token of the pass.
             let owners: Vec<(usize, usize)> = batch
                 .iter()
                 .enumerate()
@@ -229,16 +230,16 @@ mod tests {
                     let head = query.at % width / heads.head_size;
                     prop_assert_eq!(head / group, part.kv_head);
                 }
-                for look in &part.looks {
-                    prop_assert!(look.positions.start.is_multiple_of(SPAN));
-                    for query in &part.queries[look.queries.clone()] {
+                for span in &part.spans {
+                    prop_assert!(span.positions.start.is_multiple_of(SPAN));
+                    for query in &part.queries[span.queries.clone()] {
                         let (chunk, position) = owners[query.at / width];
                         let reached = &mut reached[query.at / heads.head_size];
-                        prop_assert_eq!(*reached, look.positions.start);
+                        prop_assert_eq!(*reached, span.positions.start);
                         prop_assert!(*reached <= position);
-                        *reached = look.positions.end.min(position + 1);
-                        let pages = look.positions.start / PAGE..reached.div_ceil(PAGE);
-                        prop_assert_eq!(&look.pages[pages.clone()], &tables[chunk][pages]);
+                        *reached = span.positions.end.min(position + 1);
+                        let pages = span.positions.start / PAGE..reached.div_ceil(PAGE);
+                        prop_assert_eq!(&span.pages[pages.clone()], &tables[chunk][pages]);
                     }
                 }
             }
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_sequences_on_one_prefix_look_at_it_together() {
+    fn decoding_sequences_batch_their_shared_prefix() {
         let heads = Heads {
             kv_heads: 2,
             group: 3,
@@ -263,11 +264,11 @@ mod tests {
         assert_eq!(plan.parts().len(), 12);
         // 304 positions are in shared pages; blocks of 64 end at 256.
         for part in plan.parts() {
-            assert_eq!(part.looks.len(), 5);
-            assert_eq!(part.looks[0].positions, 0..256);
-            assert_eq!(part.looks[0].queries.len(), 12);
+            assert_eq!(part.spans.len(), 5);
+            assert_eq!(part.spans[0].positions, 0..256);
+            assert_eq!(part.spans[0].queries.len(), 12);
         }
-        // One alone is cut by heads.
+        // A single sequence is cut by heads.
         assert_eq!(cut(&chunks[..1], heads, 2).parts().len(), 2);
     }
 }

@@ -1,15 +1,14 @@
-//! The tuned CPU forward of the Llama family (Llama, SmolLM2, Mistral, Qwen2 with its biases, Qwen3
-//! with its head norms).
+//! The tuned CPU forward pass of the Llama family (Llama, SmolLM2, Mistral, Qwen2 with its biases,
+//! Qwen3 with its head norms).
 //!
-//! All tokens of a pass stand in one `[tokens, hidden]` matrix, whatever sequences they belong to.
-//! Weights are as the file has them, repacked; activations are quantised to int8 in blocks of 32
-//! before each product with quantised weights; keys and values are whole numbers with a scale, in
-//! pages. Every number is made by a fixed sequence of operations (see [`crate::engine::kernels`]), so
-//! that a sequence's logits have the same bits alone or in company, in one chunk or many, on one
-//! thread or several.
+//! All tokens of a pass are rows of one `[tokens, hidden]` matrix, whatever sequences they belong to.
+//! Weights are repacked without loss; activations are quantised to int8 in blocks of 32 before each
+//! product with quantised weights; keys and values are paged integers with scales. Every number is made
+//! by a fixed sequence of operations (see [`flowbench_kernels`]), so a sequence's logits have the same
+//! bits alone or in a batch, in one chunk or many, on one thread or several.
 
-mod ahead;
 mod attention;
+mod prefetch_plan;
 #[cfg(test)]
 pub(super) mod tests;
 mod weights;
@@ -19,8 +18,8 @@ use super::{
     Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
 };
 use crate::engine::kernels::{
-    ActivationBlock, AttentionPlan, BLOCK, Gated, Input, Kernels, KvLayer, KvMemory, KvShape,
-    Matrices, PAGE, PackedMatrix, Places, Pool, Product, Soon, none,
+    ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvMemory, KvPrefetch, KvShape,
+    Matrices, PAGE, PackedMatrix, Pool, Product, RowsMut, SlotMapping, Swiglu,
 };
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -29,19 +28,19 @@ use crate::environment::cpu_threads;
 use crate::error::{Context, Error, Exit, Result};
 use crate::profile::{self, Span};
 
-use ahead::{During, Upcoming};
 use attention::Heads;
+use prefetch_plan::{LayerPhase, PrefetchPlan};
 use weights::{Layer, Linear, NativeWeights};
 
 pub(super) use weights::check_types;
 
-/// Tokens below which a step between two products is not worth a hand-over to the pool.
+/// Minimum tokens per part between two products: for fewer, handing them to the pool does not pay.
 const FEW_TOKENS: usize = 4;
 
-/// Positions that the table of rotations has at first; it grows with the sequences.
+/// Initial positions of the rotation table; it grows with the sequences.
 const FIRST_POSITIONS: usize = 1024;
 
-/// The tuned CPU forward.
+/// The tuned CPU forward pass.
 pub(crate) struct NativeModel {
     spec: ModelSpec,
     weight_type: String,
@@ -49,51 +48,50 @@ pub(crate) struct NativeModel {
     pool: Pool,
     weights: NativeWeights,
     rotation: Rotation,
-    /// Keys and values.
     kv: KvMemory,
-    /// How many sequences were opened: a slot is a number, and nothing else.
+    /// Sequences opened so far: a slot is just a number.
     opened: usize,
     scratch: Scratch,
 }
 
-/// A pass's intermediate numbers, kept so that a pass allocates nothing.
+/// A pass's intermediate results, kept so that a pass allocates nothing.
 #[derive(Default)]
 struct Scratch {
     /// The residual stream, `[tokens, hidden]`.
     stream: Vec<f32>,
-    /// What the last block adds to it, likewise.
+    /// What the last block adds to the stream, `[tokens, hidden]`.
     delta: Vec<f32>,
-    /// The normed stream, likewise.
+    /// `[tokens, hidden]`.
     normed: Vec<f32>,
-    /// The input of the next product, quantised, but down's.
+    /// The quantised input of the next product, except for the down projection's.
     blocks: Vec<ActivationBlock>,
-    /// The gated numbers, likewise.
+    /// The quantised input of the down projection.
     gated: Vec<ActivationBlock>,
     /// `[tokens, heads · head_size]`.
     queries: Vec<f32>,
     /// `[tokens, kv_heads · head_size]`.
     keys: Vec<f32>,
-    /// As the keys.
+    /// `[tokens, kv_heads · head_size]`.
     values: Vec<f32>,
-    /// As the queries.
+    /// `[tokens, heads · head_size]`.
     attended: Vec<f32>,
     /// `[tokens, intermediate]`.
     gate: Vec<f32>,
-    /// As the gate.
+    /// `[tokens, intermediate]`.
     up: Vec<f32>,
 }
 
 impl NativeModel {
-    /// Loads a GGUF file's model.
+    /// Loads the model of a GGUF file.
     ///
     /// # Errors
-    /// Exit code 3 where a tensor is missing, of another shape, or of a type without a kernel.
+    /// Exit code 3 if a tensor is missing, has another shape, or a type without a kernel.
     pub(super) fn from_gguf(file: &GgufFile) -> Result<Self> {
         let spec = checked_spec(file)?;
         Self::load(file, spec, file.weight_type(), cpu_threads())
     }
 
-    /// Loads a folder's model.
+    /// Loads the model of a safetensors folder.
     ///
     /// # Errors
     /// As [`Self::from_gguf`].
@@ -104,7 +102,7 @@ impl NativeModel {
         Self::load(folder, spec, stored, cpu_threads())
     }
 
-    /// Loads the weights and repacks them. `threads` counts the caller's.
+    /// Loads and repacks the weights. `threads` includes the caller's.
     fn load(
         weights: &dyn Weights,
         spec: ModelSpec,
@@ -173,7 +171,7 @@ impl Model for NativeModel {
     }
 
     fn max_sequences(&self) -> usize {
-        // What a pass holds of each is small; memory for keys and values is the caller's matter.
+        // A pass needs little memory for each; memory for keys and values is the caller's concern.
         4096
     }
 
@@ -198,7 +196,7 @@ impl Model for NativeModel {
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
         self.kv
-            .settle(&self.pool, from.max(to))
+            .prefault(&self.pool, from.max(to))
             .or_exit(Exit::FlowFailed, || "failed to copy a page".to_owned())?;
         self.kv.copy_page(from, to);
         Ok(())
@@ -228,19 +226,19 @@ impl Model for NativeModel {
             return Ok(());
         }
         let mut positions = Vec::new();
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         let mut wanted = Vec::new();
         for chunk in chunks {
             for position in (chunk.start..).take(chunk.tokens.len()) {
                 positions.push(position);
-                places.push((chunk.pages[position / PAGE], position % PAGE));
+                slots.push((chunk.pages[position / PAGE], position % PAGE));
             }
             if chunk.logits {
                 wanted.push(positions.len() - 1);
             }
         }
-        let places = Places::new(places);
-        // Those whose logits are wanted, as a pass of their own.
+        let slots = SlotMapping::new(slots);
+        // The tokens whose logits are wanted, one chunk each.
         let ends: Vec<Chunk<'_>> = chunks
             .iter()
             .filter(|chunk| chunk.logits)
@@ -253,7 +251,7 @@ impl Model for NativeModel {
         let ends_at: Vec<usize> = ends.iter().map(|end| end.start).collect();
         let last = positions.iter().max();
         self.rotation
-            .reach(last.map_or(0, |last| last + 1))
+            .ensure_capacity(last.map_or(0, |last| last + 1))
             .or_exit(Exit::FlowFailed, no_memory)?;
 
         let heads = self.heads();
@@ -275,23 +273,22 @@ impl Model for NativeModel {
             heads,
             attention: attention::cut(chunks, heads, pool.threads()),
             positions: &positions,
-            places: &places,
-            upcoming: Upcoming::of(
+            slots: &slots,
+            prefetch: PrefetchPlan::of(
                 chunks,
                 spec.layer_products(),
                 kv.shape().page_bytes(),
                 pool.threads(),
             ),
         };
-        if let Some(page) = places.last_page() {
-            kv.settle(pool, page).or_exit(Exit::FlowFailed, || {
+        if let Some(page) = slots.last_page() {
+            kv.prefault(pool, page).or_exit(Exit::FlowFailed, || {
                 "the memory for keys and values cannot grow".to_owned()
             })?;
         }
-        // Small ones are not worth asking about.
-        memory::check(pass.attention.room_bytes(pool.threads()))
-            .and_then(|()| scratch.reach(spec, positions.len()))
-            .and_then(|()| memory::reach(logits, wanted.len() * spec.vocabulary, 0.0))
+        memory::check(pass.attention.scratch_bytes(pool.threads()))
+            .and_then(|()| scratch.ensure_capacity(spec, positions.len()))
+            .and_then(|()| memory::ensure_len(logits, wanted.len() * spec.vocabulary, 0.0))
             .or_exit(Exit::FlowFailed, no_memory)?;
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
         let embedding = profile::span(Span::Embedding);
@@ -303,9 +300,9 @@ impl Model for NativeModel {
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
         let last_layer = weights.layers.len().saturating_sub(1);
         for (index, layer) in weights.layers.iter().enumerate() {
-            pass.inputs(layer, (kv, index), scratch);
+            pass.inputs(layer, kv, index, scratch);
             if index == last_layer && wanted.len() < positions.len() {
-                // What follows is for the logits alone.
+                // The rest is only needed for logits.
                 scratch.keep(spec, &wanted);
                 pass = NativePass {
                     attention: attention::cut(&ends, heads, pool.threads()),
@@ -318,7 +315,7 @@ impl Model for NativeModel {
                 Some(inputs) => inputs,
                 None => &[head],
             };
-            pass.rest(layer, (kv, index), Matrices::Each(next), scratch);
+            pass.rest(layer, kv, index, Matrices::Each(next), scratch);
         }
         pass.head(&weights.norm, head, scratch, logits);
         Ok(())
@@ -329,17 +326,16 @@ impl Model for NativeModel {
     }
 }
 
-/// What a pass says that finds no memory for its intermediate numbers.
 fn no_memory() -> String {
     "there is no memory for what a forward pass computes on the way".to_owned()
 }
 
 impl Scratch {
-    /// Makes sure that there is room for so many tokens.
+    /// Makes sure that the buffers fit `tokens` tokens.
     ///
     /// # Errors
-    /// There is no memory for it.
-    fn reach(&mut self, spec: &ModelSpec, tokens: usize) -> Result<(), OutOfMemory> {
+    /// There is no memory for them.
+    fn ensure_capacity(&mut self, spec: &ModelSpec, tokens: usize) -> Result<(), OutOfMemory> {
         let queries = spec.heads * spec.head_size;
         let keys = spec.kv_heads * spec.head_size;
         for (numbers, width) in [
@@ -353,19 +349,19 @@ impl Scratch {
             (&mut self.gate, spec.intermediate),
             (&mut self.up, spec.intermediate),
         ] {
-            memory::reach(numbers, tokens * width, 0.0)?;
+            memory::ensure_len(numbers, tokens * width, 0.0)?;
         }
         for (blocks, width) in [
             (&mut self.blocks, spec.hidden.max(queries)),
             (&mut self.gated, spec.intermediate),
         ] {
             let count = tokens * width.div_ceil(BLOCK);
-            memory::reach(blocks, count, ActivationBlock::default())?;
+            memory::ensure_len(blocks, count, ActivationBlock::default())?;
         }
         Ok(())
     }
 
-    /// Leaves the streams and queries of these tokens alone, one after another (they are ascending).
+    /// Keeps only the streams and queries of these tokens (in ascending order), moved to the front.
     fn keep(&mut self, spec: &ModelSpec, tokens: &[usize]) {
         let queries = spec.heads * spec.head_size;
         for (to, &from) in tokens.iter().enumerate() {
@@ -379,7 +375,6 @@ impl Scratch {
     }
 }
 
-/// What the steps of a pass share.
 struct NativePass<'a> {
     spec: &'a ModelSpec,
     kernels: Kernels,
@@ -387,18 +382,18 @@ struct NativePass<'a> {
     rotation: &'a Rotation,
     heads: Heads,
     attention: AttentionPlan<'a>,
-    /// Position of each packed token.
+    /// Position of each token of the pass.
     positions: &'a [usize],
-    /// Where their keys and values are.
-    places: &'a Places,
-    /// Pages that the layers to come will look at.
-    upcoming: Upcoming,
+    /// Where their keys and values go.
+    slots: &'a SlotMapping,
+    /// Keys and values to prefetch for the next layer.
+    prefetch: PrefetchPlan,
 }
 
 impl NativePass<'_> {
-    /// The first part of a transformer block: all that later tokens need of these, and the queries. On
-    /// the way in, `scratch.delta` still has to be added to the stream.
-    fn inputs(&self, layer: &Layer, (kv, index): (&mut KvMemory, usize), scratch: &mut Scratch) {
+    /// The first part of a transformer block: queries, and the keys and values that later tokens need.
+    /// On entry, `scratch.delta` has yet to be added to the stream.
+    fn inputs(&self, layer: &Layer, kv: &mut KvMemory, index: usize, scratch: &mut Scratch) {
         self.add_and_norm(&layer.attention_norm, scratch);
         self.products(
             [&layer.query, &layer.key, &layer.value],
@@ -406,22 +401,23 @@ impl NativePass<'_> {
             &scratch.normed,
             &scratch.blocks,
             Matrices::Each(&[&layer.output.matrix]),
-            self.upcoming.during(During::Inputs, kv, index),
+            self.prefetch.kv_during(LayerPhase::Inputs, kv, index),
         );
         self.rotate(layer, scratch);
         let _span = profile::span(Span::KvWrite);
         let numbers = self.positions.len() * self.heads.kv_heads * self.heads.head_size;
         let (keys, values) = (&scratch.keys[..numbers], &scratch.values[..numbers]);
         self.kernels
-            .write_kv(self.pool, kv, index, self.places, keys, values);
+            .write_kv(self.pool, kv, index, self.slots, keys, values);
     }
 
-    /// The rest of it. On the way out, `scratch.delta` is this block's. `next` are the matrices that are
-    /// multiplied after it.
+    /// The rest of the block. On return, `scratch.delta` is this block's. `next` are the matrices
+    /// multiplied after it, whose first weights are prefetched.
     fn rest(
         &self,
         layer: &Layer,
-        (kv, index): (&KvMemory, usize),
+        kv: &KvMemory,
+        index: usize,
         next: Matrices<'_>,
         scratch: &mut Scratch,
     ) {
@@ -437,13 +433,14 @@ impl NativePass<'_> {
             &scratch.attended,
             &scratch.blocks,
             Matrices::Together(&[&layer.gate.matrix, &layer.up.matrix]),
-            self.upcoming.during(During::Output, kv, index + 1),
+            self.prefetch.kv_during(LayerPhase::Output, kv, index + 1),
         );
 
         self.add_and_norm(&layer.feed_forward_norm, scratch);
         self.gate(
             layer,
-            self.upcoming.during(During::GateAndUp, kv, index + 1),
+            self.prefetch
+                .kv_during(LayerPhase::GateAndUp, kv, index + 1),
             scratch,
         );
         self.products(
@@ -452,23 +449,23 @@ impl NativePass<'_> {
             &scratch.gate,
             &scratch.gated,
             next,
-            self.upcoming.during(During::Down, kv, index + 1),
+            self.prefetch.kv_during(LayerPhase::Down, kv, index + 1),
         );
     }
 
-    /// `stream += delta`, `normed = rms_norm(stream)`, and the same quantised.
+    /// `stream += delta`, `normed = rms_norm(stream)`, and its quantisation.
     fn add_and_norm(&self, norm: &[f32], scratch: &mut Scratch) {
         let _span = profile::span(Span::Norm);
         let hidden = self.spec.hidden;
         let epsilon = self.spec.norm_epsilon as f32;
         let kernels = self.kernels;
         let delta = &scratch.delta;
-        self.pool.rows(
+        self.pool.rows3(
             self.positions.len(),
             self.step(),
-            (&mut scratch.stream, hidden),
-            (&mut scratch.normed, hidden),
-            (&mut scratch.blocks, block_width(hidden)),
+            RowsMut::new(&mut scratch.stream, hidden),
+            RowsMut::new(&mut scratch.normed, hidden),
+            RowsMut::new(&mut scratch.blocks, block_width(hidden)),
             |first, stream, normed, blocks| {
                 let delta = &delta[first * hidden..][..stream.len()];
                 kernels.add(stream, delta);
@@ -483,18 +480,17 @@ impl NativePass<'_> {
         );
     }
 
-    /// Head norms of queries and keys, and their rotation.
+    /// Head norms of queries and keys, and their rotary embedding.
     fn rotate(&self, layer: &Layer, scratch: &mut Scratch) {
         let _span = profile::span(Span::Rope);
         let size = self.heads.head_size;
         let widths = (self.spec.heads * size, self.heads.kv_heads * size);
-        self.pool.rows(
+        self.pool.rows2(
             self.positions.len(),
             self.step(),
-            (&mut scratch.queries, widths.0),
-            (&mut scratch.keys, widths.1),
-            none(),
-            |first, queries, keys, _| {
+            RowsMut::new(&mut scratch.queries, widths.0),
+            RowsMut::new(&mut scratch.keys, widths.1),
+            |first, queries, keys| {
                 let positions = &self.positions[first..];
                 let rows = queries
                     .chunks_exact_mut(widths.0)
@@ -509,7 +505,7 @@ impl NativePass<'_> {
                                 self.kernels.rms_norm(head, norm, epsilon, &mut normed);
                                 head.copy_from_slice(&normed);
                             }
-                            self.rotation.turn(self.kernels, head, *position);
+                            self.rotation.rotate(self.kernels, head, *position);
                         }
                     }
                 }
@@ -530,11 +526,11 @@ impl NativePass<'_> {
         );
     }
 
-    /// `gate = silu(normed · gateᵀ) · (normed · upᵀ)`, and the same quantised.
-    fn gate(&self, layer: &Layer, soon: Option<Soon<'_>>, scratch: &mut Scratch) {
+    /// `gate = silu(normed · gateᵀ) · (normed · upᵀ)`, and its quantisation.
+    fn gate(&self, layer: &Layer, prefetch: Option<KvPrefetch<'_>>, scratch: &mut Scratch) {
         let _span = profile::span(Span::Gate);
         let (tokens, width) = (self.positions.len(), self.spec.intermediate);
-        let gated = Gated {
+        let gated = Swiglu {
             gate: Product {
                 weights: &layer.gate.matrix,
                 output: &mut scratch.gate[..tokens * width],
@@ -550,7 +546,7 @@ impl NativePass<'_> {
         let input = self.input(self.spec.hidden, &scratch.normed, &scratch.blocks);
         let next = Matrices::Each(&[&layer.down.matrix]);
         self.kernels
-            .matmul_gated(self.pool, gated, input, next, soon);
+            .matmul_swiglu(self.pool, gated, input, next, prefetch);
     }
 
     /// Quantises `values`, `[tokens, cols]`, for the next product.
@@ -561,21 +557,19 @@ impl NativePass<'_> {
         if width == 0 {
             return;
         }
-        self.pool.rows(
+        self.pool.rows1(
             tokens,
             self.step(),
-            (blocks, width),
-            none(),
-            none(),
-            |first, blocks, _, _| {
+            RowsMut::new(blocks, width),
+            |first, blocks| {
                 let values = &values[first * cols..][..blocks.len() * BLOCK];
                 self.kernels.quantize(values, blocks);
             },
         );
     }
 
-    /// Products of one input, `[tokens, cols]`, with several matrices, and their biases; `next` are the
-    /// matrices after them.
+    /// Products of one input, `[tokens, cols]`, with several matrices, plus their biases. `next` are
+    /// the matrices multiplied after them, whose first weights are prefetched.
     fn products<const N: usize>(
         &self,
         linears: [&Linear; N],
@@ -583,17 +577,17 @@ impl NativePass<'_> {
         values: &[f32],
         blocks: &[ActivationBlock],
         next: Matrices<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
     ) {
         let _span = profile::span(Span::Linear);
         let pairs = linears.iter().zip(outputs);
         let mut products: Vec<_> = pairs
             .map(|(linear, output)| Product {
                 weights: &linear.matrix,
-                output: &mut output[..self.positions.len() * linear.matrix.rows],
+                output: &mut output[..self.positions.len() * linear.matrix.rows()],
             })
             .collect();
-        self.multiply(&mut products, values, blocks, next, soon);
+        self.multiply(&mut products, values, blocks, next, prefetch);
         for (linear, product) in linears.iter().zip(products) {
             if let Some(bias) = &linear.bias {
                 self.add_bias(bias, product.output);
@@ -602,13 +596,11 @@ impl NativePass<'_> {
     }
 
     fn add_bias(&self, bias: &[f32], output: &mut [f32]) {
-        self.pool.rows(
+        self.pool.rows1(
             self.positions.len(),
             self.step(),
-            (output, bias.len()),
-            none(),
-            none(),
-            |_, output, _, _| {
+            RowsMut::new(output, bias.len()),
+            |_, output| {
                 for row in output.chunks_exact_mut(bias.len()) {
                     self.kernels.add(row, bias);
                 }
@@ -622,14 +614,15 @@ impl NativePass<'_> {
         values: &[f32],
         blocks: &[ActivationBlock],
         next: Matrices<'_>,
-        soon: Option<Soon<'_>>,
+        prefetch: Option<KvPrefetch<'_>>,
     ) {
-        let cols = products.first().map_or(0, |product| product.weights.cols);
+        let cols = products.first().map_or(0, |product| product.weights.cols());
         let input = self.input(cols, values, blocks);
-        self.kernels.matmul(self.pool, products, input, next, soon);
+        self.kernels
+            .matmul(self.pool, products, input, next, prefetch);
     }
 
-    /// The pass's tokens of `cols` numbers each.
+    /// The input of a product: the pass's tokens, `cols` numbers each.
     fn input<'i>(
         &self,
         cols: usize,
@@ -654,7 +647,7 @@ impl NativePass<'_> {
     ) {
         let _span = profile::span(Span::Head);
         let tokens = self.positions.len();
-        // Every number is written below: what a kept buffer holds need not be cleared.
+        // Every number is overwritten below, so stale contents need no clearing.
         logits.resize(tokens * self.spec.vocabulary, 0.0);
         self.add_and_norm(norm, scratch);
         let mut products = [Product {
@@ -665,7 +658,7 @@ impl NativePass<'_> {
         self.multiply(&mut products, &scratch.normed, &scratch.blocks, next, None);
     }
 
-    /// Rows of a part of a step between two products.
+    /// Rows per part between two products.
     fn step(&self) -> usize {
         self.positions
             .len()
@@ -674,8 +667,8 @@ impl NativePass<'_> {
     }
 }
 
-/// Blocks of a token of `cols` numbers. What does not come in whole blocks is for dense weights, which
-/// take the numbers as they are: 0.
+/// Blocks of a token of `cols` numbers; 0 if these are not whole blocks: then the weights are dense and
+/// take unquantised activations.
 fn block_width(cols: usize) -> usize {
     match cols.is_multiple_of(BLOCK) {
         true => cols / BLOCK,
@@ -683,13 +676,13 @@ fn block_width(cols: usize) -> usize {
     }
 }
 
-/// Cosines and sines of every position so far.
+/// Cosines and sines of the rotary embedding, for every position so far.
 struct Rotation {
-    /// What pair `i` of a head turns by from one position to the next, in radians.
+    /// The angle of pair `i` of a head from one position to the next, in radians.
     frequencies: Vec<f32>,
     /// `[positions, pairs]`.
     cos: Vec<f32>,
-    /// Likewise.
+    /// `[positions, pairs]`.
     sin: Vec<f32>,
 }
 
@@ -702,11 +695,11 @@ impl Rotation {
         }
     }
 
-    /// Makes sure that the tables hold `positions` positions.
+    /// Extends the tables to at least `positions` positions.
     ///
     /// # Errors
     /// There is no memory for them.
-    fn reach(&mut self, positions: usize) -> Result<(), OutOfMemory> {
+    fn ensure_capacity(&mut self, positions: usize) -> Result<(), OutOfMemory> {
         let pairs = self.frequencies.len();
         let have = self.cos.len() / pairs;
         if positions <= have {
@@ -714,7 +707,7 @@ impl Rotation {
         }
         let reach = positions.next_power_of_two().max(FIRST_POSITIONS);
         for table in [&mut self.cos, &mut self.sin] {
-            memory::reserve(table, reach * pairs)?;
+            memory::ensure_capacity(table, reach * pairs)?;
         }
         for position in have..reach {
             for frequency in &self.frequencies {
@@ -726,7 +719,7 @@ impl Rotation {
         Ok(())
     }
 
-    fn turn(&self, kernels: Kernels, head: &mut [f32], position: usize) {
+    fn rotate(&self, kernels: Kernels, head: &mut [f32], position: usize) {
         let pairs = self.frequencies.len();
         let row = position * pairs..(position + 1) * pairs;
         kernels.rope_neox(head, &self.cos[row.clone()], &self.sin[row]);

@@ -1,4 +1,4 @@
-//! The native model's weights: every matrix repacked for the processor's kernels, without loss.
+//! The native model's weights: every matrix repacked for the kernels, without loss.
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use super::super::source::{
     Matrix, Weights, required_vector, rotated_bias, rotated_matrix, stored_row,
 };
+use super::super::weights::weight_type;
 use super::super::{ModelSpec, WeightBytes};
 use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
 use crate::engine::load::gguf::GgufFile;
@@ -19,11 +20,11 @@ pub(super) struct Layer {
     pub(super) query: Linear,
     /// `[kv_heads · head_size, hidden]`.
     pub(super) key: Linear,
-    /// As the key.
+    /// `[kv_heads · head_size, hidden]`.
     pub(super) value: Linear,
-    /// `[head_size]`, of models that norm each head of queries and keys (Qwen3).
+    /// `[head_size]`, for models that norm each head of queries and keys (Qwen3).
     pub(super) query_norm: Option<Vec<f32>>,
-    /// As the query's.
+    /// `[head_size]`, likewise.
     pub(super) key_norm: Option<Vec<f32>>,
     /// `[hidden, heads · head_size]`.
     pub(super) output: Linear,
@@ -31,14 +32,14 @@ pub(super) struct Layer {
     pub(super) feed_forward_norm: Vec<f32>,
     /// `[intermediate, hidden]`.
     pub(super) gate: Linear,
-    /// As the gate.
+    /// `[intermediate, hidden]`.
     pub(super) up: Linear,
     /// `[hidden, intermediate]`.
     pub(super) down: Linear,
 }
 
 impl Layer {
-    /// What is multiplied first.
+    /// The matrices of the first product.
     pub(super) fn inputs(&self) -> [&PackedMatrix; 3] {
         [&self.query, &self.key, &self.value].map(|linear| &linear.matrix)
     }
@@ -55,7 +56,7 @@ impl Layer {
         ]
     }
 
-    /// What an architecture cannot do without: a file that lacks it holds another model.
+    /// Checks for tensors that the architecture requires: a file without them holds another model.
     fn check(&self, architecture: &str, index: usize) -> Result<()> {
         let biases = [&self.query, &self.key, &self.value].map(|linear| linear.bias.is_some());
         if biases[0] != biases[1] || biases[0] != biases[2] {
@@ -77,31 +78,31 @@ impl Layer {
     }
 }
 
-/// A matrix, and a bias where there is one.
+/// A matrix and its optional bias.
 pub(super) struct Linear {
     pub(super) matrix: PackedMatrix,
     /// `[rows]`.
     pub(super) bias: Option<Vec<f32>>,
 }
 
-/// All of a model's weights.
 pub(super) struct NativeWeights {
     /// `[vocabulary, hidden]`.
     pub(super) embedding: PackedMatrix,
-    /// The output head, where it is not the embedding.
+    /// The output head, if it is not tied to the embedding.
     pub(super) head: Option<PackedMatrix>,
     pub(super) layers: Vec<Layer>,
     /// `[hidden]`.
     pub(super) norm: Vec<f32>,
-    /// What slows each pair of rotated dimensions down.
+    /// Divisors of the rotary frequencies, by pair.
     pub(super) rope_divisors: Option<Vec<f32>>,
 }
 
 impl NativeWeights {
-    /// Reads and repacks.
+    /// Reads and repacks the weights.
     ///
     /// # Errors
-    /// A tensor is missing, has another shape than the sizes want, or a type without a kernel.
+    /// A tensor is missing, has another shape than the model's sizes require, or a type without a
+    /// kernel.
     pub(super) fn load(weights: &dyn Weights, spec: &ModelSpec, pool: &Pool) -> Result<Self> {
         let loader = Loader { weights, pool };
         let hidden = spec.hidden;
@@ -140,7 +141,7 @@ impl NativeWeights {
         })
     }
 
-    /// Whether any product takes activations in int8.
+    /// Whether any product uses int8 activations.
     pub(super) fn is_quantised(&self) -> bool {
         let matrices = self.layers.iter().flat_map(Layer::linears);
         let matrices = matrices.map(|linear| &linear.matrix);
@@ -149,7 +150,7 @@ impl NativeWeights {
             .any(|matrix| !matrix.format().is_dense())
     }
 
-    /// What a pass reads of them; the vectors are too small to count.
+    /// Bytes that a pass reads; the vectors are negligible.
     pub(super) fn bytes(&self) -> WeightBytes {
         let linears = self.layers.iter().flat_map(Layer::linears);
         WeightBytes {
@@ -159,12 +160,12 @@ impl NativeWeights {
     }
 }
 
-/// Whether there is a kernel for each of a file's matrices.
+/// Checks that every matrix of a file has a type with a kernel.
 ///
 /// # Errors
 /// Exit code 3, with the tensor and its type.
 pub(in crate::engine::model) fn check_types(file: &GgufFile) -> Result<()> {
-    match file.matrix_of_other_type(PackedMatrix::has_kernel) {
+    match file.matrix_of_other_type(|dtype| weight_type(dtype).is_some()) {
         None => Ok(()),
         Some((name, dtype)) => Err(Error::preflight(format!(
             "{} is of type {dtype}, which BACKEND=native cannot multiply",
@@ -186,7 +187,7 @@ impl Loader<'_> {
         })
     }
 
-    /// A matrix whose outputs are rotated, in the order that the rotation wants.
+    /// A matrix whose outputs are rotated, with rows in the order of the rotary kernel.
     fn rotated(&self, name: &str, shape: (usize, usize), heads: usize) -> Result<Linear> {
         let cpu = Device::Cpu;
         let head_rows = match self.weights.rows_are_interleaved() {
@@ -218,8 +219,8 @@ impl Loader<'_> {
         self.pack(name, shape, &matrix)
     }
 
-    /// Packs straight from the file, where it is mapped: `None` where it is not. With `head_rows`, the
-    /// rows of each head are restored to the order that the rotation wants.
+    /// Packs straight from the mapped file; `None` if the tensor is not mapped. `head_rows` is the rows
+    /// per head if they have to be permuted to the order of the rotary kernel, otherwise 0.
     fn pack_stored(
         &self,
         name: &str,
@@ -263,11 +264,13 @@ impl Loader<'_> {
                 "{cols} columns are no multiple of {BLOCK}"
             )));
         }
+        let no_kernel = || Error::preflight(format!("no native kernel multiplies {dtype:?}"));
+        let dtype = weight_type(dtype).ok_or_else(no_kernel)?;
         let from = |row| match head_rows {
             0 => row,
             _ => stored_row(row, head_rows),
         };
-        PackedMatrix::pack_rows(self.pool, dtype, (rows, cols), bytes, from)
+        PackedMatrix::pack_rows(self.pool, dtype, (rows, cols), bytes, &from)
             .map_err(|source| Error::preflight("no native kernel fits").caused_by(source))
     }
 
@@ -288,7 +291,7 @@ impl Loader<'_> {
     }
 }
 
-/// A dense matrix as GGUF would store it: its type, and its numbers row by row, little-endian.
+/// A dense matrix as GGUF stores it: its type, and its numbers row by row, little-endian.
 fn dense_bytes(dense: &Tensor) -> candle_core::Result<(GgmlDType, Vec<u8>)> {
     let flat = dense.flatten_all()?;
     Ok(match dense.dtype() {
@@ -308,4 +311,77 @@ fn dense_bytes(dense: &Tensor) -> candle_core::Result<(GgmlDType, Vec<u8>)> {
             (GgmlDType::F32, bytes.collect())
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::kernels::WeightType;
+    use candle_core::quantized::{QStorage, QTensor};
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+    /// Random bits, so that every quant and scale occurs, with f16 factors of ordinary size.
+    fn random_blocks(dtype: GgmlDType, elements: usize) -> Vec<u8> {
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let mut bytes = vec![0; elements / dtype.block_size() * dtype.type_size()];
+        random.fill_bytes(&mut bytes);
+        let mut factor = || (random.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.1;
+        // Offsets of the f16 factors in a block.
+        let factors: &[usize] = match dtype {
+            GgmlDType::F16 | GgmlDType::BF16 | GgmlDType::F32 => {
+                let values = (0..elements).map(|_| factor()).collect::<Vec<_>>();
+                let values = Tensor::new(values, &Device::Cpu).unwrap();
+                let tensor = QTensor::quantize(&values, dtype).unwrap();
+                return tensor.data().unwrap().to_vec();
+            }
+            GgmlDType::Q4_0 | GgmlDType::Q5_0 | GgmlDType::Q8_0 => &[0],
+            GgmlDType::Q6K => &[208],
+            _ => &[0, 2],
+        };
+        for block in bytes.chunks_exact_mut(dtype.type_size()) {
+            for &at in factors {
+                let bits = half::f16::from_f32(factor()).to_le_bytes();
+                block[at..at + 2].copy_from_slice(&bits);
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn packed_rows_are_what_candle_dequantises() {
+        let pool = Pool::new(2).unwrap();
+        let types = [
+            GgmlDType::Q4_0,
+            GgmlDType::Q4_1,
+            GgmlDType::Q5_0,
+            GgmlDType::Q5_1,
+            GgmlDType::Q8_0,
+            GgmlDType::Q4K,
+            GgmlDType::Q5K,
+            GgmlDType::Q6K,
+            GgmlDType::F16,
+            GgmlDType::BF16,
+            GgmlDType::F32,
+        ];
+        assert_eq!(types.map(weight_type), WeightType::ALL.map(Some));
+        for dtype in types {
+            let known = weight_type(dtype).unwrap();
+            assert_eq!(known.block_columns(), dtype.block_size());
+            assert_eq!(known.block_bytes(), dtype.type_size());
+            let (rows, cols) = (37, 512);
+            let bytes = random_blocks(dtype, rows * cols);
+            let storage = QStorage::from_data(bytes.clone().into(), &Device::Cpu, dtype);
+            let tensor = QTensor::new(storage.unwrap(), (rows, cols)).unwrap();
+            let expected = tensor.dequantize(&Device::Cpu).unwrap();
+            let expected: Vec<Vec<f32>> = expected.to_vec2().unwrap();
+            let packed =
+                PackedMatrix::pack_rows(&pool, known, (rows, cols), &bytes, &|row| row).unwrap();
+            let mut row = vec![0.0; cols];
+            for (index, expected) in expected.iter().enumerate() {
+                packed.row(index, &mut row);
+                assert_eq!(row, *expected, "{dtype:?}, row {index}");
+            }
+        }
+    }
 }

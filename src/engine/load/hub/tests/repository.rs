@@ -1,4 +1,4 @@
-//! Repositories of the hub, and the default model from there.
+//! Hub repositories, and the default model from the hub.
 
 use std::cell::Cell;
 use std::fs;
@@ -15,7 +15,7 @@ fn place_with(hub: &TestHub, model: Option<&str>) -> Place {
 }
 
 #[test]
-fn a_file_of_a_repository_is_fetched_and_then_found_without_the_hub() {
+fn a_repository_file_is_fetched_once_and_then_found_offline() {
     let hub = TestHub::start(&[("o/n/a.gguf", &content()), ("o/n/b.gguf", b"b")]);
     let place = place_with(&hub, Some("o/n:a.gguf"));
     assert_eq!(place.finder().find_local().unwrap(), None);
@@ -35,7 +35,7 @@ fn a_file_of_a_repository_is_fetched_and_then_found_without_the_hub() {
 }
 
 #[test]
-fn what_the_hub_does_not_have_is_named() {
+fn errors_of_the_hub_are_explained() {
     let hub = TestHub::start(&[("o/n/a.gguf", b"a")]);
     let report = |model| place_with(&hub, Some(model)).locate().unwrap_err().report();
     let text = report("o/n:z.gguf");
@@ -45,14 +45,14 @@ fn what_the_hub_does_not_have_is_named() {
     assert!(text.contains("there is no repository o/other"), "{text}");
     hub.state.status.store(401, Ordering::SeqCst);
     let text = report("o/n");
-    assert!(text.contains("hint: HF_TOKEN"), "{text}");
+    assert!(text.contains("hint: set HF_TOKEN"), "{text}");
     hub.state.status.store(503, Ordering::SeqCst);
     let text = report("o/n:a.gguf");
     assert!(text.contains("503"), "{text}");
 }
 
 #[test]
-fn a_repository_without_a_file_gives_its_only_gguf_or_asks() {
+fn a_repository_with_several_ggufs_needs_a_file_name() {
     let hub = TestHub::start(&[
         ("o/one/README.md", b"#"),
         ("o/one/m.gguf", b"m"),
@@ -76,7 +76,7 @@ fn a_repository_without_a_file_gives_its_only_gguf_or_asks() {
     );
     let error = place_with(&hub, Some("o/none")).locate().unwrap_err();
     assert!(
-        error.report().contains("it holds no model"),
+        error.report().contains("it has no usable model"),
         "{}",
         error.report()
     );
@@ -112,7 +112,7 @@ fn a_repository_of_safetensors_is_fetched_as_a_folder() {
     );
     assert_eq!(place.locate().unwrap().source, ModelSource::Cache);
 
-    // A folder that is not whole is not found, but completed.
+    // An incomplete folder does not count as cached, but is completed from the hub.
     fs::remove_file(found.path.join("model-2.safetensors")).unwrap();
     assert_eq!(place.finder().find_local().unwrap(), None);
     assert_eq!(place.locate().unwrap().source, ModelSource::Hub);
@@ -123,7 +123,7 @@ fn a_repository_of_safetensors_is_fetched_as_a_folder() {
 }
 
 #[test]
-fn a_download_that_breaks_off_is_resumed_where_it_ended() {
+fn an_interrupted_download_is_resumed() {
     let hub = TestHub::start(&[("o/n/a.gguf", &content())]);
     let place = place_with(&hub, Some("o/n:a.gguf"));
     hub.state.cuts.store(2, Ordering::SeqCst);
@@ -136,7 +136,7 @@ fn a_download_that_breaks_off_is_resumed_where_it_ended() {
         .count();
     assert_eq!(resumed, 2, "{:?}", hub.requests());
 
-    // Too often for one run: the next one goes on.
+    // More interruptions than attempts: the next run resumes.
     let place = place_with(&hub, Some("o/n:a.gguf"));
     hub.state.cuts.store(3, Ordering::SeqCst);
     let error = place.locate().unwrap_err();
@@ -151,7 +151,7 @@ fn a_download_that_breaks_off_is_resumed_where_it_ended() {
 }
 
 #[test]
-fn a_file_whose_digest_is_not_the_hubs_is_refused_and_removed() {
+fn a_file_with_a_wrong_digest_is_refused_and_removed() {
     let hub = TestHub::start(&[("o/n/a.gguf", &content())]);
     hub.state.lies.store(1, Ordering::SeqCst);
     let place = place_with(&hub, Some("o/n:a.gguf"));
@@ -167,7 +167,7 @@ fn a_file_whose_digest_is_not_the_hubs_is_refused_and_removed() {
 }
 
 #[test]
-fn the_default_model_comes_from_the_hub_where_the_hub_has_it() {
+fn the_default_model_is_fetched_from_the_hub_first() {
     let hub = TestHub::start(&[("owner/test/test.gguf", &content())]);
     let place = place_with(&hub, None);
     let found = place.locate().unwrap();
@@ -183,7 +183,7 @@ fn the_default_model_comes_from_the_hub_where_the_hub_has_it() {
 }
 
 #[test]
-fn other_bytes_on_the_hub_are_not_the_default_model() {
+fn a_different_file_on_the_hub_is_not_the_default_model() {
     let hub = TestHub::start(&[("owner/test/test.gguf", b"other")]);
     let place = place_with(&hub, None);
     let (found, said) = place.locate_while(&|| false);
@@ -196,7 +196,7 @@ fn other_bytes_on_the_hub_are_not_the_default_model() {
 }
 
 #[test]
-fn a_hub_that_says_nothing_is_given_up() {
+fn a_silent_hub_times_out() {
     let hub = TestHub::start(&[("owner/test/test.gguf", &content())]);
     hub.state.status.store(1, Ordering::SeqCst);
     let place = place_with(&hub, None);
@@ -204,19 +204,19 @@ fn a_hub_that_says_nothing_is_given_up() {
     assert_eq!(found.unwrap().source, ModelSource::Package);
     assert!(
         said.iter()
-            .any(|line| line.contains("gives no answer for 0.5 s")),
+            .any(|line| line.contains("has not responded for 0.5 s")),
         "{said:?}"
     );
 }
 
 #[test]
-fn a_download_that_stands_still_is_given_up_and_an_interrupt_ends_it() {
+fn a_stalled_download_times_out_and_can_be_interrupted() {
     let hub = TestHub::start(&[("o/n/a.gguf", &content())]);
     hub.state.stalls.store(2, Ordering::SeqCst);
     let place = place_with(&hub, Some("o/n:a.gguf"));
     let error = place.locate().unwrap_err();
     assert!(
-        error.report().contains("gives no answer"),
+        error.report().contains("has not responded"),
         "{}",
         error.report()
     );
@@ -232,7 +232,8 @@ fn a_download_that_stands_still_is_given_up_and_an_interrupt_ends_it() {
 
 #[test]
 fn a_cache_filled_by_the_python_libraries_is_found() {
-    // They keep a snapshot of a commit, and name no branch when they were asked for a commit.
+    // The Python libraries store a snapshot per commit, and no branch if they were asked for a
+    // commit.
     let mut place = Place::new();
     let snapshot = place
         .config
@@ -256,7 +257,7 @@ fn all_parts_of_a_split_model_are_fetched() {
         ("o/two/a-00002-of-00002.gguf", b"2"),
         ("o/two/b.gguf", b"b"),
     ]);
-    // Named by any part, or not at all: it is the only model there.
+    // Named by any part or not at all, since it is the only model in the repository.
     for model in [
         "o/n:m-00002-of-00002.gguf",
         "o/n:m-00001-of-00002.gguf",
@@ -270,13 +271,13 @@ fn all_parts_of_a_split_model_are_fetched() {
         assert_eq!(fs::read(&second).unwrap(), b"two");
         assert_eq!(place.locate().unwrap().source, ModelSource::Cache);
 
-        // Its digest is that of its parts' digests.
+        // The model's digest is computed from its parts' digests.
         let lines = format!("{}\n{}\n", hash::sha256(b"one"), hash::sha256(b"two"));
         let digest = digest(&place.config, &found).unwrap();
         assert_eq!(digest, Some(hash::sha256(lines.as_bytes())));
         assert_eq!(place.locate().unwrap().sha256, digest);
 
-        // Half of it is fetched again.
+        // If a part is missing, it is downloaded again.
         fs::remove_file(&second).unwrap();
         assert_eq!(place.finder().find_local().unwrap(), None);
         assert_eq!(place.locate().unwrap().source, ModelSource::Hub);

@@ -1,4 +1,4 @@
-//! A small hub to fetch from, with the faults that a hub can have.
+//! A small hub server with injectable faults.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::hash;
 
-/// A hub: `GET /api/models/NAME/revision/REVISION` lists, `GET /NAME/resolve/REVISION/FILE` gives.
+/// A hub server: `GET /api/models/NAME/revision/REVISION` lists files, `GET
+/// /NAME/resolve/REVISION/FILE` returns one.
 pub(super) struct TestHub {
     pub(super) endpoint: String,
     pub(super) state: Arc<HubState>,
@@ -18,15 +19,15 @@ pub(super) struct TestHub {
 pub(super) struct HubState {
     /// Content by `NAME/FILE`.
     files: Mutex<HashMap<String, Vec<u8>>>,
-    /// Each request's line and range.
+    /// Request line and range of each request.
     requests: Mutex<Vec<String>>,
-    /// How many of the next bodies break off half way.
+    /// Number of upcoming bodies to truncate half way.
     pub(super) cuts: AtomicUsize,
-    /// How many of the next bodies stop half way and hold the line.
+    /// Number of upcoming bodies to stop half way, keeping the connection open.
     pub(super) stalls: AtomicUsize,
-    /// Give ETags that are the digest of something else.
+    /// If not 0, send ETags with a wrong digest.
     pub(super) lies: AtomicUsize,
-    /// Answer everything with this status, if it is not 0; with silence, if it is 1.
+    /// If not 0, answer everything with this status; if 1, do not answer at all.
     pub(super) status: AtomicUsize,
 }
 
@@ -88,7 +89,7 @@ impl HubState {
         match self.status.load(Ordering::SeqCst) {
             0 => {}
             1 => {
-                // Holds the line until the client gives up.
+                // Keeps the connection open until the client gives up.
                 let _ = stream.read(&mut [0]);
                 return None;
             }
@@ -136,7 +137,7 @@ impl HubState {
             content.len()
         );
         let body = &content[from.min(to)..to];
-        // The head of the metadata request is one byte long: it is not what is to break off.
+        // The metadata request asks for one byte; faults apply to file bodies only.
         let half = from + body.len() / 2;
         let is_file = body.len() > 1;
         if is_file && take_one(&self.cuts) {

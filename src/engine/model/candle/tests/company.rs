@@ -1,25 +1,25 @@
-//! A sequence in company: batches of any mix, pages that are shared, copied and given to others.
+//! Sequences in batches of any composition, with shared, copied and reused pages.
 
 use super::*;
 use crate::engine::model::source::ARCHITECTURES;
 
-/// Pages of each model: enough for all sequences of a mix.
+/// Pages of each model; enough for all sequences of a mix.
 const PAGES: usize = 160;
 
-/// Most that a logit may differ from the sequence's alone, as a share of the largest one. Measured:
-/// 2.1e-6.
+/// Upper bound on the difference from the logits of a sequence computed alone, relative to the
+/// largest logit. Measured: 2.1e-6.
 const COMPANY_BOUND: f32 = 1e-5;
 
 /// A sequence of a mix.
 struct Member {
     tokens: Vec<u32>,
-    /// Another member and how many first tokens are taken from it, once it has computed them.
+    /// Another member, and the number of leading tokens taken from it once it has computed them.
     from: Option<(usize, usize)>,
     pages: Vec<u32>,
     computed: usize,
 }
 
-/// Sequences of 1 to about 250 tokens, some with a prefix in common.
+/// Sequences of 1 to about 250 tokens, some with a common prefix.
 fn members(random: &mut Random, vocabulary: usize) -> Vec<Member> {
     let base = random.tokens(200, vocabulary);
     let mut prefixes: Vec<usize> = Vec::new();
@@ -48,15 +48,15 @@ fn members(random: &mut Random, vocabulary: usize) -> Vec<Member> {
     members
 }
 
-/// A chunk that was computed: its start, and its tokens.
+/// A computed chunk: its start and its tokens.
 type Computed = (usize, Vec<u32>);
 
-/// What is told of a row: its sequence's tokens, the chunks that left their keys and values, and the
-/// logits.
+/// Receives, for a row of logits: its sequence's tokens, the chunks that computed the keys and
+/// values, and the logits.
 type Check<'a> = dyn FnMut(&[u32], &[Computed], &[f32]) + 'a;
 
-/// Runs a mix in passes of up to `most` tokens, in pages in any order; tells `check` each wanted row
-/// of logits.
+/// Runs a mix in passes of up to `most` tokens, with pages in random order. Calls `check` for each
+/// wanted row of logits.
 fn run_mix(model: &mut CandleModel, seed: u64, most: usize, check: &mut Check<'_>) {
     let mut random = Random(seed);
     let mut members = members(&mut random, model.spec.vocabulary);
@@ -77,7 +77,7 @@ fn run_mix(model: &mut CandleModel, seed: u64, most: usize, check: &mut Check<'_
             if members[index].computed > 0 || members[from].computed < common {
                 continue;
             }
-            // Whole pages are shared, the one that is not whole is copied.
+            // Whole pages are shared; a partial page is copied.
             let mut pages = members[from].pages[..common / PAGE_TOKENS].to_vec();
             if !common.is_multiple_of(PAGE_TOKENS) {
                 let copy = page(&mut random);
@@ -87,7 +87,7 @@ fn run_mix(model: &mut CandleModel, seed: u64, most: usize, check: &mut Check<'_
             }
             members[index].pages = pages;
             members[index].computed = common;
-            // Of a chunk that reaches beyond what is taken, the rest is overwritten.
+            // A chunk may extend beyond the shared prefix; the rest of it is overwritten later.
             histories[index] = histories[from].clone();
             histories[index].retain(|(start, _)| *start < common);
         }
@@ -147,7 +147,7 @@ fn model(path: &Path, format: WeightFormat, policy: Policy) -> CandleModel {
     model
 }
 
-/// The logits after the last of these chunks, alone, in pages in their order.
+/// The logits after the last of these chunks, computed alone with pages in order.
 fn alone(model: &mut CandleModel, chunks: &[Computed]) -> Vec<f32> {
     let pages: Vec<u32> = (0..PAGES as u32).collect();
     let mut last = Vec::new();
@@ -164,14 +164,15 @@ fn alone(model: &mut CandleModel, chunks: &[Computed]) -> Vec<f32> {
     last
 }
 
-/// The same sequence at once, alone: by the way of a GPU and by that of a CPU.
+/// Compares with each whole sequence computed alone, with the policies of a CPU and of a GPU.
 #[test]
-fn any_mix_of_chunks_pages_and_forks_gives_each_sequence_its_logits() {
+fn logits_do_not_depend_on_the_mix_of_chunks_pages_and_forks() {
     let folder = tempfile::tempdir().unwrap();
     for (architecture, format, bound) in [
         ("llama", F32, COMPANY_BOUND),
         ("qwen3", F32, COMPANY_BOUND),
-        // A last bit that differs before activations are rounded to 8 bits is a step after it.
+        // If a last bit differs before activations are rounded to 8 bits, they differ by a whole
+        // step afterwards.
         ("qwen2", WeightFormat::Quantized, 5e-2),
     ] {
         let path = Tiny::new(architecture, true).write_gguf(folder.path(), GgmlDType::Q8_0);
@@ -196,10 +197,10 @@ fn any_mix_of_chunks_pages_and_forks_gives_each_sequence_its_logits() {
     }
 }
 
-/// On a CPU with AVX2, passes of up to 64 tokens leave no trace of who else was in them: the same
-/// chunks alone have the same bits, whichever pages they are in.
+/// On a CPU with AVX2, in passes of up to 64 tokens, results do not depend on the other sequences:
+/// the same chunks alone have the same bits, whatever their pages.
 #[test]
-fn in_passes_of_few_tokens_logits_have_the_same_bits_in_any_company_and_pages() {
+fn in_passes_of_few_tokens_logits_have_the_same_bits_in_any_batch_and_pages() {
     if Policy::cpu(true).pagewise.is_none() {
         return;
     }
@@ -223,7 +224,7 @@ fn in_passes_of_few_tokens_logits_have_the_same_bits_in_any_company_and_pages() 
 }
 
 #[test]
-fn a_copied_page_is_one_of_its_own() {
+fn a_copied_page_is_independent() {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
     for policy in [Policy::cpu(true), Policy::gpu()] {
@@ -241,7 +242,7 @@ fn a_copied_page_is_one_of_its_own() {
         };
         forward(&[7, 3], &tokens[..20], 0);
         let expected = forward(&[7, 3], &tokens[20..21], 20);
-        // The fork writes something else after the same 20 tokens, the first one goes on.
+        // The fork appends different tokens after the same 20, while the original continues.
         model.copy_page(3, 9).unwrap();
         let mut forward = |pages: &[u32], tokens: &[u32], start| {
             let chunk = Chunk {
@@ -263,9 +264,9 @@ fn a_copied_page_is_one_of_its_own() {
     }
 }
 
-/// Only pages stand between sequences: in the same pages, the next one sees nothing of the last.
+/// Pages keep no trace: a sequence sees nothing of the previous user of its pages.
 #[test]
-fn pages_that_held_something_else_are_as_new() {
+fn reused_pages_behave_like_new_ones() {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new("qwen2", true).write_gguf(folder.path(), GgmlDType::F32);
     for policy in [Policy::cpu(true), Policy::cpu(false), Policy::gpu()] {

@@ -1,4 +1,4 @@
-//! The forward pass against candle-transformers' models, and against itself in other company.
+//! Compares the forward pass with candle-transformers' models, and with itself in other batches.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -25,7 +25,7 @@ use crate::engine::model::testing::{
 const CPU: Device = Device::Cpu;
 const F32: WeightFormat = WeightFormat::Dense(DType::F32);
 
-/// One of candle-transformers' models, as a reference.
+/// A model of candle-transformers, as the reference.
 enum Reference {
     Llama(quantized_llama::ModelWeights),
     Qwen2(quantized_qwen2::ModelWeights),
@@ -63,24 +63,24 @@ fn ours(path: &Path, format: WeightFormat) -> CandleModel {
     paged(CandleModel::from_gguf_as(&GgufFile::open(path).unwrap(), format, &CPU).unwrap())
 }
 
-/// The model with pages for [`table`].
+/// The model with enough pages for [`table`].
 fn paged(mut model: CandleModel) -> CandleModel {
     model.set_pages(8 * MOST_TOKENS / PAGE_TOKENS).unwrap();
     model
 }
 
-/// Tokens of a sequence, at most: the context of the tiny models.
+/// Upper bound on a sequence's tokens: the context of the tiny models.
 const MOST_TOKENS: usize = 2048;
 
-/// Pages of a sequence of its own; neighbours in the table are none in memory. There are some for
-/// slots 1 to 8.
+/// A page table for one of slots 1 to 8; no page is shared. Adjacent pages in the table are not
+/// adjacent in memory.
 fn table(slot: Slot) -> Vec<u32> {
     let each = (MOST_TOKENS / PAGE_TOKENS) as u32;
     let index = (slot.0 as u32 - 1) % 8;
     (0..each).rev().map(|page| index * each + page).collect()
 }
 
-/// The logits after `tokens`, the next of a sequence that is not in a batch with others.
+/// The logits after `tokens`, the next ones of a sequence that is alone in its batch.
 fn step(model: &mut CandleModel, slot: Slot, tokens: &[u32], start: usize) -> Vec<f32> {
     let chunk = Chunk {
         slot,
@@ -92,7 +92,7 @@ fn step(model: &mut CandleModel, slot: Slot, tokens: &[u32], start: usize) -> Ve
     model.forward(&[chunk]).unwrap().remove(0)
 }
 
-/// The largest difference over a prompt of 150 tokens (two query blocks) and 4 single ones.
+/// The largest difference over a prompt of 150 tokens (two query blocks) and 4 single tokens.
 fn compare(model: &mut CandleModel, reference: &mut Reference) -> f32 {
     let tokens = Random(1).tokens(154, model.spec.vocabulary);
     let slot = model.open().unwrap();
@@ -107,7 +107,7 @@ fn compare(model: &mut CandleModel, reference: &mut Reference) -> f32 {
 }
 
 #[test]
-fn logits_equal_candle_transformers_for_every_weight_type() {
+fn logits_match_candle_transformers_for_every_weight_type() {
     let types = [
         GgmlDType::F32,
         GgmlDType::F16,
@@ -129,10 +129,10 @@ fn logits_equal_candle_transformers_for_every_weight_type() {
         for (index, dtype) in types.into_iter().enumerate() {
             let tiny = Tiny::new(architecture, index % 2 == 0);
             let path = tiny.write_gguf(folder.path(), dtype);
-            // In f32: both from the same dequantised weights.
+            // In f32, both from the same dequantized weights.
             let mut reference = Reference::load(architecture, &mut in_f32(&path));
             let dense = compare(&mut ours(&path, F32), &mut reference);
-            // Quantised: the way that CUDA takes, against candle's own use of the same products.
+            // Quantized, as on CUDA; the reference uses the same products.
             let mut reference = Reference::load(architecture, &mut File::open(&path).unwrap());
             let quantized = compare(&mut ours(&path, WeightFormat::Quantized), &mut reference);
             eprintln!("{architecture} {dtype:?}: f32 {dense:.1e}, quantised {quantized:.1e}");
@@ -141,12 +141,13 @@ fn logits_equal_candle_transformers_for_every_weight_type() {
     }
     eprintln!("most: {most:?}");
     assert!(most.0 < 1e-4, "in f32: {}", most.0);
-    // A last bit that differs before activations are rounded to 8 bits is a step of them after it.
+    // If a last bit differs before activations are rounded to 8 bits, they differ by a whole step
+    // afterwards.
     assert!(most.1 < 5e-2, "quantised: {}", most.1);
 }
 
 #[test]
-fn safetensors_give_the_logits_of_candle_transformers_and_of_the_gguf() {
+fn safetensors_logits_match_candle_transformers_and_the_gguf() {
     let stretched = serde_json::json!({
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 256,
@@ -173,7 +174,7 @@ fn safetensors_give_the_logits_of_candle_transformers_and_of_the_gguf() {
             logits.squeeze(0).unwrap().to_vec1().unwrap()
         };
 
-        // The same as a GGUF, which has the stretching as a tensor.
+        // The same model as a GGUF, which stores the RoPE divisors as a tensor.
         if let Some(divisors) = source.rope_divisors(&source.spec().unwrap()).unwrap() {
             assert!(divisors[0] == 1.0 && divisors[31] == 8.0, "{divisors:?}");
             let divisors = Tensor::new(divisors, &CPU).unwrap();
@@ -233,7 +234,7 @@ fn half_precision_and_shards_are_read() {
     let logits = step(&mut model, slot, &tokens, 0);
     assert!(difference(&logits, &step(&mut gguf, gguf_slot, &tokens, 0)) < 1e-4);
 
-    // The same weights and activations in bf16, as a GPU takes them: rounding is to 8 bits.
+    // The same weights and activations in bf16, as on a GPU: rounded to 8 significant bits.
     let spec = source.spec().unwrap();
     let format = WeightFormat::Dense(DType::BF16);
     let half = CandleModel::load(&source, spec, String::new(), format, &CPU).unwrap();
@@ -244,9 +245,9 @@ fn half_precision_and_shards_are_read() {
     assert!(rounded < 5e-2, "{rounded}");
 }
 
-/// A batch of sequences of all kinds: long and short prompts, single tokens, continuations.
+/// A batch of all kinds of sequences: long and short prompts, single tokens, continuations.
 #[test]
-fn a_ragged_batch_equals_each_sequence_alone() {
+fn a_ragged_batch_matches_each_sequence_alone() {
     let folder = tempfile::tempdir().unwrap();
     let quantized = WeightFormat::Quantized;
     for (architecture, format, policy) in [
@@ -265,7 +266,8 @@ fn a_ragged_batch_equals_each_sequence_alone() {
             .iter()
             .map(|&count| random.tokens(count + 40, tiny.vocabulary))
             .collect();
-        // What each pass computes of each text; 0: it is not in the batch.
+        // The number of tokens of each text that each pass computes; 0 if the text is not in the
+        // batch.
         let passes: [[usize; 6]; 5] = [
             [300, 1, 17, 0, 64, 2],
             [1, 1, 1, 129, 1, 1],
@@ -304,7 +306,7 @@ fn a_ragged_batch_equals_each_sequence_alone() {
             let mut batch = Vec::new();
             let mut expected = Vec::new();
             for (text, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-                // Every third chunk wants no logits.
+                // Every third chunk requests no logits.
                 let logits = (text + pass) % 3 != 0;
                 batch.push(Chunk {
                     slot: slots[text],
@@ -331,17 +333,17 @@ fn a_ragged_batch_equals_each_sequence_alone() {
 }
 
 #[test]
-fn a_prompt_in_chunks_equals_the_prompt_at_once() {
+fn a_prompt_in_chunks_matches_the_prompt_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("qwen2", true);
     let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32), F32);
-    // Beyond the first table of positions and the first capacity.
+    // Longer than the first RoPE table and the first page allocation.
     let tokens = Random(5).tokens(1300, tiny.vocabulary);
     let slot = model.open().unwrap();
     let whole = step(&mut model, slot, &tokens, 0);
     for size in [1, 7, 128, 256, 1000] {
         let chunked = model.open().unwrap();
-        // Single tokens up to 300 only: each is a pass.
+        // Single tokens only up to position 300, since each takes a pass.
         let size_at = |start: usize| if size == 1 && start >= 300 { 500 } else { size };
         let (mut start, mut last) = (0, Vec::new());
         while start < tokens.len() {

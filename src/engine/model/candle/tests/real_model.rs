@@ -1,4 +1,4 @@
-//! The default model against candle-transformers' own quantised Llama, both in f32.
+//! Compares the default model with candle-transformers' quantized Llama, both in f32.
 
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -10,9 +10,10 @@ use super::*;
 
 const PROMPTS: &str = include_str!("../../../../../tests/data/greedy_prompts.txt");
 const NEW_TOKENS: usize = 16;
-/// Most that a logit may differ, as a share of the largest one. Measured: see the test's output.
+/// Upper bound on the difference of logits, relative to the largest one. The test prints the
+/// measured difference.
 const LOGIT_BOUND: f32 = 1e-4;
-/// Two logits of the reference that are closer may change places.
+/// Two logits of the reference that are closer than this may swap ranks.
 const NEAR_TIE: f32 = 1e-3;
 
 fn tokenizer(file: &GgufFile) -> Tokenizer {
@@ -73,7 +74,7 @@ fn prompts(file: &GgufFile) -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// The token with the highest logit, and how far the next one is.
+/// The token with the highest logit, and its distance to the second highest.
 fn greedy(logits: &[f32]) -> (u32, f32) {
     let (mut best, mut second) = (0, f32::NEG_INFINITY);
     for (token, &logit) in logits.iter().enumerate().skip(1) {
@@ -87,9 +88,9 @@ fn greedy(logits: &[f32]) -> (u32, f32) {
     (best as u32, logits[best] - second)
 }
 
-/// 50 prompts, 16 tokens each, all in one batch here and one after another there.
+/// 50 prompts with 16 new tokens each; here in one batch, in the reference one after another.
 #[test]
-fn greedy_text_equals_candle_transformers() {
+fn greedy_text_matches_candle_transformers() {
     let Some(path) = test_model() else { return };
     let file = GgufFile::open(&path).unwrap();
     let prompts = prompts(&file);
@@ -104,7 +105,7 @@ fn greedy_text_equals_candle_transformers() {
 
     let slots: Vec<Slot> = prompts.iter().map(|_| model.open().unwrap()).collect();
     let mut texts = prompts.clone();
-    // Of each pass, the logits of all texts.
+    // For each pass, the logits of all texts.
     let mut logits: Vec<Vec<Vec<f32>>> = Vec::new();
     for pass in 0..NEW_TOKENS {
         let start = |text: usize| match pass {
@@ -142,7 +143,7 @@ fn greedy_text_equals_candle_transformers() {
             if token != texts[text][at] {
                 eprintln!("prompt {text}, token {pass}: a near-tie, {gap:.1e} apart");
                 assert!(gap < NEAR_TIE, "prompt {text}, token {pass}: {gap} apart");
-                // From here on, the two texts are about different things.
+                // From here on, the two texts differ.
                 ties += 1;
                 break;
             }

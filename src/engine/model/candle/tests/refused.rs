@@ -1,9 +1,9 @@
-//! Batches and files that the forward pass refuses, and what it takes for granted in old files.
+//! Batches and files that the forward pass rejects, and the defaults for old files.
 
 use super::*;
 
 #[test]
-fn a_chunk_that_does_not_fit_is_an_error_and_changes_nothing() {
+fn an_invalid_chunk_is_an_error_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("llama", true);
     let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32), F32);
@@ -44,7 +44,7 @@ fn a_chunk_that_does_not_fit_is_an_error_and_changes_nothing() {
 }
 
 #[test]
-fn without_pages_nothing_is_computed() {
+fn without_pages_a_forward_pass_fails() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("llama", true);
     let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32), F32);
@@ -63,7 +63,7 @@ fn without_pages_nothing_is_computed() {
 }
 
 #[test]
-fn a_file_that_does_not_hold_its_model_is_refused() {
+fn an_invalid_model_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wrong.gguf");
     type Metadata = Vec<(String, Value)>;
@@ -215,10 +215,10 @@ fn a_file_that_does_not_hold_its_model_is_refused() {
     }
 }
 
-/// Old files have neither `rope.dimension_count` nor `attention.key_length`, and say nothing of KV
-/// heads where each head has its own.
+/// Old files have neither `rope.dimension_count` nor `attention.key_length`, and omit the number of
+/// KV heads if every head has its own.
 #[test]
-fn keys_that_may_be_missing_have_their_defaults() {
+fn missing_optional_keys_have_defaults() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("llama", true);
     let path = tiny.write_gguf(folder.path(), GgmlDType::F32);

@@ -1,8 +1,8 @@
-//! The native forward against the candle path, and against itself in other company.
+//! The native forward pass against the candle path, and against itself in other batches.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-mod company;
+mod batches;
 mod perplexity;
 mod real_model;
 
@@ -20,11 +20,11 @@ use crate::error::Exit;
 
 const CPU: Device = Device::Cpu;
 
-/// Most that a logit may differ from the candle path's in f32, as a share of the largest one, where
-/// the weights are dense: keys and values have 13 bits here. Measured: 9.6e-4 at most.
+/// Maximum difference of a logit from the candle path's in f32, relative to the largest one, for dense
+/// weights: keys and values have 13 bits here. Measured: 9.6e-4 at most.
 const DENSE_BOUND: f32 = 1.5e-3;
 
-/// The same where activations are int8. These models' weights are noise, which no sum averages out.
+/// The same with int8 activations. These models' weights are noise, which no sum averages out.
 /// Measured: 3.9e-2 at most.
 const QUANTISED_BOUND: f32 = 6e-2;
 
@@ -40,7 +40,7 @@ const QUANTISED: [GgmlDType; 8] = [
     GgmlDType::Q6K,
 ];
 
-/// A file's model with room for `pages` pages.
+/// A file's model with `pages` pages.
 pub(in crate::engine::model) fn native(path: &Path, threads: usize, pages: usize) -> NativeModel {
     let file = GgufFile::open(path).unwrap();
     let spec = checked_spec(&file).unwrap();
@@ -49,7 +49,7 @@ pub(in crate::engine::model) fn native(path: &Path, threads: usize, pages: usize
     model
 }
 
-/// A batch that decodes: each sequence's next token goes to slot `at` of the last of its pages.
+/// A decoding batch: each sequence's next token goes to slot `at` of the last of its pages.
 pub(super) fn decoding(tables: &[Vec<u32>], at: usize) -> Vec<Chunk<'_>> {
     tables
         .iter()
@@ -63,7 +63,7 @@ pub(super) fn decoding(tables: &[Vec<u32>], at: usize) -> Vec<Chunk<'_>> {
         .collect()
 }
 
-/// The candle path in f32, on the same file, with room for `pages` pages.
+/// The candle path in f32 on the same file, with `pages` pages.
 fn reference(path: &Path, pages: usize) -> CandleModel {
     let file = GgufFile::open(path).unwrap();
     let format = WeightFormat::Dense(DType::F32);
@@ -72,7 +72,7 @@ fn reference(path: &Path, pages: usize) -> CandleModel {
     model
 }
 
-/// The logits after `tokens`, the next of a sequence that is not in a batch with others.
+/// The logits after `tokens`, the next of a sequence that is computed alone.
 fn step(
     model: &mut dyn Model,
     slot: Slot,
@@ -115,8 +115,8 @@ enum Shape {
     Mistral,
 }
 
-/// A model as Mistral's are: `llama` in a GGUF file, four query heads to a KV head of size 128, a head
-/// of its own, a long base of the rotation.
+/// A model like Mistral's: `llama` in a GGUF file, four query heads per KV head of size 128, an untied
+/// head, a large rotary base.
 fn mistral() -> Tiny {
     Tiny {
         heads: 4,
@@ -166,7 +166,7 @@ fn logits_are_those_of_the_candle_path_for_every_weight_type() {
 #[test]
 fn unusual_sizes_partial_rotation_and_every_bias_are_right() {
     let folder = tempfile::tempdir().unwrap();
-    // Rows of no whole blocks, heads of no whole vectors.
+    // Rows that are not whole blocks, heads that are not whole vectors.
     let odd = Tiny {
         hidden: 40,
         heads: 6,
@@ -223,7 +223,7 @@ fn unusual_sizes_partial_rotation_and_every_bias_are_right() {
     }
 }
 
-/// Files that call themselves `Q4_K_M` and the like have several types.
+/// Files named `Q4_K_M` and the like mix several types.
 #[test]
 fn types_mix_within_a_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -267,7 +267,7 @@ fn safetensors_give_the_logits_of_the_candle_path() {
     for (architecture, dtype, scaling) in cases {
         let folder = tempfile::tempdir().unwrap();
         let mut tiny = match architecture {
-            // Its rows are in the order of all safetensors.
+            // Its rows are in the order of safetensors.
             "mistral" => Tiny {
                 architecture,
                 ..mistral()
@@ -290,7 +290,7 @@ fn safetensors_give_the_logits_of_the_candle_path() {
 }
 
 #[test]
-fn a_folder_with_a_tensor_of_another_model_is_refused() {
+fn a_folder_with_an_unexpected_tensor_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut tiny = Tiny::new("llama", true);
     let sinks = Tensor::new(&[0f32; 4], &CPU).unwrap();
@@ -316,7 +316,7 @@ fn types_without_a_kernel_are_refused() {
 }
 
 #[test]
-fn a_chunk_that_does_not_fit_is_an_error_and_changes_nothing() {
+fn an_invalid_chunk_is_an_error_without_side_effects() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("llama", true);
     let mut model = native(&tiny.write_gguf(folder.path(), GgmlDType::Q4_1), 1, 130);
@@ -342,7 +342,7 @@ fn a_chunk_that_does_not_fit_is_an_error_and_changes_nothing() {
         ("empty", chunk(&table, &[], 10)),
     ];
     for (expected, bad) in cases {
-        // What comes before a bad chunk is not computed either.
+        // Chunks before a bad one are not computed either.
         let other = [good, bad];
         for batch in [&other[1..], &other] {
             let error = model.forward(batch).unwrap_err();

@@ -1,9 +1,9 @@
-//! How well the default model tells a text's next tokens, against the candle path in f32.
+//! How well the default model predicts a text, compared with the candle path in f32.
 //!
 //! Perplexity is e to the mean of −ln(probability of the next token) over all but the first token of
 //! each window. Two computations of one model differ in each term by chance (int8 activations round),
-//! so that two perplexities differ by chance, too: the standard error of the mean difference says by
-//! how much, and stands beside it.
+//! so two perplexities differ by chance as well: the standard error of the mean difference, reported
+//! beside it, says by how much.
 
 use super::real_model::tokenizer;
 use super::*;
@@ -15,8 +15,8 @@ const TEXT: &str = include_str!("../../../../../tests/data/perplexity.txt");
 /// Tokens of a window.
 const WINDOW: usize = 256;
 
-/// Agreeing to three digits: of a perplexity between 10 and 100, half a unit of the third digit.
-/// Measured: 14.327 and 14.307, which both round to 14.3.
+/// Tolerance for agreement to three digits: for a perplexity between 10 and 100, half a unit of the
+/// third digit. Measured: 14.327 and 14.307, which both round to 14.3.
 const HALF_A_THIRD_DIGIT: f64 = 0.05;
 
 fn windows(path: &Path) -> Vec<Vec<u32>> {
@@ -26,12 +26,12 @@ fn windows(path: &Path) -> Vec<Vec<u32>> {
     windows
 }
 
-/// Is shown each row of logits: of which window, after the token at which place in it.
+/// Called with each row of logits, its window, and the index of the token that it follows.
 type Show<'a> = &'a mut dyn FnMut(usize, usize, &[f32]);
 
-/// The logits after each token of each window but its last, in one pass a window: every token is a
-/// sequence of its own, and all have the window's pages, where a pass writes before it attends. That
-/// they are those of a prefill is seen at the window's end: to the last bit on the native path.
+/// The logits after each token of each window but its last, in one pass per window: every token is a
+/// sequence, and all share the window's pages, which a pass writes before it attends. That they equal
+/// those of a prefill is checked at the window's end: to the last bit on the native path.
 fn show_rows(model: &mut dyn Model, windows: &[Vec<u32>], show: Show<'_>) {
     let pages: Vec<u32> = (0..(WINDOW / PAGE) as u32).collect();
     model.set_pages(pages.len()).unwrap();
@@ -75,13 +75,13 @@ fn log_probabilities(logits: &[f32]) -> impl Iterator<Item = f64> {
     logits.iter().map(move |logit| f64::from(*logit) - whole)
 }
 
-/// A perplexity beside another one.
+/// A perplexity compared with another one.
 struct Comparison {
     ours: f64,
     theirs: f64,
-    /// Share by which ours is the higher one.
+    /// By how much ours is higher, as a fraction.
     apart: f64,
-    /// What chance makes of that, about.
+    /// The standard error of that.
     standard_error: f64,
     tokens: usize,
 }
@@ -114,7 +114,7 @@ impl std::fmt::Display for Comparison {
     }
 }
 
-/// −ln(probability) of the token that comes next in the window.
+/// −ln(probability) of the next token of the window.
 fn loss(window: &[u32], at: usize, logits: &[f32]) -> f64 {
     let next = window[at + 1] as usize;
     -log_probabilities(logits).nth(next).unwrap()
@@ -139,11 +139,11 @@ fn perplexity_agrees_with_the_candle_paths_to_three_digits() {
     assert!(apart < HALF_A_THIRD_DIGIT, "{comparison}");
 }
 
-/// A file's weights, of which only some stay quantised: the others are the same numbers in f32, whose
+/// A file's weights, of which only some stay quantised. The others are converted to f32, so that their
 /// products take activations in f32.
 struct Partly<'a> {
     file: &'a GgufFile,
-    /// Parts of the names of those that stay.
+    /// Substrings of the names of those that stay quantised.
     stay: &'a [&'a str],
 }
 
@@ -191,9 +191,10 @@ impl Weights for Partly<'_> {
     }
 }
 
-/// Which product's int8 activations cost what: each kind alone, all others in f32. Beside the
-/// perplexity, which chance moves either way, the mean Kullback–Leibler divergence from the candle
-/// path's distribution: what the mean loss rises by on text that the model itself would write.
+/// What the int8 activations of each kind of product cost: one kind at a time, all others in f32.
+/// Beside the perplexity, which chance moves either way, this reports the mean Kullback–Leibler
+/// divergence from the candle path's distribution: the rise in mean loss on text that the model itself
+/// would write.
 #[test]
 #[ignore = "a measurement: minutes, and 0.7 GB"]
 fn what_int8_activations_cost_in_each_product() {

@@ -1,4 +1,4 @@
-//! The default model against the candle path, in f32.
+//! The default model against the candle path in f32.
 
 use super::*;
 use crate::engine::model::testing::test_model;
@@ -7,12 +7,13 @@ use crate::engine::tokenizer::Tokenizer;
 const PROMPTS: &str = include_str!("../../../../../tests/data/greedy_prompts.txt");
 const NEW_TOKENS: usize = 16;
 
-/// How far below the candle path's highest logit the chosen token's may be there. Measured: 0.33.
+/// Maximum gap between the candle path's highest logit and its logit for the chosen token. Measured:
+/// 0.33.
 const NEAR_TIE: f32 = 0.5;
-/// Tokens of a hundred that may be chosen at such a near-tie. Measured: 2.7 (13 of 480).
+/// Maximum percentage of tokens that differ because of such a near tie. Measured: 2.7 (13 of 480).
 const NEAR_TIES: usize = 5;
 
-/// Both models, opened for `sequences` sequences of up to 256 tokens.
+/// Both models, with `sequences` open sequences of up to 256 tokens.
 struct Pair {
     ours: NativeModel,
     theirs: CandleModel,
@@ -63,16 +64,16 @@ pub(super) fn tokenizer(path: &Path) -> Tokenizer {
 
 fn best(logits: &[f32]) -> u32 {
     let best = (0u32..).zip(logits).max_by(|a, b| {
-        // The lowest token among equals.
+        // The lowest token id among equals.
         a.1.total_cmp(b.1).then(b.0.cmp(&a.0))
     });
     best.unwrap().0
 }
 
-/// Fifty prompts continue greedily; the candle path sees the same tokens. Every token is its choice
-/// too, or nearly so.
+/// Fifty prompts are continued greedily, and the candle path is fed the same tokens. Every token is its
+/// choice as well, or a near tie.
 #[test]
-fn greedy_text_is_that_of_the_candle_path_but_for_near_ties() {
+fn greedy_text_matches_the_candle_path_except_near_ties() {
     let Some(path) = test_model() else { return };
     let tokenizer = tokenizer(&path);
     let mut texts: Vec<Vec<u32>> = PROMPTS

@@ -1,0 +1,34 @@
+//! The tests of the whole program, as one binary: one link instead of one for each file.
+//!
+//! Most start `flowbench` in a folder made for the test, on the scripted engine or against a server that the
+//! test plays. `cargo test --test it NAME` runs the tests whose path (`remote::…`) contains NAME.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod bad_input;
+mod bench_engine;
+mod both;
+mod common;
+#[path = "../support/default_model.rs"]
+mod default_model;
+#[cfg(target_os = "linux")]
+mod evaluate;
+mod expand;
+mod files;
+mod help;
+mod layers;
+mod limits;
+mod live;
+mod llama_server;
+mod network;
+mod own_folder;
+mod profile;
+mod profiler;
+mod real_model;
+mod remote;
+mod report;
+mod run;
+mod schema;
+mod shards;
+mod streams;
+mod warnings;
+mod workflows;
