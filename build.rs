@@ -4,8 +4,6 @@
 //! (`include_dir`, `rust-embed`) would do nearly the same, but also embed `__pycache__` and hidden files, and
 //! not notice a file that is added.
 
-#![expect(clippy::print_stdout, reason = "cargo reads the build script's stdout")]
-
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};

@@ -1,4 +1,4 @@
-//! The error type of the crate: what failed, why, what to do next, and the exit code.
+//! The error type: what failed, where, why, what to do next, and the exit code.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,13 +9,13 @@ use std::fmt;
 pub enum Exit {
     /// Success.
     Done = 0,
-    /// A flag, a variable, a template, a suite or a fixture is invalid.
+    /// An invalid flag, variable, template, suite or fixture.
     Usage = 2,
     /// The machine, the model or the device is not ready.
     Preflight = 3,
     /// Nothing ran.
     NothingRan = 4,
-    /// A gate failed: a regression, or a missed objective.
+    /// A gate failed: a regression, or outputs that differ.
     Gate = 99,
     /// At least one flow failed.
     FlowFailed = 100,
@@ -29,8 +29,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An expected failure.
 ///
-/// Messages are fragments: the outermost names the operation ("failed to load the model"), and each
-/// `source` below it gives the cause. A cause that the user can fix carries a hint.
+/// Messages are fragments: the outermost says what was being done ("failed to load the model"), and each
+/// `source` below it why. A cause that the user can act on has a hint.
 #[derive(Debug)]
 pub struct Error {
     exit: Exit,
@@ -69,7 +69,7 @@ impl Error {
         Self::new(Exit::Output, message)
     }
 
-    /// Suggests what to do next. The first hint, the one closest to the cause, is kept.
+    /// Adds what to do next. The first hint, which is closest to the cause, is kept.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint.get_or_insert(hint.into());
@@ -82,7 +82,7 @@ impl Error {
         self
     }
 
-    /// Wraps the error in a description of the operation; keeps the exit code and the hint.
+    /// Adds what was being done when the error came up; exit code and hint stay.
     #[must_use]
     pub fn context(mut self, message: impl Into<String>) -> Self {
         Self {
@@ -117,9 +117,8 @@ impl Error {
         text
     }
 
-    /// The report for the user: `error: …`, a `caused by` line per cause, and a `hint:` line.
-    /// Continuation lines are indented, because text from a model or a server must not start a
-    /// line.
+    /// What the user sees: `error: …`, a `caused by` line per cause, and a `hint:` line. Further lines of a
+    /// message are indented, since they may come from a model or a server.
     pub fn report(&self) -> String {
         let set_in = |text: &str| text.replace('\n', "\n    ");
         let mut text = format!("error: {}", set_in(&self.message));

@@ -1,6 +1,5 @@
-//! The record of a run: plain structs, stored as `results/<run-id>/run.json` and `steps.jsonl`.
-//! Reporters read them and do not recompute anything. Every field documents its unit. The doc
-//! comments become the descriptions in `docs/*.schema.json`.
+//! What a run leaves behind: `results/<run-id>/run.json` and `steps.jsonl`, as plain structs. The doc
+//! comments are the descriptions in `docs/*.schema.json`.
 
 pub mod bench;
 pub mod evaluation;
@@ -44,130 +43,123 @@ pub struct RunRecord {
     pub run_id: String,
     /// UTC, RFC 3339.
     pub started_at: String,
-    /// State of the run.
     pub status: Status,
-    /// Why the run failed or ended early, on one line.
+    /// Why the run ended early or failed, in one line.
     pub error: Option<String>,
-    /// The settings, merged from flags, environment and defaults.
+    /// Settings, resolved from flags, environment and defaults.
     pub settings: BTreeMap<String, serde_json::Value>,
-    /// Machine and build.
     pub environment: Environment,
-    /// Expansion of the flows.
     pub expansion: ExpansionRecord,
     /// The engine (a serialized `EngineInfo`); `null` before it was loaded.
     pub engine: serde_json::Value,
-    /// Time from the request for the engine until the device is idle with the model loaded. `null`
-    /// before it was loaded. With one engine per workflow, the sum over all of them.
+    /// Time from the request for the engine until the device is idle with the model loaded; `null` before.
+    /// With one engine per workflow, the sum.
     pub engine_init_ms: Option<Millis>,
-    /// Start-up time of the evaluation pool, which precedes the engine; absent without a pool.
+    /// Start of the evaluation pool, before the engine; absent without a pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_init_ms: Option<Millis>,
-    /// Environment of the generated programs; absent if no step evaluates or verifies.
+    /// What generated programs run on; absent if no step evaluates or verifies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<EvaluatorRecord>,
-    /// Number of engine starts: 1, except in the baseline measurement.
+    /// How often an engine was started: once, except with `--engine-per-workflow`.
     pub engine_starts: usize,
-    /// One entry per finished or failed workflow, in the order of the flows.
+    /// Finished and failed workflows, in the order of the flows.
     pub workflows: Vec<WorkflowRecord>,
-    /// Totals over all workflows.
     pub totals: Totals,
-    /// Warnings about the validity of the results; empty while the run is in progress.
+    /// Why the figures prove less than they seem to; empty while the run is in progress.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
-    /// `MODE=both` only: the rounds, and the comparison of the two modes.
+    /// `MODE=both` only: the rounds, and how the modes compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
-    /// `--output` only: summary of the rows.
+    /// With `--output` only: the results of the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollouts: Option<RolloutRecord>,
     /// `--profile` only: where the time went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<profile::Profile>,
-    /// `--shard` only: the shard of the flows that was run.
+    /// With `--shard` only: the part of the flows that this run has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,
-    /// `flowbench merge` only: the merged runs, by shard. Times since the start of the benchmark
-    /// refer to the start of each individual run.
+    /// `flowbench merge` only: the merged runs, by shard. Times from the start of the benchmark count from
+    /// the start of each run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<ShardRun>,
 }
 
-/// State of a run.
+/// The state of a run, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// In progress, or the process was killed: `steps.jsonl` holds the measurements so far.
+    /// In progress, or its process was killed: `steps.jsonl` has what was measured.
     Running,
     /// All flows succeeded.
     Complete,
-    /// All flows ended, but some failed, or the two modes of `both` produced different outputs.
+    /// Every flow ended, but some failed, or the modes of `both` gave different outputs.
     Failed,
-    /// Stopped early (Ctrl-C, an engine error, an output that could not be written).
+    /// Stopped by Ctrl-C, a limit, an engine error, or an output that could not be written.
     Incomplete,
 }
 
-/// Measurements of the expansion.
+/// The expansion of the flows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ExpansionRecord {
-    /// Name of the template.
+    /// The template's name.
     pub template: String,
     /// SHA-256 of the fixture (64 hex digits).
     pub fixture_hash: String,
     /// SHA-256 of the template, its suite, and the files they include (64 hex digits).
     pub template_hash: String,
-    /// Size in bytes of the fixture data that the template uses.
+    /// Bytes of the fixture's included files.
     pub fixture_bytes: u64,
-    /// Files (or rows) of the fixture.
+    /// Number of the fixture's included files (or rows).
     pub fixture_files: usize,
-    /// Number of flows.
     pub num_flows: usize,
     /// Whether the flows came from the cache.
     pub cached: bool,
-    /// Reason for a cache miss: `no cache`, `fixture changed`.
+    /// Why not: `no cache`, `fixture changed`.
     pub miss: Option<String>,
-    /// Duration of the whole expansion, verification included.
+    /// Duration of the expansion, with the verification of the cache.
     pub flow_expansion_ms: Millis,
-    /// How much of the prompts is shared; `null` while the run is in progress, and for more than
-    /// 1,000 flows.
+    /// How much of the prompts is shared; `null` while the run is in progress, and above 1,000 flows.
     #[serde(default)]
     pub prefix: Option<PrefixRecord>,
-    /// Steps of the template that send prompts to the model. Steps in a loop are listed once.
+    /// The template's steps that generate; steps of a loop are listed once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<PlannedStep>,
 }
 
-/// Generation parameters of a step.
+/// A step that generates.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlannedStep {
     /// Step ID, without a generation number.
     pub step: String,
-    /// Number of samples per prompt.
+    /// Number of answers per prompt.
     pub samples: usize,
-    /// Temperature; 0 is greedy.
+    /// 0 is greedy.
     pub temperature: f64,
-    /// Token limit per answer, from the template (`MAX_TOKENS` is in the settings).
+    /// The template's limit on the tokens of an answer; `MAX_TOKENS` is in the settings.
     pub max_tokens: usize,
-    /// Whether an `evaluate`, `verify`, `judge` or `select` step consumes its answers.
+    /// Whether an `evaluate`, `verify`, `judge` or `select` step uses its answers.
     pub judged: bool,
 }
 
-/// Upper bound on prefix reuse across requests, in bytes of the text that is known at expansion.
-/// Shares of bytes approximate shares of tokens.
+/// How much of the prompts a prefix cache can reuse from earlier requests, in bytes of the text known at
+/// expansion. Shares of bytes are close to shares of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PrefixRecord {
-    /// Size of the prompts of all requests.
+    /// Prompts of all requests.
     pub prompt_bytes: u64,
-    /// Reusable bytes with the template parts in their present order.
+    /// What can be reused with the template's order of parts.
     pub reusable_bytes: u64,
-    /// Reusable bytes if the parts shared by all flows preceded those that differ.
+    /// What could be reused if the parts that all flows share came first.
     pub reusable_bytes_reordered: u64,
 }
 
-/// One workflow.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WorkflowRecord {
@@ -175,51 +167,48 @@ pub struct WorkflowRecord {
     pub flow: usize,
     /// ID of the suite row.
     pub row: String,
-    /// Submission of its first step, since the start of the benchmark.
+    /// Submission of the first step, from the start of the benchmark.
     #[serde(default)]
     pub start_ms: Millis,
-    /// Makespan: from the submission of its first step to the end of its last step.
+    /// Makespan: from the submission of the first step to the end of the last one.
     pub workflow_ms: Millis,
-    /// With one engine per workflow only: start-up time of that engine, not included in
-    /// `workflow_ms`.
+    /// With an engine per workflow only: the engine's start, which `workflow_ms` excludes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_init_ms: Option<Millis>,
-    /// Number of steps that succeeded.
+    /// Steps that ended well.
     pub steps_done: usize,
     /// Number of steps.
     pub steps: usize,
-    /// Cause of the failure.
+    /// Why the workflow failed.
     pub error: Option<String>,
-    /// Mean score of the answers of its last judging step; absent if there is no such step, or if
-    /// an answer could not be judged.
+    /// Mean score of the answers of the last step that judges; absent if there is none, or if one of the
+    /// answers could not be judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<f64>,
-    /// Like `reward`, but an undecided answer or a failed program counts as 0; absent if nothing is
-    /// judged, or if the evaluation infrastructure failed.
+    /// The same mean with 0 for an undecided answer or a failed program; absent if no step judges, or if the
+    /// evaluator itself failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_floor: Option<f64>,
     #[serde(flatten, with = "tokens::without_drafts")]
     #[cfg_attr(test, schemars(with = "tokens::without_drafts::Layout"))]
     pub tokens: TokenCounts,
-    /// Steps on the critical path, in order; empty if the flow failed.
+    /// The critical path, in order; empty if the workflow failed.
     #[serde(default)]
     pub critical_path: Vec<CriticalStep>,
-    /// Slack per step: how much later it could have ended without delaying the end of the flow, all
-    /// other durations unchanged. Slack = latest end − actual end. The latest end is the end of the
-    /// flow for a step without dependents; otherwise it is the minimum, over the dependents, of
-    /// their slack + their end − their duration since their last dependency ended. 0 on the
-    /// critical path. Empty if the flow failed.
+    /// For each step, how much later it could have ended without making the flow longer: L − its end, where
+    /// L is the minimum over its dependents of their slack + end − duration since they could begin, or the
+    /// end of the flow for a step without dependents. 0 on the critical path; empty if the workflow failed.
     #[serde(default)]
     pub slack_ms: BTreeMap<String, Millis>,
-    /// `MODE=both` only: round number, from 1.
+    /// `MODE=both` only: the round, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,
-    /// `MODE=both` only: mode of the round, `standalone` or `reuse`.
+    /// `MODE=both` only: the round's mode, `standalone` or `reuse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
 }
 
-/// A line of `steps.jsonl`: one finished step, or one sample of a step with several samples.
+/// A line of `steps.jsonl`: a finished step, or one sample of a step with several.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StepRecord {
@@ -229,124 +218,120 @@ pub struct StepRecord {
     pub flow: usize,
     /// ID of the suite row.
     pub row: String,
-    /// Step ID; in a loop, followed by `.` and the generation number.
+    /// The step's id; in a loop followed by `.` and the generation.
     pub step: String,
     /// `evaluate`, `verify` or `judge`; absent for a step that generates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Sample number, from 1, for a step with several samples. For a judge: its requests, two per
-    /// answer.
+    /// Number of the sample, from 1, if the step has several. A judge counts its requests, two per answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<usize>,
     /// Generation number in a loop, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<usize>,
-    /// Dependencies of the step.
+    /// Direct dependencies.
     #[serde(default)]
     pub needs: Vec<String>,
-    /// Submission, since the start of the benchmark.
+    /// Submission, from the start of the benchmark.
     pub start_ms: Millis,
-    /// Queue wait: from the submission to the start of the first forward pass that computed one of
-    /// its tokens. Includes rendering and tokenizing the conversation. `null` if the engine cannot
-    /// tell.
+    /// Queue wait: from submission to the start of the first forward pass with a token of it; rendering and
+    /// tokenization are included. `null` if the engine does not report it.
     #[serde(default)]
     pub queue_ms: Option<Millis>,
-    /// End-to-end latency (E2EL): from the submission to the last token; in `MODE=remote`, to the
-    /// end of the answer.
+    /// End-to-end latency (E2EL): from submission to the last token; in `MODE=remote` to the end of the
+    /// answer.
     pub latency_ms: Millis,
-    /// Time to first token (TTFT), from the submission; `null` if there was no token.
+    /// Time to first token (TTFT), from submission; `null` if no token came.
     pub ttft_ms: Option<Millis>,
-    /// Time per output token after the first (TPOT): (E2EL − TTFT) / (n − 1); `null` below two
-    /// tokens. In `MODE=remote`: (last chunk − first chunk) / (n − 1), where n is the number of
-    /// tokens in the chunks; also `null` if the answer came in one burst, if n is unknown, or if
-    /// fewer than 10 chunks carry more than 2 tokens each.
+    /// Time per output token after the first: (E2EL − TTFT) / (n − 1); `null` below two tokens. In
+    /// `MODE=remote`: (last chunk − first chunk) / (n − 1) with n tokens in the chunks; `null` also if the
+    /// answer came in one burst, if n is unknown, and if fewer than 10 chunks hold more than 2 tokens each.
     pub tpot_ms: Option<Millis>,
-    /// Distribution of `gaps_ms` (inter-token latency, ITL); `null` below two tokens.
+    /// Inter-token latencies (ITL): the distribution of `gaps_ms`; `null` below two tokens.
     #[serde(default)]
     pub itl_ms: Option<Distribution>,
-    /// The n − 1 times between successive tokens, to a microsecond. 0 between tokens of the same
-    /// pass. `gaps_between` gives the unit that is timed.
+    /// The n − 1 times between successive tokens, to a microsecond; 0 between tokens of one pass. See
+    /// `gaps_between`.
     #[serde(default)]
     pub gaps_ms: Vec<f64>,
-    /// The unit that `gaps_ms` and `itl_ms` time: in `MODE=remote`, `chunks` of the stream, each of
-    /// which may carry several counted tokens or none; otherwise absent, meaning tokens.
+    /// `chunks` in `MODE=remote`: `gaps_ms` and `itl_ms` lie between chunks of the stream, which may hold
+    /// several tokens or none that is counted. Absent otherwise: they lie between tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gaps_between: Option<String>,
-    /// Prefill rate: `prefill_tokens` / (TTFT − queue wait); `null` if either time is unknown.
+    /// `prefill_tokens` / (TTFT − queue wait); `null` without either.
     #[serde(default)]
     pub prefill_tokens_per_s: Option<f64>,
-    /// Decode rate after the first token: 1000 / TPOT; `null` below two tokens.
+    /// 1000 / TPOT, tokens per second after the first; `null` below two tokens.
     #[serde(default)]
     pub decode_tokens_per_s: Option<f64>,
     #[serde(flatten)]
     pub tokens: TokenCounts,
-    /// `stop` (the model ended its turn), `length`, or, from a server, `tool_calls`; for a step
-    /// that evaluates or verifies, its outcome.
+    /// `stop` (the model ended its turn), `length`, or, from a server, `tool_calls`; the outcome for a step
+    /// that evaluates or verifies.
     pub finish: String,
     /// First 16 hex digits of the SHA-256 of the generated token IDs (little-endian u32).
     pub out_hash: String,
     /// Generated text.
     pub output: String,
-    /// Whether later steps received a recorded text in place of this one (`--pin-outputs`).
+    /// Whether later steps were given a recorded text instead (`--pin-outputs`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
-    /// How a program ended (`ok`, `invalid`, `runtime_error`, `timeout`, `oom`, `crashed`,
-    /// `denied`, `bad_output`, `infra_error`), or the verdict on an answer (`equal`, `unequal`,
-    /// `undecided`, `no_answer`).
+    /// How a program ended (`ok`, `invalid`, `runtime_error`, `timeout`, `oom`, `crashed`, `denied`,
+    /// `bad_output`, `infra_error`), or the verdict on an answer (`equal`, `unequal`, `undecided`,
+    /// `no_answer`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// Score of a program; for an answer, 1 if it is correct and 0 if not. For the two requests of
-    /// a judge, their combined score.
+    /// The score of a program; 1 for a right answer, 0 for a wrong one. Both requests of a judge have their
+    /// common score.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
-    /// Description of the problem.
+    /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Answer extracted from the text.
+    /// The answer extracted from the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
-    /// `evaluate` only: breakdown of the time.
+    /// `evaluate` only: where the time went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationRecord>,
-    /// `MODE=remote` only: number of attempts, of which the last one succeeded. Times count from
-    /// the submission and therefore include all attempts.
+    /// `MODE=remote` only: number of calls, the last of which succeeded. Times count from submission and
+    /// include all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<usize>,
-    /// `MODE=remote` only: source of the token counts. `usage`: the server. `chunks`: the server
-    /// sent no counts, so each streamed chunk counts as one token and the prompt as 0.
-    /// `chunks+tokenizer`: the same, with the prompt counted by the local tokenizer.
-    /// `chunks+usage`: the server counted only the prompt. `usage+tokenizer`: the server counted
-    /// only the generated tokens.
+    /// `MODE=remote` only: who counted the tokens. `usage`: the server; `chunks`: nobody, so that each streamed
+    /// chunk counts as one, and prompt tokens are 0; `chunks+tokenizer`: likewise, but the local tokenizer
+    /// counted the prompt; `chunks+usage`: the server counted the prompt alone; `usage+tokenizer`: the server
+    /// counted the generated tokens alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_by: Option<String>,
-    /// `MODE=remote` only: reasoning tokens within `decode_tokens`, by the count of the server, or
-    /// else the number of streamed reasoning chunks. Absent if there are none.
+    /// `MODE=remote` only: reasoning tokens among `decode_tokens`, as the server counts them, or else the
+    /// number of streamed reasoning chunks. Absent if there were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_tokens: Option<usize>,
-    /// `MODE=remote` only: tokens within `decode_tokens` that were not streamed, such as reasoning
-    /// that the server does not reveal. If the server does not report the number, this is the lower
-    /// bound that follows from one byte or more per streamed token. Absent if there are none.
+    /// `MODE=remote` only: tokens among `decode_tokens` that were not streamed (hidden reasoning). If the
+    /// server does not report them, a lower bound: every streamed token has at least one byte. Absent if
+    /// there were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden_tokens: Option<usize>,
-    /// `MODE=remote` only: the answer arrived all at once, or faster than any engine generates, so
-    /// something on the way buffered it. TTFT then equals the latency, and TPOT is `null`.
+    /// `MODE=remote` only: the answer came in one piece, or faster than any engine decodes, so something in
+    /// between buffered it. TTFT is then the latency, and TPOT is `null`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub burst: bool,
-    /// `MODE=both` only: round number, from 1.
+    /// `MODE=both` only: the round, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,
-    /// `MODE=both` only: mode of the round, `standalone` or `reuse`.
+    /// `MODE=both` only: the round's mode, `standalone` or `reuse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
 }
 
 impl StepRecord {
-    /// Kind of the step, as in a template.
+    /// The kind of step, as templates name it.
     pub fn kind(&self) -> &str {
         self.kind.as_deref().unwrap_or("generate")
     }
 
-    /// Step ID with the sample number, if any.
+    /// The step and its sample, for messages.
     pub fn label(&self) -> String {
         match self.sample {
             Some(sample) => format!("{} sample {sample}", self.step),
@@ -355,7 +340,7 @@ impl StepRecord {
     }
 }
 
-/// Totals over the workflows.
+/// Sums and distributions over all workflows.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Totals {
@@ -367,74 +352,67 @@ pub struct Totals {
     pub steps_done: usize,
     #[serde(flatten)]
     pub tokens: TokenCounts,
-    /// Engine init and all workflows, without the expansion. `null` while the run is in progress.
+    /// Engine init and all workflows, without the expansion; `null` while the run is in progress.
     pub benchmark_total_ms: Option<Millis>,
-    /// Mean over the workflows that succeeded; `null` if none did, and in `MODE=both`, where
-    /// [`Comparison`] has a mean per mode.
+    /// Mean over the workflows that ended well; `null` without any, and in `MODE=both`, where [`Comparison`]
+    /// has the means of both modes.
     pub avg_workflow_ms: Option<Millis>,
-    /// Distribution over the workflows that succeeded; `null` in the same cases as
-    /// `avg_workflow_ms`.
+    /// Over the workflows that ended well; `null` if `avg_workflow_ms` is.
     #[serde(default)]
     pub workflow_ms: Option<Distribution>,
-    /// Distribution of `ttft_ms` over all steps. `null` while the run is in progress, and in
-    /// `MODE=both`.
+    /// `ttft_ms` of all steps; `null` while the run is in progress, and in `MODE=both`.
     #[serde(default)]
     pub ttft_ms: Option<Distribution>,
-    /// One entry per step ID, in the order in which the first step of each ended. Empty while the
-    /// run is in progress.
+    /// One entry per step id, in order of first end; empty while the run is in progress.
     #[serde(default)]
     pub positions: Vec<PositionRecord>,
-    /// Model usage per kind of step.
+    /// Usage of the model by kind of step.
     #[serde(default)]
     pub usage: Vec<UsageRecord>,
-    /// Scores of the judged steps, in the order in which the first step of each ended. Empty while
-    /// the run is in progress.
+    /// One entry per judged step, in order of first end; empty while the run is in progress.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<ScoreRecord>,
-    /// Distribution of the workflows' rewards; absent if nothing was judged.
+    /// Rewards of the workflows; absent if nothing was judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<Distribution>,
-    /// Judged workflows without a reward, because an answer was undecided or a program failed.
+    /// Judged workflows without a reward: an answer was undecided, or a program failed.
     #[serde(default)]
     pub undecided: usize,
-    /// Mean of the workflows' `reward_floor`, which counts undecided answers as 0. Unlike the mean
-    /// of `reward`, it cannot rise when a model gives unreadable answers. Absent if nothing was
-    /// judged.
+    /// Mean of the workflows' `reward_floor`, with 0 for undecided answers. Unlike the mean of `reward`, it
+    /// does not rise when a model gives unreadable answers. Absent if nothing was judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_reward: Option<f64>,
-    /// Statistics of answer checking; absent if no answers were checked.
+    /// How answers were checked; absent if none were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationRecord>,
-    /// Energy, if the power was given (`GPU_POWER`) or measured.
+    /// Energy, if a power was assumed (`GPU_POWER`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,
-    /// `MODE=remote` only: requests, retries and failures.
+    /// `MODE=remote` only: calls to the server, retries and failures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteRecord>,
 }
 
-/// Energy of the benchmark.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Energy {
     /// `assumed`: a constant power given by the user.
     pub source: String,
-    /// Watts.
     pub watts: f64,
     /// Joules: watts × `benchmark_total_ms` / 1000.
     pub joules: f64,
 }
 
-/// `MODE=both`: the rounds of both modes and their comparison.
+/// `MODE=both`: the rounds of the two modes, and how they compare.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Comparison {
-    /// The rounds in execution order, including an interrupted one.
+    /// Rounds in the order in which they ran, including one that was stopped.
     pub rounds: Vec<RoundRecord>,
     /// One entry per quantity, in the order of the table; complete rounds only.
     pub metrics: Vec<Metric>,
-    /// Probability that the range of the rounds covers the true median, for any distribution: 1 −
-    /// 2^(1 − n), where n is the smaller number of rounds of the two modes; `null` below 3 rounds.
+    /// Probability that the range of the rounds covers the true median, for any distribution: 1 − 2^(1 − n)
+    /// with the smaller number of rounds n of the two modes; `null` below 3 rounds.
     pub range_coverage: Option<f64>,
     /// Whether the rounds generated the same tokens.
     pub outputs: OutputComparison,
@@ -444,18 +422,17 @@ pub struct Comparison {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RoundRecord {
-    /// Round number, from 1; each mode has one round per number.
+    /// Number of the round within its mode, from 1.
     pub round: usize,
     /// `standalone` or `reuse`.
     pub mode: String,
-    /// Whether all flows succeeded; incomplete rounds are not compared.
+    /// Whether every flow ended well; only complete rounds are compared.
     pub complete: bool,
-    /// From the start of its first workflow until the device is idle after its last. The cache is
-    /// emptied beforehand.
+    /// From the start of the first workflow until the device is idle after the last one.
     pub total_ms: Millis,
     /// Workflows that succeeded.
     pub workflows_done: usize,
-    /// Mean over the workflows that succeeded; `null` if none did.
+    /// Mean over the workflows that ended well; `null` without any.
     pub mean_workflow_ms: Option<Millis>,
     /// Prompt tokens that were computed.
     pub prefill_tokens: usize,
@@ -465,38 +442,37 @@ pub struct RoundRecord {
     pub decode_tokens: usize,
     /// `decode_tokens` per second of `total_ms`.
     pub decode_tokens_per_s: f64,
-    /// Tokens processed by the model (`prefill_tokens` + `decode_tokens`) per second of `total_ms`.
+    /// `prefill_tokens` + `decode_tokens`, the tokens that went through the model, per second of `total_ms`.
     pub processed_tokens_per_s: f64,
     /// Joules: assumed watts × `total_ms` / 1000; `null` without `GPU_POWER`.
     pub energy_joules: Option<f64>,
 }
 
-/// A quantity, measured per round in both modes.
+/// A quantity of the rounds in both modes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Metric {
-    /// Field of [`RoundRecord`]; the name ends in the unit.
+    /// The field of [`RoundRecord`]; its name ends in the unit.
     pub name: String,
     /// Values of the `standalone` rounds.
     pub standalone: Sample,
     /// Values of the `reuse` rounds.
     pub reuse: Sample,
-    /// `reuse` / `standalone`, one value per round number for which both rounds are complete; none
-    /// where `standalone` is 0.
+    /// `reuse` / `standalone`, one value per pair of complete rounds; empty if `standalone` is 0.
     pub ratio: Sample,
 }
 
-/// A small sample, with only the statistics that its size supports.
+/// A few values, and the statistics that their number supports.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Sample {
-    /// Values in the order of the round numbers.
+    /// In the order of the rounds.
     pub values: Vec<f64>,
-    /// Median; `null` below 3 values.
+    /// `null` below 3 values.
     pub median: Option<f64>,
-    /// Minimum; `null` below 3 values.
+    /// `null` below 3 values.
     pub min: Option<f64>,
-    /// Maximum; `null` below 3 values.
+    /// `null` below 3 values.
     pub max: Option<f64>,
 }
 
@@ -504,11 +480,11 @@ pub struct Sample {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OutputComparison {
-    /// Steps, over all flows, that ended in rounds of both modes.
+    /// Steps of all flows that ended in both modes.
     pub compared: usize,
     /// Steps whose `out_hash` differs between rounds.
     pub differing: usize,
-    /// The first such step, by flow and then in step order.
+    /// The first of them, by flow and then by order of steps.
     pub first: Option<OutputDifference>,
 }
 
@@ -520,13 +496,11 @@ pub struct OutputDifference {
     pub flow: usize,
     /// Step ID.
     pub step: String,
-    /// The earlier output.
     pub one: OutputOf,
-    /// The later output, which differs.
     pub other: OutputOf,
 }
 
-/// The output of a step in one round.
+/// The output of a step in a round.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OutputOf {
@@ -538,29 +512,28 @@ pub struct OutputOf {
     pub out_hash: String,
 }
 
-/// Environment of a run.
+/// The machine and the build.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Environment {
     /// Version of flowbench.
     pub flowbench: String,
-    /// Git revision of the repository that holds the root, with the suffix `-dirty` if it has changes; `null`
-    /// if there is none.
+    /// Git revision of the checkout, with `-dirty` if it has changes; `null` outside of a checkout.
     pub git_revision: Option<String>,
     /// Operating system and kernel.
     pub os: String,
-    /// Processor model name.
+    /// Model name of the processor.
     pub cpu: String,
     /// Logical processors available to the process.
     pub cpu_threads: usize,
-    /// Vector extensions of the processor that the engine can use.
+    /// Vector extensions of the processor that the kernels use.
     pub cpu_features: Vec<String>,
     /// Memory of the machine in bytes.
     pub memory_bytes: u64,
-    /// Build features: `cpu`, or `cpu+cuda`.
+    /// Features of the build: `cpu` or `cpu+cuda`.
     pub build: String,
-    /// First 16 hex digits of a SHA-256 of the host name: distinguishes machines without naming
-    /// them. Anyone who guesses the name can verify it. `null` if the host has no name.
+    /// First 16 hex digits of SHA-256 of the host name: distinguishes machines without naming them, though a
+    /// guessed name can be checked. Absent if the host has no name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname_hash: Option<String>,
     /// Load of the machine during the run; absent while the run is in progress.

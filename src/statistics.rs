@@ -1,8 +1,8 @@
-//! Statistics for small samples: median, range, and the coverage of the range.
+//! Statistics of small samples: median, range, and how likely the range covers the true median.
 
 use crate::record::metrics::{Distribution, Interval};
 
-/// Fewer values than this have no reported median.
+/// A median of fewer values is not given.
 pub const LEAST_FOR_MEDIAN: usize = 3;
 
 /// The middle value, or the mean of the two middle ones; `None` for an empty sample.

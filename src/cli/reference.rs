@@ -11,7 +11,7 @@ const HEAD: &str = "# Reference
 
 Every command with its flags. A flag that has a variable can be set by either; the flag wins over the variable,
 which wins over the default. An unknown or malformed value is an error (exit code 2). A variable that looks like
-a misspelled one of these (`NUMFLOWS`) is told in a warning.
+a misspelled one of these (`NUMFLOWS`) causes a warning.
 
 Paths are relative to the working directory. Only `templates/`, `fixtures/`, `flows/` and `results/` are those of
 the root (`--root`).
@@ -60,7 +60,7 @@ const NOTES: &[(&str, &str)] = &[
     ),
     (
         "ENDPOINT",
-        "[engines.md](engines.md) describes servers, proxies and recordings.",
+        "[remote.md](remote.md) describes servers, retries and proxies.",
     ),
     (
         "SHARD",
@@ -76,7 +76,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "`http_proxy`, `https_proxy`, `all_proxy`, `no_proxy`",
-        "The proxy of `MODE=remote`, as curl has them, also in upper case ([engines.md](engines.md))",
+        "The proxy of `MODE=remote`, as curl has them, also in upper case ([remote.md](remote.md))",
     ),
     (
         "`SSL_CERT_FILE`, `SSL_CERT_DIR`",

@@ -152,10 +152,9 @@ impl SearchPath {
         let mut path = Self(Vec::new());
         if let Some(file) = template.on_disk() {
             path.add(folder_of(file), true);
-            if file.is_symlink() {
-                if let Ok(target) = file.canonicalize() {
-                    path.add(folder_of(&target), true);
-                }
+            let target = file.is_symlink().then(|| file.canonicalize().ok());
+            if let Some(target) = target.flatten() {
+                path.add(folder_of(&target), true);
             }
         }
         path

@@ -139,7 +139,10 @@ fn read_suite(
     match search.file(name)? {
         Found::File(suite) => Ok(suite),
         Found::LeadsOut(path) => {
-            let what = format!("the suite {} is a link out of its folder", shown(&path));
+            let what = format!(
+                "the suite {} is a symlink to outside its folder",
+                shown(&path)
+            );
             Err(file
                 .error(at, what)
                 .hint("put the file itself beside the template, or give other rows with --input"))

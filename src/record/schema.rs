@@ -1,5 +1,5 @@
 //! The JSON schemas in `docs/`, derived from the structs; doc comments become descriptions. After a change,
-//! `UPDATE_SCHEMAS=1 cargo test --release --lib schema` updates them.
+//! `UPDATE_SCHEMAS=1 cargo test --lib schema` updates them.
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
@@ -45,7 +45,7 @@ fn check(name: &str, schema: &Value) {
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         kept == text,
-        "docs/{name} is not the schema of the records: UPDATE_SCHEMAS=1 cargo test --release --lib schema"
+        "docs/{name} is not the schema of the records: UPDATE_SCHEMAS=1 cargo test --lib schema"
     );
 }
 

@@ -387,14 +387,14 @@ fn links_do_not_lead_out_of_their_folders() {
     fails(
         &scripted(folder.path(), "jobs/own"),
         2,
-        &["a link out of the fixture"],
+        &["to outside the fixture"],
     );
     put_own(&at("fresh"));
     replace("fresh/own.suite.jsonl");
     fails(
         &scripted(folder.path(), "fresh/own"),
         2,
-        &["is a link out of its folder"],
+        &["is a symlink to outside its folder"],
     );
     put_own(&at("other"));
     replace("other/rules.txt");

@@ -209,7 +209,7 @@ fn a_prompt_that_nobody_counted_is_told() {
     let acts = stream(vec![word("A"), word(" B"), finish("stop"), usage(alone)]);
     let (printed, workspace) = answered(acts);
     assert_eq!(printed.code, 0, "{}", printed.err);
-    let told = "sent no usage with 3 answers, or one without their tokens";
+    let told = "sent no usage with 3 answers, or usage without token counts";
     assert!(printed.err.contains(told), "{}", printed.err);
     let step = &workspace.steps()[0];
     assert_eq!(

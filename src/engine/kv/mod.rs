@@ -11,8 +11,7 @@
 //!
 //! The caller must ensure that
 //! - a lease's [`cache::PageCopy`] is executed before the next forward pass, and several in the order
-//!   in
-//! which they were handed out;
+//!   in which they were handed out;
 //! - only positions from [`Lease::reused`] on are written, in ascending order;
 //! - the page table is read again for every pass, since [`KvCache::publish`] can change it;
 //! - every lease is returned with [`KvCache::finish`] or [`KvCache::release`].
