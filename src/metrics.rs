@@ -16,7 +16,7 @@ use crate::units::Millis;
 pub use rounds::{ARMS, Rounds};
 pub use scores::Scores;
 pub use streamed::{Streamed, streamed};
-pub use tally::{Counts, Tally};
+pub use tally::{Tally, WorkflowCounts};
 
 /// A step that has ended, in topological order: the indices in `needs` are smaller than its own.
 #[derive(Debug, Clone, PartialEq)]

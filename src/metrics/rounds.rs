@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Counts;
+use super::WorkflowCounts;
 use crate::record::{
     Comparison, Metric, OutputComparison, OutputDifference, OutputOf, RoundRecord, Sample,
     StepRecord, WorkflowRecord,
@@ -20,14 +20,14 @@ pub const ARMS: [&str; 2] = ["standalone", "reuse"];
 pub struct Rounds {
     done: Vec<RoundRecord>,
     current: RoundRecord,
-    counts: Counts,
+    counts: WorkflowCounts,
     outputs: Outputs,
 }
 
 impl Rounds {
     /// Starts round number `round` (from 1) of the arm `mode`.
     pub fn begin(&mut self, round: usize, mode: &str) {
-        self.counts = Counts::default();
+        self.counts = WorkflowCounts::default();
         self.current = RoundRecord {
             round,
             mode: mode.to_owned(),
@@ -40,7 +40,7 @@ impl Rounds {
         self.current.round == 1
     }
 
-    /// Counts a step, and marks it with round and mode.
+    /// WorkflowCounts a step, and marks it with round and mode.
     pub fn step(&mut self, step: &mut StepRecord) {
         self.counts.step(step);
         let round = &self.current;
@@ -56,7 +56,7 @@ impl Rounds {
         }
     }
 
-    /// Counts a workflow, and marks it with round and mode.
+    /// WorkflowCounts a workflow, and marks it with round and mode.
     pub fn workflow(&mut self, workflow: &mut WorkflowRecord) {
         self.counts.workflow(workflow);
         workflow.round = Some(self.current.round);

@@ -5,9 +5,9 @@ use crate::record::{StepRecord, TokenCounts, Totals, WorkflowRecord};
 use crate::statistics::{distribution, mean};
 use crate::units::Millis;
 
-/// Counts and times of steps and workflows.
+/// WorkflowCounts and times of steps and workflows.
 #[derive(Debug, Clone, Default)]
-pub struct Counts {
+pub struct WorkflowCounts {
     steps: usize,
     tokens: TokenCounts,
     /// Times of the workflows that ended well, in the order in which they ended (ms).
@@ -15,7 +15,7 @@ pub struct Counts {
     failed: usize,
 }
 
-impl Counts {
+impl WorkflowCounts {
     pub fn step(&mut self, step: &StepRecord) {
         self.steps += 1;
         self.tokens += step.tokens;
@@ -46,7 +46,7 @@ impl Counts {
 /// Everything in [`Totals`] that follows from steps and workflows.
 #[derive(Debug, Default)]
 pub struct Tally {
-    counts: Counts,
+    counts: WorkflowCounts,
     positions: Positions,
     scores: Scores,
     rewards: Vec<f64>,

@@ -12,14 +12,14 @@ use crate::record::profile::Profile;
 
 use super::files;
 
-/// Files that are still to be written. Global, so that the signal handler can write them.
-static PENDING: Mutex<Files> = Mutex::new(Files {
+/// PendingFiles that are still to be written. Global, so that the signal handler can write them.
+static PENDING: Mutex<PendingFiles> = Mutex::new(PendingFiles {
     tables: Vec::new(),
     trace: None,
 });
 
 #[derive(Default)]
-struct Files {
+struct PendingFiles {
     tables: Vec<PathBuf>,
     trace: Option<PathBuf>,
 }
@@ -37,7 +37,7 @@ pub struct ProfileFiles(());
 
 impl ProfileFiles {
     pub fn new(config: &ProfileConfig, folder: &Path, run_id: &str) -> Self {
-        let mut files = Files::default();
+        let mut files = PendingFiles::default();
         if config.profile {
             files.tables.push(folder.join("profile.log"));
             files.trace = Some(folder.join("trace.json"));
@@ -77,11 +77,11 @@ pub fn write_pending() -> Result<()> {
     }
 }
 
-fn take_pending() -> Files {
+fn take_pending() -> PendingFiles {
     std::mem::take(&mut *PENDING.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn write(files: Files, profile: &Profile) -> Result<()> {
+fn write(files: PendingFiles, profile: &Profile) -> Result<()> {
     let text = profile::text(profile);
     let mut result = Ok(());
     for file in files.tables {

@@ -32,7 +32,7 @@ use crate::units::plural;
 use crate::workflow::{self, Outcome};
 
 use prepared::Prepared;
-use recorder::{Files, Recorder};
+use recorder::{Recorder, RunFiles};
 use services::RunServices;
 
 pub(crate) use verdict::verdict;
@@ -106,7 +106,7 @@ pub(crate) fn run(
         shard: config.shard,
         shards: Vec::new(),
     };
-    let files = Files {
+    let files = RunFiles {
         folder,
         evolution,
         rollouts,

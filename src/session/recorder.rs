@@ -39,11 +39,11 @@ pub(super) struct Recorder<'a> {
     /// Load of the machine since before the engine was started.
     pub(super) load: LoadMeter,
     pub(super) record: RunRecord,
-    pub(super) files: Files,
+    pub(super) files: RunFiles,
 }
 
 /// The files that a run writes to.
-pub(super) struct Files {
+pub(super) struct RunFiles {
     pub(super) folder: RunFolder,
     pub(super) evolution: EvolutionFolder,
     pub(super) rollouts: Option<RolloutFile>,
@@ -57,7 +57,7 @@ impl<'a> Recorder<'a> {
         config: &'a RunConfig,
         concurrency: usize,
         record: RunRecord,
-        files: Files,
+        files: RunFiles,
     ) -> Self {
         Self {
             console,

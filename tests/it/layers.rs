@@ -5,6 +5,7 @@
 //! `self`. Tests (`#[cfg(test)]` items, and the files of modules so declared) do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,13 +22,10 @@ const CLOCK_READERS: &[(&str, &str)] = &[
         "where everything else gets its times from",
     ),
     (
-        "kernels/pool.rs",
+        "crates/kernels/src/pool.rs",
         "the kernels know nothing of this program, and a spin of microseconds is no reported time",
     ),
 ];
-
-/// Sources that have a layering of their own.
-const OTHER_CRATE: &str = "engine::kernels";
 
 type Module = Vec<String>;
 
@@ -222,11 +220,7 @@ fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
         }));
         sources.insert(module, code);
     }
-    let is_left_out = |module: &Module| {
-        let path = module.join("::");
-        path.starts_with(OTHER_CRATE) || tests.iter().any(|test| module.starts_with(test))
-    };
-    sources.retain(|module, _| !is_left_out(module));
+    sources.retain(|module, _| !tests.iter().any(|test| module.starts_with(test)));
     let known: BTreeSet<Module> = sources.keys().cloned().collect();
     let imports_of = |(module, code): (&Module, &String)| {
         let paths = paths_in(code);
@@ -352,14 +346,10 @@ fn stopwatch_reads_the_clock_for_everyone() {
         let allowed = CLOCK_READERS.iter().map(|(name, _)| *name);
         allowed.into_iter().any(|name| file.ends_with(name))
     };
-    let readers: Vec<String> = rust_files(&root().join("src"))
-        .into_iter()
-        .filter(|file| {
-            !file
-                .iter()
-                .any(|name| name == "tests" || name == "tests.rs")
-        })
-        .filter(|file| !file.ends_with("kernels/measure.rs") && !is_allowed(file))
+    let sources = ["src", "crates"].map(|folder| rust_files(&root().join(folder)));
+    let is_test = |name: &OsStr| name == "tests" || name == "tests.rs" || name == "benches";
+    let readers: Vec<String> = (sources.into_iter().flatten())
+        .filter(|file| !file.iter().any(is_test) && !is_allowed(file))
         .filter(|file| {
             let text = fs::read_to_string(file).expect("readable");
             without_tests(&code_of(&text)).0.contains("Instant::now")

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::Part;
+use super::ShardPart;
 use crate::config::Scope;
 
 /// What must be equal of the engines; the rest (path, device) belongs to the machine.
@@ -24,7 +24,7 @@ const ENGINE: &str = "the engine's ";
 const NESTED: [&str; 2] = ["remote", "rollouts"];
 
 /// The first difference between the jobs of two runs, in words.
-pub(super) fn difference(one: &Part, other: &Part) -> Option<String> {
+pub(super) fn difference(one: &ShardPart, other: &ShardPart) -> Option<String> {
     let (first, second) = (identity(one), identity(other));
     let names: BTreeSet<&String> = first.keys().chain(second.keys()).collect();
     let differs = |name: &&&String| {
@@ -46,7 +46,7 @@ pub(super) fn difference(one: &Part, other: &Part) -> Option<String> {
 }
 
 /// Everything that must be equal in runs of one job, by its name in errors.
-fn identity(part: &Part) -> BTreeMap<String, Value> {
+fn identity(part: &ShardPart) -> BTreeMap<String, Value> {
     let record = part.record();
     let expansion = &record.expansion;
     let mut all: BTreeMap<String, Value> = [

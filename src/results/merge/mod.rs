@@ -17,15 +17,15 @@ use crate::record::{Energy, PrefixRecord, RunRecord, Status, StepRecord, Totals,
 use crate::units::{Millis, plural};
 
 /// The runs of a job's shards, in the order of the shards.
-pub struct Shards(Vec<Part>);
+pub struct Shards(Vec<ShardPart>);
 
 /// A run of one shard.
-struct Part {
+struct ShardPart {
     shard: Shard,
     run: SavedRun,
 }
 
-impl Part {
+impl ShardPart {
     fn record(&self) -> &RunRecord {
         &self.run.record
     }
@@ -43,7 +43,7 @@ impl Shards {
     /// Exit code 2 if a run cannot be read, is no shard, or is not part of the same job.
     pub fn read<'a>(paths: impl Iterator<Item = &'a Path>, out: &Path) -> Result<Self> {
         let parts = paths.map(|path| part(SavedRun::read(Some(path), out)?));
-        let mut parts = parts.collect::<Result<Vec<Part>>>()?;
+        let mut parts = parts.collect::<Result<Vec<ShardPart>>>()?;
         parts.sort_by_key(|part| part.shard);
         check(&parts)?;
         Ok(Self(parts))
@@ -77,7 +77,7 @@ impl Shards {
     /// Times are as each machine measured them; those of a whole run are the longest of all shards.
     pub fn merge(&self) -> (Vec<StepRecord>, RunRecord) {
         let parts = &self.0;
-        let records = || parts.iter().map(Part::record);
+        let records = || parts.iter().map(ShardPart::record);
         let mut steps: Vec<StepRecord> = (parts.iter())
             .flat_map(|part| part.run.steps.iter().cloned())
             .collect();
@@ -179,7 +179,7 @@ impl Shards {
 }
 
 /// Checks that a run is a shard and holds no flow of another one.
-fn part(run: SavedRun) -> Result<Part> {
+fn part(run: SavedRun) -> Result<ShardPart> {
     let folder = run.folder.display().to_string();
     let shard = run.record.shard.ok_or_else(|| {
         Error::usage(format!("{folder}: the run is no shard"))
@@ -206,11 +206,11 @@ fn part(run: SavedRun) -> Result<Part> {
             .hint("the record was changed after the run: take it as the run wrote it"));
         }
     }
-    Ok(Part { shard, run })
+    Ok(ShardPart { shard, run })
 }
 
 /// Checks that the runs are parts of one job, each given once.
-fn check(parts: &[Part]) -> Result<()> {
+fn check(parts: &[ShardPart]) -> Result<()> {
     let Some((first, others)) = parts.split_first() else {
         return Err(Error::usage("there is no run to join"));
     };
@@ -237,7 +237,7 @@ fn check(parts: &[Part]) -> Result<()> {
 }
 
 /// Sums over the shards: each shares prefixes among its own prompts only.
-fn prefix(parts: &[Part]) -> Option<PrefixRecord> {
+fn prefix(parts: &[ShardPart]) -> Option<PrefixRecord> {
     let prefixes = parts.iter().map(|part| part.record().expansion.prefix);
     let known = prefixes.collect::<Option<Vec<PrefixRecord>>>()?;
     let sum = |of: fn(&PrefixRecord) -> u64| known.iter().map(of).sum();
@@ -249,7 +249,7 @@ fn prefix(parts: &[Part]) -> Option<PrefixRecord> {
 }
 
 /// Recomputed from steps and workflows; what is known of whole runs only is summed.
-fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[Part]) -> Totals {
+fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[ShardPart]) -> Totals {
     let mut tally = Tally::default();
     steps.iter().for_each(|step| tally.step(step));
     workflows.iter().for_each(|flow| tally.workflow(flow));
