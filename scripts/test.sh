@@ -15,8 +15,9 @@ Usage: bash run.sh test [--quick | NAME...]
   NAME       tests whose path contains NAME, in every crate (`remote::`, `radix`)
 
 Installs what it needs: shellcheck, numpy and math-verify into .venv/, the default
-model into the user's cache (98 MB). Tests run in the dev profile, in which the
-kernels and the dependencies are optimized and the rest compiles fast.
+model into the user's cache (98 MB). The whole suite is built in the release profile,
+as run.sh builds the program; --quick and NAME use the dev profile, which optimizes
+the kernels and the dependencies and compiles the rest fast.
 TEXT
 }
 
@@ -74,10 +75,10 @@ fi
 "$shellcheck" run.sh scripts/*.sh src/commands/init/nightly.sh benches/peers/run.sh benches/remote/run.sh .ci/run .ci/nightly
 
 step 'lint'
-cargo clippy --workspace --locked --all-targets -- --deny warnings
+cargo clippy --release --workspace --locked --all-targets -- --deny warnings
 
 step 'default model'
-FLOWBENCH_TEST_MODEL=$(cargo run --locked -- model fetch)
+FLOWBENCH_TEST_MODEL=$(cargo run --release --locked -- model fetch)
 export FLOWBENCH_TEST_MODEL
 
 step 'Python of the evaluator'
@@ -90,10 +91,11 @@ fi
 export FLOWBENCH_TEST_PYTHON="$PWD/$evaluator"
 
 step 'unit, property, end-to-end and real-model tests'
-cargo test --workspace --locked
+# --release: they compute real models, and the build is the one that `run.sh` uses.
+cargo test --release --workspace --locked
 
 step 'documentation'
-RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --locked --no-deps --document-private-items
+RUSTDOCFLAGS='--deny warnings' cargo doc --release --workspace --locked --no-deps --document-private-items
 
 step 'fixture'
 # The code that the default flows discuss must keep working, including its planted bugs.

@@ -30,5 +30,9 @@ pub mod units;
 pub mod workflow;
 
 #[cfg(test)]
+#[path = "../tests/support/thorough.rs"]
+mod thorough;
+
+#[cfg(test)]
 #[path = "../tests/support/default_model.rs"]
 mod test_model;

@@ -396,6 +396,6 @@ fn try_out_renders_each_shape_of_conversation() {
         "{}",
         error.chain()
     );
-    let hint = "take another file of this model, or another model";
+    let hint = "use another file of this model, or another model";
     assert_eq!(error.hint_text(), Some(hint));
 }

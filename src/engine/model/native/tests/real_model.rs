@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::model::testing::test_model;
 use crate::engine::tokenizer::Tokenizer;
+use crate::thorough::cases;
 
 const PROMPTS: &str = include_str!("../../../../../tests/data/greedy_prompts.txt");
 const NEW_TOKENS: usize = 16;
@@ -70,7 +71,7 @@ fn best(logits: &[f32]) -> u32 {
     best.unwrap().0
 }
 
-/// Fifty prompts are continued greedily, and the candle path is fed the same tokens. Every token is its
+/// Prompts are continued greedily, and the candle path is fed the same tokens. Every token is its
 /// choice as well, or a near tie.
 #[test]
 fn greedy_text_matches_the_candle_path_except_near_ties() {
@@ -88,6 +89,7 @@ fn greedy_text_matches_the_candle_path_except_near_ties() {
         })
         .collect();
     assert_eq!(texts.len(), 50);
+    texts.truncate(cases(20, 50));
     let mut pair = Pair::open(&path, texts.len());
     let (mut starts, mut most, mut ties) = (vec![0; texts.len()], 0.0f32, Vec::new());
     for new in 0..NEW_TOKENS {
