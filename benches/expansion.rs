@@ -65,6 +65,7 @@ fn run(layout: &Layout, num_flows: usize, load: bool) -> Expansion {
         use_cache: true,
         load,
         on_wait: &|_| Ok(()),
+        proceed: &|| Ok(()),
     })
     .expect("the template is right")
 }

@@ -83,8 +83,11 @@ pub fn cpu_features() -> Vec<String> {
 /// Physical memory in bytes.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    // The unit is set by the kernel; the field types differ between platforms.
-    #[allow(clippy::unnecessary_cast)]
+    // The kernel sets the unit.
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the types of the fields differ between platforms"
+    )]
     let bytes = info.totalram as u64 * u64::from(info.mem_unit);
     bytes
 }

@@ -1,6 +1,6 @@
 //! The clock. Reported times of an engine are read with [`Moment`], after the device has finished what was
-//! queued on it; other durations and deadlines with [`Timer`] and [`now`]. Only the profile has ticks of its
-//! own. `tests/layers.rs` checks that nothing else reads the clock.
+//! queued on it; other durations and deadlines with [`Timer`] and [`now`]. Only the profile's ticks and the
+//! spin of the kernels' pool are read elsewhere; `tests/it/layers.rs` checks that.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! Decides what the next forward pass computes: continuous batching with chunked prefill, first come,
 //! first served.
 //!
-//! Requests wait in order of arrival. They are admitted while a sequence slot is free and, as the
-//! caller finds out, memory suffices. A pass takes one token of every decoding sequence, then fills up
+//! Requests wait in order of arrival. The caller admits them in that order while a sequence slot and enough
+//! memory are free, and passes over those that wait for a prefix that another request computes. A pass takes one token of every decoding sequence, then fills up
 //! to a budget with prompt tokens of prefilling ones, oldest first: so a long prompt delays the others'
 //! next tokens by at most one chunk, and an interrupt is noticed after one chunk. If memory runs short,
 //! the sequence admitted last is preempted and goes to the head of the queue.
@@ -83,7 +83,8 @@ impl Scheduler {
         self.waiting.iter().map(|sequence| sequence.id)
     }
 
-    /// Sequences whose prompts are still being computed, in order of admission.
+    /// Active sequences with more than one known token left to compute, in order of admission: prompts, and
+    /// tokens of preempted sequences.
     pub(crate) fn prefilling(&self) -> impl Iterator<Item = RequestId> {
         let prefilling = |sequence: &&Sequence| sequence.known - sequence.computed > 1;
         self.active

@@ -4,7 +4,7 @@
 //! of the input. A line is the input's own text with keys added, so that nothing in it is reformatted.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -146,7 +146,8 @@ impl RolloutFile {
         })
     }
 
-    /// Whether the flow has ended well, in this run or in an earlier one.
+    /// Whether the file has a line for the flow. After `open`, these are the flows that an earlier run finished
+    /// without an error; then also every flow that was added, failed ones included.
     pub fn has(&self, flow: usize) -> bool {
         self.lines.contains_key(&flow)
     }
@@ -209,9 +210,13 @@ fn locked(path: &Path) -> Result<File> {
         let mut options = OpenOptions::new();
         let file = (options.read(true).append(true).create(true).open(path))
             .map_err(|source| cannot_write_file(path, FLAG, source))?;
-        if file.try_lock().is_err() {
-            let what = format!("another run writes {}", path.display());
-            return Err(Error::usage(what).hint("wait for its end, or name another file"));
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let what = format!("another run writes {}", path.display());
+                return Err(Error::usage(what).hint("wait for its end, or name another file"));
+            }
+            Err(TryLockError::Error(source)) => return Err(cannot_write_file(path, FLAG, source)),
         }
         // A run that has just ended may have replaced the file.
         let inode = |metadata: std::io::Result<fs::Metadata>| metadata.map(|file| file.ino()).ok();

@@ -638,7 +638,7 @@ fn a_private_authority_is_trusted_by_variable() {
     let words = [
         "the certificate of https://localhost:",
         "is signed by an authority that is not trusted here",
-        "hint: let SSL_CERT_FILE name",
+        "hint: set SSL_CERT_FILE to",
     ];
     expect(&run(&mut untrusted), 3, &words);
     expect(&run(untrusted.env("WAIT_READY", "0")), 3, &words);
@@ -680,7 +680,7 @@ fn a_self_signed_certificate_is_trusted_by_itself() {
         expect(
             &run(&mut command),
             3,
-            &[untrusted, "hint: let SSL_CERT_FILE name"],
+            &[untrusted, "hint: set SSL_CERT_FILE to"],
         );
         expect(&run(command.env("SSL_CERT_FILE", "own.pem")), 0, &[]);
         // It is for no other host.

@@ -209,7 +209,7 @@ fn the_model_is_the_one_that_is_served_or_the_one_that_is_named() {
         "{}",
         printed.err
     );
-    assert!(printed.err.contains("hint: let MODEL"), "{}", printed.err);
+    assert!(printed.err.contains("hint: set MODEL"), "{}", printed.err);
 
     let printed = run(remote(&workspace, &server).env("MODEL", "beta"));
     assert_eq!(printed.code, 0, "{}", printed.err);
@@ -720,8 +720,7 @@ fn a_run_is_a_script_and_its_words_have_the_same_hashes() {
 
 /// How long after the server wrote a first token its time is on the record.
 #[test]
-#[ignore = "measures, and checks nothing: cargo test --release --test remote -- --ignored --nocapture"]
-#[allow(clippy::print_stderr)]
+#[ignore = "measures, and checks nothing: cargo test --release --test it what_the_client_adds -- --ignored --nocapture"]
 fn what_the_client_adds() {
     let pause = Duration::from_millis(20);
     let server = Server::start(move |request| {
@@ -804,7 +803,7 @@ fn the_server_s_counts_are_checked_by_the_local_tokenizer() {
         (&json!(1), &json!("planner"), &json!(20))
     );
     let told = format!(
-        "in the prompts of 3 and the answers of 0 of 3 requests; first in flow 1, step planner: 20 \
+        "on the prompts of 3 and the answers of 0 of 3 requests; first in flow 1, step planner: 20 \
          prompt tokens by usage, {} by the tokenizer",
         first["tokenizer"]
     );

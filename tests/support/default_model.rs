@@ -11,7 +11,10 @@ pub(crate) const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 ///
 /// # Panics
 /// In CI (`CI` is set), where the model must be there.
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+#[allow(
+    clippy::print_stderr,
+    reason = "a skipped test says so; clippy allows it in unit tests anyway"
+)]
 pub(crate) fn test_model() -> Option<PathBuf> {
     let in_cache = || {
         let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);

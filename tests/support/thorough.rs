@@ -1,4 +1,4 @@
-//! How much a test of many cases does: the unit tests and the end-to-end tests include this file.
+//! How much a test of many cases does: the unit tests include this file.
 
 /// The number of cases of a test whose time grows with them: `few`, or `all` if `FLOWBENCH_TEST_THOROUGH` is
 /// set (`.ci/nightly`).

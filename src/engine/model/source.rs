@@ -14,8 +14,10 @@ use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
 
 /// A matrix `[outputs, inputs]` as stored.
-// With CUDA one variant is much larger, but only a few values exist at a time.
-#[allow(clippy::large_enum_variant)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "with CUDA one variant is much larger, but only a few values exist at a time"
+)]
 pub(super) enum Matrix {
     /// From a GGUF file, quantized or not.
     Stored(QTensor),
