@@ -29,7 +29,7 @@ pub enum Isa {
     /// AVX-512 with VNNI: Intel since Ice Lake (servers), AMD since Zen 4.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX-512 with paired products ([`super::winograd`]), which are faster on AMD processors: these
+    /// AVX-512 with paired products (`winograd.rs`), which are faster on AMD processors: these
     /// add on twice as many ports as they multiply on.
     #[cfg(target_arch = "x86_64")]
     Avx512Paired,

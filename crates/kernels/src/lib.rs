@@ -5,7 +5,7 @@
 //! [`PackedMatrix`] holds a weight matrix, [`KvMemory`] the keys and values, [`Pool`] the threads.
 //!
 //! **Bit-identical results.** Every output element is a fixed sequence of IEEE 754 operations, written
-//! in `product`, `vector` and `attention` over sixteen abstract lanes ([`simd::Simd`]). Batch size,
+//! in `product`, `vector` and `attention` over sixteen abstract lanes (`simd::Simd`). Batch size,
 //! prefill chunks, thread count and processor only decide which elements are computed together. So
 //! results are equal to the last bit, and the tests compare bits.
 

@@ -82,7 +82,7 @@ impl fmt::Display for Size {
 
 impl std::error::Error for OutOfMemory {}
 
-/// Checks that `bytes` bytes are available, with [`RESERVE`] left over.
+/// Checks that `bytes` bytes are available, with `RESERVE` left over.
 ///
 /// # Errors
 /// Too little memory is available.

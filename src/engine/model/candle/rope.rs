@@ -3,7 +3,7 @@
 //! All models use one kind of rotation: dimension `i` of a head is paired with dimension `i +
 //! head_size / 2` (NEOX style, as in Hugging Face). GGUF files of the architecture `llama` store
 //! the rows of their query and key matrices in another order, which pairs neighbours. The rows are
-//! permuted back when they are loaded ([`super::weights`]).
+//! permuted back when they are loaded (`source.rs`).
 
 use candle_core::{DType, Device, Result, Tensor};
 
