@@ -45,14 +45,14 @@ impl Pool {
     /// a sandbox that allows reading a file it must deny.
     pub fn start(settings: Settings) -> Result<Self> {
         let failed = |error| Error::preflight("cannot start the evaluation pool").caused_by(error);
-        let (woken, wake) = pipe().map_err(failed)?;
+        let (wake_pipe, wake) = pipe().map_err(failed)?;
         let (jobs, incoming) = channel();
         let (outgoing, finished) = channel();
         let (ready, started) = channel();
         let trusted = settings.unsafe_eval;
         let supervisor = thread::Builder::new().name("evaluate".to_owned());
         let supervisor = supervisor.spawn(move || {
-            match Supervisor::start(settings, woken, incoming, outgoing) {
+            match Supervisor::start(settings, wake_pipe, incoming, outgoing) {
                 Ok((supervisor, python, pid)) => {
                     // The receiver waits for this message, so the send cannot fail.
                     let _ = ready.send(Ok((python, pid)));
@@ -156,7 +156,7 @@ impl Pool {
             && let (Some(jobs), Some(wake)) = (&self.jobs, &mut self.wake)
         {
             // If the supervisor is gone, all of its evaluations have ended.
-            let _ = jobs.send(Message::GiveUp(id));
+            let _ = jobs.send(Message::Cancel(id));
             let _ = wake.write_all(b"g");
         }
     }

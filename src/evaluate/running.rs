@@ -82,7 +82,7 @@ impl Running {
     }
 
     /// The child exists. Carries out a kill that was decided earlier. The process id cannot have been reused,
-    /// because the zygote reaps the child only after [`Self::must_be_waited_for`].
+    /// because the zygote reaps the child only after [`Self::take_needs_reaping`].
     fn started(&mut self, pid: i32) {
         self.pid = Pid::from_raw(pid);
         self.pidfd = self
@@ -97,12 +97,12 @@ impl Running {
         self.pid.map(Pid::as_raw_pid) == Some(pid)
     }
 
-    pub(super) fn ended_unnamed(&self) -> bool {
+    pub(super) fn ended_without_pid(&self) -> bool {
         self.pid.is_none() && self.wait_sent
     }
 
     /// Whether the child is dead and the zygote has not yet been told to reap it; true only once.
-    pub(super) fn must_be_waited_for(&mut self) -> bool {
+    pub(super) fn take_needs_reaping(&mut self) -> bool {
         // A child that closes its socket before the mark is exiting: no program code has run yet.
         let unnamed = self.pid.is_none() && self.closed.is_some();
         let must = (self.gone.is_some() || unnamed) && !self.wait_sent;
@@ -150,7 +150,7 @@ impl Running {
 
     /// Kills the child if its time is up or it has too many threads. Returns whether the zygote is stuck: it
     /// did not fork, or did not reap a dead child.
-    pub(super) fn keep_time(&mut self, now: Instant) -> bool {
+    pub(super) fn enforce_deadlines(&mut self, now: Instant) -> bool {
         if now >= self.must_end() {
             if self.is_over() || self.begun.is_none() {
                 return true;
@@ -178,7 +178,7 @@ impl Running {
     }
 
     /// The process has died but has not been reaped.
-    pub(super) fn is_gone(&mut self) {
+    pub(super) fn mark_exited(&mut self) {
         self.gone.get_or_insert_with(stopwatch::now);
         self.job.phases.validate();
     }
@@ -227,7 +227,7 @@ impl Running {
     }
 
     /// Kills it because nobody waits for it any more.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn cancel(&mut self) {
         self.kill(Killed::GivenUp);
     }
 
@@ -248,7 +248,7 @@ impl Running {
     /// The child has been reaped.
     pub(super) fn ended(mut self, status: i32, cpu: Duration) -> Finished {
         self.read();
-        self.is_gone();
+        self.mark_exited();
         let judged_from = stopwatch::now();
         let verdict = self.judge(status, cpu);
         self.finished(verdict, judged_from, cpu)
@@ -302,7 +302,7 @@ impl Running {
 
     /// An evaluation that failed through no fault of its program.
     pub(super) fn failed(mut self, why: impl Into<String>) -> Finished {
-        self.is_gone();
+        self.mark_exited();
         let verdict = ProgramVerdict::failed(Outcome::InfraError, why);
         self.finished(verdict, stopwatch::now(), Duration::ZERO)
     }

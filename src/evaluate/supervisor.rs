@@ -25,13 +25,13 @@ const OPEN_FILES: u64 = 32;
 pub(super) enum Message {
     Run(EvaluationJob),
     /// Kill this one unless it has already ended.
-    GiveUp(EvaluationId),
+    Cancel(EvaluationId),
 }
 
 #[derive(Debug)]
 pub(super) struct Supervisor {
     settings: Settings,
-    woken: PipeReader,
+    wake_pipe: PipeReader,
     incoming: Receiver<Message>,
     outgoing: Sender<Finished>,
     waiting: VecDeque<EvaluationJob>,
@@ -42,7 +42,7 @@ pub(super) struct Supervisor {
 
 /// What `ppoll` found ready.
 struct Readable {
-    woken: bool,
+    wake_pipe: bool,
     zygote: bool,
     /// One entry per running evaluation: (result socket, process).
     running: Vec<(bool, bool)>,
@@ -53,7 +53,7 @@ impl Supervisor {
     /// will run the supervisor.
     pub(super) fn start(
         settings: Settings,
-        woken: PipeReader,
+        wake_pipe: PipeReader,
         incoming: Receiver<Message>,
         outgoing: Sender<Finished>,
     ) -> Result<(Self, PythonInfo, u32)> {
@@ -61,7 +61,7 @@ impl Supervisor {
         let (python, pid) = (zygote.python.clone(), zygote.pid());
         let supervisor = Self {
             settings,
-            woken,
+            wake_pipe,
             incoming,
             outgoing,
             waiting: VecDeque::new(),
@@ -77,17 +77,17 @@ impl Supervisor {
             while let Ok(message) = self.incoming.try_recv() {
                 match message {
                     Message::Run(job) => self.waiting.push_back(job),
-                    Message::GiveUp(id) => self.give_up(id),
+                    Message::Cancel(id) => self.cancel(id),
                 }
             }
-            self.start_waiting();
+            self.fill_slots();
             let readable = match self.wait() {
                 Ok(readable) => readable,
                 // Out of memory for a handful of descriptors; `Pool::poll` reports it.
                 Err(_) => return,
             };
             let mut wake = [0; 64];
-            if readable.woken && matches!(self.woken.read(&mut wake), Ok(0) | Err(_)) {
+            if readable.wake_pipe && matches!(self.wake_pipe.read(&mut wake), Ok(0) | Err(_)) {
                 return;
             }
             for (running, (output, gone)) in self.running.iter_mut().zip(readable.running) {
@@ -95,30 +95,30 @@ impl Supervisor {
                     running.read();
                 }
                 if gone {
-                    running.is_gone();
+                    running.mark_exited();
                 }
             }
-            self.keep_time();
-            if let Err(error) = self.wait_for_the_dead() {
-                self.heal(&error);
+            self.enforce_deadlines();
+            if let Err(error) = self.reap_children() {
+                self.restart_after(&error);
                 continue;
             }
             if readable.zygote
-                && let Err(error) = self.listen()
+                && let Err(error) = self.read_reports()
             {
-                self.heal(&error);
+                self.restart_after(&error);
             }
         }
     }
 
-    fn give_up(&mut self, id: EvaluationId) {
+    fn cancel(&mut self, id: EvaluationId) {
         self.waiting.retain(|job| job.id != id);
-        if let Some(place) = self.place(id.0) {
-            self.running[place].give_up();
+        if let Some(place) = self.index_of(id.0) {
+            self.running[place].cancel();
         }
     }
 
-    fn start_waiting(&mut self) {
+    fn fill_slots(&mut self) {
         while self.running.len() < self.settings.parallel.max(1)
             && let Some(job) = self.waiting.pop_front()
         {
@@ -131,7 +131,7 @@ impl Supervisor {
         let mut running = Running::new(job, self.settings.longest_result);
         let result = match running.open_channel() {
             Ok(result) => result,
-            Err(error) => return self.tell(running.failed(format!("no socket: {error}"))),
+            Err(error) => return self.send(running.failed(format!("no socket: {error}"))),
         };
         let zygote = match self
             .zygote
@@ -139,13 +139,13 @@ impl Supervisor {
             .map_or_else(|| Zygote::start(&self.settings), Ok)
         {
             Ok(zygote) => self.zygote.insert(zygote),
-            Err(error) => return self.tell(running.failed(error.chain())),
+            Err(error) => return self.send(running.failed(error.chain())),
         };
         let start = start_message(&running.job, &self.settings);
         let asked = zygote.request(&start, result.as_fd());
         self.running.push(running);
         if let Err(error) = asked {
-            self.heal(&error);
+            self.restart_after(&error);
         }
     }
 
@@ -153,7 +153,7 @@ impl Supervisor {
         let now = stopwatch::now();
         let due = self.running.iter().map(Running::due).min();
         let timeout = due.map(|due| TimeSpec::from(due.saturating_duration_since(now)));
-        let mut polled = vec![for_input(self.woken.as_fd())];
+        let mut polled = vec![for_input(self.wake_pipe.as_fd())];
         let zygote = add(&mut polled, self.zygote.as_ref().map(Zygote::socket));
         let running: Vec<_> = self
             .running
@@ -172,7 +172,7 @@ impl Supervisor {
             any.unwrap_or(false)
         };
         Ok(Readable {
-            woken: is_ready(Some(0)),
+            wake_pipe: is_ready(Some(0)),
             zygote: is_ready(zygote),
             running: running
                 .into_iter()
@@ -181,50 +181,50 @@ impl Supervisor {
         })
     }
 
-    fn keep_time(&mut self) {
+    fn enforce_deadlines(&mut self) {
         let now = stopwatch::now();
         // Not `any`, which stops at the first: each one must check its deadline.
         let mut stuck = false;
         for running in &mut self.running {
-            stuck |= running.keep_time(now);
+            stuck |= running.enforce_deadlines(now);
         }
         if stuck {
             let why = "it did not answer in time";
-            self.heal(&io::Error::new(io::ErrorKind::TimedOut, why));
+            self.restart_after(&io::Error::new(io::ErrorKind::TimedOut, why));
         }
     }
 
     /// Has the zygote reap children that have died.
-    fn wait_for_the_dead(&mut self) -> io::Result<()> {
+    fn reap_children(&mut self) -> io::Result<()> {
         for running in &mut self.running {
             if let Some(zygote) = &self.zygote
-                && running.must_be_waited_for()
+                && running.take_needs_reaping()
             {
-                zygote.wait_for_one()?;
+                zygote.reap_one()?;
             }
         }
         Ok(())
     }
 
     /// Reads the zygote's reports.
-    fn listen(&mut self) -> io::Result<()> {
+    fn read_reports(&mut self) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
         self.zygote.as_mut().ok_or_else(gone)?.fill_inbox()?;
         while let Some(zygote) = &mut self.zygote
             && let Some(report) = zygote.inbox.report()
         {
             let by_name = self.running.iter().position(|one| one.is(report.pid));
-            let unnamed = || self.running.iter().position(Running::ended_unnamed);
+            let unnamed = || self.running.iter().position(Running::ended_without_pid);
             if let Some(place) = by_name.or_else(unnamed) {
                 let running = self.running.swap_remove(place);
-                self.tell(running.ended(report.status, report.cpu));
+                self.send(running.ended(report.status, report.cpu));
             }
         }
         Ok(())
     }
 
     /// Called when the zygote is dead or unresponsive. Requeues whatever was running, once per evaluation.
-    fn heal(&mut self, error: &io::Error) {
+    fn restart_after(&mut self, error: &io::Error) {
         self.zygote = None;
         for mut running in self.running.drain(..).rev() {
             // The children die with their parent anyway; this is faster.
@@ -240,13 +240,13 @@ impl Supervisor {
         }
     }
 
-    fn place(&self, id: u64) -> Option<usize> {
+    fn index_of(&self, id: u64) -> Option<usize> {
         self.running
             .iter()
             .position(|running| running.job.id.0 == id)
     }
 
-    fn tell(&self, finished: Finished) {
+    fn send(&self, finished: Finished) {
         // The receiver is gone once the pool is being dropped.
         let _ = self.outgoing.send(finished);
     }

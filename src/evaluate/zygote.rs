@@ -144,7 +144,7 @@ impl Zygote {
 
     /// Returns the directories that Python imports from.
     fn wait_until_ready(&mut self) -> io::Result<Vec<std::path::PathBuf>> {
-        let give_up = stopwatch::now() + READY_WITHIN;
+        let cancel = stopwatch::now() + READY_WITHIN;
         loop {
             if let Some(ready) = self.inbox.ready()? {
                 self.python.version = ready.python;
@@ -152,7 +152,7 @@ impl Zygote {
                 self.python.missing = ready.missing;
                 return Ok(ready.paths);
             }
-            let remaining = give_up.saturating_duration_since(stopwatch::now());
+            let remaining = cancel.saturating_duration_since(stopwatch::now());
             let timeout = PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX);
             let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut socket, timeout) {
@@ -196,7 +196,7 @@ impl Zygote {
     }
 
     /// Has it reap one dead child; a report will follow.
-    pub(super) fn wait_for_one(&self) -> io::Result<()> {
+    pub(super) fn reap_one(&self) -> io::Result<()> {
         self.command(protocol::WAIT)
     }
 

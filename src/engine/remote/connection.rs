@@ -403,7 +403,7 @@ mod tests {
             );
             assert!(line.contains(words), "{line}");
             assert_eq!(failure.cause, Cause::Certificate);
-            assert!(!failure.cause.is_passing());
+            assert!(!failure.cause.is_transient());
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) enum Cause {
 
 impl Cause {
     /// Whether the same request may succeed later.
-    pub(super) fn is_passing(self) -> bool {
+    pub(super) fn is_transient(self) -> bool {
         match self {
             Self::Connect | Self::Timeout | Self::RateLimited | Self::Server | Self::CutOff => true,
             Self::Refused | Self::Malformed | Self::Certificate => false,

@@ -6,7 +6,7 @@ use super::failure::Failure;
 use crate::config::RetryPolicy;
 
 /// Upper bound of the exponential backoff.
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// What to do after a failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,31 +17,31 @@ pub(super) enum RetryDecision {
     GiveUp(String),
 }
 
-/// Decides about a request whose attempt number `attempts` (1-based) failed, `spent` after the
-/// start of its first attempt. `seed` spreads the waits of requests that failed together.
+/// Decides whether to retry after attempt `attempts` (from 1) failed, `elapsed` after the first one started.
+/// `seed` gives requests that failed together different waits.
 pub(super) fn decide(
     policy: &RetryPolicy,
     failure: &Failure,
     attempts: usize,
-    spent: Duration,
+    elapsed: Duration,
     seed: u64,
 ) -> RetryDecision {
-    let line = failure.line();
-    if !failure.cause.is_passing() {
-        return RetryDecision::GiveUp(line);
+    let message = failure.line();
+    if !failure.cause.is_transient() {
+        return RetryDecision::GiveUp(message);
     }
-    let most = policy.max_attempts;
-    if attempts >= most {
-        return RetryDecision::GiveUp(match most {
-            1 => line,
-            _ => format!("{line}; that was attempt {attempts} of {most}"),
+    let max_attempts = policy.max_attempts;
+    if attempts >= max_attempts {
+        return RetryDecision::GiveUp(match max_attempts {
+            1 => message,
+            _ => format!("{message}; that was attempt {attempts} of {max_attempts}"),
         });
     }
     let wait =
         delay(policy.retry_delay(), attempts, seed).max(failure.retry_after.unwrap_or_default());
-    if spent.saturating_add(wait) >= policy.request() {
+    if elapsed.saturating_add(wait) >= policy.request() {
         return RetryDecision::GiveUp(format!(
-            "{line}; attempt {} would start after the limit of {} s for a request \
+            "{message}; attempt {} would start after the limit of {} s for a request \
              (REQUEST_TIMEOUT)",
             attempts + 1,
             policy.request_timeout_s
@@ -54,7 +54,9 @@ pub(super) fn decide(
 /// jitter", M. Brooker, *Exponential Backoff and Jitter*, 2015).
 fn delay(first: Duration, attempts: usize, seed: u64) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1).min(16)).unwrap_or(16);
-    let full = first.saturating_mul(1 << doublings).min(LONGEST.max(first));
+    let full = first
+        .saturating_mul(1 << doublings)
+        .min(MAX_BACKOFF.max(first));
     let unit = (mix(seed ^ attempts as u64) >> 11) as f64 / (1u64 << 53) as f64;
     full.mul_f64(0.5 + 0.5 * unit)
 }
@@ -130,7 +132,7 @@ mod tests {
             let first = Duration::from_millis(first_ms);
             let wait = delay(first, attempts, seed);
             prop_assert_eq!(wait, delay(first, attempts, seed));
-            let full = first.saturating_mul(1 << (attempts - 1).min(16)).min(LONGEST.max(first));
+            let full = first.saturating_mul(1 << (attempts - 1).min(16)).min(MAX_BACKOFF.max(first));
             prop_assert!(wait >= full / 2 && wait <= full);
         }
     }
