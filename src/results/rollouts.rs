@@ -9,6 +9,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -204,14 +205,25 @@ impl RolloutFile {
     }
 }
 
+/// How often a locked file is tried again, and the pause before each try.
+const LOCK_TRIES: usize = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Opens or creates a file and locks it against other runs.
 fn locked(path: &Path) -> Result<File> {
+    let mut tries = 0;
     loop {
         let mut options = OpenOptions::new();
         let file = (options.read(true).append(true).create(true).open(path))
             .map_err(|source| cannot_write_file(path, FLAG, source))?;
         match file.try_lock() {
             Ok(()) => {}
+            // A process that is being started holds a copy of the descriptor until its program begins.
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+                continue;
+            }
             Err(TryLockError::WouldBlock) => {
                 let what = format!("another run writes {}", path.display());
                 return Err(Error::usage(what).hint("wait for its end, or name another file"));

@@ -11,6 +11,7 @@
 //! text that happens to be one token (`<think>`, runs of spaces). They are matched everywhere, also
 //! in content.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use aho_corasick::AhoCorasick;
@@ -203,6 +204,8 @@ impl AddedTokens {
             pre_tokenizer.pre_tokenize(&mut pieces)?;
         }
         let model = library.get_model();
+        // `tokenize` takes a closure that cannot change what it captures.
+        let words_held = Cell::new(0);
         pieces.tokenize(|piece| {
             let tokens = model.tokenize(piece.get())?;
             let (start, end) = piece.offsets_original();
@@ -211,12 +214,14 @@ impl AddedTokens {
             }
             // The model's vocabulary has the control token as a word. Tokenizing each character by
             // itself avoids it.
+            words_held.set(words_held.get() + 1);
             let mut letters = Vec::new();
             for (at, c) in piece.get().char_indices() {
                 letters.extend(model.tokenize(&piece.get()[at..at + c.len_utf8()])?);
             }
             Ok(letters)
         })?;
+        held += words_held.get();
         let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
         let encoding = library.post_process(encoding, None, add_special)?;
         Ok((encoding.get_ids().to_vec(), held))

@@ -156,7 +156,10 @@ fn greedy_text_matches_candle_transformers() {
             }
         }
     }
-    eprintln!("{compared} tokens of 50 texts, {ties} near-ties; logits differ by {most:.1e}");
+    eprintln!(
+        "{compared} tokens of {} texts, {ties} near-ties; logits differ by {most:.1e}",
+        prompts.len()
+    );
     assert!(most < LOGIT_BOUND, "logits differ by {most}");
-    assert!(compared > 700);
+    assert!(compared * 8 > prompts.len() * NEW_TOKENS * 7);
 }
