@@ -257,27 +257,18 @@ fn shipped_files(
     template: &SourceFile,
     include: Option<&Spanned<Vec<Spanned<String>>>>,
 ) -> Result<Vec<File>> {
-    let patterns = include
-        .map(|include| Patterns::new(template, include))
-        .transpose()?;
-    let mut used = vec![false; patterns.as_ref().map_or(0, |patterns| patterns.spans.len())];
+    let mut selection = Selection::new(template, include)?;
     let mut included = Vec::new();
     for (path, text) in files {
-        if let Some(patterns) = &patterns {
-            let matching = patterns.set.matches(path);
-            matching.iter().for_each(|index| used[*index] = true);
-            if matching.is_empty() {
-                continue;
-            }
+        if !selection.includes(path) {
+            continue;
         }
         included.push(File {
             path: path.to_owned(),
             text: text_file::without_mark(text.to_owned()),
         });
     }
-    if let (Some(patterns), Some(unused)) = (&patterns, used.iter().position(|used| !used)) {
-        return Err(patterns.matches_nothing(template, unused, folder));
-    }
+    selection.check_all_used(template, folder)?;
     Ok(included)
 }
 
@@ -290,10 +281,7 @@ fn read_folder(
     template: &SourceFile,
     include: Option<&Spanned<Vec<Spanned<String>>>>,
 ) -> Result<Vec<File>> {
-    let patterns = include
-        .map(|include| Patterns::new(template, include))
-        .transpose()?;
-    let mut used = vec![false; patterns.as_ref().map_or(0, |patterns| patterns.spans.len())];
+    let mut selection = Selection::new(template, include)?;
     let mut paths = Vec::new();
     let is_kept = |entry: &DirEntry| entry.depth() == 0 || !is_left_out(entry);
     // Follow a symlink at the top, but not below.
@@ -313,20 +301,14 @@ fn read_folder(
                     .hint("rename the file: its path is part of the prompt"),
             );
         };
-        if let Some(patterns) = &patterns {
-            let matching = patterns.set.matches(path);
-            matching.iter().for_each(|index| used[*index] = true);
-            // Do not skip a symlink to a folder: files in it could match.
-            if matching.is_empty() && !entry.path().is_dir() {
-                continue;
-            }
+        // Do not skip a symlink to a folder: files in it could match.
+        if !selection.includes(path) && !entry.path().is_dir() {
+            continue;
         }
         check_kind(&root, &entry, &shown_path)?;
         paths.push(path.to_owned());
     }
-    if let (Some(patterns), Some(unused)) = (&patterns, used.iter().position(|used| !used)) {
-        return Err(patterns.matches_nothing(template, unused, folder));
-    }
+    selection.check_all_used(template, folder)?;
     paths.sort_unstable();
     let read_one = |path: String| {
         let shown_path = folder.join(&path);
@@ -367,6 +349,45 @@ fn not_walked(folder: &Path, error: walkdir::Error) -> Error {
     match error.into_io_error() {
         Some(error) => unreadable(&path, error),
         None => Error::usage(format!("{}: cannot be read", shown(&path))),
+    }
+}
+
+/// The files that `include` selects (all without it), and which of its globs matched any.
+struct Selection {
+    patterns: Option<Patterns>,
+    used: Vec<bool>,
+}
+
+impl Selection {
+    fn new(template: &SourceFile, include: Option<&Spanned<Vec<Spanned<String>>>>) -> Result<Self> {
+        let patterns = include
+            .map(|include| Patterns::new(template, include))
+            .transpose()?;
+        let globs = patterns.as_ref().map_or(0, |patterns| patterns.spans.len());
+        Ok(Self {
+            patterns,
+            used: vec![false; globs],
+        })
+    }
+
+    fn includes(&mut self, path: &str) -> bool {
+        let Some(patterns) = &self.patterns else {
+            return true;
+        };
+        let matching = patterns.set.matches(path);
+        matching.iter().for_each(|index| self.used[*index] = true);
+        !matching.is_empty()
+    }
+
+    /// # Errors
+    /// The first glob that no path matched.
+    fn check_all_used(&self, template: &SourceFile, folder: &Path) -> Result<()> {
+        match (&self.patterns, self.used.iter().position(|used| !used)) {
+            (Some(patterns), Some(unused)) => {
+                Err(patterns.matches_nothing(template, unused, folder))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
