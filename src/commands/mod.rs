@@ -11,11 +11,12 @@ mod report;
 mod signals;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::cli::{Command, ModelCommand, ProcessEnv};
 use crate::error::{Error, Exit, Result};
 use crate::report::Console;
-use crate::{results, session, terminal};
+use crate::{session, terminal};
 
 /// Runs a subcommand and returns the process's exit code.
 ///
@@ -77,14 +78,14 @@ fn listing() -> Console {
 }
 
 /// A flag that SIGINT (Ctrl-C), SIGTERM and SIGHUP set, so that a run can end in order. The second signal
-/// ends the process at once. Signals that were ignored at the start stay ignored (`nohup`).
+/// ends the process at once, but not while the run's files are being saved. Signals that were ignored at the start stay ignored (`nohup`).
 fn interrupts() -> Result<&'static AtomicBool> {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
     let handler = || {
         crate::report::clear_progress();
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             // Something hangs and does not look at the flag. The profile may show what.
-            let _ = results::write_pending();
+            session::save_before_exit(Duration::from_secs(2));
             #[expect(clippy::exit, reason = "the main thread hangs")]
             std::process::exit(Exit::Incomplete as i32);
         }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::ProfileConfig;
 use crate::error::{Context as _, Exit, Result};
@@ -12,7 +12,7 @@ use crate::record::profile::Profile;
 
 use super::files;
 
-/// PendingFiles that are still to be written. Global, so that the signal handler can write them.
+/// Files that are still to be written. Global, so that the signal handler can write them.
 static PENDING: Mutex<PendingFiles> = Mutex::new(PendingFiles {
     tables: Vec::new(),
     trace: None,
@@ -43,7 +43,7 @@ impl ProfileFiles {
             files.trace = Some(folder.join("trace.json"));
         }
         files.tables.extend(copy_path(config, run_id));
-        *PENDING.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        *pending() = files;
         Self(())
     }
 
@@ -52,12 +52,12 @@ impl ProfileFiles {
     /// # Errors
     /// Exit code 110 if a file cannot be written; the others are written all the same.
     pub fn write(&self, profile: Option<&Profile>) -> Result<()> {
-        profile.map_or(Ok(()), |profile| write(take_pending(), profile))
+        profile.map_or(Ok(()), |profile| write(&mut pending(), profile))
     }
 
     /// Writes nothing: there is no run.
     pub fn forget(self) {
-        take_pending();
+        std::mem::take(&mut *pending());
     }
 }
 
@@ -69,19 +69,25 @@ impl Drop for ProfileFiles {
 }
 
 /// Writes the profile as it is now, unless it has been written.
+///
+/// # Errors
+/// Exit code 110 if a file cannot be written; the others are written all the same.
 pub fn write_pending() -> Result<()> {
-    let files = take_pending();
+    let mut files = pending();
     match profile::snapshot() {
-        Some(profile) if !files.tables.is_empty() => write(files, &profile),
+        Some(profile) if !files.tables.is_empty() => write(&mut files, &profile),
         _ => Ok(()),
     }
 }
 
-fn take_pending() -> PendingFiles {
-    std::mem::take(&mut *PENDING.lock().unwrap_or_else(PoisonError::into_inner))
+/// Locked until the files are written: the process may exit as soon as another thread finds none.
+fn pending() -> MutexGuard<'static, PendingFiles> {
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write(files: PendingFiles, profile: &Profile) -> Result<()> {
+/// Writes `files` and forgets them.
+fn write(files: &mut PendingFiles, profile: &Profile) -> Result<()> {
+    let files = std::mem::take(files);
     let text = profile::text(profile);
     let mut result = Ok(());
     for file in files.tables {

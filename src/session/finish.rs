@@ -1,13 +1,30 @@
 //! The end of a run: totals, verdict, files, and the last lines on the terminal.
 
+use std::sync::{Mutex, PoisonError, TryLockError};
+use std::time::Duration;
+
 use super::recorder::Recorder;
 use super::verdict::verdict;
 use crate::error::{Error, Exit, Result};
 use crate::profile;
 use crate::record::{Energy, Status};
 use crate::report::{summary, table, timing, traffic, warnings};
-use crate::results::{Recording, RolloutFile};
+use crate::results::{self, Recording, RolloutFile};
+use crate::stopwatch::Timer;
 use crate::workflow::Outcome;
+
+/// Held while the run's files are saved.
+static SAVING: Mutex<()> = Mutex::new(());
+
+/// Before the process exits from another thread: writes the profile if the run has not done so, and waits
+/// for files that are being saved, at most `limit`.
+pub(crate) fn save_before_exit(limit: Duration) {
+    let _ = results::write_pending();
+    let timer = Timer::start();
+    while matches!(SAVING.try_lock(), Err(TryLockError::WouldBlock)) && timer.elapsed() < limit {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 impl Recorder<'_> {
     /// Ends a run whose rows were all done by earlier runs.
@@ -92,6 +109,7 @@ impl Recorder<'_> {
 
     /// Writes every file, even after one of them failed; returns the first error.
     fn save_all(&mut self, complete: bool) -> Result<()> {
+        let _saving = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
         let recorded = self.finish_recording(complete);
         let evolved = self.files.evolution.finish();
         let rollouts = self.files.rollouts.take();

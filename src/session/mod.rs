@@ -15,6 +15,8 @@ mod rounds;
 mod services;
 mod verdict;
 
+pub(crate) use finish::save_before_exit;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{Concurrency, Mode, RunConfig};
