@@ -718,35 +718,6 @@ fn a_run_is_a_script_and_its_words_have_the_same_hashes() {
     assert_eq!(live.hashes(), played.hashes());
 }
 
-/// How long after the server wrote a first token its time is on the record.
-#[test]
-#[ignore = "measures, and checks nothing: cargo test --release --test it what_the_client_adds -- --ignored --nocapture"]
-fn what_the_client_adds() {
-    let pause = Duration::from_millis(20);
-    let server = Server::start(move |request| {
-        let mut acts = vec![Act::Wait(pause)];
-        acts.extend(answer(&WORDS, Some(USAGE)));
-        (request.method == "POST").then_some(acts)
-    });
-    for flows in ["1", "25"] {
-        let workspace = Workspace::new();
-        let printed =
-            run(remote(&workspace, &server).envs([("NUM_FLOWS", "25"), ("CONCURRENCY", flows)]));
-        assert_eq!(printed.code, 0, "{}", printed.err);
-        let mut added: Vec<f64> = (workspace.steps().iter())
-            .filter_map(|step| Some(step["ttft_ms"].as_f64()? - 20.0))
-            .collect();
-        added.sort_by(f64::total_cmp);
-        eprintln!(
-            "{flows} in flight: time to first token beyond the server's 20 ms: median {:.3} ms, \
-             least {:.3}, most {:.3}",
-            added[added.len() / 2],
-            added[0],
-            added[added.len() - 1]
-        );
-    }
-}
-
 /// A tokenizer of which every word, or run of signs, is a token; chats are put into `<role>` marks.
 fn tokenizer(workspace: &Workspace) {
     let file = json!({

@@ -1,7 +1,6 @@
 //! Evaluated programs, good and hostile ones: what they come to, and what they leave behind.
 
 mod chance;
-mod cost;
 mod hostile;
 mod outcomes;
 mod processes;

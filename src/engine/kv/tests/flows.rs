@@ -4,8 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
+use super::super::{KvCache, Lease, PAGE_TOKENS, RadixIndex, distinct_prefixes};
 use super::world::Memory;
-use crate::engine::kv::{KvCache, Lease, PAGE_TOKENS, RadixIndex, distinct_prefixes};
 
 const FLOWS: usize = 25;
 const STEPS: usize = 3;

@@ -1,6 +1,6 @@
 //! Individual cases: matching, eviction, and short memory.
 
-use crate::engine::kv::{KvCache, Lease, PageCopy, RadixIndex};
+use super::super::{KvCache, Lease, PageCopy, RadixIndex};
 
 type Cache = KvCache<RadixIndex>;
 

@@ -4,5 +4,4 @@
 mod flows;
 mod limits;
 mod random;
-mod speed;
 mod world;

@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
-use crate::engine::kv::plain::PlainIndex;
-use crate::engine::kv::{KvCache, KvStats, Lease, Page, PageCopy, PrefixIndex, RadixIndex};
+use super::super::plain::PlainIndex;
+use super::super::{KvCache, KvStats, Lease, Page, PageCopy, PrefixIndex, RadixIndex};
 
 /// Contents of KV memory, `[pages, page_tokens]`: at each position a digest of the token there and all
 /// tokens before it, as real keys and values depend on all of them.

@@ -196,10 +196,12 @@ impl Weights for Partly<'_> {
 /// What the int8 activations of each kind of product cost: one kind at a time, all others in f32.
 /// Beside the perplexity, which chance moves either way, this reports the mean Kullback–Leibler
 /// divergence from the candle path's distribution: the rise in mean loss on text that the model itself
-/// would write.
+/// would write. Takes minutes and 0.7 GB, so it runs among the thorough tests only.
 #[test]
-#[ignore = "a measurement: minutes, and 0.7 GB"]
-fn what_int8_activations_cost_in_each_product() {
+fn int8_activations_cost_little_in_each_product() {
+    if cases(0, 1) == 0 {
+        return;
+    }
     let Some(path) = test_model() else { return };
     let windows = windows(&path);
     let mut logits = vec![vec![Vec::new(); WINDOW - 1]; windows.len()];
@@ -232,5 +234,7 @@ fn what_int8_activations_cost_in_each_product() {
         let comparison = compare_losses(ours.as_flattened(), theirs.as_flattened());
         let divergence = divergence / comparison.tokens as f64;
         eprintln!("{what}: {comparison}, divergence {divergence:.2e}");
+        // Measured for all products together: 2.73e-3.
+        assert!(divergence < 4e-3, "{what}: {divergence:.2e}");
     }
 }

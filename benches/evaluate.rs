@@ -1,4 +1,13 @@
-//! The figures of docs/evaluator.md.
+//! What an evaluation and a check of a mathematical answer cost: the figures of docs/evaluator.md.
+//!
+//! `cargo bench --bench evaluate`, on an idle machine. `FLOWBENCH_TEST_PYTHON` selects the Python; without
+//! numpy or math-verify, their part is skipped.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark prints, and may panic"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +16,20 @@ use flowbench::evaluate::{
     Finished, Library, Outcome, Pool, Request, Settings, Times, Verifier, VerifierSettings, packing,
 };
 
-use super::support::{evaluate, program, python, settings, within};
+#[expect(dead_code, reason = "the tests use the rest")]
+#[path = "../tests/it/evaluate/support.rs"]
+mod support;
+
+use support::{evaluate, program, python, settings, within};
+
+fn main() {
+    what_an_evaluation_costs();
+    what_a_math_check_costs();
+}
 
 /// One part of an evaluation's time.
 type Part = fn(&Times) -> Duration;
 
-#[test]
-#[ignore = "measures; run alone, in release, with --ignored --nocapture"]
 fn what_an_evaluation_costs() {
     let settings = Settings {
         parallel: 1,
@@ -56,15 +72,16 @@ fn what_an_evaluation_costs() {
     );
 }
 
-#[test]
-#[ignore = "measures; run alone, in release, with --ignored --nocapture"]
 fn what_a_math_check_costs() {
     let settings = VerifierSettings {
         library: Library::Needed,
         ..VerifierSettings::new(settings(python()))
     };
     let from = Instant::now();
-    let mut verifier = Verifier::start(settings).unwrap();
+    let mut verifier = match Verifier::start(settings) {
+        Ok(verifier) => verifier,
+        Err(error) => return println!("skipped: {error}"),
+    };
     println!(
         "\nverifier started in {:?}: {:?}",
         from.elapsed(),

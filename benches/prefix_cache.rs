@@ -1,9 +1,16 @@
-//! The cost of a call, compared with a layer of a forward pass (80 µs). Run by name, in release: `cargo
-//! test --release --lib engine::kv::tests::speed -- --ignored --nocapture`.
+//! Median times of the prefix cache's calls, with a thousand prompts of a thousand tokens. For comparison: a
+//! layer of a forward pass takes 80 µs.
+//!
+//! `cargo bench --bench prefix_cache`
 
 use std::time::{Duration, Instant};
 
-use crate::engine::kv::{KvCache, PAGE_TOKENS, RadixIndex};
+#[expect(dead_code, reason = "the engine uses the rest")]
+#[cfg_attr(test, expect(unused_imports, reason = "its tests use them"))]
+#[path = "../src/engine/kv/mod.rs"]
+mod kv;
+
+use kv::{KvCache, PAGE_TOKENS};
 
 const SEQUENCES: u32 = 1_000;
 const TOKENS: u32 = 1_000;
@@ -20,7 +27,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 /// Median times of acquire, publish and release for each prompt in turn.
-fn measure(cache: &mut KvCache<RadixIndex>, numbers: impl Iterator<Item = u32>) -> [Duration; 3] {
+fn measure(cache: &mut KvCache, numbers: impl Iterator<Item = u32>) -> [Duration; 3] {
     let mut times = [const { Vec::new() }; 3];
     for number in numbers {
         let mut tokens = sequence(number);
@@ -38,12 +45,11 @@ fn measure(cache: &mut KvCache<RadixIndex>, numbers: impl Iterator<Item = u32>) 
     times.map(median)
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn a_thousand_prompts_of_a_thousand_tokens() {
+#[expect(clippy::print_stdout, reason = "what a benchmark is for")]
+fn main() {
     // 45 own pages for each (19 of 63 are shared, all but a part of one).
     let pages = 46 * SEQUENCES as usize + 100;
-    let mut cache = KvCache::<RadixIndex>::new(pages, PAGE_TOKENS, true);
+    let mut cache = KvCache::new(pages, PAGE_TOKENS, true);
     let fill = measure(&mut cache, 0..SEQUENCES);
     assert_eq!(cache.stats().evictions, 0);
     // In an order that defeats the CPU's caches.
@@ -53,7 +59,6 @@ fn a_thousand_prompts_of_a_thousand_tokens() {
     for (name, [acquire, publish, release]) in
         [("filling", fill), ("known", known), ("evicting", evicting)]
     {
-        eprintln!("{name}: acquire {acquire:?}, publish {publish:?}, release {release:?}");
-        assert!(acquire < Duration::from_micros(100));
+        println!("{name}: acquire {acquire:?}, publish {publish:?}, release {release:?}");
     }
 }
