@@ -20,12 +20,7 @@ pub fn capture(root: &Path) -> Environment {
         cpu_threads: cpu_threads(),
         cpu_features: cpu_features(),
         memory_bytes: memory_bytes(),
-        build: if cfg!(feature = "cuda") {
-            "cpu+cuda"
-        } else {
-            "cpu"
-        }
-        .to_owned(),
+        build: "cpu+cuda".to_owned(),
         hostname_hash: hostname_hash(rustix::system::uname().nodename().to_bytes()),
         load: None,
     }

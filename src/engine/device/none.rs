@@ -2,15 +2,11 @@
 
 use candle_core::Device;
 
-use super::{DeviceInfo, DeviceLoad};
+use super::DeviceInfo;
 use crate::error::{Error, Result};
 
 /// Without CUDA there is nothing to set up.
 pub fn prepare_process() {}
-
-pub(super) fn load() -> DeviceLoad {
-    DeviceLoad::default()
-}
 
 pub(super) fn is_visible() -> bool {
     false
