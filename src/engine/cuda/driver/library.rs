@@ -164,8 +164,11 @@ impl Driver {
 
     fn open(name: &str) -> Result<Self, Missing> {
         // SAFETY: the driver's initialisation code has no requirements of ours.
-        let library =
-            unsafe { Library::new(name) }.map_err(|error| Missing::Library(error.to_string()))?;
+        let library = unsafe { Library::new(name) }.map_err(|error| {
+            // The loader's own message, which names the file, is the source.
+            let source = error.source().map(ToString::to_string);
+            Missing::Library(source.unwrap_or_else(|| error.to_string()))
+        })?;
         // Never unloaded: the functions are called until the process ends.
         Self::look_up(Box::leak(Box::new(library)))
     }
