@@ -1,0 +1,59 @@
+//! Cosines and sines of the rotary embedding, computed on the host.
+
+use crate::engine::kernels::Kernels;
+use crate::engine::memory::{self, OutOfMemory};
+use crate::engine::model::ModelSpec;
+use crate::engine::model::source::frequencies;
+
+/// Initial positions of the rotation table; it grows with the sequences.
+const FIRST_POSITIONS: usize = 1024;
+
+/// Cosines and sines of the rotary embedding, for every position so far.
+pub(in crate::engine::model) struct Rotation {
+    /// The angle of pair `i` of a head from one position to the next, in radians.
+    frequencies: Vec<f32>,
+    /// `[positions, pairs]`.
+    cos: Vec<f32>,
+    /// `[positions, pairs]`.
+    sin: Vec<f32>,
+}
+
+impl Rotation {
+    pub(super) fn new(spec: &ModelSpec, divisors: Option<&[f32]>) -> Self {
+        Self {
+            frequencies: frequencies(spec, divisors),
+            cos: Vec::new(),
+            sin: Vec::new(),
+        }
+    }
+
+    /// Extends the tables to at least `positions` positions.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub(super) fn ensure_capacity(&mut self, positions: usize) -> Result<(), OutOfMemory> {
+        let pairs = self.frequencies.len();
+        let have = self.cos.len() / pairs;
+        if positions <= have {
+            return Ok(());
+        }
+        let reach = positions.next_power_of_two().max(FIRST_POSITIONS);
+        for table in [&mut self.cos, &mut self.sin] {
+            memory::ensure_capacity(table, reach * pairs)?;
+        }
+        for position in have..reach {
+            for frequency in &self.frequencies {
+                let angle = position as f32 * frequency;
+                self.cos.push(angle.cos());
+                self.sin.push(angle.sin());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn rotate(&self, kernels: Kernels, head: &mut [f32], position: usize) {
+        let pairs = self.frequencies.len();
+        let row = position * pairs..(position + 1) * pairs;
+        kernels.rope_neox(head, &self.cos[row.clone()], &self.sin[row]);
+    }
+}
