@@ -30,7 +30,7 @@ const POWER: f32 = 32767.0;
 
 impl KvShape {
     /// The largest integer of a query, so that the sum over a head's columns fits 31 bits.
-    pub(super) fn query_limit(self) -> f32 {
+    pub fn query_limit(self) -> f32 {
         let terms = 2 * self.key_pairs() * WHOLE as usize;
         (i32::MAX as usize / terms).min(i16::MAX as usize) as f32
     }

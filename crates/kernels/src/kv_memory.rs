@@ -46,7 +46,33 @@ pub struct KvShape {
     pub head_size: usize,
 }
 
+/// Where a page holds what, in 16-bit units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvLayout {
+    /// A page in one layer.
+    pub page: usize,
+    /// From one head to the next.
+    pub head: usize,
+    /// From the start of a head to the scales of its values.
+    pub values_at: usize,
+    /// Columns of a value, padded.
+    pub value_stride: usize,
+    /// Pairs of columns of a key.
+    pub key_pairs: usize,
+}
+
 impl KvShape {
+    /// The layout, for keys and values on another device.
+    pub fn layout(self) -> KvLayout {
+        KvLayout {
+            page: self.page_len(),
+            head: self.head_len(),
+            values_at: self.value_scales_at(),
+            value_stride: self.value_stride(),
+            key_pairs: self.key_pairs(),
+        }
+    }
+
     /// 16-bit units of a page in one layer.
     pub(crate) fn page_len(self) -> usize {
         self.kv_heads * self.head_len()

@@ -165,6 +165,19 @@ pub struct PackedMatrix {
     pub(super) fine: Aligned<u8>,
 }
 
+/// The arrays of a [`PackedMatrix`], for a copy on another device.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedParts<'a> {
+    /// `[groups][blocks][quads of 64 bytes]`, or dense weights `[groups][cols][16]`.
+    pub quants: &'a [u8],
+    /// f16 `[groups][blocks or super-blocks][16]`.
+    pub scales: &'a [u16],
+    /// f16, laid out as the scales.
+    pub mins: &'a [u16],
+    /// `[groups][blocks][2][16]`.
+    pub fine: &'a [u8],
+}
+
 /// A pointer that threads may write through, each to its own elements.
 #[derive(Clone, Copy)]
 pub(super) struct Shared<T>(*mut T);
@@ -297,6 +310,15 @@ impl PackedMatrix {
     /// Bytes in memory, which are also the bytes that a product streams.
     pub fn bytes(&self) -> usize {
         self.quants.len() + self.fine.len() + 2 * (self.scales.len() + self.mins.len())
+    }
+
+    pub fn parts(&self) -> PackedParts<'_> {
+        PackedParts {
+            quants: &self.quants,
+            scales: &self.scales,
+            mins: &self.mins,
+            fine: &self.fine,
+        }
     }
 
     /// Groups of sixteen rows.

@@ -6,3 +6,4 @@
     reason = "the CUDA forward will call what is not called yet"
 )]
 pub(crate) mod driver;
+pub(crate) mod kernels;

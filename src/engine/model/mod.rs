@@ -2,6 +2,7 @@
 //! and stores their keys and values. Schedulers and samplers know nothing else about a model.
 
 mod candle;
+mod cuda;
 mod generic;
 mod native;
 mod source;

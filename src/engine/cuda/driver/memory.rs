@@ -43,6 +43,9 @@ plain!(
     half::bf16
 );
 
+// SAFETY: values one after another, without padding.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
 /// Memory of the device for `len` values. Freed when it is dropped, after what is queued.
 ///
 /// A [`Graph`](super::Graph) keeps the addresses of the buffers that it was captured with, not the
@@ -68,7 +71,7 @@ impl<T> Buffer<T> {
     ///
     /// # Panics
     /// If `offset` is beyond the end.
-    pub(super) fn address(&self, offset: usize) -> CUdeviceptr {
+    pub(crate) fn address(&self, offset: usize) -> CUdeviceptr {
         assert!(offset <= self.len, "value {offset} of {}", self.len);
         self.pointer + (offset * size_of::<T>()) as CUdeviceptr
     }

@@ -10,7 +10,7 @@ use super::Gpu;
 use super::card::{MINIMUM_DRIVER, cuda_version};
 use super::context::Context;
 use super::error::GpuError;
-use super::memory::Buffer;
+use super::memory::{Buffer, Plain};
 use crate::error::{Error, Result};
 use crate::stopwatch::Timer;
 use crate::units::Millis;
@@ -102,26 +102,21 @@ impl Kernel {
     }
 }
 
-/// The arguments of a launch, in the order of the kernel's parameters: at most
-/// [`Arguments::MOST`].
+/// The arguments of a launch, in the order of the kernel's parameters.
 ///
 /// Nothing checks their number and types against the kernel: the driver reads as many bytes as the
 /// kernel's parameters have.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Arguments {
-    /// Each value in the first bytes of its own 8.
-    values: [u64; Self::MOST],
-    len: usize,
+    /// The values one after another, each from a multiple of 8 bytes on.
+    words: Vec<u64>,
+    /// Where each value starts in `words`.
+    starts: Vec<usize>,
 }
 
 impl Arguments {
-    pub(crate) const MOST: usize = 40;
-
     pub(crate) fn new() -> Self {
-        Self {
-            values: [0; Self::MOST],
-            len: 0,
-        }
+        Self::default()
     }
 
     #[must_use]
@@ -143,34 +138,36 @@ impl Arguments {
 
     #[must_use]
     pub(crate) fn u32(self, value: u32) -> Self {
-        self.four(value.to_ne_bytes())
-    }
-
-    #[must_use]
-    pub(crate) fn i32(self, value: i32) -> Self {
-        self.four(value.to_ne_bytes())
+        self.value(value)
     }
 
     #[must_use]
     pub(crate) fn f32(self, value: f32) -> Self {
-        self.four(value.to_ne_bytes())
+        self.value(value)
     }
 
     #[must_use]
-    pub(crate) fn u64(mut self, value: u64) -> Self {
-        self.values[self.len] = value;
-        self.len += 1;
+    pub(crate) fn u64(self, value: u64) -> Self {
+        self.value(value)
+    }
+
+    /// A number or a structure. Its alignment is at most 8.
+    #[must_use]
+    pub(crate) fn value<T: Plain>(mut self, value: T) -> Self {
+        const { assert!(align_of::<T>() <= align_of::<u64>()) };
+        let start = self.words.len();
+        self.starts.push(start);
+        self.words.resize(start + size_of::<T>().div_ceil(8), 0);
+        // SAFETY: there is room for the value, aligned as it must be.
+        unsafe { self.words.as_mut_ptr().add(start).cast::<T>().write(value) };
         self
     }
 
-    fn four(self, [a, b, c, d]: [u8; 4]) -> Self {
-        self.u64(u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]))
-    }
-
-    fn pointers(&mut self) -> [*mut c_void; Self::MOST] {
-        self.values
-            .each_mut()
-            .map(|value| (value as *mut u64).cast())
+    fn pointers(&mut self) -> Vec<*mut c_void> {
+        let words = self.words.as_mut_ptr();
+        // SAFETY: each start is in `words`.
+        let pointer = |start: &usize| unsafe { words.add(*start) }.cast();
+        self.starts.iter().map(pointer).collect()
     }
 }
 
@@ -340,20 +337,20 @@ mod tests {
     }
 
     #[test]
-    fn arguments_lie_in_order_at_the_start_of_their_places() {
+    fn arguments_lie_in_order() {
         let mut arguments = Arguments::new()
             .u32(7)
-            .i32(-2)
             .f32(1.5)
+            .value([1u32, 2, 3])
             .u64(u64::MAX - 1)
             .null();
-        assert_eq!(arguments.len, 5);
         let pointers = arguments.pointers();
-        // SAFETY: the values are in `arguments`, each 8 bytes long.
+        assert_eq!(pointers.len(), 5);
+        // SAFETY: the values are in `arguments`, with these types.
         unsafe {
             assert_eq!(pointers[0].cast::<u32>().read(), 7);
-            assert_eq!(pointers[1].cast::<i32>().read(), -2);
-            assert_eq!(pointers[2].cast::<f32>().read(), 1.5);
+            assert_eq!(pointers[1].cast::<f32>().read(), 1.5);
+            assert_eq!(pointers[2].cast::<[u32; 3]>().read(), [1, 2, 3]);
             assert_eq!(pointers[3].cast::<u64>().read(), u64::MAX - 1);
             assert_eq!(pointers[4].cast::<u64>().read(), 0);
         }

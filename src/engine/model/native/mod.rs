@@ -13,7 +13,7 @@ mod prefetch_plan;
 pub(super) mod rotation;
 #[cfg(test)]
 pub(super) mod tests;
-mod weights;
+pub(super) mod weights;
 
 use super::source::{Weights, check_names, checked_spec};
 use super::{

@@ -19,7 +19,7 @@ pub(in crate::engine::model) struct Rotation {
 }
 
 impl Rotation {
-    pub(super) fn new(spec: &ModelSpec, divisors: Option<&[f32]>) -> Self {
+    pub(in crate::engine::model) fn new(spec: &ModelSpec, divisors: Option<&[f32]>) -> Self {
         Self {
             frequencies: frequencies(spec, divisors),
             cos: Vec::new(),
@@ -31,7 +31,10 @@ impl Rotation {
     ///
     /// # Errors
     /// There is no memory for them.
-    pub(super) fn ensure_capacity(&mut self, positions: usize) -> Result<(), OutOfMemory> {
+    pub(in crate::engine::model) fn ensure_capacity(
+        &mut self,
+        positions: usize,
+    ) -> Result<(), OutOfMemory> {
         let pairs = self.frequencies.len();
         let have = self.cos.len() / pairs;
         if positions <= have {
@@ -49,6 +52,15 @@ impl Rotation {
             }
         }
         Ok(())
+    }
+
+    /// Cosines and sines, `[positions, pairs]`.
+    pub(in crate::engine::model) fn tables(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
+    }
+
+    pub(in crate::engine::model) fn pairs(&self) -> usize {
+        self.frequencies.len()
     }
 
     pub(super) fn rotate(&self, kernels: Kernels, head: &mut [f32], position: usize) {

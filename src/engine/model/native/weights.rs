@@ -13,34 +13,34 @@ use crate::engine::load::gguf::GgufFile;
 use crate::error::{Context, Error, Exit, Result};
 
 /// A transformer block.
-pub(super) struct Layer {
+pub(in crate::engine::model) struct Layer {
     /// `[hidden]`.
-    pub(super) attention_norm: Vec<f32>,
+    pub(in crate::engine::model) attention_norm: Vec<f32>,
     /// `[heads · head_size, hidden]`.
-    pub(super) query: Linear,
+    pub(in crate::engine::model) query: Linear,
     /// `[kv_heads · head_size, hidden]`.
-    pub(super) key: Linear,
+    pub(in crate::engine::model) key: Linear,
     /// `[kv_heads · head_size, hidden]`.
-    pub(super) value: Linear,
+    pub(in crate::engine::model) value: Linear,
     /// `[head_size]`, for models that norm each head of queries and keys (Qwen3).
-    pub(super) query_norm: Option<Vec<f32>>,
+    pub(in crate::engine::model) query_norm: Option<Vec<f32>>,
     /// `[head_size]`, likewise.
-    pub(super) key_norm: Option<Vec<f32>>,
+    pub(in crate::engine::model) key_norm: Option<Vec<f32>>,
     /// `[hidden, heads · head_size]`.
-    pub(super) output: Linear,
+    pub(in crate::engine::model) output: Linear,
     /// `[hidden]`.
-    pub(super) feed_forward_norm: Vec<f32>,
+    pub(in crate::engine::model) feed_forward_norm: Vec<f32>,
     /// `[intermediate, hidden]`.
-    pub(super) gate: Linear,
+    pub(in crate::engine::model) gate: Linear,
     /// `[intermediate, hidden]`.
-    pub(super) up: Linear,
+    pub(in crate::engine::model) up: Linear,
     /// `[hidden, intermediate]`.
-    pub(super) down: Linear,
+    pub(in crate::engine::model) down: Linear,
 }
 
 impl Layer {
     /// The matrices of the first product.
-    pub(super) fn inputs(&self) -> [&PackedMatrix; 3] {
+    pub(in crate::engine::model) fn inputs(&self) -> [&PackedMatrix; 3] {
         [&self.query, &self.key, &self.value].map(|linear| &linear.matrix)
     }
 
@@ -79,22 +79,22 @@ impl Layer {
 }
 
 /// A matrix and its optional bias.
-pub(super) struct Linear {
-    pub(super) matrix: PackedMatrix,
+pub(in crate::engine::model) struct Linear {
+    pub(in crate::engine::model) matrix: PackedMatrix,
     /// `[rows]`.
-    pub(super) bias: Option<Vec<f32>>,
+    pub(in crate::engine::model) bias: Option<Vec<f32>>,
 }
 
-pub(super) struct NativeWeights {
+pub(in crate::engine::model) struct NativeWeights {
     /// `[vocabulary, hidden]`.
-    pub(super) embedding: PackedMatrix,
+    pub(in crate::engine::model) embedding: PackedMatrix,
     /// The output head, if it is not tied to the embedding.
-    pub(super) head: Option<PackedMatrix>,
-    pub(super) layers: Vec<Layer>,
+    pub(in crate::engine::model) head: Option<PackedMatrix>,
+    pub(in crate::engine::model) layers: Vec<Layer>,
     /// `[hidden]`.
-    pub(super) norm: Vec<f32>,
+    pub(in crate::engine::model) norm: Vec<f32>,
     /// Divisors of the rotary frequencies, by pair.
-    pub(super) rope_divisors: Option<Vec<f32>>,
+    pub(in crate::engine::model) rope_divisors: Option<Vec<f32>>,
 }
 
 impl NativeWeights {
@@ -103,7 +103,11 @@ impl NativeWeights {
     /// # Errors
     /// A tensor is missing, has another shape than the model's sizes require, or a type without a
     /// kernel.
-    pub(super) fn load(weights: &dyn Weights, spec: &ModelSpec, pool: &Pool) -> Result<Self> {
+    pub(in crate::engine::model) fn load(
+        weights: &dyn Weights,
+        spec: &ModelSpec,
+        pool: &Pool,
+    ) -> Result<Self> {
         let loader = Loader { weights, pool };
         let hidden = spec.hidden;
         let queries = spec.heads * spec.head_size;
@@ -142,7 +146,7 @@ impl NativeWeights {
     }
 
     /// Whether any product uses int8 activations.
-    pub(super) fn is_quantised(&self) -> bool {
+    pub(in crate::engine::model) fn is_quantised(&self) -> bool {
         let matrices = self.layers.iter().flat_map(Layer::linears);
         let matrices = matrices.map(|linear| &linear.matrix);
         matrices
@@ -151,7 +155,7 @@ impl NativeWeights {
     }
 
     /// Bytes that a pass reads; the vectors are negligible.
-    pub(super) fn bytes(&self) -> WeightBytes {
+    pub(in crate::engine::model) fn bytes(&self) -> WeightBytes {
         let linears = self.layers.iter().flat_map(Layer::linears);
         WeightBytes {
             layers: linears.map(|linear| linear.matrix.bytes()).sum(),

@@ -1,0 +1,89 @@
+// What the kernels are written in: CUDA under NVRTC, and `simt.h` of the simulated GPU on the host.
+// Every floating-point operation is a named function, so that no compiler contracts or reorders it: the
+// kernels give the bits of crates/kernels.
+#pragma once
+
+#ifdef __CUDACC_RTC__
+
+typedef unsigned char u8;
+typedef signed char i8;
+typedef unsigned short u16;
+typedef short i16;
+typedef unsigned int u32;
+typedef int i32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define DEVICE static __device__ __forceinline__
+#define KERNEL(name, ...) extern "C" __global__ void name(__VA_ARGS__)
+// An array in the block's shared memory.
+#define SHARED(T, name, N) __shared__ __align__(16) T name[N]
+
+DEVICE void sync_block() { __syncthreads(); }
+DEVICE void sync_warp() { __syncwarp(); }
+// All 32 lanes take part.
+template <class T> DEVICE T shuffle_xor(T v, i32 mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+template <class T> DEVICE T shuffle(T v, i32 lane) { return __shfl_sync(0xffffffffu, v, lane); }
+template <class T> DEVICE T shuffle_down(T v, i32 delta) { return __shfl_down_sync(0xffffffffu, v, delta); }
+DEVICE bool warp_any(bool v) { return __any_sync(0xffffffffu, v); }
+
+// c + Σ w·a over four bytes, w unsigned and a signed.
+DEVICE i32 dot4_us(u32 w, i32 a, i32 c) {
+    i32 d;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(w), "r"(a), "r"(c));
+    return d;
+}
+
+#if __CUDA_ARCH__ >= 800
+#define HAS_MMA 1
+// d[16×8] += a[16×32] · b[32×8], a unsigned and b signed bytes. Fragments as in the PTX ISA, m16n8k32.
+DEVICE void mma_u8s8(i32 *d, const u32 *a, const u32 *b) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
+DEVICE float fma_(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+DEVICE float mul_(float a, float b) { return __fmul_rn(a, b); }
+DEVICE float add_(float a, float b) { return __fadd_rn(a, b); }
+DEVICE float sub_(float a, float b) { return __fsub_rn(a, b); }
+DEVICE float div_(float a, float b) { return __fdiv_rn(a, b); }
+DEVICE float sqrt_(float a) { return __fsqrt_rn(a); }
+// To the nearest integer, ties to even.
+DEVICE float rint_(float a) { return rintf(a); }
+// Neither argument is NaN.
+DEVICE float max_(float a, float b) { return fmaxf(a, b); }
+DEVICE float min_(float a, float b) { return fminf(a, b); }
+DEVICE float abs_(float a) { return fabsf(a); }
+DEVICE float int_to_f32(i32 a) { return __int2float_rn(a); }
+// Truncates.
+DEVICE i32 f32_to_int(float a) { return __float2int_rz(a); }
+DEVICE u32 f32_bits(float a) { return __float_as_uint(a); }
+DEVICE float bits_f32(u32 a) { return __uint_as_float(a); }
+DEVICE float half_to_f32(u16 h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
+DEVICE float bf16_to_f32(u16 h) { return __uint_as_float(u32(h) << 16); }
+DEVICE u64 mulhi_u64(u64 a, u64 b) { return __umul64hi(a, b); }
+
+// Loads of what is read once: weights.
+DEVICE u32 ld_stream(const u32 *p) {
+    u32 v;
+    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
+}
+DEVICE uint4 ld_stream(const uint4 *p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+#else
+#include "simt.h"
+#define HAS_MMA 1
+#define warp_any any
+#endif

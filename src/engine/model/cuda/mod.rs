@@ -1,0 +1,390 @@
+//! The forward pass on a GPU, by our own kernels (`engine/cuda/kernels`): the same families and weight types
+//! as the native CPU pass, the same keys and values, and for quantised weights the same bits.
+
+mod descriptors;
+mod pass;
+mod upload;
+mod weights;
+
+use std::collections::HashMap;
+
+use super::native::rotation::Rotation;
+use super::native::weights::NativeWeights;
+use super::source::Weights;
+use super::{
+    Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
+};
+use crate::engine::cuda::driver::{Buffer, Gpu, GpuError, Graph, Pinned};
+use crate::engine::cuda::kernels::ForwardKernels;
+use crate::engine::kernels::{ActivationBlock, BLOCK, KvShape, Pool};
+use crate::environment::cpu_threads;
+use crate::error::{Error, Result};
+
+use descriptors::Request;
+use pass::{Pass, Rows};
+use upload::Layout;
+use weights::GpuWeights;
+
+/// Rows of the decode passes that are recorded as graphs: a pass is padded to the next of these.
+const GRAPH_ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+/// Tokens of a pass that there is room for at the start.
+const FIRST_TOKENS: usize = 512;
+/// Rows of logits that there is room for at the start.
+const FIRST_ENDS: usize = 64;
+/// Most heads to a KV head, and most columns of a head, of `attention.cu`.
+const MOST_GROUP: usize = 16;
+const MOST_HEAD: usize = 256;
+
+/// The rotary embedding's tables on the device, `[positions, pairs]`.
+struct GpuRotation {
+    cos: Buffer<f32>,
+    sin: Buffer<f32>,
+    pairs: usize,
+}
+
+/// What a pass computes on the way, for a number of tokens.
+struct Scratch {
+    layout: Layout,
+    tokens: usize,
+    ends: usize,
+    pages: usize,
+    staged: Pinned<u32>,
+    upload: Buffer<u32>,
+    stream: Buffer<f32>,
+    delta: Buffer<f32>,
+    normed: Buffer<f32>,
+    blocks: Buffer<ActivationBlock>,
+    gated: Buffer<ActivationBlock>,
+    queries: Buffer<f32>,
+    keys: Buffer<f32>,
+    values: Buffer<f32>,
+    whole: Buffer<i16>,
+    factors: Buffer<f32>,
+    attended: Buffer<f32>,
+    gate: Buffer<f32>,
+    logits: Buffer<f32>,
+    requests: Buffer<Request>,
+    sampled: Buffer<u32>,
+    /// Decode passes by their rows, recorded with these buffers.
+    graphs: HashMap<usize, Graph>,
+}
+
+impl Scratch {
+    fn allocate(
+        gpu: &Gpu,
+        spec: &ModelSpec,
+        tokens: usize,
+        ends: usize,
+        pages: usize,
+    ) -> Result<Self, GpuError> {
+        let queries = spec.heads * spec.head_size;
+        let keys = spec.kv_heads * spec.head_size;
+        let numbers = |width: usize| gpu.allocate::<f32>(tokens * width);
+        let blocks = |width: usize| gpu.allocate::<ActivationBlock>(tokens * width.div_ceil(BLOCK));
+        let layout = Layout::new(tokens, ends);
+        Ok(Self {
+            layout,
+            tokens,
+            ends,
+            pages,
+            staged: gpu.pinned(layout.words(pages))?,
+            upload: gpu.allocate(layout.words(pages))?,
+            stream: numbers(spec.hidden)?,
+            delta: numbers(spec.hidden)?,
+            normed: numbers(spec.hidden)?,
+            blocks: blocks(spec.hidden.max(queries))?,
+            gated: blocks(spec.intermediate)?,
+            queries: numbers(queries)?,
+            keys: numbers(keys)?,
+            values: numbers(keys)?,
+            whole: gpu.allocate(tokens * queries)?,
+            factors: numbers(spec.heads)?,
+            attended: numbers(queries)?,
+            gate: numbers(spec.intermediate)?,
+            logits: gpu.allocate(ends * spec.vocabulary)?,
+            requests: gpu.allocate(ends)?,
+            sampled: gpu.allocate(ends)?,
+            graphs: HashMap::new(),
+        })
+    }
+}
+
+/// The CUDA forward pass.
+pub(super) struct CudaModel {
+    spec: ModelSpec,
+    weight_type: String,
+    weight_bytes: WeightBytes,
+    quantised: bool,
+    kernels: ForwardKernels,
+    weights: GpuWeights,
+    rotation: GpuRotation,
+    kv_shape: KvShape,
+    /// `[pages, layers, page]`.
+    pages: Buffer<i16>,
+    num_pages: usize,
+    /// `None` only while a pass runs.
+    scratch: Option<Scratch>,
+    graphs: bool,
+    /// Sequences opened so far: a slot is just a number.
+    opened: usize,
+    /// Last, so that all memory is freed before the context.
+    gpu: Gpu,
+}
+
+impl CudaModel {
+    /// Loads the weights to the device. `context`: the most tokens of a sequence.
+    ///
+    /// # Errors
+    /// Exit code 3: a tensor is missing or has another shape, a size is beyond the kernels, or memory is
+    /// short.
+    pub(super) fn load(
+        gpu: Gpu,
+        weights: &dyn Weights,
+        spec: ModelSpec,
+        weight_type: String,
+        context: usize,
+    ) -> Result<Self> {
+        let group = spec.heads / spec.kv_heads;
+        if group > MOST_GROUP || spec.head_size > MOST_HEAD {
+            return Err(Error::preflight(format!(
+                "the CUDA kernels take up to {MOST_GROUP} query heads per KV head and heads of up to {MOST_HEAD}; \
+                 this model has {group} and {}",
+                spec.head_size
+            ))
+            .hint("set DEVICE=cpu"));
+        }
+        let kernels = ForwardKernels::load(&gpu)?;
+        let pool = Pool::new(cpu_threads())
+            .map_err(|source| Error::preflight("failed to start threads").caused_by(source))?;
+        let loaded = NativeWeights::load(weights, &spec, &pool)?;
+        let free = gpu.memory()?.free;
+        let failed = |error: GpuError| {
+            let needed = loaded.bytes().layers + loaded.bytes().head;
+            too_large(error, needed, free)
+        };
+        let on_device = GpuWeights::upload(&gpu, &loaded).map_err(failed)?;
+        let rotation = rotation(&gpu, &spec, loaded.rope_divisors.as_deref(), context)?;
+        let kv_shape = KvShape {
+            kv_heads: spec.kv_heads,
+            head_size: spec.head_size,
+        };
+        let table = FIRST_TOKENS.max(context.div_ceil(crate::engine::kv::PAGE_TOKENS));
+        let scratch =
+            Scratch::allocate(&gpu, &spec, FIRST_TOKENS, FIRST_ENDS, table).map_err(failed)?;
+        Ok(Self {
+            weight_bytes: loaded.bytes(),
+            quantised: loaded.is_quantised(),
+            weights: on_device,
+            pages: gpu.allocate(1).map_err(failed)?,
+            num_pages: 0,
+            scratch: Some(scratch),
+            graphs: std::env::var_os("CUDA_GRAPHS").is_none_or(|value| value != "0"),
+            opened: 0,
+            spec,
+            weight_type,
+            kernels,
+            rotation,
+            kv_shape,
+            gpu,
+        })
+    }
+
+    /// Checks the pass, and makes room for it.
+    fn prepare(&mut self, chunks: &[Chunk<'_>]) -> Result<Rows> {
+        for chunk in chunks {
+            check_chunk(chunk, chunk.start, &self.spec)?;
+            check_pages(chunk, self.num_pages)?;
+        }
+        let tokens: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+        let ends = chunks.iter().filter(|chunk| chunk.logits).count();
+        let pages = upload::pages_of(chunks);
+        let fits = self.scratch.as_ref().is_some_and(|scratch| {
+            tokens <= scratch.tokens && ends <= scratch.ends && pages <= scratch.pages
+        });
+        if !fits {
+            let old = self.scratch.take();
+            let most = |room: fn(&Scratch) -> usize| old.as_ref().map_or(0, room);
+            let (tokens, ends, pages) = (
+                tokens
+                    .max(most(|scratch| scratch.tokens))
+                    .next_power_of_two(),
+                ends.max(most(|scratch| scratch.ends)).next_power_of_two(),
+                pages.max(most(|scratch| scratch.pages)).next_power_of_two(),
+            );
+            drop(old);
+            let larger = Scratch::allocate(&self.gpu, &self.spec, tokens, ends, pages);
+            self.scratch = Some(larger.map_err(in_pass)?);
+        }
+        Ok(Rows { tokens, ends })
+    }
+
+    /// Queues a pass and waits for its upload to be read. `work` queues what follows the logits.
+    fn run(
+        &self,
+        scratch: &mut Scratch,
+        chunks: &[Chunk<'_>],
+        rows: Rows,
+        sampled: bool,
+    ) -> Result<(), GpuError> {
+        let words = upload::write(&mut scratch.staged, scratch.layout, chunks);
+        self.gpu
+            .upload_async(&scratch.upload, &scratch.staged, words)?;
+        let queue = |scratch: &Scratch, rows: Rows| {
+            let pass = Pass::new(self, scratch, rows);
+            pass.queue()?;
+            match sampled {
+                true => pass.queue_sampling(),
+                false => Ok(()),
+            }
+        };
+        let padded = GRAPH_ROWS.into_iter().find(|most| rows.tokens <= *most);
+        let decodes = rows.ends == rows.tokens;
+        let (Some(padded), true, true, true) = (padded, decodes, sampled, self.graphs) else {
+            return queue(scratch, rows);
+        };
+        if !scratch.graphs.contains_key(&padded) && padded <= scratch.tokens.min(scratch.ends) {
+            let rows = Rows {
+                tokens: padded,
+                ends: padded,
+            };
+            let graph = self.gpu.capture(|| queue(scratch, rows))?;
+            scratch.graphs.insert(padded, graph);
+        }
+        match scratch.graphs.get(&padded) {
+            Some(graph) => self.gpu.replay(graph),
+            None => queue(scratch, rows),
+        }
+    }
+}
+
+impl Model for CudaModel {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn backend(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn weights(&self) -> String {
+        let activations = if self.quantised { "int8" } else { "f32" };
+        format!(
+            "{} with {activations} activations, CUDA kernels",
+            self.weight_type
+        )
+    }
+
+    fn weight_bytes(&self) -> Option<WeightBytes> {
+        Some(self.weight_bytes)
+    }
+
+    fn checks_guesses(&self) -> bool {
+        true
+    }
+
+    fn max_sequences(&self) -> usize {
+        4096
+    }
+
+    fn page_bytes(&self) -> Option<usize> {
+        Some(self.kv_shape.page_bytes() * self.spec.layers)
+    }
+
+    fn set_pages(&mut self, pages: usize) -> Result<()> {
+        let page = self.kv_shape.layout().page * self.spec.layers;
+        let fail = |error: GpuError| no_room_for_pages(pages, 2 * page, error);
+        // Frees the old ones first.
+        self.num_pages = 0;
+        self.pages = self.gpu.allocate(1).map_err(fail)?;
+        if let Some(scratch) = &mut self.scratch {
+            // They hold the old address.
+            scratch.graphs.clear();
+        }
+        self.pages = self.gpu.allocate(pages * page).map_err(fail)?;
+        self.num_pages = pages;
+        Ok(())
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
+        let page = self.kv_shape.layout().page * self.spec.layers;
+        let (from, to) = (from as usize * page, to as usize * page);
+        self.gpu
+            .copy(&self.pages, from, &self.pages, to, page)
+            .map_err(in_pass)
+    }
+
+    fn open(&mut self) -> Result<Slot> {
+        self.opened += 1;
+        Ok(Slot(self.opened))
+    }
+
+    fn close(&mut self, _: Slot) {}
+
+    fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
+        let mut logits = Vec::new();
+        self.forward_into(chunks, &mut logits)?;
+        let rows = logits.chunks_exact(self.spec.vocabulary);
+        Ok(rows.map(<[f32]>::to_vec).collect())
+    }
+
+    fn forward_into(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<()> {
+        logits.clear();
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let rows = self.prepare(chunks)?;
+        let Some(mut scratch) = self.scratch.take() else {
+            return Err(Error::flow("a pass runs already"));
+        };
+        logits.resize(rows.ends * self.spec.vocabulary, 0.0);
+        let done = self.run(&mut scratch, chunks, rows, false).and_then(|()| {
+            // Waits for the pass.
+            self.gpu.download(&scratch.logits, 0, logits)?;
+            self.gpu.synchronize()
+        });
+        self.scratch = Some(scratch);
+        done.map_err(in_pass)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.gpu.synchronize().map_err(in_pass)
+    }
+}
+
+fn in_pass(error: GpuError) -> Error {
+    error.in_pass("compute on the GPU")
+}
+
+fn too_large(error: GpuError, needed: usize, free: usize) -> Error {
+    use crate::units::Bytes;
+    if !error.is_out_of_memory() {
+        return error.at_load("copy the weights to the GPU");
+    }
+    Error::preflight(format!(
+        "the weights take {} of GPU memory, and {} are free",
+        Bytes(needed as u64),
+        Bytes(free as u64)
+    ))
+    .caused_by(error)
+    .hint("use a smaller model or quantization, stop other programs that use the GPU (`nvidia-smi` lists them), or set DEVICE=cpu")
+}
+
+fn rotation(
+    gpu: &Gpu,
+    spec: &ModelSpec,
+    divisors: Option<&[f32]>,
+    context: usize,
+) -> Result<GpuRotation> {
+    let mut tables = Rotation::new(spec, divisors);
+    tables.ensure_capacity(context).map_err(|source| {
+        Error::preflight("no memory for the rotary embedding").caused_by(source)
+    })?;
+    let (cos, sin) = tables.tables();
+    let failed = |error: GpuError| error.at_load("copy the rotary embedding to the GPU");
+    Ok(GpuRotation {
+        cos: weights::upload(gpu, cos).map_err(failed)?,
+        sin: weights::upload(gpu, sin).map_err(failed)?,
+        pairs: tables.pairs(),
+    })
+}

@@ -1,0 +1,361 @@
+//! The launches of a pass. Every number is made by the CPU's sequence of operations, so a quantised model's
+//! logits have the CPU's bits.
+
+use super::descriptors::{Heads, Kv, Products};
+use super::upload::Layout;
+use super::weights::{GROUP, GpuLayer, GpuMatrix};
+use super::{CudaModel, Scratch};
+use crate::engine::cuda::driver::{Arguments, Buffer, Gpu, GpuError, Kernel};
+use crate::engine::cuda::kernels::ByTokens;
+use crate::engine::kernels::BLOCK;
+
+/// Threads of a block of the products and of the attention, as the kernels are written.
+const THREADS: u32 = 128;
+/// Threads of a row's block in norms and embeddings.
+const ROW_THREADS: u32 = 256;
+/// Threads of a row's block in the sampler.
+const SAMPLE_THREADS: u32 = 512;
+/// Groups of rows of a block of `product_32`.
+const TILE_GROUPS: usize = 4;
+
+/// How many rows a pass has, at most: the kernels read the true counts from the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Rows {
+    pub(super) tokens: usize,
+    /// Tokens whose logits are wanted.
+    pub(super) ends: usize,
+}
+
+/// What the kernels read a row count from.
+#[derive(Clone, Copy)]
+struct Count {
+    address: u64,
+    /// An upper bound.
+    rows: usize,
+}
+
+pub(super) struct Pass<'a> {
+    model: &'a CudaModel,
+    scratch: &'a Scratch,
+    layout: Layout,
+    rows: Rows,
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(model: &'a CudaModel, scratch: &'a Scratch, rows: Rows) -> Self {
+        Self {
+            model,
+            scratch,
+            layout: scratch.layout,
+            rows,
+        }
+    }
+
+    fn gpu(&self) -> &Gpu {
+        &self.model.gpu
+    }
+
+    /// All tokens of the pass.
+    fn all(&self) -> Count {
+        Count {
+            address: self.scratch.upload.address(0),
+            rows: self.rows.tokens,
+        }
+    }
+
+    /// The tokens whose logits are wanted.
+    fn ends(&self) -> Count {
+        Count {
+            address: self.scratch.upload.address(1),
+            rows: self.rows.ends,
+        }
+    }
+
+    fn launch(
+        &self,
+        kernel: &Kernel,
+        grid: [usize; 2],
+        threads: u32,
+        mut arguments: Arguments,
+    ) -> Result<(), GpuError> {
+        let [x, y] = grid;
+        self.gpu()
+            .launch(kernel, [x as u32, y as u32, 1], threads, &mut arguments)
+    }
+
+    /// Queues the pass up to the logits.
+    pub(super) fn queue(&self) -> Result<(), GpuError> {
+        let model = self.model;
+        self.embed()?;
+        let last = model.weights.layers.len() - 1;
+        for (index, layer) in model.weights.layers.iter().enumerate() {
+            self.inputs(index, layer)?;
+            let count = match index == last && self.rows.ends < self.rows.tokens {
+                true if self.rows.ends == 0 => return Ok(()),
+                true => {
+                    self.keep_ends()?;
+                    self.ends()
+                }
+                false => self.all(),
+            };
+            self.rest(index, layer, count)?;
+        }
+        let head = model.weights.head();
+        self.add_norm(&model.weights.norm, self.ends(), true)?;
+        self.products(
+            &[(head, &self.scratch.logits)],
+            &self.scratch.normed,
+            self.ends(),
+        )
+    }
+
+    /// Queues the choice of a token for each row of logits.
+    pub(super) fn queue_sampling(&self) -> Result<(), GpuError> {
+        let arguments = Arguments::new()
+            .buffer(&self.scratch.logits)
+            .buffer(&self.scratch.requests)
+            .u64(self.ends().address)
+            .u32(self.model.spec.vocabulary as u32)
+            .buffer(&self.scratch.sampled);
+        let kernel = &self.model.kernels.sample;
+        self.launch(kernel, [self.rows.ends, 1], SAMPLE_THREADS, arguments)
+    }
+
+    fn embed(&self) -> Result<(), GpuError> {
+        let arguments = Arguments::new()
+            .value(self.model.weights.embedding.descriptor(0, 0))
+            .buffer_at(&self.scratch.upload, self.layout.tokens_at())
+            .buffer(&self.scratch.upload)
+            .buffer(&self.scratch.stream);
+        let kernel = &self.model.kernels.embed;
+        self.launch(kernel, [self.rows.tokens, 1], ROW_THREADS, arguments)
+    }
+
+    /// `stream += delta`, `normed = rms_norm(stream)`, and its quantisation.
+    fn add_norm(&self, norm: &Buffer<f32>, count: Count, has_delta: bool) -> Result<(), GpuError> {
+        let hidden = self.model.spec.hidden;
+        let arguments = Arguments::new().buffer(&self.scratch.stream);
+        let arguments = match has_delta {
+            true => arguments.buffer(&self.scratch.delta),
+            false => arguments.null(),
+        };
+        let arguments = arguments
+            .buffer(norm)
+            .buffer(&self.scratch.normed)
+            .u64(self.blocks(hidden))
+            .u64(count.address)
+            .u32(hidden as u32)
+            .f32(self.model.spec.norm_epsilon as f32);
+        let kernel = &self.model.kernels.add_norm;
+        self.launch(kernel, [count.rows, 1], ROW_THREADS, arguments)
+    }
+
+    /// The quantised input of the next product, if its rows are whole blocks.
+    fn blocks(&self, columns: usize) -> u64 {
+        match columns.is_multiple_of(BLOCK) {
+            true => self.scratch.blocks.address(0),
+            false => 0,
+        }
+    }
+
+    /// Queries, and the keys and values that later tokens need.
+    fn inputs(&self, index: usize, layer: &GpuLayer) -> Result<(), GpuError> {
+        let (model, scratch) = (self.model, self.scratch);
+        self.add_norm(&layer.attention_norm, self.all(), index > 0)?;
+        let [query, key, value] = &layer.inputs;
+        self.products(
+            &[
+                (query, &scratch.queries),
+                (key, &scratch.keys),
+                (value, &scratch.values),
+            ],
+            &scratch.normed,
+            self.all(),
+        )?;
+        let spec = &model.spec;
+        let norm = |norm: &Option<Buffer<f32>>| norm.as_ref().map_or(0, |norm| norm.address(0));
+        let heads = Heads {
+            query_norm: norm(&layer.query_norm),
+            key_norm: norm(&layer.key_norm),
+            cos: model.rotation.cos.address(0),
+            sin: model.rotation.sin.address(0),
+            heads: spec.heads as u32,
+            pairs: model.rotation.pairs as u32,
+            epsilon: spec.norm_epsilon as f32,
+            unused: 0,
+        };
+        let arguments = Arguments::new()
+            .value(heads)
+            .value(self.kv(index))
+            .buffer(&scratch.queries)
+            .buffer(&scratch.keys)
+            .buffer(&scratch.values)
+            .buffer_at(&scratch.upload, self.layout.tokens_at())
+            .buffer_at(&scratch.upload, self.layout.tables_at())
+            .buffer(&scratch.upload)
+            .buffer(&scratch.whole)
+            .buffer(&scratch.factors);
+        let grid = [self.rows.tokens, spec.heads + 2 * spec.kv_heads];
+        self.launch(&model.kernels.rotate_and_store, grid, 32, arguments)
+    }
+
+    fn kv(&self, layer: usize) -> Kv {
+        let (model, spec) = (self.model, &self.model.spec);
+        let layout = model.kv_shape.layout();
+        Kv {
+            layer: model.pages.address(layer * layout.page),
+            page_numbers: (spec.layers * layout.page) as u64,
+            kv_heads: spec.kv_heads as u32,
+            head_size: spec.head_size as u32,
+            head_numbers: layout.head as u32,
+            values_at: layout.values_at as u32,
+            value_stride: layout.value_stride as u32,
+            key_pairs: layout.key_pairs as u32,
+            query_limit: model.kv_shape.query_limit(),
+            scale: 1.0 / (spec.head_size as f32).sqrt(),
+        }
+    }
+
+    /// Keeps only the streams of the tokens whose logits are wanted, moved to the front.
+    fn keep_ends(&self) -> Result<(), GpuError> {
+        let arguments = Arguments::new()
+            .buffer(&self.scratch.stream)
+            .buffer_at(&self.scratch.upload, self.layout.ends_at())
+            .buffer(&self.scratch.upload)
+            .u32(self.model.spec.hidden as u32);
+        let kernel = &self.model.kernels.keep_rows;
+        self.launch(kernel, [1, 1], ROW_THREADS, arguments)
+    }
+
+    /// Attention and the feed-forward network, for `count` tokens.
+    fn rest(&self, index: usize, layer: &GpuLayer, count: Count) -> Result<(), GpuError> {
+        let (model, scratch) = (self.model, self.scratch);
+        self.attend(index, count)?;
+        self.products(&[(&layer.output, &scratch.delta)], &scratch.attended, count)?;
+        self.add_norm(&layer.feed_forward_norm, count, true)?;
+        self.swiglu(layer, count)?;
+        self.product_of(
+            &model.kernels.product,
+            &[(&layer.down, &scratch.delta)],
+            (scratch.gated.address(0), &scratch.gate),
+            count,
+        )
+    }
+
+    fn attend(&self, index: usize, count: Count) -> Result<(), GpuError> {
+        let (scratch, spec) = (self.scratch, &self.model.spec);
+        let tokens_at = match count.address == self.all().address {
+            true => self.layout.tokens_at(),
+            false => self.layout.ends_at(),
+        };
+        // A head's columns are whole blocks of the next product's input, or a further launch
+        // quantises whole rows.
+        let fused = spec.head_size.is_multiple_of(BLOCK);
+        let width = spec.heads * spec.head_size;
+        let arguments = Arguments::new()
+            .value(self.kv(index))
+            .buffer(&scratch.whole)
+            .buffer(&scratch.factors)
+            .buffer_at(&scratch.upload, tokens_at)
+            .buffer_at(&scratch.upload, self.layout.tables_at())
+            .u64(count.address)
+            .u32((spec.heads / spec.kv_heads) as u32)
+            .buffer(&scratch.attended)
+            .u64(if fused { scratch.blocks.address(0) } else { 0 });
+        let grid = [count.rows, spec.kv_heads];
+        self.launch(&self.model.kernels.attend, grid, THREADS, arguments)?;
+        if fused || !width.is_multiple_of(BLOCK) {
+            return Ok(());
+        }
+        let arguments = Arguments::new()
+            .buffer(&scratch.attended)
+            .buffer(&scratch.blocks)
+            .u64(count.address)
+            .u32(width as u32);
+        let kernel = &self.model.kernels.quantise_rows;
+        self.launch(kernel, [count.rows, 1], ROW_THREADS, arguments)
+    }
+
+    /// Products of one input with up to three matrices, plus their biases. `values` is the input,
+    /// `[tokens, cols]`; its quantisation is in the scratch.
+    fn products(
+        &self,
+        products: &[(&GpuMatrix, &Buffer<f32>)],
+        values: &Buffer<f32>,
+        count: Count,
+    ) -> Result<(), GpuError> {
+        let input = (self.scratch.blocks.address(0), values);
+        self.product_of(&self.model.kernels.product, products, input, count)
+    }
+
+    fn product_of(
+        &self,
+        kernels: &ByTokens,
+        products: &[(&GpuMatrix, &Buffer<f32>)],
+        (blocks, values): (u64, &Buffer<f32>),
+        count: Count,
+    ) -> Result<(), GpuError> {
+        let dense = products.iter().any(|(matrix, _)| matrix.is_dense());
+        let (kernel, tokens) = choose(kernels, count.rows, dense);
+        let many = tokens == MANY;
+        let mut described = Products::default();
+        let mut groups = 0;
+        for (at, (matrix, output)) in products.iter().enumerate() {
+            described.matrices[at] = matrix.descriptor(output.address(0), groups);
+            described.count += 1;
+            groups += match many {
+                true => matrix.groups().next_multiple_of(TILE_GROUPS),
+                false => matrix.groups(),
+            };
+        }
+        let arguments = Arguments::new().value(described).u64(blocks);
+        let (arguments, across) = match many {
+            true => (arguments, groups / TILE_GROUPS),
+            false => (arguments.buffer(values), groups),
+        };
+        let grid = [across, count.rows.div_ceil(tokens)];
+        self.launch(kernel, grid, THREADS, arguments.u64(count.address))
+    }
+
+    /// `gate = silu(normed · gateᵀ) · (normed · upᵀ)`, and its quantisation.
+    fn swiglu(&self, layer: &GpuLayer, count: Count) -> Result<(), GpuError> {
+        let scratch = self.scratch;
+        let dense = layer.gate.is_dense() || layer.up.is_dense();
+        let (kernel, tokens) = choose(&self.model.kernels.swiglu, count.rows, dense);
+        let mut described = Products {
+            count: 2,
+            ..Products::default()
+        };
+        described.matrices[0] = layer.gate.descriptor(0, 0);
+        described.matrices[1] = layer.up.descriptor(0, 0);
+        let arguments = Arguments::new().value(described).buffer(&scratch.blocks);
+        let arguments = match tokens == MANY {
+            true => arguments,
+            false => arguments.buffer(&scratch.normed),
+        };
+        let rows = layer.gate.rows();
+        let gated = match rows.is_multiple_of(BLOCK) {
+            true => scratch.gated.address(0),
+            false => 0,
+        };
+        let arguments = arguments
+            .u64(count.address)
+            .buffer(&scratch.gate)
+            .u64(gated);
+        let grid = [rows.div_ceil(2 * GROUP), count.rows.div_ceil(tokens)];
+        self.launch(kernel, grid, THREADS, arguments)
+    }
+}
+
+/// Tokens of a tile of the kernels for many.
+const MANY: usize = 32;
+
+/// The kernel for this many tokens, and the tokens of its tile.
+fn choose(kernels: &ByTokens, tokens: usize, dense: bool) -> (&Kernel, usize) {
+    match (tokens, &kernels.many) {
+        (1, _) => (&kernels.one, 1),
+        (2..=4, _) => (&kernels.four, 4),
+        (17.., Some(many)) if !dense => (many, MANY),
+        _ => (&kernels.eight, 8),
+    }
+}
