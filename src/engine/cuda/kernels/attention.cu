@@ -12,35 +12,42 @@
 // Most query heads to a KV head, and most columns of a head.
 #define MOST_HEADS 16
 #define MOST_COLUMNS 256
+// Query heads that share each load of keys and values.
+#define TOGETHER 4
 
 // The product of two pairs of 16-bit integers.
 DEVICE i32 dot_pair(u32 a, u32 b, i32 sum) {
     return sum + i32(i16(a)) * i32(i16(b)) + (i32(a) >> 16) * (i32(b) >> 16);
 }
 
-struct Softmax {
-    float *scores; // [heads][SPAN]
-    i16 *powers;   // [heads][SPAN]
-    float *weights; // [SPAN]
-    float *max, *decay, *sums; // [heads], [heads], [heads][16]
-    float *back;    // one
-};
-
-// The scores of a block of positions: [heads][SPAN], −∞ beyond `seen`.
+// The scores of a block of positions: [heads][SPAN], −∞ beyond `seen`. Each key is read once for TOGETHER heads:
+// two threads share a position, and a pair of threads the pairs of columns.
 DEVICE void block_scores(const Kv &kv, const u32 *pages, u32 kv_head, u32 seen, u32 heads, const i16 *queries,
                          float *scores) {
-    for (u32 at = threadIdx.x; at < heads * SPAN; at += THREADS) {
-        u32 head = at / SPAN, position = at % SPAN;
-        float score = NEGATIVE_INFINITY;
-        if (position < seen) {
-            const i16 *page = head_page(kv, pages[position / LANES], kv_head);
-            const u32 *keys = (const u32 *)(page + SCALES) + position % LANES;
-            const u32 *query = (const u32 *)(queries + head * 2 * kv.key_pairs);
-            i32 sum = 0;
-            for (u32 pair = 0; pair < kv.key_pairs; pair++) sum = dot_pair(keys[pair * LANES], query[pair], sum);
-            score = mul_(int_to_f32(sum), ((const float *)page)[position % LANES]);
+    u32 position = threadIdx.x / 2, half = threadIdx.x % 2;
+    bool sees = position < seen;
+    const i16 *page = head_page(kv, pages[sees ? position / LANES : 0], kv_head);
+    const u32 *keys = (const u32 *)(page + SCALES) + position % LANES;
+    for (u32 first = 0; first < heads; first += TOGETHER) {
+        i32 sums[TOGETHER];
+#pragma unroll
+        for (u32 at = 0; at < TOGETHER; at++) sums[at] = 0;
+        if (sees) {
+            for (u32 pair = half; pair < kv.key_pairs; pair += 2) {
+                u32 key = keys[pair * LANES];
+#pragma unroll
+                for (u32 at = 0; at < TOGETHER; at++)
+                    if (first + at < heads)
+                        sums[at] = dot_pair(key, ((const u32 *)queries)[(first + at) * kv.key_pairs + pair], sums[at]);
+            }
         }
-        scores[at] = score;
+        float scale = sees ? ((const float *)page)[position % LANES] : 0.0f;
+#pragma unroll
+        for (u32 at = 0; at < TOGETHER; at++) {
+            i32 sum = sums[at] + shuffle_xor(sums[at], 1);
+            if (half == at % 2 && first + at < heads)
+                scores[(first + at) * SPAN + position] = sees ? mul_(int_to_f32(sum), scale) : NEGATIVE_INFINITY;
+        }
     }
 }
 
@@ -95,24 +102,46 @@ DEVICE void softmax_block(const float *scores, const float *weights, u32 seen, f
     }
 }
 
-// outputs[head][column] = outputs · decay + Σ power · value, page by page. A column of a head belongs to one
-// thread throughout.
+// outputs[head][column] = outputs · decay + Σ power · value, page by page. Two threads share a column, and each
+// takes half of a page's pairs of tokens. Each value is read once for TOGETHER heads.
 DEVICE void accumulate(const Kv &kv, const u32 *pages, u32 kv_head, u32 seen, u32 heads, const i16 *powers,
                        const float *decay, float back, float *outputs) {
-    u32 stride = kv.value_stride;
-    for (u32 at = threadIdx.x; at < heads * stride; at += THREADS) {
-        u32 head = at / stride, column = at % stride;
-        float old = decay[head], output = outputs[at];
-        if (old != 1.0f) output = old == 0.0f ? 0.0f : mul_(output, old);
-        const u32 *power = (const u32 *)(powers + head * SPAN);
-        for (u32 page = 0; page * LANES < seen; page++) {
-            const u32 *values = (const u32 *)(head_page(kv, pages[page], kv_head) + kv.values_at + SCALES) + column;
-            i32 sum = 0;
-            for (u32 pair = 0; pair < LANES / 2; pair++)
-                sum = dot_pair(values[pair * stride], power[page * (LANES / 2) + pair], sum);
-            output = fma_(int_to_f32(sum), back, output);
+    u32 stride = kv.value_stride, half = threadIdx.x % 2;
+    for (u32 column = threadIdx.x / 2; column < stride; column += THREADS / 2) {
+        for (u32 first = 0; first < heads; first += TOGETHER) {
+            float output[TOGETHER];
+#pragma unroll
+            for (u32 at = 0; at < TOGETHER; at++) {
+                output[at] = 0.0f;
+                if (first + at < heads) {
+                    float old = decay[first + at];
+                    if (old != 0.0f) output[at] = outputs[(first + at) * stride + column];
+                    if (old != 1.0f) output[at] = mul_(output[at], old);
+                }
+            }
+            for (u32 page = 0; page * LANES < seen; page++) {
+                const u32 *values = (const u32 *)(head_page(kv, pages[page], kv_head) + kv.values_at + SCALES) + column;
+                i32 sums[TOGETHER];
+#pragma unroll
+                for (u32 at = 0; at < TOGETHER; at++) sums[at] = 0;
+#pragma unroll
+                for (u32 pair = 0; pair < LANES / 4; pair++) {
+                    u32 in_page = half * (LANES / 4) + pair, value = values[in_page * stride];
+#pragma unroll
+                    for (u32 at = 0; at < TOGETHER; at++)
+                        if (first + at < heads) {
+                            const u32 *power = (const u32 *)(powers + (first + at) * SPAN);
+                            sums[at] = dot_pair(value, power[page * (LANES / 2) + in_page], sums[at]);
+                        }
+                }
+#pragma unroll
+                for (u32 at = 0; at < TOGETHER; at++)
+                    output[at] = fma_(int_to_f32(sums[at] + shuffle_xor(sums[at], 1)), back, output[at]);
+            }
+#pragma unroll
+            for (u32 at = 0; at < TOGETHER; at++)
+                if (half == at % 2 && first + at < heads) outputs[(first + at) * stride + column] = output[at];
         }
-        outputs[at] = output;
     }
 }
 

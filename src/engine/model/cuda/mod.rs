@@ -3,6 +3,8 @@
 
 mod descriptors;
 mod pass;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod weights;
 
