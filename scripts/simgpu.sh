@@ -150,7 +150,7 @@ selftest() {
 
 if [[ $mode == selftest ]]; then
   selftest 0
-  #selftest 1
+  selftest 1
   exit
 fi
 
