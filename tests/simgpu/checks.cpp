@@ -84,8 +84,11 @@ struct Access {
     u64 address;
     unsigned bytes;
     bool write;
+    bool shared;  // by the threads of a block alone
     std::uintptr_t site;
     const char *verb() const { return write ? "writes" : "reads"; }
+    // Where in this library the instruction is, for addr2line.
+    u64 place() const { return site - 1 - image.start; }
 };
 
 // The rival of a race. Empty if the access is in order.
@@ -104,12 +107,13 @@ bool is_concurrent(u32 when, u32 when_warp, unsigned thread) {
 
 bool is_other_block(u32 when) { return when >= launch_start && when < block_start; }
 
-Rival find_rival(const Cell &cell, bool write) {
+Rival find_rival(const Cell &cell, const Access &access) {
+    const bool write = access.write, device = !access.shared;
     const unsigned warp = here.thread.x / 32;
-    if (is_other_block(cell.written)) return {"wrote", true, 0};
+    if (device && is_other_block(cell.written)) return {"wrote", true, 0};
     if (is_concurrent(cell.written, cell.written_warp, cell.writer)) return {"wrote", false, cell.writer};
     if (!write) return {};
-    if (is_other_block(cell.read) || is_other_block(cell.other_block_read)) return {"read", true, 0};
+    if (device && (is_other_block(cell.read) || is_other_block(cell.other_block_read))) return {"read", true, 0};
     if (is_concurrent(cell.read, cell.read_warp, cell.reader)) return {"read", false, cell.reader};
     if (cell.read == interval && cell.several_lanes && cell.read_warp == warp_interval[warp]) {
         return {"read", false, (cell.reader & ~31u) + (cell.reader % 32 == 0)};
@@ -146,11 +150,11 @@ void record(Cell &cell, bool write) {
 void tell_race(const Access &access, const Rival &rival, Finding kind, const std::string &where, u64 offset) {
     if (!first_of_kind(access.site, kind)) return;
     if (rival.other_block) {
-        simt::note(simt::CUDA_LAUNCH_FAILED, "race: %s byte %llu of %s, which another block %s", access.verb(), offset,
-                   where.c_str(), rival.verb);
+        simt::note(simt::CUDA_LAUNCH_FAILED, "race: %s byte %llu of %s, which another block %s (code 0x%llx)",
+                   access.verb(), offset, where.c_str(), rival.verb, access.place());
     } else {
-        simt::note(simt::CUDA_LAUNCH_FAILED, "race: %s byte %llu of %s, which thread %u %s with no barrier between",
-                   access.verb(), offset, where.c_str(), rival.thread, rival.verb);
+        simt::note(simt::CUDA_LAUNCH_FAILED, "race: %s byte %llu of %s, which thread %u %s with no barrier between (code 0x%llx)", access.verb(), offset,
+                   where.c_str(), rival.thread, rival.verb, access.place());
     }
 }
 
@@ -176,20 +180,20 @@ void check_shared(const Access &access) {
     }
     if (!within) {
         const std::string where = array_at(offset, &inside);
-        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at byte %llu of %s, beyond its end", access.verb(), access.bytes,
-                   inside, where.c_str());
+        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at byte %llu of %s, beyond its end (code 0x%llx)", access.verb(),
+                   access.bytes, inside, where.c_str(), access.place());
     }
     for (unsigned i = 0; i < access.bytes; i++) {
         Cell &cell = shared_cells[offset + i];
         if (!access.write && cell.written < block_start) {
             if (first_of_kind(access.site, UNINITIALISED_SHARED)) {
                 const std::string where = array_at(offset + i, &inside);
-                simt::note(simt::CUDA_LAUNCH_FAILED, "reads byte %llu of %s, which this block has not written", inside,
-                           where.c_str());
+                simt::note(simt::CUDA_LAUNCH_FAILED, "reads byte %llu of %s, which this block has not written (code 0x%llx)",
+                           inside, where.c_str(), access.place());
             }
             continue;
         }
-        const Rival rival = find_rival(cell, access.write);
+        const Rival rival = find_rival(cell, access);
         if (rival.verb != nullptr) {
             const std::string where = array_at(offset + i, &inside);
             tell_race(access, rival, SHARED_RACE, where, inside);
@@ -206,14 +210,14 @@ void check_device(const Access &access) {
     const u64 offset = access.address - base, page = offset / PAGE;
     const u32 owner = page_owner[page];
     if (owner == 0) {
-        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at 0x%llx, outside of all allocations", access.verb(),
-                   access.bytes, access.address);
+        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at 0x%llx, outside of all allocations (code 0x%llx)",
+                   access.verb(), access.bytes, access.address, access.place());
     }
     const simgpu::Allocation &a = owners[owner];
     const u64 inside = access.address - a.start;
     if (inside + access.bytes > a.bytes) {
-        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at byte %llu of %s", access.verb(), access.bytes, inside,
-                   name_of(a).c_str());
+        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at byte %llu of %s (code 0x%llx)", access.verb(), access.bytes,
+                   inside, name_of(a).c_str(), access.place());
     }
     Cell *cells = page_cells[page];
     if (cells == nullptr && access.write) cells = page_cells[page] = new Cell[PAGE + 16];
@@ -222,8 +226,8 @@ void check_device(const Access &access) {
             written_bits[(offset + i) / 8] |= std::uint8_t(1u << ((offset + i) % 8));
         } else if (!is_written(offset + i)) {
             if (first_of_kind(access.site, UNINITIALISED_DEVICE)) {
-                simt::note(simt::CUDA_LAUNCH_FAILED, "reads byte %llu of %s, which nothing has written", inside + i,
-                           name_of(a).c_str());
+                simt::note(simt::CUDA_LAUNCH_FAILED, "reads byte %llu of %s, which nothing has written (code 0x%llx)",
+                           inside + i, name_of(a).c_str(), access.place());
             }
             continue;
         }
@@ -235,7 +239,7 @@ void check_device(const Access &access) {
             if (cells == nullptr) return;
         }
         Cell &cell = cells[(offset + i) % PAGE];
-        const Rival rival = find_rival(cell, access.write);
+        const Rival rival = find_rival(cell, access);
         if (rival.verb != nullptr) tell_race(access, rival, DEVICE_RACE, name_of(a), inside + i);
         record(cell, access.write);
     }
@@ -255,13 +259,14 @@ void check(const void *pointer, unsigned bytes, bool write, bool whole, void *ca
         if (in_range(address, w, sizeof *w) || in_range(address, &here, sizeof here)) return;
         if (address >= image.start && address < image.end) return;
         if (simgpu::is_pinned(address, bytes)) return;
-        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at 0x%llx, which is neither shared nor device memory",
-                   write ? "writes" : "reads", bytes, address);
+        const Access access{address, bytes, write, false, reinterpret_cast<std::uintptr_t>(caller)};
+        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at 0x%llx, neither shared nor device memory (code 0x%llx)",
+                   access.verb(), bytes, address, access.place());
     }
-    const Access access{address, bytes, write, reinterpret_cast<std::uintptr_t>(caller)};
+    const Access access{address, bytes, write, shared, reinterpret_cast<std::uintptr_t>(caller)};
     if (whole && address % bytes != 0) {
-        simt::fail(simt::CUDA_MISALIGNED_ADDRESS, "%s %u bytes at 0x%llx, which is no multiple of %u", access.verb(), bytes,
-                   address, bytes);
+        simt::fail(simt::CUDA_MISALIGNED_ADDRESS, "%s %u bytes at 0x%llx, which is no multiple of %u (code 0x%llx)",
+                   access.verb(), bytes, address, bytes, access.place());
     }
     if (shared) check_shared(access);
     if (device) check_device(access);
