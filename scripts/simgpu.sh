@@ -69,7 +69,7 @@ runtime=("${common[@]}" -O3)
 kernel=("${common[@]}" -O2 -fno-exceptions -x c++)
 instrumented=(-DSIMGPU_CHECKS)
 # Each access of the source is to stay one access, with the hooks that checks.cpp defines.
-instrumented_kernel=(-fsanitize=thread -fno-tree-vectorize -fno-tree-slp-vectorize)
+instrumented_kernel=(-g1 -fsanitize=thread -fno-tree-vectorize -fno-tree-slp-vectorize)
 if ! "${compiler[@]}" -dM -E -x c++ /dev/null | grep -q __clang__; then
   instrumented_kernel+=(-fno-store-merging)
 fi
@@ -150,7 +150,7 @@ selftest() {
 
 if [[ $mode == selftest ]]; then
   selftest 0
-  #selftest 1
+  selftest 1
   exit
 fi
 
