@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# Builds the simulated GPU (tests/simgpu) and prints the folder of its libraries, and nothing else, on stdout:
+#
+#   LD_LIBRARY_PATH=$(bash scripts/simgpu.sh) DEVICE=cuda flowbench run …
+#
+# With SIMGPU_CHECKS=1 in the environment, the kernels are instrumented: slower, and races, uninitialised reads and
+# misaligned accesses fail the launch. tests/simgpu/README.md has the settings of both builds.
+#
+#   scripts/simgpu.sh --omit SYMBOL   the same libraries, without one function of the driver
+#   scripts/simgpu.sh --selftest      builds and runs the tests of the simulator itself
+#
+# The compiler is $CXX, c++, g++ or clang++; if there is none, that of the ziglang wheel.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+sources=tests/simgpu
+
+mode=build
+symbol=
+case ${1:-} in
+  '') ;;
+  --selftest) mode=selftest ;;
+  --omit) mode=omit symbol=${2:?"usage: scripts/simgpu.sh --omit SYMBOL"} ;;
+  *)
+    echo "error: unknown argument $1" >&2
+    exit 2
+    ;;
+esac
+
+target=$(bash scripts/target-dir.sh)
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
+
+# One build at a time: tests may start several.
+if command -v flock >/dev/null; then
+  exec 9>"$target/simgpu.lock"
+  flock 9
+fi
+
+find_compiler() {
+  if [[ -n ${CXX:-} ]]; then
+    read -ra compiler <<<"$CXX"
+    return
+  fi
+  local name
+  for name in c++ g++ clang++; do
+    if command -v "$name" >/dev/null; then
+      compiler=("$name")
+      return
+    fi
+  done
+  local wheel=$target/simgpu-zig
+  if [[ ! -d $wheel/ziglang ]]; then
+    echo "no C++ compiler: installing the ziglang wheel" >&2
+    python3 -m pip install --quiet --target "$wheel" ziglang==0.13.0 >&2
+  fi
+  compiler=(env "PYTHONPATH=$wheel" python3 -m ziglang c++)
+}
+find_compiler
+
+# What this processor has, so that a fused multiply-add is an instruction. The results do not depend on it.
+machine=()
+if [[ $(uname -m) == x86_64 ]] && grep -qw avx2 /proc/cpuinfo && grep -qw fma /proc/cpuinfo && grep -qw bmi2 /proc/cpuinfo; then
+  machine=(-march=x86-64-v3)
+fi
+common=(-std=c++17 -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-fast-math -ffp-contract=off -Wall -Wextra
+  "${machine[@]}" "-I$sources")
+runtime=("${common[@]}" -O3)
+kernel=("${common[@]}" -O2 -fno-exceptions -x c++)
+instrumented=(-DSIMGPU_CHECKS)
+# Each access of the source is to stay one access, with the hooks that checks.cpp defines.
+instrumented_kernel=(-fsanitize=thread -fno-tree-vectorize -fno-tree-slp-vectorize)
+if ! "${compiler[@]}" -dM -E -x c++ /dev/null | grep -q __clang__; then
+  instrumented_kernel+=(-fno-store-merging)
+fi
+
+# build FOLDER CHECKS KERNELS…: libcuda.so.1 and libnvidia-ml.so.1, unless the folder has them from these sources.
+build() {
+  local folder=$1 checks=$2
+  shift 2
+  local flags=("${runtime[@]}") kernel_flags=("${kernel[@]}")
+  if [[ $checks == 1 ]]; then
+    flags+=("${instrumented[@]}")
+    kernel_flags+=("${instrumented[@]}" "${instrumented_kernel[@]}")
+  fi
+  local digest
+  digest=$({
+    printf '%s\n' "${flags[@]}" "${kernel_flags[@]}" "$@"
+    "${compiler[@]}" --version
+    cat scripts/simgpu.sh "$sources"/*.h "$sources"/*.cpp "$@"
+    # The kernels' own headers.
+    find src/engine/cuda/kernels -name '*.h' -exec cat {} + 2>/dev/null || true
+  } | sha256sum)
+  if [[ -f $folder/digest && $(<"$folder/digest") == "$digest" ]]; then
+    return
+  fi
+  echo "building the simulated GPU in $folder" >&2
+  rm -rf "$folder.new"
+  mkdir -p "$folder.new/objects"
+  local file name objects=() jobs=()
+  # Four compilers at once.
+  run() {
+    "${compiler[@]}" "$@" 9>&- &
+    jobs+=($!)
+    if ((${#jobs[@]} >= 4)); then
+      wait "${jobs[0]}"
+      jobs=("${jobs[@]:1}")
+    fi
+  }
+  for file in "$sources"/*.cpp; do
+    name=$(basename "$file" .cpp)
+    case $name in
+      selftest* | nvml) continue ;;
+      checks | accesses) [[ $checks == 1 ]] || continue ;;
+    esac
+    objects+=("$folder.new/objects/$name.o")
+    run "${flags[@]}" -c "$file" -o "$folder.new/objects/$name.o"
+  done
+  for file in "$@"; do
+    name=kernel-$(basename "$file" .cu)
+    objects+=("$folder.new/objects/$name.o")
+    run "${kernel_flags[@]}" -c "$file" -o "$folder.new/objects/$name.o"
+  done
+  local job
+  for job in "${jobs[@]}"; do
+    wait "$job"
+  done
+  "${compiler[@]}" -shared -Wl,-soname,libcuda.so.1 -Wl,-Bsymbolic -o "$folder.new/libcuda.so.1" "${objects[@]}" -pthread -ldl
+  "${compiler[@]}" "${flags[@]}" -shared -Wl,-soname,libnvidia-ml.so.1 -o "$folder.new/libnvidia-ml.so.1" "$sources/nvml.cpp"
+  # The names that loaders try first.
+  ln -s libcuda.so.1 "$folder.new/libcuda.so"
+  ln -s libnvidia-ml.so.1 "$folder.new/libnvidia-ml.so"
+  rm -rf "$folder.new/objects"
+  printf '%s\n' "$digest" >"$folder.new/digest"
+  rm -rf "$folder"
+  mv "$folder.new" "$folder"
+}
+
+selftest() {
+  local checks=$1 folder=$target/simgpu-selftest
+  local flags=("${common[@]}" -O1)
+  if [[ $checks == 1 ]]; then
+    folder+=-checks
+    flags+=("${instrumented[@]}")
+  fi
+  build "$folder" "$checks" "$sources/selftest.cu"
+  "${compiler[@]}" "${flags[@]}" "$sources"/selftest*.cpp -o "$folder/selftest" -L"$folder" -l:libcuda.so.1 -l:libnvidia-ml.so.1 -pthread
+  LD_LIBRARY_PATH=$folder "$folder/selftest" >&2
+}
+
+if [[ $mode == selftest ]]; then
+  selftest 0
+  #selftest 1
+  exit
+fi
+
+shopt -s nullglob
+kernels=(src/engine/cuda/kernels/*.cu)
+checks=${SIMGPU_CHECKS:-0}
+folder=$target/simgpu
+if [[ $checks == 1 ]]; then
+  folder+=-checks
+fi
+build "$folder" "$checks" "${kernels[@]}"
+if [[ $mode == omit ]]; then
+  omitted=$folder-omit-$symbol
+  rm -rf "$omitted"
+  cp -r "$folder" "$omitted"
+  python3 "$sources/omit.py" "$omitted/libcuda.so.1" "$symbol" >&2
+  folder=$omitted
+fi
+printf '%s\n' "$folder"

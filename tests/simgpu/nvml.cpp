@@ -1,0 +1,1 @@
+// NVML, not yet.
