@@ -29,30 +29,12 @@ if [[ -z ${FLOWBENCH_ROOT+set} && ! -d templates ]]; then
     export FLOWBENCH_ROOT=$checkout
 fi
 
-# Use the CUDA build if there are a compiler and a GPU, unless the user asked for the CPU. It goes to a
-# subfolder of the target folder, wherever that is (CARGO_TARGET_DIR, build.target-dir).
-options=()
-build=CPU
-capability=
-if [[ ${DEVICE-auto} != cpu ]] && command -v nvcc >/dev/null 2>&1 && command -v nvidia-smi >/dev/null 2>&1; then
-    # Compile the kernels for this GPU. The capability is printed as 9.0; drop the dot.
-    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d '. \r') || capability=
-fi
-if [[ $capability =~ ^[0-9]+$ ]]; then
-    export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-$capability}
-    options=(--features cuda --target-dir "$(bash "$checkout/scripts/target-dir.sh")/cuda")
-    build="CUDA, compute capability $CUDA_COMPUTE_CAP"
-fi
-
-# Set before the process starts: CUDA reads it once.
-export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
-
 # Cargo reports the path of the program in JSON messages on stdout, and prints "Compiling" on stderr only if
 # there is something to build. It runs in the checkout, whose settings it reads.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 compile() {
-    (cd "$checkout" && cargo build --release --locked --bin flowbench ${options[@]+"${options[@]}"} \
+    (cd "$checkout" && cargo build --release --locked --bin flowbench \
         --message-format json-render-diagnostics) >"$work/messages"
 }
 announce() {
@@ -61,7 +43,7 @@ announce() {
         printf '%s\n' "$line"
         if [[ $told == 0 && $line == *Compiling* ]]; then
             told=1
-            [[ ${QUIET-0} == 1 ]] || printf '[PROGRESS] Building (%s); the first build takes a few minutes\n' "$build" >&2
+            [[ ${QUIET-0} == 1 ]] || printf '[PROGRESS] Building; the first build takes a few minutes\n' >&2
         fi
     done
 }
@@ -79,15 +61,6 @@ binary=$(bash "$checkout/scripts/executable.sh" <"$work/messages") ||
     fail 'cargo did not report the path of the program' 'it may be too old: Rust 1.89 or later is needed'
 rm -rf "$work"
 trap - EXIT
-
-# The loader would name only the first missing library, without a hint.
-if [[ ${#options[@]} -gt 0 ]]; then
-    missing=$(ldd "$binary" 2>/dev/null | awk '/not found/ { printf "%s ", $1 }') || missing=
-    if [[ -n $missing ]]; then
-        fail "the CUDA build needs libraries that are missing: $missing" \
-            'libcuda.so.1 comes with the NVIDIA driver; the others with the CUDA toolkit (its lib64 folder must be on LD_LIBRARY_PATH). DEVICE=cpu works without them'
-    fi
-fi
 
 # If the first argument is a flag, the subcommand is `run`.
 case ${1-} in

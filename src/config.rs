@@ -57,7 +57,7 @@ impl Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceChoice {
-    /// Use the GPU if this build and machine have one, otherwise the CPU.
+    /// Use the GPU if there is one that can run the model, otherwise the CPU.
     Auto,
     /// Require the GPU.
     Cuda,
@@ -69,14 +69,29 @@ pub enum DeviceChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// The fastest one that supports the model on the device: native, candle, generic.
+    /// On a GPU: cuda. On the CPU, the fastest one that supports the model: native, candle, generic.
     Auto,
+    /// GPU implementation for the Llama family.
+    Cuda,
     /// Tuned CPU implementation for the Llama family.
     Native,
-    /// Device-independent implementation for the Llama family, on candle tensors.
+    /// Reference implementation for the Llama family on the CPU, on candle tensors.
     Candle,
-    /// The model from candle-transformers, one sequence at a time.
+    /// The model from candle-transformers on the CPU, one sequence at a time.
     Generic,
+}
+
+impl Backend {
+    /// The name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cuda => "cuda",
+            Self::Native => "native",
+            Self::Candle => "candle",
+            Self::Generic => "generic",
+        }
+    }
 }
 
 /// Output format of `bench-engine`.

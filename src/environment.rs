@@ -20,6 +20,7 @@ pub fn capture(root: &Path) -> Environment {
         cpu_threads: cpu_threads(),
         cpu_features: cpu_features(),
         memory_bytes: memory_bytes(),
+        // One program for both; the GPU's driver is loaded where there is one.
         build: "cpu+cuda".to_owned(),
         hostname_hash: hostname_hash(rustix::system::uname().nodename().to_bytes()),
         load: None,

@@ -530,7 +530,7 @@ pub struct Environment {
     pub cpu_features: Vec<String>,
     /// Memory of the machine in bytes.
     pub memory_bytes: u64,
-    /// Features of the build: `cpu` or `cpu+cuda`.
+    /// What the build can run on: `cpu+cuda`.
     pub build: String,
     /// First 16 hex digits of SHA-256 of the host name: distinguishes machines without naming them, though a
     /// guessed name can be checked. Absent if the host has no name.

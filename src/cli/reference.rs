@@ -32,7 +32,7 @@ const NOTES: &[(&str, &str)] = &[
     ),
     (
         "DEVICE",
-        "`cuda` without a usable GPU is an error, never a silent run on the CPU.",
+        "`cuda` without a usable GPU is an error, never a silent run on the CPU ([gpu.md](gpu.md)).",
     ),
     (
         "CONCURRENCY",
@@ -92,7 +92,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "`CUDA_VISIBLE_DEVICES`",
-        "The GPU that is used [default: 0 with `run.sh`]",
+        "The GPU that is used [default: 0, in the order of the PCI bus unless `CUDA_DEVICE_ORDER` is set]",
     ),
 ];
 

@@ -23,7 +23,7 @@ pub(crate) fn run(
     console: &mut Console,
     interrupted: &AtomicBool,
 ) -> Result<Exit> {
-    LocalEngine::preflight(config.device)?;
+    LocalEngine::preflight(config.device, config.backend)?;
     let started_at = jiff::Timestamp::now().to_string();
     let load_average = environment::load_average();
     let file = model::locate(&config.model, console, interrupted)?;
@@ -46,6 +46,9 @@ pub(crate) fn run(
     let engine = LocalEngine::load(&file, &options)
         .map_err(|error| error.context("failed to load the engine"))?;
     let engine_init_ms = Moment::now(&engine)?.since(start);
+    if let Some(note) = engine.note() {
+        console.progress(note);
+    }
     let on_cpu = engine.info().device.kind == "cpu";
     let mut model = BenchModel::new(engine, &config.tests)?;
 

@@ -108,18 +108,7 @@ pub(crate) fn run(
 ) -> Result<Exit> {
     let layout = arguments.layout();
     let mut checks = vec![
-        Check::ok(
-            "flowbench",
-            format!(
-                "{} ({} build)",
-                env!("CARGO_PKG_VERSION"),
-                if engine::BUILD_HAS_CUDA {
-                    "CUDA"
-                } else {
-                    "CPU"
-                }
-            ),
-        ),
+        Check::ok("flowbench", env!("CARGO_PKG_VERSION")),
         toolchain(tool_version("rustc", "--version").as_deref()),
         cpu(&environment::cpu_features()),
         memory(environment::memory_bytes()),
@@ -131,9 +120,8 @@ pub(crate) fn run(
     } else {
         checks.push(gpu(
             arguments.device,
-            engine::BUILD_HAS_CUDA,
-            engine::driver_version().as_deref(),
-            engine::preflight_gpu().map_err(|error| error.chain()),
+            engine::driver_version().is_some(),
+            engine::describe_gpu(),
         ));
         let found = engine::find_local(model);
         checks.push(python(
@@ -279,41 +267,22 @@ fn load(load: Option<&LoadRecord>) -> Check {
     }
 }
 
-/// Whether this build can use the GPU. `usable` is what CUDA reports.
-fn gpu(
-    choice: DeviceChoice,
-    build_has_cuda: bool,
-    driver: Option<&str>,
-    usable: Result<(), String>,
-) -> Check {
-    let driver_text = match driver {
-        Some(version) => format!("NVIDIA driver {version}"),
-        None => "no NVIDIA driver".to_owned(),
+/// Which GPU a run would use, or why none. `has_driver`: whether the system runs NVIDIA's kernel module.
+fn gpu(choice: DeviceChoice, has_driver: bool, found: Result<String>) -> Check {
+    let error = match found {
+        Ok(card) => {
+            let finding = format!("{card}; needed: {} or later", engine::gpu_minimum());
+            return Check::ok("gpu", finding);
+        }
+        Err(error) => error,
     };
-    let worst = |finding: String, hint: &str| match choice {
-        DeviceChoice::Cuda => Check::fail("gpu", finding, hint),
-        DeviceChoice::Auto | DeviceChoice::Cpu => Check::warn("gpu", finding, hint),
-    };
-    match (build_has_cuda, driver, usable) {
-        (true, _, Ok(())) => Check::ok("gpu", format!("{driver_text}, usable")),
-        (true, _, Err(reason)) => worst(
-            format!("{driver_text}; {reason}"),
-            "`nvidia-smi` must list a GPU, and CUDA_VISIBLE_DEVICES name one of them",
-        ),
-        (false, Some(_), _) => worst(
-            format!("{driver_text}, but this is the CPU build"),
-            "`bash run.sh` builds with CUDA where nvcc is on PATH (the CUDA toolkit's bin folder)",
-        ),
-        (false, None, _) => match choice {
-            DeviceChoice::Cuda => Check::fail(
-                "gpu",
-                driver_text,
-                "install the NVIDIA driver and the CUDA toolkit, or set DEVICE=cpu",
-            ),
-            DeviceChoice::Auto | DeviceChoice::Cpu => {
-                Check::ok("gpu", format!("{driver_text}: runs on the CPU"))
-            }
-        },
+    let hint = error.hint_text().unwrap_or("set DEVICE=cpu").to_owned();
+    match choice {
+        DeviceChoice::Cuda => Check::fail("gpu", error.chain(), hint),
+        DeviceChoice::Auto if has_driver => Check::warn("gpu", error.chain(), hint),
+        DeviceChoice::Auto | DeviceChoice::Cpu => {
+            Check::ok("gpu", format!("{error}: runs on the CPU"))
+        }
     }
 }
 
@@ -485,35 +454,32 @@ fn writable(subject: &'static str, folder: &Path) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn a_gpu_that_was_asked_for_and_cannot_be_had_fails() {
-        let nothing = || Err("no GPU is visible".to_owned());
-        let level = |choice, build, driver, usable| gpu(choice, build, driver, usable).level;
-        assert_eq!(level(DeviceChoice::Auto, false, None, nothing()), Level::Ok);
+        let check = |choice, has_driver| {
+            let error = Error::preflight("no GPU is visible").hint("look at nvidia-smi");
+            gpu(choice, has_driver, Err(error))
+        };
+        assert_eq!(check(DeviceChoice::Cuda, false).level, Level::Fail);
+        assert_eq!(check(DeviceChoice::Cuda, true).level, Level::Fail);
+        assert_eq!(check(DeviceChoice::Auto, true).level, Level::Warn);
+        assert_eq!(check(DeviceChoice::Cpu, true).level, Level::Ok);
+        let without = check(DeviceChoice::Auto, false);
+        assert_eq!(without.level, Level::Ok);
+        assert_eq!(without.finding, "no GPU is visible: runs on the CPU");
+        let hint = check(DeviceChoice::Cuda, true).hint;
+        assert_eq!(hint.as_deref(), Some("look at nvidia-smi"));
+    }
+
+    #[test]
+    fn a_gpu_is_shown_with_what_is_needed() {
+        let check = gpu(DeviceChoice::Auto, true, Ok("A card, 8.0 GiB".to_owned()));
+        assert_eq!(check.level, Level::Ok);
         assert_eq!(
-            level(DeviceChoice::Cuda, false, None, nothing()),
-            Level::Fail
-        );
-        assert_eq!(
-            level(DeviceChoice::Cuda, false, Some("580"), nothing()),
-            Level::Fail
-        );
-        assert_eq!(
-            level(DeviceChoice::Auto, false, Some("580"), nothing()),
-            Level::Warn
-        );
-        assert_eq!(
-            level(DeviceChoice::Auto, true, Some("580"), nothing()),
-            Level::Warn
-        );
-        assert_eq!(
-            level(DeviceChoice::Cuda, true, Some("580"), nothing()),
-            Level::Fail
-        );
-        assert_eq!(
-            level(DeviceChoice::Cuda, true, Some("580"), Ok(())),
-            Level::Ok
+            check.finding,
+            "A card, 8.0 GiB; needed: NVIDIA driver 530 (CUDA 12.1), compute capability 7.5 or later"
         );
     }
 

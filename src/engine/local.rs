@@ -69,6 +69,8 @@ pub struct LocalOptions {
 /// A model in this process, loaded before the workflow loop starts.
 pub struct LocalEngine {
     info: EngineInfo,
+    /// Which device was taken, and why.
+    note: Option<String>,
     model: Box<dyn Model>,
     tokenizer: Tokenizer,
     added: AddedTokens,
@@ -111,12 +113,12 @@ struct Sequence {
 }
 
 impl LocalEngine {
-    /// Checks that the device is available, before a model is fetched.
+    /// Checks that the device is available and suits the backend, before a model is fetched.
     ///
     /// # Errors
     /// Exit code 3 if it is not.
-    pub fn preflight(choice: DeviceChoice) -> Result<()> {
-        device::preflight(choice)
+    pub fn preflight(choice: DeviceChoice, backend: Backend) -> Result<()> {
+        device::preflight(choice, backend)
     }
 
     /// Loads a model and runs it once, so that no set-up cost falls on the first request.
@@ -127,12 +129,15 @@ impl LocalEngine {
     /// model's.
     pub fn load(file: &ModelFile, options: &LocalOptions) -> Result<Self> {
         LOADS.fetch_add(1, Ordering::Relaxed);
-        let (device, device_info) = device::open(options.device)?;
         let limits = Limits {
             context: options.context,
             kv_bytes: options.kv_bytes,
         };
-        let loaded = model::load_within(&file.path, options.backend, &device, &limits)?;
+        let source = model::open(&file.path)?;
+        let opened = device::open(options.device, options.backend, |gpu| {
+            model::check_gpu(&source, &limits, gpu)
+        })?;
+        let loaded = model::load_within(source, options.backend, &opened.device, &limits)?;
         let (tokenizer, chat) = match &loaded.source {
             Source::Gguf(metadata) => {
                 let tokenizer = Tokenizer::from_gguf(metadata)?;
@@ -146,7 +151,7 @@ impl LocalEngine {
             }
         };
         let mut model = loaded.model;
-        let lengths = Lengths::new(model.as_ref(), &limits, &device)?;
+        let lengths = Lengths::new(model.as_ref(), &limits, &opened.device)?;
         let kv = match model.page_bytes() {
             None => None,
             Some(page_bytes) => {
@@ -181,12 +186,13 @@ impl LocalEngine {
             backend: model.backend().to_owned(),
             weights: Some(model.weights()),
             context_length: lengths.context(),
-            device: device_info,
+            device: opened.info,
             notes: tokenizer.notes().to_vec(),
         };
         let places = model.max_sequences().min(options.max_sequences);
         Ok(Self {
             info,
+            note: opened.note,
             added: AddedTokens::of(&tokenizer)?,
             tokenizer,
             chat,
@@ -404,6 +410,10 @@ impl Fence for LocalEngine {
 impl Engine for LocalEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
+    }
+
+    fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     fn check(&self, request: &Request) -> Result<()> {

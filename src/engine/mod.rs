@@ -28,8 +28,7 @@ use crate::stopwatch::Fence;
 
 pub use bench::{BenchModel, measure_ceilings};
 pub use device::{
-    BUILD_HAS_CUDA, DeviceInfo, DeviceLoad, device_load, driver_version, preflight_gpu,
-    prepare_process,
+    DeviceInfo, DeviceLoad, describe_gpu, device_load, driver_version, gpu_minimum, prepare_process,
 };
 pub use load::hub::{
     DEFAULT_MODEL, ModelFile, ModelFormat, ModelSource, PinnedModel, Watch, digest, find_local,
@@ -374,7 +373,7 @@ pub struct EngineInfo {
     pub model_sha256: Option<String>,
     /// Architecture as named in the file (`llama`, `qwen2`).
     pub architecture: Option<String>,
-    /// Forward pass implementation (`native`, `candle`, `generic`), or `scripted` or `remote`.
+    /// Forward pass implementation (`cuda`, `native`, `candle`, `generic`), or `scripted` or `remote`.
     pub backend: String,
     /// Weight format and arithmetic, such as `Q4_1 as f32`.
     pub weights: Option<String>,

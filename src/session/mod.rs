@@ -57,7 +57,7 @@ pub(crate) fn run(
     }
     let _span = profile::span(Span::Run);
     if config.is_local() {
-        LocalEngine::preflight(config.job.device)?;
+        LocalEngine::preflight(config.job.device, config.job.backend)?;
     }
     // `git` takes some milliseconds; the expansion runs at the same time.
     let root = config.machine.layout.root.clone();

@@ -88,12 +88,13 @@ impl Recorder<'_> {
         let init = Moment::now(engine.as_ref())?.since(start);
         drop(span);
         workflow::check_lengths(engine.as_ref(), job.flows, &self.options(1))?;
-        if let Some(note) = engine.note() {
+        // Printed once, however often an engine starts.
+        let is_first = self.record.engine.is_null();
+        if let Some(note) = engine.note().filter(|_| is_first) {
             self.console.progress(note);
         }
         self.console.result(&timing::engine_init(init))?;
-        // Printed once, however often an engine starts.
-        if self.record.engine.is_null() {
+        if is_first {
             for note in &engine.info().notes {
                 self.console.warning(&format!("warning: {note}"));
             }

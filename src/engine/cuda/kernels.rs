@@ -40,7 +40,6 @@ pub(crate) struct ForwardKernels {
     pub(crate) keep_rows: Kernel,
     pub(crate) attend: Kernel,
     pub(crate) quantise_rows: Kernel,
-    pub(crate) copy_page: Kernel,
     pub(crate) sample: Kernel,
     /// How long the driver compiled.
     pub(crate) jit: Millis,
@@ -61,7 +60,6 @@ impl ForwardKernels {
             keep_rows: kernels.get("keep_rows")?,
             attend: kernels.get("attend")?,
             quantise_rows: kernels.get("quantise_rows")?,
-            copy_page: kernels.get("copy_page")?,
             sample: kernels.get("sample")?,
             jit: kernels.jit(),
         })

@@ -1,4 +1,5 @@
-//! Our own engine for NVIDIA GPUs. It needs the driver and nothing else.
+//! Our own engine for NVIDIA GPUs: the driver, and the kernels. It needs the driver and nothing else. The
+//! forward pass is `engine/model/cuda`.
 
 #[expect(
     dead_code,

@@ -1,8 +1,7 @@
 //! Length limits of sequences, from the context and the memory for keys and values, and the messages
 //! for sequences that exceed them.
 
-use candle_core::Device;
-
+use super::super::device::Device;
 use super::super::kv::PAGE_TOKENS;
 use super::super::model::{Limits, Model};
 use crate::error::{Error, Exit, Result};

@@ -12,10 +12,10 @@ mod witness;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 
 use super::*;
+use crate::engine::device::Device;
 use crate::engine::kv::common_prefix;
 use crate::engine::load::hub::{ModelFormat, ModelSource};
 use crate::engine::model::testing::{Tiny, test_model};
@@ -71,7 +71,7 @@ fn tiny_model(folder: &Path, backend: Backend) -> Box<dyn Model> {
         ..Tiny::new("llama", true)
     };
     let path = tiny.filled(true).write_gguf(folder, GgmlDType::F32);
-    model::load(&path, backend, &Device::Cpu).unwrap().model
+    model::load(&path, backend).unwrap().model
 }
 
 /// A freshly loaded engine with this many pages: fewer than a full context takes.

@@ -62,7 +62,7 @@ impl GenericModel {
         spec.context_length = spec.context_length.min(traits.positions);
         spec = spec.within_window(traits.window);
         limits.check(&spec)?;
-        let positions = limits.tokens_of(&spec, token_bytes(&spec), device);
+        let positions = limits.tokens_of(&spec, token_bytes(&spec));
         if device.is_cpu() {
             check_tables(&spec, positions).map_err(|source| {
                 Error::preflight(format!(
@@ -536,10 +536,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for architecture in ["llama", "phi2", "phi3", "gemma3", "glm4", "lfm2"] {
             let path = tiny(folder.path(), architecture);
-            let mut model =
-                super::super::load(&path, crate::config::Backend::Generic, &Device::Cpu)
-                    .unwrap()
-                    .model;
+            let mut model = super::super::load(&path, crate::config::Backend::Generic)
+                .unwrap()
+                .model;
             assert_eq!(model.backend(), "generic");
             assert_eq!(model.max_sequences(), 1);
             let tokens = Random(1).tokens(60, VOCABULARY);
@@ -618,9 +617,7 @@ mod tests {
         let tokens = Random(4).tokens(30, VOCABULARY);
         let logits = |path: &Path| {
             let backend = crate::config::Backend::Auto;
-            let mut model = super::super::load(path, backend, &Device::Cpu)
-                .unwrap()
-                .model;
+            let mut model = super::super::load(path, backend).unwrap().model;
             assert_eq!(model.backend(), "generic");
             let slot = model.open().unwrap();
             run(&mut *model, slot, &tokens, &[20, 30])
@@ -635,9 +632,7 @@ mod tests {
             let path = folder.path().join("wrong.gguf");
             write_gguf(&path, &metadata, &tensors);
             let backend = crate::config::Backend::Auto;
-            let error = super::super::load(&path, backend, &Device::Cpu)
-                .err()
-                .unwrap();
+            let error = super::super::load(&path, backend).err().unwrap();
             assert_eq!(error.exit(), Exit::Preflight);
             error.report()
         };
@@ -654,7 +649,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let tiny_llama = Tiny::new("llama", true);
         let path = folder.path().join("changed.gguf");
-        let load = |backend| super::super::load(&path, backend, &Device::Cpu);
+        let load = |backend| super::super::load(&path, backend);
         let refused = |metadata: &[(String, Value)], tensors: &[(String, QTensor)], what: &str| {
             write_gguf(&path, metadata, tensors);
             let error = load(crate::config::Backend::Generic).err().unwrap();
@@ -704,9 +699,7 @@ mod tests {
         let tokens = Random(5).tokens(20, tiny.vocabulary);
         let logits = |path: &Path| {
             let backend = crate::config::Backend::Generic;
-            let mut model = super::super::load(path, backend, &Device::Cpu)
-                .unwrap()
-                .model;
+            let mut model = super::super::load(path, backend).unwrap().model;
             let slot = model.open().unwrap();
             run(&mut *model, slot, &tokens, &[20])
         };
@@ -717,7 +710,7 @@ mod tests {
     fn an_unknown_architecture_lists_the_supported_ones() {
         let folder = tempfile::tempdir().unwrap();
         let path = tiny(folder.path(), "mamba");
-        let error = super::super::load(&path, crate::config::Backend::Generic, &Device::Cpu)
+        let error = super::super::load(&path, crate::config::Backend::Generic)
             .err()
             .unwrap();
         let text = error.report();
@@ -750,7 +743,7 @@ mod tests {
     fn a_plain_llama_uses_the_native_backend() {
         let folder = tempfile::tempdir().unwrap();
         let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
-        let loaded = super::super::load(&path, crate::config::Backend::Auto, &Device::Cpu).unwrap();
+        let loaded = super::super::load(&path, crate::config::Backend::Auto).unwrap();
         assert_eq!(loaded.model.backend(), "native");
         assert_eq!(loaded.name.as_deref(), Some("tiny"));
     }

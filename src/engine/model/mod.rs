@@ -4,6 +4,7 @@
 mod candle;
 mod cuda;
 mod generic;
+mod loading;
 mod native;
 mod source;
 mod support;
@@ -13,16 +14,18 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
-
+use super::device::Device;
 use super::kv::PAGE_TOKENS;
 use super::load::gguf::{GgufFile, Metadata};
 use super::load::safetensors::{SafetensorsFolder, folder_of};
 use super::memory;
 pub(crate) use super::model_spec::ModelSpec;
-use crate::config::Backend;
 use crate::error::{Error, Result};
 use crate::units::Bytes;
+
+#[cfg(test)]
+pub(crate) use loading::load;
+pub(crate) use loading::{check_gpu, load_within};
 
 /// A model that is ready to run, with its tokenizer and chat template still to be parsed.
 pub(crate) struct Loaded {
@@ -42,12 +45,16 @@ pub(crate) enum Source {
 }
 
 /// A model with open files whose weights have not been read.
-enum Opened {
+pub(crate) enum Opened {
     Gguf(GgufFile),
     Folder(SafetensorsFolder),
 }
 
-fn open(path: &Path) -> Result<Opened> {
+/// Opens a GGUF file or a safetensors folder.
+///
+/// # Errors
+/// Exit code 3 if it is missing or corrupt.
+pub(crate) fn open(path: &Path) -> Result<Opened> {
     if path.is_dir() {
         return SafetensorsFolder::open(path).map(Opened::Folder);
     }
@@ -82,25 +89,29 @@ impl Limits {
         self.context.unwrap_or(usize::MAX).min(spec.context_length)
     }
 
-    /// Upper bound on the bytes of keys and values. If no size is configured: 1 GiB, or more if one
-    /// sequence of the full context needs more; on a CPU that takes at most half of the available
-    /// memory.
+    /// Upper bound on the bytes of keys and values. If no size is configured: on a CPU 1 GiB, or more if
+    /// one sequence of the full context needs more, up to half of the available memory; on a GPU, whose
+    /// memory is asked after the weights are loaded, 16 sequences of the full context, up to
+    /// nine tenths of what is free.
     pub(crate) fn budget(&self, full_context: usize, device: &Device) -> usize {
-        self.kv_bytes.unwrap_or_else(|| {
-            let most = match device {
-                Device::Cpu => memory::half_of_available(),
-                _ => usize::MAX,
-            };
-            full_context.min(most).max(Self::DEFAULT)
+        self.kv_bytes.unwrap_or_else(|| match device {
+            Device::Cpu => full_context
+                .min(memory::half_of_available())
+                .max(Self::DEFAULT),
+            Device::Cuda(gpu) => {
+                let free = gpu.memory().map_or(0, |memory| memory.free);
+                let wanted = full_context.saturating_mul(16).max(Self::DEFAULT);
+                wanted.min(free / 10 * 9)
+            }
         })
     }
 
-    /// Upper bound on a sequence's tokens, for a model that stores keys and values per sequence:
+    /// Upper bound on a sequence's tokens, for a model on the CPU that stores keys and values per sequence:
     /// limited by the context and by the memory for them.
-    pub(crate) fn tokens_of(&self, spec: &ModelSpec, token_bytes: usize, device: &Device) -> usize {
+    pub(crate) fn tokens_of(&self, spec: &ModelSpec, token_bytes: usize) -> usize {
         let context = self.context_of(spec);
         let token_bytes = token_bytes.max(1);
-        let budget = self.budget(context.saturating_mul(token_bytes), device);
+        let budget = self.budget(context.saturating_mul(token_bytes), &Device::Cpu);
         context.min(budget / token_bytes)
     }
 
@@ -121,88 +132,6 @@ impl Limits {
             _ => Ok(()),
         }
     }
-}
-
-/// Loads a GGUF file or a safetensors folder, without limits on the length of sequences.
-#[cfg(test)]
-pub(crate) fn load(path: &Path, backend: Backend, device: &Device) -> Result<Loaded> {
-    load_within(path, backend, device, &Limits::default())
-}
-
-/// Loads a GGUF file or a safetensors folder to the device.
-///
-/// The Llama family runs on [`native`] (CPU) or [`candle`] (any device), in batches of any size.
-/// Other architectures run on [`generic`], from GGUF files only, one sequence at a time
-/// ([`support`]).
-///
-/// # Errors
-/// Exit code 3, with path and hint: file missing or corrupt, architecture not supported at all or
-/// not by the backend, or not enough memory. Exit code 2: a context larger than the model's.
-pub(crate) fn load_within(
-    path: &Path,
-    backend: Backend,
-    device: &Device,
-    limits: &Limits,
-) -> Result<Loaded> {
-    if backend == Backend::Native && !device.is_cpu() {
-        return Err(Error::preflight("BACKEND=native computes on the CPU only")
-            .hint("set DEVICE=cpu, or BACKEND=auto"));
-    }
-    let file = match open(path)? {
-        Opened::Gguf(file) => file,
-        Opened::Folder(folder) => return load_folder(&folder, backend, device, limits),
-    };
-    let backend = support::choose(&file, backend, device)?;
-    if let Ok(spec) = file.spec() {
-        limits.check(&spec)?;
-    }
-    memory::check_weights(path, weights::of_gguf(&file, backend, device))?;
-    let model: Box<dyn Model> = match backend {
-        Backend::Native => Box::new(native::NativeModel::from_gguf(&file)?),
-        Backend::Generic => Box::new(generic::GenericModel::from_gguf(&file, device, limits)?),
-        Backend::Candle | Backend::Auto => Box::new(candle::CandleModel::from_gguf(&file, device)?),
-    };
-    let metadata = file.into_metadata();
-    let name = match metadata.get("general.name") {
-        Some(candle_core::quantized::gguf_file::Value::String(name)) => Some(name.clone()),
-        _ => None,
-    };
-    Ok(Loaded {
-        model,
-        name,
-        source: Source::Gguf(metadata),
-    })
-}
-
-fn load_folder(
-    folder: &SafetensorsFolder,
-    backend: Backend,
-    device: &Device,
-    limits: &Limits,
-) -> Result<Loaded> {
-    limits.check(&support::check_folder(folder)?)?;
-    let fits =
-        |backend| memory::check_weights(folder.path(), weights::of_folder(folder, backend, device));
-    let model: Box<dyn Model> = match backend {
-        Backend::Generic => {
-            return Err(
-                Error::preflight("BACKEND=generic reads GGUF files only").hint("set BACKEND=auto")
-            );
-        }
-        Backend::Auto | Backend::Native if device.is_cpu() => {
-            fits(Backend::Native)?;
-            Box::new(native::NativeModel::from_safetensors(folder)?)
-        }
-        _ => {
-            fits(Backend::Candle)?;
-            Box::new(candle::CandleModel::from_safetensors(folder, device)?)
-        }
-    };
-    Ok(Loaded {
-        model,
-        name: folder.name(),
-        source: Source::Folder(folder.path().to_owned()),
-    })
 }
 
 /// Describes a model file without loading its weights, as label and value pairs for display. The
@@ -317,7 +246,7 @@ pub(crate) struct WeightBytes {
 pub(crate) trait Model {
     fn spec(&self) -> &ModelSpec;
 
-    /// `native`, `candle` or `generic`.
+    /// `cuda`, `native`, `candle` or `generic`.
     fn backend(&self) -> &'static str;
 
     /// Weight format and arithmetic, as recorded in a run: `Q4_1 as f32`.

@@ -1,11 +1,10 @@
 //! Which models are supported, and by which backend: a table of model families, and checks that
 //! need only a file's header. The backend is chosen before any weight is read.
 
-use candle_core::Device;
-
 use super::source::{self, check_names};
 use super::{ModelSpec, generic, native};
 use crate::config::Backend;
+use crate::engine::device::Device;
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Error, Result};
@@ -22,8 +21,20 @@ pub(super) struct Family {
     safetensors: &'static [&'static str],
     /// Values of `model_type` of this family that are supported as GGUF files only.
     gguf_only: &'static [&'static str],
-    /// Backends that support it, fastest first.
+    /// Backends that support it on the CPU, fastest first.
     backends: &'static [Backend],
+}
+
+impl Family {
+    /// Backends that support it on this device, fastest first.
+    fn backends_on(&self, device: &Device) -> &'static [Backend] {
+        match device {
+            Device::Cpu => self.backends,
+            // What the CPU's own forward pass computes, the GPU's does.
+            Device::Cuda(_) if self.backends.contains(&Backend::Native) => &[Backend::Cuda],
+            Device::Cuda(_) => &[],
+        }
+    }
 }
 
 const DENSE: &[Backend] = &[Backend::Native, Backend::Candle];
@@ -138,12 +149,27 @@ fn check_gguf(file: &GgufFile, backend: Backend) -> Result<()> {
     file.check_types()?;
     match backend {
         Backend::Generic => generic::check(file).map(|_| ()),
-        Backend::Native => {
+        Backend::Cuda | Backend::Native => {
             source::check(file)?;
             native::check_types(file)
         }
         Backend::Candle | Backend::Auto => source::check(file),
     }
+}
+
+/// Checks, from its header only, whether the GPU can compute the file's model.
+///
+/// # Errors
+/// Exit code 3 if it cannot.
+pub(super) fn check_gpu(file: &GgufFile) -> Result<()> {
+    let family = of_gguf(file)?;
+    if !family.backends.contains(&Backend::Native) {
+        return Err(
+            Error::preflight(format!("{} models run on the CPU only", family.name))
+                .hint("set DEVICE=cpu"),
+        );
+    }
+    check_gguf(file, Backend::Cuda)
 }
 
 /// Checks that a folder's model is supported, and returns its sizes.
@@ -165,10 +191,9 @@ pub(super) fn check_folder(folder: &SafetensorsFolder) -> Result<ModelSpec> {
 /// Exit code 3, with the reason, and a backend that does support the model, if any.
 pub(super) fn choose(file: &GgufFile, asked: Backend, device: &Device) -> Result<Backend> {
     let family = of_gguf(file)?;
-    let on_device = |backend: &Backend| device.is_cpu() || *backend != Backend::Native;
     let mut refusal = None;
     let mut able = None;
-    for &backend in family.backends.iter().filter(|backend| on_device(backend)) {
+    for &backend in family.backends_on(device) {
         match check_gguf(file, backend) {
             Ok(()) if asked == Backend::Auto || asked == backend => return Ok(backend),
             Ok(()) => able = able.or(Some(backend)),
@@ -181,14 +206,14 @@ pub(super) fn choose(file: &GgufFile, asked: Backend, device: &Device) -> Result
     let error = refusal.unwrap_or_else(|| {
         Error::preflight(format!(
             "BACKEND={} does not compute {} models",
-            name(asked),
+            asked.as_str(),
             family.name
         ))
     });
     Err(match able {
         Some(able) => error.hint(format!(
             "BACKEND={} can, and BACKEND=auto chooses it",
-            name(able)
+            able.as_str()
         )),
         None => error.hint("use another file, or another model"),
     })
@@ -221,22 +246,14 @@ pub(super) fn backends_of_folder(folder: &SafetensorsFolder) -> String {
 fn shown(able: Result<Vec<Backend>>) -> String {
     match able {
         Ok(able) => {
-            let shown = able.into_iter().map(|backend| match backend {
-                Backend::Native => "native (CPU)",
-                other => name(other),
-            });
-            shown.collect::<Vec<_>>().join(", ")
+            let gpu = match able.contains(&Backend::Native) {
+                true => "cuda (GPU); ",
+                false => "",
+            };
+            let names: Vec<&str> = able.into_iter().map(Backend::as_str).collect();
+            format!("{gpu}{} (CPU)", names.join(", "))
         }
         Err(error) => format!("none: {}", error.chain()),
-    }
-}
-
-fn name(backend: Backend) -> &'static str {
-    match backend {
-        Backend::Auto => "auto",
-        Backend::Native => "native",
-        Backend::Candle => "candle",
-        Backend::Generic => "generic",
     }
 }
 
@@ -276,15 +293,15 @@ mod tests {
             (
                 GgmlDType::F32,
                 Backend::Native,
-                "native (CPU), candle, generic",
+                "cuda (GPU); native, candle, generic (CPU)",
             ),
             (
                 GgmlDType::Q6K,
                 Backend::Native,
-                "native (CPU), candle, generic",
+                "cuda (GPU); native, candle, generic (CPU)",
             ),
-            (GgmlDType::Q2K, Backend::Candle, "candle, generic"),
-            (GgmlDType::Q3K, Backend::Candle, "candle, generic"),
+            (GgmlDType::Q2K, Backend::Candle, "candle, generic (CPU)"),
+            (GgmlDType::Q3K, Backend::Candle, "candle, generic (CPU)"),
         ] {
             let path = tiny.write_gguf(folder.path(), dtype);
             assert_eq!(chosen(&path, Backend::Auto).unwrap(), expected, "{dtype:?}");
@@ -298,7 +315,7 @@ mod tests {
         });
         write_gguf(&path, &tiny.metadata(), &stored);
         assert_eq!(chosen(&path, Backend::Auto).unwrap(), Backend::Candle);
-        let loaded = crate::engine::model::load(&path, Backend::Auto, &CPU).unwrap();
+        let loaded = crate::engine::model::load(&path, Backend::Auto).unwrap();
         assert_eq!(loaded.model.backend(), "candle");
         let report = chosen(&path, Backend::Native).unwrap_err().report();
         assert!(report.contains("`blk.1.ffn_down.weight`"), "{report}");
@@ -397,7 +414,7 @@ mod tests {
         ] {
             config["model_type"] = json!(model_type);
             tiny.write_folder(folder.path(), &config);
-            let error = crate::engine::model::load(folder.path(), Backend::Auto, &CPU);
+            let error = crate::engine::model::load(folder.path(), Backend::Auto);
             let report = error.err().unwrap().report();
             let said =
                 format!("is `{model_type}`; from safetensors, llama, mistral, qwen2, qwen3 are");

@@ -1,6 +1,5 @@
 //! Memory that a model's weights take on each backend, computed from the files' tensor tables.
 
-use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 
 use super::super::kernels::{PackedMatrix, WeightType};
@@ -8,12 +7,8 @@ use super::super::load::gguf::GgufFile;
 use super::super::load::safetensors::SafetensorsFolder;
 use crate::config::Backend;
 
-/// Bytes of memory that a GGUF file's weights take. 0 for a GPU: loading fails there if its memory
-/// does not suffice.
-pub(super) fn of_gguf(file: &GgufFile, backend: Backend, device: &Device) -> usize {
-    if !device.is_cpu() {
-        return 0;
-    }
+/// Bytes of memory that a GGUF file's weights take, on the backend's device.
+pub(super) fn of_gguf(file: &GgufFile, backend: Backend) -> usize {
     let tensors = file.tensor_names().filter_map(|name| file.stored(name));
     tensors
         .map(|(dtype, shape, stored)| {
@@ -23,7 +18,7 @@ pub(super) fn of_gguf(file: &GgufFile, backend: Backend, device: &Device) -> usi
                     .map_or(stored.len(), |dtype| {
                         PackedMatrix::bytes_of(dtype, *rows, *cols)
                     }),
-                (Backend::Generic, _) => stored.len(),
+                (Backend::Cuda | Backend::Generic, _) => stored.len(),
                 // Dense, in f32.
                 _ => elements.saturating_mul(size_of::<f32>()),
             }
@@ -32,14 +27,11 @@ pub(super) fn of_gguf(file: &GgufFile, backend: Backend, device: &Device) -> usi
 }
 
 /// Like [`of_gguf`], for a safetensors folder.
-pub(super) fn of_folder(folder: &SafetensorsFolder, backend: Backend, device: &Device) -> usize {
-    if !device.is_cpu() {
-        return 0;
-    }
+pub(super) fn of_folder(folder: &SafetensorsFolder, backend: Backend) -> usize {
     folder
         .tensor_sizes()
         .map(|(bytes, elements)| match backend {
-            Backend::Native => bytes,
+            Backend::Cuda | Backend::Native => bytes,
             _ => elements.saturating_mul(size_of::<f32>()),
         })
         .fold(0, usize::saturating_add)

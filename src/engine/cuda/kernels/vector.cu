@@ -148,12 +148,3 @@ KERNEL(rotate_and_store, const Heads h, const Kv kv, const float *queries, const
         to[index] = number;
     }
 }
-
-// Copies a page over another one, in all layers: grid (any).
-KERNEL(copy_page, i16 *pages, u64 page_numbers, u32 from, u32 to) {
-    const uint4 *source = (const uint4 *)(pages + from * page_numbers);
-    uint4 *target = (uint4 *)(pages + to * page_numbers);
-    u64 count = page_numbers / 8;
-    for (u64 at = u64(blockIdx.x) * blockDim.x + threadIdx.x; at < count; at += u64(gridDim.x) * blockDim.x)
-        target[at] = source[at];
-}

@@ -18,7 +18,7 @@ fn write(config: &Value) -> tempfile::TempDir {
 }
 
 fn complaint(folder: &Path) -> String {
-    let error = crate::engine::model::load(folder, Backend::Candle, &Device::Cpu).err();
+    let error = crate::engine::model::load(folder, Backend::Candle).err();
     let error = error.expect("an error");
     assert_eq!(error.exit(), Exit::Preflight, "{}", error.chain());
     error.report()
@@ -27,10 +27,7 @@ fn complaint(folder: &Path) -> String {
 #[test]
 fn config_errors_name_the_key() {
     let tiny = Tiny::new("llama", false);
-    assert!(
-        crate::engine::model::load(write(&tiny.config()).path(), Backend::Auto, &Device::Cpu)
-            .is_ok()
-    );
+    assert!(crate::engine::model::load(write(&tiny.config()).path(), Backend::Auto).is_ok());
     let cases = [
         ("`model_type` is missing", "model_type", Value::Null),
         (
@@ -215,7 +212,7 @@ fn sliding_windows_and_newer_rope_keys_are_read() {
     assert_eq!(spec.rope_base, 1e6);
     assert_eq!(spec.head_size, 64);
     assert_eq!(opened.rope_divisors(&spec).unwrap(), None);
-    assert!(crate::engine::model::load(folder.path(), Backend::Auto, &Device::Cpu).is_ok());
+    assert!(crate::engine::model::load(folder.path(), Backend::Auto).is_ok());
 }
 
 /// A folder with weights and these changes in `config.json`; a null removes the key.

@@ -1,5 +1,5 @@
-//! Device-independent forward pass of the Llama family (llama, mistral, qwen2, qwen3) on candle
-//! tensors. The code is the same for CPU and GPU; only the weight format differs.
+//! Forward pass of the Llama family (llama, mistral, qwen2, qwen3) on candle's tensors, on the CPU: the
+//! reference for the other forward passes, and for weights that they have no kernels for.
 //!
 //! Batches are ragged: each chunk has its own length and position. All tokens are rows of one
 //! matrix `[tokens, hidden]`, so each weight is read once per pass, whatever the number of
@@ -9,8 +9,7 @@
 //!
 //! How a sequence's logits depend on the rest of the batch: on a CPU with AVX2, attention returns
 //! the same bits in any batch, and so does a whole pass of up to 64 tokens. Larger passes use the
-//! `gemm` crate, and a GPU uses cuBLAS or candle's kernels. These choose the order of summation by
-//! the sizes, so the last bits can differ. For the same reason, they can differ between a prompt in
+//! `gemm` crate, which chooses the order of summation by the sizes, so the last bits can differ. For the same reason, they can differ between a prompt in
 //! one chunk and in several.
 
 mod attention;

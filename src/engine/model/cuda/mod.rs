@@ -9,16 +9,19 @@ mod upload;
 mod weights;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::native::rotation::Rotation;
 use super::native::weights::NativeWeights;
-use super::source::Weights;
+use super::source::{Weights, check_names, checked_spec};
 use super::{
-    Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
+    Chunk, Limits, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
 };
 use crate::engine::cuda::driver::{Buffer, Gpu, GpuError, Graph, Pinned};
 use crate::engine::cuda::kernels::ForwardKernels;
 use crate::engine::kernels::{ActivationBlock, BLOCK, KvShape, Pool};
+use crate::engine::load::gguf::GgufFile;
+use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
 
@@ -130,18 +133,39 @@ pub(super) struct CudaModel {
     graphs: bool,
     /// Sequences opened so far: a slot is just a number.
     opened: usize,
-    /// Last, so that all memory is freed before the context.
-    gpu: Gpu,
+    gpu: Arc<Gpu>,
 }
 
 impl CudaModel {
-    /// Loads the weights to the device. `context`: the most tokens of a sequence.
+    /// Loads the model of a GGUF file.
     ///
     /// # Errors
-    /// Exit code 3: a tensor is missing or has another shape, a size is beyond the kernels, or memory is
-    /// short.
-    pub(super) fn load(
-        gpu: Gpu,
+    /// Exit code 3: a tensor is missing or has another shape, a size is beyond the kernels, the driver
+    /// cannot compile them, or the GPU's memory is short.
+    pub(super) fn from_gguf(gpu: &Arc<Gpu>, file: &GgufFile, limits: &Limits) -> Result<Self> {
+        let spec = checked_spec(file)?;
+        let context = limits.context_of(&spec);
+        Self::load(gpu, file, spec, file.weight_type(), context)
+    }
+
+    /// Loads the model of a safetensors folder.
+    ///
+    /// # Errors
+    /// As [`Self::from_gguf`].
+    pub(super) fn from_safetensors(
+        gpu: &Arc<Gpu>,
+        folder: &SafetensorsFolder,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let spec = folder.spec()?;
+        check_names(folder, &spec, folder.tensor_names())?;
+        let context = limits.context_of(&spec);
+        Self::load(gpu, folder, spec, folder.weight_type().to_owned(), context)
+    }
+
+    /// `context`: the most tokens of a sequence.
+    fn load(
+        gpu: &Arc<Gpu>,
         weights: &dyn Weights,
         spec: ModelSpec,
         weight_type: String,
@@ -156,7 +180,7 @@ impl CudaModel {
             ))
             .hint("set DEVICE=cpu"));
         }
-        let kernels = ForwardKernels::load(&gpu)?;
+        let kernels = ForwardKernels::load(gpu)?;
         let pool = Pool::new(cpu_threads())
             .map_err(|source| Error::preflight("failed to start threads").caused_by(source))?;
         let loaded = NativeWeights::load(weights, &spec, &pool)?;
@@ -165,15 +189,15 @@ impl CudaModel {
             let needed = loaded.bytes().layers + loaded.bytes().head;
             too_large(error, needed, free)
         };
-        let on_device = GpuWeights::upload(&gpu, &loaded).map_err(failed)?;
-        let rotation = rotation(&gpu, &spec, loaded.rope_divisors.as_deref(), context)?;
+        let on_device = GpuWeights::upload(gpu, &loaded).map_err(failed)?;
+        let rotation = rotation(gpu, &spec, loaded.rope_divisors.as_deref(), context)?;
         let kv_shape = KvShape {
             kv_heads: spec.kv_heads,
             head_size: spec.head_size,
         };
         let table = FIRST_TOKENS.max(context.div_ceil(crate::engine::kv::PAGE_TOKENS));
         let scratch =
-            Scratch::allocate(&gpu, &spec, FIRST_TOKENS, FIRST_ENDS, table).map_err(failed)?;
+            Scratch::allocate(gpu, &spec, FIRST_TOKENS, FIRST_ENDS, table).map_err(failed)?;
         Ok(Self {
             weight_bytes: loaded.bytes(),
             quantised: loaded.is_quantised(),
@@ -188,7 +212,7 @@ impl CudaModel {
             kernels,
             rotation,
             kv_shape,
-            gpu,
+            gpu: Arc::clone(gpu),
         })
     }
 

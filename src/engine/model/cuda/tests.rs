@@ -10,9 +10,7 @@ use candle_core::quantized::GgmlDType;
 
 use super::*;
 use crate::engine::kernels::PAGE;
-use crate::engine::load::gguf::GgufFile;
 use crate::engine::model::native::tests::native;
-use crate::engine::model::source::checked_spec;
 use crate::engine::model::testing::{Random, Tiny};
 
 /// Set where the driver must be the simulated GPU's.
@@ -31,9 +29,7 @@ fn simulated() -> Option<Gpu> {
 
 fn cuda(gpu: Gpu, path: &Path, pages: usize) -> CudaModel {
     let file = GgufFile::open(path).unwrap();
-    let spec = checked_spec(&file).unwrap();
-    let context = spec.context_length;
-    let mut model = CudaModel::load(gpu, &file, spec, file.weight_type(), context).unwrap();
+    let mut model = CudaModel::from_gguf(&Arc::new(gpu), &file, &Limits::default()).unwrap();
     model.set_pages(pages).unwrap();
     model
 }

@@ -50,10 +50,6 @@ impl GpuMatrix {
         self.rows
     }
 
-    pub(super) fn cols(&self) -> usize {
-        self.cols
-    }
-
     pub(super) fn groups(&self) -> usize {
         self.rows.div_ceil(GROUP)
     }

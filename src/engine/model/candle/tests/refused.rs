@@ -84,7 +84,7 @@ fn an_invalid_model_file_is_refused() {
             })
             .collect();
         write(&path, &metadata, &tensors);
-        crate::engine::model::load(&path, crate::config::Backend::Auto, &CPU)
+        crate::engine::model::load(&path, crate::config::Backend::Auto)
     };
     let set = |metadata: &mut Metadata, key: &str, value: Option<Value>| {
         metadata.retain(|(other, _)| *other != format!("llama.{key}"));
