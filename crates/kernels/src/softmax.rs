@@ -47,31 +47,51 @@ pub(super) unsafe fn softmax_weights<S: Simd>(
     inverse_temperature: f32,
     weights: &mut [u64],
 ) {
-    // SAFETY: as this function's; arrays of sixteen elements are read and written.
+    let (whole, rest) = logits.as_chunks::<LANES>();
+    let (whole_weights, rest_weights) = weights.split_at_mut(LANES * whole.len());
+    let scale = inverse_temperature;
+    // SAFETY: as this function's.
     unsafe {
-        let max = S::splat(max);
-        let inverse_temperature = S::splat(inverse_temperature);
-        let sixteen = |logits: &[f32; LANES]| {
-            let mut lanes = [f32::NEG_INFINITY; LANES];
-            for lane in 0..LANES {
-                // False for NaN.
-                if logits[lane] > f32::NEG_INFINITY {
-                    lanes[lane] = logits[lane];
-                }
-            }
-            let x = S::mul(S::sub(S::load(lanes.as_ptr()), max), inverse_temperature);
-            S::store(lanes.as_mut_ptr(), S::exp(x, 0.0));
-            lanes.map(fixed_point)
-        };
-        let mut chunks = weights.chunks_exact_mut(LANES);
-        let (whole, rest) = logits.as_chunks::<LANES>();
-        for (weights, logits) in chunks.by_ref().zip(whole) {
-            weights.copy_from_slice(&sixteen(logits));
+        for (logits, weights) in whole.iter().zip(whole_weights.as_chunks_mut().0) {
+            sixteen_weights::<S>(logits, max, scale, weights);
         }
-        let mut padded = [0.0; LANES];
-        padded[..rest.len()].copy_from_slice(rest);
-        let tail = sixteen(&padded);
-        chunks.into_remainder().copy_from_slice(&tail[..rest.len()]);
+        let mut logits = [0.0; LANES];
+        logits[..rest.len()].copy_from_slice(rest);
+        let mut weights = [0; LANES];
+        sixteen_weights::<S>(&logits, max, scale, &mut weights);
+        rest_weights.copy_from_slice(&weights[..rest.len()]);
+    }
+}
+
+/// The weights of sixteen logits. Loops, because closures would not be compiled with the processor's
+/// features.
+///
+/// # Safety
+/// As [`Simd`]'s.
+#[inline(always)]
+unsafe fn sixteen_weights<S: Simd>(
+    logits: &[f32; LANES],
+    max: f32,
+    inverse_temperature: f32,
+    weights: &mut [u64; LANES],
+) {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for lane in 0..LANES {
+        // False for NaN. A selection rather than a branch, for the compiler.
+        lanes[lane] = if logits[lane] > f32::NEG_INFINITY {
+            logits[lane]
+        } else {
+            f32::NEG_INFINITY
+        };
+    }
+    // SAFETY: as this function's; the arrays have sixteen elements.
+    unsafe {
+        let x = S::sub(S::load(lanes.as_ptr()), S::splat(max));
+        let x = S::mul(x, S::splat(inverse_temperature));
+        S::store(lanes.as_mut_ptr(), S::exp(x, 0.0));
+    }
+    for lane in 0..LANES {
+        weights[lane] = fixed_point(lanes[lane]);
     }
 }
 
