@@ -1,15 +1,62 @@
 //! Samples the next token from logits. Each request has its own generator, so its draws do not
 //! depend on the other requests in the batch.
+//!
+//! A GPU has to draw the same token as a CPU. So sampling is defined without a sum that depends on
+//! its order: weights are integers, and the only floating-point numbers are single IEEE 754
+//! operations on one logit. [`draw::draw`] may compute it in any way that has this result:
+//!
+//! 1. **Candidates** are the tokens whose logit is neither NaN nor −∞. `max` is their largest logit.
+//!    Without candidates there is no token.
+//! 2. **Weights.** `x = (logit − max) · inverse_temperature` in f32, then
+//!    `weight = floor(2^40 · e^x)` as a 64-bit integer, with the exponential of
+//!    `Simd::exp` (`crates/kernels/src/simd.rs`) and `x` clamped to −86.6..=0. `e^0` is exactly 1. If
+//!    `max` is +∞, the weight is 2^40 where the logit is +∞ and 0 elsewhere. A token of weight 0 is
+//!    never drawn.
+//! 3. **Order.** By descending `key = orderable(logit) · 2^32 + (2^32 − 1 − id)`: most likely first,
+//!    and the lower id first among equals. `orderable` maps a float to 32 bits of the same order: all
+//!    bits flipped if it is negative, else the sign bit alone, with −0 as +0.
+//! 4. **top_k** above 0 keeps the `top_k` first candidates.
+//! 5. **top_p.** `share = round(2^32 · top_p)`, between 0 and 2^32. Below 2^32, the shortest prefix
+//!    is kept whose weights sum to at least `max(1, floor(total · share / 2^32))`, where `total` is
+//!    the sum of the weights that `top_k` kept and the product has 128 bits (Holtzman et al. 2020,
+//!    "The Curious Case of Neural Text Degeneration").
+//! 6. **Draw.** `r = floor(total · random / 2^64)`, where `total` is the sum of the weights kept and
+//!    `random` 64 bits of the request's generator. The token is the first one, by ascending id, at
+//!    which the running sum of the kept weights exceeds `r`.
 
+mod draw;
+#[cfg(test)]
+mod tests;
+
+use flowbench_kernels::Kernels;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::Sampling;
+use draw::draw;
 
-#[derive(Debug, Clone)]
+/// [`SamplingParameters::share`] that keeps all tokens.
+const ALL: u64 = 1 << 32;
+
+/// A request's settings and the state of its generator.
+#[derive(Clone)]
 pub(crate) struct Sampler {
     sampling: Sampling,
     generator: ChaCha8Rng,
+    kernels: Kernels,
+}
+
+/// All that a sampled token depends on, besides the logits. The same on a CPU and on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct SamplingParameters {
+    /// 1 / temperature; positive, normal and finite.
+    pub(crate) inverse_temperature: f32,
+    /// Tokens to keep; 0: all.
+    pub(crate) top_k: u32,
+    /// Share of the total weight to keep, in units of 2^−32; 2^32: all.
+    pub(crate) share: u64,
+    /// This token's random bits.
+    pub(crate) random: u64,
 }
 
 impl Sampler {
@@ -18,77 +65,53 @@ impl Sampler {
         Self {
             sampling,
             generator: ChaCha8Rng::seed_from_u64(sampling.seed),
+            kernels: Kernels::best(),
         }
     }
 
     /// The next token's id, or `None` if no logit is usable (all NaN or −∞), as a broken model
-    /// returns.
-    ///
-    /// Greedy takes the highest logit, and the lowest id among equals. Otherwise the logits are
-    /// divided by the temperature and cut to the `top_k` most likely tokens, then to the smallest
-    /// set whose probabilities reach `top_p` (Holtzman et al. 2020, "The Curious Case of Neural
-    /// Text Degeneration"). One of the remaining tokens is drawn.
+    /// returns. Greedy takes the highest logit, and the lowest id among equals.
     pub(crate) fn next(&mut self, logits: &[f32]) -> Option<u32> {
-        if self.sampling.temperature <= 0.0 {
-            return argmax(logits);
+        match self.parameters() {
+            None => argmax(logits),
+            Some(parameters) => draw(self.kernels, logits, parameters),
         }
-        let mut candidates: Vec<(u32, f32)> = (0u32..)
-            .zip(logits.iter().copied())
-            .filter(|(_, logit)| !logit.is_nan() && *logit > f32::NEG_INFINITY)
-            .collect();
-        // Most likely first. Equal logits are ordered by id, so that the order is deterministic.
-        let likelier =
-            |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0));
-        let keep = match self.sampling.top_k {
-            0 => candidates.len(),
-            k => k.min(candidates.len()),
-        };
-        if keep < candidates.len() {
-            candidates.select_nth_unstable_by(keep, likelier);
-            candidates.truncate(keep);
-        }
-        candidates.sort_unstable_by(likelier);
-
-        let (_, highest) = *candidates.first()?;
-        // f64 keeps rounding errors of the sum over the vocabulary negligible.
-        let temperature = f64::from(self.sampling.temperature);
-        let weight = |logit: f32| (f64::from(logit - highest) / temperature).exp();
-        let total: f64 = candidates.iter().map(|(_, logit)| weight(*logit)).sum();
-        let nucleus = f64::from(self.sampling.top_p) * total;
-        let mut kept = 0;
-        let mut kept_weight = 0.0;
-        for (_, logit) in &candidates {
-            kept += 1;
-            kept_weight += weight(*logit);
-            if kept_weight >= nucleus {
-                break;
-            }
-        }
-
-        let mut left = self.uniform() * kept_weight;
-        for (token, logit) in &candidates[..kept] {
-            left -= weight(*logit);
-            if left < 0.0 {
-                return Some(*token);
-            }
-        }
-        // Rounding can leave a small remainder after the last candidate.
-        Some(candidates[kept - 1].0)
     }
 
-    /// Uniform in [0, 1), with 53 random bits.
-    fn uniform(&mut self) -> f64 {
-        (self.generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    /// What the next token is sampled with, or `None` if it is the highest logit. Takes 64 bits from
+    /// the generator, so it stands for one call of [`Sampler::next`].
+    pub(crate) fn parameters(&mut self) -> Option<SamplingParameters> {
+        let Sampling {
+            temperature,
+            top_p,
+            top_k,
+            ..
+        } = self.sampling;
+        if temperature.is_nan() || temperature <= 0.0 {
+            return None;
+        }
+        Some(SamplingParameters {
+            // At both ends of the range, the reciprocal would be infinite or subnormal.
+            inverse_temperature: (1.0 / temperature).clamp(f32::MIN_POSITIVE, f32::MAX),
+            top_k: u32::try_from(top_k).unwrap_or(u32::MAX),
+            // Casts of negative numbers and NaN give 0.
+            share: ((f64::from(top_p) * ALL as f64).round() as u64).min(ALL),
+            random: self.generator.next_u64(),
+        })
     }
 }
 
 /// Number of logits that [`argmax`] compares in parallel.
 const SIDE_BY_SIDE: usize = 16;
 
+/// The larger number, or `one` if `other` is NaN. Unlike `f32::max`, this is one SIMD instruction.
+#[inline(always)]
+fn higher(one: f32, other: f32) -> f32 {
+    if other > one { other } else { one }
+}
+
 /// The id of the highest logit, and the lowest id among equals. NaN counts as lowest.
 fn argmax(logits: &[f32]) -> Option<u32> {
-    // Not `f32::max`: this form compiles to one SIMD instruction and also skips NaN.
-    let higher = |one: f32, other: f32| if other > one { other } else { one };
     let mut highest = [f32::NEG_INFINITY; SIDE_BY_SIDE];
     let rows = logits.chunks_exact(SIDE_BY_SIDE);
     let rest = rows.remainder().iter().copied();
@@ -103,99 +126,4 @@ fn argmax(logits: &[f32]) -> Option<u32> {
     }
     let first = logits.iter().position(|logit| *logit == highest)?;
     u32::try_from(first).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn sampling(temperature: f32, top_p: f32, top_k: usize, seed: u64) -> Sampling {
-        Sampling {
-            temperature,
-            top_p,
-            top_k,
-            seed,
-        }
-    }
-
-    #[test]
-    fn greedy_takes_the_lowest_id_among_equals_and_ignores_nan() {
-        let mut sampler = Sampler::new(Sampling::default());
-        assert_eq!(sampler.next(&[1.0, 3.0, 3.0, f32::NAN]), Some(1));
-        assert_eq!(sampler.next(&[f32::NAN, f32::NEG_INFINITY]), None);
-        assert_eq!(sampler.next(&[]), None);
-        let mut warm = Sampler::new(sampling(1.0, 1.0, 0, 1));
-        assert_eq!(warm.next(&[f32::NAN]), None);
-    }
-
-    #[test]
-    fn draws_follow_the_distribution() {
-        // Probabilities 0.6, 0.3, 0.1.
-        let logits = [0.6f32.ln(), 0.3f32.ln(), 0.1f32.ln()];
-        let mut sampler = Sampler::new(sampling(1.0, 1.0, 0, 7));
-        let mut counts = [0u32; 3];
-        for _ in 0..20_000 {
-            counts[sampler.next(&logits).expect("finite logits") as usize] += 1;
-        }
-        for (count, expected) in counts.iter().zip([0.6, 0.3, 0.1]) {
-            let share = f64::from(*count) / 20_000.0;
-            // Five standard deviations of a proportion near 0.5 are 0.018.
-            assert!((share - expected).abs() < 0.018, "{share} for {expected}");
-        }
-    }
-
-    #[test]
-    fn nucleus_and_top_k_cut_the_tail() {
-        let logits = [0.6f32.ln(), 0.3f32.ln(), 0.1f32.ln()];
-        let mut nucleus = Sampler::new(sampling(1.0, 0.8, 0, 3));
-        let mut top = Sampler::new(sampling(1.0, 1.0, 1, 3));
-        for _ in 0..500 {
-            assert!(nucleus.next(&logits).expect("finite logits") < 2);
-            assert_eq!(top.next(&logits), Some(0));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn greedy_takes_the_first_of_the_highest_logits(
-            logits in prop::collection::vec(
-                prop_oneof![(-3i8..3).prop_map(f32::from), Just(f32::NAN), Just(f32::NEG_INFINITY)],
-                0..70,
-            ),
-        ) {
-            let mut expected = None;
-            for (token, logit) in (0u32..).zip(&logits) {
-                let higher = expected.is_none_or(|(_, highest)| *logit > highest);
-                if !logit.is_nan() && *logit > f32::NEG_INFINITY && higher {
-                    expected = Some((token, *logit));
-                }
-            }
-            prop_assert_eq!(argmax(&logits), expected.map(|(token, _)| token));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_same_seed_draws_the_same_tokens_and_only_possible_ones(
-            logits in prop::collection::vec(-8f32..8.0, 1..200),
-            temperature in 0f32..2.0,
-            top_p in 0f32..=1.0,
-            top_k in 0usize..50,
-            seed in any::<u64>(),
-        ) {
-            let mut one = Sampler::new(sampling(temperature, top_p, top_k, seed));
-            let mut two = Sampler::new(sampling(temperature, top_p, top_k, seed));
-            for _ in 0..5 {
-                let token = one.next(&logits);
-                prop_assert_eq!(token, two.next(&logits));
-                let token = token.expect("finite logits") as usize;
-                prop_assert!(token < logits.len());
-                if top_k > 0 && temperature > 0.0 {
-                    let higher = logits.iter().filter(|other| **other > logits[token]).count();
-                    prop_assert!(higher < top_k);
-                }
-            }
-        }
-    }
 }

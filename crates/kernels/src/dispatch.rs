@@ -10,6 +10,7 @@ use super::kv_memory::{self, Writing};
 use super::pack::Format;
 use super::product::{Part, product};
 use super::scalar::Scalar;
+use super::softmax;
 use super::swiglu::{self, SwigluPart};
 use super::vector;
 #[cfg(any(test, target_arch = "x86_64"))]
@@ -178,6 +179,7 @@ pub(super) struct Table {
     pub(super) add: unsafe fn(&mut [f32], &[f32]),
     pub(super) swiglu: unsafe fn(&SwigluPart<'_>),
     pub(super) rope_neox: unsafe fn(&mut [f32], &[f32], &[f32]),
+    pub(super) softmax_weights: unsafe fn(&[f32], f32, f32, &mut [u64]),
     pub(super) prepare: unsafe fn(&AttentionTile<'_>),
     pub(super) attend: unsafe fn(&AttentionTile<'_>),
     pub(super) finish: unsafe fn(&AttentionTile<'_>),
@@ -215,6 +217,7 @@ macro_rules! family {
                 add,
                 swiglu,
                 rope_neox,
+                softmax_weights,
                 prepare,
                 attend,
                 finish,
@@ -235,6 +238,7 @@ macro_rules! family {
                 add = vector::add(x: &mut [f32], y: &[f32]);
                 swiglu = swiglu::swiglu(part: &SwigluPart<'_>);
                 rope_neox = vector::rope_neox(x: &mut [f32], cos: &[f32], sin: &[f32]);
+                softmax_weights = softmax::softmax_weights(logits: &[f32], max: f32, inverse_temperature: f32, weights: &mut [u64]);
                 prepare = attention::prepare(tile: &AttentionTile<'_>);
                 attend = attention::attend(tile: &AttentionTile<'_>);
                 finish = attention::finish(tile: &AttentionTile<'_>);

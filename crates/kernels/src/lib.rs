@@ -42,6 +42,7 @@ mod reserved;
 mod scalar;
 mod scratch;
 mod simd;
+mod softmax;
 mod swiglu;
 #[cfg(test)]
 mod testing;
@@ -69,6 +70,7 @@ pub use plan::{AttentionPart, AttentionPlan, KvSpan};
 pub use pool::{Pool, share};
 pub use product::Input;
 pub use quant::BLOCK;
+pub use softmax::WEIGHT_ONE;
 
 use kv_memory::Writing;
 use pack::Shared;

@@ -423,7 +423,7 @@ fn split_property(kernels: Kernels) {
 }
 
 /// Reference `e^x`, with the operations of `Simd::exp`.
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     let x = x.clamp(-86.6, 88.0);
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
     let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
