@@ -3,6 +3,7 @@
 
 mod bench;
 mod chat;
+mod decoder;
 mod device;
 mod kv;
 mod load;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::decoder;
 use super::kv::PAGE_TOKENS;
 use super::load::gguf::{GgufFile, Metadata};
 use super::load::safetensors::{SafetensorsFolder, folder_of};
@@ -213,7 +214,11 @@ pub(crate) fn inspect(path: &Path) -> Result<Vec<(&'static str, String)>> {
     let opened = open(path)?;
     let spec = match &opened {
         Opened::Gguf(file) => file.spec(),
-        Opened::Folder(folder) => folder.spec(),
+        Opened::Folder(folder) => match decoder::of_folder(folder) {
+            Ok(decoder) => Ok(decoder.spec),
+            // The sizes are shown even if the model is not supported.
+            Err(_) => folder.spec(),
+        },
     };
     let size = |gguf: &str, folder_key: &str| match &opened {
         Opened::Gguf(file) => file.shown(gguf),
