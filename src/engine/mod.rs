@@ -4,6 +4,7 @@
 mod bench;
 mod chat;
 mod cuda;
+mod decoder;
 mod device;
 mod kv;
 mod load;

@@ -33,11 +33,20 @@ pub(crate) struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// Numbers of a token's queries: of all heads together.
+    pub(crate) fn query_width(&self) -> usize {
+        self.heads * self.head_size
+    }
+
+    /// Numbers of a token's keys, and of its values.
+    pub(crate) fn key_width(&self) -> usize {
+        self.kv_heads * self.head_size
+    }
+
     /// Multiply-adds of a layer's products for a token, in the order of its computation after the
     /// attention: output; gate and up; down; query, key and value of the next layer.
     pub(crate) fn layer_products(&self) -> [usize; 4] {
-        let queries = self.heads * self.head_size;
-        let keys = self.kv_heads * self.head_size;
+        let (queries, keys) = (self.query_width(), self.key_width());
         [
             queries * self.hidden,
             2 * self.intermediate * self.hidden,

@@ -166,6 +166,11 @@ impl GgufFile {
         self.tensors.get(name).map(|tensor| &tensor.shape[..])
     }
 
+    /// Whether the output head shares the embedding's weights.
+    pub(crate) fn output_is_tied(&self) -> bool {
+        self.shape("output.weight").is_none()
+    }
+
     /// The first matrix, by name, whose type `knows` does not accept, and its type.
     pub(crate) fn matrix_of_other_type(
         &self,

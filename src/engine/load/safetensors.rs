@@ -157,7 +157,15 @@ impl SafetensorsFolder {
         self.config.get("tie_word_embeddings") == Some(&Value::Bool(true))
     }
 
-    /// The model's sizes.
+    /// The sliding window, in tokens, whether or not the model uses it.
+    ///
+    /// # Errors
+    /// If it is not a whole number.
+    pub(crate) fn sliding_window(&self) -> Result<Option<usize>> {
+        self.count("sliding_window")
+    }
+
+    /// The model's sizes. The context is cut to the sliding window if `use_sliding_window` is set.
     ///
     /// # Errors
     /// If a key is missing or invalid.
@@ -170,11 +178,8 @@ impl SafetensorsFolder {
             None if heads > 0 => hidden / heads,
             None => return Err(self.wrong("num_attention_heads", "is 0")),
         };
-        let slides = match architecture.as_str() {
-            "mistral" => true,
-            _ => self.config.get("use_sliding_window") == Some(&Value::Bool(true)),
-        };
-        let window = self.count("sliding_window")?.filter(|_| slides);
+        let slides = self.config.get("use_sliding_window") == Some(&Value::Bool(true));
+        let window = self.sliding_window()?.filter(|_| slides);
         let trained = self.required("max_position_embeddings")?;
         let context_length = trained.min(self.rope_limit()?.unwrap_or(usize::MAX));
         if (self.rotated_part()? * head_size as f64) as usize != head_size {

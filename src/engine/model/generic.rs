@@ -218,7 +218,7 @@ fn check_llama(file: &GgufFile, spec: &ModelSpec) -> Result<()> {
     }
     if experts == 0 {
         // A file that the candle backend rejects is not computed here either.
-        super::source::check(file)?;
+        super::source::described_gguf(file)?;
     }
     if file
         .count("attention.value_length")?

@@ -14,6 +14,7 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+use super::decoder;
 use super::device::Device;
 use super::kv::PAGE_TOKENS;
 use super::load::gguf::{GgufFile, Metadata};
@@ -143,7 +144,11 @@ pub(crate) fn inspect(path: &Path) -> Result<Vec<(&'static str, String)>> {
     let opened = open(path)?;
     let spec = match &opened {
         Opened::Gguf(file) => file.spec(),
-        Opened::Folder(folder) => folder.spec(),
+        Opened::Folder(folder) => match decoder::of_folder(folder) {
+            Ok(decoder) => Ok(decoder.spec),
+            // The sizes are shown even if the model is not supported.
+            Err(_) => folder.spec(),
+        },
     };
     let size = |gguf: &str, folder_key: &str| match &opened {
         Opened::Gguf(file) => file.shown(gguf),

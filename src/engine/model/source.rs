@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 
-use super::ModelSpec;
 use super::weights::dense_type;
+use crate::engine::decoder::{self, Decoder, Divisors, MatrixTensor, Presence, Rope, VectorTensor};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
@@ -84,7 +84,7 @@ fn restore_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
 }
 
 pub(super) trait Weights: Sync {
-    /// The matrix of this name and shape.
+    /// The matrix of this name (`blk.0.attn_q`) and shape.
     fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix>;
 
     /// Calls `read` with the type and the bytes (row by row) of the stored matrix. Returns `false`,
@@ -101,15 +101,6 @@ pub(super) trait Weights: Sync {
     /// The vector of this name (`blk.0.attn_q.bias`) in f32, if there is one.
     fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>>;
 
-    /// Whether query and key rows are in the order that [`Matrix::restore_rows`] reverts.
-    fn rows_are_interleaved(&self) -> bool;
-
-    /// Whether the output head shares the embedding's weights.
-    fn output_is_tied(&self) -> bool;
-
-    /// Divisors of the rotation frequencies, `[rope_dimensions / 2]`; `None` if all are 1.
-    fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>>;
-
     /// The name of this tensor in the file.
     fn file_name(&self, name: &str) -> String;
 
@@ -117,17 +108,16 @@ pub(super) trait Weights: Sync {
     fn place(&self, file_name: &str) -> String;
 }
 
-/// A query or key matrix, its rows in the order that rotation wants.
-pub(super) fn rotated_matrix(
+/// A matrix, its rows in the order of the computation.
+pub(super) fn ordered_matrix(
     weights: &dyn Weights,
-    name: &str,
-    shape: (usize, usize),
-    heads: usize,
+    tensor: &MatrixTensor,
     device: &Device,
 ) -> Result<Matrix> {
-    if !weights.rows_are_interleaved() {
+    let (name, shape) = (&tensor.name, tensor.shape);
+    let Some(heads) = tensor.interleaved_heads else {
         return weights.matrix(name, shape, device);
-    }
+    };
     // Reordered on the host, then sent to the device.
     weights
         .matrix(name, shape, &Device::Cpu)?
@@ -137,38 +127,90 @@ pub(super) fn rotated_matrix(
         })
 }
 
-/// Like [`rotated_matrix`], for a bias.
-pub(super) fn rotated_bias(
+/// A matrix's bias, in the order of [`ordered_matrix`]; `None` if the file has none.
+pub(super) fn ordered_bias(
     weights: &dyn Weights,
-    name: &str,
-    length: usize,
-    heads: usize,
+    tensor: &MatrixTensor,
     device: &Device,
 ) -> Result<Option<Tensor>> {
-    let bias = weights.vector(name, length, device)?;
-    match bias {
-        Some(bias) if weights.rows_are_interleaved() => restore_rows(&bias, heads)
-            .map(Some)
-            .or_exit(Exit::Preflight, || {
-                format!("failed to load {}", weights.place(&weights.file_name(name)))
-            }),
-        bias => Ok(bias),
+    if tensor.bias == Presence::Absent {
+        return Ok(None);
+    }
+    let name = tensor.bias_name();
+    let bias = weights.vector(&name, tensor.shape.0, device)?;
+    match (bias, tensor.interleaved_heads) {
+        (Some(bias), Some(heads)) => {
+            restore_rows(&bias, heads)
+                .map(Some)
+                .or_exit(Exit::Preflight, || {
+                    format!(
+                        "failed to load {}",
+                        weights.place(&weights.file_name(&name))
+                    )
+                })
+        }
+        (bias, _) => Ok(bias),
     }
 }
 
 /// A vector that the model requires.
 pub(super) fn required_vector(
     weights: &dyn Weights,
-    name: &str,
-    length: usize,
+    tensor: &VectorTensor,
     device: &Device,
 ) -> Result<Tensor> {
-    weights.vector(name, length, device)?.ok_or_else(|| {
-        Error::preflight(format!(
-            "{} is missing",
-            weights.place(&weights.file_name(name))
-        ))
+    let vector = weights.vector(&tensor.name, tensor.length, device)?;
+    vector.ok_or_else(|| {
+        let place = weights.place(&weights.file_name(&tensor.name));
+        Error::preflight(format!("{place} is missing"))
     })
+}
+
+/// What each of the `head_size / 2` pairs of a head turns by from one position to the next, in
+/// radians; 0 for the pairs that are not rotated.
+///
+/// # Errors
+/// Exit code 3 if the divisors are in a tensor that is not `[dimensions / 2]` positive numbers.
+pub(super) fn frequencies(
+    weights: &dyn Weights,
+    rope: &Rope,
+    head_size: usize,
+) -> Result<Vec<f32>> {
+    Ok(match &rope.divisors {
+        Divisors::None => rope.frequencies(head_size, None),
+        Divisors::Given(divisors) => rope.frequencies(head_size, Some(divisors)),
+        Divisors::Tensor { name, factor } => {
+            let divisors = stored_divisors(weights, name, rope.dimensions / 2, *factor)?;
+            rope.frequencies(head_size, Some(&divisors))
+        }
+    })
+}
+
+fn stored_divisors(
+    weights: &dyn Weights,
+    name: &str,
+    pairs: usize,
+    factor: f32,
+) -> Result<Vec<f32>> {
+    let place = || weights.place(&weights.file_name(name));
+    let tensor = VectorTensor {
+        name: name.to_owned(),
+        length: pairs,
+    };
+    let divisors = required_vector(weights, &tensor, &Device::Cpu)?;
+    let divisors: Vec<f32> = divisors
+        .to_vec1()
+        .or_exit(Exit::Preflight, || format!("failed to load {}", place()))?;
+    if divisors
+        .iter()
+        .any(|divisor| !divisor.is_finite() || *divisor <= 0.0)
+    {
+        return Err(Error::preflight(format!(
+            "{} contains a divisor that is not a positive number",
+            place()
+        )));
+    }
+    Ok(divisors.iter().map(|divisor| divisor * factor).collect())
 }
 
 fn wrong_shape(place: String, found: &[usize], expected: &[usize]) -> Error {
@@ -217,39 +259,6 @@ impl Weights for GgufFile {
                 }),
             Some(found) => Err(wrong_shape(self.place(name), found, &[length])),
         }
-    }
-
-    fn rows_are_interleaved(&self) -> bool {
-        self.architecture().is_ok_and(|name| name == "llama")
-    }
-
-    fn output_is_tied(&self) -> bool {
-        self.shape("output.weight").is_none()
-    }
-
-    /// The factor and the tensor `rope_freqs.weight` (Llama 3) are multiplied, as in llama.cpp.
-    fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>> {
-        let pairs = spec.rope_dimensions / 2;
-        let factor = self.rope_factor()? as f32;
-        let name = "rope_freqs.weight";
-        let Some(divisors) = self.vector(name, pairs, &Device::Cpu)? else {
-            return Ok((factor != 1.0).then(|| vec![factor; pairs]));
-        };
-        let divisors: Vec<f32> = divisors.to_vec1().or_exit(Exit::Preflight, || {
-            format!("failed to load {}", self.place(name))
-        })?;
-        if divisors
-            .iter()
-            .any(|divisor| !divisor.is_finite() || *divisor <= 0.0)
-        {
-            return Err(Error::preflight(format!(
-                "{} contains a divisor that is not a positive number",
-                self.place(name)
-            )));
-        }
-        Ok(Some(
-            divisors.iter().map(|divisor| divisor * factor).collect(),
-        ))
     }
 
     fn file_name(&self, name: &str) -> String {
@@ -312,18 +321,6 @@ impl Weights for SafetensorsFolder {
             })
     }
 
-    fn rows_are_interleaved(&self) -> bool {
-        false
-    }
-
-    fn output_is_tied(&self) -> bool {
-        SafetensorsFolder::output_is_tied(self)
-    }
-
-    fn rope_divisors(&self, spec: &ModelSpec) -> Result<Option<Vec<f32>>> {
-        SafetensorsFolder::rope_divisors(self, spec)
-    }
-
     fn file_name(&self, name: &str) -> String {
         hub_name(name)
     }
@@ -333,86 +330,44 @@ impl Weights for SafetensorsFolder {
     }
 }
 
-/// Whether a GGUF file of the Llama family can be computed here, as far as its header tells.
+/// The decoder of a GGUF file, once it is sure that the file holds such a model and nothing else.
 ///
 /// # Errors
-/// Exit code 3: what is not supported.
-pub(super) fn check(file: &GgufFile) -> Result<()> {
-    let spec = checked_spec(file)?;
-    file.rope_divisors(&spec).map(|_| ())
+/// Exit code 3: what is not supported, as far as the header tells, or tensors that no such model has.
+pub(super) fn described_gguf(file: &GgufFile) -> Result<Decoder> {
+    let decoder = decoder::of_gguf(file)?;
+    check_names(file, &decoder, file.tensor_names())?;
+    check_ropes(file, &decoder)?;
+    Ok(decoder)
 }
 
-/// The sizes of a GGUF file's model of the Llama family, once it is sure that the file holds such a
-/// model and nothing else.
+/// Like [`described_gguf`], for a folder.
 ///
 /// # Errors
-/// Exit code 3: sizes that do not fit, or tensors that no such model has.
-pub(super) fn checked_spec(file: &GgufFile) -> Result<ModelSpec> {
-    let spec = file.spec()?;
-    if spec.rope_dimensions != spec.head_size && spec.architecture != "llama" {
-        return Err(file.wrong(
-            &format!("{}.rope.dimension_count", spec.architecture),
-            &format!(
-                "is {}, not the head size {}, which is not supported",
-                spec.rope_dimensions, spec.head_size
-            ),
-        ));
-    }
-    let value_length = file.count("attention.value_length")?;
-    if value_length.is_some_and(|length| length != spec.head_size) {
-        return Err(file.wrong(
-            &format!("{}.attention.value_length", spec.architecture),
-            "is not the key length, which is not supported",
-        ));
-    }
-    check_names(file, &spec, file.tensor_names())?;
-    Ok(spec)
+/// As [`described_gguf`].
+pub(super) fn described_folder(folder: &SafetensorsFolder) -> Result<Decoder> {
+    let decoder = decoder::of_folder(folder)?;
+    check_names(folder, &decoder, folder.tensor_names())?;
+    check_ropes(folder, &decoder)?;
+    Ok(decoder)
 }
 
-/// Refuses a file with tensors that this forward pass knows nothing of: it would compute another
+fn check_ropes(weights: &dyn Weights, decoder: &Decoder) -> Result<()> {
+    for rope in &decoder.ropes {
+        frequencies(weights, rope, decoder.spec.head_size)?;
+    }
+    Ok(())
+}
+
+/// Refuses a file with tensors that the description does not have: a forward pass would compute another
 /// model than the file holds.
-pub(super) fn check_names<'a>(
+fn check_names<'a>(
     weights: &dyn Weights,
-    spec: &ModelSpec,
+    decoder: &Decoder,
     names: impl Iterator<Item = &'a str>,
 ) -> Result<()> {
-    const OF_MODEL: [&str; 4] = [
-        "token_embd.weight",
-        "output_norm.weight",
-        "output.weight",
-        "rope_freqs.weight",
-    ];
-    const OF_LAYER: [&str; 16] = [
-        "attn_norm.weight",
-        "attn_q.weight",
-        "attn_q.bias",
-        "attn_k.weight",
-        "attn_k.bias",
-        "attn_v.weight",
-        "attn_v.bias",
-        "attn_output.weight",
-        "attn_output.bias",
-        "ffn_norm.weight",
-        "ffn_gate.weight",
-        "ffn_gate.bias",
-        "ffn_up.weight",
-        "ffn_up.bias",
-        "ffn_down.weight",
-        "ffn_down.bias",
-    ];
-    const OF_QWEN3_LAYER: [&str; 2] = ["attn_q_norm.weight", "attn_k_norm.weight"];
-    let of_family: &[&str] = match spec.architecture.as_str() {
-        "qwen3" => &OF_QWEN3_LAYER,
-        _ => &[],
-    };
-    let mut known: HashSet<String> = OF_MODEL
-        .iter()
-        .map(|name| weights.file_name(name))
-        .collect();
-    for layer in 0..spec.layers {
-        let stems = OF_LAYER.iter().chain(of_family);
-        known.extend(stems.map(|stem| weights.file_name(&format!("blk.{layer}.{stem}"))));
-    }
+    let known = decoder.tensor_names().map(|name| weights.file_name(&name));
+    let known: HashSet<String> = known.collect();
     for name in names {
         // Old files have the frequencies of the rotation in every layer.
         let frequencies =
@@ -421,33 +376,13 @@ pub(super) fn check_names<'a>(
             return Err(Error::preflight(format!(
                 "{} is not part of a {} model as flowbench knows it",
                 weights.place(name),
-                spec.architecture
+                decoder.spec.architecture
             ))
             .hint("set MODEL=/path/file.gguf or MODEL=owner/name:file to another model"));
         }
     }
     Ok(())
 }
-
-/// What each of the `head_size / 2` pairs of a head turns by from one position to the next, in
-/// radians; 0 for the pairs that are not rotated. `divisors` slow the pairs down, where the model was stretched to a longer context.
-pub(super) fn frequencies(spec: &ModelSpec, divisors: Option<&[f32]>) -> Vec<f32> {
-    let rotated = spec.rope_dimensions;
-    (0..spec.head_size / 2)
-        .map(|pair| {
-            if pair >= rotated / 2 {
-                return 0.0;
-            }
-            let exponent = (2 * pair) as f64 / rotated as f64;
-            let divisor = divisors.map_or(1.0, |divisors| divisors[pair]);
-            f64::from(spec.rope_base).powf(-exponent) as f32 / divisor
-        })
-        .collect()
-}
-
-/// `general.architecture`s that run here.
-#[cfg(test)]
-pub(super) const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
 
 /// Hugging Face's name for a tensor, given its GGUF name.
 pub(super) fn hub_name(name: &str) -> String {

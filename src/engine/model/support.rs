@@ -1,9 +1,10 @@
 //! Which models are supported, and by which backend: a table of model families, and checks that
 //! need only a file's header. The backend is chosen before any weight is read.
 
-use super::source::{self, check_names};
+use super::source::{described_folder, described_gguf};
 use super::{ModelSpec, generic, native};
 use crate::config::Backend;
+use crate::engine::decoder::{self, llama, qwen2, qwen3};
 use crate::engine::device::Device;
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -46,17 +47,12 @@ const GENERIC: &[Backend] = &[Backend::Generic];
 /// discarded and whose expert products need CUDA, and models that expect other tensor names than
 /// such files have.
 const FAMILIES: [Family; 9] = [
-    Family {
-        name: "llama",
-        architecture: "llama",
-        experts: false,
-        // Mistral's GGUF files have the architecture `llama`.
-        safetensors: &["llama", "mistral"],
-        gguf_only: &[],
-        backends: &[Backend::Native, Backend::Candle, Backend::Generic],
-    },
-    family("qwen2", &["qwen2"], &[], DENSE),
-    family("qwen3", &["qwen3"], &[], DENSE),
+    described(
+        &llama::FAMILY,
+        &[Backend::Native, Backend::Candle, Backend::Generic],
+    ),
+    described(&qwen2::FAMILY, DENSE),
+    described(&qwen3::FAMILY, DENSE),
     Family {
         name: "llama with experts",
         architecture: "llama",
@@ -65,26 +61,34 @@ const FAMILIES: [Family; 9] = [
         gguf_only: &["mixtral"],
         backends: GENERIC,
     },
-    family("phi2", &[], &["phi"], GENERIC),
-    family("phi3", &[], &["phi3"], GENERIC),
-    family("gemma3", &[], &["gemma3", "gemma3_text"], GENERIC),
-    family("glm4", &[], &["glm4"], GENERIC),
-    family("lfm2", &[], &["lfm2"], GENERIC),
+    undescribed("phi2", &["phi"]),
+    undescribed("phi3", &["phi3"]),
+    undescribed("gemma3", &["gemma3", "gemma3_text"]),
+    undescribed("glm4", &["glm4"]),
+    undescribed("lfm2", &["lfm2"]),
 ];
 
-const fn family(
-    architecture: &'static str,
-    safetensors: &'static [&'static str],
-    gguf_only: &'static [&'static str],
-    backends: &'static [Backend],
-) -> Family {
+/// A family of which there is a description, without experts.
+const fn described(family: &decoder::Family, backends: &'static [Backend]) -> Family {
     Family {
-        name: architecture,
-        architecture,
+        name: family.name,
+        architecture: family.name,
         experts: false,
-        safetensors,
-        gguf_only,
+        safetensors: family.model_types,
+        gguf_only: &[],
         backends,
+    }
+}
+
+/// A family that only candle-transformers knows.
+const fn undescribed(name: &'static str, gguf_only: &'static [&'static str]) -> Family {
+    Family {
+        name,
+        architecture: name,
+        experts: false,
+        safetensors: &[],
+        gguf_only,
+        backends: GENERIC,
     }
 }
 
@@ -150,10 +154,10 @@ fn check_gguf(file: &GgufFile, backend: Backend) -> Result<()> {
     match backend {
         Backend::Generic => generic::check(file).map(|_| ()),
         Backend::Cuda | Backend::Native => {
-            source::check(file)?;
+            described_gguf(file)?;
             native::check_types(file)
         }
-        Backend::Candle | Backend::Auto => source::check(file),
+        Backend::Candle | Backend::Auto => described_gguf(file).map(|_| ()),
     }
 }
 
@@ -179,10 +183,7 @@ pub(super) fn check_gpu(file: &GgufFile) -> Result<()> {
 pub(super) fn check_folder(folder: &SafetensorsFolder) -> Result<ModelSpec> {
     of_folder(folder)?;
     folder.check()?;
-    let spec = folder.spec()?;
-    folder.rope_divisors(&spec)?;
-    check_names(folder, &spec, folder.tensor_names())?;
-    Ok(spec)
+    Ok(described_folder(folder)?.spec)
 }
 
 /// Chooses the backend for a GGUF file: the configured one, or the fastest that supports the model.
@@ -424,7 +425,7 @@ mod tests {
         }
     }
 
-    /// The table agrees with the backends' own lists.
+    /// These backends run every description, and nothing else.
     #[test]
     fn the_table_matches_the_backends() {
         let of = |backend| {
@@ -434,7 +435,8 @@ mod tests {
                 .map(|family| family.name)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(of(Backend::Candle), source::ARCHITECTURES);
-        assert_eq!(of(Backend::Native), source::ARCHITECTURES);
+        let described = decoder::FAMILIES.map(|family| family.name);
+        assert_eq!(of(Backend::Candle), described);
+        assert_eq!(of(Backend::Native), described);
     }
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::Backend;
+use crate::engine::decoder;
 use crate::engine::model::testing::Tiny;
 
 fn write(config: &Value) -> tempfile::TempDir {
@@ -204,7 +205,7 @@ fn sliding_windows_and_newer_rope_keys_are_read() {
     let folder = tempfile::tempdir().unwrap();
     tiny.write_folder(folder.path(), &config);
     let opened = SafetensorsFolder::open(folder.path()).unwrap();
-    let spec = opened.spec().unwrap();
+    let spec = decoder::of_folder(&opened).unwrap().spec;
     assert_eq!(spec.context_length, 1000);
     let context =
         "1000 tokens (its sliding window; longer sequences, up to 2048, are not supported)";

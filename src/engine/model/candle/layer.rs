@@ -10,10 +10,8 @@ use super::attention;
 use super::kv::KvPages;
 use super::linear::{Linear, WeightFormat};
 use super::pass::PlannedPass;
-use crate::engine::model::ModelSpec;
-use crate::engine::model::source::{
-    Matrix, Weights, required_vector, rotated_bias, rotated_matrix,
-};
+use crate::engine::decoder::{Decoder, MatrixTensor, Presence, VectorTensor};
+use crate::engine::model::source::{Weights, ordered_bias, ordered_matrix, required_vector};
 use crate::error::{Context, Error, Exit, Result};
 
 pub(super) struct Layer {
@@ -39,27 +37,37 @@ impl Layer {
     pub(super) fn load(
         index: usize,
         weights: &dyn Weights,
-        spec: &ModelSpec,
+        decoder: &Decoder,
         format: WeightFormat,
         device: &Device,
     ) -> Result<Self> {
-        let name = |stem: &str| format!("blk.{index}.{stem}");
-        let norm = |stem: &str, length: usize| {
-            let vector =
-                required_vector(weights, &name(&format!("{stem}.weight")), length, device)?;
+        let norm = |tensor: &VectorTensor| {
+            let vector = required_vector(weights, tensor, device)?;
             vector
                 .to_dtype(format.activations())
                 .or_exit(Exit::Preflight, || {
                     format!(
                         "failed to load {}",
-                        weights.place(&weights.file_name(&name(stem)))
+                        weights.place(&weights.file_name(&tensor.name))
                     )
                 })
         };
-        let linear = |stems: &[&str], matrices: Vec<Matrix>, biases: Vec<Option<Tensor>>| {
-            let wanted = biases.len();
-            let biases: Vec<Tensor> = biases.into_iter().flatten().collect();
-            if !biases.is_empty() && biases.len() != wanted {
+        let linear = |stems: &[&str], parts: &[&MatrixTensor]| {
+            let mut matrices = Vec::new();
+            let mut biases = Vec::new();
+            for tensor in parts {
+                matrices.push(ordered_matrix(weights, tensor, device)?);
+                biases.extend(ordered_bias(weights, tensor, device)?);
+            }
+            if biases.is_empty()
+                && let Some(tensor) = parts.iter().find(|part| part.bias == Presence::Required)
+            {
+                return Err(Error::preflight(format!(
+                    "{} is missing",
+                    weights.place(&weights.file_name(&tensor.bias_name()))
+                )));
+            }
+            if !biases.is_empty() && biases.len() != parts.len() {
                 return Err(Error::preflight(format!(
                     "only some of {} in block {index} have a bias",
                     stems.join(", ")
@@ -69,58 +77,23 @@ impl Layer {
                 format!("failed to load {} of block {index}", stems.join(", "))
             })
         };
-        let plain = |stem: &str, rows: usize, columns: usize| {
-            let matrix = weights.matrix(&name(stem), (rows, columns), device)?;
-            let bias = weights.vector(&name(&format!("{stem}.bias")), rows, device)?;
-            Ok::<_, Error>((matrix, bias))
-        };
-        let rotated = |stem: &str, heads: usize| {
-            let rows = heads * spec.head_size;
-            let shape = (rows, spec.hidden);
-            let matrix = rotated_matrix(weights, &name(stem), shape, heads, device)?;
-            let bias_name = name(&format!("{stem}.bias"));
-            let bias = rotated_bias(weights, &bias_name, rows, heads, device)?;
-            Ok::<_, Error>((matrix, bias))
-        };
 
-        let (query, query_bias) = rotated("attn_q", spec.heads)?;
-        let (key, key_bias) = rotated("attn_k", spec.kv_heads)?;
-        let (value, value_bias) = plain("attn_v", spec.kv_heads * spec.head_size, spec.hidden)?;
-        if spec.architecture == "qwen2" && query_bias.is_none() {
-            return Err(Error::preflight(format!(
-                "{} is missing",
-                weights.place(&weights.file_name(&name("attn_q.bias")))
-            )));
-        }
-        let (output, output_bias) = plain("attn_output", spec.hidden, spec.heads * spec.head_size)?;
-        let (gate, gate_bias) = plain("ffn_gate", spec.intermediate, spec.hidden)?;
-        let (up, up_bias) = plain("ffn_up", spec.intermediate, spec.hidden)?;
-        let (down, down_bias) = plain("ffn_down", spec.hidden, spec.intermediate)?;
-        let qk_norms = if spec.architecture == "qwen3" {
-            Some((
-                norm("attn_q_norm", spec.head_size)?,
-                norm("attn_k_norm", spec.head_size)?,
-            ))
-        } else {
-            None
-        };
+        let tensors = decoder.layer_tensors(index);
         Ok(Self {
             index,
-            attention_norm: norm("attn_norm", spec.hidden)?,
             qkv: linear(
                 &["attn_q", "attn_k", "attn_v"],
-                vec![query, key, value],
-                vec![query_bias, key_bias, value_bias],
+                &[&tensors.query, &tensors.key, &tensors.value],
             )?,
-            qk_norms,
-            output: linear(&["attn_output"], vec![output], vec![output_bias])?,
-            feed_forward_norm: norm("ffn_norm", spec.hidden)?,
-            gate_up: linear(
-                &["ffn_gate", "ffn_up"],
-                vec![gate, up],
-                vec![gate_bias, up_bias],
-            )?,
-            down: linear(&["ffn_down"], vec![down], vec![down_bias])?,
+            output: linear(&["attn_output"], &[&tensors.output])?,
+            gate_up: linear(&["ffn_gate", "ffn_up"], &[&tensors.gate, &tensors.up])?,
+            down: linear(&["ffn_down"], &[&tensors.down])?,
+            attention_norm: norm(&tensors.attention_norm)?,
+            qk_norms: match &tensors.head_norms {
+                Some([query, key]) => Some((norm(query)?, norm(key)?)),
+                None => None,
+            },
+            feed_forward_norm: norm(&tensors.feed_forward_norm)?,
         })
     }
 

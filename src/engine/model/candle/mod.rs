@@ -37,8 +37,11 @@ use self::linear::{Embedding, Linear};
 use self::pass::PlannedPass;
 use self::plan::{Plan, Policy};
 use self::rope::Rope;
-use super::source::{Weights, check_names, checked_spec, required_vector};
+use super::source::{
+    Weights, described_folder, described_gguf, frequencies, ordered_matrix, required_vector,
+};
 use super::{Chunk, Model, ModelSpec, Slot, check_chunk, check_pages, no_room_for_pages};
+use crate::engine::decoder::{Activation, Decoder, Norm, NormPlace};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
@@ -81,17 +84,17 @@ impl CandleModel {
         format: WeightFormat,
         device: &Device,
     ) -> Result<Self> {
-        let spec = checked_spec(file)?;
+        let decoder = described_gguf(file)?;
         let weights = match format {
             WeightFormat::Dense(dtype) => format!("{} as {}", file.weight_type(), dtype.as_str()),
             WeightFormat::Quantized => file.weight_type(),
         };
-        Self::load(file, spec, weights, format, device)
+        Self::load(file, &decoder, weights, format, device)
     }
 
     /// Loads a model folder: in f32 on a CPU, in its stored type elsewhere.
     pub(super) fn from_safetensors(folder: &SafetensorsFolder, device: &Device) -> Result<Self> {
-        let spec = folder.spec()?;
+        let decoder = described_folder(folder)?;
         let stored = folder.weight_type();
         let dtype = match (device, stored) {
             (Device::Cpu, _) => DType::F32,
@@ -100,41 +103,54 @@ impl CandleModel {
             _ => DType::F32,
         };
         let weights = format!("{stored} as {}", dtype.as_str());
-        check_names(folder, &spec, folder.tensor_names())?;
-        Self::load(folder, spec, weights, WeightFormat::Dense(dtype), device)
+        let format = WeightFormat::Dense(dtype);
+        Self::load(folder, &decoder, weights, format, device)
     }
 
     fn load(
         source: &dyn Weights,
-        spec: ModelSpec,
+        decoder: &Decoder,
         weights: String,
         format: WeightFormat,
         device: &Device,
     ) -> Result<Self> {
-        let load_layer = |index| Layer::load(index, source, &spec, format, device);
+        let spec = &decoder.spec;
+        // The kinds that this forward pass computes.
+        let Norm::Rms { .. } = decoder.norm;
+        let (NormPlace::BeforeBlock, Activation::SiluGated) =
+            (decoder.norm_place, decoder.activation);
+        let load_layer = |index| Layer::load(index, source, decoder, format, device);
         let layers: Result<Vec<Layer>> = if device.is_cpu() {
             // Dequantization takes most of the load time, so layers are loaded in parallel.
             (0..spec.layers).into_par_iter().map(load_layer).collect()
         } else {
             (0..spec.layers).map(load_layer).collect()
         };
-        let table = (spec.vocabulary, spec.hidden);
         let failed = || format!("failed to load the {} model", spec.architecture);
-        let embedding = source.matrix("token_embd", table, device)?;
+        let embedding = ordered_matrix(source, &decoder.embedding(), device)?;
         let embedding =
             Embedding::new(embedding, format, device).or_exit(Exit::Preflight, failed)?;
-        let head = if source.output_is_tied() {
-            embedding.tied_head()
-        } else {
-            let matrix = source.matrix("output", table, device)?;
-            Linear::new(vec![matrix], Vec::new(), format, device)
-                .or_exit(Exit::Preflight, failed)?
+        let head = match decoder.head() {
+            None => embedding.tied_head(),
+            Some(head) => {
+                let matrix = ordered_matrix(source, &head, device)?;
+                Linear::new(vec![matrix], Vec::new(), format, device)
+                    .or_exit(Exit::Preflight, failed)?
+            }
         };
-        let norm = required_vector(source, "output_norm.weight", spec.hidden, device)?
+        let norm = required_vector(source, &decoder.output_norm(), device)?
             .to_dtype(format.activations())
             .or_exit(Exit::Preflight, failed)?;
-        let divisors = source.rope_divisors(&spec)?;
-        let rope = Rope::new(&spec, divisors.as_deref(), format.activations(), device)
+        let [rope] = &decoder.ropes[..] else {
+            return Err(Error::preflight(format!(
+                "BACKEND=candle rotates all layers alike, which a {} model does not",
+                spec.architecture
+            ))
+            .hint("set BACKEND=auto"));
+        };
+        let frequencies = frequencies(source, rope, spec.head_size)?;
+        let context = spec.context_length;
+        let rope = Rope::new(frequencies, context, format.activations(), device)
             .or_exit(Exit::Preflight, failed)?;
         Ok(Self {
             device: device.clone(),
@@ -145,13 +161,13 @@ impl CandleModel {
             norm,
             head,
             rope,
-            kv: KvPages::new(&spec, format.activations(), device),
+            kv: KvPages::new(spec, format.activations(), device),
             policy: match device {
                 Device::Cpu => Policy::cpu(format.activations() == DType::F32),
                 _ => Policy::gpu(),
             },
             opened: 0,
-            spec,
+            spec: spec.clone(),
         })
     }
 

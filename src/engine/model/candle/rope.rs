@@ -8,8 +8,6 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::engine::memory;
-use crate::engine::model::ModelSpec;
-use crate::engine::model::source::frequencies;
 
 /// Initial number of positions in the table. The table grows at least twofold when a sequence
 /// exceeds it.
@@ -26,20 +24,18 @@ pub(super) struct Rope {
 }
 
 impl Rope {
-    /// `divisors`: divides the frequency of each of the `rope_dimensions / 2` pairs, for models
-    /// with RoPE scaling.
+    /// `frequencies`: rotation of each pair per position, in radians.
     pub(super) fn new(
-        spec: &ModelSpec,
-        divisors: Option<&[f32]>,
+        frequencies: Vec<f32>,
+        context_length: usize,
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let frequencies = frequencies(spec, divisors);
-        let rows = FIRST_ROWS.min(spec.context_length);
+        let rows = FIRST_ROWS.min(context_length);
         let (cos, sin) = table(&frequencies, rows, dtype, device)?;
         Ok(Self {
             frequencies,
-            context_length: spec.context_length,
+            context_length,
             cos,
             sin,
         })

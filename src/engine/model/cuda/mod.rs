@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use super::native::rotation::Rotation;
 use super::native::weights::NativeWeights;
-use super::source::{Weights, check_names, checked_spec};
+use super::source::{Weights, described_folder, described_gguf, frequencies};
 use super::{
     Chunk, Limits, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
 };
 use crate::engine::cuda::driver::{Buffer, Gpu, GpuError, Graph, Pinned};
 use crate::engine::cuda::kernels::ForwardKernels;
+use crate::engine::decoder::{Activation, Decoder, NormPlace};
 use crate::engine::kernels::{ActivationBlock, BLOCK, KvShape, Pool};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -46,6 +47,22 @@ struct GpuRotation {
     cos: Buffer<f32>,
     sin: Buffer<f32>,
     pairs: usize,
+}
+
+impl GpuRotation {
+    /// The tables of `context` positions.
+    fn new(gpu: &Gpu, mut tables: Rotation, context: usize) -> Result<Self> {
+        tables.ensure_capacity(context).map_err(|source| {
+            Error::preflight("no memory for the rotary embedding").caused_by(source)
+        })?;
+        let (cos, sin) = tables.tables();
+        let failed = |error: GpuError| error.at_load("copy the rotary embedding to the GPU");
+        Ok(Self {
+            cos: weights::upload(gpu, cos).map_err(failed)?,
+            sin: weights::upload(gpu, sin).map_err(failed)?,
+            pairs: tables.pairs(),
+        })
+    }
 }
 
 /// What a pass computes on the way, for a number of tokens.
@@ -117,13 +134,13 @@ impl Scratch {
 
 /// The CUDA forward pass.
 pub(super) struct CudaModel {
-    spec: ModelSpec,
+    decoder: Decoder,
     weight_type: String,
     weight_bytes: WeightBytes,
     quantised: bool,
     kernels: ForwardKernels,
     weights: GpuWeights,
-    rotation: GpuRotation,
+    rotations: Vec<GpuRotation>,
     kv_shape: KvShape,
     /// `[pages, layers, page]`.
     pages: Buffer<i16>,
@@ -143,9 +160,9 @@ impl CudaModel {
     /// Exit code 3: a tensor is missing or has another shape, a size is beyond the kernels, the driver
     /// cannot compile them, or the GPU's memory is short.
     pub(super) fn from_gguf(gpu: &Arc<Gpu>, file: &GgufFile, limits: &Limits) -> Result<Self> {
-        let spec = checked_spec(file)?;
-        let context = limits.context_of(&spec);
-        Self::load(gpu, file, spec, file.weight_type(), context)
+        let decoder = described_gguf(file)?;
+        let context = limits.context_of(&decoder.spec);
+        Self::load(gpu, file, decoder, file.weight_type(), context)
     }
 
     /// Loads the model of a safetensors folder.
@@ -157,20 +174,24 @@ impl CudaModel {
         folder: &SafetensorsFolder,
         limits: &Limits,
     ) -> Result<Self> {
-        let spec = folder.spec()?;
-        check_names(folder, &spec, folder.tensor_names())?;
-        let context = limits.context_of(&spec);
-        Self::load(gpu, folder, spec, folder.weight_type().to_owned(), context)
+        let decoder = described_folder(folder)?;
+        let context = limits.context_of(&decoder.spec);
+        let weight_type = folder.weight_type().to_owned();
+        Self::load(gpu, folder, decoder, weight_type, context)
     }
 
     /// `context`: the most tokens of a sequence.
     fn load(
         gpu: &Arc<Gpu>,
         weights: &dyn Weights,
-        spec: ModelSpec,
+        decoder: Decoder,
         weight_type: String,
         context: usize,
     ) -> Result<Self> {
+        // With a second kind of any of these, this no longer compiles.
+        let (NormPlace::BeforeBlock, Activation::SiluGated) =
+            (decoder.norm_place, decoder.activation);
+        let spec = &decoder.spec;
         let group = spec.heads / spec.kv_heads;
         if group > MOST_GROUP || spec.head_size > MOST_HEAD {
             return Err(Error::preflight(format!(
@@ -183,21 +204,25 @@ impl CudaModel {
         let kernels = ForwardKernels::load(gpu)?;
         let pool = Pool::new(cpu_threads())
             .map_err(|source| Error::preflight("failed to start threads").caused_by(source))?;
-        let loaded = NativeWeights::load(weights, &spec, &pool)?;
+        let loaded = NativeWeights::load(weights, &decoder, &pool)?;
         let free = gpu.memory()?.free;
         let failed = |error: GpuError| {
             let needed = loaded.bytes().layers + loaded.bytes().head;
             too_large(error, needed, free)
         };
         let on_device = GpuWeights::upload(gpu, &loaded).map_err(failed)?;
-        let rotation = rotation(gpu, &spec, loaded.rope_divisors.as_deref(), context)?;
+        let rotations = decoder.ropes.iter().map(|rope| {
+            let frequencies = frequencies(weights, rope, spec.head_size)?;
+            GpuRotation::new(gpu, Rotation::new(frequencies), context)
+        });
+        let rotations = rotations.collect::<Result<_>>()?;
         let kv_shape = KvShape {
             kv_heads: spec.kv_heads,
             head_size: spec.head_size,
         };
         let table = FIRST_TOKENS.max(context.div_ceil(crate::engine::kv::PAGE_TOKENS));
         let scratch =
-            Scratch::allocate(gpu, &spec, FIRST_TOKENS, FIRST_ENDS, table).map_err(failed)?;
+            Scratch::allocate(gpu, spec, FIRST_TOKENS, FIRST_ENDS, table).map_err(failed)?;
         Ok(Self {
             weight_bytes: loaded.bytes(),
             quantised: loaded.is_quantised(),
@@ -207,10 +232,10 @@ impl CudaModel {
             scratch: Some(scratch),
             graphs: std::env::var_os("CUDA_GRAPHS").is_none_or(|value| value != "0"),
             opened: 0,
-            spec,
+            decoder,
             weight_type,
             kernels,
-            rotation,
+            rotations,
             kv_shape,
             gpu: Arc::clone(gpu),
         })
@@ -219,7 +244,7 @@ impl CudaModel {
     /// Checks the pass, and makes room for it.
     fn prepare(&mut self, chunks: &[Chunk<'_>]) -> Result<Rows> {
         for chunk in chunks {
-            check_chunk(chunk, chunk.start, &self.spec)?;
+            check_chunk(chunk, chunk.start, &self.decoder.spec)?;
             check_pages(chunk, self.num_pages)?;
         }
         let tokens: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
@@ -239,7 +264,7 @@ impl CudaModel {
                 pages.max(most(|scratch| scratch.pages)).next_power_of_two(),
             );
             drop(old);
-            let larger = Scratch::allocate(&self.gpu, &self.spec, tokens, ends, pages);
+            let larger = Scratch::allocate(&self.gpu, &self.decoder.spec, tokens, ends, pages);
             self.scratch = Some(larger.map_err(in_pass)?);
         }
         Ok(Rows { tokens, ends })
@@ -286,7 +311,7 @@ impl CudaModel {
 
 impl Model for CudaModel {
     fn spec(&self) -> &ModelSpec {
-        &self.spec
+        &self.decoder.spec
     }
 
     fn backend(&self) -> &'static str {
@@ -314,11 +339,11 @@ impl Model for CudaModel {
     }
 
     fn page_bytes(&self) -> Option<usize> {
-        Some(self.kv_shape.page_bytes() * self.spec.layers)
+        Some(self.kv_shape.page_bytes() * self.decoder.spec.layers)
     }
 
     fn set_pages(&mut self, pages: usize) -> Result<()> {
-        let page = self.kv_shape.layout().page * self.spec.layers;
+        let page = self.kv_shape.layout().page * self.decoder.spec.layers;
         let fail = |error: GpuError| no_room_for_pages(pages, 2 * page, error);
         // Frees the old ones first.
         self.num_pages = 0;
@@ -333,7 +358,7 @@ impl Model for CudaModel {
     }
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
-        let page = self.kv_shape.layout().page * self.spec.layers;
+        let page = self.kv_shape.layout().page * self.decoder.spec.layers;
         let (from, to) = (from as usize * page, to as usize * page);
         self.gpu
             .copy(&self.pages, from, &self.pages, to, page)
@@ -350,7 +375,7 @@ impl Model for CudaModel {
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
         let mut logits = Vec::new();
         self.forward_into(chunks, &mut logits)?;
-        let rows = logits.chunks_exact(self.spec.vocabulary);
+        let rows = logits.chunks_exact(self.decoder.spec.vocabulary);
         Ok(rows.map(<[f32]>::to_vec).collect())
     }
 
@@ -363,7 +388,7 @@ impl Model for CudaModel {
         let Some(mut scratch) = self.scratch.take() else {
             return Err(Error::flow("a pass runs already"));
         };
-        logits.resize(rows.ends * self.spec.vocabulary, 0.0);
+        logits.resize(rows.ends * self.decoder.spec.vocabulary, 0.0);
         let done = self.run(&mut scratch, chunks, rows, false).and_then(|()| {
             // Waits for the pass.
             self.gpu.download(&scratch.logits, 0, logits)?;
@@ -394,23 +419,4 @@ fn too_large(error: GpuError, needed: usize, free: usize) -> Error {
     ))
     .caused_by(error)
     .hint("use a smaller model or quantization, stop other programs that use the GPU (`nvidia-smi` lists them), or set DEVICE=cpu")
-}
-
-fn rotation(
-    gpu: &Gpu,
-    spec: &ModelSpec,
-    divisors: Option<&[f32]>,
-    context: usize,
-) -> Result<GpuRotation> {
-    let mut tables = Rotation::new(spec, divisors);
-    tables.ensure_capacity(context).map_err(|source| {
-        Error::preflight("no memory for the rotary embedding").caused_by(source)
-    })?;
-    let (cos, sin) = tables.tables();
-    let failed = |error: GpuError| error.at_load("copy the rotary embedding to the GPU");
-    Ok(GpuRotation {
-        cos: weights::upload(gpu, cos).map_err(failed)?,
-        sin: weights::upload(gpu, sin).map_err(failed)?,
-        pairs: tables.pairs(),
-    })
 }

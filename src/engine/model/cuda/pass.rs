@@ -7,6 +7,7 @@ use super::weights::{GROUP, GpuLayer, GpuMatrix};
 use super::{CudaModel, Scratch};
 use crate::engine::cuda::driver::{Arguments, Buffer, Gpu, GpuError, Kernel};
 use crate::engine::cuda::kernels::ByTokens;
+use crate::engine::decoder::Norm;
 use crate::engine::kernels::BLOCK;
 
 /// Threads of a block of the products and of the attention, as the kernels are written.
@@ -71,6 +72,11 @@ impl<'a> Pass<'a> {
         }
     }
 
+    fn epsilon(&self) -> f32 {
+        let Norm::Rms { epsilon } = self.model.decoder.norm;
+        epsilon
+    }
+
     fn launch(
         &self,
         kernel: &Kernel,
@@ -115,7 +121,7 @@ impl<'a> Pass<'a> {
             .buffer(&self.scratch.logits)
             .buffer(&self.scratch.requests)
             .u64(self.ends().address)
-            .u32(self.model.spec.vocabulary as u32)
+            .u32(self.model.decoder.spec.vocabulary as u32)
             .buffer(&self.scratch.sampled);
         let kernel = &self.model.kernels.sample;
         self.launch(kernel, [self.rows.ends, 1], SAMPLE_THREADS, arguments)
@@ -133,7 +139,7 @@ impl<'a> Pass<'a> {
 
     /// `stream += delta`, `normed = rms_norm(stream)`, and its quantisation.
     fn add_norm(&self, norm: &Buffer<f32>, count: Count, has_delta: bool) -> Result<(), GpuError> {
-        let hidden = self.model.spec.hidden;
+        let hidden = self.model.decoder.spec.hidden;
         let arguments = Arguments::new().buffer(&self.scratch.stream);
         let arguments = match has_delta {
             true => arguments.buffer(&self.scratch.delta),
@@ -145,7 +151,7 @@ impl<'a> Pass<'a> {
             .u64(self.blocks(hidden))
             .u64(count.address)
             .u32(hidden as u32)
-            .f32(self.model.spec.norm_epsilon as f32);
+            .f32(self.epsilon());
         let kernel = &self.model.kernels.add_norm;
         self.launch(kernel, [count.rows, 1], ROW_THREADS, arguments)
     }
@@ -172,16 +178,17 @@ impl<'a> Pass<'a> {
             &scratch.normed,
             self.all(),
         )?;
-        let spec = &model.spec;
+        let spec = &model.decoder.spec;
         let norm = |norm: &Option<Buffer<f32>>| norm.as_ref().map_or(0, |norm| norm.address(0));
+        let rotation = &model.rotations[model.decoder.layer_ropes[index]];
         let heads = Heads {
             query_norm: norm(&layer.query_norm),
             key_norm: norm(&layer.key_norm),
-            cos: model.rotation.cos.address(0),
-            sin: model.rotation.sin.address(0),
+            cos: rotation.cos.address(0),
+            sin: rotation.sin.address(0),
             heads: spec.heads as u32,
-            pairs: model.rotation.pairs as u32,
-            epsilon: spec.norm_epsilon as f32,
+            pairs: rotation.pairs as u32,
+            epsilon: self.epsilon(),
             unused: 0,
         };
         let arguments = Arguments::new()
@@ -200,7 +207,7 @@ impl<'a> Pass<'a> {
     }
 
     fn kv(&self, layer: usize) -> Kv {
-        let (model, spec) = (self.model, &self.model.spec);
+        let (model, spec) = (self.model, &self.model.decoder.spec);
         let layout = model.kv_shape.layout();
         Kv {
             layer: model.pages.address(layer * layout.page),
@@ -212,7 +219,7 @@ impl<'a> Pass<'a> {
             value_stride: layout.value_stride as u32,
             key_pairs: layout.key_pairs as u32,
             query_limit: model.kv_shape.query_limit(),
-            scale: 1.0 / (spec.head_size as f32).sqrt(),
+            scale: model.decoder.attention.scale,
         }
     }
 
@@ -222,7 +229,7 @@ impl<'a> Pass<'a> {
             .buffer(&self.scratch.stream)
             .buffer_at(&self.scratch.upload, self.layout.ends_at())
             .buffer(&self.scratch.upload)
-            .u32(self.model.spec.hidden as u32);
+            .u32(self.model.decoder.spec.hidden as u32);
         let kernel = &self.model.kernels.keep_rows;
         self.launch(kernel, [1, 1], ROW_THREADS, arguments)
     }
@@ -243,7 +250,7 @@ impl<'a> Pass<'a> {
     }
 
     fn attend(&self, index: usize, count: Count) -> Result<(), GpuError> {
-        let (scratch, spec) = (self.scratch, &self.model.spec);
+        let (scratch, spec) = (self.scratch, &self.model.decoder.spec);
         let tokens_at = match count.address == self.all().address {
             true => self.layout.tokens_at(),
             false => self.layout.ends_at(),

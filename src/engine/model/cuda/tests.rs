@@ -46,7 +46,7 @@ fn same_bits(path: &Path, what: &str) {
     const PAGES: usize = 60;
     let mut ours = cuda(gpu, path, PAGES);
     let mut theirs = native(path, 1, PAGES);
-    let vocabulary = ours.spec.vocabulary;
+    let vocabulary = ours.decoder.spec.vocabulary;
     let mut random = Random(11);
     let lengths = [1usize, 16, 17, 40, 70];
     let tables: Vec<Vec<u32>> = (0..lengths.len() as u32)

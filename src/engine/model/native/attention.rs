@@ -6,7 +6,7 @@
 //! has a part. However the work is cut, a query's result has the same bits: positions are visited in
 //! the same order, in blocks that meet at multiples of [`SPAN`].
 
-use super::super::Chunk;
+use super::super::{Chunk, ModelSpec};
 use crate::engine::kernels::{AttentionPart, AttentionPlan, KvShape, KvSpan, PAGE, Query, SPAN};
 
 /// Prompt tokens whose queries form one part.
@@ -25,6 +25,14 @@ pub(super) struct Heads {
 }
 
 impl Heads {
+    pub(super) fn of(spec: &ModelSpec) -> Self {
+        Self {
+            kv_heads: spec.kv_heads,
+            group: spec.heads / spec.kv_heads,
+            head_size: spec.head_size,
+        }
+    }
+
     pub(super) fn token_numbers(self) -> usize {
         self.kv_heads * self.group * self.head_size
     }

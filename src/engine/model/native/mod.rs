@@ -15,10 +15,11 @@ pub(super) mod rotation;
 pub(super) mod tests;
 pub(super) mod weights;
 
-use super::source::{Weights, check_names, checked_spec};
+use super::source::{Weights, described_folder, described_gguf, frequencies};
 use super::{
     Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
 };
+use crate::engine::decoder::Decoder;
 use crate::engine::kernels::{Kernels, KvMemory, KvShape, Matrices, PAGE, Pool, SlotMapping};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -37,12 +38,13 @@ pub(super) use weights::check_types;
 
 /// The tuned CPU forward pass.
 pub(crate) struct NativeModel {
-    spec: ModelSpec,
+    decoder: Decoder,
     weight_type: String,
     kernels: Kernels,
     pool: Pool,
     weights: NativeWeights,
-    rotation: Rotation,
+    /// One for each of [`Decoder::ropes`].
+    rotations: Vec<Rotation>,
     kv: KvMemory,
     /// Sequences opened so far: a slot is just a number.
     opened: usize,
@@ -55,8 +57,8 @@ impl NativeModel {
     /// # Errors
     /// Exit code 3 if a tensor is missing, has another shape, or a type without a kernel.
     pub(super) fn from_gguf(file: &GgufFile) -> Result<Self> {
-        let spec = checked_spec(file)?;
-        Self::load(file, spec, file.weight_type(), cpu_threads())
+        let decoder = described_gguf(file)?;
+        Self::load(file, decoder, file.weight_type(), cpu_threads())
     }
 
     /// Loads the model of a safetensors folder.
@@ -65,22 +67,25 @@ impl NativeModel {
     /// As [`Self::from_gguf`].
     pub(super) fn from_safetensors(folder: &SafetensorsFolder) -> Result<Self> {
         let stored = folder.weight_type().to_owned();
-        let spec = folder.spec()?;
-        check_names(folder, &spec, folder.tensor_names())?;
-        Self::load(folder, spec, stored, cpu_threads())
+        let decoder = described_folder(folder)?;
+        Self::load(folder, decoder, stored, cpu_threads())
     }
 
     /// Loads and repacks the weights. `threads` includes the caller's.
     fn load(
-        weights: &dyn Weights,
-        spec: ModelSpec,
+        source: &dyn Weights,
+        decoder: Decoder,
         weight_type: String,
         threads: usize,
     ) -> Result<Self> {
         let pool = Pool::new(threads)
             .map_err(|source| Error::preflight("failed to start threads").caused_by(source))?;
-        let weights = NativeWeights::load(weights, &spec, &pool)?;
-        let rotation = Rotation::new(&spec, weights.rope_divisors.as_deref());
+        let weights = NativeWeights::load(source, &decoder, &pool)?;
+        let spec = &decoder.spec;
+        let rotations = decoder.ropes.iter();
+        let rotations = rotations
+            .map(|rope| frequencies(source, rope, spec.head_size).map(Rotation::new))
+            .collect::<Result<_>>()?;
         let kv_shape = KvShape {
             kv_heads: spec.kv_heads,
             head_size: spec.head_size,
@@ -92,26 +97,18 @@ impl NativeModel {
             })?,
             opened: 0,
             scratch: Scratch::default(),
-            spec,
+            decoder,
             weight_type,
             pool,
             weights,
-            rotation,
+            rotations,
         })
-    }
-
-    fn heads(&self) -> Heads {
-        Heads {
-            kv_heads: self.spec.kv_heads,
-            group: self.spec.heads / self.spec.kv_heads,
-            head_size: self.spec.head_size,
-        }
     }
 }
 
 impl Model for NativeModel {
     fn spec(&self) -> &ModelSpec {
-        &self.spec
+        &self.decoder.spec
     }
 
     fn backend(&self) -> &'static str {
@@ -144,13 +141,13 @@ impl Model for NativeModel {
     }
 
     fn page_bytes(&self) -> Option<usize> {
-        Some(self.kv.shape().page_bytes() * self.spec.layers)
+        Some(self.kv.shape().page_bytes() * self.decoder.spec.layers)
     }
 
     fn set_pages(&mut self, pages: usize) -> Result<()> {
         let shape = self.kv.shape();
-        self.kv = KvMemory::reserve(shape, self.spec.layers, pages).map_err(|source| {
-            no_room_for_pages(pages, shape.page_bytes() * self.spec.layers, source)
+        self.kv = KvMemory::reserve(shape, self.decoder.spec.layers, pages).map_err(|source| {
+            no_room_for_pages(pages, shape.page_bytes() * self.decoder.spec.layers, source)
         })?;
         Ok(())
     }
@@ -180,13 +177,13 @@ impl Model for NativeModel {
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
         let mut logits = Vec::new();
         self.forward_into(chunks, &mut logits)?;
-        let rows = logits.chunks_exact(self.spec.vocabulary);
+        let rows = logits.chunks_exact(self.decoder.spec.vocabulary);
         Ok(rows.map(<[f32]>::to_vec).collect())
     }
 
     fn forward_into(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<()> {
         for chunk in chunks {
-            check_chunk(chunk, chunk.start, &self.spec)?;
+            check_chunk(chunk, chunk.start, &self.decoder.spec)?;
             check_pages(chunk, self.kv.capacity())?;
         }
         if chunks.is_empty() {
@@ -218,26 +215,29 @@ impl Model for NativeModel {
             .collect();
         let ends_at: Vec<usize> = ends.iter().map(|end| end.start).collect();
         let last = positions.iter().max();
-        self.rotation
-            .ensure_capacity(last.map_or(0, |last| last + 1))
-            .or_exit(Exit::FlowFailed, no_memory)?;
+        for rotation in &mut self.rotations {
+            rotation
+                .ensure_capacity(last.map_or(0, |last| last + 1))
+                .or_exit(Exit::FlowFailed, no_memory)?;
+        }
 
-        let heads = self.heads();
         let Self {
-            spec,
+            decoder,
             kernels,
             pool,
             weights,
-            rotation,
+            rotations,
             kv,
             scratch,
             ..
         } = self;
+        let spec = &decoder.spec;
+        let heads = Heads::of(spec);
         let mut pass = NativePass {
-            spec,
+            decoder,
             kernels: *kernels,
             pool,
-            rotation,
+            rotations,
             heads,
             attention: attention::cut(chunks, heads, pool.threads()),
             positions: &positions,

@@ -4,6 +4,7 @@ use super::attention::Heads;
 use super::prefetch_plan::{LayerPhase, PrefetchPlan};
 use super::rotation::Rotation;
 use super::weights::{Layer, Linear};
+use crate::engine::decoder::{Activation, Decoder, Norm, NormPlace};
 use crate::engine::kernels::{
     ActivationBlock, AttentionPlan, BLOCK, Input, Kernels, KvLayer, KvMemory, KvPrefetch, Matrices,
     PackedMatrix, Pool, Product, RowsMut, SlotMapping, Swiglu,
@@ -52,8 +53,7 @@ impl Scratch {
         spec: &ModelSpec,
         tokens: usize,
     ) -> Result<(), OutOfMemory> {
-        let queries = spec.heads * spec.head_size;
-        let keys = spec.kv_heads * spec.head_size;
+        let (queries, keys) = (spec.query_width(), spec.key_width());
         for (numbers, width) in [
             (&mut self.stream, spec.hidden),
             (&mut self.delta, spec.hidden),
@@ -79,7 +79,7 @@ impl Scratch {
 
     /// Keeps only the streams and queries of these tokens (in ascending order), moved to the front.
     pub(super) fn keep(&mut self, spec: &ModelSpec, tokens: &[usize]) {
-        let queries = spec.heads * spec.head_size;
+        let queries = spec.query_width();
         for (to, &from) in tokens.iter().enumerate() {
             for (numbers, width) in [
                 (&mut self.stream, spec.hidden),
@@ -93,10 +93,11 @@ impl Scratch {
 
 /// A pass over some tokens.
 pub(super) struct NativePass<'a> {
-    pub(super) spec: &'a ModelSpec,
+    pub(super) decoder: &'a Decoder,
     pub(super) kernels: Kernels,
     pub(super) pool: &'a Pool,
-    pub(super) rotation: &'a Rotation,
+    /// One for each of [`Decoder::ropes`].
+    pub(super) rotations: &'a [Rotation],
     pub(super) heads: Heads,
     pub(super) attention: AttentionPlan<'a>,
     /// Position of each token of the pass.
@@ -117,6 +118,7 @@ impl NativePass<'_> {
         index: usize,
         scratch: &mut Scratch,
     ) {
+        let NormPlace::BeforeBlock = self.decoder.norm_place;
         self.add_and_norm(&layer.attention_norm, scratch);
         self.products(
             [&layer.query, &layer.key, &layer.value],
@@ -126,7 +128,7 @@ impl NativePass<'_> {
             Matrices::Each(&[&layer.output.matrix]),
             self.prefetch.kv_during(LayerPhase::Inputs, kv, index),
         );
-        self.rotate(layer, scratch);
+        self.rotate(layer, index, scratch);
         let _span = profile::span(Span::KvWrite);
         let numbers = self.positions.len() * self.heads.kv_heads * self.heads.head_size;
         let (keys, values) = (&scratch.keys[..numbers], &scratch.values[..numbers]);
@@ -179,8 +181,8 @@ impl NativePass<'_> {
     /// `stream += delta`, `normed = rms_norm(stream)`, and its quantisation.
     fn add_and_norm(&self, norm: &[f32], scratch: &mut Scratch) {
         let _span = profile::span(Span::Norm);
-        let hidden = self.spec.hidden;
-        let epsilon = self.spec.norm_epsilon as f32;
+        let hidden = self.decoder.spec.hidden;
+        let Norm::Rms { epsilon } = self.decoder.norm;
         let kernels = self.kernels;
         let delta = &scratch.delta;
         self.pool.rows3(
@@ -204,10 +206,12 @@ impl NativePass<'_> {
     }
 
     /// Head norms of queries and keys, and their rotary embedding.
-    fn rotate(&self, layer: &Layer, scratch: &mut Scratch) {
+    fn rotate(&self, layer: &Layer, index: usize, scratch: &mut Scratch) {
         let _span = profile::span(Span::Rope);
+        let Norm::Rms { epsilon } = self.decoder.norm;
+        let rotation = &self.rotations[self.decoder.layer_ropes[index]];
         let size = self.heads.head_size;
-        let widths = (self.spec.heads * size, self.heads.kv_heads * size);
+        let widths = (self.decoder.spec.heads * size, self.heads.kv_heads * size);
         self.pool.rows2(
             self.positions.len(),
             self.step(),
@@ -224,11 +228,10 @@ impl NativePass<'_> {
                     for (numbers, norm) in sides {
                         for head in numbers.chunks_exact_mut(size) {
                             if let Some(norm) = norm {
-                                let epsilon = self.spec.norm_epsilon as f32;
                                 self.kernels.rms_norm(head, norm, epsilon, &mut normed);
                                 head.copy_from_slice(&normed);
                             }
-                            self.rotation.rotate(self.kernels, head, *position);
+                            rotation.rotate(self.kernels, head, *position);
                         }
                     }
                 }
@@ -238,12 +241,11 @@ impl NativePass<'_> {
 
     fn attend(&self, kv: KvLayer<'_>, scratch: &mut Scratch) {
         let _span = profile::span(Span::Attention);
-        let scale = 1.0 / (self.heads.head_size as f32).sqrt();
         self.kernels.attend_all(
             self.pool,
             kv,
             &self.attention,
-            scale,
+            self.decoder.attention.scale,
             &scratch.queries,
             &mut scratch.attended,
         );
@@ -252,7 +254,8 @@ impl NativePass<'_> {
     /// `gate = silu(normed · gateᵀ) · (normed · upᵀ)`, and its quantisation.
     fn gate(&self, layer: &Layer, prefetch: Option<KvPrefetch<'_>>, scratch: &mut Scratch) {
         let _span = profile::span(Span::Gate);
-        let (tokens, width) = (self.positions.len(), self.spec.intermediate);
+        let Activation::SiluGated = self.decoder.activation;
+        let (tokens, width) = (self.positions.len(), self.decoder.spec.intermediate);
         let gated = Swiglu {
             gate: Product {
                 weights: &layer.gate.matrix,
@@ -266,7 +269,7 @@ impl NativePass<'_> {
             up_bias: layer.up.bias.as_deref(),
             blocks: &mut scratch.gated[..tokens * block_width(width)],
         };
-        let input = self.input(self.spec.hidden, &scratch.normed, &scratch.blocks);
+        let input = self.input(self.decoder.spec.hidden, &scratch.normed, &scratch.blocks);
         let next = Matrices::Each(&[&layer.down.matrix]);
         self.kernels
             .matmul_swiglu(self.pool, gated, input, next, prefetch);
@@ -371,7 +374,7 @@ impl NativePass<'_> {
         let _span = profile::span(Span::Head);
         let tokens = self.positions.len();
         // Every number is overwritten below, so stale contents need no clearing.
-        logits.resize(tokens * self.spec.vocabulary, 0.0);
+        logits.resize(tokens * self.decoder.spec.vocabulary, 0.0);
         self.add_and_norm(norm, scratch);
         let mut products = [Product {
             weights: head,

@@ -2,26 +2,26 @@
 
 use crate::engine::kernels::Kernels;
 use crate::engine::memory::{self, OutOfMemory};
-use crate::engine::model::ModelSpec;
-use crate::engine::model::source::frequencies;
 
 /// Initial positions of the rotation table; it grows with the sequences.
 const FIRST_POSITIONS: usize = 1024;
 
 /// Cosines and sines of the rotary embedding, for every position so far.
 pub(in crate::engine::model) struct Rotation {
-    /// The angle of pair `i` of a head from one position to the next, in radians.
+    /// `[pairs]`, in radians per position.
     frequencies: Vec<f32>,
     /// `[positions, pairs]`.
-    cos: Vec<f32>,
+    pub(in crate::engine::model) cos: Vec<f32>,
     /// `[positions, pairs]`.
-    sin: Vec<f32>,
+    pub(in crate::engine::model) sin: Vec<f32>,
 }
 
 impl Rotation {
-    pub(in crate::engine::model) fn new(spec: &ModelSpec, divisors: Option<&[f32]>) -> Self {
+    /// Empty tables. `frequencies`: what each pair of a head turns by from one position to the next, in
+    /// radians.
+    pub(in crate::engine::model) fn new(frequencies: Vec<f32>) -> Self {
         Self {
-            frequencies: frequencies(spec, divisors),
+            frequencies,
             cos: Vec::new(),
             sin: Vec::new(),
         }
@@ -63,6 +63,7 @@ impl Rotation {
         self.frequencies.len()
     }
 
+    /// Rotates a head of size `2 · pairs`. The tables must hold the position.
     pub(super) fn rotate(&self, kernels: Kernels, head: &mut [f32], position: usize) {
         let pairs = self.frequencies.len();
         let row = position * pairs..(position + 1) * pairs;

@@ -3,11 +3,12 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 
+use super::super::WeightBytes;
 use super::super::source::{
-    Matrix, Weights, required_vector, rotated_bias, rotated_matrix, stored_row,
+    Matrix, Weights, ordered_bias, ordered_matrix, required_vector, stored_row,
 };
 use super::super::weights::weight_type;
-use super::super::{ModelSpec, WeightBytes};
+use crate::engine::decoder::{Decoder, LayerTensors, MatrixTensor, VectorTensor};
 use crate::engine::kernels::{BLOCK, PackedMatrix, Pool};
 use crate::engine::load::gguf::GgufFile;
 use crate::error::{Context, Error, Exit, Result};
@@ -56,25 +57,31 @@ impl Layer {
         ]
     }
 
-    /// Checks for tensors that the architecture requires: a file without them holds another model.
-    fn check(&self, architecture: &str, index: usize) -> Result<()> {
-        let biases = [&self.query, &self.key, &self.value].map(|linear| linear.bias.is_some());
-        if biases[0] != biases[1] || biases[0] != biases[2] {
-            return Err(Error::preflight(format!(
-                "only some of attn_q, attn_k, attn_v in block {index} have a bias"
-            )));
-        }
-        if architecture == "qwen2" && !biases[0] {
-            return Err(Error::preflight(format!(
-                "tensor `blk.{index}.attn_q.bias` is missing"
-            )));
-        }
-        if architecture == "qwen3" && (self.query_norm.is_none() || self.key_norm.is_none()) {
-            return Err(Error::preflight(format!(
-                "tensor `blk.{index}.attn_q_norm.weight` or `attn_k_norm.weight` is missing"
-            )));
-        }
-        Ok(())
+    fn load(loader: &Loader<'_>, tensors: &LayerTensors) -> Result<Self> {
+        let (query_norm, key_norm) = match &tensors.head_norms {
+            Some([query, key]) => (loader.optional(query)?, loader.optional(key)?),
+            None => (None, None),
+        };
+        let layer = Self {
+            attention_norm: loader.vector(&tensors.attention_norm)?,
+            query: loader.linear(&tensors.query)?,
+            key: loader.linear(&tensors.key)?,
+            value: loader.linear(&tensors.value)?,
+            query_norm,
+            key_norm,
+            output: loader.linear(&tensors.output)?,
+            feed_forward_norm: loader.vector(&tensors.feed_forward_norm)?,
+            gate: loader.linear(&tensors.gate)?,
+            up: loader.linear(&tensors.up)?,
+            down: loader.linear(&tensors.down)?,
+        };
+        let inputs = [&layer.query, &layer.key, &layer.value];
+        let norms = [&layer.query_norm, &layer.key_norm];
+        tensors.check_found(
+            inputs.map(|linear| linear.bias.is_some()),
+            norms.map(|norm| norm.is_some()),
+        )?;
+        Ok(layer)
     }
 }
 
@@ -93,8 +100,6 @@ pub(in crate::engine::model) struct NativeWeights {
     pub(in crate::engine::model) layers: Vec<Layer>,
     /// `[hidden]`.
     pub(in crate::engine::model) norm: Vec<f32>,
-    /// Divisors of the rotary frequencies, by pair.
-    pub(in crate::engine::model) rope_divisors: Option<Vec<f32>>,
 }
 
 impl NativeWeights {
@@ -105,43 +110,19 @@ impl NativeWeights {
     /// kernel.
     pub(in crate::engine::model) fn load(
         weights: &dyn Weights,
-        spec: &ModelSpec,
+        decoder: &Decoder,
         pool: &Pool,
     ) -> Result<Self> {
         let loader = Loader { weights, pool };
-        let hidden = spec.hidden;
-        let queries = spec.heads * spec.head_size;
-        let keys = spec.kv_heads * spec.head_size;
-        let layers = (0..spec.layers)
-            .map(|index| {
-                let name = |part: &str| format!("blk.{index}.{part}");
-                let layer = Layer {
-                    attention_norm: loader.vector(&name("attn_norm.weight"), hidden)?,
-                    query: loader.rotated(&name("attn_q"), (queries, hidden), spec.heads)?,
-                    key: loader.rotated(&name("attn_k"), (keys, hidden), spec.kv_heads)?,
-                    value: loader.linear(&name("attn_v"), (keys, hidden))?,
-                    query_norm: loader.optional(&name("attn_q_norm.weight"), spec.head_size)?,
-                    key_norm: loader.optional(&name("attn_k_norm.weight"), spec.head_size)?,
-                    output: loader.linear(&name("attn_output"), (hidden, queries))?,
-                    feed_forward_norm: loader.vector(&name("ffn_norm.weight"), hidden)?,
-                    gate: loader.linear(&name("ffn_gate"), (spec.intermediate, hidden))?,
-                    up: loader.linear(&name("ffn_up"), (spec.intermediate, hidden))?,
-                    down: loader.linear(&name("ffn_down"), (hidden, spec.intermediate))?,
-                };
-                layer.check(&spec.architecture, index)?;
-                Ok(layer)
-            })
-            .collect::<Result<_>>()?;
-        let shape = (spec.vocabulary, hidden);
+        let layer = |index| Layer::load(&loader, &decoder.layer_tensors(index));
         Ok(Self {
-            embedding: loader.matrix("token_embd", shape)?,
-            head: match weights.output_is_tied() {
-                true => None,
-                false => Some(loader.matrix("output", shape)?),
+            layers: (0..decoder.spec.layers).map(layer).collect::<Result<_>>()?,
+            embedding: loader.matrix(&decoder.embedding())?,
+            head: match decoder.head() {
+                None => None,
+                Some(head) => Some(loader.matrix(&head)?),
             },
-            layers,
-            norm: loader.vector("output_norm.weight", hidden)?,
-            rope_divisors: weights.rope_divisors(spec)?,
+            norm: loader.vector(&decoder.output_norm())?,
         })
     }
 
@@ -184,42 +165,24 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn linear(&self, name: &str, shape: (usize, usize)) -> Result<Linear> {
-        Ok(Linear {
-            matrix: self.matrix(name, shape)?,
-            bias: self.optional(&format!("{name}.bias"), shape.0)?,
-        })
-    }
-
-    /// A matrix whose outputs are rotated, with rows in the order of the rotary kernel.
-    fn rotated(&self, name: &str, shape: (usize, usize), heads: usize) -> Result<Linear> {
-        let cpu = Device::Cpu;
-        let head_rows = match self.weights.rows_are_interleaved() {
-            true => shape.0 / heads,
-            false => 0,
-        };
-        let matrix = match self.pack_stored(name, shape, head_rows)? {
-            Some(packed) => packed,
-            None => {
-                let matrix = rotated_matrix(self.weights, name, shape, heads, &cpu)?;
-                self.pack(name, shape, &matrix)?
-            }
-        };
-        let bias_name = format!("{name}.bias");
-        let bias = rotated_bias(self.weights, &bias_name, shape.0, heads, &cpu)?;
+    fn linear(&self, tensor: &MatrixTensor) -> Result<Linear> {
+        let matrix = self.matrix(tensor)?;
+        let bias = ordered_bias(self.weights, tensor, &Device::Cpu)?;
+        let name = tensor.bias_name();
         Ok(Linear {
             matrix,
-            bias: bias
-                .map(|bias| self.numbers(&bias_name, &bias))
-                .transpose()?,
+            bias: bias.map(|bias| self.numbers(&name, &bias)).transpose()?,
         })
     }
 
-    fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<PackedMatrix> {
-        if let Some(packed) = self.pack_stored(name, shape, 0)? {
+    /// A matrix with rows in the order of the rotary kernel.
+    fn matrix(&self, tensor: &MatrixTensor) -> Result<PackedMatrix> {
+        let (name, shape) = (&tensor.name, tensor.shape);
+        let head_rows = tensor.interleaved_heads.map_or(0, |heads| shape.0 / heads);
+        if let Some(packed) = self.pack_stored(name, shape, head_rows)? {
             return Ok(packed);
         }
-        let matrix = self.weights.matrix(name, shape, &Device::Cpu)?;
+        let matrix = ordered_matrix(self.weights, tensor, &Device::Cpu)?;
         self.pack(name, shape, &matrix)
     }
 
@@ -278,12 +241,14 @@ impl Loader<'_> {
             .map_err(|source| Error::preflight("no native kernel fits").caused_by(source))
     }
 
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
-        let vector = required_vector(self.weights, name, length, &Device::Cpu)?;
-        self.numbers(name, &vector)
+    fn vector(&self, tensor: &VectorTensor) -> Result<Vec<f32>> {
+        let vector = required_vector(self.weights, tensor, &Device::Cpu)?;
+        self.numbers(&tensor.name, &vector)
     }
 
-    fn optional(&self, name: &str, length: usize) -> Result<Option<Vec<f32>>> {
+    /// `None` if the file has no such vector.
+    fn optional(&self, tensor: &VectorTensor) -> Result<Option<Vec<f32>>> {
+        let (name, length) = (&tensor.name, tensor.length);
         let vector = self.weights.vector(name, length, &Device::Cpu)?;
         vector.map(|vector| self.numbers(name, &vector)).transpose()
     }

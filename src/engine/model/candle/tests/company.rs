@@ -1,7 +1,7 @@
 //! Sequences in batches of any composition, with shared, copied and reused pages.
 
 use super::*;
-use crate::engine::model::source::ARCHITECTURES;
+use crate::engine::decoder::FAMILIES;
 
 /// Pages of each model; enough for all sequences of a mix.
 const PAGES: usize = 160;
@@ -205,7 +205,7 @@ fn in_passes_of_few_tokens_logits_have_the_same_bits_in_any_batch_and_pages() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for architecture in ARCHITECTURES {
+    for architecture in FAMILIES.map(|family| family.name) {
         let path = Tiny::new(architecture, true).write_gguf(folder.path(), GgmlDType::Q4_1);
         let mut reference = model(&path, F32, Policy::cpu(true));
         let mut mixed = model(&path, F32, Policy::cpu(true));

@@ -16,8 +16,8 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, quantized_llama, quantized_qwen2, quantized_qwen3};
 
 use super::*;
+use crate::engine::decoder::FAMILIES;
 use crate::engine::kv::PAGE_TOKENS;
-use crate::engine::model::source::ARCHITECTURES;
 use crate::engine::model::testing::{
     Random, Tiny, difference, in_f32, test_model, write_gguf as write,
 };
@@ -125,7 +125,7 @@ fn logits_match_candle_transformers_for_every_weight_type() {
     ];
     let folder = tempfile::tempdir().unwrap();
     let mut most = (0.0f32, 0.0f32);
-    for architecture in ARCHITECTURES {
+    for architecture in FAMILIES.map(|family| family.name) {
         for (index, dtype) in types.into_iter().enumerate() {
             let tiny = Tiny::new(architecture, index % 2 == 0);
             let path = tiny.write_gguf(folder.path(), dtype);
@@ -235,9 +235,9 @@ fn half_precision_and_shards_are_read() {
     assert!(difference(&logits, &step(&mut gguf, gguf_slot, &tokens, 0)) < 1e-4);
 
     // The same weights and activations in bf16, as on a GPU: rounded to 8 significant bits.
-    let spec = source.spec().unwrap();
+    let decoder = described_folder(&source).unwrap();
     let format = WeightFormat::Dense(DType::BF16);
-    let half = CandleModel::load(&source, spec, String::new(), format, &CPU).unwrap();
+    let half = CandleModel::load(&source, &decoder, String::new(), format, &CPU).unwrap();
     let mut half = paged(half);
     let half_slot = half.open().unwrap();
     let rounded = difference(&step(&mut half, half_slot, &tokens, 0), &logits);

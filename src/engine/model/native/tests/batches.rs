@@ -50,7 +50,7 @@ fn members(random: &mut Random, vocabulary: usize) -> Vec<Member> {
 /// Runs a mix; calls `check` with the tokens and the logits of each requested row.
 fn run_mix(model: &mut NativeModel, seed: u64, check: &mut dyn FnMut(&[u32], &[f32])) {
     let mut random = Random(seed);
-    let mut members = members(&mut random, model.spec.vocabulary);
+    let mut members = members(&mut random, model.decoder.spec.vocabulary);
     let mut free: Vec<u32> = (0..PAGES as u32).collect();
     let mut page = |random: &mut Random| {
         let at = random.below(free.len() as u32) as usize;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod batches;
+mod description;
 mod perplexity;
 mod real_model;
 
@@ -13,8 +14,8 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::*;
+use crate::engine::decoder::FAMILIES;
 use crate::engine::model::candle::{CandleModel, WeightFormat};
-use crate::engine::model::source::ARCHITECTURES;
 use crate::engine::model::testing::{Random, Tiny, difference, write_gguf};
 use crate::error::Exit;
 
@@ -43,8 +44,8 @@ const QUANTISED: [GgmlDType; 8] = [
 /// A file's model with `pages` pages.
 pub(in crate::engine::model) fn native(path: &Path, threads: usize, pages: usize) -> NativeModel {
     let file = GgufFile::open(path).unwrap();
-    let spec = checked_spec(&file).unwrap();
-    let mut model = NativeModel::load(&file, spec, file.weight_type(), threads).unwrap();
+    let decoder = described_gguf(&file).unwrap();
+    let mut model = NativeModel::load(&file, decoder, file.weight_type(), threads).unwrap();
     model.set_pages(pages).unwrap();
     model
 }
@@ -92,7 +93,7 @@ fn step(
 
 /// The largest difference over a prompt of 150 tokens and 4 single ones.
 fn compare(ours: &mut NativeModel, theirs: &mut CandleModel) -> f32 {
-    let tokens = Random(1).tokens(154, ours.spec.vocabulary);
+    let tokens = Random(1).tokens(154, ours.decoder.spec.vocabulary);
     let pages: Vec<u32> = (0..10).rev().collect();
     ours.set_pages(10).unwrap();
     theirs.set_pages(10).unwrap();
@@ -134,7 +135,7 @@ fn mistral() -> Tiny {
 fn logits_are_those_of_the_candle_path_for_every_weight_type() {
     let folder = tempfile::tempdir().unwrap();
     let mut most = (0.0f32, 0.0f32);
-    let shapes = ARCHITECTURES.map(Shape::Plain).into_iter();
+    let shapes = FAMILIES.map(|family| Shape::Plain(family.name)).into_iter();
     for (offset, shape) in shapes.chain([Shape::Mistral]).enumerate() {
         for (index, dtype) in DENSE.into_iter().chain(QUANTISED).enumerate() {
             let tied = (index + offset) % 2 == 0;

@@ -172,18 +172,6 @@ impl Weights for Partly<'_> {
         self.file.vector(name, length, device)
     }
 
-    fn rows_are_interleaved(&self) -> bool {
-        self.file.rows_are_interleaved()
-    }
-
-    fn output_is_tied(&self) -> bool {
-        self.file.output_is_tied()
-    }
-
-    fn rope_divisors(&self, spec: &ModelSpec) -> crate::error::Result<Option<Vec<f32>>> {
-        self.file.rope_divisors(spec)
-    }
-
     fn file_name(&self, name: &str) -> String {
         self.file.file_name(name)
     }
@@ -222,8 +210,8 @@ fn int8_activations_cost_little_in_each_product() {
     ];
     for (what, stay) in cases {
         let weights = Partly { file: &file, stay };
-        let spec = checked_spec(&file).unwrap();
-        let mut model = NativeModel::load(&weights, spec, String::new(), 2).unwrap();
+        let decoder = described_gguf(&file).unwrap();
+        let mut model = NativeModel::load(&weights, decoder, String::new(), 2).unwrap();
         let mut ours = vec![[0.0; WINDOW - 1]; windows.len()];
         let mut divergence = 0.0;
         show_rows(&mut model, &windows, &mut |index, at, row| {
