@@ -3,6 +3,7 @@
 mod admission;
 mod fork;
 mod limits;
+mod results;
 mod speculate;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use crate::profile::{self, Activity, PassTokens, Span};
 use crate::stopwatch::Fence;
 
 use limits::Lengths;
+use results::Row;
 use speculate::Drafts;
 
 /// Maximum tokens of a forward pass: enough for matrix products at full speed, few enough that what one
@@ -325,11 +327,36 @@ impl LocalEngine {
 
     /// Samples the next token of a sequence and adds its events. Returns the token if the sequence goes
     /// on.
-    fn advance(&mut self, id: RequestId, logits: &[f32], events: &mut Vec<Event>) -> Option<u32> {
-        let sequence = self.sequences.get_mut(&id)?;
+    fn advance(
+        &mut self,
+        id: RequestId,
+        row: Row<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<Option<u32>> {
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return Ok(None);
+        };
         let sampling = profile::span(Span::Sample);
-        let token = sequence.sampler.next(logits);
+        let token = match row {
+            Row::Logits(logits) => sequence.sampler.next(logits),
+            Row::Sampled(token) => token,
+            Row::OnDevice(row) => {
+                let parameters = sequence.sampler.parameters();
+                self.model.sample_row(row, parameters)?
+            }
+        };
         drop(sampling);
+        Ok(self.extend(id, token, events))
+    }
+
+    /// Adds a sampled token to its sequence, and its events. Returns the token if the sequence goes on.
+    fn extend(
+        &mut self,
+        id: RequestId,
+        token: Option<u32>,
+        events: &mut Vec<Event>,
+    ) -> Option<u32> {
+        let sequence = self.sequences.get_mut(&id)?;
         let Some(token) = token else {
             self.release(id);
             let kind = EventKind::Failed("the model's logits are all NaN or -inf".to_owned());
@@ -470,6 +497,7 @@ impl Engine for LocalEngine {
             drop(scheduling);
             return self.verify_draft(work, &draft);
         }
+        let sampling = self.sampling_of(plan.iter().filter(|work| work.last));
         // Page tables are read for every pass: publishing can change them.
         let tables: Vec<Vec<u32>> = plan
             .iter()
@@ -495,8 +523,7 @@ impl Engine for LocalEngine {
             .collect();
         drop(scheduling);
         let pass = profile::pass(Span::Forward, || self.pass(&plan));
-        let mut logits = std::mem::take(&mut self.logits);
-        self.model.forward_into(&chunks, &mut logits)?;
+        let results = results::forward(self.model.as_mut(), &mut self.logits, &chunks, &sampling)?;
         drop(pass);
         let scheduling = profile::span(Span::Schedule);
         for work in &plan {
@@ -514,12 +541,11 @@ impl Engine for LocalEngine {
         drop(scheduling);
         let mut events = Vec::new();
         let wanted = plan.iter().filter(|work| work.last);
-        let rows = logits.chunks_exact(self.model.spec().vocabulary);
-        for (work, logits) in wanted.zip(rows) {
-            self.fork_samples(work.id, logits, &mut events)?;
-            self.advance(work.id, logits, &mut events);
+        for (row, work) in wanted.enumerate() {
+            self.fork_samples(work.id, results.logits(row), &mut events)?;
+            self.advance(work.id, results.row(row), &mut events)?;
         }
-        self.logits = logits;
+        self.keep(results);
         Ok(events)
     }
 

@@ -1,6 +1,7 @@
 //! Samples of one prompt: the prompt is computed once, and the other samples fork from its pages.
 
 use super::admission::provide;
+use super::results::Row;
 use super::{LocalEngine, RequestId};
 use crate::engine::kv::{KvCache, Lease, PAGE_TOKENS};
 use crate::engine::{Event, EventKind};
@@ -24,7 +25,7 @@ impl LocalEngine {
     pub(super) fn fork_samples(
         &mut self,
         first: RequestId,
-        logits: &[f32],
+        row: Row<'_>,
         events: &mut Vec<Event>,
     ) -> Result<()> {
         let Some(sequence) = self.sequences.get(&first) else {
@@ -62,7 +63,7 @@ impl LocalEngine {
                 events.push(Event { id, kind });
             }
             self.scheduler.admit(id, sequence.prompt_tokens);
-            self.advance(id, logits, events);
+            self.advance(id, row, events)?;
         }
         Ok(())
     }

@@ -5,8 +5,8 @@
 //! A draft costs extra rows of a pass that reads the weights anyway. Each row's logits are
 //! bit-identical to those of decoding the token alone, so a wrong draft only costs time.
 
-use super::LocalEngine;
 use super::admission::provide;
+use super::{LocalEngine, results};
 use crate::engine::Event;
 use crate::engine::model::Chunk;
 use crate::engine::scheduler::Work;
@@ -144,21 +144,29 @@ impl LocalEngine {
             prefill_tokens: 0,
             decode_tokens: line.len(),
         });
-        let mut logits = std::mem::take(&mut self.logits);
-        self.model.forward_into(&chunks, &mut logits)?;
-        let rows = logits.chunks_exact(self.model.spec().vocabulary);
+        // Only the draws of accepted rows count.
+        let mut ahead = sequence.sampler.clone();
+        let sampling: Vec<_> = match self.model.samples() {
+            true => chunks.iter().map(|_| ahead.parameters()).collect(),
+            false => Vec::new(),
+        };
+        let results = results::forward(self.model.as_mut(), &mut self.logits, &chunks, &sampling)?;
         drop(pass);
         if let Some(sequence) = self.sequences.get_mut(&work.id) {
             sequence.drafts.drafted += draft.len();
         }
         let mut right = 0;
-        for (row, logits) in rows.enumerate() {
+        for row in 0..line.len() {
             let start = work.start + row;
             self.scheduler.computed(Work { start, ..work });
             if let Some(sequence) = self.sequences.get_mut(&work.id) {
                 sequence.drafts.accepted += usize::from(row > 0);
+                if !sampling.is_empty() {
+                    // This row's draw, which `ahead` has made.
+                    sequence.sampler.parameters();
+                }
             }
-            let token = self.advance(work.id, logits, &mut events);
+            let token = self.advance(work.id, results.row(row), &mut events)?;
             if token.is_none() || token != draft.get(row).copied() {
                 break;
             }
@@ -167,7 +175,7 @@ impl LocalEngine {
         if let Some(sequence) = self.sequences.get_mut(&work.id) {
             sequence.drafts.adapt(draft.len(), right);
         }
-        self.logits = logits;
+        self.keep(results);
         Ok(events)
     }
 }

@@ -21,6 +21,7 @@ use super::load::gguf::{GgufFile, Metadata};
 use super::load::safetensors::{SafetensorsFolder, folder_of};
 use super::memory;
 pub(crate) use super::model_spec::ModelSpec;
+use super::sampler::SamplingParameters;
 use crate::error::{Error, Result};
 use crate::units::Bytes;
 
@@ -330,6 +331,36 @@ pub(crate) trait Model {
         logits.clear();
         rows.iter().for_each(|row| logits.extend(row));
         Ok(())
+    }
+
+    /// Whether [`Self::forward_sampled`] and [`Self::sample_row`] work: then no logits leave the device.
+    fn samples(&self) -> bool {
+        false
+    }
+
+    /// Like [`Self::forward`], but picks a token from each row of logits on the device. `sampling` has an
+    /// element for each row, `None` for the highest logit. A row whose logits are all NaN or −∞ gives `None`.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn forward_sampled(
+        &mut self,
+        _chunks: &[Chunk<'_>],
+        _sampling: &[Option<SamplingParameters>],
+    ) -> Result<Vec<Option<u32>>> {
+        Err(Error::flow("this model does not sample"))
+    }
+
+    /// Picks another token from a row of the last [`Self::forward_sampled`].
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn sample_row(
+        &mut self,
+        _row: usize,
+        _sampling: Option<SamplingParameters>,
+    ) -> Result<Option<u32>> {
+        Err(Error::flow("this model does not sample"))
     }
 
     /// Returns once the device has finished all queued work.

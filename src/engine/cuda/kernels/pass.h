@@ -6,7 +6,8 @@
 struct Pass {
     u32 tokens;  // of the pass
     u32 ends;    // tokens whose logits are wanted
-    u32 unused[2];
+    u32 samples; // tokens to pick
+    u32 unused;
 };
 
 // A token of the pass.

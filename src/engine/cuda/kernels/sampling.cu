@@ -13,7 +13,7 @@ struct Request {
     float inverse_temperature;
     u32 top_k;  // 0: all
     u32 greedy;
-    u32 unused;
+    u32 row;    // of the logits
 };
 
 // Candidates with a key of at least this: the number's bits, in order, and in a tie lower ids.
@@ -135,7 +135,7 @@ DEVICE u32 draw(const Row &row, Threshold kept, u64 target, u64 *sums, u32 *draw
     return *drawn;
 }
 
-// Grid (rows). A row without a candidate gets NO_TOKEN.
+// Grid (requests). A row without a candidate gets NO_TOKEN.
 KERNEL(sample, const float *logits, const Request *requests, const u32 *count, u32 vocabulary, u32 *tokens) {
     SHARED(u64, shared, WARPS);
     SHARED(u64, sums, THREADS);
@@ -143,7 +143,7 @@ KERNEL(sample, const float *logits, const Request *requests, const u32 *count, u
     if (blockIdx.x >= *count) return;
     const Request &request = requests[blockIdx.x];
     Row row;
-    row.logits = logits + size_t(blockIdx.x) * vocabulary;
+    row.logits = logits + size_t(request.row) * vocabulary;
     row.size = vocabulary;
     row.shared = shared;
     u32 highest = 0;

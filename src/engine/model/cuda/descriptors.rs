@@ -2,6 +2,7 @@
 
 use crate::engine::cuda::driver::Plain;
 use crate::engine::kernels::ActivationBlock;
+use crate::engine::sampler::SamplingParameters;
 
 /// A packed matrix on the device: `Matrix` in `matrix.h`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,8 +68,49 @@ pub(super) struct Request {
     pub(super) inverse_temperature: f32,
     pub(super) top_k: u32,
     pub(super) greedy: u32,
-    pub(super) unused: u32,
+    pub(super) row: u32,
 }
+
+impl Request {
+    /// `None`: the highest logit.
+    pub(super) fn new(row: usize, sampling: Option<SamplingParameters>) -> Self {
+        let row = row as u32;
+        match sampling {
+            None => Self {
+                greedy: 1,
+                row,
+                ..Self::default()
+            },
+            Some(sampling) => Self {
+                share: sampling.share,
+                random: sampling.random,
+                inverse_temperature: sampling.inverse_temperature,
+                top_k: sampling.top_k,
+                greedy: 0,
+                row,
+            },
+        }
+    }
+
+    /// As the words of an upload.
+    pub(super) fn words(self) -> [u32; REQUEST_WORDS] {
+        let low = |long: u64| long as u32;
+        let high = |long: u64| (long >> 32) as u32;
+        [
+            low(self.share),
+            high(self.share),
+            low(self.random),
+            high(self.random),
+            self.inverse_temperature.to_bits(),
+            self.top_k,
+            self.greedy,
+            self.row,
+        ]
+    }
+}
+
+/// Words of a [`Request`].
+pub(super) const REQUEST_WORDS: usize = size_of::<Request>() / size_of::<u32>();
 
 // SAFETY: 48 bytes of integers and floats without padding, and any bits are valid.
 unsafe impl Plain for ActivationBlock {}
@@ -80,8 +122,6 @@ unsafe impl Plain for Products {}
 unsafe impl Plain for Kv {}
 // SAFETY: as above.
 unsafe impl Plain for Heads {}
-// SAFETY: as above.
-unsafe impl Plain for Request {}
 
 const _: () = assert!(size_of::<ActivationBlock>() == 48);
 const _: () = assert!(size_of::<Matrix>() == 64 && size_of::<Products>() == 208);

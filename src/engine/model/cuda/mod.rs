@@ -23,6 +23,7 @@ use crate::engine::decoder::{Activation, Decoder, NormPlace};
 use crate::engine::kernels::{ActivationBlock, BLOCK, KvShape, Pool};
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
+use crate::engine::sampler::SamplingParameters;
 use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
 
@@ -86,7 +87,6 @@ struct Scratch {
     attended: Buffer<f32>,
     gate: Buffer<f32>,
     logits: Buffer<f32>,
-    requests: Buffer<Request>,
     sampled: Buffer<u32>,
     /// Decode passes by their rows, recorded with these buffers.
     graphs: HashMap<usize, Graph>,
@@ -125,7 +125,6 @@ impl Scratch {
             attended: numbers(queries)?,
             gate: numbers(spec.intermediate)?,
             logits: gpu.allocate(ends * spec.vocabulary)?,
-            requests: gpu.allocate(ends)?,
             sampled: gpu.allocate(ends)?,
             graphs: HashMap::new(),
         })
@@ -270,15 +269,17 @@ impl CudaModel {
         Ok(Rows { tokens, ends })
     }
 
-    /// Queues a pass and waits for its upload to be read. `work` queues what follows the logits.
+    /// Queues a pass: its upload, the launches up to the logits, and the choice of a token for each
+    /// request. A decode pass that samples is a graph.
     fn run(
         &self,
         scratch: &mut Scratch,
         chunks: &[Chunk<'_>],
         rows: Rows,
-        sampled: bool,
+        requests: &[Request],
     ) -> Result<(), GpuError> {
-        let words = upload::write(&mut scratch.staged, scratch.layout, chunks);
+        let sampled = !requests.is_empty();
+        let words = upload::write(&mut scratch.staged, scratch.layout, chunks, requests);
         self.gpu
             .upload_async(&scratch.upload, &scratch.staged, words)?;
         let queue = |scratch: &Scratch, rows: Rows| {
@@ -389,7 +390,7 @@ impl Model for CudaModel {
             return Err(Error::flow("a pass runs already"));
         };
         logits.resize(rows.ends * self.decoder.spec.vocabulary, 0.0);
-        let done = self.run(&mut scratch, chunks, rows, false).and_then(|()| {
+        let done = self.run(&mut scratch, chunks, rows, &[]).and_then(|()| {
             // Waits for the pass.
             self.gpu.download(&scratch.logits, 0, logits)?;
             self.gpu.synchronize()
@@ -398,9 +399,79 @@ impl Model for CudaModel {
         done.map_err(in_pass)
     }
 
+    fn samples(&self) -> bool {
+        true
+    }
+
+    fn forward_sampled(
+        &mut self,
+        chunks: &[Chunk<'_>],
+        sampling: &[Option<SamplingParameters>],
+    ) -> Result<Vec<Option<u32>>> {
+        if chunks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.prepare(chunks)?;
+        if sampling.len() != rows.ends {
+            return Err(Error::flow(format!(
+                "{} rows of logits are to be sampled in {} ways",
+                rows.ends,
+                sampling.len()
+            )));
+        }
+        let Some(mut scratch) = self.scratch.take() else {
+            return Err(Error::flow("a pass runs already"));
+        };
+        let numbered = sampling.iter().enumerate();
+        let requests: Vec<Request> = numbered
+            .map(|(row, sampling)| Request::new(row, *sampling))
+            .collect();
+        let mut tokens = vec![0; rows.ends];
+        let done = self
+            .run(&mut scratch, chunks, rows, &requests)
+            .and_then(|()| self.gpu.download(&scratch.sampled, 0, &mut tokens))
+            // The upload's memory is free again.
+            .and_then(|()| self.gpu.synchronize());
+        self.scratch = Some(scratch);
+        done.map_err(in_pass)?;
+        Ok(tokens.into_iter().map(token).collect())
+    }
+
+    fn sample_row(
+        &mut self,
+        row: usize,
+        sampling: Option<SamplingParameters>,
+    ) -> Result<Option<u32>> {
+        let Some(mut scratch) = self.scratch.take() else {
+            return Err(Error::flow("a pass runs already"));
+        };
+        let rows = Rows { tokens: 0, ends: 1 };
+        let words = upload::write(
+            &mut scratch.staged,
+            scratch.layout,
+            &[],
+            &[Request::new(row, sampling)],
+        );
+        let mut picked = [0];
+        let done = self
+            .gpu
+            .upload_async(&scratch.upload, &scratch.staged, words)
+            .and_then(|()| Pass::new(self, &scratch, rows).queue_sampling())
+            .and_then(|()| self.gpu.download(&scratch.sampled, 0, &mut picked))
+            .and_then(|()| self.gpu.synchronize());
+        self.scratch = Some(scratch);
+        done.map_err(in_pass)?;
+        Ok(token(picked[0]))
+    }
+
     fn synchronize(&self) -> Result<()> {
         self.gpu.synchronize().map_err(in_pass)
     }
+}
+
+/// A token as `sampling.cu` writes it.
+fn token(picked: u32) -> Option<u32> {
+    (picked != u32::MAX).then_some(picked)
 }
 
 fn in_pass(error: GpuError) -> Error {

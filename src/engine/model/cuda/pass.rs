@@ -2,7 +2,7 @@
 //! logits have the CPU's bits.
 
 use super::descriptors::{Heads, Kv, Products};
-use super::upload::Layout;
+use super::upload::{ENDS_AT, Layout, SAMPLES_AT};
 use super::weights::{GROUP, GpuLayer, GpuMatrix};
 use super::{CudaModel, Scratch};
 use crate::engine::cuda::driver::{Arguments, Buffer, Gpu, GpuError, Kernel};
@@ -67,7 +67,7 @@ impl<'a> Pass<'a> {
     /// The tokens whose logits are wanted.
     fn ends(&self) -> Count {
         Count {
-            address: self.scratch.upload.address(1),
+            address: self.scratch.upload.address(ENDS_AT),
             rows: self.rows.ends,
         }
     }
@@ -115,12 +115,12 @@ impl<'a> Pass<'a> {
         )
     }
 
-    /// Queues the choice of a token for each row of logits.
+    /// Queues the choice of a token for each request, at most as many as there are rows of logits.
     pub(super) fn queue_sampling(&self) -> Result<(), GpuError> {
         let arguments = Arguments::new()
             .buffer(&self.scratch.logits)
-            .buffer(&self.scratch.requests)
-            .u64(self.ends().address)
+            .buffer_at(&self.scratch.upload, self.layout.requests_at())
+            .buffer_at(&self.scratch.upload, SAMPLES_AT)
             .u32(self.model.decoder.spec.vocabulary as u32)
             .buffer(&self.scratch.sampled);
         let kernel = &self.model.kernels.sample;

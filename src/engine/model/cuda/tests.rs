@@ -9,9 +9,11 @@ use std::path::Path;
 use candle_core::quantized::GgmlDType;
 
 use super::*;
+use crate::engine::Sampling;
 use crate::engine::kernels::PAGE;
 use crate::engine::model::native::tests::native;
 use crate::engine::model::testing::{Random, Tiny};
+use crate::engine::sampler::Sampler;
 
 /// Set where the driver must be the simulated GPU's.
 const REQUIRED: &str = "FLOWBENCH_TEST_SIMGPU";
@@ -116,5 +118,102 @@ fn every_family_gives_the_cpus_bits() {
         let tiny = Tiny::new(family, false);
         let path = tiny.write_gguf(folder.path(), GgmlDType::Q8_0);
         same_bits(&path, family);
+    }
+}
+
+/// Sampled tokens are the CPU's, in passes that are graphs and in passes that are not, and so are further
+/// samples of the same rows.
+#[test]
+fn sampled_tokens_are_the_cpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
+    for graphs in [true, false] {
+        let Some(gpu) = simulated() else { return };
+        let mut ours = cuda(gpu, &path, 60);
+        ours.graphs = graphs;
+        let mut theirs = native(&path, 1, 60);
+        let vocabulary = ours.decoder.spec.vocabulary;
+        let mut random = Random(3);
+        let tables: Vec<Vec<u32>> = (0..5).map(|index| vec![index, index + 5]).collect();
+        let mut samplers: Vec<Sampler> = (0..5)
+            .map(|index| {
+                Sampler::new(Sampling {
+                    temperature: [0.0, 0.7, 1.0, 5.0, 1.0][index],
+                    top_p: [1.0, 1.0, 0.9, 0.3, 1.0][index],
+                    top_k: [0, 0, 0, 40, 7][index],
+                    seed: index as u64,
+                })
+            })
+            .collect();
+        let mut tokens: Vec<Vec<u32>> =
+            (0..5).map(|at| random.tokens(at + 1, vocabulary)).collect();
+        let mut starts = [0; 5];
+        for pass in 0..8 {
+            let rows = 5 - pass % 4;
+            let chunks: Vec<Chunk<'_>> = (0..rows)
+                .map(|index| Chunk {
+                    slot: Slot(index),
+                    pages: &tables[index],
+                    tokens: &tokens[index],
+                    start: starts[index],
+                    logits: true,
+                })
+                .collect();
+            let logits = theirs.forward(&chunks).unwrap();
+            let mut ahead = samplers.clone();
+            let sampling: Vec<_> = ahead[..rows].iter_mut().map(Sampler::parameters).collect();
+            let sampled = ours.forward_sampled(&chunks, &sampling).unwrap();
+            let expected: Vec<Option<u32>> = samplers
+                .iter_mut()
+                .zip(&logits)
+                .map(|(sampler, logits)| sampler.next(logits))
+                .collect();
+            assert_eq!(sampled, expected, "pass {pass}, graphs {graphs}");
+            for (row, logits) in logits.iter().enumerate() {
+                let parameters = samplers[row].clone().parameters();
+                assert_eq!(
+                    ours.sample_row(row, parameters).unwrap(),
+                    samplers[row].clone().next(logits)
+                );
+            }
+            for row in 0..rows {
+                starts[row] += tokens[row].len();
+                tokens[row] = vec![expected[row].unwrap()];
+            }
+        }
+        assert_eq!(ours.scratch.as_ref().unwrap().graphs.is_empty(), !graphs);
+    }
+}
+
+/// A row without a usable logit has no token; the highest ones may be infinite or equal.
+#[test]
+fn odd_logits_are_sampled_as_on_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
+    let Some(gpu) = simulated() else { return };
+    let mut ours = cuda(gpu, &path, 1);
+    let vocabulary = ours.decoder.spec.vocabulary;
+    let mut random = Random(5);
+    for case in 0..60u32 {
+        let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1.0];
+        let logits: Vec<f32> = (0..vocabulary)
+            .map(|_| match (case % 4, random.below(3)) {
+                (0, _) => f32::NEG_INFINITY,
+                (1, 0) => odd[random.below(6) as usize],
+                (2, _) => odd[[0, 2, 3, 4, 5][random.below(5) as usize]],
+                _ => random.next() * 9.0,
+            })
+            .collect();
+        let scratch = ours.scratch.as_mut().unwrap();
+        ours.gpu.upload(&mut scratch.logits, 0, &logits).unwrap();
+        let mut sampler = Sampler::new(Sampling {
+            temperature: [0.0, 1.0, 1e-30, 1e30, 0.5][case as usize % 5],
+            top_p: [1.0, 0.5, 0.0][case as usize % 3],
+            top_k: [0, 1, 5, 10_000][case as usize / 15],
+            seed: u64::from(case),
+        });
+        let parameters = sampler.clone().parameters();
+        let sampled = ours.sample_row(0, parameters).unwrap();
+        assert_eq!(sampled, sampler.next(&logits), "case {case}");
     }
 }

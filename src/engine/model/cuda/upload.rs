@@ -1,10 +1,14 @@
 //! What a pass uploads, in one copy: counts, tokens, and page tables.
 
 use super::super::Chunk;
+use super::descriptors::{REQUEST_WORDS, Request};
 use crate::engine::kv::PAGE_TOKENS;
 
 /// Words of `Pass` in `pass.h`.
 const HEADER: usize = 4;
+/// Where `Pass` has the number of tokens whose logits are wanted, and of tokens to pick.
+pub(super) const ENDS_AT: usize = 1;
+pub(super) const SAMPLES_AT: usize = 2;
 /// Words of `Token` in `pass.h`.
 const TOKEN: usize = 4;
 
@@ -30,8 +34,13 @@ impl Layout {
         HEADER + TOKEN * self.tokens
     }
 
-    pub(super) fn tables_at(self) -> usize {
+    /// A multiple of 8 bytes, as the requests' numbers need.
+    pub(super) fn requests_at(self) -> usize {
         self.ends_at() + TOKEN * self.ends
+    }
+
+    pub(super) fn tables_at(self) -> usize {
+        self.requests_at() + REQUEST_WORDS * self.ends
     }
 
     /// Words in all, with page tables of `pages` pages.
@@ -51,7 +60,12 @@ fn used_pages<'a>(chunk: &Chunk<'a>) -> &'a [u32] {
 }
 
 /// Writes the pass to `words`, which has room for it. Returns the words to copy.
-pub(super) fn write(words: &mut [u32], layout: Layout, chunks: &[Chunk<'_>]) -> usize {
+pub(super) fn write(
+    words: &mut [u32],
+    layout: Layout,
+    chunks: &[Chunk<'_>],
+    requests: &[Request],
+) -> usize {
     let (mut token, mut end, mut table) = (0, 0, 0);
     for chunk in chunks {
         let pages = used_pages(chunk);
@@ -68,7 +82,12 @@ pub(super) fn write(words: &mut [u32], layout: Layout, chunks: &[Chunk<'_>]) -> 
         }
         table += pages.len();
     }
-    words[..HEADER].copy_from_slice(&[token as u32, end as u32, 0, 0]);
+    for (at, request) in requests.iter().enumerate() {
+        words[layout.requests_at() + REQUEST_WORDS * at..][..REQUEST_WORDS]
+            .copy_from_slice(&request.words());
+    }
+    let header = [token as u32, end as u32, requests.len() as u32, 0];
+    words[..HEADER].copy_from_slice(&header);
     layout.words(table)
 }
 
@@ -93,13 +112,15 @@ mod tests {
         assert_eq!(pages_of(&chunks), 3);
         let layout = Layout::new(4, 1);
         let mut words = vec![99; layout.words(3)];
-        assert_eq!(write(&mut words, layout, &chunks), words.len());
-        assert_eq!(words[..4], [4, 1, 0, 0]);
+        let request = Request::new(0, None);
+        assert_eq!(write(&mut words, layout, &chunks, &[request]), words.len());
+        assert_eq!(words[..4], [4, 1, 1, 0]);
         assert_eq!(words[4..8], [5, 15, 0, 0]);
         assert_eq!(words[8..12], [6, 16, 0, 1]);
         assert_eq!(words[12..16], [3, 0, 2, 2]);
         assert_eq!(words[16..20], [4, 1, 2, 3]);
         assert_eq!(words[20..24], [4, 1, 2, 3]);
-        assert_eq!(words[24..], [7, 8, 2]);
+        assert_eq!(words[24..32], [0, 0, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(words[32..], [7, 8, 2]);
     }
 }
