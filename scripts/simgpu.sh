@@ -61,7 +61,13 @@ find_compiler
 # What this processor has, so that a fused multiply-add is an instruction. The results do not depend on it.
 machine=()
 if [[ $(uname -m) == x86_64 ]] && grep -qw avx2 /proc/cpuinfo && grep -qw fma /proc/cpuinfo && grep -qw bmi2 /proc/cpuinfo; then
-  machine=(-march=x86-64-v3)
+  # Zig spells it with underscores. An old compiler may know neither.
+  for option in -march=x86-64-v3 -march=x86_64_v3; do
+    if "${compiler[@]}" "$option" -fsyntax-only -x c++ /dev/null 2>/dev/null; then
+      machine=("$option")
+      break
+    fi
+  done
 fi
 common=(-std=c++17 -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-fast-math -ffp-contract=off -Wall -Wextra
   "${machine[@]}" "-I$sources")
