@@ -131,7 +131,7 @@ pub(crate) fn load(path: &Path, backend: Backend, device: &Device) -> Result<Loa
 
 /// Loads a GGUF file or a safetensors folder to the device.
 ///
-/// The Llama family runs on [`native`] (CPU) or [`candle`] (any device), in batches of any size.
+/// Described families run on [`native`] (CPU) or [`candle`] (any device), in batches of any size.
 /// Other architectures run on [`generic`], from GGUF files only, one sequence at a time
 /// ([`support`]).
 ///

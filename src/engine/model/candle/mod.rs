@@ -1,5 +1,5 @@
-//! Device-independent forward pass of the Llama family (llama, mistral, qwen2, qwen3) on candle
-//! tensors. The code is the same for CPU and GPU; only the weight format differs.
+//! Device-independent forward pass on candle tensors. It runs what [`crate::engine::decoder`]
+//! describes. The code is the same for CPU and GPU; only the weight format differs.
 //!
 //! Batches are ragged: each chunk has its own length and position. All tokens are rows of one
 //! matrix `[tokens, hidden]`, so each weight is read once per pass, whatever the number of
@@ -49,7 +49,7 @@ use crate::error::{Context, Error, Exit, Result};
 
 pub(crate) use self::linear::WeightFormat;
 
-/// A Llama-family model on one device.
+/// A described model on one device.
 pub(super) struct CandleModel {
     spec: ModelSpec,
     device: Device,
