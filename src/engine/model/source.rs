@@ -1,5 +1,5 @@
-//! Where the weights of a Llama-family model come from: a GGUF file or a folder with safetensors, behind
-//! one trait. Tensors have GGUF's names (`blk.0.attn_q`). Both forward passes, `native` and `candle`, load
+//! Where the weights of a described model come from: a GGUF file or a folder with safetensors, behind one
+//! trait. Tensors have GGUF's names (`blk.0.attn_q`). Both forward passes, `native` and `candle`, load
 //! through this.
 
 use std::collections::HashSet;

@@ -57,16 +57,15 @@ impl Layer {
             let mut biases = Vec::new();
             for tensor in parts {
                 matrices.push(ordered_matrix(weights, tensor, device)?);
-                biases.extend(ordered_bias(weights, tensor, device)?);
+                biases.push(ordered_bias(weights, tensor, device)?);
             }
-            if biases.is_empty()
-                && let Some(tensor) = parts.iter().find(|part| part.bias == Presence::Required)
-            {
+            if parts[0].bias == Presence::Required && biases[0].is_none() {
                 return Err(Error::preflight(format!(
                     "{} is missing",
-                    weights.place(&weights.file_name(&tensor.bias_name()))
+                    weights.place(&weights.file_name(&parts[0].bias_name()))
                 )));
             }
+            let biases: Vec<Tensor> = biases.into_iter().flatten().collect();
             if !biases.is_empty() && biases.len() != parts.len() {
                 return Err(Error::preflight(format!(
                     "only some of {} in block {index} have a bias",

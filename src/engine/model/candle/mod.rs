@@ -1,4 +1,4 @@
-//! Forward pass of the Llama family (llama, mistral, qwen2, qwen3) on candle's tensors, on the CPU: the
+//! Forward pass on candle's tensors, on the CPU. It runs what [`crate::engine::decoder`] describes: the
 //! reference for the other forward passes, and for weights that they have no kernels for.
 //!
 //! Batches are ragged: each chunk has its own length and position. All tokens are rows of one
@@ -48,7 +48,7 @@ use crate::error::{Context, Error, Exit, Result};
 
 pub(crate) use self::linear::WeightFormat;
 
-/// A Llama-family model on one device.
+/// A described model on one device.
 pub(super) struct CandleModel {
     spec: ModelSpec,
     device: Device,

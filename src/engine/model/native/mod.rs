@@ -1,5 +1,4 @@
-//! The tuned CPU forward pass of the Llama family (Llama, SmolLM2, Mistral, Qwen2 with its biases,
-//! Qwen3 with its head norms).
+//! The tuned CPU forward pass. It runs what [`crate::engine::decoder`] describes.
 //!
 //! All tokens of a pass are rows of one `[tokens, hidden]` matrix, whatever sequences they belong to.
 //! Weights are repacked without loss; activations are quantised to int8 in blocks of 32 before each
