@@ -189,15 +189,20 @@ fn unusable(missing: &Missing) -> Error {
                 update()
             )),
         Missing::Function { name, version } => {
-            let version = match version {
+            let implements = match version {
                 Some(version) => format!("implements CUDA {}", cuda_version(*version)),
-                None => "is of an unknown version".to_owned(),
+                None => "does not say which version of CUDA it implements".to_owned(),
             };
-            Error::preflight(format!(
-                "the NVIDIA driver lacks the function {name}: it {version}, and CUDA {} is needed",
+            let error = Error::preflight(format!(
+                "the NVIDIA driver lacks the function {name}: it {implements}, and CUDA {} or later is needed",
                 minimum_cuda()
-            ))
-            .hint(update())
+            ));
+            match version {
+                Some(MINIMUM_CUDA..) => error.hint(format!(
+                    "libcuda.so.1 seems to be damaged or something else: install the NVIDIA driver again; {CPU}"
+                )),
+                _ => error.hint(update()),
+            }
         }
     }
 }
@@ -296,9 +301,10 @@ mod tests {
             )
         );
         assert!(missing("cuGraphLaunch", Some(11_080)).starts_with(
-            "error: the NVIDIA driver lacks the function cuGraphLaunch: it implements CUDA 11.8, and CUDA 12.1 is needed\n"
+            "error: the NVIDIA driver lacks the function cuGraphLaunch: it implements CUDA 11.8, and CUDA 12.1 or later is needed\nhint: install the NVIDIA driver 530"
         ));
-        assert!(missing("cuInit", None).contains("it is of an unknown version, and CUDA 12.1"));
+        assert!(missing("cuInit", None).contains("it does not say which version"));
+        assert!(missing("cuInit", Some(12_080)).contains("hint: libcuda.so.1 seems to be damaged"));
         let old = check_version(12_000).expect_err("too old");
         assert!(report(&old).starts_with(
             "error: the NVIDIA driver is too old: it implements CUDA 12.0, and the kernels need CUDA 12.1\n"
