@@ -182,12 +182,18 @@ fn update() -> String {
 /// The error if the driver cannot be called.
 fn unusable(missing: &Missing) -> Error {
     match missing {
-        Missing::Library(reason) => Error::preflight("no NVIDIA driver is installed")
-            .caused_by(reason.clone())
-            .hint(format!(
+        Missing::Library(reason) => {
+            let error = match reason.contains("No such file") {
+                true => Error::preflight("no NVIDIA driver is installed (no libcuda.so.1)"),
+                false => {
+                    Error::preflight("the NVIDIA driver cannot be loaded").caused_by(reason.clone())
+                }
+            };
+            error.hint(format!(
                 "{}. In a container, the driver is the host's: start it with `--gpus all`",
                 update()
-            )),
+            ))
+        }
         Missing::Function { name, version } => {
             let implements = match version {
                 Some(version) => format!("implements CUDA {}", cuda_version(*version)),
@@ -294,12 +300,15 @@ mod tests {
     #[test]
     fn each_cause_has_its_own_text_with_both_numbers() {
         let missing = |name, version| report(&unusable(&Missing::Function { name, version }));
-        let library = Missing::Library("libcuda.so.1: cannot open".to_owned());
+        let library = |reason: &str| report(&unusable(&Missing::Library(reason.to_owned())));
         assert!(
-            report(&unusable(&library)).starts_with(
-                "error: no NVIDIA driver is installed\n  caused by: libcuda.so.1: cannot open\nhint: install the NVIDIA driver 530"
+            library("libcuda.so.1: cannot open: No such file or directory").starts_with(
+                "error: no NVIDIA driver is installed (no libcuda.so.1)\nhint: install the NVIDIA driver 530"
             )
         );
+        assert!(library("libcuda.so.1: wrong ELF class").starts_with(
+            "error: the NVIDIA driver cannot be loaded\n  caused by: libcuda.so.1: wrong ELF class\n"
+        ));
         assert!(missing("cuGraphLaunch", Some(11_080)).starts_with(
             "error: the NVIDIA driver lacks the function cuGraphLaunch: it implements CUDA 11.8, and CUDA 12.1 or later is needed\nhint: install the NVIDIA driver 530"
         ));
