@@ -26,24 +26,30 @@ Words gather_words(const unsigned *const a[32], const unsigned *const b[32]) {
     return words;
 }
 
-template <class T>
-void widen(const unsigned (&words)[8], i16 (&values)[32]) {
-    T bytes[32];
-    std::memcpy(bytes, words, sizeof bytes);
-    for (int k = 0; k < 32; k++) values[k] = bytes[k];
-}
+// One number for each of the eight columns. The compiler finds the registers for it.
+typedef float Columns __attribute__((vector_size(32)));
 
+// In floats, since every machine multiplies vectors of them. They are exact: no sum reaches 32 · 255² < 2²⁴.
 template <class A, class B>
-void multiply_bytes(const Words &words, int (&product)[16][8]) {
-    i16 a[16][32], b[8][32];
-    for (int row = 0; row < 16; row++) widen<A>(words.a[row], a[row]);
-    for (int column = 0; column < 8; column++) widen<B>(words.b[column], b[column]);
-    for (int row = 0; row < 16; row++) {
-        for (int column = 0; column < 8; column++) {
-            int sum = 0;
-            for (int k = 0; k < 32; k++) sum += int(a[row][k]) * int(b[column][k]);
-            product[row][column] = sum;
+void multiply_bytes(const Words &words, float (&product)[16][8]) {
+    A a[16 * 32];
+    B b[8][32];
+    std::memcpy(a, words.a, sizeof a);
+    std::memcpy(b, words.b, sizeof b);
+    float rows[16 * 32];
+    for (int i = 0; i < 16 * 32; i++) rows[i] = a[i];
+    Columns columns[32];
+    for (int k = 0; k < 32; k++) {
+        for (int column = 0; column < 8; column++) columns[k][column] = b[column][k];
+    }
+    // Four rows at a time, so that their sums do not wait for each other.
+    for (int row = 0; row < 16; row += 4) {
+        const float *at = rows + row * 32;
+        Columns sums[4] = {};
+        for (int k = 0; k < 32; k++) {
+            for (int i = 0; i < 4; i++) sums[i] += at[i * 32 + k] * columns[k];
         }
+        std::memcpy(product[row], sums, sizeof sums);
     }
 }
 
@@ -64,12 +70,12 @@ void multiply_halves(const Words &words, double (&product)[16][8]) {
     }
 }
 
-template <class T, class Sum>
-void scatter(const Sum (&product)[16][8], void *const d[32]) {
+// Adds each lane's part of the product to its registers.
+template <class Sum, class Add>
+void scatter(const Sum (&product)[16][8], void *const d[32], Add add) {
     for (int lane = 0; lane < 32; lane++) {
         const int group = lane / 4, number = lane % 4;
-        T *out = static_cast<T *>(d[lane]);
-        for (int i = 0; i < 4; i++) out[i] = T(out[i] + product[group + 8 * (i >> 1)][2 * number + (i & 1)]);
+        for (int i = 0; i < 4; i++) add(d[lane], i, product[group + 8 * (i >> 1)][2 * number + (i & 1)]);
     }
 }
 
@@ -83,15 +89,21 @@ void multiply_warp(Product kind, void *const d[32], const unsigned *const a[32],
         double product[16][8];
         if (kind == F16) multiply_halves<half_to_f32>(words, product);
         if (kind == BF16) multiply_halves<bf16_to_f32>(words, product);
-        scatter<float>(product, d);
+        scatter(product, d, [](void *out, int i, double sum) {
+            float *floats = static_cast<float *>(out);
+            floats[i] = float(floats[i] + sum);
+        });
         return;
     }
-    int product[16][8];
+    float product[16][8];
     if (kind == U8S8) multiply_bytes<u8, i8>(words, product);
     if (kind == S8S8) multiply_bytes<i8, i8>(words, product);
     if (kind == S8U8) multiply_bytes<i8, u8>(words, product);
     if (kind == U8U8) multiply_bytes<u8, u8>(words, product);
-    scatter<unsigned>(product, d);  // wraps around, as on a GPU
+    scatter(product, d, [](void *out, int i, float sum) {
+        unsigned *integers = static_cast<unsigned *>(out);
+        integers[i] += unsigned(int(sum));  // wraps around, as on a GPU
+    });
 }
 
 }  // namespace simt

@@ -1,1 +1,349 @@
-// NVML, not yet.
+// A stand-in for libnvidia-ml: its readings come from the file that SIMGPU_NVML names.
+//
+// The file has a `key=value` a line, and is read again at each call, so that a test can change a reading while the
+// program runs. `1.power_mw=…` is for the second device alone. A value `!15` makes the call return that error. A key
+// that is missing makes it return NOT_SUPPORTED; name, UUID and PCI address have those of the simulated driver.
+#include <strings.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+typedef unsigned long long u64;
+
+enum Result : int {
+    SUCCESS = 0,
+    UNINITIALIZED = 1,
+    INVALID_ARGUMENT = 2,
+    NOT_SUPPORTED = 3,
+    NOT_FOUND = 6,
+    INSUFFICIENT_SIZE = 7,
+    DRIVER_NOT_LOADED = 9,
+    GPU_IS_LOST = 15,
+};
+
+constexpr unsigned MOST_DEVICES = 8;
+char handles[MOST_DEVICES];  // a device's handle is the address of its place
+int initialised;             // calls of nvmlInit less calls of nvmlShutdown
+
+std::map<std::string, std::string> read_file() {
+    std::map<std::string, std::string> values;
+    const char *path = std::getenv("SIMGPU_NVML");
+    if (path == nullptr) return values;
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+        const std::size_t equals = line.find('=');
+        if (line[0] != '#' && equals != std::string::npos) values[line.substr(0, equals)] = line.substr(equals + 1);
+    }
+    return values;
+}
+
+// The text of a key, of a device if `device` is not -1.
+int read(const char *key, int device, std::string *text) {
+    if (initialised == 0) return UNINITIALIZED;
+    const auto values = read_file();
+    auto found = values.find(std::to_string(device) + "." + key);
+    if (found == values.end()) found = values.find(key);
+    if (found == values.end() || found->second.empty()) return NOT_SUPPORTED;
+    if (found->second[0] == '!') return std::atoi(found->second.c_str() + 1);
+    *text = found->second;
+    return SUCCESS;
+}
+
+unsigned device_count() {
+    std::string text;
+    const char *simulated = std::getenv("SIMGPU_DEVICES");
+    const int count = read("devices", -1, &text) == SUCCESS ? std::atoi(text.c_str()) : simulated ? std::atoi(simulated) : 1;
+    return count < 0 ? 0 : unsigned(count) > MOST_DEVICES ? MOST_DEVICES : unsigned(count);
+}
+
+int index_of(const void *handle) {
+    const std::size_t index = std::size_t(static_cast<const char *>(handle) - handles);
+    return index < MOST_DEVICES ? int(index) : -1;
+}
+
+template <class T>
+int read_number(const char *key, const void *handle, T *out) {
+    const int device = index_of(handle);
+    if (initialised == 0) return UNINITIALIZED;
+    if (device < 0 || out == nullptr) return INVALID_ARGUMENT;
+    std::string text;
+    const int code = read(key, device, &text);
+    if (code == SUCCESS) *out = T(std::strtoull(text.c_str(), nullptr, 0));
+    return code;
+}
+
+int copy_text(const std::string &text, char *out, unsigned length) {
+    if (out == nullptr) return INVALID_ARGUMENT;
+    if (text.size() + 1 > length) return INSUFFICIENT_SIZE;
+    std::memcpy(out, text.c_str(), text.size() + 1);
+    return SUCCESS;
+}
+
+std::string text_or(const char *key, int device, const std::string &otherwise) {
+    std::string text;
+    return read(key, device, &text) == SUCCESS ? text : otherwise;
+}
+
+std::string name_of(int device) { return text_or("name", device, "Simulated GPU"); }
+
+std::string uuid_of(int device) {
+    return text_or("uuid", device, "GPU-73696d75-6c61-7465-642d-6770752d303" + std::to_string(device));
+}
+
+std::string pci_of(int device) {
+    char text[32];
+    std::snprintf(text, sizeof text, "00000000:%02X:00.0", device + 1);
+    return text_or("pci_bus_id", device, text);
+}
+
+// Without the domain, which some write with four digits and some with eight.
+std::string bus_part(const std::string &pci) {
+    const std::size_t colon = pci.find(':');
+    return colon != std::string::npos && pci.find(':', colon + 1) != std::string::npos ? pci.substr(colon + 1) : pci;
+}
+
+template <class Matches>
+int find_device(void **handle, Matches matches) {
+    if (initialised == 0) return UNINITIALIZED;
+    for (unsigned i = 0; i < device_count(); i++) {
+        if (!matches(int(i))) continue;
+        *handle = &handles[i];
+        return SUCCESS;
+    }
+    return NOT_FOUND;
+}
+
+struct Memory {
+    u64 total, free, used;
+};
+struct MemoryV2 {
+    unsigned version;
+    u64 total, reserved, free, used;
+};
+
+int read_memory(const void *handle, Memory *memory, u64 *reserved) {
+    if (const int code = read_number("memory_total", handle, &memory->total)) return code;
+    if (const int code = read_number("memory_used", handle, &memory->used)) return code;
+    if (read_number("memory_reserved", handle, reserved) != SUCCESS) *reserved = 0;
+    memory->free = memory->total - memory->used - *reserved;
+    return SUCCESS;
+}
+
+struct Process {
+    unsigned id;
+    u64 bytes;
+    unsigned gpu_instance, compute_instance;
+};
+
+// `processes=123:1048576,456:0`; `processes=none` for an empty list.
+int read_processes(const char *key, const void *handle, unsigned *count, Process *out) {
+    const int device = index_of(handle);
+    if (initialised == 0) return UNINITIALIZED;
+    if (device < 0 || count == nullptr) return INVALID_ARGUMENT;
+    std::string text;
+    if (const int code = read(key, device, &text)) return code;
+    std::vector<Process> processes;
+    std::istringstream list(text);
+    for (std::string part; std::getline(list, part, ',');) {
+        Process process{0, 0, ~0u, ~0u};
+        if (std::sscanf(part.c_str(), "%u:%llu", &process.id, &process.bytes) == 2) processes.push_back(process);
+    }
+    const unsigned room = *count;
+    *count = unsigned(processes.size());
+    if (room < processes.size()) return INSUFFICIENT_SIZE;
+    for (std::size_t i = 0; i < processes.size(); i++) out[i] = processes[i];
+    return SUCCESS;
+}
+
+struct PciInfo {
+    char legacy[16];
+    unsigned domain, bus, device, device_id, subsystem_id;
+    char bus_id[32];
+};
+
+const char *error_text(int code) {
+    switch (code) {
+        case SUCCESS: return "The operation was successful";
+        case UNINITIALIZED: return "NVML was not first initialized with nvmlInit()";
+        case INVALID_ARGUMENT: return "A supplied argument is invalid";
+        case NOT_SUPPORTED: return "The requested operation is not available on target device";
+        case NOT_FOUND: return "A query to find an object was unsuccessful";
+        case INSUFFICIENT_SIZE: return "An input argument is not large enough";
+        case DRIVER_NOT_LOADED: return "NVIDIA driver is not loaded";
+        case GPU_IS_LOST: return "The GPU has fallen off the bus or has otherwise become inaccessible";
+        default: return "An internal driver error occurred";
+    }
+}
+
+// Clocks by `nvmlClockType_t`.
+const char *const CLOCKS[] = {"clock_graphics_mhz", "clock_sm_mhz", "clock_memory_mhz", "clock_video_mhz"};
+const char *const MOST_CLOCKS[] = {"max_clock_graphics_mhz", "max_clock_sm_mhz", "max_clock_memory_mhz",
+                                   "max_clock_video_mhz"};
+
+int initialise() {
+    std::string text;
+    initialised++;
+    const int code = read("init", -1, &text);
+    if (code == SUCCESS || code == NOT_SUPPORTED) return SUCCESS;
+    initialised--;
+    return code;
+}
+
+}  // namespace
+
+#define NVML_API extern "C" __attribute__((visibility("default"))) int
+
+NVML_API nvmlInit_v2() { return initialise(); }
+NVML_API nvmlInitWithFlags(unsigned) { return initialise(); }
+NVML_API nvmlShutdown() {
+    if (initialised == 0) return UNINITIALIZED;
+    initialised--;
+    return SUCCESS;
+}
+extern "C" __attribute__((visibility("default"))) const char *nvmlErrorString(int code) { return error_text(code); }
+
+NVML_API nvmlSystemGetDriverVersion(char *out, unsigned length) {
+    std::string text;
+    const int code = read("driver_version", -1, &text);
+    return code == SUCCESS ? copy_text(text, out, length) : code;
+}
+NVML_API nvmlSystemGetNVMLVersion(char *out, unsigned length) {
+    std::string text;
+    const int code = read("nvml_version", -1, &text);
+    return code == SUCCESS ? copy_text(text, out, length) : code;
+}
+NVML_API nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    std::string text;
+    const int code = read("cuda_driver_version", -1, &text);
+    if (code == SUCCESS) *version = std::atoi(text.c_str());
+    return code;
+}
+NVML_API nvmlSystemGetCudaDriverVersion(int *version) { return nvmlSystemGetCudaDriverVersion_v2(version); }
+
+NVML_API nvmlDeviceGetCount_v2(unsigned *count) {
+    if (initialised == 0) return UNINITIALIZED;
+    *count = device_count();
+    return SUCCESS;
+}
+NVML_API nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
+    if (initialised == 0) return UNINITIALIZED;
+    if (index >= device_count()) return INVALID_ARGUMENT;
+    *handle = &handles[index];
+    return SUCCESS;
+}
+NVML_API nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
+    return find_device(handle, [&](int device) { return uuid_of(device) == uuid; });
+}
+NVML_API nvmlDeviceGetHandleByPciBusId_v2(const char *pci, void **handle) {
+    const std::string wanted = bus_part(pci);
+    return find_device(handle, [&](int d) { return strcasecmp(bus_part(pci_of(d)).c_str(), wanted.c_str()) == 0; });
+}
+
+NVML_API nvmlDeviceGetIndex(void *handle, unsigned *index) {
+    if (index_of(handle) < 0) return INVALID_ARGUMENT;
+    *index = unsigned(index_of(handle));
+    return SUCCESS;
+}
+NVML_API nvmlDeviceGetName(void *handle, char *out, unsigned length) {
+    return index_of(handle) < 0 ? int(INVALID_ARGUMENT) : copy_text(name_of(index_of(handle)), out, length);
+}
+NVML_API nvmlDeviceGetUUID(void *handle, char *out, unsigned length) {
+    return index_of(handle) < 0 ? int(INVALID_ARGUMENT) : copy_text(uuid_of(index_of(handle)), out, length);
+}
+NVML_API nvmlDeviceGetPciInfo_v3(void *handle, PciInfo *info) {
+    if (index_of(handle) < 0) return INVALID_ARGUMENT;
+    const std::string pci = pci_of(index_of(handle));
+    std::memset(info, 0, sizeof *info);
+    if (std::sscanf(pci.c_str(), "%x:%x:%x", &info->domain, &info->bus, &info->device) != 3) return NOT_SUPPORTED;
+    std::snprintf(info->legacy, sizeof info->legacy, "%04x:%02x:%02x.0", info->domain & 0xFFFF, info->bus & 0xFF,
+                  info->device & 0xFF);
+    std::snprintf(info->bus_id, sizeof info->bus_id, "%s", pci.c_str());
+    return SUCCESS;
+}
+
+NVML_API nvmlDeviceGetMemoryInfo(void *handle, Memory *memory) {
+    u64 reserved;
+    return read_memory(handle, memory, &reserved);
+}
+NVML_API nvmlDeviceGetMemoryInfo_v2(void *handle, MemoryV2 *memory) {
+    if (memory->version != (sizeof *memory | 2u << 24)) return INVALID_ARGUMENT;
+    Memory read{};
+    const int code = read_memory(handle, &read, &memory->reserved);
+    memory->total = read.total;
+    memory->free = read.free;
+    memory->used = read.used;
+    return code;
+}
+
+NVML_API nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) {
+    return read_number("power_mw", handle, milliwatts);
+}
+NVML_API nvmlDeviceGetEnforcedPowerLimit(void *handle, unsigned *milliwatts) {
+    return read_number("power_limit_mw", handle, milliwatts);
+}
+NVML_API nvmlDeviceGetPowerManagementLimit(void *handle, unsigned *milliwatts) {
+    return read_number("power_limit_mw", handle, milliwatts);
+}
+NVML_API nvmlDeviceGetTotalEnergyConsumption(void *handle, u64 *millijoules) {
+    return read_number("energy_mj", handle, millijoules);
+}
+NVML_API nvmlDeviceGetClockInfo(void *handle, unsigned type, unsigned *megahertz) {
+    return type < 4 ? read_number(CLOCKS[type], handle, megahertz) : int(INVALID_ARGUMENT);
+}
+NVML_API nvmlDeviceGetMaxClockInfo(void *handle, unsigned type, unsigned *megahertz) {
+    return type < 4 ? read_number(MOST_CLOCKS[type], handle, megahertz) : int(INVALID_ARGUMENT);
+}
+NVML_API nvmlDeviceGetTemperature(void *handle, unsigned sensor, unsigned *celsius) {
+    return sensor == 0 ? read_number("temperature_c", handle, celsius) : int(INVALID_ARGUMENT);
+}
+NVML_API nvmlDeviceGetFanSpeed(void *handle, unsigned *percent) { return read_number("fan_percent", handle, percent); }
+NVML_API nvmlDeviceGetPerformanceState(void *handle, unsigned *state) {
+    return read_number("performance_state", handle, state);
+}
+NVML_API nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, u64 *reasons) {
+    return read_number("throttle_reasons", handle, reasons);
+}
+NVML_API nvmlDeviceGetCurrentClocksEventReasons(void *handle, u64 *reasons) {
+    return read_number("throttle_reasons", handle, reasons);
+}
+NVML_API nvmlDeviceGetUtilizationRates(void *handle, unsigned *gpu_and_memory) {
+    if (const int code = read_number("utilization_gpu", handle, &gpu_and_memory[0])) return code;
+    return read_number("utilization_memory", handle, &gpu_and_memory[1]);
+}
+NVML_API nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
+    const int code = read_number("mig_mode", handle, current);
+    if (code == SUCCESS) *pending = *current;
+    return code;
+}
+NVML_API nvmlDeviceIsMigDeviceHandle(void *handle, unsigned *is_mig) {
+    if (index_of(handle) < 0) return INVALID_ARGUMENT;
+    *is_mig = 0;
+    return SUCCESS;
+}
+NVML_API nvmlDeviceGetPersistenceMode(void *handle, unsigned *mode) {
+    return read_number("persistence_mode", handle, mode);
+}
+NVML_API nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
+    std::string text;
+    if (index_of(handle) < 0) return INVALID_ARGUMENT;
+    if (const int code = read("capability", index_of(handle), &text)) return code;
+    return std::sscanf(text.c_str(), "%d.%d", major, minor) == 2 ? SUCCESS : NOT_SUPPORTED;
+}
+
+NVML_API nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Process *out) {
+    return read_processes("processes", handle, count, out);
+}
+NVML_API nvmlDeviceGetComputeRunningProcesses_v2(void *handle, unsigned *count, Process *out) {
+    return read_processes("processes", handle, count, out);
+}
+NVML_API nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, Process *out) {
+    return read_processes("graphics_processes", handle, count, out);
+}

@@ -35,6 +35,8 @@ void on_signal(int number, siginfo_t *info, void *context) {
     if (worker != nullptr && worker->in_kernel) {
         // The fault report runs on the signal's stack, and leaves it for good.
         if (number == SIGFPE) fail(CUDA_LAUNCH_FAILED, "an integer division by zero, or one that overflows");
+        const u64 in_stacks = reinterpret_cast<u64>(info->si_addr) - reinterpret_cast<u64>(worker->stacks);
+        if (in_stacks < MAX_THREADS * STACK) fail(CUDA_ILLEGAL_ADDRESS, "used more than %zu bytes of stack", STACK);
         fail(CUDA_ILLEGAL_ADDRESS, "an access at %p, which is no memory of the device", info->si_addr);
     }
     const struct sigaction &old = previous[number];
@@ -67,14 +69,13 @@ void need_signal_stack() {
 
 Worker *make_worker() {
     Worker *w = new Worker;
-    void *room = mmap(nullptr, MAX_THREADS * STACK + 4096, PROT_READ | PROT_WRITE,
+    void *room = mmap(nullptr, MAX_THREADS * STACK, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) {
         std::fprintf(stderr, "simulated GPU: no memory for the threads' stacks\n");
         std::abort();
     }
-    mprotect(room, 4096, PROT_NONE);
-    w->stacks = static_cast<char *>(room) + 4096;
+    w->stacks = static_cast<char *>(room);
     return w;
 }
 
@@ -96,7 +97,7 @@ void work(Worker &w, Launch &launch) {
     w.room_count = 0;
     w.arena_used = 0;
     w.counters = {};
-    for (unsigned i = 0; i < launch.block.x; i++) *reinterpret_cast<u64 *>(w.stack_bottom(i)) = CANARY;
+    for (; w.guarded < launch.block.x; w.guarded++) mprotect(w.stack_bottom(w.guarded), HOST_PAGE, PROT_NONE);
     const Order order(launch);
     while (!launch.stopped.load(std::memory_order_relaxed)) {
         const u64 index = launch.next.fetch_add(1, std::memory_order_relaxed);

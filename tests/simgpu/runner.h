@@ -11,9 +11,9 @@ constexpr int CUDA_INVALID_IMAGE = 200, CUDA_ILLEGAL_ADDRESS = 700, CUDA_ILLEGAL
               CUDA_MISALIGNED_ADDRESS = 716, CUDA_LAUNCH_FAILED = 719;
 
 constexpr unsigned MAX_THREADS = 1024, MAX_WARPS = MAX_THREADS / 32;
-// Not a multiple of a page: the tops of all stacks would share a few sets of the cache.
-constexpr std::size_t STACK = (32 << 10) + 576;
-constexpr u64 CANARY = 0x5afe57ac5afe57acull;
+constexpr std::size_t HOST_PAGE = 4096;
+// Bytes of one thread's stack, the lowest page of which is a guard.
+constexpr std::size_t STACK = 12 * HOST_PAGE;
 constexpr std::size_t MAX_SHARED = 48 << 10;  // bytes of static shared memory, on every card
 
 // What the fibers did, in warp operations and barriers of a whole block.
@@ -77,6 +77,7 @@ struct Worker {
     bool in_kernel = false;
     u64 random = 0;
     char *stacks = nullptr;
+    unsigned guarded = 0;  // threads whose stacks have their guard
     alignas(16) char arena[MAX_SHARED];
     std::size_t arena_used = 0;
     SharedRoom rooms[64];
@@ -85,9 +86,8 @@ struct Worker {
     u64 block_index = 0;
 
     char *stack_bottom(unsigned thread) { return stacks + thread * STACK; }
-    char *stack_top(unsigned thread) { return stacks + (thread + 1) * STACK; }
-    // A word at the bottom that nobody should reach.
-    bool stack_is_whole(unsigned thread) { return *reinterpret_cast<u64 *>(stack_bottom(thread)) == CANARY; }
+    // Not all at the same place of a page: they would share a few sets of the cache.
+    char *stack_top(unsigned thread) { return stacks + (thread + 1) * STACK - thread % 24 * 320; }
 };
 extern __thread Worker *worker __attribute__((tls_model("initial-exec"), visibility("hidden")));
 

@@ -1,22 +1,78 @@
-#include <cstdio>
-#include <cstdlib>
-#include <chrono>
-#include <string>
-#include <vector>
-#include <cstring>
-typedef unsigned long long u64;
-extern "C" { int cuInit(unsigned); int cuDeviceGet(int*,int); int cuDevicePrimaryCtxRetain(void**,int); int cuCtxSetCurrent(void*);
-int cuModuleLoadData(void**, const void*); int cuModuleGetFunction(void**,void*,const char*); int cuLaunchKernel(void*,unsigned,unsigned,unsigned,unsigned,unsigned,unsigned,unsigned,void*,void**,void**);
-int cuMemAlloc_v2(u64*,size_t); int cuMemcpyDtoH_v2(void*,u64,size_t); int cuCtxSynchronize(); int cuDevicePrimaryCtxReset_v2(int);}
+// The simulator's own tests: `bash scripts/simgpu.sh --selftest`. Exit code 1 if any expectation fails.
+#include "selftest.h"
+
+#include <algorithm>
+
+#ifdef SIMGPU_CHECKS
+const bool CHECKS = true;
+#else
+const bool CHECKS = false;
+#endif
+
+namespace {
+
+int failures, expectations;
+
+const char *const KERNELS[] = {
+    "fill_index",        "axpy",           "block_sum",           "warp_operations",   "product_bytes",
+    "product_halves",    "many_shuffles",  "many_products",       "barrier_in_branch", "shuffle_after_end",
+    "shuffle_against_barrier", "wild_write", "write_behind",      "too_much_shared",   "shared_race",
+    "shared_no_race",    "block_race",     "uninitialised_shared", "uninitialised_device", "misaligned",
+    "bank_conflicts",    "vector_reads",   "write_after_read",    "deep_stack",        "divide",
+    "order_of_lanes",
+};
+
+}  // namespace
+
+void expect(bool holds, const char *file, int line, const std::string &what) {
+    expectations++;
+    if (holds) return;
+    failures++;
+    std::fprintf(stderr, "%s:%d: failed: %s\n", file, line, what.c_str());
+}
+
+std::string ptx(const char *version, const char *target) {
+    std::string text = std::string(".version ") + version + "\n.target " + target + "\n.address_size 64\n";
+    for (const char *name : KERNELS) text += std::string(".visible .entry ") + name + "()\n{ ret; }\n";
+    return text;
+}
+
+Session::Session(std::initializer_list<std::pair<const char *, const char *>> variables) {
+    for (const auto &[name, value] : variables) {
+        setenv(name, value, 1);
+        set_.push_back(name);
+    }
+    simgpu_reset();
+    void *context;
+    EXPECT_EQUAL(cuInit(0), 0);
+    EXPECT_EQUAL(cuDevicePrimaryCtxRetain(&context, 0), 0);
+    EXPECT_EQUAL(cuCtxSetCurrent(context), 0);
+    EXPECT_EQUAL(cuModuleLoadData(&module, ptx().c_str()), 0);
+}
+
+Session::~Session() {
+    for (const std::string &name : set_) unsetenv(name.c_str());
+}
+
+u64 Session::allocate(std::size_t bytes) {
+    u64 address = 0;
+    EXPECT_EQUAL(cuMemAlloc_v2(&address, bytes), 0);
+    return address;
+}
+
+void *Session::function(const std::string &name) {
+    void *function = nullptr;
+    EXPECT_EQUAL(cuModuleGetFunction(&function, module, name.c_str()), 0);
+    return function;
+}
+
 int main() {
-  cuInit(0); void *c; cuDevicePrimaryCtxRetain(&c,0); cuCtxSetCurrent(c);
-  std::string ptx = ".version 8.1\n.target sm_80\n"; for (const char *n : {"fill_index","many_shuffles","many_products","barrier_in_branch","shuffle_after_end","wild_write"}) ptx += std::string(".visible .entry ")+n+"()\n";
-  void *m; int r = cuModuleLoadData(&m, ptx.c_str()); printf("load %d\n", r);
-  auto go=[&](const char *n, unsigned g, unsigned b, std::vector<void*> p){ void *f; int r=cuModuleGetFunction(&f,m,n); auto t0=std::chrono::steady_clock::now(); r|=cuLaunchKernel(f,g,1,1,b,1,1,0,nullptr,p.data(),nullptr); int s=cuCtxSynchronize(); printf("%s: %d sync %d %.3f ms\n", n, r, s, std::chrono::duration<double,std::milli>(std::chrono::steady_clock::now()-t0).count()); };
-  u64 d; cuMemAlloc_v2(&d, 1<<20); int n=1000, rounds=10000;
-  go("fill_index",8,128,{&d,&n}); int h[1024]; cuMemcpyDtoH_v2(h,d,sizeof h); printf("%d %d %x\n",h[1],h[999],h[1000]);
-  go("fill_index",8,128,{&d,&n});
-  go("many_shuffles",1,32,{&d,&rounds}); go("many_shuffles",8,256,{&d,&rounds}); go("many_products",8,128,{&d,&rounds});
-  go("barrier_in_branch",1,64,{&d}); cuDevicePrimaryCtxReset_v2(0); cuModuleLoadData(&m, ptx.c_str());
-  go("wild_write",1,64,{&d}); 
+    test_kernels();
+    test_mistakes();
+    test_driver();
+    test_streams();
+    test_management();
+    if (CHECKS) test_checks();
+    std::fprintf(stderr, "simulated GPU%s: %d expectations, %d failed\n", CHECKS ? " with checks" : "", expectations, failures);
+    return failures == 0 ? 0 : 1;
 }

@@ -113,6 +113,20 @@ KERNEL(too_much_shared, int *out) {
     out[0] = big[0];
 }
 
+// Each frame refers to the one above, so that the compiler makes no loop of it.
+DEVICE int recurse(int depth, volatile int *above) {
+    volatile int room[256];
+    room[depth % 256] = above[0] + depth;
+    return depth == 0 ? above[0] : recurse(depth - 1, room) + room[1];
+}
+KERNEL(deep_stack, int *out) {
+    volatile int top = 1;
+    out[threadIdx.x] = recurse(threadIdx.x == 3 ? 60 : 1, &top);
+}
+KERNEL(divide, int *out) { out[threadIdx.x] = 7 / int(threadIdx.x); }
+// out[1 + n] = the n-th lane that came.
+KERNEL(order_of_lanes, int *out) { out[1 + out[0]++] = int(threadIdx.x); }
+
 // For the checks.
 KERNEL(shared_race, int *out) {
     SHARED(int, cell, 64);
@@ -128,6 +142,11 @@ KERNEL(shared_no_race, int *out) {
     cell[63 - threadIdx.x] = value;
     sync_block();
     out[threadIdx.x] = cell[threadIdx.x];
+}
+KERNEL(write_after_read, int *x, int with_barrier) {
+    const int value = x[(threadIdx.x + 1) % 64];
+    if (with_barrier) sync_block();
+    x[threadIdx.x] = value;
 }
 KERNEL(block_race, int *out) { out[threadIdx.x] = int(blockIdx.x); }
 KERNEL(uninitialised_shared, int *out) {

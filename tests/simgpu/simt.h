@@ -22,6 +22,15 @@ typedef std::int32_t i32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+// With checks, a kernel's parameters are read without one, and the kernel itself keeps its own.
+#ifdef SIMGPU_CHECKS
+#define SIMT_UNCHECKED __attribute__((no_sanitize("thread")))
+#define SIMT_CHECKED __attribute__((noinline))
+#else
+#define SIMT_UNCHECKED
+#define SIMT_CHECKED
+#endif
+
 namespace simt {
 
 struct Dim {
@@ -52,11 +61,11 @@ template <auto F, class... P>
 struct Entry<F, void (*)(P...)> {
     static constexpr unsigned count = sizeof...(P);
     static constexpr unsigned sizes[sizeof...(P) + 1] = {unsigned(sizeof(P))..., 0};
-    static void call(void *const *params) { unpack(params, std::make_index_sequence<sizeof...(P)>()); }
+    SIMT_UNCHECKED static void call(void *const *params) { unpack(params, std::make_index_sequence<sizeof...(P)>()); }
 
   private:
     template <std::size_t... I>
-    static void unpack([[maybe_unused]] void *const *params, std::index_sequence<I...>) {
+    SIMT_UNCHECKED static void unpack([[maybe_unused]] void *const *params, std::index_sequence<I...>) {
         F(*static_cast<P *>(params[I])...);
     }
 };
@@ -105,7 +114,7 @@ static inline T from_bits(u64 bits) {
 // Two steps, so that a name that is itself a macro is expanded.
 #define KERNEL(...) SIMT_KERNEL(__VA_ARGS__)
 #define SIMT_KERNEL(name, ...)                                                                                   \
-    static void name(__VA_ARGS__);                                                                               \
+    SIMT_CHECKED static void name(__VA_ARGS__);                                                                  \
     static simt::Kernel simt_kernel_##name(#name, simt::Entry<&name>::call, simt::Entry<&name>::sizes,           \
                                            simt::Entry<&name>::count);                                           \
     static void name(__VA_ARGS__)
