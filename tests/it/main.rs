@@ -14,6 +14,7 @@ mod default_model;
 mod evaluate;
 mod expand;
 mod files;
+mod gpu;
 mod help;
 mod layers;
 mod limits;

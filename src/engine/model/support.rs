@@ -399,7 +399,10 @@ mod tests {
         let tiny = Tiny::new("llama", true);
         let mut config = tiny.config();
         tiny.write_folder(folder.path(), &config);
-        assert_eq!(fact(folder.path(), "backends"), "native (CPU), candle");
+        assert_eq!(
+            fact(folder.path(), "backends"),
+            "cuda (GPU); native, candle (CPU)"
+        );
         for (model_type, expected) in [
             (
                 "phi3",

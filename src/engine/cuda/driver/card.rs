@@ -182,22 +182,33 @@ fn update() -> String {
 /// The error if the driver cannot be called.
 fn unusable(missing: &Missing) -> Error {
     match missing {
-        Missing::Library(reason) => Error::preflight("no NVIDIA driver is installed")
-            .caused_by(reason.clone())
-            .hint(format!(
+        Missing::Library(reason) => {
+            let error = match reason.contains("No such file") {
+                true => Error::preflight("no NVIDIA driver is installed (no libcuda.so.1)"),
+                false => {
+                    Error::preflight("the NVIDIA driver cannot be loaded").caused_by(reason.clone())
+                }
+            };
+            error.hint(format!(
                 "{}. In a container, the driver is the host's: start it with `--gpus all`",
                 update()
-            )),
-        Missing::Function { name, version } => {
-            let version = match version {
-                Some(version) => format!("implements CUDA {}", cuda_version(*version)),
-                None => "is of an unknown version".to_owned(),
-            };
-            Error::preflight(format!(
-                "the NVIDIA driver lacks the function {name}: it {version}, and CUDA {} is needed",
-                minimum_cuda()
             ))
-            .hint(update())
+        }
+        Missing::Function { name, version } => {
+            let implements = match version {
+                Some(version) => format!("implements CUDA {}", cuda_version(*version)),
+                None => "does not say which version of CUDA it implements".to_owned(),
+            };
+            let error = Error::preflight(format!(
+                "the NVIDIA driver lacks the function {name}: it {implements}, and CUDA {} or later is needed",
+                minimum_cuda()
+            ));
+            match version {
+                Some(MINIMUM_CUDA..) => error.hint(format!(
+                    "libcuda.so.1 seems to be damaged or something else: install the NVIDIA driver again; {CPU}"
+                )),
+                _ => error.hint(update()),
+            }
         }
     }
 }
@@ -289,16 +300,20 @@ mod tests {
     #[test]
     fn each_cause_has_its_own_text_with_both_numbers() {
         let missing = |name, version| report(&unusable(&Missing::Function { name, version }));
-        let library = Missing::Library("libcuda.so.1: cannot open".to_owned());
+        let library = |reason: &str| report(&unusable(&Missing::Library(reason.to_owned())));
         assert!(
-            report(&unusable(&library)).starts_with(
-                "error: no NVIDIA driver is installed\n  caused by: libcuda.so.1: cannot open\nhint: install the NVIDIA driver 530"
+            library("libcuda.so.1: cannot open: No such file or directory").starts_with(
+                "error: no NVIDIA driver is installed (no libcuda.so.1)\nhint: install the NVIDIA driver 530"
             )
         );
-        assert!(missing("cuGraphLaunch", Some(11_080)).starts_with(
-            "error: the NVIDIA driver lacks the function cuGraphLaunch: it implements CUDA 11.8, and CUDA 12.1 is needed\n"
+        assert!(library("libcuda.so.1: wrong ELF class").starts_with(
+            "error: the NVIDIA driver cannot be loaded\n  caused by: libcuda.so.1: wrong ELF class\n"
         ));
-        assert!(missing("cuInit", None).contains("it is of an unknown version, and CUDA 12.1"));
+        assert!(missing("cuGraphLaunch", Some(11_080)).starts_with(
+            "error: the NVIDIA driver lacks the function cuGraphLaunch: it implements CUDA 11.8, and CUDA 12.1 or later is needed\nhint: install the NVIDIA driver 530"
+        ));
+        assert!(missing("cuInit", None).contains("it does not say which version"));
+        assert!(missing("cuInit", Some(12_080)).contains("hint: libcuda.so.1 seems to be damaged"));
         let old = check_version(12_000).expect_err("too old");
         assert!(report(&old).starts_with(
             "error: the NVIDIA driver is too old: it implements CUDA 12.0, and the kernels need CUDA 12.1\n"

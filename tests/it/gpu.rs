@@ -1,0 +1,120 @@
+//! GPUs that cannot be used, on the simulated one (`tests/simgpu`): each cause has its own error, with both
+//! numbers, a hint and exit code 3; and `DEVICE=cuda` never runs on the CPU.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::common::{Printed, Workspace, run};
+
+/// The folder of the simulated driver; `None`, and a line, where it cannot be built (in CI: a failure).
+fn driver(arguments: &[&str]) -> Option<PathBuf> {
+    let output = Command::new("bash")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .arg("scripts/simgpu.sh")
+        .args(arguments)
+        .output()
+        .expect("bash starts");
+    if output.status.success() {
+        let folder = String::from_utf8_lossy(&output.stdout);
+        return Some(PathBuf::from(folder.trim()));
+    }
+    let reason = String::from_utf8_lossy(&output.stderr);
+    assert!(std::env::var_os("CI").is_none(), "{reason}");
+    println!("skipped: the simulated GPU cannot be built: {reason}");
+    None
+}
+
+/// `flowbench` with these arguments and variables, on the simulated driver.
+fn on(driver: &PathBuf, arguments: &[&str], variables: &[(&str, &str)]) -> Printed {
+    let workspace = Workspace::new();
+    let mut command = workspace.flowbench(arguments);
+    command
+        .env("LD_LIBRARY_PATH", driver)
+        .env("DEVICE", "cuda")
+        .envs(variables.iter().copied());
+    run(&mut command)
+}
+
+#[track_caller]
+fn refused(driver: &PathBuf, variables: &[(&str, &str)], expected: &str) {
+    let mut all = vec![("MODE", "standalone"), ("TEMPLATE", "chain")];
+    all.extend(variables);
+    let printed = on(driver, &["run"], &all);
+    assert_eq!(printed.code, 3, "{}", printed.err);
+    assert!(printed.err.contains(expected), "{}", printed.err);
+    assert!(printed.err.contains("hint: "), "{}", printed.err);
+    assert!(!printed.err.contains("panicked"), "{}", printed.err);
+}
+
+#[test]
+fn drivers_and_cards_that_cannot_be_used() {
+    let Some(driver) = driver(&[]) else { return };
+    for (variables, expected) in [
+        (
+            &[("SIMGPU_DRIVER", "11.8")],
+            "error: the NVIDIA driver is too old: it implements CUDA 11.8, and the kernels need CUDA 12.1\n",
+        ),
+        (
+            &[("SIMGPU_CAPABILITY", "7.0")],
+            "error: Simulated GPU is too old: it has compute capability 7.0, and the kernels need 7.5\n",
+        ),
+        (
+            &[("CUDA_VISIBLE_DEVICES", "")],
+            "error: no GPU is visible: CUDA_VISIBLE_DEVICES is empty",
+        ),
+        (
+            &[("CUDA_VISIBLE_DEVICES", "7")],
+            "error: no GPU is visible: CUDA_VISIBLE_DEVICES is `7`, and the machine has 1 GPU\n",
+        ),
+        (
+            &[("SIMGPU_FAIL", "cuInit:1:803")],
+            "error: the NVIDIA driver (CUDA 12.8) does not start\n",
+        ),
+        (
+            &[("BACKEND", "candle")],
+            "error: BACKEND=candle computes on the CPU only\nhint: set DEVICE=cpu",
+        ),
+    ] {
+        refused(&driver, variables, expected);
+    }
+}
+
+#[test]
+fn a_driver_that_lacks_a_function() {
+    let Some(driver) = driver(&["--omit", "cuGraphLaunch"]) else {
+        return;
+    };
+    let old = "error: the NVIDIA driver lacks the function cuGraphLaunch: it implements CUDA 11.4, and CUDA 12.1 or later is needed\nhint: install the NVIDIA driver 530";
+    refused(&driver, &[("SIMGPU_DRIVER", "11.4")], old);
+    let damaged = "hint: libcuda.so.1 seems to be damaged";
+    refused(&driver, &[], damaged);
+}
+
+#[test]
+fn doctor_describes_the_card() {
+    let Some(driver) = driver(&[]) else { return };
+    let line = |variables: &[(&str, &str)]| {
+        let printed = on(&driver, &["doctor"], variables);
+        let lines = printed.out.lines().chain(printed.err.lines());
+        let mut gpu = lines.filter(|line| line.contains("  gpu  "));
+        gpu.next().expect("a line on the GPU").to_owned()
+    };
+    let sound = line(&[]);
+    assert!(
+        sound.starts_with("ok    gpu        Simulated GPU at "),
+        "{sound}"
+    );
+    assert!(
+        sound.contains("4.0 GiB, compute capability 9.0, driver"),
+        "{sound}"
+    );
+    assert!(
+        sound.contains("(CUDA 12.8); needed: NVIDIA driver 530 (CUDA 12.1)"),
+        "{sound}"
+    );
+    let old = line(&[("SIMGPU_CAPABILITY", "6.1")]);
+    assert!(
+        old.starts_with("fail  gpu        Simulated GPU is too old"),
+        "{old}"
+    );
+}
