@@ -1,28 +1,28 @@
 //! Samples the next token from logits. Each request has its own generator, so its draws do not
 //! depend on the other requests in the batch.
 //!
-//! A GPU has to draw the same token as a CPU. So sampling is defined without a sum that depends on
-//! its order: weights are integers, and the only floating-point numbers are single IEEE 754
-//! operations on one logit. [`draw::draw`] may compute it in any way that has this result:
+//! A GPU has to draw the same token as a CPU. So a draw is defined without any sum whose rounding
+//! depends on its order: weights are integers, and floating-point numbers occur only in a fixed
+//! sequence of IEEE 754 operations per logit. [`draw()`] may use any method with this result:
 //!
-//! 1. **Candidates** are the tokens whose logit is neither NaN nor −∞. `max` is their largest logit.
-//!    Without candidates there is no token.
-//! 2. **Weights.** `x = (logit − max) · inverse_temperature` in f32, then
-//!    `weight = floor(2^40 · e^x)` as a 64-bit integer, with the exponential of
-//!    `Simd::exp` (`crates/kernels/src/simd.rs`) and `x` clamped to −86.6..=0. `e^0` is exactly 1. If
-//!    `max` is +∞, the weight is 2^40 where the logit is +∞ and 0 elsewhere. A token of weight 0 is
-//!    never drawn.
+//! 1. **Candidates** are the tokens whose logit is neither NaN nor −∞. `max` is the largest of their
+//!    logits. Without candidates there is no token.
+//! 2. **Weights.** `x = (logit − max) · inverse_temperature` in f32, rounded after each of the two
+//!    operations. `weight = floor(2^40 · exp(x))`, a 64-bit integer, where `exp` is the sequence of
+//!    operations of `Simd::exp` (`crates/kernels/src/simd.rs`) with `x` clamped to −86.6..=0. It is
+//!    exactly 1 at 0, and its product with 2^40 is exact. If `max` is +∞, the weight is 2^40 where
+//!    the logit is +∞, and 0 elsewhere. A token of weight 0 is never drawn.
 //! 3. **Order.** By descending `key = orderable(logit) · 2^32 + (2^32 − 1 − id)`: most likely first,
-//!    and the lower id first among equals. `orderable` maps a float to 32 bits of the same order: all
-//!    bits flipped if it is negative, else the sign bit alone, with −0 as +0.
-//! 4. **top_k** above 0 keeps the `top_k` first candidates.
-//! 5. **top_p.** `share = round(2^32 · top_p)`, between 0 and 2^32. Below 2^32, the shortest prefix
-//!    is kept whose weights sum to at least `max(1, floor(total · share / 2^32))`, where `total` is
-//!    the sum of the weights that `top_k` kept and the product has 128 bits (Holtzman et al. 2020,
-//!    "The Curious Case of Neural Text Degeneration").
-//! 6. **Draw.** `r = floor(total · random / 2^64)`, where `total` is the sum of the weights kept and
-//!    `random` 64 bits of the request's generator. The token is the first one, by ascending id, at
-//!    which the running sum of the kept weights exceeds `r`.
+//!    and the lower id first among equals. `orderable` is the number's 32 bits, with all of them
+//!    flipped if it is negative, otherwise only the sign bit; −0 is taken as +0.
+//! 4. **top_k** above 0 keeps the first `top_k` candidates.
+//! 5. **top_p.** `share = round(2^32 · top_p)`, clamped to 0..=2^32. If it is below 2^32, the
+//!    shortest prefix is kept whose weights sum to at least `max(1, floor(total · share / 2^32))`
+//!    (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration"). `total` is the sum of
+//!    the weights that step 4 kept; the product has 128 bits.
+//! 6. **Draw.** `r = floor(total · random / 2^64)`, where `total` is the sum of the weights that are
+//!    kept now, and `random` is the next 64-bit number of the request's ChaCha8 generator. The token
+//!    is the first one kept, by ascending id, at which the running sum of weights exceeds `r`.
 
 mod draw;
 #[cfg(test)]

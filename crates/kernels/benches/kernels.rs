@@ -296,6 +296,13 @@ fn vectors() {
         (0..100).for_each(|_| kernels.rope_neox(&mut x[..64], &y[..32], &y[..32]))
     });
     println!("rope_neox 64: {:.0} ns", nanos(t));
+    // The default model's vocabulary.
+    let logits: Vec<f32> = (0..49_152).map(|i| (i % 1000) as f32 * -0.02).collect();
+    let mut weights = vec![0; logits.len()];
+    let t = best(500, || {
+        kernels.softmax_weights(&logits, 0.0, 1.25, &mut weights)
+    });
+    println!("softmax_weights 49152: {:.1} µs", t * 1e6);
     let mut memory = kv_memory(1, 32);
     let slots: Vec<_> = (0..512)
         .map(|token| (token / 16, token as usize % 16))

@@ -23,7 +23,7 @@ const INTERVALS: usize = 1024;
 const LEAST_EXPONENT: f32 = -28.0;
 
 /// A token that may be drawn.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Candidate {
     id: u32,
     logit: f32,
@@ -87,8 +87,9 @@ pub(super) fn draw(
         return row.draw_from_all(&blocks, scaled(total, random));
     }
     let target = target(total, share);
-    let (kept, weights) = row.likeliest(total, target);
-    row.draw_from_nucleus(&kept, &weights, target, random)
+    let likeliest = row.likeliest(total, target);
+    let weights = row.weights_of(&likeliest);
+    row.draw_from_nucleus(&likeliest, &weights, target, random)
 }
 
 /// `floor(total · random / 2^64)`: uniform below `total`.
@@ -185,31 +186,29 @@ impl Row<'_> {
         let mut candidates = Vec::new();
         let first_ids = (0u32..).step_by(SIDE_BY_SIDE);
         for (first_id, logits) in first_ids.zip(self.logits.chunks(SIDE_BY_SIDE)) {
-            // Mostly there is none. Without a branch for each logit, this takes few instructions.
+            // Often there is none. Nothing here branches on a single logit, which a processor could not
+            // predict.
             if logits.iter().fold(false, |any, logit| any | wanted(*logit)) {
-                let all = (first_id..).zip(logits);
-                let all = all.map(|(id, &logit)| Candidate { id, logit });
-                candidates.extend(all.filter(|one| wanted(one.logit)));
+                let mut found = [Candidate::default(); SIDE_BY_SIDE];
+                let mut count = 0;
+                for (id, &logit) in (first_id..).zip(logits) {
+                    found[count] = Candidate { id, logit };
+                    count += usize::from(wanted(logit));
+                }
+                candidates.extend_from_slice(&found[..count]);
             }
         }
         candidates
     }
 
     /// The likeliest candidates, so many that their weights sum to at least `target`.
-    fn likeliest(&self, total: u64, target: u64) -> (Vec<Candidate>, Vec<u64>) {
-        // All tokens may be missing whose weights are at most this. The logarithm need not be exact,
-        // since the sum is checked.
+    fn likeliest(&self, total: u64, target: u64) -> Vec<Candidate> {
+        // Missing are tokens that weigh at most half of what each may. Half, because the exponential
+        // and the logarithm are not exact.
         let spare = (total - target) as f64 / self.logits.len() as f64;
-        let exponent = (spare / WEIGHT_ONE as f64).ln();
+        let exponent = (0.5 * spare / WEIGHT_ONE as f64).ln();
         let below_max = exponent / f64::from(self.inverse_temperature);
-        let candidates = self.candidates((f64::from(self.max) + below_max) as f32);
-        let weights = self.weights_of(&candidates);
-        if weights.iter().sum::<u64>() >= target {
-            return (candidates, weights);
-        }
-        let candidates = self.candidates(f32::NEG_INFINITY);
-        let weights = self.weights_of(&candidates);
-        (candidates, weights)
+        self.candidates((f64::from(self.max) + below_max) as f32)
     }
 
     /// Draws from the shortest prefix of the candidates' order whose weights sum to at least `target`.
