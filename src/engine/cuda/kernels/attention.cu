@@ -103,7 +103,8 @@ DEVICE void softmax_block(const float *scores, const float *weights, u32 seen, f
 }
 
 // outputs[head][column] = outputs · decay + Σ power · value, page by page. Two threads share a column, and each
-// takes half of a page's pairs of tokens. Each value is read once for TOGETHER heads.
+// takes half of a page's pairs of tokens; the sums of even heads go to the first thread, of odd heads to the
+// second. Each value is read once for TOGETHER heads.
 DEVICE void accumulate(const Kv &kv, const u32 *pages, u32 kv_head, u32 seen, u32 heads, const i16 *powers,
                        const float *decay, float back, float *outputs) {
     u32 stride = kv.value_stride, half = threadIdx.x % 2;
@@ -113,7 +114,7 @@ DEVICE void accumulate(const Kv &kv, const u32 *pages, u32 kv_head, u32 seen, u3
 #pragma unroll
             for (u32 at = 0; at < TOGETHER; at++) {
                 output[at] = 0.0f;
-                if (first + at < heads) {
+                if (half == at % 2 && first + at < heads) {
                     float old = decay[first + at];
                     if (old != 0.0f) output[at] = outputs[(first + at) * stride + column];
                     if (old != 1.0f) output[at] = mul_(output[at], old);

@@ -40,7 +40,7 @@ template <i32 T>
 DEVICE void swiglu(const Products &p, const Activations *x, const float *values, const u32 *count, float *value,
                    Activations *blocks) {
     SHARED(float, tile, Tile<T>::FLOATS);
-    SHARED(float, outputs, 2 * T * BLOCK);
+    SHARED(float, outputs, 2 * T * OUTPUTS);
     u32 first = blockIdx.y * T, all = *count;
     if (first >= all) return;
     u32 tokens = all - first < T ? all - first : T;
@@ -54,12 +54,12 @@ DEVICE void swiglu(const Products &p, const Activations *x, const float *values,
             output = group_product<T>(m, group, input, values + size_t(first) * m.cols, tokens, tile);
             if (m.bias && row < m.rows) output = add_(output, m.bias[row]);
         }
-        if (token < T) outputs[(part / 2 * T + token) * BLOCK + part % 2 * LANES + row_of<T>(thread)] = output;
+        if (token < T) outputs[(part / 2 * T + token) * OUTPUTS + part % 2 * LANES + row_of<T>(thread)] = output;
     }
     sync_block();
     u32 rows = p.matrices[0].rows, lane = thread % 32, row = blockIdx.x * BLOCK + lane;
     for (u32 t = thread / 32; t < tokens; t += THREADS / 32) {
-        float gated = mul_(silu(outputs[t * BLOCK + lane]), outputs[(T + t) * BLOCK + lane]);
+        float gated = mul_(silu(outputs[t * OUTPUTS + lane]), outputs[(T + t) * OUTPUTS + lane]);
         if (row < rows) value[size_t(first + t) * rows + row] = gated;
         if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.x);
     }

@@ -27,6 +27,9 @@ template <i32 T> struct Tile {
     };
 };
 
+// Floats from one token's 32 gated outputs to the next, so that a warp's tokens are in different banks.
+#define OUTPUTS (BLOCK + 4)
+
 // The row (of its group) and the token whose chain a thread continues.
 template <i32 T> DEVICE u32 row_of(u32 thread) {
     return T > 4 ? thread % 8 + thread / 32 % 2 * 8 : thread % LANES;
@@ -270,21 +273,22 @@ DEVICE float quantised_group(const Matrix &m, u32 group, const Activations *x, u
 // Dense: likewise. The weights of a chunk of columns are staged as they are stored, [columns][16].
 template <i32 T>
 DEVICE float dense_group(const Matrix &m, u32 group, const float *x, u32 tokens, float *tile) {
-    const u32 chunk = 64;
+    // The inputs of two tokens are in different banks.
+    const u32 chunk = 64, stride = chunk + 1;
     u32 cols = m.cols, thread = threadIdx.x, row = row_of<T>(thread), token = token_of<T>(thread);
-    float *weights = tile;                        // [chunk][16]
-    float *inputs = tile + chunk * LANES;         // [T][chunk]
+    float *weights = tile;                // [chunk][16]
+    float *inputs = tile + chunk * LANES; // [T][stride]
     float output = 0.0f;
     for (u32 start = 0; start < cols; start += chunk) {
         u32 count = cols - start < chunk ? cols - start : chunk;
         for (u32 at = thread; at < count * LANES; at += THREADS)
             weights[at] = dense_weight(m, group, start + at / LANES, at % LANES);
         for (u32 at = thread; at < tokens * count; at += THREADS)
-            inputs[at / count * chunk + at % count] = x[size_t(at / count) * cols + start + at % count];
+            inputs[at / count * stride + at % count] = x[size_t(at / count) * cols + start + at % count];
         sync_block();
         if (token < tokens)
             for (u32 at = 0; at < count; at++)
-                output = fma_(weights[at * LANES + row], inputs[token * chunk + at], output);
+                output = fma_(weights[at * LANES + row], inputs[token * stride + at], output);
         sync_block();
     }
     return output;

@@ -66,7 +66,7 @@ KERNEL(product_32, const Products p, const Activations *x, const u32 *count) {
 
 // 32 rows of gate and up, quantised if `blocks` is there: grid (rows / 32, tokens / 32).
 KERNEL(swiglu_32, const Products p, const Activations *x, const u32 *count, float *value, Activations *blocks) {
-    SHARED(float, outputs, 2 * TOKENS * BLOCK);
+    SHARED(float, outputs, 2 * TOKENS * OUTPUTS);
     u32 first = blockIdx.y * TOKENS, tokens = *count, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (first >= tokens) return;
     const Matrix &m = p.matrices[warp / 2];
@@ -82,7 +82,7 @@ KERNEL(swiglu_32, const Products p, const Activations *x, const u32 *count, floa
                 u32 token = part * 8 + lane % 4 * 2 + at % 2;
                 float y = out[part][at];
                 if (m.bias && row < m.rows) y = add_(y, m.bias[row]);
-                outputs[(warp / 2 * TOKENS + token) * BLOCK + warp % 2 * LANES + in_group] = y;
+                outputs[(warp / 2 * TOKENS + token) * OUTPUTS + warp % 2 * LANES + in_group] = y;
             }
         }
     }
@@ -90,7 +90,7 @@ KERNEL(swiglu_32, const Products p, const Activations *x, const u32 *count, floa
     u32 rows = p.matrices[0].rows, row = blockIdx.x * BLOCK + lane;
     for (u32 t = warp; t < TOKENS && first + t < tokens; t += THREADS / 32) {
         float gated = 0.0f;
-        if (row < rows) gated = mul_(silu(outputs[t * BLOCK + lane]), outputs[(TOKENS + t) * BLOCK + lane]);
+        if (row < rows) gated = mul_(silu(outputs[t * OUTPUTS + lane]), outputs[(TOKENS + t) * OUTPUTS + lane]);
         if (row < rows) value[size_t(first + t) * rows + row] = gated;
         if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.x);
     }

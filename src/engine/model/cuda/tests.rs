@@ -1,10 +1,13 @@
-//! The CUDA forward against the native one: the same bits, on the simulated GPU (`tests/simgpu`).
+//! The CUDA forward against the native one: the same bits.
 //!
-//! `FLOWBENCH_TEST_SIMGPU=1 LD_LIBRARY_PATH=$(bash scripts/simgpu.sh) cargo test --lib model::cuda`
+//! A process finds the driver when it starts. So [`on_the_simulated_gpu`] starts this program again, with the
+//! simulated driver (`tests/simgpu`) and [`GPU`] set, for the tests in [`on_a_gpu`]. On a machine with a card:
+//! `FLOWBENCH_TEST_GPU=1 cargo test --lib on_a_gpu`.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::Path;
+use std::process::Command;
 
 use candle_core::quantized::GgmlDType;
 
@@ -15,18 +18,47 @@ use crate::engine::model::native::tests::native;
 use crate::engine::model::testing::{Random, Tiny};
 use crate::engine::sampler::Sampler;
 
-/// Set where the driver must be the simulated GPU's.
-const REQUIRED: &str = "FLOWBENCH_TEST_SIMGPU";
+/// Set where there is a GPU to test on.
+const GPU: &str = "FLOWBENCH_TEST_GPU";
 
-/// The simulated GPU, unless this process was started without it.
-fn simulated() -> Option<Gpu> {
-    if std::env::var_os(REQUIRED).is_none() {
-        eprintln!("skipped: {REQUIRED} is not set");
-        return None;
+/// The GPU, if this process is to test on one.
+fn gpu() -> Option<Gpu> {
+    match std::env::var_os(GPU) {
+        Some(_) => Some(Gpu::open().unwrap()),
+        None => {
+            eprintln!("skipped: {GPU} is not set");
+            None
+        }
     }
-    let gpu = Gpu::open().unwrap();
-    assert_eq!(gpu.info().name, "Simulated GPU");
-    Some(gpu)
+}
+
+/// Runs the tests of [`on_a_gpu`] on the simulated GPU. Set `SIMGPU_CHECKS=1` for its checks, which take
+/// minutes.
+#[test]
+fn on_the_simulated_gpu() {
+    let script = Command::new("bash")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .arg("scripts/simgpu.sh")
+        .output()
+        .unwrap();
+    if !script.status.success() {
+        let reason = String::from_utf8_lossy(&script.stderr);
+        assert!(std::env::var_os("CI").is_none(), "{reason}");
+        eprintln!("skipped: the simulated GPU cannot be built: {reason}");
+        return;
+    }
+    let folder = String::from_utf8(script.stdout).unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["on_a_gpu::", "--test-threads=2"])
+        .env("LD_LIBRARY_PATH", folder.trim())
+        .env(GPU, "1")
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}{errors}");
+    assert!(printed.contains("test result: ok. 4 passed"), "{printed}");
 }
 
 fn cuda(gpu: Gpu, path: &Path, pages: usize) -> CudaModel {
@@ -44,7 +76,7 @@ fn bits(logits: &[Vec<f32>]) -> Vec<Vec<u32>> {
 
 /// Prompts of 1 to 70 tokens in one pass, with and without logits, then some decode passes.
 fn same_bits(path: &Path, what: &str) {
-    let Some(gpu) = simulated() else { return };
+    let Some(gpu) = gpu() else { return };
     const PAGES: usize = 60;
     let mut ours = cuda(gpu, path, PAGES);
     let mut theirs = native(path, 1, PAGES);
@@ -88,132 +120,136 @@ fn same_bits(path: &Path, what: &str) {
     assert!(starts.iter().all(|start| *start < 8 * PAGE));
 }
 
-#[test]
-fn every_weight_type_gives_the_cpus_bits() {
-    let folder = tempfile::tempdir().unwrap();
-    let types = [
-        GgmlDType::Q4_0,
-        GgmlDType::Q4_1,
-        GgmlDType::Q5_0,
-        GgmlDType::Q5_1,
-        GgmlDType::Q8_0,
-        GgmlDType::Q4K,
-        GgmlDType::Q5K,
-        GgmlDType::Q6K,
-        GgmlDType::F16,
-        GgmlDType::BF16,
-        GgmlDType::F32,
-    ];
-    for dtype in types {
-        let tiny = Tiny::new("llama", true);
-        let path = tiny.write_gguf(folder.path(), dtype);
-        same_bits(&path, &format!("{dtype:?}"));
-    }
-}
+mod on_a_gpu {
+    use super::*;
 
-#[test]
-fn every_family_gives_the_cpus_bits() {
-    let folder = tempfile::tempdir().unwrap();
-    for family in ["llama", "qwen2", "qwen3"] {
-        let tiny = Tiny::new(family, false);
-        let path = tiny.write_gguf(folder.path(), GgmlDType::Q8_0);
-        same_bits(&path, family);
-    }
-}
-
-/// Sampled tokens are the CPU's, in passes that are graphs and in passes that are not, and so are further
-/// samples of the same rows.
-#[test]
-fn sampled_tokens_are_the_cpus() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
-    for graphs in [true, false] {
-        let Some(gpu) = simulated() else { return };
-        let mut ours = cuda(gpu, &path, 60);
-        ours.graphs = graphs;
-        let mut theirs = native(&path, 1, 60);
-        let vocabulary = ours.decoder.spec.vocabulary;
-        let mut random = Random(3);
-        let tables: Vec<Vec<u32>> = (0..5).map(|index| vec![index, index + 5]).collect();
-        let mut samplers: Vec<Sampler> = (0..5)
-            .map(|index| {
-                Sampler::new(Sampling {
-                    temperature: [0.0, 0.7, 1.0, 5.0, 1.0][index],
-                    top_p: [1.0, 1.0, 0.9, 0.3, 1.0][index],
-                    top_k: [0, 0, 0, 40, 7][index],
-                    seed: index as u64,
-                })
-            })
-            .collect();
-        let mut tokens: Vec<Vec<u32>> =
-            (0..5).map(|at| random.tokens(at + 1, vocabulary)).collect();
-        let mut starts = [0; 5];
-        for pass in 0..8 {
-            let rows = 5 - pass % 4;
-            let chunks: Vec<Chunk<'_>> = (0..rows)
-                .map(|index| Chunk {
-                    slot: Slot(index),
-                    pages: &tables[index],
-                    tokens: &tokens[index],
-                    start: starts[index],
-                    logits: true,
-                })
-                .collect();
-            let logits = theirs.forward(&chunks).unwrap();
-            let mut ahead = samplers.clone();
-            let sampling: Vec<_> = ahead[..rows].iter_mut().map(Sampler::parameters).collect();
-            let sampled = ours.forward_sampled(&chunks, &sampling).unwrap();
-            let expected: Vec<Option<u32>> = samplers
-                .iter_mut()
-                .zip(&logits)
-                .map(|(sampler, logits)| sampler.next(logits))
-                .collect();
-            assert_eq!(sampled, expected, "pass {pass}, graphs {graphs}");
-            for (row, logits) in logits.iter().enumerate() {
-                let parameters = samplers[row].clone().parameters();
-                assert_eq!(
-                    ours.sample_row(row, parameters).unwrap(),
-                    samplers[row].clone().next(logits)
-                );
-            }
-            for row in 0..rows {
-                starts[row] += tokens[row].len();
-                tokens[row] = vec![expected[row].unwrap()];
-            }
+    #[test]
+    fn every_weight_type_gives_the_cpus_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        let types = [
+            GgmlDType::Q4_0,
+            GgmlDType::Q4_1,
+            GgmlDType::Q5_0,
+            GgmlDType::Q5_1,
+            GgmlDType::Q8_0,
+            GgmlDType::Q4K,
+            GgmlDType::Q5K,
+            GgmlDType::Q6K,
+            GgmlDType::F16,
+            GgmlDType::BF16,
+            GgmlDType::F32,
+        ];
+        for dtype in types {
+            let tiny = Tiny::new("llama", true);
+            let path = tiny.write_gguf(folder.path(), dtype);
+            same_bits(&path, &format!("{dtype:?}"));
         }
-        assert_eq!(ours.scratch.as_ref().unwrap().graphs.is_empty(), !graphs);
     }
-}
 
-/// A row without a usable logit has no token; the highest ones may be infinite or equal.
-#[test]
-fn odd_logits_are_sampled_as_on_the_cpu() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
-    let Some(gpu) = simulated() else { return };
-    let mut ours = cuda(gpu, &path, 1);
-    let vocabulary = ours.decoder.spec.vocabulary;
-    let mut random = Random(5);
-    for case in 0..60u32 {
-        let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1.0];
-        let logits: Vec<f32> = (0..vocabulary)
-            .map(|_| match (case % 4, random.below(3)) {
-                (0, _) => f32::NEG_INFINITY,
-                (1, 0) => odd[random.below(6) as usize],
-                (2, _) => odd[[0, 2, 3, 4, 5][random.below(5) as usize]],
-                _ => random.next() * 9.0,
-            })
-            .collect();
-        let scratch = ours.scratch.as_mut().unwrap();
-        ours.gpu.upload(&mut scratch.logits, 0, &logits).unwrap();
-        let mut sampler = Sampler::new(Sampling {
-            temperature: [0.0, 1.0, 1e-30, 1e30, 0.5][case as usize % 5],
-            top_p: [1.0, 0.5, 0.0][case as usize % 3],
-            top_k: [0, 1, 5, 10_000][case as usize / 15],
-            seed: u64::from(case),
-        });
-        let parameters = sampler.clone().parameters();
-        let sampled = ours.sample_row(0, parameters).unwrap();
-        assert_eq!(sampled, sampler.next(&logits), "case {case}");
+    #[test]
+    fn every_family_gives_the_cpus_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        for family in ["llama", "qwen2", "qwen3"] {
+            let tiny = Tiny::new(family, false);
+            let path = tiny.write_gguf(folder.path(), GgmlDType::Q8_0);
+            same_bits(&path, family);
+        }
+    }
+
+    /// Sampled tokens are the CPU's, in passes that are graphs and in passes that are not, and so are further
+    /// samples of the same rows.
+    #[test]
+    fn sampled_tokens_are_the_cpus() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
+        for graphs in [true, false] {
+            let Some(gpu) = gpu() else { return };
+            let mut ours = cuda(gpu, &path, 60);
+            ours.graphs = graphs;
+            let mut theirs = native(&path, 1, 60);
+            let vocabulary = ours.decoder.spec.vocabulary;
+            let mut random = Random(3);
+            let tables: Vec<Vec<u32>> = (0..5).map(|index| vec![index, index + 5]).collect();
+            let mut samplers: Vec<Sampler> = (0..5)
+                .map(|index| {
+                    Sampler::new(Sampling {
+                        temperature: [0.0, 0.7, 1.0, 5.0, 1.0][index],
+                        top_p: [1.0, 1.0, 0.9, 0.3, 1.0][index],
+                        top_k: [0, 0, 0, 40, 7][index],
+                        seed: index as u64,
+                    })
+                })
+                .collect();
+            let mut tokens: Vec<Vec<u32>> =
+                (0..5).map(|at| random.tokens(at + 1, vocabulary)).collect();
+            let mut starts = [0; 5];
+            for pass in 0..8 {
+                let rows = 5 - pass % 4;
+                let chunks: Vec<Chunk<'_>> = (0..rows)
+                    .map(|index| Chunk {
+                        slot: Slot(index),
+                        pages: &tables[index],
+                        tokens: &tokens[index],
+                        start: starts[index],
+                        logits: true,
+                    })
+                    .collect();
+                let logits = theirs.forward(&chunks).unwrap();
+                let mut ahead = samplers.clone();
+                let sampling: Vec<_> = ahead[..rows].iter_mut().map(Sampler::parameters).collect();
+                let sampled = ours.forward_sampled(&chunks, &sampling).unwrap();
+                let expected: Vec<Option<u32>> = samplers
+                    .iter_mut()
+                    .zip(&logits)
+                    .map(|(sampler, logits)| sampler.next(logits))
+                    .collect();
+                assert_eq!(sampled, expected, "pass {pass}, graphs {graphs}");
+                for (row, logits) in logits.iter().enumerate() {
+                    let parameters = samplers[row].clone().parameters();
+                    assert_eq!(
+                        ours.sample_row(row, parameters).unwrap(),
+                        samplers[row].clone().next(logits)
+                    );
+                }
+                for row in 0..rows {
+                    starts[row] += tokens[row].len();
+                    tokens[row] = vec![expected[row].unwrap()];
+                }
+            }
+            assert_eq!(ours.scratch.as_ref().unwrap().graphs.is_empty(), !graphs);
+        }
+    }
+
+    /// A row without a usable logit has no token; the highest ones may be infinite or equal.
+    #[test]
+    fn odd_logits_are_sampled_as_on_the_cpu() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
+        let Some(gpu) = gpu() else { return };
+        let mut ours = cuda(gpu, &path, 1);
+        let vocabulary = ours.decoder.spec.vocabulary;
+        let mut random = Random(5);
+        for case in 0..60u32 {
+            let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1.0];
+            let logits: Vec<f32> = (0..vocabulary)
+                .map(|_| match (case % 4, random.below(3)) {
+                    (0, _) => f32::NEG_INFINITY,
+                    (1, 0) => odd[random.below(6) as usize],
+                    (2, _) => odd[[0, 2, 3, 4, 5][random.below(5) as usize]],
+                    _ => random.next() * 9.0,
+                })
+                .collect();
+            let scratch = ours.scratch.as_mut().unwrap();
+            ours.gpu.upload(&mut scratch.logits, 0, &logits).unwrap();
+            let mut sampler = Sampler::new(Sampling {
+                temperature: [0.0, 1.0, 1e-30, 1e30, 0.5][case as usize % 5],
+                top_p: [1.0, 0.5, 0.0][case as usize % 3],
+                top_k: [0, 1, 5, 10_000][case as usize / 15],
+                seed: u64::from(case),
+            });
+            let parameters = sampler.clone().parameters();
+            let sampled = ours.sample_row(0, parameters).unwrap();
+            assert_eq!(sampled, sampler.next(&logits), "case {case}");
+        }
     }
 }
