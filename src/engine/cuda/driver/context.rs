@@ -44,9 +44,8 @@ impl Context {
             id: IDS.fetch_add(1, Ordering::Relaxed),
         };
         // SAFETY: the device is one of an initialised driver.
-        if let Err(error) =
-            unsafe { driver.cuDevicePrimaryCtxRetain(&raw mut context.handle, device) }
-        {
+        let retained = unsafe { driver.cuDevicePrimaryCtxRetain(&raw mut context.handle, device) };
+        if let Err(error) = retained {
             // There is nothing to release.
             std::mem::forget(context);
             return Err(error);

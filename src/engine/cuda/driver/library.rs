@@ -43,7 +43,11 @@ macro_rules! functions {
             $($name: unsafe extern "C" fn($($kind),*) -> c_int,)*
         }
 
-        #[expect(non_snake_case, reason = "names of the C interface")]
+        #[expect(
+            non_snake_case,
+            clippy::too_many_arguments,
+            reason = "names and signatures of the C interface"
+        )]
         impl Driver {
             fn look_up(library: &Library) -> Result<Self, Missing> {
                 let names = ErrorNames::look_up(library)?;

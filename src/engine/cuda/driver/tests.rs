@@ -16,6 +16,14 @@ fn gpu() -> Option<Gpu> {
     }
 }
 
+/// A model, and so its GPU, may be made on one thread and used on another.
+#[test]
+fn everything_moves_between_threads() {
+    fn check<T: Send>() {}
+    check::<(Gpu, Kernels, Kernel, Graph, Event)>();
+    check::<(Buffer<f32>, Pinned<f32>)>();
+}
+
 #[test]
 fn the_card_is_described() {
     let Some(gpu) = gpu() else { return };
