@@ -4,7 +4,7 @@
 use super::EngineInfo;
 use super::kernels::{self, CeilingError};
 use super::kv::PAGE_TOKENS;
-use super::local::{LocalEngine, TOKENS_A_PASS};
+use super::local::LocalEngine;
 use super::model::{Chunk, Model, ModelSpec, Slot};
 use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
@@ -135,7 +135,7 @@ impl BenchModel {
     /// the backend.
     pub fn work(&self, test: &Test) -> Work {
         let model = self.model.as_ref();
-        let passes = passes(test);
+        let passes = passes(test, self.model.pass_tokens());
         let kv_token = model.page_bytes().map(|bytes| bytes / PAGE_TOKENS);
         let bytes = model.weight_bytes().zip(kv_token).map(|(weights, kv)| {
             let of = |pass: &BenchPass| {
@@ -195,7 +195,7 @@ impl BenchModel {
                 self.prefill(*slot, &[], test.context)?;
             }
         }
-        let passes = passes(test);
+        let passes = passes(test, self.model.pass_tokens());
         let start = Moment::now(self)?;
         for pass in &passes {
             let tokens = &self.tokens[pass.start..pass.start + pass.count];
@@ -237,12 +237,13 @@ impl BenchModel {
     }
 
     fn prefill(&mut self, slot: Slot, pages: &[u32], count: usize) -> Result<()> {
-        for (index, tokens) in self.tokens[..count].chunks(TOKENS_A_PASS).enumerate() {
+        let most = self.model.pass_tokens();
+        for (index, tokens) in self.tokens[..count].chunks(most).enumerate() {
             self.model.forward(&[Chunk {
                 slot,
                 pages,
                 tokens,
-                start: index * TOKENS_A_PASS,
+                start: index * most,
                 logits: false,
             }])?;
         }
@@ -258,10 +259,10 @@ struct BenchPass {
     logits: bool,
 }
 
-/// The passes of a test, split as the scheduler would split them.
-fn passes(test: &Test) -> Vec<BenchPass> {
+/// The passes of a test, split as the scheduler would split them into passes of `pass_tokens`.
+fn passes(test: &Test, pass_tokens: usize) -> Vec<BenchPass> {
     let most = match test.phase {
-        Phase::Prefill => TOKENS_A_PASS,
+        Phase::Prefill => pass_tokens,
         Phase::Decode => 1,
     };
     let end = test.length();
@@ -374,7 +375,7 @@ mod tests {
     #[test]
     fn passes_are_split_as_the_scheduler_splits_them() {
         let of = |test| -> Vec<_> {
-            let passes = passes(&test);
+            let passes = passes(&test, 256);
             let facts = passes.iter();
             facts.map(|p| (p.start, p.count, p.logits)).collect()
         };

@@ -33,11 +33,6 @@ use limits::Lengths;
 use results::Row;
 use speculate::Drafts;
 
-/// Maximum tokens of a forward pass: enough for matrix products at full speed, few enough that what one
-/// product writes is still in a near cache when the next step reads it (512 was 4 % slower), and that
-/// an interrupt or another flow's next token waits only a fraction of a second.
-pub(super) const TOKENS_A_PASS: usize = 256;
-
 // The cache makes the page tables, and the kernels read them.
 const _: () = assert!(PAGE_TOKENS == super::kernels::PAGE);
 
@@ -198,7 +193,7 @@ impl LocalEngine {
             added: AddedTokens::of(&tokenizer)?,
             tokenizer,
             chat,
-            scheduler: Scheduler::new(places, TOKENS_A_PASS),
+            scheduler: Scheduler::new(places, model.pass_tokens()),
             kv,
             sequences: HashMap::new(),
             next_id: 0,

@@ -381,6 +381,10 @@ pub struct EngineInfo {
     /// Upper bound on a sequence's length in tokens.
     pub context_length: usize,
     pub device: DeviceInfo,
+    /// Part of the engine's start in which the driver compiled the kernels for its card, in
+    /// milliseconds. The driver keeps the result in a cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jit_ms: Option<f64>,
     /// Assumptions made where the model file gives no information.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -218,6 +218,7 @@ impl ScriptedEngine {
                 weights: None,
                 context_length: usize::MAX,
                 device: DeviceInfo::none(),
+                jit_ms: None,
                 notes: Vec::new(),
             },
             script,

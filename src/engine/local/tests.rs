@@ -21,6 +21,9 @@ use crate::engine::load::hub::{ModelFormat, ModelSource};
 use crate::engine::model::testing::{Tiny, test_model};
 use crate::engine::{Message, Origin, Role, Sampling};
 
+/// Tokens of a pass of the models here.
+const PASS_TOKENS: usize = 256;
+
 /// Pages of an ample memory.
 const ROOMY: usize = 256;
 
@@ -79,7 +82,7 @@ fn restart(engine: &mut LocalEngine, reuse: bool, pages: usize) {
     assert!(engine.sequences.is_empty());
     engine.model.set_pages(pages).unwrap();
     engine.kv = Some(KvCache::new(pages, PAGE_TOKENS, reuse));
-    engine.scheduler = Scheduler::new(8, TOKENS_A_PASS);
+    engine.scheduler = Scheduler::new(8, PASS_TOKENS);
 }
 
 fn message(role: Role, content: &str) -> Message {

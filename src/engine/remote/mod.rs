@@ -192,6 +192,7 @@ impl RemoteEngine {
                 weights: None,
                 context_length: model.max_model_len.unwrap_or(usize::MAX),
                 device: DeviceInfo::none(),
+                jit_ms: None,
                 notes: tokens
                     .as_ref()
                     .map_or_else(Vec::new, |tokens| tokens.notes().to_vec()),

@@ -86,7 +86,7 @@ fn samples_without_memory_or_a_slot_wait_and_give_the_same_tokens() {
         let least = (prompt + 12).div_ceil(PAGE_TOKENS);
         for (pages, places) in [(least, 8), (least + 1, 8), (ROOMY, 1), (ROOMY, 2)] {
             restart(&mut engine, false, pages);
-            engine.scheduler = Scheduler::new(places, TOKENS_A_PASS);
+            engine.scheduler = Scheduler::new(places, PASS_TOKENS);
             let (completions, _) = together(&mut engine, &SEEDS);
             let tokens: Vec<_> = completions.iter().map(|one| one.tokens.clone()).collect();
             assert_eq!(tokens, expected, "{pages} pages, {places} places");

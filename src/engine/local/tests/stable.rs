@@ -35,7 +35,7 @@ fn run_mix(
 ) -> Outcome {
     let reuse = random.below(3) > 0;
     restart(engine, reuse, pages);
-    let budget = one_of(random, &[1, 5, 16, 17, 40, 100, TOKENS_A_PASS]);
+    let budget = one_of(random, &[1, 5, 16, 17, 40, 100, PASS_TOKENS]);
     engine.scheduler = Scheduler::new(1 + random.below(8) as usize, budget);
     let mut coming: Vec<usize> = (0..requests.len()).chain(0..2).collect();
     let mut flying: Vec<(RequestId, usize)> = Vec::new();

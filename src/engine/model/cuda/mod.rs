@@ -35,8 +35,8 @@ use weights::GpuWeights;
 /// Rows of the decode passes that are recorded as graphs: a pass is padded to the next of these.
 const GRAPH_ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
-/// Tokens of a pass that there is room for at the start.
-const FIRST_TOKENS: usize = 512;
+/// Maximum tokens of a pass, for which there is room from the start: a GPU needs many to be busy.
+const PASS_TOKENS: usize = 2048;
 /// Rows of logits that there is room for at the start.
 const FIRST_ENDS: usize = 64;
 /// Most heads to a KV head, and most columns of a head, of `attention.cu`.
@@ -219,9 +219,9 @@ impl CudaModel {
             kv_heads: spec.kv_heads,
             head_size: spec.head_size,
         };
-        let table = FIRST_TOKENS.max(context.div_ceil(crate::engine::kv::PAGE_TOKENS));
+        let table = PASS_TOKENS.max(context.div_ceil(crate::engine::kv::PAGE_TOKENS));
         let scratch =
-            Scratch::allocate(gpu, spec, FIRST_TOKENS, FIRST_ENDS, table).map_err(failed)?;
+            Scratch::allocate(gpu, spec, PASS_TOKENS, FIRST_ENDS, table).map_err(failed)?;
         Ok(Self {
             weight_bytes: loaded.bytes(),
             quantised: loaded.is_quantised(),
@@ -333,6 +333,14 @@ impl Model for CudaModel {
 
     fn checks_guesses(&self) -> bool {
         true
+    }
+
+    fn jit_ms(&self) -> Option<f64> {
+        Some(self.kernels.jit.0)
+    }
+
+    fn pass_tokens(&self) -> usize {
+        PASS_TOKENS
     }
 
     fn max_sequences(&self) -> usize {
