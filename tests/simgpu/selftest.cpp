@@ -19,7 +19,7 @@ const char *const KERNELS[] = {
     "shuffle_against_barrier", "wild_write", "write_behind",      "too_much_shared",   "shared_race",
     "shared_no_race",    "block_race",     "uninitialised_shared", "uninitialised_device", "misaligned",
     "bank_conflicts",    "vector_reads",   "write_after_read",    "deep_stack",        "divide",
-    "order_of_lanes",
+    "order_of_lanes",    "race_across_warps", "vector_conflicts",
 };
 
 }  // namespace

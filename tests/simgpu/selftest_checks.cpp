@@ -13,6 +13,10 @@ void test_races() {
         }
         {
             Session s{{"SIMGPU_SEED", seed}};
+            EXPECT_EQUAL(s.run("race_across_warps", 1, 64, s.allocate(256)), FAILED);
+        }
+        {
+            Session s{{"SIMGPU_SEED", seed}};
             const u64 out = s.allocate(256);
             EXPECT_EQUAL(s.run("shared_no_race", 3, 64, out), FAILED);  // its blocks write the same cells of `out`
         }
@@ -95,6 +99,13 @@ void test_counts() {
         EXPECT_EQUAL(s.run("bank_conflicts", 1, 32, s.allocate(128), stride), 0);
         EXPECT_EQUAL(simgpu_count("bank_conflicts.shared_requests"), 2u);
         EXPECT_EQUAL(simgpu_count("bank_conflicts.shared_conflicts"), 2u * unsigned(conflicts));
+    }
+    for (const auto &[stride, conflicts] : {std::pair{0, 0}, {1, 0}, {2, 4}}) {
+        Session s;
+        const int expected = stride == 0 ? FAILED : 0;  // all lanes write one place
+        EXPECT_EQUAL(s.run("vector_conflicts", 1, 32, s.allocate(128), stride), expected);
+        EXPECT_EQUAL(simgpu_count("vector_conflicts.shared_requests"), 8u);
+        EXPECT_EQUAL(simgpu_count("vector_conflicts.shared_conflicts"), 2u * unsigned(conflicts));
     }
     for (const auto &[stride, sectors] : {std::pair{0, 1}, {16, 16}, {32, 32}, {64, 32}}) {
         Session s;
