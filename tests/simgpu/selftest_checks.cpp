@@ -52,7 +52,8 @@ void test_uninitialised() {
     }
     {
         Session s;
-        EXPECT_EQUAL(s.run("uninitialised_shared", 2, 32, s.allocate(128)), FAILED);  // only as two blocks write `out`
+        EXPECT_EQUAL(s.run("uninitialised_shared", 2, 32, s.allocate(128)),
+                     FAILED);  // only as two blocks write `out`
         EXPECT_EQUAL(simgpu_count("findings"), 1u);
     }
     {
@@ -109,7 +110,8 @@ void test_counts() {
     }
     for (const auto &[stride, sectors] : {std::pair{0, 1}, {16, 16}, {32, 32}, {64, 32}}) {
         Session s;
-        EXPECT_EQUAL(s.run("vector_reads", 1, 32, s.upload(std::vector<char>(2048, 1)), s.allocate(128), stride), 0);
+        EXPECT_EQUAL(s.run("vector_reads", 1, 32, s.upload(std::vector<char>(2048, 1)), s.allocate(128), stride),
+                     0);
         EXPECT_EQUAL(simgpu_count("vector_reads.global_requests"), 2u);
         EXPECT_EQUAL(simgpu_count("vector_reads.global_sectors"), unsigned(sectors) + 4);
         EXPECT_EQUAL(simgpu_count("vector_reads.global_bytes"), 32u * 20);
