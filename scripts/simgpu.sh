@@ -74,10 +74,11 @@ common=(-std=c++17 -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-fast-
 runtime=("${common[@]}" -O3)
 kernel=("${common[@]}" -O2 -fno-exceptions -Wno-unknown-pragmas -x c++)
 instrumented=(-DSIMGPU_CHECKS)
-# Each access of the source is to stay one access, with the hooks that checks.cpp defines.
-instrumented_kernel=(-g1 -fsanitize=thread -fno-tree-vectorize -fno-tree-slp-vectorize)
+# Each access of the source is to stay one access, with the hooks that checks.cpp defines. Of Clang, its first stage
+# alone is told of them: Zig would add its own.
+instrumented_kernel=(-g1 -fno-vectorize -fno-slp-vectorize -Xclang -fsanitize=thread)
 if ! "${compiler[@]}" -dM -E -x c++ /dev/null | grep -q __clang__; then
-  instrumented_kernel+=(-fno-store-merging)
+  instrumented_kernel=(-g1 -fno-tree-vectorize -fno-tree-slp-vectorize -fno-store-merging -fsanitize=thread)
 fi
 
 # build FOLDER CHECKS KERNELS…: libcuda.so.1 and libnvidia-ml.so.1, unless the folder has them from these sources.

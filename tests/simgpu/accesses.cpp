@@ -7,7 +7,7 @@ namespace accesses {
 namespace {
 
 constexpr unsigned LANES = 32, BANKS = 32, WORD = 4, SECTOR = 32;
-constexpr unsigned SITES = 512;         // instructions that one warp can log between two flushes
+constexpr unsigned SITES = 512;          // instructions that one warp can log between two flushes
 constexpr unsigned MOST_LOGGED = 65536;  // accesses of one lane by one instruction
 constexpr u64 NONE = ~0ull;
 

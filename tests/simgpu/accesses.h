@@ -5,7 +5,6 @@
 
 namespace accesses {
 
-
 // The running lane accesses `bytes` at `address` by the instruction `site`.
 void log(unsigned thread, std::uintptr_t site, u64 address, unsigned bytes, bool shared);
 // Compares what the lanes of a warp have logged, and forgets it.

@@ -81,31 +81,50 @@ int simgpu::device_attribute(int attribute, int device) {
     if (const auto set = s.attributes.find(attribute); set != s.attributes.end()) return set->second;
     const int capability = s.capability, major = capability / 10;
     switch (attribute) {
-        case 1: case 2: case 3: return 1024;       // threads a block, and in x and y
+        case 1:
+        case 2:
+        case 3: return 1024;  // threads a block, and in x and y
         case 4: return 64;
-        case 5: return 2147483647;                 // blocks in x
-        case 6: case 7: return 65535;
+        case 5: return 2147483647;  // blocks in x
+        case 6:
+        case 7: return 65535;
         case 8: return int(simt::MAX_SHARED);
-        case 9: return 65536;                      // bytes of constants
-        case 10: return 32;                        // lanes
-        case 11: return 2147483647;                // pitch
-        case 12: case 82: return 65536;            // registers a block, a multiprocessor
-        case 13: case 36: return 1000;             // kHz: 1 MHz, which no card has
-        case 14: return 512;                       // alignment of textures
-        case 15: case 19: case 31: case 41: return 1;  // overlap, mapped host memory, concurrent kernels, one address space
-        case 16: return 8;                         // multiprocessors
-        case 33: return device + 1;                // PCI bus
-        case 37: return 64;                        // bits of the memory bus
-        case 38: return 4 << 20;                   // bytes of second-level cache
+        case 9: return 65536;        // bytes of constants
+        case 10: return 32;          // lanes
+        case 11: return 2147483647;  // pitch
+        case 12:
+        case 82: return 65536;  // registers a block, a multiprocessor
+        case 13:
+        case 36: return 1000;  // kHz: 1 MHz, which no card has
+        case 14: return 512;   // alignment of textures
+        case 15:
+        case 19:
+        case 31:
+        case 41: return 1;           // overlap, mapped host memory, concurrent kernels, one address space
+        case 16: return 8;           // multiprocessors
+        case 33: return device + 1;  // PCI bus
+        case 37: return 64;          // bits of the memory bus
+        case 38: return 4 << 20;     // bytes of second-level cache
         case 39: return capability == 75 ? 1024 : capability == 80 || major == 9 || major == 10 ? 2048 : 1536;
-        case 40: return 2;                         // copy engines
+        case 40: return 2;  // copy engines
         case 75: return major;
         case 76: return capability % 10;
-        case 78: case 79: case 80: case 115: return 1;  // stream priorities, caches, memory pools
-        case 81: return capability == 75 ? 64 << 10 : capability == 80 ? 164 << 10 : major == 8 || major == 12 ? 100 << 10 : 228 << 10;
-        case 97: return capability == 75 ? 64 << 10 : capability == 80 ? 163 << 10 : major == 8 || major == 12 ? 99 << 10 : 227 << 10;
+        case 78:
+        case 79:
+        case 80:
+        case 115: return 1;  // stream priorities, caches, memory pools
+        case 81:
+            return capability == 75            ? 64 << 10
+                   : capability == 80          ? 164 << 10
+                   : major == 8 || major == 12 ? 100 << 10
+                                               : 228 << 10;
+        case 97:
+            return capability == 75            ? 64 << 10
+                   : capability == 80          ? 163 << 10
+                   : major == 8 || major == 12 ? 99 << 10
+                                               : 227 << 10;
         case 106: return capability == 80 || major >= 9 ? 32 : 16;  // blocks a multiprocessor
-        case 111: return major >= 8 ? 1024 : 0;    // shared memory that the system keeps
+        case 111: return major >= 8 ? 1024 : 0;                     // shared memory that the system keeps
         default: return attribute > 0 && attribute < 160 ? 0 : -1;
     }
 }

@@ -31,7 +31,8 @@ int allocate_pinned(void **address, std::size_t bytes) {
 // Checks the device's side of a copy or fill, then submits it.
 int submit_checked(Stream &stream, Operation op, std::size_t width) {
     if (op.count == 0) return CUDA_SUCCESS;
-    const bool writes = op.kind != Operation::TO_HOST, reads = op.kind == Operation::TO_HOST || op.kind == Operation::ON_DEVICE;
+    const bool writes = op.kind != Operation::TO_HOST,
+               reads = op.kind == Operation::TO_HOST || op.kind == Operation::ON_DEVICE;
     const std::size_t bytes = op.count * width;
     if (writes && !memory.holds(op.target, bytes)) return CUDA_ERROR_INVALID_VALUE;
     if (reads && !memory.holds(op.source, bytes)) return CUDA_ERROR_INVALID_VALUE;
@@ -73,7 +74,8 @@ int copy_later(void *handle, Operation op) {
     return CUDA_SUCCESS;
 }
 
-int fill_later(void *handle, Operation::Kind kind, u64 target, unsigned value, std::size_t count, std::size_t width) {
+int fill_later(void *handle, Operation::Kind kind, u64 target, unsigned value, std::size_t count,
+               std::size_t width) {
     Stream *stream;
     if (const int code = find_stream(handle, &stream)) return code;
     if (target % width != 0) return CUDA_ERROR_INVALID_VALUE;
@@ -261,8 +263,11 @@ SIMGPU_API cuPointerGetAttribute(void *data, int attribute, u64 address) {
             *static_cast<u64 *>(data) = address;
             return CUDA_SUCCESS;
         case 8: *static_cast<unsigned *>(data) = 0; return CUDA_SUCCESS;
-        case 9: *static_cast<int *>(data) = allocation != nullptr ? int(allocation->device) : current_device; return CUDA_SUCCESS;
-        case 11: case 12:
+        case 9:
+            *static_cast<int *>(data) = allocation != nullptr ? int(allocation->device) : current_device;
+            return CUDA_SUCCESS;
+        case 11:
+        case 12:
             if (allocation == nullptr) return CUDA_ERROR_NOT_SUPPORTED;
             *static_cast<u64 *>(data) = attribute == 11 ? allocation->start : allocation->bytes;
             return CUDA_SUCCESS;

@@ -36,11 +36,13 @@ int load(void **handle, const void *image, const Log &log) {
     const auto version = [](int tenths) { return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10); };
     const int newest = newest_ptx(s.driver);
     if (ptx.version > newest) {
-        log.write("the PTX has version " + version(ptx.version) + ", and this driver reads up to " + version(newest));
+        log.write("the PTX has version " + version(ptx.version) + ", and this driver reads up to " +
+                  version(newest));
         return CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
     }
     if (ptx.target > s.capability || (ptx.exact && ptx.target != s.capability)) {
-        log.write("the PTX is for capability " + version(ptx.target) + ", and the card has " + version(s.capability));
+        log.write("the PTX is for capability " + version(ptx.target) + ", and the card has " +
+                  version(s.capability));
         return CUDA_ERROR_NO_BINARY_FOR_GPU;
     }
     auto module = std::make_unique<Module>();
@@ -71,7 +73,8 @@ int check_launch(const Function &function, simt::Dim grid, simt::Dim block, unsi
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 2147483647 || grid.y > 65535 || grid.z > 65535) {
         return CUDA_ERROR_INVALID_VALUE;
     }
-    if (block.x == 0 || block.x > simt::MAX_THREADS || block.y != 1 || block.z != 1) return CUDA_ERROR_INVALID_VALUE;
+    if (block.x == 0 || block.x > simt::MAX_THREADS || block.y != 1 || block.z != 1)
+        return CUDA_ERROR_INVALID_VALUE;
     if (dynamic_shared > unsigned(function.dynamic_shared)) return CUDA_ERROR_INVALID_VALUE;
     return CUDA_SUCCESS;
 }
@@ -156,9 +159,12 @@ SIMGPU_API cuFuncGetAttribute(int *value, int attribute, void *handle) {
     switch (attribute) {
         case 0: *value = int(simt::MAX_THREADS); return CUDA_SUCCESS;
         case 1: *value = int(state().counts.kernels[function->name].shared_bytes); return CUDA_SUCCESS;
-        case 2: case 3: case 7: *value = 0; return CUDA_SUCCESS;
+        case 2:
+        case 3:
+        case 7: *value = 0; return CUDA_SUCCESS;
         case 4: *value = 32; return CUDA_SUCCESS;  // registers, which only a compiler knows
-        case 5: case 6: *value = state().settings.capability; return CUDA_SUCCESS;
+        case 5:
+        case 6: *value = state().settings.capability; return CUDA_SUCCESS;
         case 8: *value = function->dynamic_shared; return CUDA_SUCCESS;
         case 9: *value = -1; return CUDA_SUCCESS;
         default: return CUDA_ERROR_INVALID_VALUE;
@@ -169,7 +175,8 @@ SIMGPU_API cuFuncSetAttribute(void *handle, int attribute, int value) {
     Function *function = find_function(handle);
     if (function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     if (attribute == 9) return CUDA_SUCCESS;
-    if (attribute != 8 || value < 0 || value > device_attribute(97, current_device)) return CUDA_ERROR_INVALID_VALUE;
+    if (attribute != 8 || value < 0 || value > device_attribute(97, current_device))
+        return CUDA_ERROR_INVALID_VALUE;
     function->dynamic_shared = value;
     return CUDA_SUCCESS;
 }
@@ -182,7 +189,8 @@ SIMGPU_API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsi
                           unsigned block_y, unsigned block_z, unsigned dynamic_shared, void *stream, void **params,
                           void **extra) {
     SIMGPU_ENTER(CONTEXT, true);
-    return start(function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, dynamic_shared, stream, params, extra);
+    return start(function, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, dynamic_shared, stream, params,
+                 extra);
 }
 
 namespace {
@@ -197,11 +205,12 @@ struct LaunchConfig {  // CUlaunchConfig
 SIMGPU_API cuLaunchKernelEx(const void *config, void *function, void **params, void **extra) {
     SIMGPU_ENTER(CONTEXT, true);
     const LaunchConfig &c = *static_cast<const LaunchConfig *>(config);
-    return start(function, {c.grid_x, c.grid_y, c.grid_z}, {c.block_x, c.block_y, c.block_z}, c.dynamic_shared, c.stream,
-                 params, extra);
+    return start(function, {c.grid_x, c.grid_y, c.grid_z}, {c.block_x, c.block_y, c.block_z}, c.dynamic_shared,
+                 c.stream, params, extra);
 }
 
-SIMGPU_API cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads, std::size_t shared) {
+SIMGPU_API cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads,
+                                                       std::size_t shared) {
     SIMGPU_ENTER(CONTEXT);
     return occupancy(blocks, function, threads, shared);
 }

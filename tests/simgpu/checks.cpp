@@ -26,8 +26,8 @@ using simt::Worker;
 u32 interval = 1, launch_start = 1, block_start = 1;
 u32 warp_interval[simt::MAX_WARPS];
 
-// The last write and the last reads of one byte. `reader` is the last thread that read, `second` a warp that read in
-// the same interval before and is another than the reader's.
+// The last write and the last reads of one byte. `reader` is the last thread that read, `second` a warp that read
+// in the same interval before and is another than the reader's.
 struct Cell {
     u32 written = 0, written_warp = 0;  // intervals of the block and of the warp
     u32 read = 0, read_warp = 0;
@@ -56,7 +56,8 @@ enum Finding { UNINITIALISED_SHARED, UNINITIALISED_DEVICE, SHARED_RACE, DEVICE_R
 
 template <class T>
 T *reserve(std::size_t count) {
-    void *room = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *room = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) std::abort();
     return static_cast<T *>(room);
 }
@@ -78,7 +79,9 @@ int find_image(dl_phdr_info *info, std::size_t, void *) {
 
 bool is_written(u64 offset) { return written_bits[offset / 8] >> (offset % 8) & 1; }
 
-bool first_of_kind(std::uintptr_t site, Finding kind) { return told.size() < 32 && told.insert({site, kind}).second; }
+bool first_of_kind(std::uintptr_t site, Finding kind) {
+    return told.size() < 32 && told.insert({site, kind}).second;
+}
 
 struct Access {
     u64 address;
@@ -153,8 +156,9 @@ void tell_race(const Access &access, const Rival &rival, Finding kind, const std
         simt::note(simt::CUDA_LAUNCH_FAILED, "race: %s byte %llu of %s, which another block %s (code 0x%llx)",
                    access.verb(), offset, where.c_str(), rival.verb, access.place());
     } else {
-        simt::note(simt::CUDA_LAUNCH_FAILED, "race: %s byte %llu of %s, which thread %u %s with no barrier between (code 0x%llx)", access.verb(), offset,
-                   where.c_str(), rival.thread, rival.verb, access.place());
+        simt::note(simt::CUDA_LAUNCH_FAILED,
+                   "race: %s byte %llu of %s, which thread %u %s with no barrier between (code 0x%llx)",
+                   access.verb(), offset, where.c_str(), rival.thread, rival.verb, access.place());
     }
 }
 
@@ -180,16 +184,17 @@ void check_shared(const Access &access) {
     }
     if (!within) {
         const std::string where = array_at(offset, &inside);
-        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at byte %llu of %s, beyond its end (code 0x%llx)", access.verb(),
-                   access.bytes, inside, where.c_str(), access.place());
+        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at byte %llu of %s, beyond its end (code 0x%llx)",
+                   access.verb(), access.bytes, inside, where.c_str(), access.place());
     }
     for (unsigned i = 0; i < access.bytes; i++) {
         Cell &cell = shared_cells[offset + i];
         if (!access.write && cell.written < block_start) {
             if (first_of_kind(access.site, UNINITIALISED_SHARED)) {
                 const std::string where = array_at(offset + i, &inside);
-                simt::note(simt::CUDA_LAUNCH_FAILED, "reads byte %llu of %s, which this block has not written (code 0x%llx)",
-                           inside, where.c_str(), access.place());
+                simt::note(simt::CUDA_LAUNCH_FAILED,
+                           "reads byte %llu of %s, which this block has not written (code 0x%llx)", inside,
+                           where.c_str(), access.place());
             }
             continue;
         }
@@ -216,8 +221,8 @@ void check_device(const Access &access) {
     const simgpu::Allocation &a = owners[owner];
     const u64 inside = access.address - a.start;
     if (inside + access.bytes > a.bytes) {
-        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at byte %llu of %s (code 0x%llx)", access.verb(), access.bytes,
-                   inside, name_of(a).c_str(), access.place());
+        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at byte %llu of %s (code 0x%llx)", access.verb(),
+                   access.bytes, inside, name_of(a).c_str(), access.place());
     }
     Cell *cells = page_cells[page];
     if (cells == nullptr && access.write) cells = page_cells[page] = new Cell[PAGE + 16];
@@ -226,8 +231,9 @@ void check_device(const Access &access) {
             written_bits[(offset + i) / 8] |= std::uint8_t(1u << ((offset + i) % 8));
         } else if (!is_written(offset + i)) {
             if (first_of_kind(access.site, UNINITIALISED_DEVICE)) {
-                simt::note(simt::CUDA_LAUNCH_FAILED, "reads byte %llu of %s, which nothing has written (code 0x%llx)",
-                           inside + i, name_of(a).c_str(), access.place());
+                simt::note(simt::CUDA_LAUNCH_FAILED,
+                           "reads byte %llu of %s, which nothing has written (code 0x%llx)", inside + i,
+                           name_of(a).c_str(), access.place());
             }
             continue;
         }
@@ -245,7 +251,9 @@ void check_device(const Access &access) {
     }
 }
 
-bool in_range(u64 address, const void *start, std::size_t bytes) { return address - reinterpret_cast<u64>(start) < bytes; }
+bool in_range(u64 address, const void *start, std::size_t bytes) {
+    return address - reinterpret_cast<u64>(start) < bytes;
+}
 
 // `whole`: the source accesses the bytes at once, so that a GPU needs them aligned.
 void check(const void *pointer, unsigned bytes, bool write, bool whole, void *caller) {
@@ -260,8 +268,9 @@ void check(const void *pointer, unsigned bytes, bool write, bool whole, void *ca
         if (address >= image.start && address < image.end) return;
         if (simgpu::is_pinned(address, bytes)) return;
         const Access access{address, bytes, write, false, reinterpret_cast<std::uintptr_t>(caller)};
-        simt::fail(simt::CUDA_ILLEGAL_ADDRESS, "%s %u bytes at 0x%llx, neither shared nor device memory (code 0x%llx)",
-                   access.verb(), bytes, address, access.place());
+        simt::fail(simt::CUDA_ILLEGAL_ADDRESS,
+                   "%s %u bytes at 0x%llx, neither shared nor device memory (code 0x%llx)", access.verb(), bytes,
+                   address, access.place());
     }
     const Access access{address, bytes, write, shared, reinterpret_cast<std::uintptr_t>(caller)};
     if (whole && address % bytes != 0) {
@@ -288,7 +297,8 @@ void open_memory(u64 start, std::size_t bytes) {
 void add_allocation(const simgpu::Allocation &a) {
     owners.resize(std::max<std::size_t>(owners.size(), a.number + 1));
     owners[a.number] = a;
-    for (std::size_t page = 0; page < a.reserved / PAGE; page++) page_owner[(a.start - base) / PAGE + page] = u32(a.number);
+    for (std::size_t page = 0; page < a.reserved / PAGE; page++)
+        page_owner[(a.start - base) / PAGE + page] = u32(a.number);
     // Pages were given back when they were freed last: nothing is written, and there are no cells.
 }
 
@@ -353,11 +363,15 @@ void copy_vector(void *to, const void *from, std::size_t bytes) {
 // What `-fsanitize=thread` calls. `unaligned`: the type promises less than its size, so a GPU's compiler would
 // access byte by byte.
 #define HOOK extern "C" __attribute__((visibility("default"), noinline))
-#define SIZED_HOOKS(bytes)                                                                                               \
-    HOOK void __tsan_read##bytes(void *p) { checks::check(p, bytes, false, true, __builtin_return_address(0)); }         \
-    HOOK void __tsan_write##bytes(void *p) { checks::check(p, bytes, true, true, __builtin_return_address(0)); }         \
-    HOOK void __tsan_unaligned_read##bytes(void *p) { checks::check(p, bytes, false, false, __builtin_return_address(0)); } \
-    HOOK void __tsan_unaligned_write##bytes(void *p) { checks::check(p, bytes, true, false, __builtin_return_address(0)); }
+#define SIZED_HOOKS(bytes)                                                                                       \
+    HOOK void __tsan_read##bytes(void *p) { checks::check(p, bytes, false, true, __builtin_return_address(0)); } \
+    HOOK void __tsan_write##bytes(void *p) { checks::check(p, bytes, true, true, __builtin_return_address(0)); } \
+    HOOK void __tsan_unaligned_read##bytes(void *p) {                                                            \
+        checks::check(p, bytes, false, false, __builtin_return_address(0));                                      \
+    }                                                                                                            \
+    HOOK void __tsan_unaligned_write##bytes(void *p) {                                                           \
+        checks::check(p, bytes, true, false, __builtin_return_address(0));                                       \
+    }
 SIZED_HOOKS(1)
 SIZED_HOOKS(2)
 SIZED_HOOKS(4)
@@ -384,4 +398,6 @@ HOOK void __tsan_func_exit() {}
 HOOK void __tsan_vptr_update(void *, void *) {}
 HOOK void __tsan_vptr_read(void *) {}
 // The guards of static variables; kernels have no atomics.
-HOOK std::uint8_t __tsan_atomic8_load(const volatile std::uint8_t *p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+HOOK std::uint8_t __tsan_atomic8_load(const volatile std::uint8_t *p, int) {
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+}

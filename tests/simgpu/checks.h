@@ -8,7 +8,6 @@
 
 namespace checks {
 
-
 // Device memory.
 void open_memory(u64 base, std::size_t bytes);
 void add_allocation(const simgpu::Allocation &allocation);

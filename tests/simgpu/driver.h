@@ -14,40 +14,41 @@
 
 namespace simgpu {
 
-#define SIMGPU_RESULTS(X)                                                                  \
-    X(SUCCESS, 0, "no error")                                                              \
-    X(ERROR_INVALID_VALUE, 1, "invalid argument")                                          \
-    X(ERROR_OUT_OF_MEMORY, 2, "out of memory")                                             \
-    X(ERROR_NOT_INITIALIZED, 3, "initialization error")                                    \
-    X(ERROR_DEINITIALIZED, 4, "driver shutting down")                                      \
-    X(ERROR_DEVICE_UNAVAILABLE, 46, "CUDA-capable device(s) is/are busy or unavailable")   \
-    X(ERROR_NO_DEVICE, 100, "no CUDA-capable device is detected")                          \
-    X(ERROR_INVALID_DEVICE, 101, "invalid device ordinal")                                 \
-    X(ERROR_INVALID_IMAGE, 200, "device kernel image is invalid")                          \
-    X(ERROR_INVALID_CONTEXT, 201, "invalid device context")                                \
-    X(ERROR_NO_BINARY_FOR_GPU, 209, "no kernel image is available for execution on the device") \
-    X(ERROR_ECC_UNCORRECTABLE, 214, "uncorrectable ECC error encountered")                 \
-    X(ERROR_INVALID_PTX, 218, "a PTX JIT compilation failed")                              \
-    X(ERROR_UNSUPPORTED_PTX_VERSION, 222, "the provided PTX was compiled with an unsupported toolchain.") \
-    X(ERROR_INVALID_HANDLE, 400, "invalid resource handle")                                \
-    X(ERROR_NOT_FOUND, 500, "named symbol not found")                                      \
-    X(ERROR_NOT_READY, 600, "device not ready")                                            \
-    X(ERROR_ILLEGAL_ADDRESS, 700, "an illegal memory access was encountered")              \
-    X(ERROR_LAUNCH_OUT_OF_RESOURCES, 701, "too many resources requested for launch")       \
-    X(ERROR_LAUNCH_TIMEOUT, 702, "the launch timed out and was terminated")                \
+#define SIMGPU_RESULTS(X)                                                                                       \
+    X(SUCCESS, 0, "no error")                                                                                   \
+    X(ERROR_INVALID_VALUE, 1, "invalid argument")                                                               \
+    X(ERROR_OUT_OF_MEMORY, 2, "out of memory")                                                                  \
+    X(ERROR_NOT_INITIALIZED, 3, "initialization error")                                                         \
+    X(ERROR_DEINITIALIZED, 4, "driver shutting down")                                                           \
+    X(ERROR_DEVICE_UNAVAILABLE, 46, "CUDA-capable device(s) is/are busy or unavailable")                        \
+    X(ERROR_NO_DEVICE, 100, "no CUDA-capable device is detected")                                               \
+    X(ERROR_INVALID_DEVICE, 101, "invalid device ordinal")                                                      \
+    X(ERROR_INVALID_IMAGE, 200, "device kernel image is invalid")                                               \
+    X(ERROR_INVALID_CONTEXT, 201, "invalid device context")                                                     \
+    X(ERROR_NO_BINARY_FOR_GPU, 209, "no kernel image is available for execution on the device")                 \
+    X(ERROR_ECC_UNCORRECTABLE, 214, "uncorrectable ECC error encountered")                                      \
+    X(ERROR_INVALID_PTX, 218, "a PTX JIT compilation failed")                                                   \
+    X(ERROR_UNSUPPORTED_PTX_VERSION, 222, "the provided PTX was compiled with an unsupported toolchain.")       \
+    X(ERROR_INVALID_HANDLE, 400, "invalid resource handle")                                                     \
+    X(ERROR_NOT_FOUND, 500, "named symbol not found")                                                           \
+    X(ERROR_NOT_READY, 600, "device not ready")                                                                 \
+    X(ERROR_ILLEGAL_ADDRESS, 700, "an illegal memory access was encountered")                                   \
+    X(ERROR_LAUNCH_OUT_OF_RESOURCES, 701, "too many resources requested for launch")                            \
+    X(ERROR_LAUNCH_TIMEOUT, 702, "the launch timed out and was terminated")                                     \
     X(ERROR_HOST_MEMORY_ALREADY_REGISTERED, 712, "part or all of the requested memory range is already mapped") \
-    X(ERROR_HOST_MEMORY_NOT_REGISTERED, 713, "pointer does not correspond to a registered memory region") \
-    X(ERROR_HARDWARE_STACK_ERROR, 714, "hardware stack error")                             \
-    X(ERROR_ILLEGAL_INSTRUCTION, 715, "an illegal instruction was encountered")            \
-    X(ERROR_MISALIGNED_ADDRESS, 716, "misaligned address")                                 \
-    X(ERROR_INVALID_ADDRESS_SPACE, 717, "operation not supported on global/shared address space") \
-    X(ERROR_INVALID_PC, 718, "invalid program counter")                                    \
-    X(ERROR_LAUNCH_FAILED, 719, "unspecified launch failure")                              \
-    X(ERROR_NOT_SUPPORTED, 801, "operation not supported")                                 \
-    X(ERROR_STREAM_CAPTURE_UNSUPPORTED, 900, "operation not permitted when stream is capturing") \
-    X(ERROR_STREAM_CAPTURE_INVALIDATED, 901, "operation failed due to a previous error during capture") \
-    X(ERROR_STREAM_CAPTURE_IMPLICIT, 906, "operation would make the legacy stream depend on a capturing blocking stream") \
-    X(ERROR_ILLEGAL_STATE, 401, "the operation cannot be performed in the present state")  \
+    X(ERROR_HOST_MEMORY_NOT_REGISTERED, 713, "pointer does not correspond to a registered memory region")       \
+    X(ERROR_HARDWARE_STACK_ERROR, 714, "hardware stack error")                                                  \
+    X(ERROR_ILLEGAL_INSTRUCTION, 715, "an illegal instruction was encountered")                                 \
+    X(ERROR_MISALIGNED_ADDRESS, 716, "misaligned address")                                                      \
+    X(ERROR_INVALID_ADDRESS_SPACE, 717, "operation not supported on global/shared address space")               \
+    X(ERROR_INVALID_PC, 718, "invalid program counter")                                                         \
+    X(ERROR_LAUNCH_FAILED, 719, "unspecified launch failure")                                                   \
+    X(ERROR_NOT_SUPPORTED, 801, "operation not supported")                                                      \
+    X(ERROR_STREAM_CAPTURE_UNSUPPORTED, 900, "operation not permitted when stream is capturing")                \
+    X(ERROR_STREAM_CAPTURE_INVALIDATED, 901, "operation failed due to a previous error during capture")         \
+    X(ERROR_STREAM_CAPTURE_IMPLICIT, 906,                                                                       \
+      "operation would make the legacy stream depend on a capturing blocking stream")                           \
+    X(ERROR_ILLEGAL_STATE, 401, "the operation cannot be performed in the present state")                       \
     X(ERROR_UNKNOWN, 999, "unknown error")
 
 enum Result : int {
@@ -58,15 +59,15 @@ enum Result : int {
 
 // What the environment asks for, read by `cuInit` and `simgpu_reset`.
 struct Settings {
-    int driver = 12080;       // SIMGPU_DRIVER=12.8
-    int capability = 90;      // SIMGPU_CAPABILITY=9.0
-    unsigned devices = 1;     // SIMGPU_DEVICES, less those that CUDA_VISIBLE_DEVICES hides
+    int driver = 12080;              // SIMGPU_DRIVER=12.8
+    int capability = 90;             // SIMGPU_CAPABILITY=9.0
+    unsigned devices = 1;            // SIMGPU_DEVICES, less those that CUDA_VISIBLE_DEVICES hides
     std::size_t memory = 4ul << 30;  // SIMGPU_MEMORY, bytes a device
-    unsigned threads = 1;     // SIMGPU_THREADS
-    u64 seed = 0;             // SIMGPU_SEED
-    bool delay = false;       // SIMGPU_DELAY=1
-    std::string report;       // SIMGPU_REPORT
-    std::map<int, int> attributes;  // SIMGPU_ATTRIBUTES=16:132,…: device attributes by number
+    unsigned threads = 1;            // SIMGPU_THREADS
+    u64 seed = 0;                    // SIMGPU_SEED
+    bool delay = false;              // SIMGPU_DELAY=1
+    std::string report;              // SIMGPU_REPORT
+    std::map<int, int> attributes;   // SIMGPU_ATTRIBUTES=16:132,…: device attributes by number
     struct Failure {
         std::string function;
         u64 call;
@@ -107,7 +108,19 @@ struct Function {
 };
 
 struct Operation {
-    enum Kind { LAUNCH, TO_DEVICE, TO_HOST, ON_DEVICE, FILL8, FILL16, FILL32, RECORD, WAIT, FREE, CALL } kind = LAUNCH;
+    enum Kind {
+        LAUNCH,
+        TO_DEVICE,
+        TO_HOST,
+        ON_DEVICE,
+        FILL8,
+        FILL16,
+        FILL32,
+        RECORD,
+        WAIT,
+        FREE,
+        CALL
+    } kind = LAUNCH;
     u64 sequence = 0;  // among all that were queued
     // LAUNCH
     Function *function = nullptr;
@@ -148,7 +161,7 @@ struct Module {
 struct Device {
     unsigned retained = 0;  // of its primary context
     unsigned flags = 0;
-    int error = 0;           // sticky: the context is lost
+    int error = 0;  // sticky: the context is lost
     bool error_told = false;
     Stream legacy;
 };
@@ -200,9 +213,9 @@ class Call {
 };
 
 #define SIMGPU_API extern "C" __attribute__((visibility("default"))) int
-#define SIMGPU_ENTER(...)                     \
-    static Entry entry_(__func__);            \
-    const Call call_(entry_, __VA_ARGS__);    \
+#define SIMGPU_ENTER(...)                  \
+    static Entry entry_(__func__);         \
+    const Call call_(entry_, __VA_ARGS__); \
     if (call_.result) return call_.result
 
 Device &current();

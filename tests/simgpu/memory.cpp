@@ -48,7 +48,8 @@ bool Memory::open(std::size_t limit, unsigned devices) {
     if (poison_file_ < 0) {
         poison_file_ = memfd_create("simgpu-poison", MFD_CLOEXEC);
         const std::vector<unsigned char> poison(POISON_BYTES, POISON);
-        if (poison_file_ < 0 || write(poison_file_, poison.data(), POISON_BYTES) != ssize_t(POISON_BYTES)) return false;
+        if (poison_file_ < 0 || write(poison_file_, poison.data(), POISON_BYTES) != ssize_t(POISON_BYTES))
+            return false;
     }
 #ifdef SIMGPU_CHECKS
     checks::open_memory(base_, reserved_);
@@ -117,8 +118,8 @@ int Memory::release(u64 address, std::string *finding) {
 #ifdef SIMGPU_CHECKS
     checks::remove_allocation(a);
 #endif
-    mmap(reinterpret_cast<void *>(a.start), a.reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
-         -1, 0);
+    mmap(reinterpret_cast<void *>(a.start), a.reserved, PROT_NONE,
+         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     used_[a.device] -= charged(a.bytes);
     allocations_.erase(found);
     return CUDA_SUCCESS;
@@ -148,7 +149,8 @@ bool Memory::holds(u64 address, std::size_t bytes) const {
 std::string Memory::broken_red_zone() const {
     for (const auto &[start, a] : allocations_) {
         const std::size_t tail = a.reserved - a.bytes;
-        if (!is_poison(start + a.bytes, tail < RED_ZONE ? tail : RED_ZONE)) return "a kernel wrote behind " + describe(a);
+        if (!is_poison(start + a.bytes, tail < RED_ZONE ? tail : RED_ZONE))
+            return "a kernel wrote behind " + describe(a);
     }
     return "";
 }

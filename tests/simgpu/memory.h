@@ -1,4 +1,5 @@
-// Device memory: host memory with a limit, guard pages, red zones, and 0xFF (not a number) where nothing was written.
+// Device memory: host memory with a limit, guard pages, red zones, and 0xFF (not a number) where nothing was
+// written.
 #pragma once
 #include <cstddef>
 #include <map>

@@ -1,8 +1,8 @@
 // A stand-in for libnvidia-ml: its readings come from the file that SIMGPU_NVML names.
 //
 // The file has a `key=value` a line, and is read again at each call, so that a test can change a reading while the
-// program runs. `1.power_mw=…` is for the second device alone. A value `!15` makes the call return that error. A key
-// that is missing makes it return NOT_SUPPORTED; name, UUID and PCI address have those of the simulated driver.
+// program runs. `1.power_mw=…` is for the second device alone. A value `!15` makes the call return that error. A
+// key that is missing makes it return NOT_SUPPORTED; name, UUID and PCI address have those of the simulated driver.
 #include <strings.h>
 
 #include <cstdio>
@@ -60,7 +60,9 @@ int read(const char *key, int device, std::string *text) {
 unsigned device_count() {
     std::string text;
     const char *simulated = std::getenv("SIMGPU_DEVICES");
-    const int count = read("devices", -1, &text) == SUCCESS ? std::atoi(text.c_str()) : simulated ? std::atoi(simulated) : 1;
+    const int count = read("devices", -1, &text) == SUCCESS ? std::atoi(text.c_str())
+                      : simulated                           ? std::atoi(simulated)
+                                                            : 1;
     return count < 0 ? 0 : unsigned(count) > MOST_DEVICES ? MOST_DEVICES : unsigned(count);
 }
 
@@ -107,7 +109,8 @@ std::string pci_of(int device) {
 // Without the domain, which some write with four digits and some with eight.
 std::string bus_part(const std::string &pci) {
     const std::size_t colon = pci.find(':');
-    return colon != std::string::npos && pci.find(':', colon + 1) != std::string::npos ? pci.substr(colon + 1) : pci;
+    return colon != std::string::npos && pci.find(':', colon + 1) != std::string::npos ? pci.substr(colon + 1)
+                                                                                       : pci;
 }
 
 template <class Matches>
@@ -304,7 +307,9 @@ NVML_API nvmlDeviceGetMaxClockInfo(void *handle, unsigned type, unsigned *megahe
 NVML_API nvmlDeviceGetTemperature(void *handle, unsigned sensor, unsigned *celsius) {
     return sensor == 0 ? read_number("temperature_c", handle, celsius) : int(INVALID_ARGUMENT);
 }
-NVML_API nvmlDeviceGetFanSpeed(void *handle, unsigned *percent) { return read_number("fan_percent", handle, percent); }
+NVML_API nvmlDeviceGetFanSpeed(void *handle, unsigned *percent) {
+    return read_number("fan_percent", handle, percent);
+}
 NVML_API nvmlDeviceGetPerformanceState(void *handle, unsigned *state) {
     return read_number("performance_state", handle, state);
 }

@@ -14,9 +14,12 @@ bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c =
 unsigned parameter_bytes(const std::string &text) {
     unsigned bytes = 0;
     for (const char *type : {".b8", ".u8", ".s8"}) bytes = text.find(type) != std::string::npos ? 1 : bytes;
-    for (const char *type : {".b16", ".u16", ".s16", ".f16"}) bytes = text.find(type) != std::string::npos ? 2 : bytes;
-    for (const char *type : {".b32", ".u32", ".s32", ".f32"}) bytes = text.find(type) != std::string::npos ? 4 : bytes;
-    for (const char *type : {".b64", ".u64", ".s64", ".f64"}) bytes = text.find(type) != std::string::npos ? 8 : bytes;
+    for (const char *type : {".b16", ".u16", ".s16", ".f16"})
+        bytes = text.find(type) != std::string::npos ? 2 : bytes;
+    for (const char *type : {".b32", ".u32", ".s32", ".f32"})
+        bytes = text.find(type) != std::string::npos ? 4 : bytes;
+    for (const char *type : {".b64", ".u64", ".s64", ".f64"})
+        bytes = text.find(type) != std::string::npos ? 8 : bytes;
     const std::size_t bracket = text.find('[');
     return bracket == std::string::npos ? bytes : bytes * unsigned(std::atoi(text.c_str() + bracket + 1));
 }

@@ -6,8 +6,8 @@
 namespace simgpu {
 
 struct Ptx {
-    int version = 0;  // 81 for 8.1
-    int target = 0;   // 80 for sm_80
+    int version = 0;     // 81 for 8.1
+    int target = 0;      // 80 for sm_80
     bool exact = false;  // sm_90a: for this capability alone
 };
 // False if the text is no PTX.

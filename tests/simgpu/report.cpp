@@ -82,8 +82,8 @@ class Object {
 void write_kernel(std::FILE *file, const std::string &name, const KernelCounts &counts) {
     Object kernel(file, "      ");
     kernel.number("launches", counts.launches);
-    for (const char *field : {"blocks", "threads", "shuffles", "votes", "products", "warp_barriers", "block_barriers",
-                              "shared_bytes"}) {
+    for (const char *field : {"blocks", "threads", "shuffles", "votes", "products", "warp_barriers",
+                              "block_barriers", "shared_bytes"}) {
         kernel.number(field, count_of(name + "." + field));
     }
 #ifdef SIMGPU_CHECKS
@@ -106,8 +106,9 @@ void write_report() {
         return;
     }
     Object top(file, "  ");
-    for (const char *name : {"launches", "blocks", "operations", "graph_launches", "graph_nodes", "host_to_device",
-                             "device_to_host", "device_to_device", "allocations", "frees", "peak_bytes", "events"}) {
+    for (const char *name :
+         {"launches", "blocks", "operations", "graph_launches", "graph_nodes", "host_to_device", "device_to_host",
+          "device_to_device", "allocations", "frees", "peak_bytes", "events"}) {
         top.number(name, count_of(name));
     }
     Object calls(top.member("calls"), "    ");

@@ -50,7 +50,7 @@ void on_signal(int number, siginfo_t *info, void *context) {
 }
 
 void catch_signals() {
-    struct sigaction action{};
+    struct sigaction action {};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     for (int number : {SIGSEGV, SIGBUS, SIGFPE}) sigaction(number, &action, &previous[number]);

@@ -71,7 +71,7 @@ struct Worker {
     Warp warps[MAX_WARPS];
     unsigned threads = 0, warp_count = 0;
     u32 ready_warps = 0;
-    int block_line = 0;  // of the barrier that threads wait at, 0 for none
+    int block_line = 0;         // of the barrier that threads wait at, 0 for none
     unsigned block_waiter = 0;  // the first thread that came there
     Launch *launch = nullptr;
     bool in_kernel = false;

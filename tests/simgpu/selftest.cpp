@@ -14,12 +14,34 @@ namespace {
 int failures, expectations;
 
 const char *const KERNELS[] = {
-    "fill_index",        "axpy",           "block_sum",           "warp_operations",   "product_bytes",
-    "product_halves",    "many_shuffles",  "many_products",       "barrier_in_branch", "shuffle_after_end",
-    "shuffle_against_barrier", "wild_write", "write_behind",      "too_much_shared",   "shared_race",
-    "shared_no_race",    "block_race",     "uninitialised_shared", "uninitialised_device", "misaligned",
-    "bank_conflicts",    "vector_reads",   "write_after_read",    "deep_stack",        "divide",
+    "fill_index",
+    "axpy",
+    "block_sum",
+    "warp_operations",
+    "product_bytes",
+    "product_halves",
+    "many_shuffles",
+    "many_products",
+    "barrier_in_branch",
+    "shuffle_after_end",
+    "shuffle_against_barrier",
+    "wild_write",
+    "write_behind",
+    "too_much_shared",
+    "shared_race",
+    "shared_no_race",
+    "block_race",
+    "uninitialised_shared",
+    "uninitialised_device",
+    "misaligned",
+    "bank_conflicts",
+    "vector_reads",
+    "write_after_read",
+    "deep_stack",
+    "divide",
     "order_of_lanes",
+    "race_across_warps",
+    "vector_conflicts",
 };
 
 }  // namespace
@@ -73,6 +95,7 @@ int main() {
     test_streams();
     test_management();
     if (CHECKS) test_checks();
-    std::fprintf(stderr, "simulated GPU%s: %d expectations, %d failed\n", CHECKS ? " with checks" : "", expectations, failures);
+    std::fprintf(stderr, "simulated GPU%s: %d expectations, %d failed\n", CHECKS ? " with checks" : "",
+                 expectations, failures);
     return failures == 0 ? 0 : 1;
 }

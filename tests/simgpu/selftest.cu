@@ -143,6 +143,15 @@ KERNEL(shared_no_race, int *out) {
     sync_block();
     out[threadIdx.x] = cell[threadIdx.x];
 }
+// sync_warp orders the lanes of one warp, and these are two.
+KERNEL(race_across_warps, int *out) {
+    SHARED(int, cell, 64);
+    cell[threadIdx.x] = 0;
+    sync_block();
+    cell[threadIdx.x] = int(threadIdx.x);
+    sync_warp();
+    out[threadIdx.x] = cell[(threadIdx.x + 32) % 64];
+}
 KERNEL(write_after_read, int *x, int with_barrier) {
     const int value = x[(threadIdx.x + 1) % 64];
     if (with_barrier) sync_block();
@@ -166,6 +175,15 @@ KERNEL(bank_conflicts, int *out, int stride) {
     cell[threadIdx.x * unsigned(stride)] = int(threadIdx.x);
     sync_warp();
     out[threadIdx.x] = cell[threadIdx.x * unsigned(stride)];
+}
+// Lane l touches the 16 bytes at 16 · l · stride. Eight lanes are served together.
+KERNEL(vector_conflicts, int *out, int stride) {
+    SHARED(int4, cell, 32 * 2);
+    const int lane = int(threadIdx.x);
+    cell[lane * stride] = int4(lane, 1, 2, 3);
+    sync_warp();
+    const int4 v = cell[lane * stride];
+    out[lane] = v.x + v.w;
 }
 // Lane l reads the 16 bytes at l · stride: 4 sectors of 32 bytes for each 8 lanes if stride is 16.
 KERNEL(vector_reads, const u8 *x, int *out, int stride) {

@@ -13,6 +13,10 @@ void test_races() {
         }
         {
             Session s{{"SIMGPU_SEED", seed}};
+            EXPECT_EQUAL(s.run("race_across_warps", 1, 64, s.allocate(256)), FAILED);
+        }
+        {
+            Session s{{"SIMGPU_SEED", seed}};
             const u64 out = s.allocate(256);
             EXPECT_EQUAL(s.run("shared_no_race", 3, 64, out), FAILED);  // its blocks write the same cells of `out`
         }
@@ -48,7 +52,8 @@ void test_uninitialised() {
     }
     {
         Session s;
-        EXPECT_EQUAL(s.run("uninitialised_shared", 2, 32, s.allocate(128)), FAILED);  // only as two blocks write `out`
+        EXPECT_EQUAL(s.run("uninitialised_shared", 2, 32, s.allocate(128)),
+                     FAILED);  // only as two blocks write `out`
         EXPECT_EQUAL(simgpu_count("findings"), 1u);
     }
     {
@@ -96,9 +101,17 @@ void test_counts() {
         EXPECT_EQUAL(simgpu_count("bank_conflicts.shared_requests"), 2u);
         EXPECT_EQUAL(simgpu_count("bank_conflicts.shared_conflicts"), 2u * unsigned(conflicts));
     }
+    for (const auto &[stride, conflicts] : {std::pair{0, 0}, {1, 0}, {2, 4}}) {
+        Session s;
+        const int expected = stride == 0 ? FAILED : 0;  // all lanes write one place
+        EXPECT_EQUAL(s.run("vector_conflicts", 1, 32, s.allocate(128), stride), expected);
+        EXPECT_EQUAL(simgpu_count("vector_conflicts.shared_requests"), 8u);
+        EXPECT_EQUAL(simgpu_count("vector_conflicts.shared_conflicts"), 2u * unsigned(conflicts));
+    }
     for (const auto &[stride, sectors] : {std::pair{0, 1}, {16, 16}, {32, 32}, {64, 32}}) {
         Session s;
-        EXPECT_EQUAL(s.run("vector_reads", 1, 32, s.upload(std::vector<char>(2048, 1)), s.allocate(128), stride), 0);
+        EXPECT_EQUAL(s.run("vector_reads", 1, 32, s.upload(std::vector<char>(2048, 1)), s.allocate(128), stride),
+                     0);
         EXPECT_EQUAL(simgpu_count("vector_reads.global_requests"), 2u);
         EXPECT_EQUAL(simgpu_count("vector_reads.global_sectors"), unsigned(sectors) + 4);
         EXPECT_EQUAL(simgpu_count("vector_reads.global_bytes"), 32u * 20);

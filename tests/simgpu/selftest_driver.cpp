@@ -46,13 +46,17 @@ void test_images() {
         EXPECT_EQUAL(load("8.1", "sm_100"), 209);
         void *module, *function;
         EXPECT_EQUAL(cuModuleLoadData(&module, "no PTX"), 218);
-        EXPECT_EQUAL(cuModuleLoadData(&module, "\x7f" "ELF"), 200);
+        EXPECT_EQUAL(cuModuleLoadData(&module,
+                                      "\x7f"
+                                      "ELF"),
+                     200);
         EXPECT_EQUAL(cuModuleGetFunction(&function, s.module, "not_there"), 500);
         const std::string image = ptx() + ".visible .entry host_lacks_it()\n{ ret; }\n.visible .entry fill_index_(";
         EXPECT_EQUAL(cuModuleLoadData(&module, image.c_str()), 0);
         EXPECT_EQUAL(cuModuleGetFunction(&function, module, "host_lacks_it"), 500);
         EXPECT_EQUAL(cuModuleGetFunction(&function, module, "fill_index_"), 500);
-        const char *const head = ".version 8.1\n.target sm_80\n.visible .entry fill_index(\n.param .u64 fill_index_param_0,\n.param ";
+        const char *const head =
+            ".version 8.1\n.target sm_80\n.visible .entry fill_index(\n.param .u64 fill_index_param_0,\n.param ";
         EXPECT_EQUAL(cuModuleLoadData(&module, (std::string(head) + ".u32 fill_index_param_1\n)").c_str()), 0);
         EXPECT_EQUAL(cuModuleGetFunction(&function, module, "fill_index"), 0);
         EXPECT_EQUAL(cuModuleLoadData(&module, (std::string(head) + ".u64 fill_index_param_1\n)").c_str()), 0);

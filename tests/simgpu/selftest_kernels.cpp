@@ -59,7 +59,8 @@ void test_byte_products() {
 unsigned short half_of(int value) {
     if (value == 0) return 0;
     const int magnitude = value < 0 ? -value : value, exponent = int(std::log2(magnitude));
-    return static_cast<unsigned short>((value < 0 ? 0x8000 : 0) | (exponent + 15) << 10 | ((magnitude << 10 >> exponent) & 1023));
+    return static_cast<unsigned short>((value < 0 ? 0x8000 : 0) | (exponent + 15) << 10 |
+                                       ((magnitude << 10 >> exponent) & 1023));
 }
 unsigned short bfloat_of(int value) {
     const float number = float(value);

@@ -78,13 +78,15 @@ Settings read_settings() {
     s.report = variable("SIMGPU_REPORT", "");
     for (const std::string &part : split(variable("SIMGPU_ATTRIBUTES", ""), ',')) {
         int attribute = 0, value = 0;
-        if (std::sscanf(part.c_str(), "%d:%d", &attribute, &value) != 2) reject("SIMGPU_ATTRIBUTES", part, "NUMBER:VALUE");
+        if (std::sscanf(part.c_str(), "%d:%d", &attribute, &value) != 2)
+            reject("SIMGPU_ATTRIBUTES", part, "NUMBER:VALUE");
         s.attributes[attribute] = value;
     }
     for (const std::string &part : split(variable("SIMGPU_FAIL", ""), ',')) {
         const std::vector<std::string> fields = split(part, ':');
         if (fields.size() != 3) reject("SIMGPU_FAIL", part, "FUNCTION:CALL:CODE");
-        s.failures.push_back({fields[0], std::strtoull(fields[1].c_str(), nullptr, 10), std::atoi(fields[2].c_str())});
+        s.failures.push_back(
+            {fields[0], std::strtoull(fields[1].c_str(), nullptr, 10), std::atoi(fields[2].c_str())});
     }
     return s;
 }

@@ -28,8 +28,9 @@ const char *const NAMES[] = {"a shuffle", "a vote", "a matrix product", "sync_wa
 void set_fault(int code, const char *format, va_list list) {
     Launch &launch = *worker->launch;
     char text[sizeof launch.fault.text];
-    const int head = std::snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread %u: ", launch.kernel->name,
-                                   here.block.x, here.block.y, here.block.z, here.thread.x);
+    const int head =
+        std::snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread %u: ", launch.kernel->name,
+                      here.block.x, here.block.y, here.block.z, here.thread.x);
     std::vsnprintf(text + head, sizeof text - std::size_t(head), format, list);
     static std::atomic_flag lock = ATOMIC_FLAG_INIT;
     while (lock.test_and_set(std::memory_order_acquire)) {
@@ -73,7 +74,9 @@ unsigned pick(Worker &w, u32 mask) {
     const u32 missing = ~warp.arrived;
     const unsigned lane = unsigned(__builtin_ctz(missing));
     const u32 bit = 1u << lane;
-    const char *where = warp.ended & bit ? "has ended" : warp.at_block & bit ? "waits at sync_block" : "does not exist";
+    const char *where = warp.ended & bit      ? "has ended"
+                        : warp.at_block & bit ? "waits at sync_block"
+                                              : "does not exist";
     fail(CUDA_ILLEGAL_INSTRUCTION, "%s at line %d needs the whole warp, but thread %u %s", NAMES[warp.operation],
          warp.line, index * 32 + lane, where);
 }
@@ -231,7 +234,8 @@ void multiply(Product kind, void *d, const unsigned *a, const unsigned *b, int l
     if (warp.arrived == 0) {
         warp.product = kind;
     } else if (warp.product != kind) {
-        fail(CUDA_ILLEGAL_INSTRUCTION, "a matrix product at line %d of another kind than the rest of its warp", line);
+        fail(CUDA_ILLEGAL_INSTRUCTION, "a matrix product at line %d of another kind than the rest of its warp",
+             line);
     }
     warp.d[lane] = d;
     warp.a[lane] = a;
@@ -248,8 +252,8 @@ void *shared(const SharedArray *array) {
     }
     const std::size_t offset = w.arena_used, bytes = (array->bytes + 15) & ~std::size_t(15);
     if (offset + bytes > MAX_SHARED || w.room_count == sizeof w.rooms / sizeof w.rooms[0]) {
-        fail(CUDA_INVALID_IMAGE, "the shared array %s takes %zu bytes after %zu, over the limit of %zu", array->name,
-             array->bytes, offset, MAX_SHARED);
+        fail(CUDA_INVALID_IMAGE, "the shared array %s takes %zu bytes after %zu, over the limit of %zu",
+             array->name, array->bytes, offset, MAX_SHARED);
     }
     w.rooms[w.room_count++] = {array, unsigned(offset)};
     w.arena_used = offset + bytes;
@@ -277,7 +281,8 @@ void run_block(Worker &w, u64 index) {
         warp.arrived = warp.at_block = warp.ended = 0;
         warp.parity = 0;
     }
-    for (unsigned i = 0; i < w.threads; i++) w.stack_pointers[i] = prepare_fiber(w.stack_bottom(i), w.stack_top(i), run_thread);
+    for (unsigned i = 0; i < w.threads; i++)
+        w.stack_pointers[i] = prepare_fiber(w.stack_bottom(i), w.stack_top(i), run_thread);
     std::memset(w.arena, 0xA5, w.arena_used);
 #ifdef SIMGPU_CHECKS
     checks::start_block();

@@ -61,7 +61,9 @@ template <auto F, class... P>
 struct Entry<F, void (*)(P...)> {
     static constexpr unsigned count = sizeof...(P);
     static constexpr unsigned sizes[sizeof...(P) + 1] = {unsigned(sizeof(P))..., 0};
-    SIMT_UNCHECKED static void call(void *const *params) { unpack(params, std::make_index_sequence<sizeof...(P)>()); }
+    SIMT_UNCHECKED static void call(void *const *params) {
+        unpack(params, std::make_index_sequence<sizeof...(P)>());
+    }
 
   private:
     template <std::size_t... I>
@@ -113,15 +115,15 @@ static inline T from_bits(u64 bits) {
 
 // Two steps, so that a name that is itself a macro is expanded.
 #define KERNEL(...) SIMT_KERNEL(__VA_ARGS__)
-#define SIMT_KERNEL(name, ...)                                                                                   \
-    SIMT_CHECKED static void name(__VA_ARGS__);                                                                  \
-    static simt::Kernel simt_kernel_##name(#name, simt::Entry<&name>::call, simt::Entry<&name>::sizes,           \
-                                           simt::Entry<&name>::count);                                           \
+#define SIMT_KERNEL(name, ...)                                                                         \
+    SIMT_CHECKED static void name(__VA_ARGS__);                                                        \
+    static simt::Kernel simt_kernel_##name(#name, simt::Entry<&name>::call, simt::Entry<&name>::sizes, \
+                                           simt::Entry<&name>::count);                                 \
     static void name(__VA_ARGS__)
 
 // A pointer to N elements that the block shares, filled with 0xA5 when the block starts.
-#define SHARED(T, name, N)                                                                                       \
-    static constexpr simt::SharedArray simt_shared_##name{#name, sizeof(T) * (N)};                               \
+#define SHARED(T, name, N)                                                         \
+    static constexpr simt::SharedArray simt_shared_##name{#name, sizeof(T) * (N)}; \
     T *const name = static_cast<T *>(simt::shared(&simt_shared_##name))
 
 // Vectors of 8 and 16 bytes. With checks, a copy is one access of the whole vector, as on a GPU: the compiler
@@ -130,21 +132,21 @@ static inline T from_bits(u64 bits) {
 namespace simt {
 void copy_vector(void *to, const void *from, std::size_t bytes);
 }
-#define SIMT_VECTOR_COPY(name)                                                                                   \
-    name() = default;                                                                                            \
-    name(const name &other) { simt::copy_vector(this, &other, sizeof *this); }                                   \
-    name &operator=(const name &other) {                                                                         \
-        simt::copy_vector(this, &other, sizeof *this);                                                           \
-        return *this;                                                                                            \
+#define SIMT_VECTOR_COPY(name)                                                 \
+    name() = default;                                                          \
+    name(const name &other) { simt::copy_vector(this, &other, sizeof *this); } \
+    name &operator=(const name &other) {                                       \
+        simt::copy_vector(this, &other, sizeof *this);                         \
+        return *this;                                                          \
     }
 #else
 #define SIMT_VECTOR_COPY(name) name() = default;
 #endif
-#define SIMT_VECTOR4(name, T)                                                                                    \
-    struct alignas(16) name {                                                                                    \
-        T x, y, z, w;                                                                                            \
-        SIMT_VECTOR_COPY(name)                                                                                   \
-        name(T x, T y, T z, T w) : x(x), y(y), z(z), w(w) {}                                                     \
+#define SIMT_VECTOR4(name, T)                                \
+    struct alignas(16) name {                                \
+        T x, y, z, w;                                        \
+        SIMT_VECTOR_COPY(name)                               \
+        name(T x, T y, T z, T w) : x(x), y(y), z(z), w(w) {} \
     }
 SIMT_VECTOR4(int4, int);
 SIMT_VECTOR4(uint4, unsigned);

@@ -87,20 +87,15 @@ void run(Stream &stream, Operation &op) {
         case Operation::WAIT:
             if (op.event->completed < op.record) drain_until(*op.event->stream, *op.event, op.record);
             return;
-        case Operation::CALL:
-            return op.call(op.data);
-        default:
-            break;
+        case Operation::CALL: return op.call(op.data);
+        default: break;
     }
     if (device.error != 0) return;
     s.counts.operations++;
     switch (op.kind) {
-        case Operation::FILL8:
-            return fill<u8>(op);
-        case Operation::FILL16:
-            return fill<u16>(op);
-        case Operation::FILL32:
-            return fill<u32>(op);
+        case Operation::FILL8: return fill<u8>(op);
+        case Operation::FILL16: return fill<u16>(op);
+        case Operation::FILL32: return fill<u32>(op);
         case Operation::FREE: {
             std::string finding;
             memory.release(op.target, &finding);
@@ -110,8 +105,7 @@ void run(Stream &stream, Operation &op) {
             }
             return;
         }
-        default:
-            return run_copy(op);
+        default: return run_copy(op);
     }
 }
 
