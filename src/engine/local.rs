@@ -184,6 +184,7 @@ impl LocalEngine {
             weights: Some(model.weights()),
             context_length: lengths.context(),
             device: opened.info,
+            jit_ms: model.jit_ms(),
             notes: tokenizer.notes().to_vec(),
         };
         let places = model.max_sequences().min(options.max_sequences);

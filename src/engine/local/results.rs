@@ -51,11 +51,11 @@ impl LocalEngine {
         if !self.model.samples() {
             return Vec::new();
         }
-        let mut parameters = |work: &Work| {
+        let parameters = |work: &Work| {
             let sequence = self.sequences.get_mut(&work.id);
             sequence.and_then(|sequence| sequence.sampler.parameters())
         };
-        wanted.map(|work| parameters(work)).collect()
+        wanted.map(parameters).collect()
     }
 
     /// Keeps the buffer for the next pass.

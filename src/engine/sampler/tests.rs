@@ -1,3 +1,5 @@
+use std::f32::consts::LN_2;
+
 use super::*;
 use proptest::prelude::*;
 use rand_chacha::rand_core::RngCore as _;
@@ -23,7 +25,7 @@ fn defined(logits: &[f32], parameters: SamplingParameters) -> Option<u32> {
     }
     if parameters.share < 1 << 32 {
         let total: u128 = kept.iter().map(|one| u128::from(weight(one.1))).sum();
-        let target = (total * u128::from(parameters.share) >> 32).max(1);
+        let target = ((total * u128::from(parameters.share)) >> 32).max(1);
         let mut sum = 0;
         let mut count = 0;
         while sum < target {
@@ -33,7 +35,7 @@ fn defined(logits: &[f32], parameters: SamplingParameters) -> Option<u32> {
         kept.truncate(count);
     }
     let total: u128 = kept.iter().map(|one| u128::from(weight(one.1))).sum();
-    let r = total * u128::from(parameters.random) >> 64;
+    let r = (total * u128::from(parameters.random)) >> 64;
     kept.sort_by_key(|one| one.0);
     let mut sum = 0;
     for (id, logit) in kept {
@@ -72,7 +74,7 @@ fn row(kind: usize, length: usize, seed: u64) -> Vec<f32> {
             1 => 1e-3 * unit,
             2 => (choice % 7) as f32 - 3.0,
             3 if choice % 1000 == 1 => f32::INFINITY,
-            3 | 4 if choice % 3 == 0 => special[choice / 3 % special.len()],
+            3 | 4 if choice.is_multiple_of(3) => special[choice / 3 % special.len()],
             5 => f32::NAN,
             _ => 8.0 * unit - 4.0,
         }
@@ -164,7 +166,7 @@ fn short_rows_are_drawn_as_defined() {
 #[test]
 fn each_token_is_drawn_as_often_as_it_weighs() {
     // Weights of 1, 1/2 and 1/4 if ln 2 is exact enough, and one that is never drawn.
-    let logits = [-30.0, 0.0, -0.693_147_2, 2.0 * -0.693_147_2];
+    let logits = [-30.0, 0.0, -LN_2, -2.0 * LN_2];
     let mut weights = [0; 4];
     Kernels::best().softmax_weights(&logits, 0.0, 1.0, &mut weights);
     assert_eq!(weights[0], 0);
