@@ -1,6 +1,7 @@
-//! The CUDA forward against the native one: the same bits, on the simulated GPU (`tests/simgpu`).
+//! The CUDA forward against the native one: the same bits, on the simulated GPU (`tests/simgpu`) or on a card.
 //!
 //! `FLOWBENCH_TEST_SIMGPU=1 LD_LIBRARY_PATH=$(bash scripts/simgpu.sh) cargo test --lib model::cuda`
+//! `FLOWBENCH_TEST_GPU=1 cargo test --release --lib model::cuda`
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -16,16 +17,21 @@ use crate::engine::model::testing::{Random, Tiny};
 use crate::engine::sampler::Sampler;
 
 /// Set where the driver must be the simulated GPU's.
-const REQUIRED: &str = "FLOWBENCH_TEST_SIMGPU";
+const SIMULATED: &str = "FLOWBENCH_TEST_SIMGPU";
+/// Set where any card will do.
+const ANY: &str = "FLOWBENCH_TEST_GPU";
 
-/// The simulated GPU, unless this process was started without it.
-fn simulated() -> Option<Gpu> {
-    if std::env::var_os(REQUIRED).is_none() {
-        eprintln!("skipped: {REQUIRED} is not set");
+/// The GPU, unless this process was started without one.
+fn gpu() -> Option<Gpu> {
+    let is_set = |name| std::env::var_os(name).is_some();
+    if !is_set(SIMULATED) && !is_set(ANY) {
+        eprintln!("skipped: neither {SIMULATED} nor {ANY} is set");
         return None;
     }
     let gpu = Gpu::open().unwrap();
-    assert_eq!(gpu.info().name, "Simulated GPU");
+    if is_set(SIMULATED) {
+        assert_eq!(gpu.info().name, "Simulated GPU");
+    }
     Some(gpu)
 }
 
@@ -44,7 +50,7 @@ fn bits(logits: &[Vec<f32>]) -> Vec<Vec<u32>> {
 
 /// Prompts of 1 to 70 tokens in one pass, with and without logits, then some decode passes.
 fn same_bits(path: &Path, what: &str) {
-    let Some(gpu) = simulated() else { return };
+    let Some(gpu) = gpu() else { return };
     const PAGES: usize = 60;
     let mut ours = cuda(gpu, path, PAGES);
     let mut theirs = native(path, 1, PAGES);
@@ -128,7 +134,7 @@ fn sampled_tokens_are_the_cpus() {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
     for graphs in [true, false] {
-        let Some(gpu) = simulated() else { return };
+        let Some(gpu) = gpu() else { return };
         let mut ours = cuda(gpu, &path, 60);
         ours.graphs = graphs;
         let mut theirs = native(&path, 1, 60);
@@ -190,7 +196,7 @@ fn sampled_tokens_are_the_cpus() {
 fn odd_logits_are_sampled_as_on_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
-    let Some(gpu) = simulated() else { return };
+    let Some(gpu) = gpu() else { return };
     let mut ours = cuda(gpu, &path, 1);
     let vocabulary = ours.decoder.spec.vocabulary;
     let mut random = Random(5);
