@@ -92,22 +92,22 @@ step() {
     timeout --kill-after=5 "$limit" "$@" >>"$result" 2>&1 </dev/null
     code=$?
     if ((code == want)); then
-        say "$(printf '%-28s ok       %4d s' "$name" $((SECONDS - from)))"
+        say "$(printf '%-44s ok       %4d s' "$name" $((SECONDS - from)))"
         return 0
     elif ((code == 77)); then
         skip "$name" 'see above'
         return 0
     elif ((code == 124 || code == 137)); then
-        say "$(printf '%-28s FAILED   %4d s, the limit' "$name" $((SECONDS - from)))"
+        say "$(printf '%-44s FAILED   %4d s, the limit' "$name" $((SECONDS - from)))"
     else
-        say "$(printf '%-28s FAILED   %4d s, exit code %d instead of %d' "$name" $((SECONDS - from)) "$code" "$want")"
+        say "$(printf '%-44s FAILED   %4d s, exit code %d instead of %d' "$name" $((SECONDS - from)) "$code" "$want")"
     fi
     failed+=("$name")
     return 1
 }
 
 skip() { # NAME REASON
-    say "$(printf '%-28s skipped: %s' "$1" "$2")"
+    say "$(printf '%-44s skipped: %s' "$1" "$2")"
     skipped+=("$1")
 }
 
@@ -224,7 +224,6 @@ part_1() {
     local name names broken=()
     mapfile -t names < <("$tests" --list cuda::tests 2>/dev/null | sed -n 's/: test$//p')
     ((${#names[@]})) || names=(cuda::tests)
-    ((dry)) && names=("${names[0]}")
     for name in "${names[@]}"; do
         step "kernels:${name##*::}" "$(limit 60)" "$tests" --nocapture --exact "$name" || {
             kernels_fail=1
