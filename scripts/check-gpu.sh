@@ -73,8 +73,12 @@ if ((dry)); then
     export LD_LIBRARY_PATH KV_CACHE_MB=64
 fi
 
-[[ $parts == 2 ]] || : >"$result"
 failed=() skipped=() kernels_fail=0
+if [[ $parts != 2 ]]; then
+    : >"$result"
+elif grep -q '^kernels:.*FAILED' "$result" 2>/dev/null; then
+    kernels_fail=1
+fi
 
 say() { printf '%s\n' "$*" | tee -a "$result"; }
 
@@ -131,7 +135,7 @@ export -f build
 # Durations: the simulated GPU computes the real model a thousand times slower.
 limit() { echo $((dry ? 300 : $1)); }
 
-say "GPU check of flowbench $(git describe --always --dirty 2>/dev/null || echo 'of an unknown commit'), part $parts, $(date -u +%FT%TZ)"
+say "GPU check of flowbench $(git describe --always --dirty 2>/dev/null || echo 'of an unknown commit'), $(date -u +%FT%TZ)"
 ((dry)) && say 'A dry run on the simulated GPU: no time below is that of a GPU.'
 
 if [[ -z $program ]]; then
@@ -195,7 +199,7 @@ checked() {
 
 card() { # NAME: what the card is doing
     if usable nvidia-smi; then
-        step "$1" 10 nvidia-smi --format=csv --query-gpu=name,driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,temperature.gpu,power.draw,power.limit,clocks_throttle_reasons.active,memory.used,memory.total
+        step "$1" 10 nvidia-smi -q -d MEMORY,CLOCK,POWER,PERFORMANCE,TEMPERATURE
     else
         skip "$1" "$(absent nvidia-smi)"
     fi
