@@ -1,4 +1,5 @@
-//! Times a model's forward passes on synthetic tokens, without scheduler, sampler or tokenizer.
+//! Times a model's forward passes on synthetic tokens, without scheduler or tokenizer, and without the sampler
+//! where that is not a part of the pass.
 //! Backs `flowbench bench-engine`.
 
 use super::EngineInfo;
@@ -210,7 +211,13 @@ impl BenchModel {
                     logits: pass.logits,
                 })
                 .collect();
-            self.model.forward_into(&chunks, &mut self.logits)?;
+            if self.model.samples() {
+                // As in a run: the logits stay on the device.
+                let rows = if pass.logits { test.batch } else { 0 };
+                self.model.forward_sampled(&chunks, &vec![None; rows])?;
+            } else {
+                self.model.forward_into(&chunks, &mut self.logits)?;
+            }
         }
         Ok(Moment::now(self)?.since(start))
     }

@@ -1,0 +1,151 @@
+"""Predicts a decode pass of the CUDA engine, and prints the tables of docs/gpu.md. Nothing here was measured.
+
+A launch takes   max(bytes / (0.8 · bandwidth), instructions / (128 · SMs · clock), waves · path / clock) + 1.8 µs
+and a pass       the sum of its launches + 30 µs on the host.
+
+`bytes` come from the card's memory, `instructions` are those of all threads, `path` is the longest chain of
+dependent steps of a block, in cycles, read off the kernels, and `waves` = ⌈blocks / (SMs · blocks that an SM holds)⌉.
+The constants' sources are in docs/gpu.md.
+"""
+
+import math
+
+# SMs, clock in GHz, bandwidth in GB/s, shared memory of an SM in KiB, cycles of a load from memory and from L2.
+CARDS = {
+    "A100 80 GB SXM": (108, 1.41, 2039, 164, 466, 262),
+    "H100 SXM": (132, 1.98, 3350, 228, 479, 263),
+    "H200 SXM": (132, 1.98, 4800, 228, 479, 263),
+    "L4": (58, 2.04, 300, 100, 542, 273),
+    "RTX 3090": (82, 1.70, 936, 100, 466, 262),
+    "RTX 4090": (128, 2.52, 1008, 100, 542, 273),
+    "RTX 5090": (170, 2.41, 1792, 100, 542, 273),
+}
+EFFICIENCY = 0.8  # of the bandwidth
+NODE = 1.8e-6  # seconds: a kernel of a graph that does nothing
+HOST = 30e-6  # seconds between passes
+BARRIER, SHUFFLE, DIVIDE, STEP = 30, 25, 100, 4  # cycles; STEP: a dependent fused multiply-add
+REGISTERS = 65536
+
+# layers, hidden, heads, KV heads, head size, feed-forward, vocabulary, weights: bits of layers, bits of the head
+MODELS = {
+    "SmolLM2-135M Q4_1, head Q8_0": (30, 576, 9, 3, 64, 1536, 49152, 5.0, 8.5),
+    "8B Q4_K": (32, 4096, 32, 8, 128, 14336, 128256, 4.625, 4.625),
+    "8B bf16": (32, 4096, 32, 8, 128, 14336, 128256, 16.0, 16.0),
+}
+
+
+class Card:
+    def __init__(self, name):
+        self.sms, ghz, gb, self.shared, self.memory, self.l2 = CARDS[name]
+        self.clock, self.bandwidth = ghz * 1e9, gb * 1e9
+
+    def launch(self, blocks, path, read=0.0, instructions=0.0, registers=64, shared=0.0, threads=128):
+        """Seconds."""
+        held = min(2048 // threads if self.shared > 150 else 1536 // threads, REGISTERS // (registers * threads))
+        if shared:
+            held = min(held, int(self.shared // (shared + 1)))
+        waves = math.ceil(blocks / (self.sms * max(held, 1)))
+        return NODE + max(
+            read / (EFFICIENCY * self.bandwidth),
+            instructions / (128 * self.sms * self.clock),
+            waves * path / self.clock,
+        )
+
+    def product(self, rows, cols, bits, tokens, parts=1):
+        """Of `tokens` with rows / 16 groups; `parts` groups one after the other in a block (4: gate and up)."""
+        groups, read, weights = rows / 16, rows * cols * bits / 8, rows * cols
+        if bits >= 16:  # dense: chunks of 64 columns, one chain for each output
+            tile = 1 if tokens == 1 else 4 if tokens <= 4 else 8
+            across = math.ceil(tokens / tile)
+            # A thread stages 8 weights of two bytes, then 64 steps of two loads from shared memory and one FMA.
+            path = math.ceil(cols / 64) * (self.memory + 100 + 64 * 9 + 2 * BARRIER)
+            instructions = weights * across * (4 + 4 * tile)
+            return self.launch(groups / parts * across, parts * path, read, instructions, 96, 8.4 if tile == 1 else 34)
+        blocks = cols / 32
+        if tokens > 16:  # product_32: a warp for each group, no load ahead of its use
+            across = math.ceil(tokens / 32)
+            path = blocks * (self.memory + self.l2 + 350)
+            instructions = weights / 512 * 32 * 450 * across
+            # Four warps of a block: four groups, also of gate and up.
+            return self.launch(groups / 4 * across, path, read, instructions, 136, 8 if parts > 1 else 0)
+        tile, chunk = (1, 32) if tokens == 1 else (4, 32) if tokens <= 4 else (8, 16)
+        across = math.ceil(tokens / tile)
+        path = math.ceil(blocks / chunk) * (self.memory + 100 + 50 * tile + 2 * BARRIER) + blocks * 12
+        return self.launch(groups / parts * across, parts * path, read, weights * across * (0.4 + 0.6 * tile), 96, 8.4 if tile == 1 else 34)
+
+    def attend(self, heads, kv_heads, size, tokens, context, read):
+        group = heads / kv_heads
+        passes, columns = math.ceil(group / 4), math.ceil(size / 64)
+        together = min(group, 4)
+        scores = self.memory + passes * size / 4 * (5 + 7 * together) + SHUFFLE
+        weights = self.memory + 7 * SHUFFLE + DIVIDE
+        softmax = math.ceil(group / 4) * 500
+        values = passes * columns * 4 * (self.memory + 4 * (1 + 7 * together) + 30 * together)
+        span = scores + weights + softmax + values + 3 * BARRIER
+        path = math.ceil(context / 64) * span + 600
+        # Integer products of 4 heads of 128 threads: about 7 instructions for two multiply-adds.
+        instructions = tokens * heads * context * size * 2 * 4
+        return self.launch(tokens * kv_heads, path, read, instructions, 56, 31.4)
+
+
+def pass_of(model, tokens, context, card=None):
+    """Seconds of a decode pass on a card; bytes of weights, of the KV cache, and launches."""
+    layers, hidden, heads, kv_heads, size, middle, vocabulary, bits, head_bits = MODELS[model]
+    inputs = (heads + 2 * kv_heads) * size
+    layer = hidden * inputs + heads * size * hidden + 3 * hidden * middle
+    weights = layers * layer * bits / 8 + vocabulary * hidden * head_bits / 8 + (2 * layers + 1) * hidden * 4
+    kv_token = kv_heads * (4 * size + 8)  # of a layer: two of i16, and a scale for each
+    kv = layers * tokens * context * kv_token
+    launches = 8 * layers + 4
+    if card is None:
+        return weights, kv, launches
+    norm = card.launch(tokens, card.memory + hidden / 16 * 15 + 24 * SHUFFLE + 3 * DIVIDE + 3 * BARRIER + hidden / 256 * 350, threads=256)
+    rotate = card.launch(tokens * (heads + 2 * kv_heads), 2 * card.memory + card.l2 + 6 * SHUFFLE + 2 * DIVIDE + 200, threads=32)
+    times = {
+        "norms": 2 * norm,
+        "rotate": rotate,
+        "attention": card.attend(heads, kv_heads, size, tokens, context, tokens * context * kv_token),
+        "products": card.product(inputs, hidden, bits, tokens)
+        + card.product(hidden, heads * size, bits, tokens)
+        + card.product(2 * middle, hidden, bits, tokens, parts=4)
+        + card.product(hidden, middle, bits, tokens),
+    }
+    for part in times:
+        times[part] *= layers
+    times["head"] = card.product(vocabulary, hidden, head_bits, tokens) + norm
+    # Greedy: two sweeps over the logits by 512 threads.
+    times["sample, embed"] = 2 * NODE + 2 * vocabulary / 512 * 40 / card.clock
+    times["host"] = HOST
+    return times
+
+
+def main():
+    context = 464
+    print(f"Context {context}: 400 tokens before, and half of 128.\n")
+    print("| model | batch | weights, MB | KV, MB | launches |\n|---|---|---|---|---|")
+    for model in MODELS:
+        for tokens in (1, 25):
+            weights, kv, launches = pass_of(model, tokens, context)
+            print(f"| {model} | {tokens} | {weights / 1e6:,.1f} | {kv / 1e6:,.1f} | {launches} |")
+    print("\n| model | batch |", " | ".join(CARDS), "|\n|---|---|" + "---|" * len(CARDS))
+    for model in MODELS:
+        for tokens in (1, 25):
+            cells = []
+            for name in CARDS:
+                total = sum(pass_of(model, tokens, context, Card(name)).values())
+                cells.append(f"{total * 1e3:.2f} ms, {float(f'{tokens / total:.2g}'):,.0f}")
+            print(f"| {model} | {tokens} |", " | ".join(cells), "|")
+    print("\n| H200 SXM: share of | batch | attention | products | norms, rotate | head, sample, embed | host | of it launches |")
+    print("|---|---|---|---|---|---|---|---|")
+    for model in MODELS:
+        for tokens in (1, 25):
+            times = pass_of(model, tokens, context, Card("H200 SXM"))
+            total = sum(times.values())
+            shares = [
+                times["attention"], times["products"], times["norms"] + times["rotate"],
+                times["head"] + times["sample, embed"], times["host"], pass_of(model, tokens, context)[2] * NODE,
+            ]
+            print(f"| {model} | {tokens} |", " | ".join(f"{share / total:.0%}" for share in shares), "|")
+
+
+main()
