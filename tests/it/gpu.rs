@@ -118,3 +118,52 @@ fn doctor_describes_the_card() {
         "{old}"
     );
 }
+
+/// `flowbench run` of the default model on the simulated driver, with a fault of the driver.
+fn with_fault(driver: &PathBuf, fault: &str) -> Option<(Workspace, Printed)> {
+    let model = crate::common::model()?;
+    let workspace = Workspace::new();
+    let mut command = workspace.flowbench(&["run"]);
+    command
+        .env("LD_LIBRARY_PATH", driver)
+        .env("MODEL", model)
+        .env("SIMGPU_FAIL", fault)
+        .envs([
+            ("DEVICE", "cuda"),
+            ("MODE", "standalone"),
+            ("TEMPLATE", "chain"),
+            ("NUM_FLOWS", "1"),
+            ("KV_CACHE_MB", "16"),
+        ]);
+    let printed = run(&mut command);
+    Some((workspace, printed))
+}
+
+#[test]
+fn memory_that_runs_out_while_weights_are_copied() {
+    let Some(driver) = driver(&[]) else { return };
+    // CUDA_ERROR_OUT_OF_MEMORY
+    let Some((_, printed)) = with_fault(&driver, "cuMemAlloc_v2:100:2") else {
+        return;
+    };
+    assert_eq!(printed.code, 3, "{}", printed.err);
+    for expected in ["the weights take 92.0 MiB", "4.0 GiB are free", "hint: "] {
+        assert!(printed.err.contains(expected), "{}", printed.err);
+    }
+}
+
+#[test]
+fn a_gpu_that_is_lost_in_a_run_leaves_a_record() {
+    let Some(driver) = driver(&[]) else { return };
+    // CUDA_ERROR_LAUNCH_FAILED, in the first decode pass after the warm-up.
+    let Some((workspace, printed)) = with_fault(&driver, "cuGraphLaunch:2:719") else {
+        return;
+    };
+    assert_eq!(printed.code, 100, "{}", printed.err);
+    assert!(printed.err.contains("the GPU is lost"), "{}", printed.err);
+    assert!(!printed.err.contains("panicked"), "{}", printed.err);
+    let record = workspace.record();
+    assert_eq!(record["status"], "incomplete");
+    assert_eq!(record["engine"]["device"]["name"], "Simulated GPU");
+    assert!(record["engine"]["jit_ms"].is_number());
+}
