@@ -39,6 +39,8 @@ pub(crate) struct ForwardKernels {
     pub(crate) rotate_and_store: Kernel,
     pub(crate) keep_rows: Kernel,
     pub(crate) attend: Kernel,
+    /// The same in three launches: scores, values, and their join.
+    pub(crate) attend_split: [Kernel; 3],
     pub(crate) quantise_rows: Kernel,
     pub(crate) sample: Kernel,
     /// How long the driver compiled.
@@ -59,6 +61,11 @@ impl ForwardKernels {
             rotate_and_store: kernels.get("rotate_and_store")?,
             keep_rows: kernels.get("keep_rows")?,
             attend: kernels.get("attend")?,
+            attend_split: [
+                kernels.get("attend_scores")?,
+                kernels.get("attend_values")?,
+                kernels.get("attend_join")?,
+            ],
             quantise_rows: kernels.get("quantise_rows")?,
             sample: kernels.get("sample")?,
             jit: kernels.jit(),

@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod pass;
+mod split;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -29,6 +30,7 @@ use crate::error::{Error, Result};
 
 use descriptors::Request;
 use pass::{Pass, Rows};
+use split::{Room, Split};
 use upload::Layout;
 use weights::GpuWeights;
 
@@ -88,8 +90,10 @@ struct Scratch {
     gate: Buffer<f32>,
     logits: Buffer<f32>,
     sampled: Buffer<u32>,
-    /// Decode passes by their rows, recorded with these buffers.
-    graphs: HashMap<usize, Graph>,
+    /// Of a split attention.
+    room: Room,
+    /// Decode passes by their rows and their split, recorded with these buffers.
+    graphs: HashMap<(usize, Option<Split>), Graph>,
 }
 
 impl Scratch {
@@ -126,6 +130,7 @@ impl Scratch {
             gate: numbers(spec.intermediate)?,
             logits: gpu.allocate(ends * spec.vocabulary)?,
             sampled: gpu.allocate(ends)?,
+            room: Room::new(gpu)?,
             graphs: HashMap::new(),
         })
     }
@@ -282,31 +287,55 @@ impl CudaModel {
         let words = upload::write(&mut scratch.staged, scratch.layout, chunks, requests);
         self.gpu
             .upload_async(&scratch.upload, &scratch.staged, words)?;
-        let queue = |scratch: &Scratch, rows: Rows| {
-            let pass = Pass::new(self, scratch, rows);
+        let padded = GRAPH_ROWS.into_iter().find(|most| rows.tokens <= *most);
+        let padded = padded.filter(|rows| *rows <= scratch.tokens.min(scratch.ends));
+        let as_graph = self.graphs && sampled && rows.ends == rows.tokens;
+        let rows = match padded {
+            Some(rows) if as_graph => Rows {
+                tokens: rows,
+                ends: rows,
+            },
+            _ => rows,
+        };
+        let split = self.split(scratch, chunks, rows.tokens)?;
+        let queue = |scratch: &Scratch| {
+            let pass = Pass::new(self, scratch, rows, split);
             pass.queue()?;
             match sampled {
                 true => pass.queue_sampling(),
                 false => Ok(()),
             }
         };
-        let padded = GRAPH_ROWS.into_iter().find(|most| rows.tokens <= *most);
-        let decodes = rows.ends == rows.tokens;
-        let (Some(padded), true, true, true) = (padded, decodes, sampled, self.graphs) else {
-            return queue(scratch, rows);
-        };
-        if !scratch.graphs.contains_key(&padded) && padded <= scratch.tokens.min(scratch.ends) {
-            let rows = Rows {
-                tokens: padded,
-                ends: padded,
-            };
-            let graph = self.gpu.capture(|| queue(scratch, rows))?;
-            scratch.graphs.insert(padded, graph);
+        if !as_graph || padded.is_none() {
+            return queue(scratch);
         }
-        match scratch.graphs.get(&padded) {
+        let key = (rows.tokens, split);
+        if !scratch.graphs.contains_key(&key) {
+            let graph = self.gpu.capture(|| queue(scratch))?;
+            scratch.graphs.insert(key, graph);
+        }
+        match scratch.graphs.get(&key) {
             Some(graph) => self.gpu.replay(graph),
-            None => queue(scratch, rows),
+            None => queue(scratch),
         }
+    }
+
+    /// How the attention of a pass is split, with room for it.
+    fn split(
+        &self,
+        scratch: &mut Scratch,
+        chunks: &[Chunk<'_>],
+        rows: usize,
+    ) -> Result<Option<Split>, GpuError> {
+        let spec = &self.decoder.spec;
+        let (shape, group) = (self.kv_shape, spec.heads / spec.kv_heads);
+        let split = Split::of(chunks, rows, shape, group, self.gpu.multiprocessors());
+        if let Some(split) = split
+            && scratch.room.ensure(&self.gpu, split, rows, shape, group)?
+        {
+            scratch.graphs.clear();
+        }
+        Ok(split)
     }
 }
 
@@ -464,7 +493,7 @@ impl Model for CudaModel {
         let done = self
             .gpu
             .upload_async(&scratch.upload, &scratch.staged, words)
-            .and_then(|()| Pass::new(self, &scratch, rows).queue_sampling())
+            .and_then(|()| Pass::new(self, &scratch, rows, None).queue_sampling())
             .and_then(|()| self.gpu.download(&scratch.sampled, 0, &mut picked))
             .and_then(|()| self.gpu.synchronize());
         self.scratch = Some(scratch);

@@ -2,6 +2,7 @@
 //! logits have the CPU's bits.
 
 use super::descriptors::{Heads, Kv, Products};
+use super::split::Split;
 use super::upload::{ENDS_AT, Layout, SAMPLES_AT};
 use super::weights::{GROUP, GpuLayer, GpuMatrix};
 use super::{CudaModel, Scratch};
@@ -40,15 +41,22 @@ pub(super) struct Pass<'a> {
     scratch: &'a Scratch,
     layout: Layout,
     rows: Rows,
+    split: Option<Split>,
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(model: &'a CudaModel, scratch: &'a Scratch, rows: Rows) -> Self {
+    pub(super) fn new(
+        model: &'a CudaModel,
+        scratch: &'a Scratch,
+        rows: Rows,
+        split: Option<Split>,
+    ) -> Self {
         Self {
             model,
             scratch,
             layout: scratch.layout,
             rows,
+            split,
         }
     }
 
@@ -259,18 +267,18 @@ impl<'a> Pass<'a> {
         // quantises whole rows.
         let fused = spec.head_size.is_multiple_of(BLOCK);
         let width = spec.heads * spec.head_size;
-        let arguments = Arguments::new()
-            .value(self.kv(index))
-            .buffer(&scratch.whole)
-            .buffer(&scratch.factors)
-            .buffer_at(&scratch.upload, tokens_at)
-            .buffer_at(&scratch.upload, self.layout.tables_at())
-            .u64(count.address)
-            .u32((spec.heads / spec.kv_heads) as u32)
-            .buffer(&scratch.attended)
-            .u64(if fused { scratch.blocks.address(0) } else { 0 });
-        let grid = [count.rows, spec.kv_heads];
-        self.launch(&self.model.kernels.attend, grid, THREADS, arguments)?;
+        let blocks = if fused { scratch.blocks.address(0) } else { 0 };
+        match self.split {
+            None => {
+                let arguments = self
+                    .queries(index, tokens_at, count)
+                    .buffer(&scratch.attended)
+                    .u64(blocks);
+                let grid = [count.rows, spec.kv_heads];
+                self.launch(&self.model.kernels.attend, grid, THREADS, arguments)?;
+            }
+            Some(split) => self.attend_split(split, index, tokens_at, count, blocks)?,
+        }
         if fused || !width.is_multiple_of(BLOCK) {
             return Ok(());
         }
@@ -281,6 +289,63 @@ impl<'a> Pass<'a> {
             .u32(width as u32);
         let kernel = &self.model.kernels.quantise_rows;
         self.launch(kernel, [count.rows, 1], ROW_THREADS, arguments)
+    }
+
+    /// The first arguments of `attend` and `attend_scores`.
+    fn queries(&self, index: usize, tokens_at: usize, count: Count) -> Arguments {
+        let (scratch, spec) = (self.scratch, &self.model.decoder.spec);
+        Arguments::new()
+            .value(self.kv(index))
+            .buffer(&scratch.whole)
+            .buffer(&scratch.factors)
+            .buffer_at(&scratch.upload, tokens_at)
+            .buffer_at(&scratch.upload, self.layout.tables_at())
+            .u64(count.address)
+            .u32((spec.heads / spec.kv_heads) as u32)
+    }
+
+    /// Attention in three launches: scores, values, and their join.
+    fn attend_split(
+        &self,
+        split: Split,
+        index: usize,
+        tokens_at: usize,
+        count: Count,
+        blocks: u64,
+    ) -> Result<(), GpuError> {
+        let (scratch, spec) = (self.scratch, &self.model.decoder.spec);
+        let [scores, values, join] = &self.model.kernels.attend_split;
+        let (rows, heads, spans) = (count.rows as u32, spec.kv_heads as u32, split.spans as u32);
+        let group = (spec.heads / spec.kv_heads) as u32;
+        let room = &scratch.room.buffer;
+        let launch = |kernel, z, mut arguments: Arguments| {
+            let grid = [rows, heads, z];
+            self.gpu().launch(kernel, grid, THREADS, &mut arguments)
+        };
+        launch(
+            scores,
+            spans,
+            self.queries(index, tokens_at, count).buffer(room),
+        )?;
+        let arguments = Arguments::new()
+            .value(self.kv(index))
+            .buffer(&scratch.factors)
+            .buffer_at(&scratch.upload, tokens_at)
+            .buffer_at(&scratch.upload, self.layout.tables_at())
+            .u64(count.address)
+            .u32(group)
+            .buffer(room);
+        launch(values, spans, arguments)?;
+        let arguments = Arguments::new()
+            .value(self.kv(index))
+            .buffer_at(&scratch.upload, tokens_at)
+            .u64(count.address)
+            .u32(group)
+            .u32(spans)
+            .buffer(room)
+            .buffer(&scratch.attended)
+            .u64(blocks);
+        launch(join, 1, arguments)
     }
 
     /// Products of one input with up to three matrices, plus their biases. `values` is the input,

@@ -58,7 +58,7 @@ fn on_the_simulated_gpu() {
     let printed = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}{errors}");
-    assert!(printed.contains("test result: ok. 4 passed"), "{printed}");
+    assert!(printed.contains("test result: ok. 5 passed"), "{printed}");
 }
 
 fn cuda(gpu: Gpu, path: &Path, pages: usize) -> CudaModel {
@@ -250,6 +250,47 @@ mod on_a_gpu {
             let parameters = sampler.clone().parameters();
             let sampled = ours.sample_row(0, parameters).unwrap();
             assert_eq!(sampled, sampler.next(&logits), "case {case}");
+        }
+    }
+
+    /// A long context alone, and beside a short one: the attention is split over spans of positions.
+    #[test]
+    fn a_split_attention_gives_the_cpus_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        for family in ["llama", "qwen3"] {
+            let path = Tiny::new(family, true).write_gguf(folder.path(), GgmlDType::Q8_0);
+            let Some(gpu) = gpu() else { return };
+            let mut ours = cuda(gpu, &path, 40);
+            let mut theirs = native(&path, 1, 40);
+            let vocabulary = ours.decoder.spec.vocabulary;
+            let mut random = Random(2);
+            let tables: [Vec<u32>; 2] = [(0..30).rev().collect(), (30..34).collect()];
+            let mut tokens = [random.tokens(317, vocabulary), random.tokens(5, vocabulary)];
+            let mut starts = [0; 2];
+            for pass in 0..7 {
+                let rows = if pass % 3 == 1 { 1 } else { 2 };
+                let chunks: Vec<Chunk<'_>> = (0..rows)
+                    .map(|index| Chunk {
+                        slot: Slot(index),
+                        pages: &tables[index],
+                        tokens: &tokens[index],
+                        start: starts[index],
+                        logits: true,
+                    })
+                    .collect();
+                let expected = theirs.forward(&chunks).unwrap();
+                let logits = ours.forward(&chunks).unwrap();
+                assert_eq!(bits(&logits), bits(&expected), "{family}, pass {pass}");
+                let sampled = ours.forward_sampled(&chunks, &vec![None; rows]).unwrap();
+                let mut greedy = Sampler::new(Sampling::default());
+                for row in 0..rows {
+                    assert_eq!(sampled[row], greedy.next(&expected[row]), "pass {pass}");
+                    starts[row] += tokens[row].len();
+                    tokens[row] = random.tokens(1, vocabulary);
+                }
+            }
+            let scratch = ours.scratch.as_ref().unwrap();
+            assert!(scratch.graphs.keys().any(|(_, split)| split.is_some()));
         }
     }
 }
