@@ -62,7 +62,7 @@ class Card:
             instructions = weights * across * (4 + 4 * tile)
             return self.launch(groups / parts * across, parts * path, read, instructions, 96, 8.4 if tile == 1 else 34)
         blocks = cols / 32
-        if tokens > 16:  # product_32: a warp for each group, no load ahead of its use
+        if tokens > 64:  # product_32: a warp for each group, no load ahead of its use
             across = math.ceil(tokens / 32)
             path = blocks * (self.memory + self.l2 + 350)
             instructions = weights / 512 * 32 * 450 * across
@@ -85,7 +85,21 @@ class Card:
         path = math.ceil(context / 64) * span + 600
         # Integer products of 4 heads of 128 threads: about 7 instructions for two multiply-adds.
         instructions = tokens * heads * context * size * 2 * 4
-        return self.launch(tokens * kv_heads, path, read, instructions, 56, 31.4)
+        spans = math.ceil(context / 64)
+        if not self.splits(kv_heads, tokens, context):
+            return self.launch(tokens * kv_heads, path, read, instructions, 56, 31.4)
+        # Scores and values of all spans side by side, each with half of what is read; then a join, for each span a
+        # decay and four steps, whose loads do not depend on one another.
+        blocks, begin = tokens * kv_heads * spans, 2 * self.memory + 2 * BARRIER
+        return (
+            self.launch(blocks, begin + scores + weights, read / 2, instructions / 2, 37, 8)
+            + self.launch(blocks, begin + softmax + values, read / 2, instructions / 2, 48, 2)
+            + self.launch(tokens * kv_heads, self.memory + self.l2 + spans * (100 + 4 * STEP) + 600, 0, 0, 48, 17)
+        )
+
+    def splits(self, kv_heads, tokens, context):
+        """As `Split::of` in src/engine/model/cuda/split.rs."""
+        return math.ceil(context / 64) >= 3 and 2 * tokens * kv_heads <= self.sms
 
 
 def pass_of(model, tokens, context, card=None):
@@ -96,7 +110,8 @@ def pass_of(model, tokens, context, card=None):
     weights = layers * layer * bits / 8 + vocabulary * hidden * head_bits / 8 + (2 * layers + 1) * hidden * 4
     kv_token = kv_heads * (4 * size + 8)  # of a layer: two of i16, and a scale for each
     kv = layers * tokens * context * kv_token
-    launches = 8 * layers + 4
+    split = (card or Card("H200 SXM")).splits(kv_heads, tokens, context)
+    launches = (10 if split else 8) * layers + 4
     if card is None:
         return weights, kv, launches
     norm = card.launch(tokens, card.memory + hidden / 16 * 15 + 24 * SHUFFLE + 3 * DIVIDE + 3 * BARRIER + hidden / 256 * 350, threads=256)
@@ -146,6 +161,12 @@ def main():
                 times["head"] + times["sample, embed"], times["host"], pass_of(model, tokens, context)[2] * NODE,
             ]
             print(f"| {model} | {tokens} |", " | ".join(f"{share / total:.0%}" for share in shares), "|")
+    print("\n| H200 SXM, batch 1, ms by context |", " | ".join(f"{context:,}" for context in CONTEXTS), "|\n|---|" + "---|" * len(CONTEXTS))
+    for model in MODELS:
+        passes = [sum(pass_of(model, 1, context, Card("H200 SXM")).values()) for context in CONTEXTS]
+        print(f"| {model} |", " | ".join(f"{seconds * 1e3:.2f}" for seconds in passes), "|")
 
+
+CONTEXTS = (128, 464, 2048, 8192)
 
 main()

@@ -1,18 +1,19 @@
 // Products of a few tokens: decoding.
 #include "product.h"
 
-// A group of rows and T tokens: grid (groups of all matrices, tokens / T).
+// A group of rows and T tokens: grid (tokens / T, groups of all matrices). Blocks of the same rows are neighbours, so
+// that their weights come from memory once.
 template <i32 T>
 DEVICE void product(const Products &p, const Activations *x, const float *values, const u32 *count) {
     SHARED(float, tile, Tile<T>::FLOATS);
-    u32 first = blockIdx.y * T, all = *count;
+    u32 first = blockIdx.x * T, all = *count;
     if (first >= all) return;
     u32 tokens = all - first < T ? all - first : T;
     u32 index = 0;
-    if (p.count > 1 && blockIdx.x >= p.matrices[1].first_group) index = 1;
-    if (p.count > 2 && blockIdx.x >= p.matrices[2].first_group) index = 2;
+    if (p.count > 1 && blockIdx.y >= p.matrices[1].first_group) index = 1;
+    if (p.count > 2 && blockIdx.y >= p.matrices[2].first_group) index = 2;
     const Matrix &m = p.matrices[index];
-    u32 group = blockIdx.x - m.first_group;
+    u32 group = blockIdx.y - m.first_group;
     const Activations *blocks = x + size_t(first) * (m.cols / BLOCK);
     float output = group_product<T>(m, group, blocks, values + size_t(first) * m.cols, tokens, tile);
     u32 row = group * LANES + row_of<T>(threadIdx.x), token = token_of<T>(threadIdx.x);
@@ -34,20 +35,20 @@ KERNEL(product_8, const Products p, const Activations *x, const float *values, c
     product<8>(p, x, values, count);
 }
 
-// 32 rows of gate and up, and silu(gate) · up, quantised if `blocks` is there: grid (rows / 32, tokens / T).
+// 32 rows of gate and up, and silu(gate) · up, quantised if `blocks` is there: grid (tokens / T, rows / 32).
 // `p` holds gate and up; `value` is [tokens][rows].
 template <i32 T>
 DEVICE void swiglu(const Products &p, const Activations *x, const float *values, const u32 *count, float *value,
                    Activations *blocks) {
     SHARED(float, tile, Tile<T>::FLOATS);
     SHARED(float, outputs, 2 * T * OUTPUTS);
-    u32 first = blockIdx.y * T, all = *count;
+    u32 first = blockIdx.x * T, all = *count;
     if (first >= all) return;
     u32 tokens = all - first < T ? all - first : T;
     u32 thread = threadIdx.x, token = token_of<T>(thread);
     for (u32 part = 0; part < 4; part++) {
         const Matrix &m = p.matrices[part / 2];
-        u32 group = blockIdx.x * 2 + part % 2, row = group * LANES + row_of<T>(thread);
+        u32 group = blockIdx.y * 2 + part % 2, row = group * LANES + row_of<T>(thread);
         float output = 0.0f;
         if (group * LANES < m.rows) {
             const Activations *input = x + size_t(first) * (m.cols / BLOCK);
@@ -57,11 +58,11 @@ DEVICE void swiglu(const Products &p, const Activations *x, const float *values,
         if (token < T) outputs[(part / 2 * T + token) * OUTPUTS + part % 2 * LANES + row_of<T>(thread)] = output;
     }
     sync_block();
-    u32 rows = p.matrices[0].rows, lane = thread % 32, row = blockIdx.x * BLOCK + lane;
+    u32 rows = p.matrices[0].rows, lane = thread % 32, row = blockIdx.y * BLOCK + lane;
     for (u32 t = thread / 32; t < tokens; t += THREADS / 32) {
         float gated = mul_(silu(outputs[t * OUTPUTS + lane]), outputs[(T + t) * OUTPUTS + lane]);
         if (row < rows) value[size_t(first + t) * rows + row] = gated;
-        if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.x);
+        if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.y);
     }
 }
 

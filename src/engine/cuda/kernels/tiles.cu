@@ -37,12 +37,12 @@ DEVICE void tile_product(const Matrix &m, u32 group, const Activations *x, u32 f
     }
 }
 
-// Four groups of rows and 32 tokens: grid (groups of all matrices / 4, tokens / 32). The first groups of the
+// Four groups of rows and 32 tokens: grid (tokens / 32, groups of all matrices / 4). The first groups of the
 // matrices are multiples of four.
 KERNEL(product_32, const Products p, const Activations *x, const u32 *count) {
-    u32 first = blockIdx.y * TOKENS, tokens = *count, lane = threadIdx.x % 32;
+    u32 first = blockIdx.x * TOKENS, tokens = *count, lane = threadIdx.x % 32;
     if (first >= tokens) return;
-    u32 at = blockIdx.x * 4 + threadIdx.x / 32, index = 0;
+    u32 at = blockIdx.y * 4 + threadIdx.x / 32, index = 0;
     if (p.count > 1 && at >= p.matrices[1].first_group) index = 1;
     if (p.count > 2 && at >= p.matrices[2].first_group) index = 2;
     const Matrix &m = p.matrices[index];
@@ -64,13 +64,13 @@ KERNEL(product_32, const Products p, const Activations *x, const u32 *count) {
     }
 }
 
-// 32 rows of gate and up, quantised if `blocks` is there: grid (rows / 32, tokens / 32).
+// 32 rows of gate and up, quantised if `blocks` is there: grid (tokens / 32, rows / 32).
 KERNEL(swiglu_32, const Products p, const Activations *x, const u32 *count, float *value, Activations *blocks) {
     SHARED(float, outputs, 2 * TOKENS * OUTPUTS);
-    u32 first = blockIdx.y * TOKENS, tokens = *count, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    u32 first = blockIdx.x * TOKENS, tokens = *count, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (first >= tokens) return;
     const Matrix &m = p.matrices[warp / 2];
-    u32 group = blockIdx.x * 2 + warp % 2;
+    u32 group = blockIdx.y * 2 + warp % 2;
     if (group * LANES < m.rows) {
         float out[PARTS][4];
         tile_product(m, group, x, first, tokens, out);
@@ -87,12 +87,12 @@ KERNEL(swiglu_32, const Products p, const Activations *x, const u32 *count, floa
         }
     }
     sync_block();
-    u32 rows = p.matrices[0].rows, row = blockIdx.x * BLOCK + lane;
+    u32 rows = p.matrices[0].rows, row = blockIdx.y * BLOCK + lane;
     for (u32 t = warp; t < TOKENS && first + t < tokens; t += THREADS / 32) {
         float gated = 0.0f;
         if (row < rows) gated = mul_(silu(outputs[t * OUTPUTS + lane]), outputs[(TOKENS + t) * OUTPUTS + lane]);
         if (row < rows) value[size_t(first + t) * rows + row] = gated;
-        if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.x);
+        if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.y);
     }
 }
 

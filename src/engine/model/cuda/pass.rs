@@ -385,7 +385,7 @@ impl<'a> Pass<'a> {
             true => (arguments, groups / TILE_GROUPS),
             false => (arguments.buffer(values), groups),
         };
-        let grid = [across, count.rows.div_ceil(tokens)];
+        let grid = [count.rows.div_ceil(tokens), across];
         self.launch(kernel, grid, THREADS, arguments.u64(count.address))
     }
 
@@ -414,7 +414,7 @@ impl<'a> Pass<'a> {
             .u64(count.address)
             .buffer(&scratch.gate)
             .u64(gated);
-        let grid = [rows.div_ceil(2 * GROUP), count.rows.div_ceil(tokens)];
+        let grid = [count.rows.div_ceil(tokens), rows.div_ceil(2 * GROUP)];
         self.launch(kernel, grid, THREADS, arguments)
     }
 }
@@ -422,12 +422,16 @@ impl<'a> Pass<'a> {
 /// Tokens of a tile of the kernels for many.
 const MANY: usize = 32;
 
+/// Fewer tokens take the kernels for eight: their blocks share a matrix's columns among warps, and those of
+/// the same rows find each other's weights in the cache. By prediction (`scripts/gpu_model.py`).
+const FEWEST_OF_MANY: usize = 65;
+
 /// The kernel for this many tokens, and the tokens of its tile.
 fn choose(kernels: &ByTokens, tokens: usize, dense: bool) -> (&Kernel, usize) {
     match (tokens, &kernels.many) {
         (1, _) => (&kernels.one, 1),
         (2..=4, _) => (&kernels.four, 4),
-        (17.., Some(many)) if !dense => (many, MANY),
+        (FEWEST_OF_MANY.., Some(many)) if !dense => (many, MANY),
         _ => (&kernels.eight, 8),
     }
 }
