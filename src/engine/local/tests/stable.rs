@@ -105,9 +105,16 @@ fn check_mixes(
     for engine in engines {
         let mut random = Random(seed);
         for mix in 0..mixes {
-            let mut pages = one_of(&mut random, &[ROOMY, least, least + 1, least + 4]);
-            // Short from the start, or found short on the way.
-            let found = random.below(2) == 0;
+            // The first mixes are short of memory, whatever is sampled. Short from the start, or found short on
+            // the way.
+            let (mut pages, found) = match mix {
+                0 => (least + 1, false),
+                1 => (least + 1, true),
+                _ => {
+                    let pages = one_of(&mut random, &[ROOMY, least, least + 1, least + 4]);
+                    (pages, random.below(2) == 0)
+                }
+            };
             seen.borrow_mut().most_pages = found.then_some(pages);
             if found {
                 pages = ROOMY;
