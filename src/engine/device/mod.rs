@@ -44,12 +44,14 @@ enum Wish {
 }
 
 /// Makes only GPU 0 visible, in the order of the PCI bus as `nvidia-smi` lists them, unless the user
-/// has set `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`. The driver reads both once. Must run before
-/// any thread is started.
+/// has set `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`. The driver reads both once. It also loads
+/// all kernels at the start: one that is loaded at its first launch would disturb the recording of a
+/// graph. Must run before any thread is started.
 pub fn prepare_process() {
     for (variable, value) in [
         ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         ("CUDA_VISIBLE_DEVICES", "0"),
+        ("CUDA_MODULE_LOADING", "EAGER"),
     ] {
         if std::env::var_os(variable).is_none() {
             // SAFETY: `main` calls this first, while the process has one thread, so that nothing

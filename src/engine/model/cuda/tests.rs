@@ -2,7 +2,7 @@
 //!
 //! A process finds the driver when it starts. So [`on_the_simulated_gpu`] starts this program again, with the
 //! simulated driver (`tests/simgpu`) and [`GPU`] set, for the tests in [`on_a_gpu`]. On a machine with a card:
-//! `FLOWBENCH_TEST_GPU=1 cargo test --lib on_a_gpu`.
+//! `FLOWBENCH_TEST_GPU=1 cargo test --lib on_a_gpu -- --test-threads=1`.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -49,7 +49,8 @@ fn on_the_simulated_gpu() {
     }
     let folder = String::from_utf8(script.stdout).unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["on_a_gpu::", "--test-threads=2"])
+        // One after the other: what waits for the device breaks the recording of another's graph.
+        .args(["on_a_gpu::", "--test-threads=1"])
         .env("LD_LIBRARY_PATH", folder.trim())
         .env(GPU, "1")
         .env("RUST_BACKTRACE", "0")
