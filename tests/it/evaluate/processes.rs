@@ -24,8 +24,12 @@ fn a_zygote_that_dies_is_replaced_and_its_work_done_again() {
     assert_eq!(evaluate(&mut pool, program("return 6")).attempts, 1);
 }
 
+/// Not a test by itself: the process of the next one, whose children are this test's zygotes only.
 #[test]
-fn an_evaluation_whose_zygote_dies_twice_is_nobodys_fault() {
+fn two_deaths() {
+    if std::env::var_os(ALONE).is_none() {
+        return;
+    }
     let mut pool = pool_of(1);
     let us = std::process::id();
     let mut zygote = pool.zygote_pid();
@@ -49,12 +53,32 @@ fn an_evaluation_whose_zygote_dies_twice_is_nobodys_fault() {
     let finished = collect(&mut pool).remove(&id).unwrap();
     assert_eq!(finished.outcome, Outcome::InfraError, "{finished:?}");
     assert_eq!((finished.score, finished.attempts), (None, 2));
+    println!("nobody's fault");
+}
+
+#[test]
+fn an_evaluation_whose_zygote_dies_twice_is_nobodys_fault() {
+    let said = alone("evaluate::processes::two_deaths");
+    assert!(said.contains("nobody's fault"), "{said}");
+}
+
+/// Set in a process that runs one test.
+const ALONE: &str = "FLOWBENCH_EVALUATE_ALONE";
+
+/// What a test prints in a process of its own.
+fn alone(test: &str) -> String {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Not a test by itself: the process of the next one, in which no other test opens files.
 #[test]
 fn two_hundred_evaluations() {
-    if std::env::var_os("FLOWBENCH_EVALUATE_ALONE").is_none() {
+    if std::env::var_os(ALONE).is_none() {
         return;
     }
     let mut pool = pool();
@@ -83,16 +107,7 @@ fn two_hundred_evaluations() {
 
 #[test]
 fn nothing_grows_over_200_evaluations() {
-    let alone = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "evaluate::processes::two_hundred_evaluations",
-            "--nocapture",
-        ])
-        .env("FLOWBENCH_EVALUATE_ALONE", "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&alone.stdout);
+    let said = alone("evaluate::processes::two_hundred_evaluations");
     assert!(said.contains("nothing grew"), "{said}");
 }
 
