@@ -382,6 +382,17 @@ pub(crate) trait Model {
     fn synchronize(&self) -> Result<()>;
 }
 
+/// [`Model::forward`] for a model that implements [`Model::forward_into`].
+///
+/// # Errors
+/// Those of the pass.
+fn split_rows(model: &mut dyn Model, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
+    let mut logits = Vec::new();
+    model.forward_into(chunks, &mut logits)?;
+    let rows = logits.chunks_exact(model.spec().vocabulary);
+    Ok(rows.map(<[f32]>::to_vec).collect())
+}
+
 /// The error if address space or device memory for the pages cannot be reserved.
 fn no_room_for_pages(
     pages: usize,

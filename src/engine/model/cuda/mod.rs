@@ -16,7 +16,8 @@ use super::native::rotation::Rotation;
 use super::native::weights::NativeWeights;
 use super::source::{Weights, described_folder, described_gguf, frequencies};
 use super::{
-    Chunk, Limits, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
+    Chunk, Limits, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages,
+    no_room_for_pages, split_rows,
 };
 use crate::engine::cuda::driver::{Buffer, Gpu, GpuError, Graph, Pinned};
 use crate::engine::cuda::kernels::ForwardKernels;
@@ -411,10 +412,7 @@ impl Model for CudaModel {
     fn close(&mut self, _: Slot) {}
 
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
-        let mut logits = Vec::new();
-        self.forward_into(chunks, &mut logits)?;
-        let rows = logits.chunks_exact(self.decoder.spec.vocabulary);
-        Ok(rows.map(<[f32]>::to_vec).collect())
+        split_rows(self, chunks)
     }
 
     fn forward_into(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<()> {

@@ -14,7 +14,7 @@ use candle_core::quantized::GgmlDType;
 use super::*;
 use crate::engine::Sampling;
 use crate::engine::kernels::PAGE;
-use crate::engine::model::native::tests::native;
+use crate::engine::model::native::tests::{DENSE, QUANTISED, native};
 use crate::engine::model::testing::{Random, Tiny};
 use crate::engine::sampler::Sampler;
 
@@ -127,20 +127,7 @@ mod on_a_gpu {
     #[test]
     fn every_weight_type_gives_the_cpus_bits() {
         let folder = tempfile::tempdir().unwrap();
-        let types = [
-            GgmlDType::Q4_0,
-            GgmlDType::Q4_1,
-            GgmlDType::Q5_0,
-            GgmlDType::Q5_1,
-            GgmlDType::Q8_0,
-            GgmlDType::Q4K,
-            GgmlDType::Q5K,
-            GgmlDType::Q6K,
-            GgmlDType::F16,
-            GgmlDType::BF16,
-            GgmlDType::F32,
-        ];
-        for dtype in types {
+        for dtype in QUANTISED.into_iter().chain(DENSE) {
             let tiny = Tiny::new("llama", true);
             let path = tiny.write_gguf(folder.path(), dtype);
             same_bits(&path, &format!("{dtype:?}"));

@@ -17,6 +17,7 @@ pub(super) mod weights;
 use super::source::{Weights, described_folder, described_gguf, frequencies};
 use super::{
     Chunk, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, no_room_for_pages,
+    split_rows,
 };
 use crate::engine::decoder::Decoder;
 use crate::engine::kernels::{Kernels, KvMemory, KvShape, Matrices, PAGE, Pool, SlotMapping};
@@ -174,10 +175,7 @@ impl Model for NativeModel {
     fn close(&mut self, _: Slot) {}
 
     fn forward(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<f32>>> {
-        let mut logits = Vec::new();
-        self.forward_into(chunks, &mut logits)?;
-        let rows = logits.chunks_exact(self.decoder.spec.vocabulary);
-        Ok(rows.map(<[f32]>::to_vec).collect())
+        split_rows(self, chunks)
     }
 
     fn forward_into(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<()> {

@@ -29,8 +29,9 @@ const DENSE_BOUND: f32 = 1.5e-3;
 /// Measured: 3.9e-2 at most.
 const QUANTISED_BOUND: f32 = 6e-2;
 
-const DENSE: [GgmlDType; 3] = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
-const QUANTISED: [GgmlDType; 8] = [
+pub(in crate::engine::model) const DENSE: [GgmlDType; 3] =
+    [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
+pub(in crate::engine::model) const QUANTISED: [GgmlDType; 8] = [
     GgmlDType::Q4_0,
     GgmlDType::Q4_1,
     GgmlDType::Q5_0,
