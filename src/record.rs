@@ -10,6 +10,7 @@ pub mod remote;
 #[cfg(test)]
 mod schema;
 pub mod shard;
+pub mod shortage;
 mod tokens;
 pub mod warning;
 
@@ -25,6 +26,7 @@ use load::LoadRecord;
 use metrics::{CriticalStep, Distribution, PositionRecord};
 use remote::RemoteRecord;
 use shard::{Shard, ShardRun};
+use shortage::MemoryShortage;
 use warning::Warning;
 
 pub use tokens::TokenCounts;
@@ -391,6 +393,9 @@ pub struct Totals {
     /// `MODE=remote` only: calls to the server, retries and failures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteRecord>,
+    /// Passes for which the device's memory was short.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory_shortages: Vec<MemoryShortage>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -30,6 +30,7 @@ pub(crate) fn run(
     let options = LocalOptions {
         device: config.device,
         backend: config.backend,
+        gpu: config.gpu,
         max_sequences: config
             .tests
             .iter()

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::record::remote::RemoteRecord;
+use crate::record::shortage::MemoryShortage;
 use crate::stopwatch::Fence;
 
 pub use bench::{BenchModel, measure_ceilings};
@@ -100,6 +101,11 @@ pub trait Engine: Fence {
     /// If the engine as a whole cannot continue, such as after a device error. A single request
     /// that fails is reported as [`EventKind::Failed`].
     fn poll(&mut self) -> Result<Vec<Event>>;
+
+    /// The passes since the last call for which the device's memory was short.
+    fn take_shortages(&mut self) -> Vec<MemoryShortage> {
+        Vec::new()
+    }
 
     /// Cancels an unfinished request. Later polls return no events for it.
     fn cancel(&mut self, id: RequestId);

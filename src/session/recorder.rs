@@ -151,6 +151,8 @@ impl Recorder<'_> {
             let remote = &mut self.record.totals.remote;
             remote.get_or_insert_default().add(&traffic);
         }
+        let shortages = services.engine.take_shortages();
+        self.record.totals.memory_shortages.extend(shortages);
         // However the flows ended, unless the device no longer answers.
         if let Ok(end) = Moment::now(services.engine) {
             self.record.totals.benchmark_total_ms = Some(end.since(job.origin));

@@ -14,6 +14,7 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+use super::cuda::driver::Memory;
 use super::decoder;
 use super::device::Device;
 use super::kv::PAGE_TOKENS;
@@ -22,6 +23,7 @@ use super::load::safetensors::{SafetensorsFolder, folder_of};
 use super::memory;
 pub(crate) use super::model_spec::ModelSpec;
 use super::sampler::SamplingParameters;
+use crate::config::GpuSettings;
 use crate::error::{Error, Result};
 use crate::units::Bytes;
 
@@ -80,6 +82,7 @@ pub(crate) struct Limits {
     pub(crate) context: Option<usize>,
     /// Memory for keys and values in bytes; `None`: see [`Limits::budget`].
     pub(crate) kv_bytes: Option<usize>,
+    pub(crate) gpu: GpuSettings,
 }
 
 impl Limits {
@@ -93,19 +96,32 @@ impl Limits {
 
     /// Upper bound on the bytes of keys and values. If no size is configured: on a CPU 1 GiB, or more if
     /// one sequence of the full context needs more, up to half of the available memory; on a GPU, whose
-    /// memory is asked after the weights are loaded, 16 sequences of the full context, up to
-    /// nine tenths of what is free.
+    /// memory is read after the weights are loaded, what [`GpuSettings::memory_utilization`] leaves.
     pub(crate) fn budget(&self, full_context: usize, device: &Device) -> usize {
         self.kv_bytes.unwrap_or_else(|| match device {
             Device::Cpu => full_context
                 .min(memory::half_of_available())
                 .max(Self::DEFAULT),
-            Device::Cuda(gpu) => {
-                let free = gpu.memory().map_or(0, |memory| memory.free);
-                let wanted = full_context.saturating_mul(16).max(Self::DEFAULT);
-                wanted.min(free / 10 * 9)
-            }
+            Device::Cuda(gpu) => match gpu.memory() {
+                Ok(memory) => self.gpu_budget(full_context, memory),
+                Err(_) => 0,
+            },
         })
+    }
+
+    fn gpu_budget(&self, full_context: usize, memory: Memory) -> usize {
+        const DEFAULT_SHARE: f64 = 0.9;
+        let left = |share: f64| {
+            let kept = memory.total as f64 * (1.0 - share);
+            memory.free.saturating_sub(kept.ceil() as usize)
+        };
+        match self.gpu.memory_utilization {
+            Some(share) => left(share),
+            None => {
+                let wanted = full_context.saturating_mul(16).max(Self::DEFAULT);
+                wanted.min(left(DEFAULT_SHARE))
+            }
+        }
     }
 
     /// Upper bound on a sequence's tokens, for a model on the CPU that stores keys and values per sequence:
@@ -306,6 +322,11 @@ pub(crate) trait Model {
     /// which is smaller if memory is short.
     fn provide_pages(&mut self, pages: usize) -> usize {
         pages
+    }
+
+    /// Gives up device memory that passes can do without, with the same results. Returns whether there was any.
+    fn save_memory(&mut self) -> bool {
+        false
     }
 
     /// Bytes of keys and values per token, for a model that stores them per sequence.

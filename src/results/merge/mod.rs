@@ -271,6 +271,9 @@ fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[ShardPart
             remotes.into_iter().for_each(|remote| sum.add(remote));
             sum
         }),
+        memory_shortages: all()
+            .flat_map(|totals| totals.memory_shortages.clone())
+            .collect(),
         ..Totals::default()
     };
     tally.set_totals(&mut totals);
