@@ -28,7 +28,7 @@ use crate::record::remote::RemoteRecord;
 use crate::record::shortage::MemoryShortage;
 use crate::stopwatch::Fence;
 
-pub use bench::{BenchModel, measure_ceilings};
+pub use bench::BenchModel;
 pub use device::{
     DeviceInfo, DeviceLoad, describe_gpu, device_load, driver_version, gpu_minimum, prepare_process,
 };

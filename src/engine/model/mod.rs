@@ -25,6 +25,7 @@ pub(crate) use super::model_spec::ModelSpec;
 use super::sampler::SamplingParameters;
 use crate::config::GpuSettings;
 use crate::error::{Error, Result};
+use crate::record::bench::Ceilings;
 use crate::units::Bytes;
 
 #[cfg(test)]
@@ -288,6 +289,14 @@ pub(crate) trait Model {
     /// own logits. Verifying a draft needs that.
     fn checks_guesses(&self) -> bool {
         false
+    }
+
+    /// The limits of a device that is not the CPU, measured.
+    ///
+    /// # Errors
+    /// Exit code 3 if the device fails.
+    fn device_ceilings(&self) -> Result<Option<Ceilings>> {
+        Ok(None)
     }
 
     /// How long the driver compiled the kernels for its card, in milliseconds; `None` without a driver.

@@ -21,6 +21,7 @@ use super::{
     Chunk, Limits, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages,
     no_room_for_pages, split_rows,
 };
+use crate::engine::cuda::ceilings;
 use crate::engine::cuda::driver::{Buffer, Gpu, GpuError, Graph, Pinned};
 use crate::engine::cuda::kernels::ForwardKernels;
 use crate::engine::decoder::{Activation, Decoder, NormPlace};
@@ -31,6 +32,7 @@ use crate::engine::sampler::SamplingParameters;
 use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
 use crate::profile;
+use crate::record::bench::Ceilings;
 
 use descriptors::Request;
 use pass::{Pass, Rows};
@@ -434,6 +436,12 @@ impl Model for CudaModel {
 
     fn checks_guesses(&self) -> bool {
         true
+    }
+
+    fn device_ceilings(&self) -> Result<Option<Ceilings>> {
+        let measured = ceilings::measure(&self.gpu, &self.kernels);
+        let measured = measured.map_err(|error| error.at_load("measure the limits of the GPU"))?;
+        Ok(Some(measured))
     }
 
     fn jit_ms(&self) -> Option<f64> {

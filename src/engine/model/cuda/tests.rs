@@ -64,7 +64,7 @@ fn on_simulated(filter: &str) -> Option<String> {
 #[test]
 fn on_the_simulated_gpu() {
     if let Some(printed) = on_simulated("on_a_gpu::") {
-        assert!(printed.contains("test result: ok. 8 passed"), "{printed}");
+        assert!(printed.contains("test result: ok. 9 passed"), "{printed}");
     }
 }
 
@@ -312,7 +312,7 @@ mod with_a_profile {
         let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
         let mut model = cuda(gpu, &path, 4);
         let layers = model.decoder.spec.layers as u64;
-        let mut tokens = |model: &mut CudaModel| {
+        let tokens = |model: &mut CudaModel| {
             let mut sampled = Vec::new();
             let mut next = vec![5, 6, 7];
             let mut start = 0;

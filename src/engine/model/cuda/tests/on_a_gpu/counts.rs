@@ -163,3 +163,14 @@ fn a_pass_without_memory_leaves_the_model_usable() {
     drop(hog);
     assert_eq!(wide(&mut model).unwrap().len(), many);
 }
+
+/// The virtual clock of the simulated GPU gives a figure for the least sizes.
+#[test]
+fn the_cards_limits_are_measured() {
+    let Some(gpu) = gpu() else { return };
+    let (model, _) = decoding(gpu);
+    let ceilings = model.device_ceilings().unwrap().unwrap();
+    assert_eq!(ceilings.threads, model.gpu.multiprocessors() as usize);
+    assert_eq!(ceilings.instructions, "mma");
+    assert!(ceilings.read_gb_s > 0.0 && ceilings.int8_gmac_s > 0.0);
+}
