@@ -34,7 +34,7 @@ fn gpu() -> Option<Gpu> {
 
 /// Runs this program's tests that match `filter` on the simulated GPU; `None`, and a line, where it cannot be
 /// built (in CI: a failure). Set `SIMGPU_CHECKS=1` for its checks, which take minutes.
-fn on_simulated(filter: &str) -> Option<String> {
+fn on_simulated(filter: &str, seed: u64) -> Option<String> {
     let script = Command::new("bash")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .arg("scripts/simgpu.sh")
@@ -52,6 +52,7 @@ fn on_simulated(filter: &str) -> Option<String> {
         .args([filter, "--test-threads=1"])
         .env("LD_LIBRARY_PATH", folder.trim())
         .env(GPU, "1")
+        .env("SIMGPU_SEED", seed.to_string())
         .env("RUST_BACKTRACE", "0")
         .output()
         .unwrap();
@@ -63,15 +64,25 @@ fn on_simulated(filter: &str) -> Option<String> {
 
 #[test]
 fn on_the_simulated_gpu() {
-    if let Some(printed) = on_simulated("on_a_gpu::") {
-        assert!(printed.contains("test result: ok. 9 passed"), "{printed}");
+    if let Some(printed) = on_simulated("on_a_gpu::", 0) {
+        assert!(printed.contains("test result: ok. 10 passed"), "{printed}");
+    }
+}
+
+/// The simulated GPU runs lanes, warps and blocks in another order, and the sizes are others.
+#[test]
+fn in_another_order_on_the_simulated_gpu() {
+    for seed in [1, 2] {
+        if let Some(printed) = on_simulated("on_a_gpu::sweep::", seed) {
+            assert!(printed.contains("test result: ok. 1 passed"), "{printed}");
+        }
     }
 }
 
 /// The profile is on for the rest of a process, so its test has one of its own.
 #[test]
 fn profiled_on_the_simulated_gpu() {
-    if let Some(printed) = on_simulated("with_a_profile::") {
+    if let Some(printed) = on_simulated("with_a_profile::", 0) {
         assert!(printed.contains("test result: ok. 1 passed"), "{printed}");
     }
 }
@@ -139,6 +150,7 @@ mod on_a_gpu {
     use super::*;
 
     mod counts;
+    mod sweep;
 
     #[test]
     fn every_weight_type_gives_the_cpus_bits() {
