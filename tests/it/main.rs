@@ -21,6 +21,7 @@ mod limits;
 mod live;
 mod llama_server;
 mod network;
+mod nvml;
 mod own_folder;
 mod profile;
 mod profiler;

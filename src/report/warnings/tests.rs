@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::record::gpu::GpuRecord;
 use crate::record::remote::RemoteRecord;
 use crate::record::shard::{Shard, ShardRun};
 use crate::report::testing::run;
@@ -350,6 +351,7 @@ fn a_busy_machine() {
                 ..run.environment.clone()
             },
             engine: json!(null),
+            gpu: None,
             engine_init_ms: None,
             benchmark_total_ms: None,
         };
@@ -360,6 +362,38 @@ fn a_busy_machine() {
         evidence.starts_with("other processes used 70 %"),
         "{evidence}"
     );
+}
+
+#[test]
+fn a_gpu_that_was_throttled_or_shared() {
+    let with = |change: fn(&mut GpuRecord)| {
+        changed(|run, _| {
+            let mut gpu = crate::report::testing::gpu();
+            change(&mut gpu);
+            run.gpu = Some(gpu);
+        })
+        .into_iter()
+        .map(|warning| format!("{}: {}", warning.code, warning.evidence))
+        .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        with(|_| ()),
+        [
+            "gpu_throttled: sw_power_cap",
+            "gpu_shared: process 4242 (1.0 GiB)"
+        ]
+    );
+    let undisturbed = |gpu: &mut GpuRecord| {
+        gpu.throttle.pop();
+        gpu.other_processes.clear();
+    };
+    assert_eq!(with(undisturbed), [""; 0], "clocks that the user has set");
+    let unknown = with(|gpu| {
+        *gpu = GpuRecord::default();
+        let reason = "no such file".to_owned();
+        gpu.missing.insert("nvml".to_owned(), reason);
+    });
+    assert_eq!(unknown, ["gpu_unknown: no such file"]);
 }
 
 #[test]
