@@ -20,7 +20,7 @@ pub struct GpuRecord {
     /// Seconds between the two readings.
     pub seconds: Option<f64>,
     /// Energy of the whole card between the two readings, with its idle power and all other processes:
-    /// the difference of its counter, which the driver updates every 20 to 100 ms.
+    /// the difference of its counter, which moves in steps of some tens of milliseconds.
     pub energy_joules: Option<f64>,
     /// Throttle reasons of both readings. What came and went in between is not in it.
     pub throttle: Vec<String>,

@@ -29,10 +29,13 @@ pub(super) fn facts(run: &RunRecord) -> Vec<(&'static str, String)> {
     let Some(gpu) = &run.gpu else {
         return Vec::new();
     };
-    if let Some(reason) = gpu.missing.get("nvml") {
-        return vec![("GPU", format!("not known: {reason}"))];
-    }
-    let mut facts = vec![("GPU", card(gpu))];
+    let mut facts = vec![(
+        "GPU",
+        match gpu.missing.get("nvml") {
+            Some(reason) => format!("not known: {reason}"),
+            None => card(gpu),
+        },
+    )];
     facts.extend(energy(run, gpu).map(|text| ("GPU energy", text)));
     facts.extend(clocks(gpu).map(|text| ("GPU clocks", text)));
     facts.extend(temperature(gpu).map(|text| ("GPU temperature", text)));
@@ -183,9 +186,10 @@ mod tests {
         let reason = "MIG is on".to_owned();
         gpu.missing.insert("energy_joules".to_owned(), reason);
         assert!(text(&record).contains("GPU energy: not known: MIG is on\n"));
-        let gpu = record.gpu.as_mut().expect("set");
-        let reason = "no such library".to_owned();
-        gpu.missing.insert("nvml".to_owned(), reason);
+        record.gpu = Some(GpuRecord {
+            missing: [("nvml".to_owned(), "no such library".to_owned())].into(),
+            ..GpuRecord::default()
+        });
         assert_eq!(text(&record), "GPU: not known: no such library");
     }
 }

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use crate::common::simgpu::driver;
 use crate::common::{Printed, Workspace, run};
+use crate::simgpu::driver;
 
 /// `flowbench` with these arguments and variables, on the simulated driver.
 fn on(driver: &PathBuf, arguments: &[&str], variables: &[(&str, &str)]) -> Printed {
@@ -148,4 +148,8 @@ fn a_gpu_that_is_lost_in_a_run_leaves_a_record() {
     assert_eq!(record["status"], "incomplete");
     assert_eq!(record["engine"]["device"]["name"], "Simulated GPU");
     assert!(record["engine"]["jit_ms"].is_number());
+    assert!(
+        record["gpu"]["end"].is_object(),
+        "read however the flows end"
+    );
 }

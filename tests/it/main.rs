@@ -31,6 +31,8 @@ mod report;
 mod run;
 mod schema;
 mod shards;
+mod simgpu;
 mod streams;
+mod tiny_model;
 mod warnings;
 mod workflows;

@@ -158,7 +158,7 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
     if let Some(joules) = run.gpu.as_ref().and_then(|gpu| gpu.energy_joules) {
         tiles.push(Tile {
             label: "GPU energy",
-            value: format!("{joules:.0} J"),
+            value: format!("{joules:.1} J"),
             note: gpu::per_token(run).unwrap_or_else(|| "of the whole run".to_owned()),
         });
     }

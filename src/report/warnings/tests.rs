@@ -301,6 +301,23 @@ fn load(others: f64, steal: f64, seconds: f64) -> LoadRecord {
     }
 }
 
+fn shard(index: usize, others: f64, gpu: Option<GpuRecord>) -> ShardRun {
+    ShardRun {
+        shard: Shard { index, of: 2 },
+        run_id: String::new(),
+        started_at: String::new(),
+        status: Status::Complete,
+        environment: crate::record::Environment {
+            load: Some(load(others, 0.0, 60.0)),
+            ..crate::record::Environment::default()
+        },
+        engine: json!(null),
+        gpu,
+        engine_init_ms: None,
+        benchmark_total_ms: None,
+    }
+}
+
 #[test]
 fn a_busy_machine() {
     let with = |load: LoadRecord| {
@@ -341,21 +358,7 @@ fn a_busy_machine() {
 
     // The machine of each shard is checked.
     let (code, evidence) = one(|run, _| {
-        let shard = |index, others| ShardRun {
-            shard: Shard { index, of: 2 },
-            run_id: String::new(),
-            started_at: String::new(),
-            status: Status::Complete,
-            environment: crate::record::Environment {
-                load: Some(load(others, 0.0, 60.0)),
-                ..run.environment.clone()
-            },
-            engine: json!(null),
-            gpu: None,
-            engine_init_ms: None,
-            benchmark_total_ms: None,
-        };
-        run.shards = vec![shard(1, 0.0), shard(2, 0.7)];
+        run.shards = vec![shard(1, 0.0, None), shard(2, 0.7, None)];
     });
     assert_eq!(code, "busy_machine");
     assert!(
@@ -394,6 +397,13 @@ fn a_gpu_that_was_throttled_or_shared() {
         gpu.missing.insert("nvml".to_owned(), reason);
     });
     assert_eq!(unknown, ["gpu_unknown: no such file"]);
+    // The card of each shard is checked.
+    let gpu = crate::report::testing::gpu;
+    let of_shards = changed(|run, _| {
+        run.shards = vec![shard(1, 0.0, None), shard(2, 0.0, Some(gpu()))];
+    });
+    assert_eq!(of_shards.len(), 2);
+    assert_eq!(of_shards[0].code, "gpu_throttled");
 }
 
 #[test]

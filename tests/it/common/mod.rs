@@ -3,8 +3,6 @@
 
 pub(crate) mod proxy;
 pub(crate) mod server;
-pub(crate) mod simgpu;
-pub(crate) mod tiny_model;
 
 use std::fs;
 use std::path::{Path, PathBuf};

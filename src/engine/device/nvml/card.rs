@@ -21,18 +21,22 @@ pub(super) fn describe(missing: &mut Missing) -> GpuCard {
     let Some(pci_bus_id) = library::opened_card() else {
         return GpuCard::default();
     };
-    let known_anyway = GpuCard {
-        pci_bus_id: Some(pci_bus_id.to_owned()),
-        driver: library::driver_version(),
-        ..GpuCard::default()
-    };
     let device = match library::device(pci_bus_id) {
         Ok(device) => device,
         Err(reason) => {
             missing.insert("nvml".to_owned(), reason);
-            return known_anyway;
+            return GpuCard {
+                pci_bus_id: Some(pci_bus_id.to_owned()),
+                driver: library::driver_version(),
+                ..GpuCard::default()
+            };
         }
     };
+    let driver = library::driver_version();
+    if driver.is_none() {
+        let reason = "neither NVML nor the kernel module tells it";
+        missing.insert("driver".to_owned(), reason.to_owned());
+    }
     let mut clock = |field, clock| known(missing, field, device.max_clock_info(clock));
     let (max_clock_sm_mhz, max_clock_memory_mhz) = (
         clock("max_clock_sm_mhz", Clock::SM),
@@ -42,6 +46,8 @@ pub(super) fn describe(missing: &mut Missing) -> GpuCard {
     let limit = known(missing, "power_limit_watts", device.enforced_power_limit());
     let ecc = known(missing, "ecc", device.is_ecc_enabled());
     GpuCard {
+        pci_bus_id: Some(pci_bus_id.to_owned()),
+        driver,
         uuid: known(missing, "uuid", device.uuid()),
         memory_bytes: memory.map(|memory| memory.total),
         power_limit_watts: limit.map(watts),
@@ -50,7 +56,6 @@ pub(super) fn describe(missing: &mut Missing) -> GpuCard {
         mig: known(missing, "mig", mig(&device)),
         persistence: known(missing, "persistence", device.is_in_persistent_mode()),
         ecc: ecc.map(|ecc| ecc.currently_enabled),
-        ..known_anyway
     }
 }
 

@@ -18,10 +18,6 @@ fn library() -> Result<&'static Nvml, String> {
 }
 
 /// What NVML says of a call that failed.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is the argument of `map_err`"
-)]
 fn reason(error: NvmlError) -> String {
     match error {
         // The loader's text says all.
