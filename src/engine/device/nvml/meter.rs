@@ -53,37 +53,35 @@ impl GpuMeter {
 
     /// `end`: the last reading, and the seconds since the first.
     pub(super) fn record(&self, end: Option<(Reading, f64)>) -> GpuRecord {
+        let last = end.as_ref().map_or(&self.start, |(end, _)| end);
+        let readings = [&self.start.values, &last.values];
+        let throttle = readings
+            .iter()
+            .flat_map(|reading| reading.throttle.iter().flatten());
+        let throttle: BTreeSet<&String> = throttle.collect();
+        let others = readings
+            .iter()
+            .flat_map(|reading| reading.other_processes.iter().flatten());
+        let mut missing = self.missing.clone();
+        merge(&mut missing, &self.start.missing, &last.missing);
         let mut record = GpuRecord {
             card: self.card.clone(),
             start: self.start.values.clone(),
-            missing: self.missing.clone(),
+            throttle: throttle.into_iter().cloned().collect(),
+            other_processes: processes::united(others.cloned()),
+            missing,
             ..GpuRecord::default()
         };
-        let readings = [Some(&self.start), end.as_ref().map(|(end, _)| end)];
-        for reading in readings.into_iter().flatten() {
-            let reasons = reading.values.throttle.iter().flatten();
-            let throttle: BTreeSet<&String> = record.throttle.iter().chain(reasons).collect();
-            record.throttle = throttle.into_iter().cloned().collect();
-            let others = reading.values.other_processes.iter().flatten();
-            record.other_processes =
-                processes::united(record.other_processes.iter().chain(others).cloned());
+        if let Some((end, seconds)) = end {
+            match joules(&self.start, &end) {
+                Ok(joules) => record.energy_joules = Some(joules),
+                // Without the library, its reason is enough.
+                Err(_) if record.missing.contains_key("nvml") => {}
+                Err(reason) => drop(record.missing.insert("energy_joules".to_owned(), reason)),
+            }
+            record.seconds = Some(seconds);
+            record.end = Some(end.values);
         }
-        let Some((end, seconds)) = end else {
-            merge(
-                &mut record.missing,
-                &self.start.missing,
-                &self.start.missing,
-            );
-            return record;
-        };
-        merge(&mut record.missing, &self.start.missing, &end.missing);
-        match joules(&self.start, &end) {
-            Ok(joules) => record.energy_joules = Some(joules),
-            Err(reason) if record.missing.contains_key("nvml") => drop(reason),
-            Err(reason) => drop(record.missing.insert("energy_joules".to_owned(), reason)),
-        }
-        record.seconds = Some(seconds);
-        record.end = Some(end.values);
         record
     }
 }
