@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod evaluation;
+pub mod gpu;
 pub mod load;
 pub mod metrics;
 pub mod profile;
@@ -22,6 +23,7 @@ use crate::units::Millis;
 use evaluation::{
     EvaluationRecord, EvaluatorRecord, RolloutRecord, ScoreRecord, UsageRecord, VerificationRecord,
 };
+use gpu::GpuRecord;
 use load::LoadRecord;
 use metrics::{CriticalStep, Distribution, PositionRecord};
 use remote::RemoteRecord;
@@ -63,6 +65,9 @@ pub struct RunRecord {
     /// What generated programs run on; absent if no step evaluates or verifies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<EvaluatorRecord>,
+    /// The GPU as the driver's management library reports it; absent if the engine uses none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuRecord>,
     /// How often an engine was started: once, except with `--engine-per-workflow`.
     pub engine_starts: usize,
     /// Finished and failed workflows, in the order of the flows.

@@ -2,27 +2,9 @@
 //! numbers, a hint and exit code 3; and `DEVICE=cuda` never runs on the CPU.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use crate::common::{Printed, Workspace, run};
-
-/// The folder of the simulated driver; `None`, and a line, where it cannot be built (in CI: a failure).
-fn driver(arguments: &[&str]) -> Option<PathBuf> {
-    let output = Command::new("bash")
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .arg("scripts/simgpu.sh")
-        .args(arguments)
-        .output()
-        .expect("bash starts");
-    if output.status.success() {
-        let folder = String::from_utf8_lossy(&output.stdout);
-        return Some(PathBuf::from(folder.trim()));
-    }
-    let reason = String::from_utf8_lossy(&output.stderr);
-    assert!(std::env::var_os("CI").is_none(), "{reason}");
-    println!("skipped: the simulated GPU cannot be built: {reason}");
-    None
-}
+use crate::simgpu::driver;
 
 /// `flowbench` with these arguments and variables, on the simulated driver.
 fn on(driver: &PathBuf, arguments: &[&str], variables: &[(&str, &str)]) -> Printed {
@@ -166,4 +148,8 @@ fn a_gpu_that_is_lost_in_a_run_leaves_a_record() {
     assert_eq!(record["status"], "incomplete");
     assert_eq!(record["engine"]["device"]["name"], "Simulated GPU");
     assert!(record["engine"]["jit_ms"].is_number());
+    assert!(
+        record["gpu"]["end"].is_object(),
+        "read however the flows end"
+    );
 }

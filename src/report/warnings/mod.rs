@@ -3,6 +3,7 @@
 //! lists them.
 
 mod gathered;
+mod gpu;
 #[cfg(test)]
 mod tests;
 mod thoughts;
@@ -46,6 +47,7 @@ pub fn warnings(run: &RunRecord, gathered: &Gathered) -> Vec<Warning> {
     all.extend(identical(run));
     all.extend(short_of_memory(run));
     all.extend(busy(run));
+    all.extend(gpu::warnings(run));
     let counts = run.totals.remote.iter().flat_map(traffic::warnings);
     all.extend(counts.map(|text| warning("token_counts", text, String::new())));
     all
