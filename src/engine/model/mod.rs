@@ -487,3 +487,33 @@ fn check_pages(chunk: &Chunk<'_>, pages: usize) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_values_take_a_share_of_a_cards_memory() {
+        const GIB: usize = 1 << 30;
+        let budget = |utilization, context: usize, free: usize| {
+            let limits = Limits {
+                gpu: GpuSettings {
+                    memory_utilization: utilization,
+                    graphs: true,
+                },
+                ..Limits::default()
+            };
+            let memory = Memory {
+                free: free * GIB,
+                total: 100 * GIB,
+            };
+            limits.gpu_budget(context * GIB, memory) / GIB
+        };
+        // Of 100 GiB, 30 are taken, by the weights for instance.
+        assert_eq!(budget(None, 2, 70), 32, "16 full contexts");
+        assert_eq!(budget(None, 5, 70), 60, "up to nine tenths of the card");
+        assert_eq!(budget(Some(0.5), 5, 70), 20);
+        assert_eq!(budget(Some(1.0), 1, 70), 70, "all that is free");
+        assert_eq!(budget(Some(0.25), 1, 70), 0, "more is taken already");
+    }
+}
