@@ -197,6 +197,13 @@ fn an_engine_that_does_not_start_on_the_card() {
             &[("KV_CACHE_MB", "100000")],
             &["97.7 GiB of keys and values", "4.0 GiB are free", "hint: "],
         ),
+        (
+            &[("SIMGPU_MEMORY", "8388608")],
+            &[
+                "to compute with), and 8.0 MiB of 8.0 MiB are free",
+                "hint: ",
+            ],
+        ),
     ] {
         let (_, printed) = tiny(&driver, variables);
         assert_eq!(printed.code, 3, "{variables:?}: {}", printed.err);
@@ -208,6 +215,33 @@ fn an_engine_that_does_not_start_on_the_card() {
             );
         }
         assert!(!printed.err.contains("panicked"), "{}", printed.err);
+    }
+}
+
+/// Another process took the memory after it was checked, and before the pages were allocated.
+#[test]
+fn memory_that_another_process_takes_during_the_start() {
+    let Some(driver) = driver(&[]) else { return };
+    let report = Workspace::new();
+    let path = report.file("report.json");
+    let path = path.to_str().expect("UTF-8");
+    // No decode pass, which would allocate: the pages are the last allocation.
+    let (_, printed) = tiny(&driver, &[("MAX_TOKENS", "1"), ("SIMGPU_REPORT", path)]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let counts: serde_json::Value =
+        serde_json::from_str(&report.read("report.json")).expect("JSON");
+    let last = counts["calls"]["cuMemAlloc_v2"].as_u64().expect("a count");
+    // CUDA_ERROR_OUT_OF_MEMORY
+    let fault = format!("cuMemAlloc_v2:{last}:2");
+    let (_, printed) = tiny(&driver, &[("MAX_TOKENS", "1"), ("SIMGPU_FAIL", &fault)]);
+    assert_eq!(printed.code, 3, "{}", printed.err);
+    for expected in [
+        "no room on the GPU for 4.0 MiB of keys and values",
+        "are free beside the weights",
+        "caused by: cuMemAlloc_v2 failed: CUDA_ERROR_OUT_OF_MEMORY",
+        "hint: set a smaller KV_CACHE_MB",
+    ] {
+        assert!(printed.err.contains(expected), "{}", printed.err);
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     Limits, Loaded, Model, Opened, Source, candle, cuda, generic, native, support, weights,
 };
 use crate::config::Backend;
-use crate::engine::cuda::driver::Gpu;
+use crate::engine::cuda::driver::{Gpu, Memory};
 use crate::engine::device::Device;
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
@@ -37,43 +37,62 @@ pub(crate) fn load(path: &Path, backend: Backend) -> Result<Loaded> {
 /// # Errors
 /// Exit code 3, with both sizes and a hint.
 pub(crate) fn check_gpu(model: &Opened, limits: &Limits, gpu: &Gpu) -> Result<()> {
-    let weights = match model {
+    let (spec, weights) = match model {
         Opened::Gguf(file) => {
             support::check_gpu(file)?;
-            weights::of_gguf(file, Backend::Cuda)
+            (file.spec()?, weights::of_gguf(file, Backend::Cuda))
         }
         Opened::Folder(folder) => {
-            support::check_folder(folder)?;
-            weights::of_folder(folder, Backend::Cuda)
+            let spec = support::check_folder(folder)?;
+            (spec, weights::of_folder(folder, Backend::Cuda))
         }
     };
-    let memory = gpu.memory()?;
-    check_room(weights, limits.kv_bytes.unwrap_or(0), memory.free, memory.total)
-        .map_err(|message| {
-            Error::preflight(format!("{message} on {}", gpu.info().name)).hint(
-                "use a smaller model or quantization, set a smaller KV_CACHE_MB, or stop other programs that use the GPU (`nvidia-smi` lists them); DEVICE=cpu runs without a GPU",
-            )
-        })
+    let needs = Needs {
+        weights,
+        kv: limits.kv_bytes.unwrap_or(0),
+        working: cuda::working_bytes(&spec, limits.context_of(&spec)),
+    };
+    needs.check(gpu.memory()?).map_err(|message| {
+        Error::preflight(format!("{message} on {}", gpu.info().name)).hint(
+            "use a smaller model or quantization, set a smaller KV_CACHE_MB or CONTEXT, or stop other programs that use the GPU (`nvidia-smi` lists them); DEVICE=cpu runs without a GPU",
+        )
+    })
 }
 
-/// Compares what a model needs with what is free, in bytes.
-fn check_room(weights: usize, kv: usize, free: usize, total: usize) -> Result<(), String> {
-    let needed = weights.saturating_add(kv);
-    if needed <= free {
-        return Ok(());
+/// What a model needs of a GPU's memory, in bytes.
+struct Needs {
+    weights: usize,
+    /// Keys and values, if their size is configured.
+    kv: usize,
+    /// What passes compute on the way.
+    working: usize,
+}
+
+impl Needs {
+    /// # Errors
+    /// What is needed, what of, and what is free.
+    fn check(&self, memory: Memory) -> Result<(), String> {
+        let needed = self
+            .weights
+            .saturating_add(self.kv)
+            .saturating_add(self.working);
+        if needed <= memory.free {
+            return Ok(());
+        }
+        let text = |bytes: usize| Bytes(bytes as u64).to_string();
+        let kv = match self.kv {
+            0 => String::new(),
+            kv => format!(", {} of keys and values", text(kv)),
+        };
+        Err(format!(
+            "the model needs {} ({} of weights{kv}, {} to compute with), and {} of {} are free",
+            text(needed),
+            text(self.weights),
+            text(self.working),
+            text(memory.free),
+            text(memory.total)
+        ))
     }
-    let text = |bytes: usize| Bytes(bytes as u64).to_string();
-    let kv = match kv {
-        0 => String::new(),
-        kv => format!(" and {} of keys and values", text(kv)),
-    };
-    Err(format!(
-        "the model needs {} ({} of weights{kv}), and {} of {} are free",
-        text(needed),
-        text(weights),
-        text(free),
-        text(total)
-    ))
 }
 
 /// Loads a model to the device.
@@ -169,20 +188,31 @@ mod tests {
     #[test]
     fn a_model_that_does_not_fit_is_told_with_both_sizes() {
         const MIB: usize = 1 << 20;
+        let memory = |free| Memory {
+            free: free * MIB,
+            total: 8192 * MIB,
+        };
+        let needs = Needs {
+            weights: 600 * MIB,
+            kv: 300 * MIB,
+            working: 100 * MIB,
+        };
+        assert_eq!(needs.check(memory(1000)), Ok(()));
         assert_eq!(
-            check_room(600 * MIB, 400 * MIB, 1000 * MIB, 8192 * MIB),
-            Ok(())
-        );
-        assert_eq!(
-            check_room(600 * MIB, 400 * MIB, 999 * MIB, 8192 * MIB),
+            needs.check(memory(999)),
             Err(
-                "the model needs 1000.0 MiB (600.0 MiB of weights and 400.0 MiB of keys and values), and 999.0 MiB of 8.0 GiB are free"
+                "the model needs 1000.0 MiB (600.0 MiB of weights, 300.0 MiB of keys and values, 100.0 MiB to compute with), and 999.0 MiB of 8.0 GiB are free"
                     .to_owned()
             )
         );
-        let error = check_room(usize::MAX, 1, MIB, MIB).expect_err("too large");
+        let endless = Needs {
+            weights: usize::MAX,
+            kv: 0,
+            working: 1,
+        };
+        let error = endless.check(memory(1)).expect_err("too large");
         assert!(
-            error.ends_with("and 1.0 MiB of 1.0 MiB are free"),
+            error.ends_with("and 1.0 MiB of 8.0 GiB are free"),
             "{error}"
         );
     }

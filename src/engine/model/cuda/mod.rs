@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod pass;
+mod scratch;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -11,21 +12,20 @@ mod upload;
 mod weights;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::native::rotation::Rotation;
 use super::native::weights::NativeWeights;
 use super::source::{Weights, described_folder, described_gguf, frequencies};
 use super::{
-    Chunk, Limits, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages,
-    no_room_for_pages, split_rows,
+    Chunk, Limits, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages, split_rows,
 };
 use crate::engine::cuda::ceilings;
-use crate::engine::cuda::driver::{Buffer, Gpu, GpuError, Graph, Pinned};
+use crate::engine::cuda::driver::{Buffer, Gpu, GpuError};
 use crate::engine::cuda::kernels::ForwardKernels;
 use crate::engine::decoder::{Activation, Decoder, NormPlace};
-use crate::engine::kernels::{ActivationBlock, BLOCK, KvShape, Pool};
+use crate::engine::kernels::{KvShape, Pool};
+use crate::engine::kv::PAGE_TOKENS;
 use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::engine::sampler::SamplingParameters;
@@ -33,12 +33,13 @@ use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
 use crate::profile;
 use crate::record::bench::Ceilings;
+use crate::units::Bytes;
 
 use descriptors::Request;
 use pass::{Pass, Rows};
+use scratch::{Scratch, Sizes};
 use split::{Room, Split};
 use timing::Timing;
-use upload::Layout;
 use weights::GpuWeights;
 
 /// Rows of the decode passes that are recorded as graphs: a pass is padded to the next of these.
@@ -75,75 +76,22 @@ impl GpuRotation {
     }
 }
 
-/// What a pass computes on the way, for a number of tokens.
-struct Scratch {
-    layout: Layout,
-    tokens: usize,
-    ends: usize,
-    pages: usize,
-    staged: Pinned<u32>,
-    upload: Buffer<u32>,
-    stream: Buffer<f32>,
-    delta: Buffer<f32>,
-    normed: Buffer<f32>,
-    blocks: Buffer<ActivationBlock>,
-    gated: Buffer<ActivationBlock>,
-    queries: Buffer<f32>,
-    keys: Buffer<f32>,
-    values: Buffer<f32>,
-    whole: Buffer<i16>,
-    factors: Buffer<f32>,
-    attended: Buffer<f32>,
-    gate: Buffer<f32>,
-    logits: Buffer<f32>,
-    sampled: Buffer<u32>,
-    /// `sampled`, on the host.
-    picked: Pinned<u32>,
-    /// Of a split attention.
-    room: Room,
-    /// Decode passes by their rows and their split, recorded with these buffers.
-    graphs: HashMap<(usize, Option<Split>), Graph>,
+/// What there is room for at the start, with sequences of up to `context` tokens.
+fn first_sizes(context: usize) -> Sizes {
+    Sizes {
+        tokens: PASS_TOKENS,
+        ends: FIRST_ENDS,
+        pages: PASS_TOKENS.max(context.div_ceil(PAGE_TOKENS)),
+    }
 }
 
-impl Scratch {
-    fn allocate(
-        gpu: &Gpu,
-        spec: &ModelSpec,
-        tokens: usize,
-        ends: usize,
-        pages: usize,
-    ) -> Result<Self, GpuError> {
-        let queries = spec.heads * spec.head_size;
-        let keys = spec.kv_heads * spec.head_size;
-        let numbers = |width: usize| gpu.allocate::<f32>(tokens * width);
-        let blocks = |width: usize| gpu.allocate::<ActivationBlock>(tokens * width.div_ceil(BLOCK));
-        let layout = Layout::new(tokens, ends);
-        Ok(Self {
-            layout,
-            tokens,
-            ends,
-            pages,
-            staged: gpu.pinned(layout.words(pages))?,
-            upload: gpu.allocate(layout.words(pages))?,
-            stream: numbers(spec.hidden)?,
-            delta: numbers(spec.hidden)?,
-            normed: numbers(spec.hidden)?,
-            blocks: blocks(spec.hidden.max(queries))?,
-            gated: blocks(spec.intermediate)?,
-            queries: numbers(queries)?,
-            keys: numbers(keys)?,
-            values: numbers(keys)?,
-            whole: gpu.allocate(tokens * queries)?,
-            factors: numbers(spec.heads)?,
-            attended: numbers(queries)?,
-            gate: numbers(spec.intermediate)?,
-            logits: gpu.allocate(ends * spec.vocabulary)?,
-            sampled: gpu.allocate(ends)?,
-            picked: gpu.pinned(ends)?,
-            room: Room::new(gpu)?,
-            graphs: HashMap::new(),
-        })
-    }
+/// Device memory beside weights, keys and values, in bytes, with sequences of up to `context` tokens.
+pub(super) fn working_bytes(spec: &ModelSpec, context: usize) -> usize {
+    // Cosines and sines. A family with two kinds of layers has twice as many.
+    let rotation = 2 * context
+        .saturating_mul(spec.head_size / 2)
+        .saturating_mul(size_of::<f32>());
+    rotation.saturating_add(first_sizes(context).bytes(spec))
 }
 
 /// The CUDA forward pass.
@@ -161,6 +109,7 @@ pub(super) struct CudaModel {
     num_pages: usize,
     /// `None` only while a pass runs.
     scratch: Option<Scratch>,
+    first_sizes: Sizes,
     graphs: bool,
     /// Whether attention may be split, which takes memory.
     splits: bool,
@@ -252,9 +201,8 @@ impl CudaModel {
             kv_heads: spec.kv_heads,
             head_size: spec.head_size,
         };
-        let table = PASS_TOKENS.max(context.div_ceil(crate::engine::kv::PAGE_TOKENS));
-        let scratch =
-            Scratch::allocate(gpu, spec, PASS_TOKENS, FIRST_ENDS, table).map_err(failed)?;
+        let first_sizes = first_sizes(context);
+        let scratch = Scratch::allocate(gpu, spec, first_sizes).map_err(failed)?;
         Ok(Self {
             weight_bytes: loaded.bytes(),
             quantised: loaded.is_quantised(),
@@ -262,6 +210,7 @@ impl CudaModel {
             pages: gpu.allocate(1).map_err(failed)?,
             num_pages: 0,
             scratch: Some(scratch),
+            first_sizes,
             graphs,
             splits: true,
             timing: RefCell::default(),
@@ -281,41 +230,31 @@ impl CudaModel {
             check_chunk(chunk, chunk.start, &self.decoder.spec)?;
             check_pages(chunk, self.num_pages)?;
         }
-        let tokens: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
-        let ends = chunks.iter().filter(|chunk| chunk.logits).count();
-        let pages = upload::pages_of(chunks);
-        let fits = self.scratch.as_ref().is_some_and(|scratch| {
-            tokens <= scratch.tokens && ends <= scratch.ends && pages <= scratch.pages
-        });
-        if !fits {
-            let old = self.scratch.take();
-            let most = |room: fn(&Scratch) -> usize| old.as_ref().map_or(0, room);
-            let (tokens, ends, pages) = (
-                tokens
-                    .max(most(|scratch| scratch.tokens))
-                    .next_power_of_two(),
-                ends.max(most(|scratch| scratch.ends)).next_power_of_two(),
-                pages.max(most(|scratch| scratch.pages)).next_power_of_two(),
-            );
-            let before = (
-                most(|scratch| scratch.tokens).max(1),
-                most(|scratch| scratch.ends).max(1),
-                most(|scratch| scratch.pages).max(1),
-            );
-            drop(old);
-            let allocate = |tokens, ends, pages| {
-                Scratch::allocate(&self.gpu, &self.decoder.spec, tokens, ends, pages)
-            };
-            self.scratch = match allocate(tokens, ends, pages) {
+        let needed = Sizes {
+            tokens: chunks.iter().map(|chunk| chunk.tokens.len()).sum(),
+            ends: chunks.iter().filter(|chunk| chunk.logits).count(),
+            pages: upload::pages_of(chunks),
+        };
+        let before = self
+            .scratch
+            .as_ref()
+            .map_or(self.first_sizes, |scratch| scratch.sizes);
+        if self.scratch.is_none() || !before.hold(needed) {
+            self.scratch = None;
+            let allocate = |sizes| Scratch::allocate(&self.gpu, &self.decoder.spec, sizes);
+            self.scratch = match allocate(before.grown(needed)) {
                 Ok(larger) => Some(larger),
                 Err(error) => {
                     // For later passes, what there was.
-                    self.scratch = allocate(before.0, before.1, before.2).ok();
+                    self.scratch = allocate(before).ok();
                     return Err(in_pass(error));
                 }
             };
         }
-        Ok(Rows { tokens, ends })
+        Ok(Rows {
+            tokens: needed.tokens,
+            ends: needed.ends,
+        })
     }
 
     /// Queues a pass: its upload, the launches up to the logits, and the choice of a token for each
@@ -339,7 +278,7 @@ impl CudaModel {
         self.gpu
             .upload_async(&scratch.upload, &scratch.staged, words)?;
         let padded = GRAPH_ROWS.into_iter().find(|most| rows.tokens <= *most);
-        let padded = padded.filter(|rows| *rows <= scratch.tokens.min(scratch.ends));
+        let padded = padded.filter(|rows| *rows <= scratch.sizes.tokens.min(scratch.sizes.ends));
         let graph = (padded.filter(|_| self.graphs && sampled && is_decode)).map(|rows| Rows {
             tokens: rows,
             ends: rows,
@@ -462,7 +401,20 @@ impl Model for CudaModel {
 
     fn set_pages(&mut self, pages: usize) -> Result<()> {
         let page = self.kv_shape.layout().page * self.decoder.spec.layers;
-        let fail = |error: GpuError| no_room_for_pages(pages, 2 * page, error);
+        let free = self.gpu.memory()?.free;
+        let fail = |error: GpuError| {
+            Error::preflight(format!(
+                "there is no room on the GPU for {} of keys and values, {pages} pages of {PAGE_TOKENS} tokens: {} \
+                 are free beside the weights",
+                Bytes(pages.saturating_mul(2 * page) as u64),
+                Bytes(free as u64)
+            ))
+            .caused_by(error)
+            .hint(
+                "set a smaller KV_CACHE_MB, GPU_MEMORY_UTILIZATION or CONTEXT, or stop other programs that use the \
+                 GPU (`nvidia-smi` lists them)",
+            )
+        };
         // Frees the old ones first.
         self.num_pages = 0;
         self.pages = self.gpu.allocate(1).map_err(fail)?;
@@ -602,7 +554,6 @@ fn in_pass(error: GpuError) -> Error {
 }
 
 fn too_large(error: GpuError, needed: usize, free: usize) -> Error {
-    use crate::units::Bytes;
     if !error.is_out_of_memory() {
         return error.at_load("copy the weights to the GPU");
     }

@@ -65,7 +65,7 @@ fn on_simulated(filter: &str, seed: u64) -> Option<String> {
 #[test]
 fn on_the_simulated_gpu() {
     if let Some(printed) = on_simulated("on_a_gpu::", 0) {
-        assert!(printed.contains("test result: ok. 10 passed"), "{printed}");
+        assert!(printed.contains("test result: ok. 11 passed"), "{printed}");
     }
 }
 

@@ -174,3 +174,33 @@ fn the_cards_limits_are_measured() {
     assert_eq!(ceilings.instructions, "mma");
     assert!(ceilings.read_gb_s > 0.0 && ceilings.int8_gmac_s > 0.0);
 }
+
+/// What the preflight counts on is what is allocated.
+#[test]
+fn the_working_memory_is_what_was_announced() {
+    let Some(gpu) = gpu() else { return };
+    let (model, _) = decoding(gpu);
+    let spec = &model.decoder.spec;
+    for (tokens, ends, pages) in [(1, 1, 1), (300, 7, 2000), (2048, 64, 2048)] {
+        let sizes = Sizes {
+            tokens,
+            ends,
+            pages,
+        };
+        let before = model.gpu.memory().unwrap().free;
+        let scratch = Scratch::allocate(&model.gpu, spec, sizes).unwrap();
+        let taken = before - model.gpu.memory().unwrap().free;
+        // A driver rounds each of the buffers up.
+        let slack = if model.gpu.info().name == "Simulated GPU" {
+            20 * 4096
+        } else {
+            20 << 21
+        };
+        let announced = sizes.bytes(spec);
+        assert!(
+            (announced..announced + slack).contains(&taken),
+            "{sizes:?}: {announced} announced, {taken} taken"
+        );
+        drop(scratch);
+    }
+}
