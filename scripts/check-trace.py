@@ -42,6 +42,8 @@ PLACES = {
     "decode": {"step", "nothing"},
     "forward": {"nothing"},
     "wait": {"nothing"},
+    # The kernels of a pass on a GPU.
+    **dict.fromkeys(("embedding", "norm", "linear", "rope", "attention", "gate", "head", "sample"), {"forward"}),
 }
 ELSE = {"step"}
 PATIENCE = 60  # seconds
