@@ -29,7 +29,7 @@ DEVICE void tile_product(const Matrix &m, u32 group, const Activations *x, u32 f
                 const Scales &s = at < 2 ? upper : lower;
                 const Input &input = of[at % 2];
                 float y = fma_(int_to_f32(sums[at]), mul_(s.scale, input.scale), out[part][at]);
-                if (format == U8_HALF) y = fma_(int_to_f32(second[at]), mul_(s.second, input.scale), y);
+                if (format == U6_HALF) y = fma_(int_to_f32(second[at]), mul_(s.second, input.scale), y);
                 if (has_min(format)) y = fma_(s.min, input.scaled_sum, y);
                 out[part][at] = y;
             }

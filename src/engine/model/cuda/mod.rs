@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod pass;
+mod repack;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -215,7 +216,7 @@ impl CudaModel {
             let needed = loaded.bytes().layers + loaded.bytes().head;
             too_large(error, needed, free)
         };
-        let on_device = GpuWeights::upload(gpu, &loaded).map_err(failed)?;
+        let on_device = GpuWeights::upload(gpu, &loaded, &pool).map_err(failed)?;
         let rotations = decoder.ropes.iter().map(|rope| {
             let frequencies = frequencies(weights, rope, spec.head_size)?;
             GpuRotation::new(gpu, Rotation::new(frequencies), context)
@@ -229,7 +230,7 @@ impl CudaModel {
         let scratch =
             Scratch::allocate(gpu, spec, PASS_TOKENS, FIRST_ENDS, table).map_err(failed)?;
         Ok(Self {
-            weight_bytes: loaded.bytes(),
+            weight_bytes: on_device.bytes(),
             quantised: loaded.is_quantised(),
             weights: on_device,
             pages: gpu.allocate(1).map_err(failed)?,

@@ -121,6 +121,18 @@ fn same_bits(path: &Path, what: &str) {
     assert!(starts.iter().all(|start| *start < 8 * PAGE));
 }
 
+/// A pass reads hardly more bytes of weights than the file has. The embedding of `path` is also its head.
+fn few_bytes(path: &Path, what: &str) {
+    let Some(gpu) = gpu() else { return };
+    let file = GgufFile::open(path).unwrap();
+    let matrices = file.tensor_names().filter_map(|name| file.stored(name));
+    let matrices = matrices.filter(|(_, shape, _)| shape.len() == 2);
+    let stored: usize = matrices.map(|(_, _, bytes)| bytes.len()).sum();
+    let read = cuda(gpu, path, 1).weight_bytes().unwrap();
+    let ratio = (read.layers + read.head) as f64 / stored as f64;
+    assert!((0.99..=1.05).contains(&ratio), "{what}: {ratio}");
+}
+
 mod on_a_gpu {
     use super::*;
 
@@ -131,6 +143,7 @@ mod on_a_gpu {
             let tiny = Tiny::new("llama", true);
             let path = tiny.write_gguf(folder.path(), dtype);
             same_bits(&path, &format!("{dtype:?}"));
+            few_bytes(&path, &format!("{dtype:?}"));
         }
     }
 
