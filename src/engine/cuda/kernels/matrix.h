@@ -15,7 +15,7 @@ enum Format { U4, U4_MIN, U4_SUPER, U5, U5_MIN, U5_SUPER, U6_HALF, I8, F16, BF16
 
 // 64 bytes; the same layout in Rust.
 struct Matrix {
-    const u8 *quants;  // [groups][blocks][block_bytes], or dense [groups][cols][16]
+    const u8 *quants;  // [groups][blocks][block_bytes], or dense [groups][vectors of columns][16][16 bytes]
     const u16 *scales; // f16 [groups][blocks or super-blocks][16]
     const u16 *mins;   // likewise
     const u8 *fine;    // [groups][blocks][2][16]
@@ -92,9 +92,13 @@ DEVICE Scales scales_of(const Matrix &m, u32 group, u32 block, u32 row) {
     return s;
 }
 
+// Columns of a vector, 16 bytes of a row's dense weights. The last one is padded with zeros.
+DEVICE constexpr u32 vector_columns(u32 format) { return format == F32 ? 4 : 8; }
+
 // A row's dense weight at a column. `row` is a lane of the group.
 DEVICE float dense_weight(const Matrix &m, u32 group, u32 column, u32 row) {
-    size_t at = (size_t(group) * m.cols + column) * LANES + row;
+    u32 columns = vector_columns(m.format), vectors = (m.cols + columns - 1) / columns;
+    size_t at = ((size_t(group) * vectors + column / columns) * LANES + row) * columns + column % columns;
     if (m.format == F16) return half_to_f32(((const u16 *)m.quants)[at]);
     if (m.format == BF16) return bf16_to_f32(((const u16 *)m.quants)[at]);
     return ((const float *)m.quants)[at];

@@ -46,6 +46,7 @@ DEVICE void swiglu(const Products &p, const Activations *x, const float *values,
     if (first >= all) return;
     u32 tokens = all - first < T ? all - first : T;
     u32 thread = threadIdx.x, token = token_of<T>(thread);
+#pragma unroll 1
     for (u32 part = 0; part < 4; part++) {
         const Matrix &m = p.matrices[part / 2];
         u32 group = blockIdx.y * 2 + part % 2, row = group * LANES + row_of<T>(thread);

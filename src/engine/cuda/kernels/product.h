@@ -1,10 +1,10 @@
 // The product of one group of sixteen rows with up to T tokens, by one block of 128 threads.
 //
-// Every output is one chain of fused multiply-adds over the blocks of 32 columns in ascending order, as in
-// crates/kernels. The integer sums of a chunk of blocks are computed by all threads; then one thread for
-// each row and token continues the chain.
+// With quantised weights, every output is one chain of fused multiply-adds over the blocks of 32 columns in
+// ascending order, as in crates/kernels. The integer sums of a chunk of blocks are computed by all threads; then one
+// thread for each row and token continues the chain. Dense weights: dense.h.
 #pragma once
-#include "matrix.h"
+#include "dense.h"
 
 #define THREADS 128
 
@@ -313,35 +313,15 @@ DEVICE float quantised_group(const Matrix &m, u32 group, const Activations *x, u
     return output;
 }
 
-// Dense: likewise. The weights of a chunk of columns are staged as they are stored, [columns][16].
-template <i32 T>
-DEVICE float dense_group(const Matrix &m, u32 group, const float *x, u32 tokens, float *tile) {
-    // The inputs of two tokens are in different banks.
-    const u32 chunk = 64, stride = chunk + 1;
-    u32 cols = m.cols, thread = threadIdx.x, row = row_of<T>(thread), token = token_of<T>(thread);
-    float *weights = tile;                // [chunk][16]
-    float *inputs = tile + chunk * LANES; // [T][stride]
-    float output = 0.0f;
-    for (u32 start = 0; start < cols; start += chunk) {
-        u32 count = cols - start < chunk ? cols - start : chunk;
-        for (u32 at = thread; at < count * LANES; at += THREADS)
-            weights[at] = dense_weight(m, group, start + at / LANES, at % LANES);
-        for (u32 at = thread; at < tokens * count; at += THREADS)
-            inputs[at / count * stride + at % count] = x[size_t(at / count) * cols + start + at % count];
-        sync_block();
-        if (token < tokens)
-            for (u32 at = 0; at < count; at++)
-                output = fma_(weights[at * LANES + row], inputs[token * stride + at], output);
-        sync_block();
-    }
-    return output;
-}
-
 // Each thread returns the output of its row and token, if there is such a token. `x` and `values` are those
 // of the first token.
 template <i32 T>
 DEVICE float group_product(const Matrix &m, u32 group, const Activations *x, const float *values, u32 tokens,
                            float *tile) {
-    if (is_dense(m.format)) return dense_group<T>(m, group, values, tokens, tile);
+    if (is_dense(m.format)) {
+        dense_sums<T>(m, group, values, tokens, tile);
+        u32 token = token_of<T>(threadIdx.x);
+        return token < T ? dense_output<T>(tile, row_of<T>(threadIdx.x), token) : 0.0f;
+    }
     return quantised_group<T>(m, group, x, tokens, tile);
 }

@@ -1,5 +1,5 @@
-//! How the device stores quants: with the bits that their type has, where the CPU's layout spends a byte
-//! on five or six.
+//! How the device stores weights, where it differs from the CPU: quants of five and six bits have no byte for each,
+//! and dense rows are cut into vectors of 16 bytes, one load of a thread.
 
 use std::borrow::Cow;
 
@@ -12,6 +12,8 @@ const BYTES: usize = GROUP * BLOCK;
 const NIBBLES: usize = BYTES / 2;
 /// Bytes between the quads of a block.
 const QUAD: usize = 4 * GROUP;
+/// Bytes of a row's columns that lie side by side, with dense weights.
+const VECTOR: usize = 16;
 
 /// A format of the kernels: `Format` in `matrix.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +43,9 @@ pub(super) fn quants(matrix: &PackedMatrix) -> (Stored, Cow<'_, [u8]>) {
         Format::U4 => return (Stored::U4, quants.into()),
         Format::U4Min => return (Stored::U4Min, quants.into()),
         Format::U4Super => return (Stored::U4Super, quants.into()),
-        Format::F16 => return (Stored::F16, quants.into()),
-        Format::Bf16 => return (Stored::Bf16, quants.into()),
-        Format::F32 => return (Stored::F32, quants.into()),
+        Format::F16 => return (Stored::F16, vectors::<2>(matrix).into()),
+        Format::Bf16 => return (Stored::Bf16, vectors::<2>(matrix).into()),
+        Format::F32 => return (Stored::F32, vectors::<4>(matrix).into()),
         // Q5_0 if its bytes are those of −16..16. Another type with no others loses nothing either.
         Format::I8 => (Stored::U5, 128 - 16),
         Format::U8Min => (Stored::U5Min, 0),
@@ -57,6 +59,26 @@ pub(super) fn quants(matrix: &PackedMatrix) -> (Stored, Cow<'_, [u8]>) {
             (Stored::I8, quants.into())
         }
     }
+}
+
+/// Dense weights of `WIDTH` bytes as `[groups][vectors][16 rows][16 bytes]`. The last vector of a row is padded
+/// with zeros.
+fn vectors<const WIDTH: usize>(matrix: &PackedMatrix) -> Vec<u8> {
+    let columns = VECTOR / WIDTH;
+    let steps = matrix.cols().div_ceil(columns);
+    let mut vectors = vec![0; matrix.rows().div_ceil(GROUP) * steps * GROUP * VECTOR];
+    let groups = matrix.parts().quants.chunks(matrix.cols() * GROUP * WIDTH);
+    for (from, to) in groups.zip(vectors.chunks_mut(steps * GROUP * VECTOR)) {
+        let steps = from.chunks(columns * GROUP * WIDTH);
+        for (from, to) in steps.zip(to.chunks_exact_mut(GROUP * VECTOR)) {
+            for (column, rows) in from.chunks_exact(GROUP * WIDTH).enumerate() {
+                for (row, weight) in rows.chunks_exact(WIDTH).enumerate() {
+                    to[row * VECTOR + column * WIDTH..][..WIDTH].copy_from_slice(weight);
+                }
+            }
+        }
+    }
+    vectors
 }
 
 /// The quants minus `offset` as nibbles, and `above` more bits. `None` if one needs more.
@@ -166,6 +188,35 @@ mod tests {
                     let byte = bytes[at * BYTES + column / 4 * QUAD + row * 4 + column % 4];
                     let found = quant(stored, &quants[at * step..][..step], row, column);
                     assert_eq!(found, byte - offset, "{dtype:?}, {row}, {column}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dense_rows_are_cut_into_vectors() {
+        for (dtype, stored, width) in [
+            (WeightType::BF16, Stored::Bf16, 2),
+            (WeightType::F16, Stored::F16, 2),
+            (WeightType::F32, Stored::F32, 4),
+        ] {
+            for cols in [1, 5, 16, 43] {
+                let matrix = packed(dtype, 21, cols, 5);
+                let (format, found) = quants(&matrix);
+                assert_eq!(format, stored);
+                let steps = cols.div_ceil(VECTOR / width);
+                assert_eq!(found.len(), 2 * steps * GROUP * VECTOR);
+                let weights = matrix.parts().quants;
+                for at in 0..2 * steps * GROUP * VECTOR / width {
+                    let (vector, column) = (at * width / VECTOR, at % (VECTOR / width));
+                    let (step, row) = (vector / GROUP, vector % GROUP);
+                    let column = step % steps * (VECTOR / width) + column;
+                    let from = (step / steps * cols + column) * GROUP + row;
+                    let expected = match column < cols {
+                        true => &weights[from * width..][..width],
+                        false => &[0; 4][..width],
+                    };
+                    assert_eq!(&found[at * width..][..width], expected, "{dtype:?}, {at}");
                 }
             }
         }
