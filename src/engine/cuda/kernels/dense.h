@@ -19,7 +19,7 @@ template <i32 T> struct DenseTile {
         ROW_STEP = LANES / ROWS,
         TOKEN_STEP = T / TOKENS,
         // Vectors of columns that are loaded at a time.
-        VECTORS = T == 1 ? 4 : T == 4 ? 2 : 1,
+        VECTORS = T == 1 ? 8 : T == 4 ? 4 : 2,
         TOKEN = T > 4 ? LANES + 4 : LANES,
         SEGMENT = T * TOKEN + (T == 1 ? 0 : T == 4 ? 8 : 16),
         FLOATS = SEGMENTS * SEGMENT,
@@ -37,32 +37,23 @@ template <u32 FORMAT> DEVICE float weight_of(const uint4 &v, u32 column) {
     return half_to_f32(u16(column % 2 ? word >> 16 : word));
 }
 
-// What a thread multiplies: vectors of its rows, which start at `weights`, and of its tokens' inputs.
-template <i32 T, u32 FORMAT> struct Chains {
-    enum : u32 {
-        ROWS = DenseTile<T>::ROWS,
-        TOKENS = DenseTile<T>::TOKENS,
-        VECTORS = DenseTile<T>::VECTORS,
-        COLUMNS = vector_columns(FORMAT),
-    };
+// What a thread computes: its rows start at `weights`.
+template <i32 T> struct Chains {
     const uint4 *weights;
-    const float *inputs[TOKENS];
-    float sums[ROWS][TOKENS];
+    const float *inputs[DenseTile<T>::TOKENS];
+    float sums[DenseTile<T>::ROWS][DenseTile<T>::TOKENS];
 };
 
-template <i32 T, u32 FORMAT>
-DEVICE void load_vectors(const Chains<T, FORMAT> &c, u32 vector, uint4 (*weights)[DenseTile<T>::ROWS]) {
+// Loads a vector of each row.
+template <i32 T> DEVICE void load_rows(const Chains<T> &c, u32 vector, uint4 *weights) {
 #pragma unroll
-    for (u32 v = 0; v < DenseTile<T>::VECTORS; v++) {
-#pragma unroll
-        for (u32 row = 0; row < DenseTile<T>::ROWS; row++)
-            weights[v][row] = ld_stream(c.weights + (vector + v) * LANES + row * DenseTile<T>::ROW_STEP);
-    }
+    for (u32 row = 0; row < DenseTile<T>::ROWS; row++)
+        weights[row] = ld_stream(c.weights + vector * LANES + row * DenseTile<T>::ROW_STEP);
 }
 
-// Continues the chains by one vector. `inputs` are those of its columns.
+// Continues the chains by a vector. `inputs` are those of its columns.
 template <i32 T, u32 FORMAT>
-DEVICE void multiply(Chains<T, FORMAT> &c, const uint4 *weights, const float (*inputs)[vector_columns(FORMAT)]) {
+DEVICE void multiply(Chains<T> &c, const uint4 *weights, const float (*inputs)[vector_columns(FORMAT)]) {
 #pragma unroll
     for (u32 column = 0; column < vector_columns(FORMAT); column++) {
 #pragma unroll
@@ -75,26 +66,32 @@ DEVICE void multiply(Chains<T, FORMAT> &c, const uint4 *weights, const float (*i
     }
 }
 
-// Continues the chains by the vectors from `vector` on, all of whose columns there are.
-template <i32 T, u32 FORMAT>
-DEVICE void multiply_whole(Chains<T, FORMAT> &c, u32 vector, const uint4 (*weights)[DenseTile<T>::ROWS]) {
+// Continues the chains by COUNT vectors at a time, as long as there are so many before `end`. Returns the first of
+// the rest.
+template <i32 T, u32 FORMAT, u32 COUNT> DEVICE u32 multiply_vectors(Chains<T> &c, u32 vector, u32 end) {
     const u32 columns = vector_columns(FORMAT);
-    float inputs[DenseTile<T>::VECTORS][DenseTile<T>::TOKENS][columns];
+    for (; vector + COUNT <= end; vector += COUNT) {
+        // All loads are under way before the first product.
+        uint4 weights[COUNT][DenseTile<T>::ROWS];
 #pragma unroll
-    for (u32 v = 0; v < DenseTile<T>::VECTORS; v++) {
+        for (u32 v = 0; v < COUNT; v++) load_rows(c, vector + v, weights[v]);
 #pragma unroll
-        for (u32 t = 0; t < DenseTile<T>::TOKENS; t++) {
-            const float4 *from = (const float4 *)(c.inputs[t] + (vector + v) * columns);
+        for (u32 v = 0; v < COUNT; v++) {
+            float inputs[DenseTile<T>::TOKENS][columns];
 #pragma unroll
-            for (u32 four = 0; four < columns / 4; four++) {
-                float4 x = from[four];
-                float *to = inputs[v][t] + four * 4;
-                to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+            for (u32 t = 0; t < DenseTile<T>::TOKENS; t++) {
+                const float4 *from = (const float4 *)(c.inputs[t] + (vector + v) * columns);
+#pragma unroll
+                for (u32 four = 0; four < columns / 4; four++) {
+                    float4 x = from[four];
+                    float *to = inputs[t] + four * 4;
+                    to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+                }
             }
+            multiply<T, FORMAT>(c, weights[v], inputs);
         }
     }
-#pragma unroll
-    for (u32 v = 0; v < DenseTile<T>::VECTORS; v++) multiply(c, weights[v], inputs[v]);
+    return vector;
 }
 
 // The sums of a thread's segment, rows and tokens.
@@ -104,7 +101,7 @@ DEVICE void segment_sums(const Matrix &m, u32 group, const float *x, u32 tokens,
     const u32 columns = vector_columns(FORMAT);
     u32 cols = m.cols, segment = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     u32 first_row = lane % Tile::ROW_STEP, first_token = lane / Tile::ROW_STEP;
-    Chains<T, FORMAT> c;
+    Chains<T> c;
     c.weights = (const uint4 *)m.quants + size_t(group) * ((cols + columns - 1) / columns) * LANES + first_row;
 #pragma unroll
     for (u32 t = 0; t < Tile::TOKENS; t++) {
@@ -116,29 +113,14 @@ DEVICE void segment_sums(const Matrix &m, u32 group, const float *x, u32 tokens,
     }
     u32 width = segment_columns(cols), start = segment * width, end = start + width < cols ? start + width : cols;
     u32 vector = start / columns;
-    // Rows of other lengths are not aligned.
-    if (cols % 4 == 0 && start < end) {
-        u32 rounds = (end - start) / (columns * Tile::VECTORS);
-        uint4 now[Tile::VECTORS][Tile::ROWS], next[Tile::VECTORS][Tile::ROWS];
-        if (rounds > 0) load_vectors(c, vector, now);
-#pragma unroll 2
-        for (u32 round = 0; round < rounds; round++) {
-            if (round + 1 < rounds) load_vectors(c, vector + Tile::VECTORS, next);
-            multiply_whole(c, vector, now);
-#pragma unroll
-            for (u32 v = 0; v < Tile::VECTORS; v++) {
-#pragma unroll
-                for (u32 row = 0; row < Tile::ROWS; row++) now[v][row] = next[v][row];
-            }
-            vector += Tile::VECTORS;
-        }
+    if (cols % 4 == 0) { // The inputs are aligned.
+        vector = multiply_vectors<T, FORMAT, Tile::VECTORS>(c, vector, end / columns);
+        if (Tile::VECTORS > 4) vector = multiply_vectors<T, FORMAT, 4>(c, vector, end / columns);
     }
     for (; vector * columns < end; vector++) {
         uint4 weights[Tile::ROWS];
         float inputs[Tile::TOKENS][columns];
-#pragma unroll
-        for (u32 row = 0; row < Tile::ROWS; row++)
-            weights[row] = ld_stream(c.weights + vector * LANES + row * Tile::ROW_STEP);
+        load_rows(c, vector, weights);
         // The columns beyond the last are padding: both zero, they leave the sums as they are.
 #pragma unroll
         for (u32 t = 0; t < Tile::TOKENS; t++) {
@@ -148,7 +130,7 @@ DEVICE void segment_sums(const Matrix &m, u32 group, const float *x, u32 tokens,
                 inputs[t][column] = at < cols ? c.inputs[t][at] : 0.0f;
             }
         }
-        multiply(c, weights, inputs);
+        multiply<T, FORMAT>(c, weights, inputs);
     }
 #pragma unroll
     for (u32 t = 0; t < Tile::TOKENS; t++) {

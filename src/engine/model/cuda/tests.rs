@@ -15,7 +15,7 @@ use super::*;
 use crate::engine::Sampling;
 use crate::engine::kernels::PAGE;
 use crate::engine::model::native::tests::{DENSE, QUANTISED, native};
-use crate::engine::model::testing::{Random, Tiny};
+use crate::engine::model::testing::{Random, Tiny, write_gguf};
 use crate::engine::sampler::Sampler;
 
 /// Set where there is a GPU to test on.
@@ -59,7 +59,7 @@ fn on_the_simulated_gpu() {
     let printed = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}{errors}");
-    assert!(printed.contains("test result: ok. 5 passed"), "{printed}");
+    assert!(printed.contains("test result: ok. 6 passed"), "{printed}");
 }
 
 fn cuda(gpu: Gpu, path: &Path, pages: usize) -> CudaModel {
@@ -145,6 +145,38 @@ mod on_a_gpu {
             same_bits(&path, &format!("{dtype:?}"));
             few_bytes(&path, &format!("{dtype:?}"));
         }
+    }
+
+    /// Dense rows that are not whole vectors of the kernels, and products of one launch of other types.
+    #[test]
+    fn odd_sizes_and_mixed_types_give_the_cpus_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        let odd = Tiny {
+            hidden: 42,
+            heads: 6,
+            kv_heads: 2,
+            head_size: 12,
+            rope_dimensions: 12,
+            intermediate: 307,
+            vocabulary: 77,
+            ..Tiny::new("qwen3", false)
+        };
+        let odd = odd.filled(false);
+        for dtype in DENSE {
+            let path = odd.write_gguf(folder.path(), dtype);
+            same_bits(&path, &format!("odd {dtype:?}"));
+        }
+        let tiny = Tiny::new("llama", true);
+        let path = folder.path().join("mixed.gguf");
+        let types = |name: &str| match name {
+            name if name.contains("attn_q") => GgmlDType::Q5_1,
+            name if name.contains("attn_k") => GgmlDType::BF16,
+            name if name.contains("attn_v") || name.contains("ffn_gate") => GgmlDType::Q6K,
+            name if name.contains("ffn_up") => GgmlDType::F16,
+            _ => GgmlDType::Q4K,
+        };
+        write_gguf(&path, &tiny.metadata(), &tiny.stored(types));
+        same_bits(&path, "mixed");
     }
 
     #[test]
