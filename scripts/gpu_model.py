@@ -23,7 +23,7 @@ CARDS = {
 EFFICIENCY = 0.8  # of the bandwidth
 NODE = 1.8e-6  # seconds: a kernel of a graph that does nothing
 HOST = 30e-6  # seconds between passes
-BARRIER, SHUFFLE, DIVIDE, STEP = 30, 25, 100, 4  # cycles; STEP: a dependent fused multiply-add
+BARRIER, SHUFFLE, DIVIDE, STEP, L1 = 30, 25, 100, 4, 35  # cycles; STEP: a dependent fused multiply-add
 REGISTERS = 65536
 
 # layers, hidden, heads, KV heads, head size, feed-forward, vocabulary, weights: bits of layers, bits of the head
@@ -54,12 +54,16 @@ class Card:
     def product(self, rows, cols, bits, tokens, parts=1):
         """Of `tokens` with rows / 16 groups; `parts` groups one after the other in a block (4: gate and up)."""
         groups, read, weights = rows / 16, rows * cols * bits / 8, rows * cols
-        if bits >= 16:  # dense: chunks of 64 columns, one chain for each output
-            tile = 1 if tokens == 1 else 4 if tokens <= 4 else 8
+        if bits >= 16:  # dense: eight segments of the columns side by side, 16 bytes of weights a load
+            tile, ahead = (1, 8) if tokens == 1 else (4, 4) if tokens <= 4 else (8, 2)
             across = math.ceil(tokens / tile)
-            # A thread stages 8 weights of two bytes, then 64 steps of two loads from shared memory and one FMA.
-            path = math.ceil(cols / 64) * (self.memory + 100 + 64 * 9 + 2 * BARRIER)
-            instructions = weights * across * (4 + 4 * tile)
+            segment = math.ceil(math.ceil(cols / 8) / 32) * 32
+            # `ahead` vectors of 8 columns are loaded together; then, for each, its inputs from L1 and its chain.
+            together = self.memory + ahead * (L1 + 8 * STEP)
+            path = math.ceil(segment / 8 / ahead) * together + 2 * BARRIER + 8 * STEP + 100
+            # Loads of 16 bytes for a warp, of weights and of inputs, take an SM as long as 16 instructions each: 3 of
+            # 8 weights, 6 of 16 for two token pairs, 8 of 32 for four. That is more than the instructions.
+            instructions = weights * across * {1: 3 / 8, 4: 2 * 6 / 16, 8: 4 * 8 / 32}[tile] * 16
             return self.launch(groups / parts * across, parts * path, read, instructions, 96, 8.4 if tile == 1 else 34)
         blocks = cols / 32
         if tokens > 64:  # product_32: a warp for each group, no load ahead of its use

@@ -1,4 +1,4 @@
-// The product of one group of sixteen dense rows with up to T tokens, by one block of 128 threads.
+// The product of one group of sixteen dense rows with up to T tokens, by one block of 128 threads: T is 1, 4, 8 or 32.
 //
 // As in crates/kernels, the columns of an output are cut into segments, each of them one chain of fused
 // multiply-adds, and the segments' sums are added in their order. All segments are computed side by side: sixteen
@@ -13,15 +13,15 @@
 // padding: a warp writes and reads different banks.
 template <i32 T> struct DenseTile {
     enum : u32 {
-        ROWS = T == 1 ? 1 : T == 4 ? 2 : 4,
-        TOKENS = T == 1 ? 1 : 2,
+        ROWS = T == 1 ? 1 : T == 4 ? 2 : T == 8 ? 4 : 8,
+        TOKENS = T == 1 ? 1 : T == 32 ? 4 : 2,
         // A thread's rows are this far apart, and its tokens.
         ROW_STEP = LANES / ROWS,
         TOKEN_STEP = T / TOKENS,
         // Vectors of columns that are loaded at a time.
         VECTORS = T == 1 ? 8 : T == 4 ? 4 : 2,
         TOKEN = T > 4 ? LANES + 4 : LANES,
-        SEGMENT = T * TOKEN + (T == 1 ? 0 : T == 4 ? 8 : 16),
+        SEGMENT = T * TOKEN + (T == 1 ? 0 : T == 4 ? 8 : T == 8 ? 16 : 2),
         FLOATS = SEGMENTS * SEGMENT,
     };
 };

@@ -15,6 +15,14 @@ struct Products {
     u32 unused[3];
 };
 
+// The matrix that a group of a launch belongs to.
+DEVICE u32 matrix_of(const Products &p, u32 group) {
+    u32 index = 0;
+    if (p.count > 1 && group >= p.matrices[1].first_group) index = 1;
+    if (p.count > 2 && group >= p.matrices[2].first_group) index = 2;
+    return index;
+}
+
 // What a product with T tokens keeps in shared memory: for each block of a chunk, one or two factors of
 // the chain, [T][blocks of a chunk][16 rows].
 template <i32 T> struct Tile {
@@ -324,4 +332,20 @@ DEVICE float group_product(const Matrix &m, u32 group, const Activations *x, con
         return token < T ? dense_output<T>(tile, row_of<T>(threadIdx.x), token) : 0.0f;
     }
     return quantised_group<T>(m, group, x, tokens, tile);
+}
+
+// silu(gate) · up of 32 rows and T tokens, of which there are `tokens`, and its quantisation if `blocks` is there.
+// `outputs` is [gate, up][T][OUTPUTS].
+template <i32 T>
+DEVICE void gated_rows(const Products &p, const float *outputs, u32 first, u32 tokens, float *value,
+                       Activations *blocks) {
+    u32 rows = p.matrices[0].rows, lane = threadIdx.x % 32, row = blockIdx.y * BLOCK + lane;
+    for (u32 t = threadIdx.x / 32; t < tokens; t += THREADS / 32) {
+        float gated = 0.0f;
+        if (row < rows) {
+            gated = mul_(silu(outputs[t * OUTPUTS + lane]), outputs[(T + t) * OUTPUTS + lane]);
+            value[size_t(first + t) * rows + row] = gated;
+        }
+        if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.y);
+    }
 }
