@@ -55,16 +55,21 @@ class Card:
         """Of `tokens` with rows / 16 groups; `parts` groups one after the other in a block (4: gate and up)."""
         groups, read, weights = rows / 16, rows * cols * bits / 8, rows * cols
         if bits >= 16:  # dense: eight segments of the columns side by side, 16 bytes of weights a load
-            tile, ahead = (1, 8) if tokens == 1 else (4, 4) if tokens <= 4 else (8, 2)
+            tile, ahead = (1, 8) if tokens == 1 else (4, 4) if tokens <= 4 else (8, 2) if tokens <= 16 else (32, 2)
             across = math.ceil(tokens / tile)
             segment = math.ceil(math.ceil(cols / 8) / 32) * 32
-            # `ahead` vectors of 8 columns are loaded together; then, for each, its inputs from L1 and its chain.
-            together = self.memory + ahead * (L1 + 8 * STEP)
+            # A thread's rows and tokens; for a vector of 8 columns, it loads 16 bytes of each row and 32 of each
+            # token, unpacks the weights and multiplies. A load of 16 bytes takes an SM as long as 16 instructions.
+            rows_of_thread, tokens_of_thread = {1: (1, 1), 4: (2, 2), 8: (4, 2), 32: (8, 4)}[tile]
+            loads = rows_of_thread + 2 * tokens_of_thread
+            steps = 8 * rows_of_thread * (1 + tokens_of_thread) + loads
+            # `ahead` vectors are loaded together; then, for each, its inputs from L1 and its chains.
+            together = self.memory + ahead * (L1 + max(steps, 8 * STEP))
             path = math.ceil(segment / 8 / ahead) * together + 2 * BARRIER + 8 * STEP + 100
-            # Loads of 16 bytes for a warp, of weights and of inputs, take an SM as long as 16 instructions each: 3 of
-            # 8 weights, 6 of 16 for two token pairs, 8 of 32 for four. That is more than the instructions.
-            instructions = weights * across * {1: 3 / 8, 4: 2 * 6 / 16, 8: 4 * 8 / 32}[tile] * 16
-            return self.launch(groups / parts * across, parts * path, read, instructions, 96, 8.4 if tile == 1 else 34)
+            threads = weights / 8 / rows_of_thread * tile / tokens_of_thread  # that multiply a vector
+            instructions = threads * across * max(steps, 16 * loads)
+            held = {1: (96, 8.5), 4: (96, 34), 8: (96, 35), 32: (164, 30 if parts > 1 else 21)}[tile]
+            return self.launch(groups / parts * across, parts * path, read, instructions, *held)
         blocks = cols / 32
         if tokens > 64:  # product_32: a warp for each group, no load ahead of its use
             across = math.ceil(tokens / 32)

@@ -143,7 +143,7 @@ fn products() {
                     );
                 } else {
                     let share = 100.0 * work / ceiling;
-                    print!("  n={tokens} {:.0} ({share:.0} %)", work / 1e9);
+                    print!("  n={tokens} {:.1} ({share:.0} %)", work / 1e9);
                 }
             }
             println!("  GMAC/s");
