@@ -263,7 +263,8 @@ part_2() {
     # Other company in each pass.
     checked reuse-3-at-a-time 60 MODE=reuse CONCURRENCY=3 NUM_FLOWS="$flows"
     checked no-graphs 60 MODE=reuse CUDA_GRAPHS=0 NUM_FLOWS="$flows"
-    checked profiled 60 MODE=reuse PROFILE=1 NUM_FLOWS="$few"
+    checked profiled 60 MODE=reuse PROFILE=1 NUM_FLOWS="$few" &&
+        step 'profiled: device times' 10 grep -A 40 'device seconds' "$work"/profiled/*/profile.log
 
     step two-processes "$(limit 90)" two_processes DEVICE=cuda MODE=reuse NUM_FLOWS="$few" &&
         step "two-processes: the CPU's tokens" 20 python3 scripts/check_gpu.py compare "$work/cpu" "$work/two-a" "$work/two-b"

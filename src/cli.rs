@@ -18,8 +18,9 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{
-    Backend, Concurrency, DeviceChoice, DiagnoseFormat, JobSettings, Layout, MachineSettings, Mode,
-    ModelConfig, PresentationSettings, ProfileConfig, RemoteConfig, ReportFormat, RunConfig,
+    Backend, Concurrency, DeviceChoice, DiagnoseFormat, GpuSettings, JobSettings, Layout,
+    MachineSettings, Mode, ModelConfig, PresentationSettings, ProfileConfig, RemoteConfig,
+    ReportFormat, RunConfig,
 };
 use crate::error::{Error, Result};
 use crate::evaluate;
@@ -144,6 +145,24 @@ struct EngineArgs {
     /// Implementation of the forward pass
     #[arg(long, env, value_name = "BACKEND", default_value = "auto")]
     backend: Backend,
+
+    /// Share of the GPU's memory that the run may use, of all that the card has, from 0.05 to 1 [default: 0.9,
+    /// of which the KV cache takes no more than 16 sequences of the full context]
+    #[arg(long, env, value_name = "GPU_MEMORY_UTILIZATION", value_parser = parse_share)]
+    gpu_memory_utilization: Option<f64>,
+
+    /// 0: launch the kernels of decode passes one by one; the output does not change
+    #[arg(long, env, value_name = "CUDA_GRAPHS", default_value = "1", value_parser = BoolishValueParser::new(), action = clap::ArgAction::Set)]
+    cuda_graphs: bool,
+}
+
+impl EngineArgs {
+    fn gpu(&self) -> GpuSettings {
+        GpuSettings {
+            memory_utilization: self.gpu_memory_utilization,
+            graphs: self.cuda_graphs,
+        }
+    }
 }
 
 /// `flowbench run`.
@@ -465,6 +484,7 @@ impl RunArgs {
                 mode: self.mode,
                 device: self.engine.device,
                 backend: self.engine.backend,
+                gpu: self.engine.gpu(),
                 concurrency: (self.concurrency).map_or(default_concurrency, Concurrency::Fixed),
                 rounds: self.rounds,
                 kv_cache_bytes: self.kv_cache_mb,
@@ -512,6 +532,14 @@ fn parse_mebibytes(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count @ 1..=MOST) => Ok(count << 20),
         _ => Err(format!("expected a whole number from 1 to {MOST}")),
+    }
+}
+
+/// A share of a card's memory.
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.05..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0.05 to 1, such as 0.9".to_owned()),
     }
 }
 

@@ -125,12 +125,34 @@ pub enum ReportFormat {
     Md,
 }
 
+/// How a GPU is used.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct GpuSettings {
+    /// Share of the card's memory that this process may use; `None`: 0.9, and no more keys and values than
+    /// 16 sequences of the full context.
+    #[serde(rename = "gpu_memory_utilization")]
+    pub memory_utilization: Option<f64>,
+    /// Whether decode passes are CUDA graphs. The output does not change.
+    #[serde(rename = "cuda_graphs")]
+    pub graphs: bool,
+}
+
+impl Default for GpuSettings {
+    fn default() -> Self {
+        Self {
+            memory_utilization: None,
+            graphs: true,
+        }
+    }
+}
+
 /// Settings of `flowbench bench-engine`.
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
     pub model: ModelConfig,
     pub device: DeviceChoice,
     pub backend: Backend,
+    pub gpu: GpuSettings,
     /// Upper bound on KV cache memory in bytes; `None`: the engine decides.
     pub kv_cache_bytes: Option<usize>,
     /// At least one.
@@ -275,6 +297,8 @@ settings! {
         pub mode: Mode,
         pub device: DeviceChoice,
         pub backend: Backend,
+        #[serde(flatten)]
+        pub gpu: GpuSettings,
         /// In `MODE=both`, of the `reuse` rounds.
         pub concurrency: Concurrency,
         /// Rounds of each mode in `MODE=both`, at least 1.

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod evaluation;
+pub mod gpu;
 pub mod load;
 pub mod metrics;
 pub mod profile;
@@ -10,6 +11,7 @@ pub mod remote;
 #[cfg(test)]
 mod schema;
 pub mod shard;
+pub mod shortage;
 mod tokens;
 pub mod warning;
 
@@ -21,10 +23,12 @@ use crate::units::Millis;
 use evaluation::{
     EvaluationRecord, EvaluatorRecord, RolloutRecord, ScoreRecord, UsageRecord, VerificationRecord,
 };
+use gpu::GpuRecord;
 use load::LoadRecord;
 use metrics::{CriticalStep, Distribution, PositionRecord};
 use remote::RemoteRecord;
 use shard::{Shard, ShardRun};
+use shortage::MemoryShortage;
 use warning::Warning;
 
 pub use tokens::TokenCounts;
@@ -61,6 +65,9 @@ pub struct RunRecord {
     /// What generated programs run on; absent if no step evaluates or verifies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<EvaluatorRecord>,
+    /// The GPU as the driver's management library reports it; absent if the engine uses none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuRecord>,
     /// How often an engine was started: once, except with `--engine-per-workflow`.
     pub engine_starts: usize,
     /// Finished and failed workflows, in the order of the flows.
@@ -391,6 +398,9 @@ pub struct Totals {
     /// `MODE=remote` only: calls to the server, retries and failures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteRecord>,
+    /// Passes for which the device's memory was short.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory_shortages: Vec<MemoryShortage>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -83,10 +83,12 @@ impl BenchEngineArgs {
             return Err(Error::usage("there is nothing to measure")
                 .hint("give -p or -n a length other than 0"));
         }
+        let gpu = self.engine.gpu();
         Ok(BenchConfig {
             model: environment.model(self.engine.model.model)?,
             device: self.engine.device,
             backend: self.engine.backend,
+            gpu,
             kv_cache_bytes: self.kv_cache_mb,
             tests,
             repetitions: self.repetitions,

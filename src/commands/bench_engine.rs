@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::{BenchConfig, BenchFormat};
-use crate::engine::{self, BenchModel, Engine, LocalEngine, LocalOptions};
+use crate::engine::{BenchModel, Engine, LocalEngine, LocalOptions};
 use crate::environment;
 use crate::error::{Error, Exit, Result};
-use crate::record::bench::{BENCH_SCHEMA, BenchRecord, Ceilings, TestRecord};
+use crate::record::bench::{BENCH_SCHEMA, BenchRecord, TestRecord};
 use crate::report::{Console, bench};
 use crate::session::model;
 use crate::stopwatch::{Moment, NoFence};
@@ -30,6 +30,7 @@ pub(crate) fn run(
     let options = LocalOptions {
         device: config.device,
         backend: config.backend,
+        gpu: config.gpu,
         max_sequences: config
             .tests
             .iter()
@@ -49,17 +50,13 @@ pub(crate) fn run(
     if let Some(note) = engine.note() {
         console.progress(note);
     }
-    let on_cpu = engine.info().device.kind == "cpu";
     let mut model = BenchModel::new(engine, &config.tests)?;
 
-    let before = if on_cpu {
-        console.progress("Measuring what the processor can do at most");
-        Some(engine::measure_ceilings()?)
-    } else {
-        None
-    };
+    console.progress("Measuring what the device can do at most");
+    let before = model.measure_ceilings()?;
     let samples = measure(config, &mut model, console, interrupted)?;
-    let ceilings = before.map(ceilings_with_another).transpose()?;
+    // The higher ones, since another process may have disturbed either measurement.
+    let ceilings = Some(before.or_higher(&model.measure_ceilings()?));
 
     let info = model.info();
     let tests: Vec<TestRecord> = config
@@ -135,9 +132,4 @@ fn measure(
         }
     }
     Ok(samples)
-}
-
-/// The higher of the ceilings before and after the tests, since another process may have disturbed either.
-fn ceilings_with_another(before: Ceilings) -> Result<Ceilings> {
-    Ok(before.or_higher(&engine::measure_ceilings()?))
 }

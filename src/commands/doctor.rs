@@ -1,5 +1,6 @@
 //! `flowbench doctor`: checks what a run needs.
 
+mod gpu;
 mod server;
 
 use std::fmt;
@@ -8,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::cli::DoctorArgs;
-use crate::config::{DeviceChoice, ModelConfig, RemoteConfig};
+use crate::config::{ModelConfig, RemoteConfig};
 use crate::engine::{self, DEFAULT_MODEL, ModelFile};
 use crate::environment::{self, LoadMeter};
 use crate::error::{Exit, Result};
@@ -118,10 +119,10 @@ pub(crate) fn run(
         // The server has the model: neither a GPU nor a model file is needed.
         checks.extend(server::checks(remote, wanted.as_deref()));
     } else {
-        checks.push(gpu(
+        checks.extend(gpu::checks(
             arguments.device,
             engine::driver_version().is_some(),
-            engine::describe_gpu(),
+            engine::find_gpu(),
         ));
         let found = engine::find_local(model);
         checks.push(python(
@@ -264,25 +265,6 @@ fn load(load: Option<&LoadRecord>) -> Check {
             finding,
             "times on a busy machine are longer, and compare badly: wait, or stop what else runs",
         ),
-    }
-}
-
-/// Which GPU a run would use, or why none. `has_driver`: whether the system runs NVIDIA's kernel module.
-fn gpu(choice: DeviceChoice, has_driver: bool, found: Result<String>) -> Check {
-    let error = match found {
-        Ok(card) => {
-            let finding = format!("{card}; needed: {} or later", engine::gpu_minimum());
-            return Check::ok("gpu", finding);
-        }
-        Err(error) => error,
-    };
-    let hint = error.hint_text().unwrap_or("set DEVICE=cpu").to_owned();
-    match choice {
-        DeviceChoice::Cuda => Check::fail("gpu", error.chain(), hint),
-        DeviceChoice::Auto if has_driver => Check::warn("gpu", error.chain(), hint),
-        DeviceChoice::Auto | DeviceChoice::Cpu => {
-            Check::ok("gpu", format!("{error}: runs on the CPU"))
-        }
     }
 }
 
@@ -454,34 +436,6 @@ fn writable(subject: &'static str, folder: &Path) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
-
-    #[test]
-    fn a_gpu_that_was_asked_for_and_cannot_be_had_fails() {
-        let check = |choice, has_driver| {
-            let error = Error::preflight("no GPU is visible").hint("look at nvidia-smi");
-            gpu(choice, has_driver, Err(error))
-        };
-        assert_eq!(check(DeviceChoice::Cuda, false).level, Level::Fail);
-        assert_eq!(check(DeviceChoice::Cuda, true).level, Level::Fail);
-        assert_eq!(check(DeviceChoice::Auto, true).level, Level::Warn);
-        assert_eq!(check(DeviceChoice::Cpu, true).level, Level::Ok);
-        let without = check(DeviceChoice::Auto, false);
-        assert_eq!(without.level, Level::Ok);
-        assert_eq!(without.finding, "no GPU is visible: runs on the CPU");
-        let hint = check(DeviceChoice::Cuda, true).hint;
-        assert_eq!(hint.as_deref(), Some("look at nvidia-smi"));
-    }
-
-    #[test]
-    fn a_gpu_is_shown_with_what_is_needed() {
-        let check = gpu(DeviceChoice::Auto, true, Ok("A card, 8.0 GiB".to_owned()));
-        assert_eq!(check.level, Level::Ok);
-        assert_eq!(
-            check.finding,
-            "A card, 8.0 GiB; needed: NVIDIA driver 530 (CUDA 12.1), compute capability 7.5 or later"
-        );
-    }
 
     #[test]
     fn a_busy_machine_is_named() {

@@ -20,7 +20,7 @@ const WARM_UP_STEPS: usize = 4;
 ///
 /// # Errors
 /// Exit code 3 if the threads cannot be started.
-pub fn measure_ceilings() -> Result<Ceilings> {
+fn measure_ceilings() -> Result<Ceilings> {
     let start = Moment::now(&NoFence)?;
     // Without a device to wait for, the clock cannot fail.
     let clock = || Moment::now(&NoFence).map_or(f64::INFINITY, |now| now.since(start).seconds());
@@ -126,6 +126,17 @@ impl BenchModel {
             bench.fill_contexts(pages, tests)?;
         }
         Ok(bench)
+    }
+
+    /// Upper bounds of the device, or of the processor if the model runs there.
+    ///
+    /// # Errors
+    /// Exit code 3 if they cannot be measured.
+    pub fn measure_ceilings(&self) -> Result<Ceilings> {
+        match self.model.device_ceilings()? {
+            Some(ceilings) => Ok(ceilings),
+            None => measure_ceilings(),
+        }
     }
 
     pub fn info(&self) -> &EngineInfo {

@@ -4,6 +4,7 @@ mod admission;
 mod fork;
 mod limits;
 mod results;
+mod shortage;
 mod speculate;
 #[cfg(test)]
 mod tests;
@@ -24,9 +25,10 @@ use super::{
     Completion, Conversation, Engine, EngineInfo, Event, EventKind, Finish, Message, Request,
     RequestId, restart_refused, shown_prompt,
 };
-use crate::config::{Backend, DeviceChoice};
+use crate::config::{Backend, DeviceChoice, GpuSettings};
 use crate::error::{Error, Result};
 use crate::profile::{self, Activity, PassTokens, Span};
+use crate::record::shortage::MemoryShortage;
 use crate::stopwatch::Fence;
 
 use limits::Lengths;
@@ -49,6 +51,7 @@ const WORTH_WAITING: usize = PAGE_TOKENS;
 pub struct LocalOptions {
     pub device: DeviceChoice,
     pub backend: Backend,
+    pub gpu: GpuSettings,
     /// Maximum concurrent sequences, as far as the model supports it.
     pub max_sequences: usize,
     /// Whether the keys and values of known prefixes are reused.
@@ -81,6 +84,10 @@ pub struct LocalEngine {
     lengths: Lengths,
     /// Failures to report with the next poll.
     failed: Vec<Event>,
+    /// Passes for which the device's memory was short, not reported yet.
+    shortages: Vec<MemoryShortage>,
+    /// Whether the next pass is one that failed for lack of memory.
+    tries_again: bool,
     /// The last pass's logits, kept to reuse the buffer.
     logits: Vec<f32>,
 }
@@ -129,6 +136,7 @@ impl LocalEngine {
         let limits = Limits {
             context: options.context,
             kv_bytes: options.kv_bytes,
+            gpu: options.gpu,
         };
         let source = model::open(&file.path)?;
         let opened = device::open(options.device, options.backend, |gpu| {
@@ -201,6 +209,8 @@ impl LocalEngine {
             speculate: options.speculate && model.checks_guesses(),
             lengths,
             failed: Vec::new(),
+            shortages: Vec::new(),
+            tries_again: false,
             logits: Vec::new(),
             model,
         })
@@ -491,7 +501,15 @@ impl Engine for LocalEngine {
         }
         if let Some((work, draft)) = self.draft(&plan) {
             drop(scheduling);
-            return self.verify_draft(work, &draft);
+            return match self.verify_draft(work, &draft) {
+                Ok(events) => Ok(events),
+                Err(error) => {
+                    self.lower_admission(error)?;
+                    // A draft takes more memory than a token.
+                    self.speculate = false;
+                    self.poll()
+                }
+            };
         }
         let sampling = self.sampling_of(plan.iter().filter(|work| work.last));
         // Page tables are read for every pass: publishing can change them.
@@ -519,8 +537,16 @@ impl Engine for LocalEngine {
             .collect();
         drop(scheduling);
         let pass = profile::pass(Span::Forward, || self.pass(&plan));
-        let results = results::forward(self.model.as_mut(), &mut self.logits, &chunks, &sampling)?;
+        let results = results::forward(self.model.as_mut(), &mut self.logits, &chunks, &sampling);
         drop(pass);
+        let results = match results {
+            Ok(results) => results,
+            Err(error) => {
+                self.lower_admission(error)?;
+                return self.poll();
+            }
+        };
+        self.tries_again = false;
         let scheduling = profile::span(Span::Schedule);
         for work in &plan {
             self.scheduler.computed(*work);
@@ -547,6 +573,10 @@ impl Engine for LocalEngine {
 
     fn cancel(&mut self, id: RequestId) {
         self.release(id);
+    }
+
+    fn take_shortages(&mut self) -> Vec<MemoryShortage> {
+        std::mem::take(&mut self.shortages)
     }
 
     fn try_conversations(&self, conversations: &[Conversation]) -> Result<()> {

@@ -25,11 +25,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::record::remote::RemoteRecord;
+use crate::record::shortage::MemoryShortage;
 use crate::stopwatch::Fence;
 
-pub use bench::{BenchModel, measure_ceilings};
+pub use bench::BenchModel;
 pub use device::{
-    DeviceInfo, DeviceLoad, describe_gpu, device_load, driver_version, gpu_minimum, prepare_process,
+    DeviceInfo, FoundGpu, GpuMeter, GpuReading, driver_version, find_gpu, gpu_minimum,
+    prepare_process, read_gpu,
 };
 pub use load::hub::{
     DEFAULT_MODEL, ModelFile, ModelFormat, ModelSource, PinnedModel, Watch, digest, find_local,
@@ -100,6 +102,11 @@ pub trait Engine: Fence {
     /// If the engine as a whole cannot continue, such as after a device error. A single request
     /// that fails is reported as [`EventKind::Failed`].
     fn poll(&mut self) -> Result<Vec<Event>>;
+
+    /// The passes since the last call for which the device's memory was short.
+    fn take_shortages(&mut self) -> Vec<MemoryShortage> {
+        Vec::new()
+    }
 
     /// Cancels an unfinished request. Later polls return no events for it.
     fn cancel(&mut self, id: RequestId);

@@ -70,6 +70,11 @@ impl Scheduler {
         });
     }
 
+    /// From now on admits at most `max_sequences`; those that are active stay.
+    pub(crate) fn limit(&mut self, max_sequences: usize) {
+        self.max_sequences = max_sequences.max(1);
+    }
+
     pub(crate) fn has_capacity(&self) -> bool {
         self.active.len() < self.max_sequences
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use crate::engine::{DeviceLoad, device_load};
+use crate::engine::{GpuReading, read_gpu};
 use crate::profile::{self, Distribution, Live};
 use crate::record::profile::Profile;
 
@@ -19,7 +19,8 @@ pub(super) struct Reading {
     /// Tokens generated per second over the last seconds.
     tokens_per_second: f64,
     resident_bytes: Option<u64>,
-    device: DeviceLoad,
+    /// All unknown without a GPU.
+    gpu: GpuReading,
 }
 
 impl Reading {
@@ -29,7 +30,7 @@ impl Reading {
             live: profile::live().unwrap_or_default(),
             tokens_per_second,
             resident_bytes: resident_bytes(),
-            device: device_load(),
+            gpu: read_gpu().unwrap_or_default(),
         }
     }
 }
@@ -104,13 +105,16 @@ fn live_json(reading: &Reading) -> String {
         "stages": reading.profile.stages,
         "idle_s": reading.profile.idle_s,
         "resident_bytes": reading.resident_bytes,
-        "device": {
-            "memory_used_bytes": reading.device.memory_used_bytes,
-            "memory_bytes": reading.device.memory_bytes,
-            "power_watts": reading.device.power_watts,
-        },
+        "device": device_json(&reading.gpu),
     })
     .to_string()
+}
+
+/// The fields of a reading in a run's record, and the card's memory. Unknown ones are `null`.
+fn device_json(gpu: &GpuReading) -> serde_json::Value {
+    let mut device = serde_json::to_value(&gpu.values).unwrap_or_default();
+    device["memory_bytes"] = gpu.memory_bytes.into();
+    device
 }
 
 /// Prometheus text format, version 0.0.4:
@@ -201,7 +205,7 @@ fn write_metrics(out: &mut String, reading: &Reading) -> std::fmt::Result {
         "Time without an open stage.",
         reading.profile.idle_s,
     )?;
-    let device = &reading.device;
+    let gpu = &reading.gpu.values;
     let measured = [
         (
             "resident_memory_bytes",
@@ -211,17 +215,34 @@ fn write_metrics(out: &mut String, reading: &Reading) -> std::fmt::Result {
         (
             "device_memory_used_bytes",
             "Device memory in use.",
-            device.memory_used_bytes.map(|bytes| bytes as f64),
+            gpu.memory_used_bytes.map(|bytes| bytes as f64),
         ),
         (
             "device_memory_bytes",
             "Total device memory.",
-            device.memory_bytes.map(|bytes| bytes as f64),
+            reading.gpu.memory_bytes.map(|bytes| bytes as f64),
         ),
         (
             "device_power_watts",
             "Power draw of the device.",
-            device.power_watts,
+            gpu.power_watts,
+        ),
+        (
+            "device_clock_sm_hertz",
+            "Clock of the device's multiprocessors.",
+            gpu.clock_sm_mhz.map(|clock| 1e6 * f64::from(clock)),
+        ),
+        (
+            "device_temperature_celsius",
+            "Temperature of the device.",
+            gpu.temperature_celsius.map(f64::from),
+        ),
+        (
+            "device_other_processes",
+            "Other processes that use the device.",
+            gpu.other_processes
+                .as_ref()
+                .map(|others| others.len() as f64),
         ),
     ];
     for (name, help, value) in measured {

@@ -13,6 +13,7 @@
 //! read without a fence, so these times describe the program only: reported run times come from
 //! [`crate::stopwatch`].
 
+mod device;
 mod live;
 mod log;
 mod names;
@@ -23,10 +24,12 @@ mod table;
 mod trace;
 mod tree;
 
+pub use device::DevicePass;
 pub use live::{Count, Distribution, Live, count, kv_pages};
 pub use log::PassTokens;
 pub use names::Span;
 pub use recorder::{
-    Activity, Guard, PassGuard, Scope, enable, is_on, live, pass, snapshot, span, trace,
+    Activity, Guard, PassGuard, Scope, device_pass, enable, is_on, live, pass, snapshot, span,
+    trace,
 };
 pub use table::text;

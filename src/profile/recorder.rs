@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use quanta::Clock;
 
+use super::device::{DevicePass, DeviceSums};
 use super::live::{self, Count, Live, Watched};
 use super::log::{self, EndedPass, Log, PassTokens};
 use super::names::{Kind, Span};
@@ -32,6 +33,9 @@ struct RecorderState {
     tree: Tree,
     log: Log,
     watched: Watched,
+    device: DeviceSums,
+    /// Device time of the pass in progress.
+    device_pass: Option<DevicePass>,
     /// Start of the profile.
     start: u64,
     /// Sums of the running threads.
@@ -63,6 +67,8 @@ pub fn enable() {
         tree: Tree::new(),
         log: Log::default(),
         watched: Watched::new(),
+        device: DeviceSums::default(),
+        device_pass: None,
         start,
         threads: Vec::new(),
         retired: Table::new(),
@@ -221,6 +227,7 @@ pub fn pass(span: Span, of: impl FnOnce() -> PassTokens) -> PassGuard {
     }
     guard.start = with_shared(|shared| {
         let now = clock().raw();
+        shared.device_pass = None;
         for stage in guard.stages() {
             shared.sweep.open(stage, now);
         }
@@ -228,6 +235,13 @@ pub fn pass(span: Span, of: impl FnOnce() -> PassTokens) -> PassGuard {
     })
     .unwrap_or_default();
     guard
+}
+
+/// Reports the device time of the pass in progress.
+pub fn device_pass(pass: DevicePass) {
+    if is_on() {
+        with_shared(|shared| shared.device_pass = Some(pass));
+    }
 }
 
 /// A pass in progress.
@@ -258,12 +272,17 @@ impl Drop for PassGuard {
             for stage in self.stages() {
                 shared.sweep.close(stage, now);
             }
+            let device = shared.device_pass.take();
+            if let Some(device) = &device {
+                shared.device.add(device, self.of);
+            }
             shared.log.pass(EndedPass {
                 span: self.span,
                 of: self.of,
                 start: self.start,
                 end: now.max(self.start),
                 kv_pages: live::kv_held(),
+                device,
             });
         });
     }
@@ -460,7 +479,10 @@ pub fn snapshot() -> Option<Profile> {
             table.merge(own);
         }
         shared.sweep.advance(clock().raw());
-        profile(&table, &shared.sweep, shared.log.dropped)
+        Profile {
+            device: shared.device.read(),
+            ..profile(&table, &shared.sweep, shared.log.dropped)
+        }
     })
 }
 
@@ -515,6 +537,7 @@ fn profile(table: &Table, sweep: &Sweep, spans_dropped: u64) -> Profile {
         stages,
         idle_s: seconds(sweep.idle()),
         spans_dropped,
+        device: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::record::profile::Profile;
+use crate::record::profile::{DeviceTimes, Profile};
 
 /// Both tables: the spans, and the stages with the idle time. Times are wall-clock seconds with
 /// microsecond resolution; the layout suits `diff`.
@@ -71,13 +71,50 @@ fn write_tables(out: &mut String, profile: &Profile) -> std::fmt::Result {
         "",
         profile.idle_s,
         share(profile.idle_s)
-    )
+    )?;
+    match &profile.device {
+        Some(device) => write_device(out, device, width),
+        None => Ok(()),
+    }
+}
+
+/// Device time by phase, and of the kernels of the passes in which they were timed.
+fn write_device(out: &mut String, device: &DeviceTimes, width: usize) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n{}: device seconds, from events in its stream",
+        device.name
+    )?;
+    for phase in &device.phases {
+        writeln!(
+            out,
+            "\n{:width$}  {:>11}  {:>12}  {:>12}  {:>12}  {:>7}",
+            phase.phase, "ncall", "", "ttot", "tavg", "share"
+        )?;
+        let row = |name: &str, ncall: u64, ttot: f64| {
+            let tavg = ttot / ncall.max(1) as f64;
+            format!(
+                "{name:width$}  {ncall:>11}  {:>12}  {ttot:>12.6}  {tavg:>12.6}",
+                ""
+            )
+        };
+        writeln!(out, "{}", row("passes", phase.passes, phase.total_s))?;
+        if phase.timed_passes > 0 {
+            let timed = row("by kernel", phase.timed_passes, phase.timed_s);
+            writeln!(out, "{timed}")?;
+        }
+        for kernel in &phase.kernels {
+            let row = row(&kernel.name, kernel.ncall, kernel.ttot_s);
+            writeln!(out, "{row}  {:>5.1} %", 100.0 * kernel.share)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::profile::{ProfileRow, StageShare};
+    use crate::record::profile::{DeviceKernel, DevicePhase, ProfileRow, StageShare};
 
     #[test]
     fn what_people_read() {
@@ -96,6 +133,13 @@ mod tests {
             exposed_s,
             split_s,
         };
+        let kernel = |name: &str, ncall, ttot_s| DeviceKernel {
+            name: name.to_owned(),
+            ncall,
+            ttot_s,
+            tavg_s: ttot_s / ncall as f64,
+            share: ttot_s / 2.0,
+        };
         let profile = Profile {
             wall_s: 36.25,
             rows: vec![
@@ -109,6 +153,17 @@ mod tests {
             ],
             idle_s: 7.25,
             spans_dropped: 0,
+            device: Some(DeviceTimes {
+                name: "Simulated GPU".to_owned(),
+                phases: vec![DevicePhase {
+                    phase: "decode".to_owned(),
+                    passes: 3000,
+                    total_s: 30.0,
+                    timed_passes: 188,
+                    timed_s: 2.5,
+                    kernels: vec![kernel("linear", 16_920, 1.5), kernel("norm", 11_468, 0.5)],
+                }],
+            }),
         };
         insta::assert_snapshot!(text(&profile));
     }

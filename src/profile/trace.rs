@@ -9,11 +9,13 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+use super::device::DevicePass;
 use super::log::{Ended, EndedPass, Log};
 use super::names::Span;
 
 const FLOWS: u32 = 1;
 const DEVICE: u32 = 2;
+const GPU: u32 = 3;
 
 /// Open events of a lane at the current position: ID and end.
 type Lane = Vec<(u64, u64)>;
@@ -34,6 +36,10 @@ pub(super) fn json(log: &Log, nanos: impl Fn(u64) -> u64) -> Value {
     ];
     add_flows(&mut events, &log.activities, &nanos);
     add_passes(&mut events, &log.passes, &nanos);
+    if let Some(device) = log.passes.iter().find_map(|pass| pass.device.as_ref()) {
+        let args = json!({"name": device.device});
+        events.push(json!({"ph": "M", "name": "process_name", "pid": GPU, "args": args}));
+    }
     json!({
         "displayTimeUnit": "ms",
         "otherData": {"events_dropped": log.dropped},
@@ -165,6 +171,9 @@ fn add_passes(events: &mut Vec<Value>, passes: &[EndedPass], nanos: &impl Fn(u64
             "decode_tokens": pass.of.decode_tokens,
         });
         events.push(event);
+        if let Some(device) = &pass.device {
+            add_device_time(events, device, pass.span, lane, (start, end));
+        }
         let counter = |name: &str, at: u64, args: Value| json!({"ph": "C", "name": name, "pid": DEVICE, "ts": micros(at), "args": args});
         events.push(counter(
             "tokens in the pass",
@@ -177,6 +186,38 @@ fn add_passes(events: &mut Vec<Value>, passes: &[EndedPass], nanos: &impl Fn(u64
             json!({"sequences": pass.of.sequences}),
         ));
         events.push(counter("KV pages", end, json!({"held": pass.kv_pages})));
+    }
+}
+
+/// Adds a pass's time on the GPU, and its kernels if they were timed. The device's clock is not the host's: the
+/// pass ends on the device when the host sees its end, and `device_ms` is the device's own figure. Only a
+/// simulated device takes longer than the host waits; then its times are scaled to fit.
+fn add_device_time(
+    events: &mut Vec<Value>,
+    device: &DevicePass,
+    span: Span,
+    lane: usize,
+    (start, end): (u64, u64),
+) {
+    let shown = device.nanos.min(end - start);
+    let scaled = |nanos: u64| match device.nanos {
+        0 => 0,
+        all => (u128::from(nanos) * u128::from(shown) / u128::from(all)) as u64,
+    };
+    let first = end - shown;
+    let mut add = |name: &str, span: Span, from: u64, nanos: u64| {
+        let from = from.min(device.nanos);
+        let to = (from + nanos).min(device.nanos);
+        let at = (first + scaled(from), first + scaled(to));
+        let mut event = complete(name, span, GPU, lane, at);
+        event["args"] = json!({"device_ms": nanos as f64 / 1e6});
+        events.push(event);
+    };
+    add("pass", span, 0, device.nanos);
+    let mut at = 0;
+    for (kernel, nanos) in &device.kernels {
+        add(kernel.name(), *kernel, at, *nanos);
+        at += nanos;
     }
 }
 
@@ -279,6 +320,7 @@ mod tests {
             start,
             end,
             kv_pages: 7,
+            device: None,
         };
         let log = Log {
             passes: vec![pass(0, 10), pass(5, 12), pass(10, 20)],
@@ -295,6 +337,49 @@ mod tests {
         assert_eq!(forward.expect("a pass")["args"]["prefill_tokens"], 30);
         let kv = events.iter().find(|event| event["name"] == "KV pages");
         assert_eq!(kv.expect("a counter")["args"]["held"], 7);
+    }
+
+    #[test]
+    fn device_times_are_nested_and_end_with_their_pass() {
+        let pass = |start, end, nanos, kernels: &[(Span, u64)]| EndedPass {
+            span: Span::Forward,
+            of: PassTokens::default(),
+            start,
+            end,
+            kv_pages: 0,
+            device: Some(DevicePass {
+                device: "a card".to_owned(),
+                nanos,
+                kernels: kernels.to_vec(),
+            }),
+        };
+        let log = Log {
+            passes: vec![
+                pass(0, 100, 40, &[(Span::Norm, 10), (Span::Linear, 25)]),
+                // A simulated device's time, and sums that are rounded up.
+                pass(100, 110, 1000, &[(Span::Norm, 600), (Span::Head, 500)]),
+            ],
+            ..Log::default()
+        };
+        let trace = json(&log, |ticks| ticks);
+        assert_nested(&trace);
+        let found: Vec<_> = spans(&trace)
+            .into_iter()
+            .filter(|((pid, _), ..)| *pid == u64::from(GPU))
+            .map(|(_, start, end, name)| (name, start, end))
+            .collect();
+        let expected = [
+            ("pass", 60, 100),
+            ("norm", 60, 70),
+            ("linear", 70, 95),
+            ("pass", 100, 110),
+            ("norm", 100, 106),
+            ("head", 106, 110),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(name, start, end)| (name.to_owned(), start, end))
+        );
     }
 
     proptest! {

@@ -35,21 +35,21 @@ pub struct BenchRecord {
     pub device_name: String,
     /// Load and warm-up of the engine as in `run`, including tokenizer and chat template.
     pub engine_init_ms: Millis,
-    /// The processor's limits; `null` if the model runs elsewhere.
+    /// The limits of the device.
     pub ceilings: Option<Ceilings>,
     /// The tests, in their order.
     pub tests: Vec<TestRecord>,
 }
 
-/// Limits of the processor, measured in the same process: the better of a measurement before the tests and
-/// one after.
+/// Limits of the processor or the GPU, measured in the same process: the better of a measurement before the
+/// tests and one after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
-    /// Number of threads, here and in the tests.
+    /// Number of threads, here and in the tests; of a GPU, its multiprocessors.
     pub threads: usize,
-    /// The kernels' processor family: `avx512`, `avx512paired`.
+    /// The kernels' processor family: `avx512`, `avx512paired`; of a GPU, the instruction: `mma`, `dp4a`.
     pub instructions: String,
-    /// GB/s read from memory (256 MiB), all threads.
+    /// GB/s read from memory (256 MiB; of a GPU, up to 1 GiB), all threads.
     pub read_gb_s: f64,
     /// GMAC/s of int8 from registers, all threads.
     pub int8_gmac_s: f64,

@@ -16,6 +16,9 @@ pub struct Profile {
     pub idle_s: f64,
     /// Events beyond the limit of the trace. Rows and stages include them.
     pub spans_dropped: u64,
+    /// Device time of the forward passes, if they ran on a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceTimes>,
 }
 
 /// All calls of a span. Times are wall seconds.
@@ -49,4 +52,44 @@ pub struct StageShare {
     pub exposed_s: f64,
     /// Time in which it was open, divided equally among the stages open at the same time.
     pub split_s: f64,
+}
+
+/// Times on a GPU, from events in its stream.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct DeviceTimes {
+    /// Name of the card.
+    pub name: String,
+    pub phases: Vec<DevicePhase>,
+}
+
+/// The passes of a phase. Times are seconds of the device.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct DevicePhase {
+    /// `prefill`: passes that compute prompt tokens. `decode`: all others.
+    pub phase: String,
+    pub passes: u64,
+    /// Time of all passes.
+    pub total_s: f64,
+    /// Passes whose kernels were timed one by one: all of `prefill`, and every 16th of `decode`.
+    pub timed_passes: u64,
+    /// Time of those.
+    pub timed_s: f64,
+    /// Kernels of the timed passes, by decreasing `ttot_s`.
+    pub kernels: Vec<DeviceKernel>,
+}
+
+/// All launches of a kind in the timed passes.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct DeviceKernel {
+    /// Name of a span.
+    pub name: String,
+    pub ncall: u64,
+    pub ttot_s: f64,
+    /// `ttot_s` / `ncall`.
+    pub tavg_s: f64,
+    /// Share of the time of all kernels.
+    pub share: f64,
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::gpu::GpuRecord;
 use super::{Environment, Status};
 use crate::units::Millis;
 
@@ -63,6 +64,9 @@ pub struct ShardRun {
     pub environment: Environment,
     /// The engine (a serialised `EngineInfo`).
     pub engine: serde_json::Value,
+    /// As in `RunRecord`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuRecord>,
     /// As in `RunRecord`.
     pub engine_init_ms: Option<Millis>,
     /// As in `Totals`.

@@ -57,7 +57,13 @@ fn markdown(record: &BenchRecord) -> String {
             ceilings.read_gb_s,
             ceilings.int8_gmac_s,
             ceilings.instructions,
-            plural(ceilings.threads, "thread")
+            plural(
+                ceilings.threads,
+                match record.device.as_str() {
+                    "cpu" => "thread",
+                    _ => "multiprocessor",
+                }
+            )
         ));
     }
     if !record.complete {

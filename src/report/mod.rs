@@ -1,12 +1,14 @@
 //! What people and programs are shown: lines on the terminal ([`timing`], and [`traffic`] of
 //! `MODE=remote`), the table of `MODE=both` ([`table`]), the figures of `bench-engine` ([`mod@bench`]),
-//! warnings where a run proves little ([`mod@warnings`]), and its end in a sentence ([`summary`]). Of saved
+//! warnings where a run proves little ([`mod@warnings`]), and its end in a sentence ([`summary`], and [`gpu`]
+//! for the card). Of saved
 //! runs, [`mod@diagnose`] says why they took as long as they did, and [`page`] shows them.
 //!
 //! Everything here is made from records; nothing is measured or saved.
 
 pub mod bench;
 pub mod diagnose;
+pub mod gpu;
 mod markdown;
 pub mod page;
 mod progress;

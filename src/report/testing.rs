@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
+use crate::record::gpu::{GpuCard, GpuProcess, GpuReading, GpuRecord};
 use crate::record::metrics::CriticalStep;
 use crate::record::{
     Environment, ExpansionRecord, RunRecord, Status, StepRecord, TokenCounts, Totals,
@@ -116,6 +117,7 @@ pub(crate) fn run(
         },
         engine: json!({"kind": "local", "model": "a model", "backend": "native"}),
         evaluator: None,
+        gpu: None,
         engine_init_ms: Some(Millis(init)),
         pool_init_ms: None,
         rollouts: None,
@@ -141,4 +143,44 @@ pub(crate) fn run(
         shards: Vec::new(),
     };
     (record, steps)
+}
+
+/// A card that was throttled and shared.
+pub(crate) fn gpu() -> GpuRecord {
+    let other = GpuProcess {
+        pid: 4242,
+        memory_bytes: Some(1 << 30),
+    };
+    GpuRecord {
+        card: GpuCard {
+            driver: Some("580.65.06".to_owned()),
+            power_limit_watts: Some(700.0),
+            max_clock_sm_mhz: Some(1980),
+            max_clock_memory_mhz: Some(2619),
+            mig: Some("off".to_owned()),
+            persistence: Some(true),
+            ecc: Some(true),
+            ..GpuCard::default()
+        },
+        start: GpuReading {
+            clock_sm_mhz: Some(1410),
+            clock_memory_mhz: Some(2619),
+            temperature_celsius: Some(45),
+            ..GpuReading::default()
+        },
+        end: Some(GpuReading {
+            clock_sm_mhz: Some(1755),
+            clock_memory_mhz: Some(2619),
+            temperature_celsius: Some(61),
+            ..GpuReading::default()
+        }),
+        seconds: Some(2.5),
+        energy_joules: Some(432.5),
+        throttle: vec![
+            "applications_clocks_setting".to_owned(),
+            "sw_power_cap".to_owned(),
+        ],
+        other_processes: vec![other],
+        ..GpuRecord::default()
+    }
 }

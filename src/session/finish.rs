@@ -8,7 +8,7 @@ use super::verdict::verdict;
 use crate::error::{Error, Exit, Result};
 use crate::profile;
 use crate::record::{Energy, Status};
-use crate::report::{summary, table, timing, traffic, warnings};
+use crate::report::{gpu, summary, table, timing, traffic, warnings};
 use crate::results::{self, Recording, RolloutFile};
 use crate::stopwatch::Timer;
 use crate::workflow::Outcome;
@@ -80,6 +80,9 @@ impl Recorder<'_> {
         let saved = self.save_all(status == Status::Complete);
         self.print_totals(num_workflows)?;
         saved?;
+        if let Some(line) = gpu::line(&self.record) {
+            self.console.progress(&line);
+        }
         let next = self.next_command();
         if let Some(line) = summary::line(&self.record, &next) {
             self.console.progress(&line);

@@ -98,6 +98,7 @@ pub(crate) fn run(
         engine_init_ms: None,
         pool_init_ms: None,
         evaluator: None,
+        gpu: None,
         engine_starts: 0,
         workflows: Vec::new(),
         totals: Totals::default(),
@@ -204,7 +205,9 @@ impl Recorder<'_> {
     fn run_with_one_engine(&mut self, job: &Job, services: &mut RunServices) -> Result<Outcome> {
         let mut engine = self.start_engine(job, job.origin)?;
         let concurrency = self.concurrency;
-        self.run_flows(engine.as_mut(), services, job, job.flows, concurrency)
+        let outcome = self.run_flows(engine.as_mut(), services, job, job.flows, concurrency);
+        self.read_gpu();
+        outcome
     }
 
     /// The slow way, for comparison: each workflow expands the flows anew and starts an engine.
@@ -225,7 +228,9 @@ impl Recorder<'_> {
             let mut engine = self.start_engine(job, start)?;
             let flows = std::slice::from_ref(flow);
             let concurrency = self.concurrency;
-            match self.run_flows(engine.as_mut(), services, job, flows, concurrency)? {
+            let outcome = self.run_flows(engine.as_mut(), services, job, flows, concurrency);
+            self.read_gpu();
+            match outcome? {
                 Outcome::Ended => {}
                 early => return Ok(early),
             }

@@ -60,6 +60,7 @@ impl Prepared {
         let options = LocalOptions {
             device: config.job.device,
             backend: config.job.backend,
+            gpu: config.job.gpu,
             max_sequences: max_requests,
             // In `both`, each round sets this anew.
             reuse: config.job.mode == Mode::Reuse,

@@ -1,7 +1,7 @@
 //! Saves and prints what a run measures, as soon as it is measured.
 
 use crate::config::RunConfig;
-use crate::engine::{Engine, LocalEngine, Message, Origin};
+use crate::engine::{Engine, GpuMeter, LocalEngine, Message, Origin};
 use crate::environment::LoadMeter;
 use crate::error::{Error, Result};
 use crate::flow::Flow;
@@ -38,6 +38,8 @@ pub(super) struct Recorder<'a> {
     pub(super) gathered: Gathered,
     /// Load of the machine since before the engine was started.
     pub(super) load: LoadMeter,
+    /// The GPU since the engine was started; `None` if it uses none.
+    pub(super) gpu: Option<GpuMeter>,
     pub(super) record: RunRecord,
     pub(super) files: RunFiles,
 }
@@ -67,6 +69,7 @@ impl<'a> Recorder<'a> {
             tally: Tally::default(),
             gathered: Gathered::default(),
             load: LoadMeter::start(),
+            gpu: None,
             record,
             files,
         }
@@ -98,6 +101,8 @@ impl Recorder<'_> {
             for note in &engine.info().notes {
                 self.console.warning(&format!("warning: {note}"));
             }
+            self.gpu = GpuMeter::start();
+            self.record.gpu = self.gpu.as_ref().map(GpuMeter::begun);
         }
         self.record.engine = serde_json::to_value(engine.info()).unwrap_or_default();
         self.record.engine_starts = match prepared {
@@ -151,11 +156,19 @@ impl Recorder<'_> {
             let remote = &mut self.record.totals.remote;
             remote.get_or_insert_default().add(&traffic);
         }
+        let shortages = services.engine.take_shortages();
+        self.record.totals.memory_shortages.extend(shortages);
         // However the flows ended, unless the device no longer answers.
         if let Ok(end) = Moment::now(services.engine) {
             self.record.totals.benchmark_total_ms = Some(end.since(job.origin));
         }
         outcome
+    }
+
+    /// Reads the GPU once more, while the engine still holds its memory. Takes some milliseconds, so it is
+    /// done outside of what is timed.
+    pub(super) fn read_gpu(&mut self) {
+        self.record.gpu = self.gpu.as_ref().map(GpuMeter::ended);
     }
 
     /// Saves the record as it is now.

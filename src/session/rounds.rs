@@ -7,6 +7,7 @@ use super::Job;
 use super::recorder::Recorder;
 use super::services::RunServices;
 use crate::config::Mode;
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::report::timing;
 use crate::stopwatch::Moment;
@@ -18,15 +19,26 @@ impl Recorder<'_> {
     /// Starts one engine and runs the rounds. Each is saved and printed when it ends.
     pub(super) fn run_rounds(&mut self, job: &Job, services: &mut RunServices) -> Result<Outcome> {
         let mut engine = self.start_engine(job, job.origin)?;
+        let outcome = self.alternate(engine.as_mut(), job, services);
+        self.read_gpu();
+        outcome
+    }
+
+    fn alternate(
+        &mut self,
+        engine: &mut dyn Engine,
+        job: &Job,
+        services: &mut RunServices,
+    ) -> Result<Outcome> {
         for (round, mode) in order(self.config.job.rounds) {
             let reuse = mode == Mode::Reuse;
             engine.restart(reuse)?;
             let concurrency = if reuse { self.concurrency } else { 1 };
             let rounds = self.rounds.get_or_insert_default();
             rounds.begin(round, mode.as_str());
-            let start = Moment::now(engine.as_ref())?;
-            let outcome = self.run_flows(engine.as_mut(), services, job, job.flows, concurrency);
-            let end = Moment::now(engine.as_ref());
+            let start = Moment::now(engine)?;
+            let outcome = self.run_flows(engine, services, job, job.flows, concurrency);
+            let end = Moment::now(engine);
             if let (Some(rounds), Ok(end)) = (&mut self.rounds, end) {
                 let record = rounds.end(
                     end.since(start),

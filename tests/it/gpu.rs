@@ -1,28 +1,11 @@
 //! GPUs that cannot be used, on the simulated one (`tests/simgpu`): each cause has its own error, with both
 //! numbers, a hint and exit code 3; and `DEVICE=cuda` never runs on the CPU.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
 use crate::common::{Printed, Workspace, run};
-
-/// The folder of the simulated driver; `None`, and a line, where it cannot be built (in CI: a failure).
-fn driver(arguments: &[&str]) -> Option<PathBuf> {
-    let output = Command::new("bash")
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .arg("scripts/simgpu.sh")
-        .args(arguments)
-        .output()
-        .expect("bash starts");
-    if output.status.success() {
-        let folder = String::from_utf8_lossy(&output.stdout);
-        return Some(PathBuf::from(folder.trim()));
-    }
-    let reason = String::from_utf8_lossy(&output.stderr);
-    assert!(std::env::var_os("CI").is_none(), "{reason}");
-    println!("skipped: the simulated GPU cannot be built: {reason}");
-    None
-}
+use crate::simgpu::driver;
+use crate::tiny_model;
 
 /// `flowbench` with these arguments and variables, on the simulated driver.
 fn on(driver: &PathBuf, arguments: &[&str], variables: &[(&str, &str)]) -> Printed {
@@ -166,4 +149,131 @@ fn a_gpu_that_is_lost_in_a_run_leaves_a_record() {
     assert_eq!(record["status"], "incomplete");
     assert_eq!(record["engine"]["device"]["name"], "Simulated GPU");
     assert!(record["engine"]["jit_ms"].is_number());
+    assert!(
+        record["gpu"]["end"].is_object(),
+        "read however the flows end"
+    );
+}
+
+/// `flowbench run` of a tiny model on the simulated driver.
+fn tiny(driver: &Path, variables: &[(&str, &str)]) -> (Workspace, Printed) {
+    let workspace = Workspace::new();
+    tiny_model::write(&workspace.file("tiny.gguf"));
+    let mut command = workspace.flowbench(&["run"]);
+    command
+        .env("LD_LIBRARY_PATH", driver)
+        .env("MODEL", workspace.file("tiny.gguf"))
+        .envs([
+            ("DEVICE", "cuda"),
+            ("MODE", "standalone"),
+            ("TEMPLATE", "chain"),
+            ("NUM_FLOWS", "1"),
+            ("KV_CACHE_MB", "4"),
+            ("IGNORE_EOS", "1"),
+        ])
+        .envs(variables.iter().copied());
+    let printed = run(&mut command);
+    (workspace, printed)
+}
+
+#[test]
+fn an_engine_that_does_not_start_on_the_card() {
+    let Some(driver) = driver(&[]) else { return };
+    for (variables, expected) in [
+        (
+            // CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            &[("SIMGPU_FAIL", "cuModuleLoadDataEx:1:222")],
+            &[
+                "failed to load the kernels, PTX 8.1",
+                "install the NVIDIA driver 530",
+            ][..],
+        ),
+        (
+            // CUDA_ERROR_NO_BINARY_FOR_GPU
+            &[("SIMGPU_FAIL", "cuModuleLoadDataEx:1:209")],
+            &["failed to load the kernels, PTX 8.1", "hint: "],
+        ),
+        (
+            &[("KV_CACHE_MB", "100000")],
+            &["97.7 GiB of keys and values", "4.0 GiB are free", "hint: "],
+        ),
+    ] {
+        let (_, printed) = tiny(&driver, variables);
+        assert_eq!(printed.code, 3, "{variables:?}: {}", printed.err);
+        for expected in expected {
+            assert!(
+                printed.err.contains(expected),
+                "{variables:?}: {}",
+                printed.err
+            );
+        }
+        assert!(!printed.err.contains("panicked"), "{}", printed.err);
+    }
+}
+
+/// Memory that is short when a graph is recorded: the run goes on without graphs, and with the same tokens.
+#[test]
+fn memory_that_runs_out_in_a_pass_is_recorded() {
+    let Some(driver) = driver(&[]) else { return };
+    let hashes = |workspace: &Workspace| -> Vec<serde_json::Value> {
+        let steps = workspace.steps();
+        steps.iter().map(|step| step["out_hash"].clone()).collect()
+    };
+    let (workspace, printed) = tiny(&driver, &[]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let expected = hashes(&workspace);
+    let (workspace, printed) = tiny(
+        &driver,
+        &[("SIMGPU_FAIL", "cuGraphInstantiateWithFlags:1:2")],
+    );
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert_eq!(hashes(&workspace), expected);
+    let record = workspace.record();
+    let shortages = &record["totals"]["memory_shortages"];
+    assert_eq!(shortages.as_array().map(Vec::len), Some(1), "{shortages}");
+    assert_eq!(shortages[0]["admitted"], 1);
+    let error = shortages[0]["error"].as_str().expect("an error");
+    assert!(error.contains("CUDA_ERROR_OUT_OF_MEMORY"), "{error}");
+    assert!(
+        printed.err.contains("The GPU's memory ran out in a pass"),
+        "{}",
+        printed.err
+    );
+    assert_eq!(record["warnings"][0]["code"], "gpu_memory");
+}
+
+/// The lines of a profile that are the device's.
+#[test]
+fn a_profile_has_the_devices_times() {
+    let Some(driver) = driver(&[]) else { return };
+    let (workspace, printed) = tiny(&driver, &[("PROFILE", "1")]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let record = workspace.record();
+    assert_eq!(record["profile"]["device"]["name"], "Simulated GPU");
+    let phases = record["profile"]["device"]["phases"]
+        .as_array()
+        .expect("phases");
+    let names: Vec<_> = phases.iter().map(|phase| phase["phase"].clone()).collect();
+    assert_eq!(names, ["prefill", "decode"]);
+    let diagnosis = run(&mut workspace.flowbench(&["diagnose"]));
+    assert!(
+        diagnosis.out.contains("## Device time of Simulated GPU"),
+        "{}",
+        diagnosis.out
+    );
+}
+
+#[test]
+fn settings_of_the_gpu_are_checked() {
+    for (variable, value) in [
+        ("GPU_MEMORY_UTILIZATION", "1.5"),
+        ("GPU_MEMORY_UTILIZATION", "0"),
+        ("GPU_MEMORY_UTILIZATION", "NaN"),
+        ("CUDA_GRAPHS", "maybe"),
+    ] {
+        let workspace = Workspace::new();
+        let printed = run(workspace.flowbench(&["run"]).env(variable, value));
+        assert_eq!(printed.code, 2, "{variable}={value}: {}", printed.err);
+        assert!(printed.err.contains(value), "{}", printed.err);
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::common::{Workspace, run};
 
 /// A run that goes on for as long as a test needs it.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     address: SocketAddr,
     // The program must be able to write to it.
@@ -25,7 +25,7 @@ impl Running {
         Self::of(&mut workspace.child(&[("NUM_FLOWS", flows), ("STATS_ADDR", "127.0.0.1:0")]))
     }
 
-    fn of(command: &mut std::process::Command) -> Self {
+    pub(crate) fn of(command: &mut std::process::Command) -> Self {
         let mut child = (command.stdout(Stdio::null()).stderr(Stdio::piped()))
             .spawn()
             .expect("starts");
@@ -66,7 +66,7 @@ impl Running {
         (status, body.to_owned())
     }
 
-    fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         let (status, body) =
             self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         assert_eq!(status, "HTTP/1.1 200 OK", "{path}");

@@ -129,6 +129,11 @@ fn schema(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).expect("readable")).expect("JSON")
 }
 
+/// Where a run's record is not what the schema says.
+pub(crate) fn problems_of_run(record: &Value) -> Vec<String> {
+    Validator::problems(&schema("run.schema.json"), record)
+}
+
 #[test]
 fn records_are_what_the_schemas_say() {
     let (run_schema, step_schema) = (schema("run.schema.json"), schema("steps.schema.json"));

@@ -1,15 +1,24 @@
 // A stand-in for libnvidia-ml: its readings come from the file that SIMGPU_NVML names.
 //
 // The file has a `key=value` a line, and is read again at each call, so that a test can change a reading while the
-// program runs. `1.power_mw=…` is for the second device alone. A value `!15` makes the call return that error. A
-// key that is missing makes it return NOT_SUPPORTED; name, UUID and PCI address have those of the simulated driver.
+// program runs. `1.power_mw=…` is for the second device alone.
+//
+//   power_mw=70000         the value
+//   energy_mj=5000+250     250 more at each call: 5000, 5250, 5500, …
+//   power_mw=!15           the call returns that error (15: the GPU is lost)
+//   processes=self:4096,42:1048576,43:?    IDs and bytes; `self` is this program, `?` an unknown size; `none`
+//
+// A key that is missing makes the call return NOT_SUPPORTED; name, UUID and PCI address have those of the simulated
+// driver.
 #include <strings.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <mutex>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -71,6 +80,17 @@ int index_of(const void *handle) {
     return index < MOST_DEVICES ? int(index) : -1;
 }
 
+// The number of a text: `5000`, `0x20`, or `5000+250`, which rises with each call.
+u64 number_of(const char *key, const std::string &text) {
+    char *rest;
+    const u64 number = std::strtoull(text.c_str(), &rest, 0);
+    if (*rest != '+') return number;
+    static std::mutex lock;
+    static std::map<std::string, u64> calls;
+    const std::lock_guard<std::mutex> guard(lock);
+    return number + std::strtoull(rest + 1, nullptr, 0) * calls[key]++;
+}
+
 template <class T>
 int read_number(const char *key, const void *handle, T *out) {
     const int device = index_of(handle);
@@ -78,7 +98,7 @@ int read_number(const char *key, const void *handle, T *out) {
     if (device < 0 || out == nullptr) return INVALID_ARGUMENT;
     std::string text;
     const int code = read(key, device, &text);
-    if (code == SUCCESS) *out = T(std::strtoull(text.c_str(), nullptr, 0));
+    if (code == SUCCESS) *out = T(number_of(key, text));
     return code;
 }
 
@@ -146,7 +166,6 @@ struct Process {
     unsigned gpu_instance, compute_instance;
 };
 
-// `processes=123:1048576,456:0`; `processes=none` for an empty list.
 int read_processes(const char *key, const void *handle, unsigned *count, Process *out) {
     const int device = index_of(handle);
     if (initialised == 0) return UNINITIALIZED;
@@ -156,8 +175,11 @@ int read_processes(const char *key, const void *handle, unsigned *count, Process
     std::vector<Process> processes;
     std::istringstream list(text);
     for (std::string part; std::getline(list, part, ',');) {
-        Process process{0, 0, ~0u, ~0u};
-        if (std::sscanf(part.c_str(), "%u:%llu", &process.id, &process.bytes) == 2) processes.push_back(process);
+        const std::size_t colon = part.find(':');
+        if (colon == std::string::npos) continue;
+        const std::string id = part.substr(0, colon), bytes = part.substr(colon + 1);
+        processes.push_back({id == "self" ? unsigned(getpid()) : unsigned(std::stoul(id)),
+                             bytes == "?" ? ~0ull : std::stoull(bytes), ~0u, ~0u});
     }
     const unsigned room = *count;
     *count = unsigned(processes.size());
@@ -213,16 +235,15 @@ NVML_API nvmlShutdown() {
 }
 extern "C" __attribute__((visibility("default"))) const char *nvmlErrorString(int code) { return error_text(code); }
 
-NVML_API nvmlSystemGetDriverVersion(char *out, unsigned length) {
-    std::string text;
-    const int code = read("driver_version", -1, &text);
-    return code == SUCCESS ? copy_text(text, out, length) : code;
-}
-NVML_API nvmlSystemGetNVMLVersion(char *out, unsigned length) {
-    std::string text;
-    const int code = read("nvml_version", -1, &text);
-    return code == SUCCESS ? copy_text(text, out, length) : code;
-}
+#define DEFINE_TEXT(function, key)                                    \
+    NVML_API function(char *out, unsigned length) {                   \
+        std::string text;                                             \
+        const int code = read(key, -1, &text);                        \
+        return code == SUCCESS ? copy_text(text, out, length) : code; \
+    }
+DEFINE_TEXT(nvmlSystemGetDriverVersion, "driver_version")
+DEFINE_TEXT(nvmlSystemGetNVMLVersion, "nvml_version")
+
 NVML_API nvmlSystemGetCudaDriverVersion_v2(int *version) {
     std::string text;
     const int code = read("cuda_driver_version", -1, &text);
@@ -255,12 +276,15 @@ NVML_API nvmlDeviceGetIndex(void *handle, unsigned *index) {
     *index = unsigned(index_of(handle));
     return SUCCESS;
 }
-NVML_API nvmlDeviceGetName(void *handle, char *out, unsigned length) {
-    return index_of(handle) < 0 ? int(INVALID_ARGUMENT) : copy_text(name_of(index_of(handle)), out, length);
-}
-NVML_API nvmlDeviceGetUUID(void *handle, char *out, unsigned length) {
-    return index_of(handle) < 0 ? int(INVALID_ARGUMENT) : copy_text(uuid_of(index_of(handle)), out, length);
-}
+
+#define DEFINE_NAME(function, name_of_device)                                                       \
+    NVML_API function(void *handle, char *out, unsigned length) {                                   \
+        const int device = index_of(handle);                                                        \
+        return device < 0 ? int(INVALID_ARGUMENT) : copy_text(name_of_device(device), out, length); \
+    }
+DEFINE_NAME(nvmlDeviceGetName, name_of)
+DEFINE_NAME(nvmlDeviceGetUUID, uuid_of)
+
 NVML_API nvmlDeviceGetPciInfo_v3(void *handle, PciInfo *info) {
     if (index_of(handle) < 0) return INVALID_ARGUMENT;
     const std::string pci = pci_of(index_of(handle));
@@ -286,18 +310,29 @@ NVML_API nvmlDeviceGetMemoryInfo_v2(void *handle, MemoryV2 *memory) {
     return code;
 }
 
-NVML_API nvmlDeviceGetPowerUsage(void *handle, unsigned *milliwatts) {
-    return read_number("power_mw", handle, milliwatts);
-}
-NVML_API nvmlDeviceGetEnforcedPowerLimit(void *handle, unsigned *milliwatts) {
-    return read_number("power_limit_mw", handle, milliwatts);
-}
-NVML_API nvmlDeviceGetPowerManagementLimit(void *handle, unsigned *milliwatts) {
-    return read_number("power_limit_mw", handle, milliwatts);
-}
-NVML_API nvmlDeviceGetTotalEnergyConsumption(void *handle, u64 *millijoules) {
-    return read_number("energy_mj", handle, millijoules);
-}
+// Functions that give one number.
+#define DEFINE_NUMBER(function, type, key) \
+    NVML_API function(void *handle, type *out) { return read_number(key, handle, out); }
+DEFINE_NUMBER(nvmlDeviceGetPowerUsage, unsigned, "power_mw")
+DEFINE_NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned, "power_limit_mw")
+DEFINE_NUMBER(nvmlDeviceGetPowerManagementLimit, unsigned, "power_limit_mw")
+DEFINE_NUMBER(nvmlDeviceGetTotalEnergyConsumption, u64, "energy_mj")
+DEFINE_NUMBER(nvmlDeviceGetFanSpeed, unsigned, "fan_percent")
+DEFINE_NUMBER(nvmlDeviceGetPerformanceState, unsigned, "performance_state")
+DEFINE_NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, u64, "throttle_reasons")
+DEFINE_NUMBER(nvmlDeviceGetCurrentClocksEventReasons, u64, "throttle_reasons")
+DEFINE_NUMBER(nvmlDeviceGetPersistenceMode, unsigned, "persistence_mode")
+
+// Functions that give a mode, and the one after the next start, which is the same here.
+#define DEFINE_MODE(function, key)                                          \
+    NVML_API function(void *handle, unsigned *current, unsigned *pending) { \
+        const int code = read_number(key, handle, current);                 \
+        if (code == SUCCESS) *pending = *current;                           \
+        return code;                                                        \
+    }
+DEFINE_MODE(nvmlDeviceGetMigMode, "mig_mode")
+DEFINE_MODE(nvmlDeviceGetEccMode, "ecc_mode")
+
 NVML_API nvmlDeviceGetClockInfo(void *handle, unsigned type, unsigned *megahertz) {
     return type < 4 ? read_number(CLOCKS[type], handle, megahertz) : int(INVALID_ARGUMENT);
 }
@@ -307,34 +342,14 @@ NVML_API nvmlDeviceGetMaxClockInfo(void *handle, unsigned type, unsigned *megahe
 NVML_API nvmlDeviceGetTemperature(void *handle, unsigned sensor, unsigned *celsius) {
     return sensor == 0 ? read_number("temperature_c", handle, celsius) : int(INVALID_ARGUMENT);
 }
-NVML_API nvmlDeviceGetFanSpeed(void *handle, unsigned *percent) {
-    return read_number("fan_percent", handle, percent);
-}
-NVML_API nvmlDeviceGetPerformanceState(void *handle, unsigned *state) {
-    return read_number("performance_state", handle, state);
-}
-NVML_API nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, u64 *reasons) {
-    return read_number("throttle_reasons", handle, reasons);
-}
-NVML_API nvmlDeviceGetCurrentClocksEventReasons(void *handle, u64 *reasons) {
-    return read_number("throttle_reasons", handle, reasons);
-}
 NVML_API nvmlDeviceGetUtilizationRates(void *handle, unsigned *gpu_and_memory) {
     if (const int code = read_number("utilization_gpu", handle, &gpu_and_memory[0])) return code;
     return read_number("utilization_memory", handle, &gpu_and_memory[1]);
-}
-NVML_API nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
-    const int code = read_number("mig_mode", handle, current);
-    if (code == SUCCESS) *pending = *current;
-    return code;
 }
 NVML_API nvmlDeviceIsMigDeviceHandle(void *handle, unsigned *is_mig) {
     if (index_of(handle) < 0) return INVALID_ARGUMENT;
     *is_mig = 0;
     return SUCCESS;
-}
-NVML_API nvmlDeviceGetPersistenceMode(void *handle, unsigned *mode) {
-    return read_number("persistence_mode", handle, mode);
 }
 NVML_API nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
     std::string text;
@@ -343,12 +358,8 @@ NVML_API nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor
     return std::sscanf(text.c_str(), "%d.%d", major, minor) == 2 ? SUCCESS : NOT_SUPPORTED;
 }
 
-NVML_API nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, Process *out) {
-    return read_processes("processes", handle, count, out);
-}
-NVML_API nvmlDeviceGetComputeRunningProcesses_v2(void *handle, unsigned *count, Process *out) {
-    return read_processes("processes", handle, count, out);
-}
-NVML_API nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, Process *out) {
-    return read_processes("graphics_processes", handle, count, out);
-}
+#define DEFINE_PROCESSES(function, key) \
+    NVML_API function(void *handle, unsigned *count, Process *out) { return read_processes(key, handle, count, out); }
+DEFINE_PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, "processes")
+DEFINE_PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, "processes")
+DEFINE_PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, "graphics_processes")

@@ -15,6 +15,8 @@ int nvmlDeviceGetHandleByPciBusId_v2(const char *, void **);
 int nvmlDeviceGetUUID(void *, char *, unsigned);
 int nvmlDeviceGetPowerUsage(void *, unsigned *);
 int nvmlDeviceGetTotalEnergyConsumption(void *, u64 *);
+int nvmlDeviceGetEccMode(void *, unsigned *, unsigned *);
+int nvmlDeviceGetMigMode(void *, unsigned *, unsigned *);
 int nvmlDeviceGetComputeRunningProcesses_v3(void *, unsigned *, void *);
 }
 
@@ -26,7 +28,7 @@ void test_management() {
 
     write("init=!9\n");
     EXPECT_EQUAL(nvmlInit_v2(), 9);
-    write("devices=2\npower_mw=70000\n1.power_mw=80000\nenergy_mj=!15\nprocesses=12:1000,13:2000\n");
+    write("devices=2\npower_mw=70000\n1.power_mw=80000\nenergy_mj=!15\nprocesses=self:1000,13:?\n");
     EXPECT_EQUAL(nvmlInit_v2(), 0);
     unsigned count = 0, power = 0;
     void *first, *second, *found;
@@ -57,14 +59,25 @@ void test_management() {
     EXPECT_EQUAL(nvmlDeviceGetComputeRunningProcesses_v3(first, &count, processes), 7);
     EXPECT_EQUAL(count, 2u);
     EXPECT_EQUAL(nvmlDeviceGetComputeRunningProcesses_v3(first, &count, processes), 0);
+    EXPECT_EQUAL(processes[0].id, unsigned(getpid()));
+    EXPECT_EQUAL(processes[0].bytes, 1000u);
     EXPECT_EQUAL(processes[1].id, 13u);
-    EXPECT_EQUAL(processes[1].bytes, 2000u);
+    EXPECT_EQUAL(processes[1].bytes, ~0ull);
 
     u64 energy = 0;
     EXPECT_EQUAL(nvmlDeviceGetTotalEnergyConsumption(first, &energy), 15);
     write("energy_mj=5000\n");  // read again at each call
     EXPECT_EQUAL(nvmlDeviceGetTotalEnergyConsumption(first, &energy), 0);
     EXPECT_EQUAL(energy, 5000u);
+    write("energy_mj=5000+250\necc_mode=1\nmig_mode=!3\n");
+    for (u64 expected : {5000u, 5250u, 5500u}) {
+        EXPECT_EQUAL(nvmlDeviceGetTotalEnergyConsumption(first, &energy), 0);
+        EXPECT_EQUAL(energy, expected);
+    }
+    unsigned mode = 0, pending = 0;
+    EXPECT_EQUAL(nvmlDeviceGetEccMode(first, &mode, &pending), 0);
+    EXPECT_EQUAL(mode + pending, 2u);
+    EXPECT_EQUAL(nvmlDeviceGetMigMode(first, &mode, &pending), 3);
     EXPECT_EQUAL(nvmlDeviceGetPowerUsage(first, &power), 3);
     EXPECT_EQUAL(nvmlShutdown(), 0);
     EXPECT_EQUAL(nvmlDeviceGetPowerUsage(first, &power), 1);

@@ -46,6 +46,10 @@ pub(crate) struct ForwardKernels {
     pub(crate) attend_split: [Kernel; 3],
     pub(crate) quantise_rows: Kernel,
     pub(crate) sample: Kernel,
+    pub(crate) read_memory: Kernel,
+    pub(crate) multiply_bytes: Kernel,
+    /// Whether products of many tokens, and `multiply_bytes`, use tensor cores.
+    pub(crate) has_mma: bool,
     /// How long the driver compiled.
     pub(crate) jit: Millis,
 }
@@ -71,6 +75,9 @@ impl ForwardKernels {
             ],
             quantise_rows: kernels.get("quantise_rows")?,
             sample: kernels.get("sample")?,
+            read_memory: kernels.get("read_memory")?,
+            multiply_bytes: kernels.get("multiply_bytes")?,
+            has_mma,
             jit: kernels.jit(),
         })
     }

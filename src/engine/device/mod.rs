@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::units::Bytes;
 
 pub use info::DeviceInfo;
-pub use nvml::{DeviceLoad, driver_version};
+pub use nvml::{GpuMeter, Reading as GpuReading, driver_version, read as read_gpu};
 
 /// Where a model runs.
 #[derive(Clone)]
@@ -61,22 +61,28 @@ pub fn prepare_process() {
     }
 }
 
-/// Current load of the opened GPU; all fields are `None` without one. Does not block a run.
-pub fn device_load() -> DeviceLoad {
-    nvml::load()
+/// The GPU that a run would use.
+#[derive(Debug, Clone, Default)]
+pub struct FoundGpu {
+    /// Name, place, memory, compute capability, driver.
+    pub description: String,
+    pub reading: GpuReading,
 }
 
-/// Describes the GPU that a run would use, without setting anything up.
+/// Finds the GPU that a run would use, without setting anything up.
 ///
 /// # Errors
 /// Exit code 3 if none can be used.
-pub fn describe_gpu() -> Result<String> {
+pub fn find_gpu() -> Result<FoundGpu> {
     Card::find().map(|card| {
         let others = match card.visible {
             0 | 1 => String::new(),
             visible => format!(", the first of {visible} that are visible"),
         };
-        format!("{}{others}", described(&card))
+        FoundGpu {
+            description: format!("{}{others}", described(&card)),
+            reading: nvml::read_unopened(&card.pci_bus_id),
+        }
     })
 }
 

@@ -5,6 +5,7 @@
 mod candle;
 mod flows;
 mod limits;
+mod memory;
 mod samples;
 mod stable;
 mod witness;
@@ -15,6 +16,7 @@ use std::path::Path;
 use candle_core::quantized::GgmlDType;
 
 use super::*;
+use crate::config::GpuSettings;
 use crate::engine::device::Device;
 use crate::engine::kv::common_prefix;
 use crate::engine::load::hub::{ModelFormat, ModelSource};
@@ -45,6 +47,7 @@ fn load_with(path: &Path, backend: Backend) -> LocalEngine {
     let options = LocalOptions {
         device: DeviceChoice::Cpu,
         backend,
+        gpu: GpuSettings::default(),
         max_sequences: 8,
         reuse: true,
         kv_bytes: None,

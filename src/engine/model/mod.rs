@@ -14,6 +14,7 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+use super::cuda::driver::Memory;
 use super::decoder;
 use super::device::Device;
 use super::kv::PAGE_TOKENS;
@@ -22,7 +23,9 @@ use super::load::safetensors::{SafetensorsFolder, folder_of};
 use super::memory;
 pub(crate) use super::model_spec::ModelSpec;
 use super::sampler::SamplingParameters;
+use crate::config::GpuSettings;
 use crate::error::{Error, Result};
+use crate::record::bench::Ceilings;
 use crate::units::Bytes;
 
 #[cfg(test)]
@@ -80,6 +83,7 @@ pub(crate) struct Limits {
     pub(crate) context: Option<usize>,
     /// Memory for keys and values in bytes; `None`: see [`Limits::budget`].
     pub(crate) kv_bytes: Option<usize>,
+    pub(crate) gpu: GpuSettings,
 }
 
 impl Limits {
@@ -93,19 +97,32 @@ impl Limits {
 
     /// Upper bound on the bytes of keys and values. If no size is configured: on a CPU 1 GiB, or more if
     /// one sequence of the full context needs more, up to half of the available memory; on a GPU, whose
-    /// memory is asked after the weights are loaded, 16 sequences of the full context, up to
-    /// nine tenths of what is free.
+    /// memory is read after the weights are loaded, what [`GpuSettings::memory_utilization`] leaves.
     pub(crate) fn budget(&self, full_context: usize, device: &Device) -> usize {
         self.kv_bytes.unwrap_or_else(|| match device {
             Device::Cpu => full_context
                 .min(memory::half_of_available())
                 .max(Self::DEFAULT),
-            Device::Cuda(gpu) => {
-                let free = gpu.memory().map_or(0, |memory| memory.free);
-                let wanted = full_context.saturating_mul(16).max(Self::DEFAULT);
-                wanted.min(free / 10 * 9)
-            }
+            Device::Cuda(gpu) => match gpu.memory() {
+                Ok(memory) => self.gpu_budget(full_context, memory),
+                Err(_) => 0,
+            },
         })
+    }
+
+    fn gpu_budget(&self, full_context: usize, memory: Memory) -> usize {
+        const DEFAULT_SHARE: f64 = 0.9;
+        let left = |share: f64| {
+            let kept = memory.total as f64 * (1.0 - share);
+            memory.free.saturating_sub(kept.ceil() as usize)
+        };
+        match self.gpu.memory_utilization {
+            Some(share) => left(share),
+            None => {
+                let wanted = full_context.saturating_mul(16).max(Self::DEFAULT);
+                wanted.min(left(DEFAULT_SHARE))
+            }
+        }
     }
 
     /// Upper bound on a sequence's tokens, for a model on the CPU that stores keys and values per sequence:
@@ -274,6 +291,14 @@ pub(crate) trait Model {
         false
     }
 
+    /// The limits of a device that is not the CPU, measured.
+    ///
+    /// # Errors
+    /// Exit code 3 if the device fails.
+    fn device_ceilings(&self) -> Result<Option<Ceilings>> {
+        Ok(None)
+    }
+
     /// How long the driver compiled the kernels for its card, in milliseconds; `None` without a driver.
     fn jit_ms(&self) -> Option<f64> {
         None
@@ -306,6 +331,11 @@ pub(crate) trait Model {
     /// which is smaller if memory is short.
     fn provide_pages(&mut self, pages: usize) -> usize {
         pages
+    }
+
+    /// Gives up device memory that passes can do without, with the same results. Returns whether there was any.
+    fn save_memory(&mut self) -> bool {
+        false
     }
 
     /// Bytes of keys and values per token, for a model that stores them per sequence.
@@ -456,4 +486,34 @@ fn check_pages(chunk: &Chunk<'_>, pages: usize) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_values_take_a_share_of_a_cards_memory() {
+        const GIB: usize = 1 << 30;
+        let budget = |utilization, context: usize, free: usize| {
+            let limits = Limits {
+                gpu: GpuSettings {
+                    memory_utilization: utilization,
+                    graphs: true,
+                },
+                ..Limits::default()
+            };
+            let memory = Memory {
+                free: free * GIB,
+                total: 100 * GIB,
+            };
+            limits.gpu_budget(context * GIB, memory) / GIB
+        };
+        // Of 100 GiB, 30 are taken, by the weights for instance.
+        assert_eq!(budget(None, 2, 70), 32, "16 full contexts");
+        assert_eq!(budget(None, 5, 70), 60, "up to nine tenths of the card");
+        assert_eq!(budget(Some(0.5), 5, 70), 20);
+        assert_eq!(budget(Some(1.0), 1, 70), 70, "all that is free");
+        assert_eq!(budget(Some(0.25), 1, 70), 0, "more is taken already");
+    }
 }

@@ -13,6 +13,7 @@ mod text;
 
 use serde::Serialize;
 
+use crate::record::profile::DeviceTimes;
 use crate::record::warning::Warning;
 use crate::record::{RunRecord, Status, StepRecord};
 use crate::report::warnings;
@@ -41,6 +42,9 @@ pub struct Diagnosis {
     pub causes: Vec<Cause>,
     /// Largest share first.
     pub stages: Vec<Finding>,
+    /// Device time by kind of kernel, of a run with `--profile` on a GPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceTimes>,
     /// Warnings of the run.
     pub warnings: Vec<Warning>,
     /// Caveats.
@@ -156,6 +160,10 @@ pub fn diagnose(run: &RunRecord, steps: &[StepRecord]) -> Diagnosis {
         idle_s: shares.idle_s,
         causes: causes::causes(&present, &shares),
         stages: findings,
+        device: run
+            .profile
+            .as_ref()
+            .and_then(|profile| profile.device.clone()),
         warnings: warnings::of(run, steps).into_owned(),
         notes: notes(run, steps, &shares),
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::record::PrefixRecord;
 use crate::record::evaluation::EvaluationRecord;
-use crate::record::profile::{Profile, StageShare};
+use crate::record::profile::{DeviceKernel, DevicePhase, DeviceTimes, Profile, StageShare};
 use crate::record::remote::RemoteRecord;
 use crate::report::testing::run;
 use crate::units::Millis;
@@ -80,6 +80,7 @@ fn a_process_for_each_evaluation_is_the_cause() {
         ],
         idle_s: 4.1,
         spans_dropped: 0,
+        device: None,
     });
     let diagnosis = diagnose(&record, &steps);
     let cause = &diagnosis.causes[0];
@@ -245,6 +246,51 @@ fn repeated_start_ups_are_moderate_even_with_a_small_share() {
     };
     assert_eq!(verdict("evaluate.start_up"), DiagnosisVerdict::Moderate);
     assert_eq!(verdict("verify"), DiagnosisVerdict::NotABottleneck);
+}
+
+#[test]
+fn device_times_are_shown_by_kernel() {
+    let (mut record, steps) = run(5, 0.0, 20.0, 30.0);
+    let kernel = |name: &str, ncall, ttot_s, share| DeviceKernel {
+        name: name.to_owned(),
+        ncall,
+        ttot_s,
+        tavg_s: ttot_s / ncall as f64,
+        share,
+    };
+    record.profile = Some(Profile {
+        wall_s: 40.0,
+        stages: vec![share("prefill", 15, 2.0), share("decode", 15, 20.0)],
+        device: Some(DeviceTimes {
+            name: "Simulated GPU".to_owned(),
+            phases: vec![
+                DevicePhase {
+                    phase: "prefill".to_owned(),
+                    passes: 15,
+                    total_s: 1.5,
+                    timed_passes: 15,
+                    timed_s: 1.5,
+                    kernels: vec![kernel("attention", 450, 1.0, 0.7)],
+                },
+                DevicePhase {
+                    phase: "decode".to_owned(),
+                    passes: 1000,
+                    total_s: 15.0,
+                    timed_passes: 63,
+                    timed_s: 1.0,
+                    kernels: vec![
+                        kernel("linear", 5670, 0.6, 0.625),
+                        kernel("gate", 1890, 0.36, 0.375),
+                    ],
+                },
+            ],
+        }),
+        ..Profile::default()
+    });
+    let text = markdown(&diagnose(&record, &steps));
+    let start = text.find("## Device time").expect("a section");
+    let section = text[start..].split("\n## ").next();
+    insta::assert_snapshot!(section.expect("text"));
 }
 
 #[test]

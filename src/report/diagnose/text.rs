@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Cause, Diagnosis, DiagnosisVerdict, Source};
+use crate::record::profile::DeviceTimes;
 use crate::report::markdown::escaped;
 
 /// Formats a time with three significant digits and a unit.
@@ -95,6 +96,9 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         seconds(wall)
     )?;
 
+    if let Some(device) = &diagnosis.device {
+        write_device(out, device, diagnosis)?;
+    }
     if !diagnosis.causes.is_empty() {
         writeln!(out, "\n## What would help\n")?;
         for (number, cause) in diagnosis.causes.iter().enumerate() {
@@ -142,6 +146,42 @@ fn write(out: &mut String, diagnosis: &Diagnosis) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// Device time by kernel, and how busy each stage keeps the device.
+fn write_device(out: &mut String, device: &DeviceTimes, diagnosis: &Diagnosis) -> std::fmt::Result {
+    writeln!(out, "\n## Device time of {}\n", escaped(&device.name))?;
+    for phase in &device.phases {
+        let stage = (diagnosis.stages.iter()).find(|stage| stage.stage == phase.phase);
+        let busy = stage
+            .filter(|stage| stage.union_s > 0.0)
+            .map_or_else(String::new, |stage| {
+                let share = percent(phase.total_s / stage.union_s);
+                format!(", {share} of the stage's {}", seconds(stage.union_s))
+            });
+        writeln!(
+            out,
+            "- {}: {} in {} passes{busy}; kernels timed in {} of them.",
+            escaped(&phase.phase),
+            seconds(phase.total_s),
+            phase.passes,
+            phase.timed_passes,
+        )?;
+    }
+    let mut rows = vec![["kernels", "stage", "share", "launches", "mean"].map(str::to_owned)];
+    for phase in &device.phases {
+        rows.extend(phase.kernels.iter().map(|kernel| {
+            [
+                escaped(&kernel.name),
+                escaped(&phase.phase),
+                percent(kernel.share),
+                kernel.ncall.to_string(),
+                seconds(kernel.tavg_s),
+            ]
+        }));
+    }
+    writeln!(out)?;
+    table(out, &rows)
 }
 
 /// Writes an aligned Markdown table; the first two columns are left-aligned.

@@ -6,6 +6,7 @@ use super::chart;
 use crate::record::load::LoadRecord;
 use crate::record::{RunRecord, Status, StepRecord};
 use crate::report::diagnose::seconds;
+use crate::report::gpu;
 use crate::statistics::{distribution, median};
 use crate::units::plural;
 
@@ -152,6 +153,13 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
             label: "energy",
             value: format!("{:.0} J", energy.joules),
             note: format!("{:.0} W, {}", energy.watts, energy.source),
+        });
+    }
+    if let Some(joules) = run.gpu.as_ref().and_then(|gpu| gpu.energy_joules) {
+        tiles.push(Tile {
+            label: "GPU energy",
+            value: format!("{joules:.1} J"),
+            note: gpu::per_token(run).unwrap_or_else(|| "of the whole run".to_owned()),
         });
     }
     tiles
@@ -364,6 +372,7 @@ pub(super) fn environment(run: &RunRecord) -> Vec<(&'static str, String)> {
     {
         facts.push(("device", device.to_owned()));
     }
+    facts.extend(gpu::facts(run));
     facts.push((
         "expansion",
         match &run.expansion.miss {

@@ -3,6 +3,7 @@
 //! lists them.
 
 mod gathered;
+mod gpu;
 #[cfg(test)]
 mod tests;
 mod thoughts;
@@ -44,7 +45,9 @@ pub fn warnings(run: &RunRecord, gathered: &Gathered) -> Vec<Warning> {
     all.extend(gathered.cut(&run.expansion.steps, ignores_eos(run)));
     all.extend(gathered.counts());
     all.extend(identical(run));
+    all.extend(short_of_memory(run));
     all.extend(busy(run));
+    all.extend(gpu::warnings(run));
     let counts = run.totals.remote.iter().flat_map(traffic::warnings);
     all.extend(counts.map(|text| warning("token_counts", text, String::new())));
     all
@@ -56,6 +59,22 @@ fn warning(code: &str, text: impl Into<String>, evidence: String) -> Warning {
         text: text.into(),
         evidence,
     }
+}
+
+/// The device's memory ran out, so that fewer sequences were computed at once than the settings allow.
+fn short_of_memory(run: &RunRecord) -> Option<Warning> {
+    let shortages = &run.totals.memory_shortages;
+    let (first, last) = (shortages.first()?, shortages.last()?);
+    Some(warning(
+        "gpu_memory",
+        "The GPU's memory ran out in a pass, so fewer sequences were computed at once",
+        format!(
+            "{}, then at most {}: {}",
+            plural(first.sequences, "sequence"),
+            last.admitted,
+            last.error
+        ),
+    ))
 }
 
 /// Whether answers are meant to reach the token limit.

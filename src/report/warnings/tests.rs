@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::record::gpu::GpuRecord;
 use crate::record::remote::RemoteRecord;
 use crate::record::shard::{Shard, ShardRun};
 use crate::report::testing::run;
@@ -300,6 +301,23 @@ fn load(others: f64, steal: f64, seconds: f64) -> LoadRecord {
     }
 }
 
+fn shard(index: usize, others: f64, gpu: Option<GpuRecord>) -> ShardRun {
+    ShardRun {
+        shard: Shard { index, of: 2 },
+        run_id: String::new(),
+        started_at: String::new(),
+        status: Status::Complete,
+        environment: crate::record::Environment {
+            load: Some(load(others, 0.0, 60.0)),
+            ..crate::record::Environment::default()
+        },
+        engine: json!(null),
+        gpu,
+        engine_init_ms: None,
+        benchmark_total_ms: None,
+    }
+}
+
 #[test]
 fn a_busy_machine() {
     let with = |load: LoadRecord| {
@@ -340,26 +358,52 @@ fn a_busy_machine() {
 
     // The machine of each shard is checked.
     let (code, evidence) = one(|run, _| {
-        let shard = |index, others| ShardRun {
-            shard: Shard { index, of: 2 },
-            run_id: String::new(),
-            started_at: String::new(),
-            status: Status::Complete,
-            environment: crate::record::Environment {
-                load: Some(load(others, 0.0, 60.0)),
-                ..run.environment.clone()
-            },
-            engine: json!(null),
-            engine_init_ms: None,
-            benchmark_total_ms: None,
-        };
-        run.shards = vec![shard(1, 0.0), shard(2, 0.7)];
+        run.shards = vec![shard(1, 0.0, None), shard(2, 0.7, None)];
     });
     assert_eq!(code, "busy_machine");
     assert!(
         evidence.starts_with("other processes used 70 %"),
         "{evidence}"
     );
+}
+
+#[test]
+fn a_gpu_that_was_throttled_or_shared() {
+    let with = |change: fn(&mut GpuRecord)| {
+        changed(|run, _| {
+            let mut gpu = crate::report::testing::gpu();
+            change(&mut gpu);
+            run.gpu = Some(gpu);
+        })
+        .into_iter()
+        .map(|warning| format!("{}: {}", warning.code, warning.evidence))
+        .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        with(|_| ()),
+        [
+            "gpu_throttled: sw_power_cap",
+            "gpu_shared: process 4242 (1.0 GiB)"
+        ]
+    );
+    let undisturbed = |gpu: &mut GpuRecord| {
+        gpu.throttle.pop();
+        gpu.other_processes.clear();
+    };
+    assert_eq!(with(undisturbed), [""; 0], "clocks that the user has set");
+    let unknown = with(|gpu| {
+        *gpu = GpuRecord::default();
+        let reason = "no such file".to_owned();
+        gpu.missing.insert("nvml".to_owned(), reason);
+    });
+    assert_eq!(unknown, ["gpu_unknown: no such file"]);
+    // The card of each shard is checked.
+    let gpu = crate::report::testing::gpu;
+    let of_shards = changed(|run, _| {
+        run.shards = vec![shard(1, 0.0, None), shard(2, 0.0, Some(gpu()))];
+    });
+    assert_eq!(of_shards.len(), 2);
+    assert_eq!(of_shards[0].code, "gpu_throttled");
 }
 
 #[test]

@@ -122,6 +122,7 @@ impl Shards {
         record.profile = None;
         // These stay with each shard.
         record.environment.load = None;
+        record.gpu = None;
         record.rollouts = None;
         record.shard = None;
         record.shards = parts
@@ -133,6 +134,7 @@ impl Shards {
                 status: part.record().status,
                 environment: part.record().environment.clone(),
                 engine: part.record().engine.clone(),
+                gpu: part.record().gpu.clone(),
                 engine_init_ms: part.record().engine_init_ms,
                 benchmark_total_ms: part.record().totals.benchmark_total_ms,
             })
@@ -271,6 +273,9 @@ fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[ShardPart
             remotes.into_iter().for_each(|remote| sum.add(remote));
             sum
         }),
+        memory_shortages: all()
+            .flat_map(|totals| totals.memory_shortages.clone())
+            .collect(),
         ..Totals::default()
     };
     tally.set_totals(&mut totals);

@@ -75,7 +75,7 @@ impl GpuError {
     }
 
     /// A size that no memory has.
-    pub(super) fn too_large(function: &'static str) -> Self {
+    pub(crate) fn too_large(function: &'static str) -> Self {
         Self::new(
             function,
             code::OUT_OF_MEMORY,

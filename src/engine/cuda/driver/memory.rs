@@ -58,15 +58,6 @@ pub(crate) struct Buffer<T> {
 }
 
 impl<T> Buffer<T> {
-    /// Number of values.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.len * size_of::<T>()
-    }
-
     /// The device's address of the value at `offset`, which may be the end.
     ///
     /// # Panics

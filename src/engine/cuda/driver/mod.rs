@@ -21,9 +21,7 @@ use context::Context;
 
 pub(crate) use card::{Card, MINIMUM_CAPABILITY, MINIMUM_DRIVER, cuda_version, minimum_cuda};
 pub(crate) use error::GpuError;
-#[cfg(test)]
-pub(crate) use graph::Event;
-pub(crate) use graph::Graph;
+pub(crate) use graph::{Event, Graph};
 pub(crate) use memory::{Buffer, Pinned, Plain};
 pub(crate) use module::{Arguments, Kernel, Kernels};
 

@@ -96,12 +96,6 @@ unsafe impl Send for Kernel {}
 // SAFETY: as above; it does not change.
 unsafe impl Sync for Kernel {}
 
-impl Kernel {
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-}
-
 /// The arguments of a launch, in the order of the kernel's parameters.
 ///
 /// Nothing checks their number and types against the kernel: the driver reads as many bytes as the

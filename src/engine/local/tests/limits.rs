@@ -29,6 +29,7 @@ fn open(
     let options = LocalOptions {
         device: DeviceChoice::Cpu,
         backend,
+        gpu: GpuSettings::default(),
         max_sequences: 8,
         reuse: true,
         context: limits.0,

@@ -7,9 +7,11 @@ mod repack;
 mod split;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod upload;
 mod weights;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use super::{
     Chunk, Limits, Model, ModelSpec, Slot, WeightBytes, check_chunk, check_pages,
     no_room_for_pages, split_rows,
 };
+use crate::engine::cuda::ceilings;
 use crate::engine::cuda::driver::{Buffer, Gpu, GpuError, Graph, Pinned};
 use crate::engine::cuda::kernels::ForwardKernels;
 use crate::engine::decoder::{Activation, Decoder, NormPlace};
@@ -29,10 +32,13 @@ use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::engine::sampler::SamplingParameters;
 use crate::environment::cpu_threads;
 use crate::error::{Error, Result};
+use crate::profile;
+use crate::record::bench::Ceilings;
 
 use descriptors::Request;
 use pass::{Pass, Rows};
 use split::{Room, Split};
+use timing::Timing;
 use upload::Layout;
 use weights::GpuWeights;
 
@@ -92,6 +98,8 @@ struct Scratch {
     gate: Buffer<f32>,
     logits: Buffer<f32>,
     sampled: Buffer<u32>,
+    /// `sampled`, on the host.
+    picked: Pinned<u32>,
     /// Of a split attention.
     room: Room,
     /// Decode passes by their rows and their split, recorded with these buffers.
@@ -132,6 +140,7 @@ impl Scratch {
             gate: numbers(spec.intermediate)?,
             logits: gpu.allocate(ends * spec.vocabulary)?,
             sampled: gpu.allocate(ends)?,
+            picked: gpu.pinned(ends)?,
             room: Room::new(gpu)?,
             graphs: HashMap::new(),
         })
@@ -154,6 +163,9 @@ pub(super) struct CudaModel {
     /// `None` only while a pass runs.
     scratch: Option<Scratch>,
     graphs: bool,
+    /// Whether attention may be split, which takes memory.
+    splits: bool,
+    timing: RefCell<Timing>,
     /// Sequences opened so far: a slot is just a number.
     opened: usize,
     gpu: Arc<Gpu>,
@@ -168,7 +180,14 @@ impl CudaModel {
     pub(super) fn from_gguf(gpu: &Arc<Gpu>, file: &GgufFile, limits: &Limits) -> Result<Self> {
         let decoder = described_gguf(file)?;
         let context = limits.context_of(&decoder.spec);
-        Self::load(gpu, file, decoder, file.weight_type(), context)
+        Self::load(
+            gpu,
+            file,
+            decoder,
+            file.weight_type(),
+            context,
+            limits.gpu.graphs,
+        )
     }
 
     /// Loads the model of a safetensors folder.
@@ -183,7 +202,14 @@ impl CudaModel {
         let decoder = described_folder(folder)?;
         let context = limits.context_of(&decoder.spec);
         let weight_type = folder.weight_type().to_owned();
-        Self::load(gpu, folder, decoder, weight_type, context)
+        Self::load(
+            gpu,
+            folder,
+            decoder,
+            weight_type,
+            context,
+            limits.gpu.graphs,
+        )
     }
 
     /// `context`: the most tokens of a sequence.
@@ -193,6 +219,7 @@ impl CudaModel {
         decoder: Decoder,
         weight_type: String,
         context: usize,
+        graphs: bool,
     ) -> Result<Self> {
         // With a second kind of any of these, this no longer compiles.
         let (NormPlace::BeforeBlock, Activation::SiluGated) =
@@ -236,7 +263,9 @@ impl CudaModel {
             pages: gpu.allocate(1).map_err(failed)?,
             num_pages: 0,
             scratch: Some(scratch),
-            graphs: std::env::var_os("CUDA_GRAPHS").is_none_or(|value| value != "0"),
+            graphs,
+            splits: true,
+            timing: RefCell::default(),
             opened: 0,
             decoder,
             weight_type,
@@ -269,15 +298,29 @@ impl CudaModel {
                 ends.max(most(|scratch| scratch.ends)).next_power_of_two(),
                 pages.max(most(|scratch| scratch.pages)).next_power_of_two(),
             );
+            let before = (
+                most(|scratch| scratch.tokens).max(1),
+                most(|scratch| scratch.ends).max(1),
+                most(|scratch| scratch.pages).max(1),
+            );
             drop(old);
-            let larger = Scratch::allocate(&self.gpu, &self.decoder.spec, tokens, ends, pages);
-            self.scratch = Some(larger.map_err(in_pass)?);
+            let allocate = |tokens, ends, pages| {
+                Scratch::allocate(&self.gpu, &self.decoder.spec, tokens, ends, pages)
+            };
+            self.scratch = match allocate(tokens, ends, pages) {
+                Ok(larger) => Some(larger),
+                Err(error) => {
+                    // For later passes, what there was.
+                    self.scratch = allocate(before.0, before.1, before.2).ok();
+                    return Err(in_pass(error));
+                }
+            };
         }
         Ok(Rows { tokens, ends })
     }
 
     /// Queues a pass: its upload, the launches up to the logits, and the choice of a token for each
-    /// request. A decode pass that samples is a graph.
+    /// request. A decode pass that samples is a graph, unless the profile times its kernels.
     fn run(
         &self,
         scratch: &mut Scratch,
@@ -285,40 +328,67 @@ impl CudaModel {
         rows: Rows,
         requests: &[Request],
     ) -> Result<(), GpuError> {
+        let is_decode = rows.ends == rows.tokens;
+        let timing = profile::is_on().then_some(&self.timing);
+        let by_kernel = timing.filter(|timing| timing.borrow_mut().is_due(is_decode));
+        if let Some(timing) = timing {
+            let mut timing = timing.borrow_mut();
+            timing.begin(&self.gpu, by_kernel.is_some())?;
+        }
         let sampled = !requests.is_empty();
         let words = upload::write(&mut scratch.staged, scratch.layout, chunks, requests);
         self.gpu
             .upload_async(&scratch.upload, &scratch.staged, words)?;
         let padded = GRAPH_ROWS.into_iter().find(|most| rows.tokens <= *most);
         let padded = padded.filter(|rows| *rows <= scratch.tokens.min(scratch.ends));
-        let as_graph = self.graphs && sampled && rows.ends == rows.tokens;
-        let rows = match padded {
-            Some(rows) if as_graph => Rows {
-                tokens: rows,
-                ends: rows,
-            },
-            _ => rows,
-        };
+        let graph = (padded.filter(|_| self.graphs && sampled && is_decode)).map(|rows| Rows {
+            tokens: rows,
+            ends: rows,
+        });
+        let rows = graph.unwrap_or(rows);
         let split = self.split(scratch, chunks, rows.tokens)?;
         let queue = |scratch: &Scratch| {
-            let pass = Pass::new(self, scratch, rows, split);
+            let pass = Pass::new(self, scratch, rows, split, by_kernel);
             pass.queue()?;
             match sampled {
                 true => pass.queue_sampling(),
                 false => Ok(()),
             }
         };
-        if !as_graph || padded.is_none() {
-            return queue(scratch);
+        match graph.is_some() && by_kernel.is_none() {
+            true => {
+                let key = (rows.tokens, split);
+                if !scratch.graphs.contains_key(&key) {
+                    let graph = self.gpu.capture(|| queue(scratch))?;
+                    scratch.graphs.insert(key, graph);
+                }
+                match scratch.graphs.get(&key) {
+                    Some(graph) => self.gpu.replay(graph)?,
+                    None => queue(scratch)?,
+                }
+            }
+            false => queue(scratch)?,
         }
-        let key = (rows.tokens, split);
-        if !scratch.graphs.contains_key(&key) {
-            let graph = self.gpu.capture(|| queue(scratch))?;
-            scratch.graphs.insert(key, graph);
+        match timing {
+            Some(timing) => timing.borrow_mut().end(&self.gpu),
+            None => Ok(()),
         }
-        match scratch.graphs.get(&key) {
-            Some(graph) => self.gpu.replay(graph),
-            None => queue(scratch),
+    }
+
+    /// Brings the first `count` sampled tokens to the host, and waits for the pass: then the memory of its upload
+    /// is free again.
+    fn pick(&self, scratch: &mut Scratch, count: usize) -> Result<(), GpuError> {
+        let (from, to) = (&scratch.sampled, &mut scratch.picked);
+        self.gpu.download_async(from, to, count)?;
+        self.wait()
+    }
+
+    /// Waits for the pass, and reports its time to the profile.
+    fn wait(&self) -> Result<(), GpuError> {
+        self.gpu.synchronize()?;
+        match profile::is_on() {
+            true => self.timing.borrow().report(&self.gpu),
+            false => Ok(()),
         }
     }
 
@@ -331,7 +401,10 @@ impl CudaModel {
     ) -> Result<Option<Split>, GpuError> {
         let spec = &self.decoder.spec;
         let (shape, group) = (self.kv_shape, spec.heads / spec.kv_heads);
-        let split = Split::of(chunks, rows, shape, group, self.gpu.multiprocessors());
+        let split = match self.splits {
+            true => Split::of(chunks, rows, shape, group, self.gpu.multiprocessors()),
+            false => None,
+        };
         if let Some(split) = split
             && scratch.room.ensure(&self.gpu, split, rows, shape, group)?
         {
@@ -366,6 +439,12 @@ impl Model for CudaModel {
         true
     }
 
+    fn device_ceilings(&self) -> Result<Option<Ceilings>> {
+        let measured = ceilings::measure(&self.gpu, &self.kernels);
+        let measured = measured.map_err(|error| error.at_load("measure the limits of the GPU"))?;
+        Ok(Some(measured))
+    }
+
     fn jit_ms(&self) -> Option<f64> {
         Some(self.kernels.jit.0)
     }
@@ -395,6 +474,19 @@ impl Model for CudaModel {
         self.pages = self.gpu.allocate(pages * page).map_err(fail)?;
         self.num_pages = pages;
         Ok(())
+    }
+
+    fn save_memory(&mut self) -> bool {
+        let is_first = self.graphs || self.splits;
+        self.graphs = false;
+        self.splits = false;
+        if let Some(scratch) = &mut self.scratch {
+            scratch.graphs.clear();
+            if let Ok(none) = Room::new(&self.gpu) {
+                scratch.room = none;
+            }
+        }
+        is_first
     }
 
     fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
@@ -427,9 +519,8 @@ impl Model for CudaModel {
         };
         logits.resize(rows.ends * self.decoder.spec.vocabulary, 0.0);
         let done = self.run(&mut scratch, chunks, rows, &[]).and_then(|()| {
-            // Waits for the pass.
             self.gpu.download(&scratch.logits, 0, logits)?;
-            self.gpu.synchronize()
+            self.wait()
         });
         self.scratch = Some(scratch);
         done.map_err(in_pass)
@@ -462,14 +553,12 @@ impl Model for CudaModel {
         let requests: Vec<Request> = numbered
             .map(|(row, sampling)| Request::new(row, *sampling))
             .collect();
-        let mut tokens = vec![0; rows.ends];
         let done = self
             .run(&mut scratch, chunks, rows, &requests)
-            .and_then(|()| self.gpu.download(&scratch.sampled, 0, &mut tokens))
-            // The upload's memory is free again.
-            .and_then(|()| self.gpu.synchronize());
+            .and_then(|()| self.pick(&mut scratch, rows.ends));
+        let tokens = done.map(|()| scratch.picked[..rows.ends].to_vec());
         self.scratch = Some(scratch);
-        done.map_err(in_pass)?;
+        let tokens = tokens.map_err(in_pass)?;
         Ok(tokens.into_iter().map(token).collect())
     }
 
@@ -488,16 +577,15 @@ impl Model for CudaModel {
             &[],
             &[Request::new(row, sampling)],
         );
-        let mut picked = [0];
         let done = self
             .gpu
             .upload_async(&scratch.upload, &scratch.staged, words)
-            .and_then(|()| Pass::new(self, &scratch, rows, None).queue_sampling())
-            .and_then(|()| self.gpu.download(&scratch.sampled, 0, &mut picked))
+            .and_then(|()| Pass::new(self, &scratch, rows, None, None).queue_sampling())
+            .and_then(|()| (self.gpu).download_async(&scratch.sampled, &mut scratch.picked, 1))
             .and_then(|()| self.gpu.synchronize());
+        let picked = done.map(|()| scratch.picked[0]);
         self.scratch = Some(scratch);
-        done.map_err(in_pass)?;
-        Ok(token(picked[0]))
+        Ok(token(picked.map_err(in_pass)?))
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use super::descriptors::{Heads, Kv, Products};
 use super::split::Split;
+use super::timing::{Timer, timed};
 use super::upload::{ENDS_AT, Layout, SAMPLES_AT};
 use super::weights::{GROUP, GpuLayer, GpuMatrix};
 use super::{CudaModel, Scratch};
@@ -10,6 +11,7 @@ use crate::engine::cuda::driver::{Arguments, Buffer, Gpu, GpuError, Kernel};
 use crate::engine::cuda::kernels::ByTokens;
 use crate::engine::decoder::Norm;
 use crate::engine::kernels::BLOCK;
+use crate::profile::Span;
 
 /// Threads of a block of the products and of the attention, as the kernels are written.
 const THREADS: u32 = 128;
@@ -42,6 +44,7 @@ pub(super) struct Pass<'a> {
     layout: Layout,
     rows: Rows,
     split: Option<Split>,
+    timer: Timer<'a>,
 }
 
 impl<'a> Pass<'a> {
@@ -50,6 +53,7 @@ impl<'a> Pass<'a> {
         scratch: &'a Scratch,
         rows: Rows,
         split: Option<Split>,
+        timer: Timer<'a>,
     ) -> Self {
         Self {
             model,
@@ -57,11 +61,21 @@ impl<'a> Pass<'a> {
             layout: scratch.layout,
             rows,
             split,
+            timer,
         }
     }
 
     fn gpu(&self) -> &Gpu {
         &self.model.gpu
+    }
+
+    /// Queues a kernel. Its time counts for `span`.
+    fn timed(
+        &self,
+        span: Span,
+        queue: impl FnOnce() -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        timed(self.timer, self.gpu(), span, queue)
     }
 
     /// All tokens of the pass.
@@ -100,14 +114,14 @@ impl<'a> Pass<'a> {
     /// Queues the pass up to the logits.
     pub(super) fn queue(&self) -> Result<(), GpuError> {
         let model = self.model;
-        self.embed()?;
+        self.timed(Span::Embedding, || self.embed())?;
         let last = model.weights.layers.len() - 1;
         for (index, layer) in model.weights.layers.iter().enumerate() {
             self.inputs(index, layer)?;
             let count = match index == last && self.rows.ends < self.rows.tokens {
                 true if self.rows.ends == 0 => return Ok(()),
                 true => {
-                    self.keep_ends()?;
+                    self.timed(Span::Norm, || self.keep_ends())?;
                     self.ends()
                 }
                 false => self.all(),
@@ -116,11 +130,13 @@ impl<'a> Pass<'a> {
         }
         let head = model.weights.head();
         self.add_norm(&model.weights.norm, self.ends(), true)?;
-        self.products(
-            &[(head, &self.scratch.logits)],
-            &self.scratch.normed,
-            self.ends(),
-        )
+        self.timed(Span::Head, || {
+            self.products(
+                &[(head, &self.scratch.logits)],
+                &self.scratch.normed,
+                self.ends(),
+            )
+        })
     }
 
     /// Queues the choice of a token for each request, at most as many as there are rows of logits.
@@ -132,7 +148,9 @@ impl<'a> Pass<'a> {
             .u32(self.model.decoder.spec.vocabulary as u32)
             .buffer(&self.scratch.sampled);
         let kernel = &self.model.kernels.sample;
-        self.launch(kernel, [self.rows.ends, 1], SAMPLE_THREADS, arguments)
+        self.timed(Span::Sample, || {
+            self.launch(kernel, [self.rows.ends, 1], SAMPLE_THREADS, arguments)
+        })
     }
 
     fn embed(&self) -> Result<(), GpuError> {
@@ -161,7 +179,9 @@ impl<'a> Pass<'a> {
             .u32(hidden as u32)
             .f32(self.epsilon());
         let kernel = &self.model.kernels.add_norm;
-        self.launch(kernel, [count.rows, 1], ROW_THREADS, arguments)
+        self.timed(Span::Norm, || {
+            self.launch(kernel, [count.rows, 1], ROW_THREADS, arguments)
+        })
     }
 
     /// The quantised input of the next product, if its rows are whole blocks.
@@ -177,15 +197,17 @@ impl<'a> Pass<'a> {
         let (model, scratch) = (self.model, self.scratch);
         self.add_norm(&layer.attention_norm, self.all(), index > 0)?;
         let [query, key, value] = &layer.inputs;
-        self.products(
-            &[
-                (query, &scratch.queries),
-                (key, &scratch.keys),
-                (value, &scratch.values),
-            ],
-            &scratch.normed,
-            self.all(),
-        )?;
+        self.timed(Span::Linear, || {
+            self.products(
+                &[
+                    (query, &scratch.queries),
+                    (key, &scratch.keys),
+                    (value, &scratch.values),
+                ],
+                &scratch.normed,
+                self.all(),
+            )
+        })?;
         let spec = &model.decoder.spec;
         let norm = |norm: &Option<Buffer<f32>>| norm.as_ref().map_or(0, |norm| norm.address(0));
         let rotation = &model.rotations[model.decoder.layer_ropes[index]];
@@ -211,7 +233,9 @@ impl<'a> Pass<'a> {
             .buffer(&scratch.whole)
             .buffer(&scratch.factors);
         let grid = [self.rows.tokens, spec.heads + 2 * spec.kv_heads];
-        self.launch(&model.kernels.rotate_and_store, grid, 32, arguments)
+        self.timed(Span::Rope, || {
+            self.launch(&model.kernels.rotate_and_store, grid, 32, arguments)
+        })
     }
 
     fn kv(&self, layer: usize) -> Kv {
@@ -245,16 +269,20 @@ impl<'a> Pass<'a> {
     /// Attention and the feed-forward network, for `count` tokens.
     fn rest(&self, index: usize, layer: &GpuLayer, count: Count) -> Result<(), GpuError> {
         let (model, scratch) = (self.model, self.scratch);
-        self.attend(index, count)?;
-        self.products(&[(&layer.output, &scratch.delta)], &scratch.attended, count)?;
+        self.timed(Span::Attention, || self.attend(index, count))?;
+        self.timed(Span::Linear, || {
+            self.products(&[(&layer.output, &scratch.delta)], &scratch.attended, count)
+        })?;
         self.add_norm(&layer.feed_forward_norm, count, true)?;
-        self.swiglu(layer, count)?;
-        self.product_of(
-            &model.kernels.product,
-            &[(&layer.down, &scratch.delta)],
-            (scratch.gated.address(0), &scratch.gate),
-            count,
-        )
+        self.timed(Span::Gate, || self.swiglu(layer, count))?;
+        self.timed(Span::Linear, || {
+            self.product_of(
+                &model.kernels.product,
+                &[(&layer.down, &scratch.delta)],
+                (scratch.gated.address(0), &scratch.gate),
+                count,
+            )
+        })
     }
 
     fn attend(&self, index: usize, count: Count) -> Result<(), GpuError> {

@@ -32,10 +32,9 @@ fn gpu() -> Option<Gpu> {
     }
 }
 
-/// Runs the tests of [`on_a_gpu`] on the simulated GPU. Set `SIMGPU_CHECKS=1` for its checks, which take
-/// minutes.
-#[test]
-fn on_the_simulated_gpu() {
+/// Runs this program's tests that match `filter` on the simulated GPU; `None`, and a line, where it cannot be
+/// built (in CI: a failure). Set `SIMGPU_CHECKS=1` for its checks, which take minutes.
+fn on_simulated(filter: &str, seed: u64) -> Option<String> {
     let script = Command::new("bash")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .arg("scripts/simgpu.sh")
@@ -45,21 +44,47 @@ fn on_the_simulated_gpu() {
         let reason = String::from_utf8_lossy(&script.stderr);
         assert!(std::env::var_os("CI").is_none(), "{reason}");
         eprintln!("skipped: the simulated GPU cannot be built: {reason}");
-        return;
+        return None;
     }
     let folder = String::from_utf8(script.stdout).unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         // One after the other: what waits for the device breaks the recording of another's graph.
-        .args(["on_a_gpu::", "--test-threads=1"])
+        .args([filter, "--test-threads=1"])
         .env("LD_LIBRARY_PATH", folder.trim())
         .env(GPU, "1")
+        .env("SIMGPU_SEED", seed.to_string())
         .env("RUST_BACKTRACE", "0")
         .output()
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}{errors}");
-    assert!(printed.contains("test result: ok. 6 passed"), "{printed}");
+    Some(printed.into_owned())
+}
+
+#[test]
+fn on_the_simulated_gpu() {
+    if let Some(printed) = on_simulated("on_a_gpu::", 0) {
+        assert!(printed.contains("test result: ok. 11 passed"), "{printed}");
+    }
+}
+
+/// The simulated GPU runs lanes, warps and blocks in another order, and the sizes are others.
+#[test]
+fn in_another_order_on_the_simulated_gpu() {
+    for seed in [1, 2] {
+        if let Some(printed) = on_simulated("on_a_gpu::sweep::", seed) {
+            assert!(printed.contains("test result: ok. 1 passed"), "{printed}");
+        }
+    }
+}
+
+/// The profile is on for the rest of a process, so its test has one of its own.
+#[test]
+fn profiled_on_the_simulated_gpu() {
+    if let Some(printed) = on_simulated("with_a_profile::", 0) {
+        assert!(printed.contains("test result: ok. 1 passed"), "{printed}");
+    }
 }
 
 fn cuda(gpu: Gpu, path: &Path, pages: usize) -> CudaModel {
@@ -135,6 +160,9 @@ fn few_bytes(path: &Path, what: &str) {
 
 mod on_a_gpu {
     use super::*;
+
+    mod counts;
+    mod sweep;
 
     #[test]
     fn every_weight_type_gives_the_cpus_bits() {
@@ -325,5 +353,81 @@ mod on_a_gpu {
             let scratch = ours.scratch.as_ref().unwrap();
             assert!(scratch.graphs.keys().any(|(_, split)| split.is_some()));
         }
+    }
+}
+
+mod with_a_profile {
+    use super::*;
+    use crate::profile::{self, PassTokens, Span};
+
+    /// Prompts are timed by kernel, and so is one of 16 decode passes; the others stay graphs. The tokens are those
+    /// of a model without a profile.
+    #[test]
+    fn passes_have_device_times() {
+        let Some(gpu) = gpu() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::Q4_1);
+        let mut model = cuda(gpu, &path, 4);
+        let layers = model.decoder.spec.layers as u64;
+        let tokens = |model: &mut CudaModel| {
+            let mut sampled = Vec::new();
+            let mut next = vec![5, 6, 7];
+            let mut start = 0;
+            for pass in 0..20 {
+                let prompt = usize::from(pass == 0) * next.len();
+                let _pass = profile::pass(Span::Forward, || PassTokens {
+                    sequences: 1,
+                    prefill_tokens: prompt,
+                    decode_tokens: next.len() - prompt,
+                });
+                let chunk = Chunk {
+                    slot: Slot(0),
+                    pages: &[0, 1],
+                    tokens: &next,
+                    start,
+                    logits: true,
+                };
+                let token = model.forward_sampled(&[chunk], &[None]).unwrap()[0].unwrap();
+                start += next.len();
+                next = vec![token];
+                sampled.push(token);
+            }
+            sampled
+        };
+        let expected = tokens(&mut model);
+        profile::enable();
+        assert_eq!(tokens(&mut model), expected);
+        let times = profile::snapshot().unwrap().device.unwrap();
+        assert_eq!(times.name, model.gpu.info().name);
+        let [prefill, decode] = &times.phases[..] else {
+            panic!("{times:?}");
+        };
+        assert_eq!((prefill.passes, prefill.timed_passes), (1, 1));
+        assert_eq!((decode.passes, decode.timed_passes), (19, 2));
+        for phase in [prefill, decode] {
+            let calls = |name: &str| {
+                let mut rows = phase.kernels.iter();
+                rows.find(|row| row.name == name).map_or(0, |row| row.ncall)
+            };
+            let passes = phase.timed_passes;
+            assert_eq!(calls("embedding"), passes);
+            assert_eq!(calls("linear"), 3 * layers * passes);
+            assert_eq!(calls("gate"), layers * passes);
+            assert_eq!(calls("attention"), layers * passes);
+            assert_eq!(calls("head") + calls("sample"), 2 * passes);
+            let shares: f64 = phase.kernels.iter().map(|row| row.share).sum();
+            assert!((shares - 1.0).abs() < 1e-9, "{phase:?}");
+            let kernels: f64 = phase.kernels.iter().map(|row| row.ttot_s).sum();
+            assert!(
+                kernels > 0.0 && kernels <= phase.timed_s * 1.001,
+                "{phase:?}"
+            );
+        }
+        let trace = profile::trace().unwrap();
+        assert!(
+            trace.contains(&format!("\"name\":\"{}\"", times.name)),
+            "a lane"
+        );
+        assert!(trace.contains("device_ms"));
     }
 }
