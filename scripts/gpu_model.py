@@ -76,7 +76,7 @@ class Card:
             path = blocks * (self.memory + self.l2 + 350)
             instructions = weights / 512 * 32 * 450 * across
             # Four warps of a block: four groups, also of gate and up.
-            return self.launch(groups / 4 * across, path, read, instructions, 136, 8 if parts > 1 else 0)
+            return self.launch(groups / 4 * across, path, read, instructions, 146, 9 if parts > 1 else 0)
         tile, chunk = (1, 32) if tokens == 1 else (4, 32) if tokens <= 4 else (8, 16)
         across = math.ceil(tokens / tile)
         path = math.ceil(blocks / chunk) * (self.memory + 100 + 50 * tile + 2 * BARRIER) + blocks * 12
