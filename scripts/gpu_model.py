@@ -23,7 +23,7 @@ CARDS = {
 EFFICIENCY = 0.8  # of the bandwidth
 NODE = 1.8e-6  # seconds: a kernel of a graph that does nothing
 HOST = 30e-6  # seconds between passes
-BARRIER, SHUFFLE, DIVIDE, STEP = 30, 25, 100, 4  # cycles; STEP: a dependent fused multiply-add
+BARRIER, SHUFFLE, DIVIDE, STEP, L1 = 30, 25, 100, 4, 35  # cycles; STEP: a dependent fused multiply-add
 REGISTERS = 65536
 
 # layers, hidden, heads, KV heads, head size, feed-forward, vocabulary, weights: bits of layers, bits of the head
@@ -54,20 +54,29 @@ class Card:
     def product(self, rows, cols, bits, tokens, parts=1):
         """Of `tokens` with rows / 16 groups; `parts` groups one after the other in a block (4: gate and up)."""
         groups, read, weights = rows / 16, rows * cols * bits / 8, rows * cols
-        if bits >= 16:  # dense: chunks of 64 columns, one chain for each output
-            tile = 1 if tokens == 1 else 4 if tokens <= 4 else 8
+        if bits >= 16:  # dense: eight segments of the columns side by side, 16 bytes of weights a load
+            tile, ahead = (1, 8) if tokens == 1 else (4, 4) if tokens <= 4 else (8, 2) if tokens <= 16 else (32, 2)
             across = math.ceil(tokens / tile)
-            # A thread stages 8 weights of two bytes, then 64 steps of two loads from shared memory and one FMA.
-            path = math.ceil(cols / 64) * (self.memory + 100 + 64 * 9 + 2 * BARRIER)
-            instructions = weights * across * (4 + 4 * tile)
-            return self.launch(groups / parts * across, parts * path, read, instructions, 96, 8.4 if tile == 1 else 34)
+            segment = math.ceil(math.ceil(cols / 8) / 32) * 32
+            # A thread's rows and tokens; for a vector of 8 columns, it loads 16 bytes of each row and 32 of each
+            # token, unpacks the weights and multiplies. A load of 16 bytes takes an SM as long as 16 instructions.
+            rows_of_thread, tokens_of_thread = {1: (1, 1), 4: (2, 2), 8: (4, 2), 32: (8, 4)}[tile]
+            loads = rows_of_thread + 2 * tokens_of_thread
+            steps = 8 * rows_of_thread * (1 + tokens_of_thread) + loads
+            # `ahead` vectors are loaded together; then, for each, its inputs from L1 and its chains.
+            together = self.memory + ahead * (L1 + max(steps, 8 * STEP))
+            path = math.ceil(segment / 8 / ahead) * together + 2 * BARRIER + 8 * STEP + 100
+            threads = weights / 8 / rows_of_thread * tile / tokens_of_thread  # that multiply a vector
+            instructions = threads * across * max(steps, 16 * loads)
+            held = {1: (96, 8.5), 4: (96, 34), 8: (96, 35), 32: (164, 30 if parts > 1 else 21)}[tile]
+            return self.launch(groups / parts * across, parts * path, read, instructions, *held)
         blocks = cols / 32
         if tokens > 64:  # product_32: a warp for each group, no load ahead of its use
             across = math.ceil(tokens / 32)
             path = blocks * (self.memory + self.l2 + 350)
             instructions = weights / 512 * 32 * 450 * across
             # Four warps of a block: four groups, also of gate and up.
-            return self.launch(groups / 4 * across, path, read, instructions, 136, 8 if parts > 1 else 0)
+            return self.launch(groups / 4 * across, path, read, instructions, 146, 9 if parts > 1 else 0)
         tile, chunk = (1, 32) if tokens == 1 else (4, 32) if tokens <= 4 else (8, 16)
         across = math.ceil(tokens / tile)
         path = math.ceil(blocks / chunk) * (self.memory + 100 + 50 * tile + 2 * BARRIER) + blocks * 12

@@ -92,6 +92,9 @@ fn products() {
             (WeightType::Q6K, 1536, 512),
             (WeightType::Q8_0, 49152, 576),
             (WeightType::F16, 1536, 576),
+            (WeightType::BF16, 1536, 576),
+            (WeightType::BF16, 2048, 2048),
+            (WeightType::F32, 1536, 576),
         ] {
             if std::env::var("ONLY").is_ok_and(|only| only != format!("{dtype:?}")) {
                 continue;
@@ -140,7 +143,7 @@ fn products() {
                     );
                 } else {
                     let share = 100.0 * work / ceiling;
-                    print!("  n={tokens} {:.0} ({share:.0} %)", work / 1e9);
+                    print!("  n={tokens} {:.1} ({share:.0} %)", work / 1e9);
                 }
             }
             println!("  GMAC/s");

@@ -68,7 +68,7 @@ pub use pack::{Format, PackError, PackedMatrix, PackedParts};
 pub use parallel::RowsMut;
 pub use plan::{AttentionPart, AttentionPlan, KvSpan};
 pub use pool::{Pool, share};
-pub use product::Input;
+pub use product::{Input, SEGMENTS, segment_columns};
 pub use quant::BLOCK;
 pub use softmax::WEIGHT_ONE;
 

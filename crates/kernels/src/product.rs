@@ -1,15 +1,17 @@
 //! The product of packed weights with activations, over any [`Simd`].
 //!
-//! Every output is one chain of fused multiply-adds in ascending order of columns, whatever tile
-//! computes it. Quantised, for each block of 32 columns:
+//! Every output is a fixed sequence of operations in ascending order of columns, whatever tile computes
+//! it. Quantised, it is one chain of fused multiply-adds; for each block of 32 columns:
 //!
 //! ```text
 //! output = fma(weight scale · activation scale, Σ integer products, output)
 //! output = fma(weight minimum, activation scale · Σ activation quants, output)
 //! ```
 //!
-//! and dense, for each column, `output = fma(weight, activation, output)`. So the bits do not depend on
-//! the batch, on how the work is split, or on the processor.
+//! Dense, the columns are cut into [`SEGMENTS`] segments, each a chain from zero with `sum = fma(weight,
+//! activation, sum)` for each column, and `output` is the segments' sums, added in their order: a GPU
+//! needs more than one chain to be busy with one token. So the bits do not depend on the batch, on how
+//! the work is split, or on the processor.
 
 use std::ops::Range;
 
@@ -22,6 +24,14 @@ use super::pool::share;
 use super::quant::BLOCK;
 use super::simd::{LANES, Simd};
 use super::weight_prefetch::WeightPrefetch;
+
+/// Segments of a dense row, at most.
+pub const SEGMENTS: usize = 8;
+
+/// Columns of a segment of a dense row of `cols` columns; the last one may have fewer.
+pub fn segment_columns(cols: usize) -> usize {
+    cols.div_ceil(SEGMENTS).next_multiple_of(BLOCK)
+}
 
 /// The input of a product: `tokens` activation vectors of `cols` numbers.
 #[derive(Debug, Clone, Copy)]
@@ -397,22 +407,31 @@ unsafe fn dense_tile<S: Simd, const FORMAT: u8, const T: usize, const R: usize>(
         let weights = part.weights.quants.as_ptr().add(at.group * cols * step);
         let inputs = part.input.values.as_ptr().add(at.token * cols);
         let mut outputs = [[S::splat(0.0); R]; T];
-        for column in 0..cols {
-            let mut row = [S::splat(0.0); R];
-            for r in 0..R {
-                let from = weights.add((r * cols + column) * step);
-                row[r] = if FORMAT == Format::F16 as u8 {
-                    S::load_f16(from.cast())
-                } else if FORMAT == Format::Bf16 as u8 {
-                    S::load_bf16(from.cast())
-                } else {
-                    S::load(from.cast())
-                };
+        let segment = segment_columns(cols);
+        for start in (0..cols).step_by(segment) {
+            let mut sums = [[S::splat(0.0); R]; T];
+            for column in start..(start + segment).min(cols) {
+                let mut row = [S::splat(0.0); R];
+                for r in 0..R {
+                    let from = weights.add((r * cols + column) * step);
+                    row[r] = if FORMAT == Format::F16 as u8 {
+                        S::load_f16(from.cast())
+                    } else if FORMAT == Format::Bf16 as u8 {
+                        S::load_bf16(from.cast())
+                    } else {
+                        S::load(from.cast())
+                    };
+                }
+                for t in 0..T {
+                    let a = S::splat(*inputs.add(t * cols + column));
+                    for r in 0..R {
+                        sums[t][r] = S::mul_add(row[r], a, sums[t][r]);
+                    }
+                }
             }
             for t in 0..T {
-                let a = S::splat(*inputs.add(t * cols + column));
                 for r in 0..R {
-                    outputs[t][r] = S::mul_add(row[r], a, outputs[t][r]);
+                    outputs[t][r] = S::add(outputs[t][r], sums[t][r]);
                 }
             }
         }

@@ -100,8 +100,10 @@ fn output(weights: &PackedMatrix, row: usize, values: &[f32]) -> f32 {
     if weights.format.is_dense() {
         let mut dense = vec![0.0; weights.cols];
         weights.row(row, &mut dense);
-        for (weight, value) in dense.iter().zip(values) {
-            output = weight.mul_add(*value, output);
+        let segment = product::segment_columns(weights.cols);
+        for (weights, values) in dense.chunks(segment).zip(values.chunks(segment)) {
+            let pairs = weights.iter().zip(values);
+            output += pairs.fold(0f32, |sum, (weight, value)| weight.mul_add(*value, sum));
         }
         return output;
     }
@@ -377,7 +379,7 @@ fn product_property(kernels: Kernels) {
         // Whole super-blocks; whole blocks (576: the default model's width); any number of columns for
         // dense weights. Then random shapes.
         let mut shapes = vec![(1, 256), (16, 512), (70, 256), (200, 1024), (37, 2304)];
-        shapes.extend([(33, 576), (48, 96), (19, 37), (3, 1)]);
+        shapes.extend([(33, 576), (48, 96), (19, 37), (3, 1), (5, 259)]);
         shapes.extend((0..6).map(|_| (1 + below(90), dtype.block_columns() * (1 + below(9)))));
         if cfg!(miri) {
             shapes = vec![(17, dtype.block_columns().max(BLOCK))];

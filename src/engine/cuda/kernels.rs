@@ -10,12 +10,14 @@ const TURING: &str = include_str!("kernels/ptx/compute_75.ptx");
 /// For compute capability 8.0 and later.
 const AMPERE: &str = include_str!("kernels/ptx/compute_80.ptx");
 
-/// Products of up to 1, 4 and 8 tokens at a time, and of 32 where the card has the instruction.
+/// Products of up to 1, 4 and 8 tokens at a time, and of 32: quantised ones where the card has the
+/// instruction, and dense ones.
 pub(crate) struct ByTokens {
     pub(crate) one: Kernel,
     pub(crate) four: Kernel,
     pub(crate) eight: Kernel,
     pub(crate) many: Option<Kernel>,
+    pub(crate) many_dense: Kernel,
 }
 
 impl ByTokens {
@@ -26,6 +28,7 @@ impl ByTokens {
             four: get(4)?,
             eight: get(8)?,
             many: has_mma.then(|| get(32)).transpose()?,
+            many_dense: kernels.get(&format!("dense_{name}_32"))?,
         })
     }
 }

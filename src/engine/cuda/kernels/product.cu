@@ -9,10 +9,7 @@ DEVICE void product(const Products &p, const Activations *x, const float *values
     u32 first = blockIdx.x * T, all = *count;
     if (first >= all) return;
     u32 tokens = all - first < T ? all - first : T;
-    u32 index = 0;
-    if (p.count > 1 && blockIdx.y >= p.matrices[1].first_group) index = 1;
-    if (p.count > 2 && blockIdx.y >= p.matrices[2].first_group) index = 2;
-    const Matrix &m = p.matrices[index];
+    const Matrix &m = p.matrices[matrix_of(p, blockIdx.y)];
     u32 group = blockIdx.y - m.first_group;
     const Activations *blocks = x + size_t(first) * (m.cols / BLOCK);
     float output = group_product<T>(m, group, blocks, values + size_t(first) * m.cols, tokens, tile);
@@ -46,6 +43,7 @@ DEVICE void swiglu(const Products &p, const Activations *x, const float *values,
     if (first >= all) return;
     u32 tokens = all - first < T ? all - first : T;
     u32 thread = threadIdx.x, token = token_of<T>(thread);
+#pragma unroll 1
     for (u32 part = 0; part < 4; part++) {
         const Matrix &m = p.matrices[part / 2];
         u32 group = blockIdx.y * 2 + part % 2, row = group * LANES + row_of<T>(thread);
@@ -58,12 +56,7 @@ DEVICE void swiglu(const Products &p, const Activations *x, const float *values,
         if (token < T) outputs[(part / 2 * T + token) * OUTPUTS + part % 2 * LANES + row_of<T>(thread)] = output;
     }
     sync_block();
-    u32 rows = p.matrices[0].rows, lane = thread % 32, row = blockIdx.y * BLOCK + lane;
-    for (u32 t = thread / 32; t < tokens; t += THREADS / 32) {
-        float gated = mul_(silu(outputs[t * OUTPUTS + lane]), outputs[(T + t) * OUTPUTS + lane]);
-        if (row < rows) value[size_t(first + t) * rows + row] = gated;
-        if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.y);
-    }
+    gated_rows<T>(p, outputs, first, tokens, value, blocks);
 }
 
 KERNEL(swiglu_1, const Products p, const Activations *x, const float *values, const u32 *count, float *value,

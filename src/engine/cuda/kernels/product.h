@@ -1,10 +1,10 @@
 // The product of one group of sixteen rows with up to T tokens, by one block of 128 threads.
 //
-// Every output is one chain of fused multiply-adds over the blocks of 32 columns in ascending order, as in
-// crates/kernels. The integer sums of a chunk of blocks are computed by all threads; then one thread for
-// each row and token continues the chain.
+// With quantised weights, every output is one chain of fused multiply-adds over the blocks of 32 columns in
+// ascending order, as in crates/kernels. The integer sums of a chunk of blocks are computed by all threads; then one
+// thread for each row and token continues the chain. Dense weights: dense.h.
 #pragma once
-#include "matrix.h"
+#include "dense.h"
 
 #define THREADS 128
 
@@ -14,6 +14,14 @@ struct Products {
     u32 count; // of matrices
     u32 unused[3];
 };
+
+// The matrix that a group of a launch belongs to.
+DEVICE u32 matrix_of(const Products &p, u32 group) {
+    u32 index = 0;
+    if (p.count > 1 && group >= p.matrices[1].first_group) index = 1;
+    if (p.count > 2 && group >= p.matrices[2].first_group) index = 2;
+    return index;
+}
 
 // What a product with T tokens keeps in shared memory: for each block of a chunk, one or two factors of
 // the chain, [T][blocks of a chunk][16 rows].
@@ -58,8 +66,9 @@ DEVICE Input input_of(u32 format, const Activations *a) {
     input.first = 0;
     input.second = 0;
     if (format == U4) input.first = offset;
+    if (format == U5) input.first = offset << 1;
     if (format == I8) input.first = offset << 4;
-    if (format == U8_HALF) {
+    if (format == U6_HALF) {
         input.first = (offset - offset_high) << 2;
         input.second = offset_high << 2;
     }
@@ -91,6 +100,50 @@ DEVICE uint4 high_nibbles(uint4 w) {
     return low_nibbles(w);
 }
 
+// Adds the upper bits of a quad's columns in four rows.
+DEVICE void add_fifth_bits(uint4 &w, uint4 bits, u32 quad) {
+    w.x |= fifth_bits(bits.x, quad), w.y |= fifth_bits(bits.y, quad);
+    w.z |= fifth_bits(bits.z, quad), w.w |= fifth_bits(bits.w, quad);
+}
+
+DEVICE void add_sixth_bits(uint4 &w, uint4 bits, u32 quad) {
+    w.x |= sixth_bits(bits.x, quad), w.y |= sixth_bits(bits.y, quad);
+    w.z |= sixth_bits(bits.z, quad), w.w |= sixth_bits(bits.w, quad);
+}
+
+// The eight quads of a block for rows 4 · rows to 4 · rows + 3 of the group, as bytes.
+DEVICE void quads_of(const Matrix &m, u32 group, u32 block, u32 rows, uint4 *weights) {
+    u32 format = m.format;
+    const uint4 *from = (const uint4 *)block_of(m, group, block) + rows;
+    if (format == I8) {
+#pragma unroll
+        for (u32 quad = 0; quad < 8; quad++) weights[quad] = ld_stream(from + quad * 4);
+        return;
+    }
+    bool fives = is_five_bits(format), sixes = format == U6_HALF;
+    uint4 both[4], bits = {}, upper_bits = {};
+#pragma unroll
+    for (u32 quad = 0; quad < 4; quad++) both[quad] = ld_stream(from + quad * 4);
+    if (fives || sixes) bits = ld_stream(from + 16);
+    if (sixes) upper_bits = ld_stream(from + 20);
+#pragma unroll
+    for (u32 quad = 0; quad < 4; quad++) {
+        weights[quad] = low_nibbles(both[quad]);
+        weights[quad + 4] = high_nibbles(both[quad]);
+    }
+    if (fives) {
+#pragma unroll
+        for (u32 quad = 0; quad < 8; quad++) add_fifth_bits(weights[quad], bits, quad);
+    }
+    if (sixes) {
+#pragma unroll
+        for (u32 quad = 0; quad < 4; quad++) {
+            add_sixth_bits(weights[quad], bits, quad);
+            add_sixth_bits(weights[quad + 4], upper_bits, quad);
+        }
+    }
+}
+
 DEVICE float4 factors(float a, float b, float c, float d) {
     float4 v;
     v.x = a, v.y = b, v.z = c, v.w = d;
@@ -102,20 +155,8 @@ template <i32 T>
 DEVICE void factors_of_block(const Matrix &m, u32 group, u32 block, u32 in_chunk, u32 rows, const Activations *x,
                              u32 tokens, float *tile) {
     u32 blocks = m.cols / BLOCK, format = m.format;
-    bool nibbles = is_nibbles(format);
-    const uint4 *from = (const uint4 *)(m.quants + (size_t(group) * blocks + block) * (nibbles ? 256 : 512)) + rows;
     uint4 weights[8];
-    if (nibbles) {
-#pragma unroll
-        for (u32 quad = 0; quad < 4; quad++) {
-            uint4 both = ld_stream(from + quad * 4);
-            weights[quad] = low_nibbles(both);
-            weights[quad + 4] = high_nibbles(both);
-        }
-    } else {
-#pragma unroll
-        for (u32 quad = 0; quad < 8; quad++) weights[quad] = ld_stream(from + quad * 4);
-    }
+    quads_of(m, group, block, rows, weights);
     Scales scales[4];
 #pragma unroll
     for (u32 row = 0; row < 4; row++) scales[row] = scales_of(m, group, block, rows * 4 + row);
@@ -130,7 +171,7 @@ DEVICE void factors_of_block(const Matrix &m, u32 group, u32 block, u32 in_chunk
         for (u32 quad = 0; quad < 4; quad++) dot_rows(first, weights[quad], quad_of(input, quad));
 #pragma unroll
         for (u32 quad = 4; quad < 8; quad++) dot_rows(second, weights[quad], quad_of(input, quad));
-        bool halves = format == U8_HALF;
+        bool halves = format == U6_HALF;
         float n[4], p[4], n2[4], p2[4];
 #pragma unroll
         for (u32 row = 0; row < 4; row++) {
@@ -154,21 +195,31 @@ DEVICE void factors_of_block(const Matrix &m, u32 group, u32 block, u32 in_chunk
 
 // The weights of a block as a fragment: rows lane / 4 and 8 below, quads lane % 4 and 4 further on.
 DEVICE void fragment(const Matrix &m, u32 group, u32 block, u32 *a) {
-    u32 lane = threadIdx.x % 32, blocks = m.cols / BLOCK;
-    bool nibbles = is_nibbles(m.format);
-    const u32 *from = (const u32 *)(m.quants + (size_t(group) * blocks + block) * (nibbles ? 256 : 512));
-    from += lane % 4 * LANES + lane / 4;
-    if (nibbles) {
-        u32 upper = ld_stream(from), lower = ld_stream(from + 8);
-        a[0] = upper & 0x0f0f0f0fu, a[1] = lower & 0x0f0f0f0fu;
-        a[2] = upper >> 4 & 0x0f0f0f0fu, a[3] = lower >> 4 & 0x0f0f0f0fu;
-    } else {
-        a[0] = ld_stream(from), a[1] = ld_stream(from + 8);
+    u32 lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4, format = m.format;
+    const u32 *words = (const u32 *)block_of(m, group, block) + row, *from = words + quad * LANES;
+    u32 upper = ld_stream(from), lower = ld_stream(from + 8);
+    if (format == I8) {
+        a[0] = upper, a[1] = lower;
         a[2] = ld_stream(from + 4 * LANES), a[3] = ld_stream(from + 4 * LANES + 8);
+        return;
     }
+    u32 bits[4] = {};
+    words += 4 * LANES;
+    if (is_five_bits(format)) {
+        u32 first = ld_stream(words), second = ld_stream(words + 8);
+        bits[0] = fifth_bits(first, quad), bits[1] = fifth_bits(second, quad);
+        bits[2] = fifth_bits(first, quad + 4), bits[3] = fifth_bits(second, quad + 4);
+    }
+    if (format == U6_HALF) {
+        bits[0] = sixth_bits(ld_stream(words), quad), bits[1] = sixth_bits(ld_stream(words + 8), quad);
+        words += LANES;
+        bits[2] = sixth_bits(ld_stream(words), quad), bits[3] = sixth_bits(ld_stream(words + 8), quad);
+    }
+    a[0] = (upper & 0x0f0f0f0fu) | bits[0], a[1] = (lower & 0x0f0f0f0fu) | bits[1];
+    a[2] = (upper >> 4 & 0x0f0f0f0fu) | bits[2], a[3] = (lower >> 4 & 0x0f0f0f0fu) | bits[3];
 }
 
-// The sums of 16 rows and 8 tokens over a block; in U8_HALF, of its halves. `x` is the block of token
+// The sums of 16 rows and 8 tokens over a block; in U6_HALF, of its halves. `x` is the block of token
 // lane / 4, and `of` are those of tokens 2 · (lane % 4) and the next, whose sums this lane gets: rows lane / 4
 // and 8 below.
 DEVICE void block_sums(u32 format, const u32 *a, const Activations *x, const Input *of, i32 *first, i32 *second) {
@@ -177,7 +228,7 @@ DEVICE void block_sums(u32 format, const u32 *a, const Activations *x, const Inp
     u32 b[2] = {quads[0], quads[4]};
 #pragma unroll
     for (u32 at = 0; at < 4; at++) first[at] = of[at % 2].first, second[at] = of[at % 2].second;
-    if (format == U8_HALF) {
+    if (format == U6_HALF) {
         u32 upper[4] = {a[0], a[1], 0, 0}, lower[4] = {0, 0, a[2], a[3]};
         mma_u8s8(first, upper, b);
         mma_u8s8(second, lower, b);
@@ -223,7 +274,7 @@ DEVICE void factors_by_mma(const Matrix &m, u32 group, u32 block, u32 in_chunk, 
             float *to = tile + token * Tile<8>::TOKEN + in_chunk * LANES + lane / 4 + down * 8;
             to[0] = int_to_f32(first[down * 2 + at]);
             to[step] = mul_(s.scale, of[at].scale);
-            if (format == U8_HALF) {
+            if (format == U6_HALF) {
                 to[2 * step] = int_to_f32(second[down * 2 + at]);
                 to[3 * step] = mul_(s.second, of[at].scale);
             } else if (has_min(format)) {
@@ -241,7 +292,7 @@ template <i32 T>
 DEVICE float quantised_group(const Matrix &m, u32 group, const Activations *x, u32 tokens, float *tile) {
     const u32 chunk = Tile<T>::CHUNK, step = Tile<T>::FACTORS;
     u32 blocks = m.cols / BLOCK, thread = threadIdx.x;
-    bool two = m.format == U8_HALF || has_min(m.format);
+    bool two = m.format == U6_HALF || has_min(m.format);
     bool chains = token_of<T>(thread) < tokens;
     const float *mine = tile + token_of<T>(thread) * Tile<T>::TOKEN + row_of<T>(thread);
     float output = 0.0f;
@@ -270,35 +321,31 @@ DEVICE float quantised_group(const Matrix &m, u32 group, const Activations *x, u
     return output;
 }
 
-// Dense: likewise. The weights of a chunk of columns are staged as they are stored, [columns][16].
-template <i32 T>
-DEVICE float dense_group(const Matrix &m, u32 group, const float *x, u32 tokens, float *tile) {
-    // The inputs of two tokens are in different banks.
-    const u32 chunk = 64, stride = chunk + 1;
-    u32 cols = m.cols, thread = threadIdx.x, row = row_of<T>(thread), token = token_of<T>(thread);
-    float *weights = tile;                // [chunk][16]
-    float *inputs = tile + chunk * LANES; // [T][stride]
-    float output = 0.0f;
-    for (u32 start = 0; start < cols; start += chunk) {
-        u32 count = cols - start < chunk ? cols - start : chunk;
-        for (u32 at = thread; at < count * LANES; at += THREADS)
-            weights[at] = dense_weight(m, group, start + at / LANES, at % LANES);
-        for (u32 at = thread; at < tokens * count; at += THREADS)
-            inputs[at / count * stride + at % count] = x[size_t(at / count) * cols + start + at % count];
-        sync_block();
-        if (token < tokens)
-            for (u32 at = 0; at < count; at++)
-                output = fma_(weights[at * LANES + row], inputs[token * stride + at], output);
-        sync_block();
-    }
-    return output;
-}
-
 // Each thread returns the output of its row and token, if there is such a token. `x` and `values` are those
 // of the first token.
 template <i32 T>
 DEVICE float group_product(const Matrix &m, u32 group, const Activations *x, const float *values, u32 tokens,
                            float *tile) {
-    if (is_dense(m.format)) return dense_group<T>(m, group, values, tokens, tile);
+    if (is_dense(m.format)) {
+        dense_sums<T>(m, group, values, tokens, tile);
+        u32 token = token_of<T>(threadIdx.x);
+        return token < T ? dense_output<T>(tile, row_of<T>(threadIdx.x), token) : 0.0f;
+    }
     return quantised_group<T>(m, group, x, tokens, tile);
+}
+
+// silu(gate) · up of 32 rows and T tokens, of which there are `tokens`, and its quantisation if `blocks` is there.
+// `outputs` is [gate, up][T][OUTPUTS].
+template <i32 T>
+DEVICE void gated_rows(const Products &p, const float *outputs, u32 first, u32 tokens, float *value,
+                       Activations *blocks) {
+    u32 rows = p.matrices[0].rows, lane = threadIdx.x % 32, row = blockIdx.y * BLOCK + lane;
+    for (u32 t = threadIdx.x / 32; t < tokens; t += THREADS / 32) {
+        float gated = 0.0f;
+        if (row < rows) {
+            gated = mul_(silu(outputs[t * OUTPUTS + lane]), outputs[(T + t) * OUTPUTS + lane]);
+            value[size_t(first + t) * rows + row] = gated;
+        }
+        if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.y);
+    }
 }

@@ -29,7 +29,7 @@ DEVICE void tile_product(const Matrix &m, u32 group, const Activations *x, u32 f
                 const Scales &s = at < 2 ? upper : lower;
                 const Input &input = of[at % 2];
                 float y = fma_(int_to_f32(sums[at]), mul_(s.scale, input.scale), out[part][at]);
-                if (format == U8_HALF) y = fma_(int_to_f32(second[at]), mul_(s.second, input.scale), y);
+                if (format == U6_HALF) y = fma_(int_to_f32(second[at]), mul_(s.second, input.scale), y);
                 if (has_min(format)) y = fma_(s.min, input.scaled_sum, y);
                 out[part][at] = y;
             }
@@ -42,10 +42,8 @@ DEVICE void tile_product(const Matrix &m, u32 group, const Activations *x, u32 f
 KERNEL(product_32, const Products p, const Activations *x, const u32 *count) {
     u32 first = blockIdx.x * TOKENS, tokens = *count, lane = threadIdx.x % 32;
     if (first >= tokens) return;
-    u32 at = blockIdx.y * 4 + threadIdx.x / 32, index = 0;
-    if (p.count > 1 && at >= p.matrices[1].first_group) index = 1;
-    if (p.count > 2 && at >= p.matrices[2].first_group) index = 2;
-    const Matrix &m = p.matrices[index];
+    u32 at = blockIdx.y * 4 + threadIdx.x / 32;
+    const Matrix &m = p.matrices[matrix_of(p, at)];
     u32 group = at - m.first_group;
     if (group * LANES >= m.rows) return;
     float out[PARTS][4];
@@ -87,13 +85,7 @@ KERNEL(swiglu_32, const Products p, const Activations *x, const u32 *count, floa
         }
     }
     sync_block();
-    u32 rows = p.matrices[0].rows, row = blockIdx.y * BLOCK + lane;
-    for (u32 t = warp; t < TOKENS && first + t < tokens; t += THREADS / 32) {
-        float gated = 0.0f;
-        if (row < rows) gated = mul_(silu(outputs[t * OUTPUTS + lane]), outputs[(TOKENS + t) * OUTPUTS + lane]);
-        if (row < rows) value[size_t(first + t) * rows + row] = gated;
-        if (blocks) quantise(gated, blocks + size_t(first + t) * (rows / BLOCK) + blockIdx.y);
-    }
+    gated_rows<TOKENS>(p, outputs, first, tokens - first < TOKENS ? tokens - first : TOKENS, value, blocks);
 }
 
 #endif

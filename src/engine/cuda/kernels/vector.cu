@@ -24,15 +24,10 @@ KERNEL(embed, const Matrix table, const Token *tokens, const Pass *pass, float *
         if (is_dense(table.format)) {
             value = dense_weight(table, group, column, lane);
         } else {
-            u32 block = column / BLOCK, quad = column % BLOCK / 4, byte = column % 4, blocks = cols / BLOCK;
-            const u8 *stored = table.quants + (size_t(group) * blocks + block) * (is_nibbles(table.format) ? 256 : 512);
-            i32 quant = is_nibbles(table.format) ? stored[quad % 4 * 64 + lane * 4 + byte] >> quad / 4 * 4 & 15
-                                                 : stored[quad * 64 + lane * 4 + byte];
-            if (table.format == U4) quant -= 8;
-            if (table.format == I8) quant -= 128;
-            if (table.format == U8_HALF) quant -= 32;
+            u32 block = column / BLOCK;
+            i32 quant = quant_of(table, group, block, column % BLOCK, lane);
             Scales s = scales_of(table, group, block, lane);
-            float scale = table.format == U8_HALF && column % BLOCK >= BLOCK / 2 ? s.second : s.scale;
+            float scale = table.format == U6_HALF && column % BLOCK >= BLOCK / 2 ? s.second : s.scale;
             value = add_(mul_(scale, int_to_f32(quant)), s.min);
         }
         to[column] = value;

@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod pass;
+mod repack;
 mod scratch;
 mod split;
 #[cfg(test)]
@@ -191,7 +192,7 @@ impl CudaModel {
             let needed = loaded.bytes().layers + loaded.bytes().head;
             too_large(error, needed, free)
         };
-        let on_device = GpuWeights::upload(gpu, &loaded).map_err(failed)?;
+        let on_device = GpuWeights::upload(gpu, &loaded, &pool).map_err(failed)?;
         let rotations = decoder.ropes.iter().map(|rope| {
             let frequencies = frequencies(weights, rope, spec.head_size)?;
             GpuRotation::new(gpu, Rotation::new(frequencies), context)
@@ -204,7 +205,7 @@ impl CudaModel {
         let first_sizes = first_sizes(context);
         let scratch = Scratch::allocate(gpu, spec, first_sizes).map_err(failed)?;
         Ok(Self {
-            weight_bytes: loaded.bytes(),
+            weight_bytes: on_device.bytes(),
             quantised: loaded.is_quantised(),
             weights: on_device,
             pages: gpu.allocate(1).map_err(failed)?,

@@ -395,44 +395,33 @@ impl<'a> Pass<'a> {
         (blocks, values): (u64, &Buffer<f32>),
         count: Count,
     ) -> Result<(), GpuError> {
-        let dense = products.iter().any(|(matrix, _)| matrix.is_dense());
-        let (kernel, tokens) = choose(kernels, count.rows, dense);
-        let many = tokens == MANY;
+        let matrices = products.iter().map(|(matrix, _)| *matrix);
+        let chosen = choose(kernels, count.rows, matrices);
         let mut described = Products::default();
         let mut groups = 0;
         for (at, (matrix, output)) in products.iter().enumerate() {
             described.matrices[at] = matrix.descriptor(output.address(0), groups);
             described.count += 1;
-            groups += match many {
-                true => matrix.groups().next_multiple_of(TILE_GROUPS),
-                false => matrix.groups(),
-            };
+            groups += matrix.groups().next_multiple_of(chosen.groups);
         }
-        let arguments = Arguments::new().value(described).u64(blocks);
-        let (arguments, across) = match many {
-            true => (arguments, groups / TILE_GROUPS),
-            false => (arguments.buffer(values), groups),
-        };
-        let grid = [count.rows.div_ceil(tokens), across];
-        self.launch(kernel, grid, THREADS, arguments.u64(count.address))
+        let arguments = chosen.inputs(Arguments::new().value(described), blocks, values);
+        let grid = [count.rows.div_ceil(chosen.tokens), groups / chosen.groups];
+        self.launch(chosen.kernel, grid, THREADS, arguments.u64(count.address))
     }
 
     /// `gate = silu(normed · gateᵀ) · (normed · upᵀ)`, and its quantisation.
     fn swiglu(&self, layer: &GpuLayer, count: Count) -> Result<(), GpuError> {
         let scratch = self.scratch;
-        let dense = layer.gate.is_dense() || layer.up.is_dense();
-        let (kernel, tokens) = choose(&self.model.kernels.swiglu, count.rows, dense);
+        let kernels = &self.model.kernels.swiglu;
+        let chosen = choose(kernels, count.rows, [&layer.gate, &layer.up].into_iter());
         let mut described = Products {
             count: 2,
             ..Products::default()
         };
         described.matrices[0] = layer.gate.descriptor(0, 0);
         described.matrices[1] = layer.up.descriptor(0, 0);
-        let arguments = Arguments::new().value(described).buffer(&scratch.blocks);
-        let arguments = match tokens == MANY {
-            true => arguments,
-            false => arguments.buffer(&scratch.normed),
-        };
+        let arguments = Arguments::new().value(described);
+        let arguments = chosen.inputs(arguments, scratch.blocks.address(0), &scratch.normed);
         let rows = layer.gate.rows();
         let gated = match rows.is_multiple_of(BLOCK) {
             true => scratch.gated.address(0),
@@ -442,8 +431,8 @@ impl<'a> Pass<'a> {
             .u64(count.address)
             .buffer(&scratch.gate)
             .u64(gated);
-        let grid = [count.rows.div_ceil(tokens), rows.div_ceil(2 * GROUP)];
-        self.launch(kernel, grid, THREADS, arguments)
+        let grid = [count.rows.div_ceil(chosen.tokens), rows.div_ceil(2 * GROUP)];
+        self.launch(chosen.kernel, grid, THREADS, arguments)
     }
 }
 
@@ -453,13 +442,61 @@ const MANY: usize = 32;
 /// Fewer tokens take the kernels for eight: their blocks share a matrix's columns among warps, and those of
 /// the same rows find each other's weights in the cache. By prediction (`scripts/gpu_model.py`).
 const FEWEST_OF_MANY: usize = 65;
+/// The same for dense matrices, whose blocks for many share columns as well: fewer would be padded.
+const FEWEST_OF_MANY_DENSE: usize = 17;
 
-/// The kernel for this many tokens, and the tokens of its tile.
-fn choose(kernels: &ByTokens, tokens: usize, dense: bool) -> (&Kernel, usize) {
+/// A kernel for products.
+struct Chosen<'a> {
+    kernel: &'a Kernel,
+    /// Of a block's tile.
+    tokens: usize,
+    /// Groups of rows of a block.
+    groups: usize,
+    /// Whether it takes quantised inputs, and others.
+    quantised: bool,
+    dense: bool,
+}
+
+impl Chosen<'_> {
+    /// Adds the inputs that the kernel takes.
+    fn inputs(&self, mut arguments: Arguments, blocks: u64, values: &Buffer<f32>) -> Arguments {
+        if self.quantised {
+            arguments = arguments.u64(blocks);
+        }
+        if self.dense {
+            arguments = arguments.buffer(values);
+        }
+        arguments
+    }
+}
+
+/// The kernel that multiplies this many tokens by some matrices.
+fn choose<'a, 'm>(
+    kernels: &'a ByTokens,
+    tokens: usize,
+    matrices: impl Iterator<Item = &'m GpuMatrix> + Clone,
+) -> Chosen<'a> {
+    let dense = matrices.clone().all(GpuMatrix::is_dense);
+    let quantised = !matrices.clone().any(GpuMatrix::is_dense);
+    let both = |kernel, tokens| Chosen {
+        kernel,
+        tokens,
+        groups: 1,
+        quantised: true,
+        dense: true,
+    };
     match (tokens, &kernels.many) {
-        (1, _) => (&kernels.one, 1),
-        (2..=4, _) => (&kernels.four, 4),
-        (FEWEST_OF_MANY.., Some(many)) if !dense => (many, MANY),
-        _ => (&kernels.eight, 8),
+        (1, _) => both(&kernels.one, 1),
+        (2..=4, _) => both(&kernels.four, 4),
+        (FEWEST_OF_MANY.., Some(many)) if quantised => Chosen {
+            groups: TILE_GROUPS,
+            dense: false,
+            ..both(many, MANY)
+        },
+        (FEWEST_OF_MANY_DENSE.., _) if dense => Chosen {
+            quantised: false,
+            ..both(&kernels.many_dense, MANY)
+        },
+        _ => both(&kernels.eight, 8),
     }
 }

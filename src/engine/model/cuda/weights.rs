@@ -1,9 +1,13 @@
-//! The weights on the device: the CPU's packed matrices, uploaded as they are.
+//! The weights on the device: the CPU's packed matrices, with quants as [`repack`](super::repack) stores them.
 
+use std::sync::OnceLock;
+
+use super::super::WeightBytes;
 use super::super::native::weights::{Layer, Linear, NativeWeights};
 use super::descriptors::Matrix;
+use super::repack::{self, Stored};
 use crate::engine::cuda::driver::{Buffer, Gpu, GpuError};
-use crate::engine::kernels::{PackedMatrix, PackedParts};
+use crate::engine::kernels::{PackedMatrix, PackedParts, Pool};
 
 /// Rows of a group.
 pub(super) const GROUP: usize = 16;
@@ -17,28 +21,28 @@ pub(super) struct GpuMatrix {
     bias: Option<Buffer<f32>>,
     rows: usize,
     cols: usize,
-    format: u32,
+    format: Stored,
     dense: bool,
+    bytes: usize,
 }
 
 impl GpuMatrix {
     fn upload(gpu: &Gpu, matrix: &PackedMatrix, bias: Option<&[f32]>) -> Result<Self, GpuError> {
         let PackedParts {
-            quants,
-            scales,
-            mins,
-            fine,
+            scales, mins, fine, ..
         } = matrix.parts();
+        let (format, quants) = repack::quants(matrix);
         Ok(Self {
-            quants: upload(gpu, quants)?,
+            quants: upload(gpu, &quants)?,
             scales: upload(gpu, scales)?,
             mins: upload(gpu, mins)?,
             fine: upload(gpu, fine)?,
             bias: bias.map(|bias| upload(gpu, bias)).transpose()?,
             rows: matrix.rows(),
             cols: matrix.cols(),
-            format: matrix.format() as u32,
+            format,
             dense: matrix.format().is_dense(),
+            bytes: quants.len() + fine.len() + 2 * (scales.len() + mins.len()),
         })
     }
 
@@ -48,6 +52,11 @@ impl GpuMatrix {
 
     pub(super) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Bytes that a product reads; the bias is negligible.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn groups(&self) -> usize {
@@ -71,7 +80,7 @@ impl GpuMatrix {
             output,
             rows: self.rows as u32,
             cols: self.cols as u32,
-            format: self.format,
+            format: self.format as u32,
             first_group: first_group as u32,
         }
     }
@@ -113,6 +122,11 @@ impl GpuLayer {
             down: linear(&layer.down)?,
         })
     }
+
+    fn matrices(&self) -> impl Iterator<Item = &GpuMatrix> {
+        let others = [&self.output, &self.gate, &self.up, &self.down];
+        self.inputs.iter().chain(others)
+    }
 }
 
 /// A model's weights on the device.
@@ -125,22 +139,46 @@ pub(super) struct GpuWeights {
 }
 
 impl GpuWeights {
-    pub(super) fn upload(gpu: &Gpu, weights: &NativeWeights) -> Result<Self, GpuError> {
+    /// Repacks and copies matrices on all threads of the pool.
+    pub(super) fn upload(
+        gpu: &Gpu,
+        weights: &NativeWeights,
+        pool: &Pool,
+    ) -> Result<Self, GpuError> {
+        let (embedding, head) = (OnceLock::new(), OnceLock::new());
+        let layers: Vec<_> = weights.layers.iter().map(|_| OnceLock::new()).collect();
         let matrix = |matrix| GpuMatrix::upload(gpu, matrix, None);
-        let layers = weights.layers.iter();
+        // The largest first.
+        pool.run(2 + layers.len(), |part| match part {
+            0 => drop(embedding.set(matrix(&weights.embedding))),
+            1 => drop(head.set(weights.head.as_ref().map(matrix).transpose())),
+            _ => drop(layers[part - 2].set(GpuLayer::upload(gpu, &weights.layers[part - 2]))),
+        });
         Ok(Self {
-            embedding: matrix(&weights.embedding)?,
-            head: weights.head.as_ref().map(matrix).transpose()?,
-            layers: layers
-                .map(|layer| GpuLayer::upload(gpu, layer))
-                .collect::<Result<_, _>>()?,
+            embedding: done(embedding)?,
+            head: done(head)?,
+            layers: layers.into_iter().map(done).collect::<Result<_, _>>()?,
             norm: upload(gpu, &weights.norm)?,
         })
+    }
+
+    /// Bytes that a pass reads; the vectors are negligible.
+    pub(super) fn bytes(&self) -> WeightBytes {
+        let layers = self.layers.iter().flat_map(GpuLayer::matrices);
+        WeightBytes {
+            layers: layers.map(GpuMatrix::bytes).sum(),
+            head: self.head().bytes(),
+        }
     }
 
     pub(super) fn head(&self) -> &GpuMatrix {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
+}
+
+/// The result of a part of a run.
+fn done<T>(result: OnceLock<Result<T, GpuError>>) -> Result<T, GpuError> {
+    result.into_inner().expect("every part of a run is done")
 }
 
 /// A copy on the device. One element if `values` is empty, so that there is an address.
