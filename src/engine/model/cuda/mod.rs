@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod pass;
+mod places;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -31,8 +32,8 @@ use crate::error::{Error, Result};
 
 use descriptors::Request;
 use pass::{Pass, Rows};
-use split::{Room, Split};
-use upload::Layout;
+use places::Tiling;
+use split::{FEWEST_SPANS, Room, Split};
 use weights::GpuWeights;
 
 /// Rows of the decode passes that are recorded as graphs: a pass is padded to the next of these.
@@ -42,7 +43,7 @@ const GRAPH_ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 const PASS_TOKENS: usize = 2048;
 /// Rows of logits that there is room for at the start.
 const FIRST_ENDS: usize = 64;
-/// Most heads to a KV head, and most columns of a head, of `attention.cu`.
+/// Most heads to a KV head, and most columns of a head, of `attention.h`.
 const MOST_GROUP: usize = 16;
 const MOST_HEAD: usize = 256;
 
@@ -71,7 +72,6 @@ impl GpuRotation {
 
 /// What a pass computes on the way, for a number of tokens.
 struct Scratch {
-    layout: Layout,
     tokens: usize,
     ends: usize,
     pages: usize,
@@ -109,9 +109,8 @@ impl Scratch {
         let keys = spec.kv_heads * spec.head_size;
         let numbers = |width: usize| gpu.allocate::<f32>(tokens * width);
         let blocks = |width: usize| gpu.allocate::<ActivationBlock>(tokens * width.div_ceil(BLOCK));
-        let layout = Layout::new(tokens, ends);
+        let layout = Rows { tokens, ends }.layout();
         Ok(Self {
-            layout,
             tokens,
             ends,
             pages,
@@ -153,6 +152,8 @@ pub(super) struct CudaModel {
     /// `None` only while a pass runs.
     scratch: Option<Scratch>,
     graphs: bool,
+    /// Contexts of fewer spans take one launch.
+    fewest_spans: usize,
     /// Sequences opened so far: a slot is just a number.
     opened: usize,
     gpu: Arc<Gpu>,
@@ -236,6 +237,7 @@ impl CudaModel {
             num_pages: 0,
             scratch: Some(scratch),
             graphs: std::env::var_os("CUDA_GRAPHS").is_none_or(|value| value != "0"),
+            fewest_spans: FEWEST_SPANS,
             opened: 0,
             decoder,
             weight_type,
@@ -285,9 +287,6 @@ impl CudaModel {
         requests: &[Request],
     ) -> Result<(), GpuError> {
         let sampled = !requests.is_empty();
-        let words = upload::write(&mut scratch.staged, scratch.layout, chunks, requests);
-        self.gpu
-            .upload_async(&scratch.upload, &scratch.staged, words)?;
         let padded = GRAPH_ROWS.into_iter().find(|most| rows.tokens <= *most);
         let padded = padded.filter(|rows| *rows <= scratch.tokens.min(scratch.ends));
         let as_graph = self.graphs && sampled && rows.ends == rows.tokens;
@@ -299,8 +298,17 @@ impl CudaModel {
             _ => rows,
         };
         let split = self.split(scratch, chunks, rows.tokens)?;
+        let tiling = self.tiling(rows, split.is_some());
+        let written = upload::write(&mut scratch.staged, rows.layout(), chunks, requests, tiling);
+        self.gpu
+            .upload_async(&scratch.upload, &scratch.staged, written.words)?;
+        // A graph has the launches for any tiles.
+        let tiles = match as_graph {
+            true => [rows.tokens, rows.ends],
+            false => written.tiles,
+        };
         let queue = |scratch: &Scratch| {
-            let pass = Pass::new(self, scratch, rows, split);
+            let pass = Pass::new(self, scratch, rows, split, tiles);
             pass.queue()?;
             match sampled {
                 true => pass.queue_sampling(),
@@ -321,6 +329,16 @@ impl CudaModel {
         }
     }
 
+    /// How the attention of a pass is tiled. Sequences that share spans save nothing but reads of the L2 cache: if
+    /// the card is not busy, the time of a block matters more, unless the spans are computed apart.
+    fn tiling(&self, rows: Rows, is_split: bool) -> Tiling {
+        let spec = &self.decoder.spec;
+        let blocks = rows.tokens * spec.kv_heads;
+        let busy = blocks >= 2 * self.gpu.multiprocessors() as usize;
+        let group = spec.heads / spec.kv_heads;
+        Tiling::new(group, spec.head_size, busy || is_split)
+    }
+
     /// How the attention of a pass is split, with room for it.
     fn split(
         &self,
@@ -330,7 +348,15 @@ impl CudaModel {
     ) -> Result<Option<Split>, GpuError> {
         let spec = &self.decoder.spec;
         let (shape, group) = (self.kv_shape, spec.heads / spec.kv_heads);
-        let split = Split::of(chunks, rows, shape, group, self.gpu.multiprocessors());
+        let multiprocessors = self.gpu.multiprocessors();
+        let split = Split::of(
+            chunks,
+            rows,
+            shape,
+            group,
+            multiprocessors,
+            self.fewest_spans,
+        );
         if let Some(split) = split
             && scratch.room.ensure(&self.gpu, split, rows, shape, group)?
         {
@@ -481,17 +507,15 @@ impl Model for CudaModel {
             return Err(Error::flow("a pass runs already"));
         };
         let rows = Rows { tokens: 0, ends: 1 };
-        let words = upload::write(
-            &mut scratch.staged,
-            scratch.layout,
-            &[],
-            &[Request::new(row, sampling)],
-        );
+        let request = Request::new(row, sampling);
+        let layout = rows.layout();
+        let tiling = self.tiling(rows, false);
+        let words = upload::write(&mut scratch.staged, layout, &[], &[request], tiling).words;
         let mut picked = [0];
         let done = self
             .gpu
             .upload_async(&scratch.upload, &scratch.staged, words)
-            .and_then(|()| Pass::new(self, &scratch, rows, None).queue_sampling())
+            .and_then(|()| Pass::new(self, &scratch, rows, None, [0; 2]).queue_sampling())
             .and_then(|()| self.gpu.download(&scratch.sampled, 0, &mut picked))
             .and_then(|()| self.gpu.synchronize());
         self.scratch = Some(scratch);

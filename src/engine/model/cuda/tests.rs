@@ -249,6 +249,7 @@ mod on_a_gpu {
             let path = Tiny::new(family, true).write_gguf(folder.path(), GgmlDType::Q8_0);
             let Some(gpu) = gpu() else { return };
             let mut ours = cuda(gpu, &path, 40);
+            ours.fewest_spans = 3;
             let mut theirs = native(&path, 1, 40);
             let vocabulary = ours.decoder.spec.vocabulary;
             let mut random = Random(2);
