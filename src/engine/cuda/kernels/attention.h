@@ -111,9 +111,9 @@ DEVICE void stage_queries(const Kv &kv, const Tile &tile, const i16 *whole, u32 
 #pragma unroll
         for (u32 j = 0; j < 4; j++) {
             u32 column = 2 * (part / 4 * 16 + j * 4 + part % 4);
-            u32 low = row < tile.rows && column < kv.head_size ? u16(from[column]) : 0;
-            u32 high = row < tile.rows && column + 1 < kv.head_size ? u16(from[column + 1]) : 0;
-            words[j] = low | high << 16;
+            words[j] = 0;
+            if (row >= tile.rows || column >= kv.head_size) continue;
+            words[j] = *(const u32 *)(from + column);
         }
         uint4 bytes;
         bytes.x = low_bytes(words[0], words[1]);

@@ -152,6 +152,7 @@ pub(super) struct CudaModel {
     /// `None` only while a pass runs.
     scratch: Option<Scratch>,
     graphs: bool,
+    multiprocessors: usize,
     /// Contexts of fewer spans take one launch.
     fewest_spans: usize,
     /// Sequences opened so far: a slot is just a number.
@@ -237,6 +238,7 @@ impl CudaModel {
             num_pages: 0,
             scratch: Some(scratch),
             graphs: std::env::var_os("CUDA_GRAPHS").is_none_or(|value| value != "0"),
+            multiprocessors: gpu.multiprocessors() as usize,
             fewest_spans: FEWEST_SPANS,
             opened: 0,
             decoder,
@@ -334,7 +336,7 @@ impl CudaModel {
     fn tiling(&self, rows: Rows, is_split: bool) -> Tiling {
         let spec = &self.decoder.spec;
         let blocks = rows.tokens * spec.kv_heads;
-        let busy = blocks >= 2 * self.gpu.multiprocessors() as usize;
+        let busy = blocks >= 2 * self.multiprocessors;
         let group = spec.heads / spec.kv_heads;
         Tiling::new(group, spec.head_size, busy || is_split)
     }
@@ -348,15 +350,8 @@ impl CudaModel {
     ) -> Result<Option<Split>, GpuError> {
         let spec = &self.decoder.spec;
         let (shape, group) = (self.kv_shape, spec.heads / spec.kv_heads);
-        let multiprocessors = self.gpu.multiprocessors();
-        let split = Split::of(
-            chunks,
-            rows,
-            shape,
-            group,
-            multiprocessors,
-            self.fewest_spans,
-        );
+        let (multiprocessors, fewest) = (self.multiprocessors, self.fewest_spans);
+        let split = Split::of(chunks, rows, shape, group, multiprocessors, fewest);
         if let Some(split) = split
             && scratch.room.ensure(&self.gpu, split, rows, shape, group)?
         {

@@ -30,13 +30,13 @@ impl Split {
         rows: usize,
         shape: KvShape,
         group: usize,
-        multiprocessors: u32,
+        multiprocessors: usize,
         fewest: usize,
     ) -> Option<Self> {
         let decodes = chunks.iter().all(|chunk| chunk.tokens.len() == 1);
         let longest = chunks.iter().map(|chunk| chunk.start + 1).max()?;
         let spans = longest.div_ceil(SPAN);
-        let idle = rows * shape.kv_heads <= multiprocessors as usize;
+        let idle = rows * shape.kv_heads <= multiprocessors;
         let split = Self {
             spans: spans.next_power_of_two(),
         };

@@ -59,7 +59,7 @@ fn on_the_simulated_gpu() {
     let printed = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}{errors}");
-    assert!(printed.contains("test result: ok. 5 passed"), "{printed}");
+    assert!(printed.contains("test result: ok. 6 passed"), "{printed}");
 }
 
 fn cuda(gpu: Gpu, path: &Path, pages: usize) -> CudaModel {
@@ -281,5 +281,94 @@ mod on_a_gpu {
             let scratch = ours.scratch.as_ref().unwrap();
             assert!(scratch.graphs.keys().any(|(_, split)| split.is_some()));
         }
+    }
+
+    /// Sequences whose tables begin with the same pages, of different lengths and with forks: prompts of several
+    /// chunks, then decode passes, in tiles of several sequences or not, and split or not.
+    #[test]
+    fn shared_prefixes_give_the_cpus_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        // Heads, KV heads, columns: one fragment of queries or two, whole ones or not.
+        for (heads, kv_heads, head_size) in [(6, 2, 64), (8, 1, 80), (5, 5, 128), (4, 2, 256)] {
+            let tiny = Tiny {
+                heads,
+                kv_heads,
+                head_size,
+                rope_dimensions: head_size,
+                ..Tiny::new("qwen3", true)
+            };
+            let path = tiny.filled(true).write_gguf(folder.path(), GgmlDType::Q8_0);
+            for (multiprocessors, fewest_spans) in [(1000, 100), (1, 100), (1000, 1)] {
+                let Some(gpu) = gpu() else { return };
+                let mut ours = cuda(gpu, &path, 64);
+                ours.multiprocessors = multiprocessors;
+                ours.fewest_spans = fewest_spans;
+                let what =
+                    format!("{heads} heads of {head_size}, {multiprocessors}, {fewest_spans}");
+                shared_prefixes(ours, native(&path, 1, 64), &what);
+            }
+        }
+    }
+
+    fn shared_prefixes(mut ours: CudaModel, mut theirs: impl Model, what: &str) {
+        let vocabulary = ours.decoder.spec.vocabulary;
+        let mut random = Random(4);
+        let table = |shared: &[u32], own: u32| -> Vec<u32> {
+            shared.iter().copied().chain(own..own + 6).collect()
+        };
+        let trunk = table(&[0, 1, 2, 3, 4, 5, 6, 7], 8);
+        let branch = table(&trunk[..8], 20);
+        let fork = table(&branch[..9], 26);
+        let tables = [
+            trunk.clone(),
+            branch,
+            table(&trunk[..5], 32),
+            vec![40, 41],
+            fork,
+        ];
+        // What each pass computes: sequence, its first position, its tokens, whether with logits.
+        let mut passes = vec![
+            vec![(0, 0, 130, false)],
+            vec![(1, 128, 33, true), (2, 80, 9, false), (3, 0, 1, true)],
+            vec![(4, 144, 5, false), (0, 130, 1, true), (2, 89, 70, true)],
+        ];
+        let ends = [131, 161, 159, 1, 149];
+        passes.extend((0..3).map(|step| {
+            let rows = [2, 4, 0, 3, 1].into_iter().skip(step / 2);
+            rows.map(|index| (index, ends[index] + step, 1, true))
+                .collect()
+        }));
+        let mut shared = false;
+        for (pass, rows) in passes.into_iter().enumerate() {
+            let tokens: Vec<Vec<u32>> = rows
+                .iter()
+                .map(|row| random.tokens(row.2, vocabulary))
+                .collect();
+            let chunks: Vec<Chunk<'_>> = rows
+                .iter()
+                .zip(&tokens)
+                .map(|(&(index, start, _, logits), tokens)| Chunk {
+                    slot: Slot(index),
+                    pages: &tables[index],
+                    tokens,
+                    start,
+                    logits,
+                })
+                .collect();
+            let expected = theirs.forward(&chunks).unwrap();
+            let logits = ours.forward(&chunks).unwrap();
+            assert_eq!(bits(&logits), bits(&expected), "{what}, pass {pass}");
+            if pass > 2 {
+                let sampled = ours
+                    .forward_sampled(&chunks, &vec![None; rows.len()])
+                    .unwrap();
+                let mut greedy = Sampler::new(Sampling::default());
+                let expected = expected.iter().map(|logits| greedy.next(logits));
+                assert_eq!(sampled, expected.collect::<Vec<_>>(), "{what}, pass {pass}");
+                let tiles = ours.scratch.as_ref().unwrap().staged[3] as usize;
+                shared |= tiles < rows.len();
+            }
+        }
+        assert!(shared, "{what}");
     }
 }
