@@ -37,18 +37,42 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
     stage_queries(kv, tile, whole, kv_head, queries);
     u32 used = fragments_of(tile) * FRAGMENT, units = kv.value_stride / LANES, last = last_of(tile);
     for (u32 at = thread; at < used * LANES; at += THREADS) sums[at] = 0.0f;
-    if (thread < used) max[thread] = NEGATIVE_INFINITY;
+    if (thread < used) {
+        max[thread] = NEGATIVE_INFINITY;
+        decay[thread] = 1.0f;
+        back[thread] = 0.0f;
+    }
+    // Rows without a query have some scores and no softmax. Their outputs stay zero.
+    for (u32 at = thread; at < used * SCORES; at += THREADS) space[at] = 0.0f;
     float outputs[MOST][UNITS][8] = {};
     sync_block();
+    auto part_of = [&](u32 span, u32 at) {
+        return span < shared ? whole_part(tile, tables, span, last) : row_part(tile, tables, at, span);
+    };
+    auto parts_of = [&](u32 span) { return span < shared ? 1 : tile.rows; };
     for (u32 span = 0; span * SPAN <= last; span++) {
-        u32 parts = span < shared ? 1 : tile.rows;
+        u32 parts = parts_of(span);
         for (u32 at = 0; at < parts; at++) {
-            Part part = span < shared ? whole_part(tile, tables, span, last) : row_part(tile, tables, at, span);
+            Part part = part_of(span, at);
             span_scores<MOST>(kv, part, kv_head, queries, space);
             span_scales(kv, part, kv_head, (thread + THREADS - at % 2 * SPAN) % THREADS, scales + at * SPAN);
         }
+        Values values[UNITS][SPAN_PAGES];
+        auto load_values = [&](const Part &part) {
+#pragma unroll
+            for (u32 u = 0; u < UNITS; u++) {
+                if (u * WARPS + warp >= units) continue;
+#pragma unroll
+                for (u32 page = 0; page < SPAN_PAGES; page++)
+                    values[u][page] = values_of(kv, part, kv_head, page, u * WARPS + warp);
+            }
+        };
+        load_values(part_of(span, 0));
+        if ((span + 1) * SPAN <= last)
+            for (u32 at = 0; at < parts_of(span + 1); at++) prefetch_span(kv, part_of(span + 1, at), kv_head);
         sync_block();
         for (u32 start = 2 * warp; start < used; start += 2 * WARPS) {
+            if (row_of(tile, start) >= tile.rows && row_of(tile, start + 1) >= tile.rows) continue;
             u32 query = start + lane / LANES, row = row_of(tile, query);
             bool is_query = row < tile.rows;
             u32 seen = is_query ? seen_of(tile, row, span) : 0;
@@ -71,14 +95,10 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
         }
         sync_block();
         for (u32 at = 0; at < parts; at++) {
-            Part part = span < shared ? whole_part(tile, tables, span, last) : row_part(tile, tables, at, span);
+            Part part = part_of(span, at);
 #pragma unroll
             for (u32 u = 0; u < UNITS; u++) {
-                u32 unit = u * WARPS + warp;
-                if (unit >= units) continue;
-                Values values[SPAN_PAGES];
-#pragma unroll
-                for (u32 page = 0; page < SPAN_PAGES; page++) values[page] = values_of(kv, part, kv_head, page, unit);
+                if (u * WARPS + warp >= units) continue;
 #pragma unroll
                 for (u32 f = 0; f < MOST; f++) {
                     if (f < part.first_fragment || f >= part.end_fragment) continue;
@@ -95,7 +115,7 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
                     for (u32 page = 0; page < SPAN_PAGES; page++) {
                         if (page * LANES >= part.visible) continue;
                         i32 whole_sums[8];
-                        page_sums(values[page], (const u32 *)space, f, page, whole_sums);
+                        page_sums(values[u][page], (const u32 *)space, f, page, whole_sums);
 #pragma unroll
                         for (u32 i = 0; i < 8; i++)
                             next[i] = fma_(int_to_f32(whole_sums[i]), factor[i / 4], next[i]);
@@ -105,6 +125,7 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
                         if (has(part, g + i / 4 * 8)) outputs[f][u][i] = next[i];
                 }
             }
+            if (at + 1 < parts) load_values(part_of(span, at + 1));
         }
         sync_block();
     }

@@ -195,6 +195,16 @@ template <u32 MOST> DEVICE void span_scores(const Kv &kv, const Part &part, u32 
     }
 }
 
+// Asks for the keys and values of a part's span.
+DEVICE void prefetch_span(const Kv &kv, const Part &part, u32 kv_head) {
+    u32 lines = (kv.head_numbers * 2 + 127) / 128;
+    for (u32 at = threadIdx.x; at < SPAN_PAGES * lines; at += THREADS) {
+        u32 page = at / lines;
+        if (page * LANES < part.visible)
+            prefetch((const u8 *)head_page(kv, part.pages[page], kv_head) + at % lines * 128);
+    }
+}
+
 // The scales of a span's values, by the threads from `thread` on: [SPAN]. Those beyond `visible` are not written.
 DEVICE void span_scales(const Kv &kv, const Part &part, u32 kv_head, u32 thread, float *scales) {
     if (thread < SPAN && thread < part.visible) {
