@@ -1,13 +1,12 @@
 // Attention in one launch: a block walks the spans that its tile sees, one after the other.
 #include "attention.h"
 
-// The arguments of `attend_…`: grid (tiles, kv_heads). `tokens` and `places` are the pass's, or those whose logits are
-// wanted, and `tiles` has the first places of the tiles; `whole` and `factors` are those of `rotate_and_store`, by the
-// row of the pass. `attended` is [tokens][heads][head_size]; `blocks`, its quantisation, is there if the head size is
+// The arguments of `attend_…`: grid (tiles, kv_heads). `places` and `tiles` are of the pass's tokens, or of those whose
+// logits are wanted; `whole` and `factors` are those of `rotate_and_store`, by the row of the pass. `attended` is [tokens][heads][head_size]; `blocks`, its quantisation, is there if the head size is
 // a multiple of 32.
 #define ATTEND_PARAMETERS                                                                                       \
-    const Kv kv, const i16 *whole, const float *factors, const Token *tokens, const u32 *tables,                \
-        const Place *places, const u32 *tiles, const u32 *count, u32 group, float *attended, Activations *blocks
+    const Kv kv, const i16 *whole, const float *factors, const u32 *tables, const Place *places,                \
+        const Tile *tiles, const u32 *count, u32 group, float *attended, Activations *blocks
 
 // For heads of up to COLUMNS columns. A warp keeps the outputs of its columns in registers.
 template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
@@ -23,17 +22,12 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
     SHARED(float, decay, MOST * FRAGMENT);
     SHARED(float, back, MOST * FRAGMENT);
     SHARED(u32, of_rows, 4 * MOST_ROWS);
+    // Both are loaded at once.
+    Tile of_tile = tiles[blockIdx.x];
     if (blockIdx.x >= *count) return;
     u32 thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, n = lane % 4;
-    u32 kv_head = blockIdx.y, first = tiles[blockIdx.x], shared = places[first].shared;
-    Tile tile = {group,
-                 FRAGMENT / group,
-                 places[first].rows,
-                 of_rows,
-                 of_rows + MOST_ROWS,
-                 of_rows + 2 * MOST_ROWS,
-                 of_rows + 3 * MOST_ROWS};
-    load_rows(tile, places, first, tokens);
+    u32 kv_head = blockIdx.y, shared = of_tile.shared;
+    Queries tile = load_rows(group, of_tile.rows, places + of_tile.first, of_rows);
     stage_queries(kv, tile, whole, kv_head, queries);
     u32 used = fragments_of(tile) * FRAGMENT, units = kv.value_stride / LANES, last = last_of(tile);
     for (u32 at = thread; at < used * LANES; at += THREADS) sums[at] = 0.0f;
@@ -57,17 +51,13 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
             span_scores<MOST>(kv, part, kv_head, queries, space);
             span_scales(kv, part, kv_head, (thread + THREADS - at % 2 * SPAN) % THREADS, scales + at * SPAN);
         }
-        Values values[UNITS][SPAN_PAGES];
-        auto load_values = [&](const Part &part) {
+        Values values[SPAN_PAGES];
+        auto load_values = [&](const Part &part, u32 unit) {
 #pragma unroll
-            for (u32 u = 0; u < UNITS; u++) {
-                if (u * WARPS + warp >= units) continue;
-#pragma unroll
-                for (u32 page = 0; page < SPAN_PAGES; page++)
-                    values[u][page] = values_of(kv, part, kv_head, page, u * WARPS + warp);
-            }
+            for (u32 page = 0; page < SPAN_PAGES; page++) values[page] = values_of(kv, part, kv_head, page, unit);
         };
-        load_values(part_of(span, 0));
+        // The first ones arrive during the softmax.
+        if (warp < units) load_values(part_of(span, 0), warp);
         if ((span + 1) * SPAN <= last)
             for (u32 at = 0; at < parts_of(span + 1); at++) prefetch_span(kv, part_of(span + 1, at), kv_head);
         sync_block();
@@ -99,6 +89,7 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
 #pragma unroll
             for (u32 u = 0; u < UNITS; u++) {
                 if (u * WARPS + warp >= units) continue;
+                if (at + u > 0) load_values(part, u * WARPS + warp);
 #pragma unroll
                 for (u32 f = 0; f < MOST; f++) {
                     if (f < part.first_fragment || f >= part.end_fragment) continue;
@@ -115,7 +106,7 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
                     for (u32 page = 0; page < SPAN_PAGES; page++) {
                         if (page * LANES >= part.visible) continue;
                         i32 whole_sums[8];
-                        page_sums(values[u][page], (const u32 *)space, f, page, whole_sums);
+                        page_sums(values[page], (const u32 *)space, f, page, whole_sums);
 #pragma unroll
                         for (u32 i = 0; i < 8; i++)
                             next[i] = fma_(int_to_f32(whole_sums[i]), factor[i / 4], next[i]);
@@ -125,7 +116,6 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
                         if (has(part, g + i / 4 * 8)) outputs[f][u][i] = next[i];
                 }
             }
-            if (at + 1 < parts) load_values(part_of(span, at + 1));
         }
         sync_block();
     }
@@ -160,7 +150,7 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
 
 #define ATTEND(COLUMNS)                                                                                         \
     KERNEL(attend_##COLUMNS, ATTEND_PARAMETERS) {                                                               \
-        attend<COLUMNS>(kv, whole, factors, tokens, tables, places, tiles, count, group, attended, blocks);     \
+        attend<COLUMNS>(kv, whole, factors, tables, places, tiles, count, group, attended, blocks);             \
     }
 ATTEND(64)
 ATTEND(128)

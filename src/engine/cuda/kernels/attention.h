@@ -32,7 +32,7 @@ DEVICE u32 query_words(const Kv &kv) { return (kv.key_pairs + 15) / 16 * 16 | 16
 #define MOST_QUERY_WORDS (QUERIES * 80) // or FRAGMENT · 144
 
 // The queries of a tile: a fragment has whole tokens, and may end with rows that are none.
-struct Tile {
+struct Queries {
     u32 group;        // query heads of a token
     u32 in_fragment;  // tokens of a fragment
     u32 rows;         // tokens
@@ -43,21 +43,21 @@ struct Tile {
     u32 *out_row;     // of the outputs
 };
 
-DEVICE u32 fragments_of(const Tile &t) { return (t.rows + t.in_fragment - 1) / t.in_fragment; }
+DEVICE u32 fragments_of(const Queries &t) { return (t.rows + t.in_fragment - 1) / t.in_fragment; }
 // A query's token; `rows` or more: none.
-DEVICE u32 row_of(const Tile &t, u32 query) {
+DEVICE u32 row_of(const Queries &t, u32 query) {
     u32 in = query % FRAGMENT / t.group;
     return in < t.in_fragment ? query / FRAGMENT * t.in_fragment + in : MOST_ROWS;
 }
-DEVICE u32 head_of(const Tile &t, u32 query) { return query % FRAGMENT % t.group; }
+DEVICE u32 head_of(const Queries &t, u32 query) { return query % FRAGMENT % t.group; }
 // Positions of a span that a token sees.
-DEVICE u32 seen_of(const Tile &t, u32 row, u32 span) {
+DEVICE u32 seen_of(const Queries &t, u32 row, u32 span) {
     u32 first = span * SPAN, last = t.position[row];
     if (last < first) return 0;
     return last + 1 - first < SPAN ? last + 1 - first : SPAN;
 }
 // The last position that a token of the tile sees.
-DEVICE u32 last_of(const Tile &t) {
+DEVICE u32 last_of(const Queries &t) {
     u32 last = 0;
     for (u32 row = 0; row < t.rows; row++) last = t.position[row] > last ? t.position[row] : last;
     return last;
@@ -74,32 +74,33 @@ struct Part {
 DEVICE bool has(const Part &part, u32 row) { return part.low <= row && row < part.high; }
 
 // `last` is that of `last_of`.
-DEVICE Part whole_part(const Tile &tile, const u32 *tables, u32 span, u32 last) {
+DEVICE Part whole_part(const Queries &tile, const u32 *tables, u32 span, u32 last) {
     u32 visible = last < span * SPAN ? 0 : last + 1 - span * SPAN;
     return {0, fragments_of(tile), 0, FRAGMENT, visible < SPAN ? visible : SPAN,
             tables + tile.table[0] + span * SPAN_PAGES};
 }
-DEVICE Part row_part(const Tile &tile, const u32 *tables, u32 row, u32 span) {
+DEVICE Part row_part(const Queries &tile, const u32 *tables, u32 row, u32 span) {
     u32 fragment = row / tile.in_fragment, low = row % tile.in_fragment * tile.group;
     return {fragment, fragment + 1, low, low + tile.group, seen_of(tile, row, span),
             tables + tile.table[row] + span * SPAN_PAGES};
 }
 
-// Reads the tokens of a tile from `first` on.
-DEVICE void load_rows(const Tile &tile, const Place *places, u32 first, const Token *tokens) {
-    if (threadIdx.x < tile.rows) {
-        u32 row = threadIdx.x, index = places[first + row].token;
-        Token token = tokens[index];
-        tile.position[row] = token.position;
-        tile.table[row] = token.table;
-        tile.query_row[row] = token.row;
-        tile.out_row[row] = index;
+// Reads the tokens of a tile. `of_rows` is [4][MOST_ROWS].
+DEVICE Queries load_rows(u32 group, u32 rows, const Place *places, u32 *of_rows) {
+    u32 row = threadIdx.x;
+    if (row < rows) {
+        of_rows[row] = places[row].position;
+        of_rows[MOST_ROWS + row] = places[row].table;
+        of_rows[2 * MOST_ROWS + row] = places[row].row;
+        of_rows[3 * MOST_ROWS + row] = places[row].token;
     }
     sync_block();
+    return {group, FRAGMENT / group, rows, of_rows, of_rows + MOST_ROWS, of_rows + 2 * MOST_ROWS,
+            of_rows + 3 * MOST_ROWS};
 }
 
 // The integers of a tile's queries, as the fragments of `span_scores` take them. Rows without a query are zero.
-DEVICE void stage_queries(const Kv &kv, const Tile &tile, const i16 *whole, u32 kv_head, u32 *queries) {
+DEVICE void stage_queries(const Kv &kv, const Queries &tile, const i16 *whole, u32 kv_head, u32 *queries) {
     u32 stride = query_words(kv), parts = (kv.key_pairs + 15) / 16 * 4;
     for (u32 at = threadIdx.x; at < fragments_of(tile) * FRAGMENT * parts; at += THREADS) {
         u32 query = at / parts, part = at % parts, row = row_of(tile, query);

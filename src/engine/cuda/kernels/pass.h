@@ -19,13 +19,18 @@ struct Token {
     u32 row;   // row of the pass: of the last layer's queries, whose rows are moved together
 };
 
-// A token's place among the tokens whose attention is computed. A tile is some places that follow one another: the
-// spans of 64 positions that they see in the same pages are read once for all of them.
-struct Place {
-    u32 token;  // index in the pass's tokens, or in those whose logits are wanted
-    u32 first;  // place of its tile
-    u32 rows;   // places of its tile
+// Attention's tokens in the order of their tiles. A tile is some that follow one another: the spans of 64 positions
+// that they see in the same pages are read once for all of them.
+struct Tile {
+    u32 first;  // place
+    u32 rows;   // places
     u32 shared; // spans from the start that are in the same pages
+    u32 unused;
+};
+struct Place {
+    u32 position, table, row; // as `Token` has them
+    u32 token;                // index in the pass's tokens, or in those whose logits are wanted
+    Tile tile;
 };
 
 // Shape of the keys and values of a layer, and where they are: `KvMemory` of crates/kernels.

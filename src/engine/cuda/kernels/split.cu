@@ -24,25 +24,25 @@ DEVICE Span span_of(const Kv &kv, u32 heads, float *room, u32 token, u32 kv_head
     return s;
 }
 
-// A block's tokens: those of its tile where they share the span, and otherwise one. None: another block has it.
-DEVICE Tile rows_of_span(u32 group, const Place *places, u32 span, u32 *of_rows) {
-    Place place = places[blockIdx.x];
-    bool is_shared = span < place.shared;
-    u32 rows = is_shared ? (place.first == blockIdx.x ? place.rows : 0) : 1;
-    return {group, FRAGMENT / group, rows, of_rows, of_rows + MOST_ROWS, of_rows + 2 * MOST_ROWS, of_rows + 3 * MOST_ROWS};
+// The tokens of a block, from its own on: those of its tile where they share the span, and otherwise one. None: another
+// block has it.
+DEVICE u32 rows_of_span(const Place *places, u32 span) {
+    Tile tile = places[blockIdx.x].tile;
+    if (span >= tile.shared) return 1;
+    return tile.first == blockIdx.x ? tile.rows : 0;
 }
 
 // First launch: scores and their maxima. Grid (tokens, kv_heads, spans).
-KERNEL(attend_scores, const Kv kv, const i16 *whole, const float *factors, const Token *tokens, const u32 *tables,
-       const Place *places, const u32 *count, u32 group, float *room) {
+KERNEL(attend_scores, const Kv kv, const i16 *whole, const float *factors, const u32 *tables, const Place *places,
+       const u32 *count, u32 group, float *room) {
     SHARED(u32, queries, MOST_QUERY_WORDS);
     SHARED(float, scores, QUERIES * SCORES);
     SHARED(u32, of_rows, 4 * MOST_ROWS);
     if (blockIdx.x >= *count) return;
     u32 kv_head = blockIdx.y, span = blockIdx.z, lane = threadIdx.x % LANES;
-    Tile tile = rows_of_span(group, places, span, of_rows);
-    if (tile.rows == 0) return;
-    load_rows(tile, places, blockIdx.x, tokens);
+    u32 rows = rows_of_span(places, span);
+    if (rows == 0) return;
+    Queries tile = load_rows(group, rows, places + blockIdx.x, of_rows);
     Part part = whole_part(tile, tables, span, last_of(tile));
     if (part.visible == 0) return;
     stage_queries(kv, tile, whole, kv_head, queries);
@@ -64,16 +64,16 @@ KERNEL(attend_scores, const Kv kv, const i16 *whole, const float *factors, const
 
 // Second launch: powers, by the running maximum of the spans up to this one, and their products with values. Grid as
 // above.
-KERNEL(attend_values, const Kv kv, const float *factors, const Token *tokens, const u32 *tables, const Place *places,
-       const u32 *count, u32 group, float *room) {
+KERNEL(attend_values, const Kv kv, const float *factors, const u32 *tables, const Place *places, const u32 *count,
+       u32 group, float *room) {
     SHARED(u32, powers, QUERIES * SCORES);
     SHARED(float, scales, SPAN);
     SHARED(u32, of_rows, 4 * MOST_ROWS);
     if (blockIdx.x >= *count) return;
     u32 kv_head = blockIdx.y, span = blockIdx.z, warp = threadIdx.x / 32, lane = threadIdx.x % LANES;
-    Tile tile = rows_of_span(group, places, span, of_rows);
-    if (tile.rows == 0) return;
-    load_rows(tile, places, blockIdx.x, tokens);
+    u32 rows = rows_of_span(places, span);
+    if (rows == 0) return;
+    Queries tile = load_rows(group, rows, places + blockIdx.x, of_rows);
     Part part = whole_part(tile, tables, span, last_of(tile));
     if (part.visible == 0) return;
     span_scales(kv, part, kv_head, threadIdx.x, scales);

@@ -300,7 +300,6 @@ impl<'a> Pass<'a> {
             .value(self.kv(index))
             .buffer(&scratch.whole)
             .buffer(&scratch.factors)
-            .buffer_at(&scratch.upload, at.tokens)
             .buffer_at(&scratch.upload, self.layout.tables_at())
             .buffer_at(&scratch.upload, at.places)
             .buffer_at(&scratch.upload, at.tiles)
@@ -341,7 +340,6 @@ impl<'a> Pass<'a> {
         let of_rows = |arguments: Arguments| {
             arguments
                 .buffer(&scratch.factors)
-                .buffer_at(&scratch.upload, at.tokens)
                 .buffer_at(&scratch.upload, self.layout.tables_at())
                 .buffer_at(&scratch.upload, at.places)
                 .u64(count.address)

@@ -12,8 +12,9 @@ const MOST_ROWS: usize = 16;
 /// Heads of more columns leave room for one fragment, others for two.
 const NARROW: usize = 128;
 
-/// Words of `Place` in `pass.h`.
-pub(super) const PLACE: usize = 4;
+/// Words of `Place` and of `Tile` in `pass.h`.
+pub(super) const PLACE: usize = 8;
+pub(super) const TILE: usize = 4;
 
 /// How tokens become tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +26,12 @@ pub(super) struct Tiling {
     always: bool,
 }
 
-/// One token of a list.
+/// One token, as `Place` begins: position, offset of its page table, row of the pass, index in the list.
+type Token = [usize; 4];
+
+/// A token whose sequence has no other in the list.
 struct Row<'a> {
-    /// Its place in the list.
-    token: usize,
+    token: Token,
     /// The pages that it sees.
     pages: &'a [u32],
 }
@@ -67,22 +70,30 @@ impl Tiling {
     pub(super) fn places(self, chunks: &[Chunk<'_>], ends: bool) -> Places {
         let mut places = Places::default();
         let mut singles = Vec::new();
-        let mut token = 0;
-        for chunk in chunks.iter().filter(|chunk| chunk.logits || !ends) {
-            let count = if ends { 1 } else { chunk.tokens.len() };
-            let seen = (chunk.start + chunk.tokens.len()).div_ceil(PAGE_TOKENS);
-            let pages = &chunk.pages[..seen];
-            match count {
-                0 => {}
-                1 => singles.push(Row { token, pages }),
-                _ => {
+        let (mut table, mut row, mut listed) = (0, 0, 0);
+        for chunk in chunks {
+            let count = chunk.tokens.len();
+            let pages = &chunk.pages[..(chunk.start + count).div_ceil(PAGE_TOKENS)];
+            let token = |at: usize, listed: usize| [chunk.start + at, table, row + at, listed];
+            match (count, ends) {
+                (0, _) => {}
+                (_, true) if !chunk.logits => {}
+                (1, _) | (_, true) => {
+                    let token = token(count - 1, listed);
+                    singles.push(Row { token, pages });
+                    listed += 1;
+                }
+                (_, false) => {
                     for first in (0..count).step_by(self.rows) {
-                        let rows = self.rows.min(count - first);
-                        places.add(token + first..token + first + rows, usize::MAX);
+                        let rows = first..count.min(first + self.rows);
+                        let tokens: Vec<Token> = rows.map(|at| token(at, listed + at)).collect();
+                        places.add(tokens.into_iter(), usize::MAX);
                     }
+                    listed += count;
                 }
             }
-            token += count;
+            table += pages.len();
+            row += count;
         }
         // Tables with the same beginning become neighbours.
         singles.sort_by(|a, b| a.pages.cmp(b.pages));
@@ -108,17 +119,21 @@ impl Tiling {
 pub(super) struct Places {
     /// `Place` in `pass.h`, for each token.
     pub(super) places: Vec<[u32; PLACE]>,
-    /// The first place of each tile.
-    pub(super) tiles: Vec<u32>,
+    /// `Tile` in `pass.h`, for each tile.
+    pub(super) tiles: Vec<[u32; TILE]>,
 }
 
 impl Places {
-    fn add(&mut self, tokens: impl ExactSizeIterator<Item = usize>, shared: usize) {
+    fn add(&mut self, tokens: impl ExactSizeIterator<Item = Token>, shared: usize) {
         let (first, rows) = (self.places.len() as u32, tokens.len() as u32);
         let shared = u32::try_from(shared).unwrap_or(u32::MAX);
-        self.tiles.push(first);
-        self.places
-            .extend(tokens.map(|token| [token as u32, first, rows, shared]));
+        let tile = [first, rows, shared, 0];
+        self.tiles.push(tile);
+        self.places.extend(tokens.map(|token| {
+            let [position, table, row, token] = token.map(|number| number as u32);
+            let [first, rows, shared, unused] = tile;
+            [position, table, row, token, first, rows, shared, unused]
+        }));
     }
 }
 
@@ -157,14 +172,18 @@ mod tests {
             chunk(&[], 3, &[7], false),
         ];
         let found = tiling.places(&chunks, false);
-        assert_eq!(found.tiles, [0, 8, 11]);
-        let tokens: Vec<u32> = found.places.iter().map(|place| place[0]).collect();
+        assert_eq!(
+            found.tiles,
+            [[0, 8, ALL, 0], [8, 3, ALL, 0], [11, 1, ALL, 0]]
+        );
+        let tokens: Vec<u32> = found.places.iter().map(|place| place[3]).collect();
         assert_eq!(tokens, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0]);
-        assert_eq!(found.places[7], [8, 0, 8, ALL]);
-        assert_eq!(found.places[8], [9, 8, 3, ALL]);
-        assert_eq!(found.places[11], [0, 11, 1, ALL]);
+        assert_eq!(found.places[8], [11, 2, 9, 9, 8, 3, ALL, 0]);
+        assert_eq!(found.places[11], [20, 0, 0, 0, 11, 1, ALL, 0]);
         let ends = tiling.places(&chunks, true);
-        assert_eq!(ends.places, [[0, 0, 1, ALL], [1, 1, 1, ALL]]);
+        assert_eq!(ends.places[0], [20, 0, 0, 0, 0, 1, ALL, 0]);
+        assert_eq!(ends.places[1], [13, 2, 11, 1, 1, 1, ALL, 0]);
+        assert_eq!(ends.places.len(), 2);
     }
 
     #[test]
@@ -184,14 +203,19 @@ mod tests {
             .zip(positions)
             .map(|(pages, start)| chunk(&[3], start, pages, true))
             .collect();
-        let always = Tiling::new(2, 64, true).places(&chunks, false);
-        let first = [[0, 0, 3, 1], [3, 0, 3, 1], [2, 0, 3, 1]];
-        assert_eq!(always.places[..3], first);
-        assert_eq!(always.places[3..], [[1, 3, 1, ALL], [4, 4, 1, ALL]]);
-        assert_eq!(always.tiles, [0, 3, 4]);
+        let tiles = |always| {
+            let found = Tiling::new(2, 64, always).places(&chunks, false);
+            let tokens: Vec<u32> = found.places.iter().map(|place| place[3]).collect();
+            let tiles = found.tiles.iter().map(|tile| [tile[1], tile[2]]);
+            (tokens, tiles.collect::<Vec<_>>())
+        };
+        let order = vec![0, 3, 2, 1, 4];
+        assert_eq!(
+            tiles(true),
+            (order.clone(), vec![[3, 1], [1, ALL], [1, ALL]])
+        );
         // With the fork, two of three spans would be computed for each token.
-        let cautious = Tiling::new(2, 64, false).places(&chunks, false);
-        assert_eq!(cautious.places[..2], [[0, 0, 2, 2], [3, 0, 2, 2]]);
-        assert_eq!(cautious.tiles, [0, 2, 3, 4]);
+        let cautious = vec![[2, 2], [1, ALL], [1, ALL], [1, ALL]];
+        assert_eq!(tiles(false), (order, cautious));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::Chunk;
 use super::descriptors::{REQUEST_WORDS, Request};
-use super::places::{PLACE, Places, Tiling};
+use super::places::{PLACE, Places, TILE, Tiling};
 use crate::engine::kv::PAGE_TOKENS;
 
 /// Words of `Pass` in `pass.h`.
@@ -57,14 +57,14 @@ impl Layout {
             true => AttentionAt {
                 tokens: self.ends_at(),
                 places: end_places,
-                tiles: tiles + self.tokens,
+                tiles: tiles + TILE * self.tokens,
                 count: END_TILES_AT,
             },
         }
     }
 
     pub(super) fn tables_at(self) -> usize {
-        self.attention(true).tiles + self.ends
+        self.attention(true).tiles + TILE * self.ends
     }
 
     /// Words in all, with page tables of `pages` pages.
@@ -140,7 +140,8 @@ pub(super) fn write(
         let at = layout.attention(is_ends);
         let places = found.places.as_flattened();
         words[at.places..][..places.len()].copy_from_slice(places);
-        words[at.tiles..][..found.tiles.len()].copy_from_slice(&found.tiles);
+        let tiles = found.tiles.as_flattened();
+        words[at.tiles..][..tiles.len()].copy_from_slice(tiles);
     }
     let tiles = [all.tiles.len(), ends.tiles.len()];
     let counts = [token, end, requests.len(), tiles[0], tiles[1]];
@@ -187,11 +188,14 @@ mod tests {
         assert_eq!(words[20..24], [4, 1, 2, 3]);
         assert_eq!(words[24..28], [4, 1, 2, 3]);
         assert_eq!(words[28..36], [0, 0, 0, 0, 0, 0, 1, 0]);
-        assert_eq!(words[36..44], [0, 0, 2, u32::MAX, 1, 0, 2, u32::MAX]);
-        assert_eq!(words[44..52], [2, 2, 2, u32::MAX, 3, 2, 2, u32::MAX]);
-        assert_eq!(words[52..56], [0, 0, 1, u32::MAX]);
-        assert_eq!(words[56..58], [0, 2]);
-        assert_eq!(words[60..61], [0]);
-        assert_eq!(words[61..], [7, 8, 2]);
+        let all = u32::MAX;
+        assert_eq!(words[36..44], [15, 0, 0, 0, 0, 2, all, 0]);
+        assert_eq!(words[44..52], [16, 0, 1, 1, 0, 2, all, 0]);
+        assert_eq!(words[52..60], [0, 2, 2, 2, 2, 2, all, 0]);
+        assert_eq!(words[60..68], [1, 2, 3, 3, 2, 2, all, 0]);
+        assert_eq!(words[68..76], [1, 2, 3, 0, 0, 1, all, 0]);
+        assert_eq!(words[76..84], [0, 2, all, 0, 2, 2, all, 0]);
+        assert_eq!(words[92..96], [0, 1, all, 0]);
+        assert_eq!(words[96..], [7, 8, 2]);
     }
 }
