@@ -309,8 +309,8 @@ impl<'a> Pass<'a> {
             .u64(blocks);
         let [narrow, middle, wide] = &self.model.kernels.attend;
         let kernel = match spec.head_size {
-            ..=64 => narrow,
-            ..=128 => middle,
+            0..=64 => narrow,
+            65..=128 => middle,
             _ => wide,
         };
         let grid = [self.tiles[usize::from(is_ends)], spec.kv_heads];
