@@ -10,7 +10,7 @@ const HEADER: usize = 8;
 /// Where `Pass` has the number of tokens whose logits are wanted, of tokens to pick, and of tiles.
 pub(super) const ENDS_AT: usize = 1;
 pub(super) const SAMPLES_AT: usize = 2;
-const TILES_AT: usize = 3;
+pub(super) const TILES_AT: usize = 3;
 const END_TILES_AT: usize = 4;
 /// Words of `Token` in `pass.h`.
 const TOKEN: usize = 4;
