@@ -2,8 +2,8 @@
 #include "attention.h"
 
 // The arguments of `attend_…`: grid (tiles, kv_heads). `places` and `tiles` are of the pass's tokens, or of those whose
-// logits are wanted; `whole` and `factors` are those of `rotate_and_store`, by the row of the pass. `attended` is [tokens][heads][head_size]; `blocks`, its quantisation, is there if the head size is
-// a multiple of 32.
+// logits are wanted; `whole` and `factors` are those of `rotate_and_store`, by the row of the pass. `attended` is
+// [tokens][heads][head_size]; `blocks`, its quantisation, is there if the head size is a multiple of 32.
 #define ATTEND_PARAMETERS                                                                                       \
     const Kv kv, const i16 *whole, const float *factors, const u32 *tables, const Place *places,                \
         const Tile *tiles, const u32 *count, u32 group, float *attended, Activations *blocks
@@ -18,6 +18,7 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
     SHARED(float, space, SPACE);
     SHARED(float, scales, MOST_ROWS * SPAN);
     SHARED(float, sums, MOST * FRAGMENT * LANES);
+    SHARED(float, of_queries, MOST * FRAGMENT);
     SHARED(float, max, MOST * FRAGMENT);
     SHARED(float, decay, MOST * FRAGMENT);
     SHARED(float, back, MOST * FRAGMENT);
@@ -32,6 +33,8 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
     u32 used = fragments_of(tile) * FRAGMENT, units = kv.value_stride / LANES, last = last_of(tile);
     for (u32 at = thread; at < used * LANES; at += THREADS) sums[at] = 0.0f;
     if (thread < used) {
+        u32 row = row_of(tile, thread), head = head_of(tile, thread);
+        of_queries[thread] = row < tile.rows ? factors[first_head(kv, tile, row, kv_head) + head] : 0.0f;
         max[thread] = NEGATIVE_INFINITY;
         decay[thread] = 1.0f;
         back[thread] = 0.0f;
@@ -66,9 +69,7 @@ template <u32 COLUMNS> DEVICE void attend(ATTEND_PARAMETERS) {
             u32 query = start + lane / LANES, row = row_of(tile, query);
             bool is_query = row < tile.rows;
             u32 seen = is_query ? seen_of(tile, row, span) : 0;
-            float factor = 0.0f, before = max[query], now = before;
-            if (is_query)
-                factor = factors[(size_t(tile.query_row[row]) * kv.kv_heads + kv_head) * group + head_of(tile, query)];
+            float factor = of_queries[query], before = max[query], now = before;
             Softmax s = scores_of(space + query * SCORES, seen);
             if (seen > 0) now = max_(before, mul_(s.largest, factor));
             float old = decay_of(before, now);

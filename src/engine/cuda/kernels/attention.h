@@ -29,7 +29,8 @@
 // Words from one query's integers to the next, padded likewise: for each 32 columns and each quarter of a warp, the
 // low and the high bytes of eight columns.
 DEVICE u32 query_words(const Kv &kv) { return (kv.key_pairs + 15) / 16 * 16 | 16; }
-#define MOST_QUERY_WORDS (QUERIES * 80) // or FRAGMENT · 144
+// 32 queries of 128 columns, or 16 of 256.
+#define MOST_QUERY_WORDS (QUERIES * 80)
 
 // The queries of a tile: a fragment has whole tokens, and may end with rows that are none.
 struct Queries {
@@ -50,6 +51,10 @@ DEVICE u32 row_of(const Queries &t, u32 query) {
     return in < t.in_fragment ? query / FRAGMENT * t.in_fragment + in : MOST_ROWS;
 }
 DEVICE u32 head_of(const Queries &t, u32 query) { return query % FRAGMENT % t.group; }
+// The row of a token's first query head of a KV head, in [tokens][heads].
+DEVICE size_t first_head(const Kv &kv, const Queries &t, u32 row, u32 kv_head) {
+    return (size_t(t.query_row[row]) * kv.kv_heads + kv_head) * t.group;
+}
 // Positions of a span that a token sees.
 DEVICE u32 seen_of(const Queries &t, u32 row, u32 span) {
     u32 first = span * SPAN, last = t.position[row];
@@ -106,15 +111,12 @@ DEVICE void stage_queries(const Kv &kv, const Queries &tile, const i16 *whole, u
         u32 query = at / parts, part = at % parts, row = row_of(tile, query);
         u32 words[4];
         const i16 *from = whole;
-        if (row < tile.rows)
-            from += ((size_t(tile.query_row[row]) * kv.kv_heads + kv_head) * tile.group + head_of(tile, query)) *
-                    kv.head_size;
+        if (row < tile.rows) from += (first_head(kv, tile, row, kv_head) + head_of(tile, query)) * kv.head_size;
 #pragma unroll
         for (u32 j = 0; j < 4; j++) {
             u32 column = 2 * (part / 4 * 16 + j * 4 + part % 4);
-            words[j] = 0;
-            if (row >= tile.rows || column >= kv.head_size) continue;
-            words[j] = *(const u32 *)(from + column);
+            // The head size is even: the rotary embedding takes pairs of columns.
+            words[j] = row < tile.rows && column < kv.head_size ? *(const u32 *)(from + column) : 0;
         }
         uint4 bytes;
         bytes.x = low_bytes(words[0], words[1]);
@@ -129,9 +131,10 @@ DEVICE void stage_queries(const Kv &kv, const Queries &tile, const i16 *whole, u
 DEVICE i32 joined(i32 high, i32 middle, i32 low) { return i32((u32(high) << 16) + (u32(middle) << 8) + u32(low)); }
 
 // Scores of a part's queries for a span's positions, without the queries' factors: [queries][SCORES]. Scores of
-// positions that a query does not see are any number. MOST: fragments that there may be. A warp has a page, of which lane 4g + n holds tokens 2g and
-// 2g + 1 and a quarter n of the columns.
-template <u32 MOST> DEVICE void span_scores(const Kv &kv, const Part &part, u32 kv_head, const u32 *queries, float *scores) {
+// positions that a query does not see are any number. MOST: fragments that there may be. A warp has a page, of which
+// lane 4g + n holds tokens 2g and 2g + 1 and a quarter n of the columns.
+template <u32 MOST>
+DEVICE void span_scores(const Kv &kv, const Part &part, u32 kv_head, const u32 *queries, float *scores) {
     u32 place = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, n = lane % 4, stride = query_words(kv);
     if (place * LANES >= part.visible) return;
     u32 visible = part.visible - place * LANES;

@@ -57,7 +57,7 @@ KERNEL(attend_scores, const Kv kv, const i16 *whole, const float *factors, const
         Span to = span_of(kv, group, room, tile.out_row[row], kv_head, gridDim.z, span);
 #pragma unroll
         for (u32 page = 0; page < SPAN_PAGES; page++) to.scores[head * SPAN + page * LANES + lane] = s.score[page];
-        float factor = factors[(size_t(tile.query_row[row]) * kv.kv_heads + kv_head) * group + head];
+        float factor = factors[first_head(kv, tile, row, kv_head) + head];
         if (lane == 0) to.max[head] = mul_(s.largest, factor);
     }
 }
@@ -86,7 +86,7 @@ KERNEL(attend_values, const Kv kv, const float *factors, const u32 *tables, cons
         float factor = 0.0f, before = NEGATIVE_INFINITY, now = before;
         Softmax s = {};
         if (is_query) {
-            factor = factors[(size_t(tile.query_row[row]) * kv.kv_heads + kv_head) * group + head];
+            factor = factors[first_head(kv, tile, row, kv_head) + head];
             Span from = span_of(kv, group, room, tile.out_row[row], kv_head, gridDim.z, span);
             now = from.max[head];
 #pragma unroll
