@@ -24,7 +24,9 @@ EFFICIENCY = 0.8  # of the bandwidth
 NODE = 1.8e-6  # seconds: a kernel of a graph that does nothing
 HOST = 30e-6  # seconds between passes
 BARRIER, SHUFFLE, DIVIDE, STEP, L1 = 30, 25, 100, 4, 35  # cycles; STEP: a dependent fused multiply-add
+MMA = 33  # cycles of a matrix product of a warp that waits for another; a tensor core starts one every 8
 REGISTERS = 65536
+FEWEST_SPANS = 9  # as in src/engine/model/cuda/split.rs
 
 # layers, hidden, heads, KV heads, head size, feed-forward, vocabulary, weights: bits of layers, bits of the head
 MODELS = {
@@ -83,32 +85,35 @@ class Card:
         return self.launch(groups / parts * across, parts * path, read, weights * across * (0.4 + 0.6 * tile), 96, 8.4 if tile == 1 else 34)
 
     def attend(self, heads, kv_heads, size, tokens, context, read):
-        group = heads / kv_heads
-        passes, columns = math.ceil(group / 4), math.ceil(size / 64)
-        together = min(group, 4)
-        scores = self.memory + passes * size / 4 * (5 + 7 * together) + SHUFFLE
-        weights = self.memory + 7 * SHUFFLE + DIVIDE
-        softmax = math.ceil(group / 4) * 500
-        values = passes * columns * 4 * (self.memory + 4 * (1 + 7 * together) + 30 * together)
-        span = scores + weights + softmax + values + 3 * BARRIER
-        path = math.ceil(context / 64) * span + 600
-        # Integer products of 4 heads of 128 threads: about 7 instructions for two multiply-adds.
-        instructions = tokens * heads * context * size * 2 * 4
-        spans = math.ceil(context / 64)
+        """Of decode passes, whose tokens share no prefix. Keys and values of the next span are prefetched to L2."""
+        group, spans = heads / kv_heads, math.ceil(context / 64)
+        steps, units, rounds = math.ceil(size / 32), math.ceil(size / 64), math.ceil(group / 8)
+        fetch = 3 * self.l2 + 100 + 2 * BARRIER  # tile, tokens, queries
+        scores = self.l2 + steps * 2 * MMA + 60
+        softmax = rounds * (8 * SHUFFLE + DIVIDE + 200)
+        values = 2 * MMA + 60 + units * 4 * 50  # loaded during the softmax
+        span = scores + softmax + values + 3 * BARRIER
+        path = fetch + self.memory + spans * span + 600
+        # A warp's instructions for a page: those of scores, a quarter of the softmax, and those of values.
+        warp = 40 * steps + 25 + (rounds * 130) + 2 * units * 75
+        instructions = tokens * kv_heads * spans * 4 * warp * 32
+        registers, shared = (142, 23) if size <= 64 else (158, 27)
+        together = self.launch(tokens * kv_heads, path, read, instructions, registers, shared)
         if not self.splits(kv_heads, tokens, context):
-            return self.launch(tokens * kv_heads, path, read, instructions, 56, 31.4)
+            return together
         # Scores and values of all spans side by side, each with half of what is read; then a join, for each span a
-        # decay and four steps, whose loads do not depend on one another.
-        blocks, begin = tokens * kv_heads * spans, 2 * self.memory + 2 * BARRIER
+        # decay and four steps, of which four are loaded at a time.
+        blocks, begin = tokens * kv_heads * spans, fetch + self.memory
         return (
-            self.launch(blocks, begin + scores + weights, read / 2, instructions / 2, 37, 8)
-            + self.launch(blocks, begin + softmax + values, read / 2, instructions / 2, 48, 2)
-            + self.launch(tokens * kv_heads, self.memory + self.l2 + spans * (100 + 4 * STEP) + 600, 0, 0, 48, 17)
+            self.launch(blocks, begin + scores + rounds * 4 * SHUFFLE + BARRIER, read / 2, instructions / 3, 94, 21)
+            + self.launch(blocks, begin + self.l2 + softmax + self.l2 + values, read / 2, instructions * 2 / 3, 74, 11)
+            + self.launch(tokens * heads, 2 * self.l2 + spans * (self.l2 / 4 + 6 * STEP) + 300, 0, 0, 122, 1, 256)
         )
 
     def splits(self, kv_heads, tokens, context):
         """As `Split::of` in src/engine/model/cuda/split.rs."""
-        return math.ceil(context / 64) >= 3 and 2 * tokens * kv_heads <= self.sms
+        blocks, spans = tokens * kv_heads, math.ceil(context / 64)
+        return spans >= FEWEST_SPANS and (2 * blocks <= self.sms or spans >= 2 * FEWEST_SPANS and 3 * blocks <= 2 * self.sms)
 
 
 def pass_of(model, tokens, context, card=None):

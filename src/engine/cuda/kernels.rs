@@ -41,7 +41,8 @@ pub(crate) struct ForwardKernels {
     pub(crate) swiglu: ByTokens,
     pub(crate) rotate_and_store: Kernel,
     pub(crate) keep_rows: Kernel,
-    pub(crate) attend: Kernel,
+    /// For heads of up to 64, 128 and 256 columns.
+    pub(crate) attend: [Kernel; 3],
     /// The same in three launches: scores, values, and their join.
     pub(crate) attend_split: [Kernel; 3],
     pub(crate) quantise_rows: Kernel,
@@ -67,7 +68,11 @@ impl ForwardKernels {
             swiglu: ByTokens::get(&kernels, "swiglu", has_mma)?,
             rotate_and_store: kernels.get("rotate_and_store")?,
             keep_rows: kernels.get("keep_rows")?,
-            attend: kernels.get("attend")?,
+            attend: [
+                kernels.get("attend_64")?,
+                kernels.get("attend_128")?,
+                kernels.get("attend_256")?,
+            ],
             attend_split: [
                 kernels.get("attend_scores")?,
                 kernels.get("attend_values")?,

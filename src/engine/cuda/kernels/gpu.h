@@ -34,15 +34,56 @@ DEVICE i32 dot4_us(u32 w, i32 a, i32 c) {
     return d;
 }
 
+// Bytes 0 and 2 of two words, and bytes 1 and 3.
+DEVICE u32 low_bytes(u32 a, u32 b) {
+    u32 d;
+    asm("prmt.b32 %0, %1, %2, 0x6420;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+DEVICE u32 high_bytes(u32 a, u32 b) {
+    u32 d;
+    asm("prmt.b32 %0, %1, %2, 0x7531;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
+// mma_XY: d[16×8] += a[16×32] · b[32×8], bytes with a sign (s8) or without (u8). Fragments as in the PTX ISA,
+// m16n8k32. half_XY: the same with 16 instead of 32, m16n8k16: the first two registers of a, the first of b.
 #if __CUDA_ARCH__ >= 800
 #define HAS_MMA 1
-// d[16×8] += a[16×32] · b[32×8], a unsigned and b signed bytes. Fragments as in the PTX ISA, m16n8k32.
-DEVICE void mma_u8s8(i32 *d, const u32 *a, const u32 *b) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
+#define MMA(A, B)                                                                                               \
+    DEVICE void mma_##A##B(i32 *d, const u32 *a, const u32 *b) {                                                \
+        asm("mma.sync.aligned.m16n8k32.row.col.s32." #A "." #B ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "   \
+            "{%0,%1,%2,%3};"                                                                                    \
+            : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                                    \
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                                \
+    }                                                                                                           \
+    DEVICE void half_##A##B(i32 *d, const u32 *a, const u32 *b) {                                               \
+        asm("mma.sync.aligned.m16n8k16.row.col.s32." #A "." #B ".s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "            \
+            "{%0,%1,%2,%3};"                                                                                    \
+            : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                                    \
+            : "r"(a[0]), "r"(a[1]), "r"(b[0]));                                                                 \
+    }
+#else
+// Turing has a quarter of it, m8n8k16, with the same fragments.
+#define MMA(A, B)                                                                                               \
+    DEVICE void quarter_##A##B(i32 *d, u32 a, u32 b) {                                                          \
+        asm("mma.sync.aligned.m8n8k16.row.col.s32." #A "." #B ".s32 {%0,%1}, {%2}, {%3}, {%0,%1};"              \
+            : "+r"(d[0]), "+r"(d[1])                                                                            \
+            : "r"(a), "r"(b));                                                                                  \
+    }                                                                                                           \
+    DEVICE void half_##A##B(i32 *d, const u32 *a, const u32 *b) {                                               \
+        quarter_##A##B(d, a[0], b[0]);                                                                          \
+        quarter_##A##B(d + 2, a[1], b[0]);                                                                      \
+    }                                                                                                           \
+    DEVICE void mma_##A##B(i32 *d, const u32 *a, const u32 *b) {                                                \
+        half_##A##B(d, a, b);                                                                                   \
+        half_##A##B(d, a + 2, b + 1);                                                                           \
+    }
 #endif
+MMA(s8, s8)
+MMA(s8, u8)
+MMA(u8, s8)
+MMA(u8, u8)
 
 DEVICE float fma_(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DEVICE float mul_(float a, float b) { return __fmul_rn(a, b); }
@@ -82,8 +123,24 @@ DEVICE uint4 ld_stream(const uint4 *p) {
     return v;
 }
 
+// Brings a line of 128 bytes to the L2 cache.
+DEVICE void prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" : : "l"(p)); }
+
 #else
 #include "simt.h"
+DEVICE void prefetch(const void *) {}
 #define HAS_MMA 1
 #define warp_any any
+DEVICE u32 low_bytes(u32 a, u32 b) {
+    return (a & 0xff) | (a >> 16 & 0xff) << 8 | (b & 0xff) << 16 | (b >> 16 & 0xff) << 24;
+}
+DEVICE u32 high_bytes(u32 a, u32 b) { return low_bytes(a >> 8, b >> 8); }
+DEVICE void half_u8s8(i32 *d, const u32 *a, const u32 *b) {
+    const u32 whole_a[4] = {a[0], a[1], 0, 0}, whole_b[2] = {b[0], 0};
+    mma_u8s8(d, whole_a, whole_b);
+}
+DEVICE void half_u8u8(i32 *d, const u32 *a, const u32 *b) {
+    const u32 whole_a[4] = {a[0], a[1], 0, 0}, whole_b[2] = {b[0], 0};
+    mma_u8u8(d, whole_a, whole_b);
+}
 #endif

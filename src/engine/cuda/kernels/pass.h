@@ -7,7 +7,8 @@ struct Pass {
     u32 tokens;  // of the pass
     u32 ends;    // tokens whose logits are wanted
     u32 samples; // tokens to pick
-    u32 unused;
+    u32 tiles, end_tiles; // of attention: of all tokens, and of those whose logits are wanted
+    u32 unused[3];
 };
 
 // A token of the pass.
@@ -16,6 +17,20 @@ struct Token {
     u32 position;
     u32 table; // offset of its sequence's page table
     u32 row;   // row of the pass: of the last layer's queries, whose rows are moved together
+};
+
+// Attention's tokens in the order of their tiles. A tile is some that follow one another: the spans of 64 positions
+// that they see in the same pages are read once for all of them.
+struct Tile {
+    u32 first;  // place
+    u32 rows;   // places
+    u32 shared; // spans from the start that are in the same pages
+    u32 unused;
+};
+struct Place {
+    u32 position, table, row; // as `Token` has them
+    u32 token;                // index in the pass's tokens, or in those whose logits are wanted
+    Tile tile;
 };
 
 // Shape of the keys and values of a layer, and where they are: `KvMemory` of crates/kernels.

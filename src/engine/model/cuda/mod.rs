@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod pass;
+mod places;
 mod repack;
 mod scratch;
 mod split;
@@ -38,8 +39,9 @@ use crate::units::Bytes;
 
 use descriptors::Request;
 use pass::{Pass, Rows};
+use places::Tiling;
 use scratch::{Scratch, Sizes};
-use split::{Room, Split};
+use split::{FEWEST_SPANS, Room, Split};
 use timing::Timing;
 use weights::GpuWeights;
 
@@ -50,7 +52,7 @@ const GRAPH_ROWS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 const PASS_TOKENS: usize = 2048;
 /// Rows of logits that there is room for at the start.
 const FIRST_ENDS: usize = 64;
-/// Most heads to a KV head, and most columns of a head, of `attention.cu`.
+/// Most heads to a KV head, and most columns of a head, of `attention.h`.
 const MOST_GROUP: usize = 16;
 const MOST_HEAD: usize = 256;
 
@@ -115,6 +117,9 @@ pub(super) struct CudaModel {
     /// Whether attention may be split, which takes memory.
     splits: bool,
     timing: RefCell<Timing>,
+    multiprocessors: usize,
+    /// Contexts of fewer spans take one launch.
+    fewest_spans: usize,
     /// Sequences opened so far: a slot is just a number.
     opened: usize,
     gpu: Arc<Gpu>,
@@ -214,6 +219,8 @@ impl CudaModel {
             first_sizes,
             graphs,
             splits: true,
+            multiprocessors: gpu.multiprocessors() as usize,
+            fewest_spans: FEWEST_SPANS,
             timing: RefCell::default(),
             opened: 0,
             decoder,
@@ -275,9 +282,6 @@ impl CudaModel {
             timing.begin(&self.gpu, by_kernel.is_some())?;
         }
         let sampled = !requests.is_empty();
-        let words = upload::write(&mut scratch.staged, scratch.layout, chunks, requests);
-        self.gpu
-            .upload_async(&scratch.upload, &scratch.staged, words)?;
         let padded = GRAPH_ROWS.into_iter().find(|most| rows.tokens <= *most);
         let padded = padded.filter(|rows| *rows <= scratch.sizes.tokens.min(scratch.sizes.ends));
         let graph = (padded.filter(|_| self.graphs && sampled && is_decode)).map(|rows| Rows {
@@ -286,8 +290,17 @@ impl CudaModel {
         });
         let rows = graph.unwrap_or(rows);
         let split = self.split(scratch, chunks, rows.tokens)?;
+        let tiling = self.tiling(rows, split.is_some());
+        let written = upload::write(&mut scratch.staged, rows.layout(), chunks, requests, tiling);
+        self.gpu
+            .upload_async(&scratch.upload, &scratch.staged, written.words)?;
+        // A graph has the launches for any tiles.
+        let tiles = match graph.is_some() {
+            true => [rows.tokens, rows.ends],
+            false => written.tiles,
+        };
         let queue = |scratch: &Scratch| {
-            let pass = Pass::new(self, scratch, rows, split, by_kernel);
+            let pass = Pass::new(self, scratch, rows, split, tiles, by_kernel);
             pass.queue()?;
             match sampled {
                 true => pass.queue_sampling(),
@@ -331,6 +344,16 @@ impl CudaModel {
         }
     }
 
+    /// How the attention of a pass is tiled. Sequences that share spans save nothing but reads of the L2 cache: if
+    /// the card is not busy, the time of a block matters more, unless the spans are computed apart.
+    fn tiling(&self, rows: Rows, is_split: bool) -> Tiling {
+        let spec = &self.decoder.spec;
+        let blocks = rows.tokens * spec.kv_heads;
+        let busy = blocks >= 2 * self.multiprocessors;
+        let group = spec.heads / spec.kv_heads;
+        Tiling::new(group, spec.head_size, busy || is_split)
+    }
+
     /// How the attention of a pass is split, with room for it.
     fn split(
         &self,
@@ -340,8 +363,9 @@ impl CudaModel {
     ) -> Result<Option<Split>, GpuError> {
         let spec = &self.decoder.spec;
         let (shape, group) = (self.kv_shape, spec.heads / spec.kv_heads);
+        let (multiprocessors, fewest) = (self.multiprocessors, self.fewest_spans);
         let split = match self.splits {
-            true => Split::of(chunks, rows, shape, group, self.gpu.multiprocessors()),
+            true => Split::of(chunks, rows, shape, group, multiprocessors, fewest),
             false => None,
         };
         if let Some(split) = split
@@ -523,16 +547,14 @@ impl Model for CudaModel {
             return Err(Error::flow("a pass runs already"));
         };
         let rows = Rows { tokens: 0, ends: 1 };
-        let words = upload::write(
-            &mut scratch.staged,
-            scratch.layout,
-            &[],
-            &[Request::new(row, sampling)],
-        );
+        let request = Request::new(row, sampling);
+        let layout = rows.layout();
+        let tiling = self.tiling(rows, false);
+        let words = upload::write(&mut scratch.staged, layout, &[], &[request], tiling).words;
         let done = self
             .gpu
             .upload_async(&scratch.upload, &scratch.staged, words)
-            .and_then(|()| Pass::new(self, &scratch, rows, None, None).queue_sampling())
+            .and_then(|()| Pass::new(self, &scratch, rows, None, [0; 2], None).queue_sampling())
             .and_then(|()| (self.gpu).download_async(&scratch.sampled, &mut scratch.picked, 1))
             .and_then(|()| self.gpu.synchronize());
         let picked = done.map(|()| scratch.picked[0]);

@@ -30,6 +30,13 @@ pub(super) struct Rows {
     pub(super) ends: usize,
 }
 
+impl Rows {
+    /// Of the upload.
+    pub(super) fn layout(self) -> Layout {
+        Layout::new(self.tokens, self.ends)
+    }
+}
+
 /// What the kernels read a row count from.
 #[derive(Clone, Copy)]
 struct Count {
@@ -44,6 +51,8 @@ pub(super) struct Pass<'a> {
     layout: Layout,
     rows: Rows,
     split: Option<Split>,
+    /// Tiles of the attention of all tokens, and of those whose logits are wanted, at most.
+    tiles: [usize; 2],
     timer: Timer<'a>,
 }
 
@@ -53,14 +62,16 @@ impl<'a> Pass<'a> {
         scratch: &'a Scratch,
         rows: Rows,
         split: Option<Split>,
+        tiles: [usize; 2],
         timer: Timer<'a>,
     ) -> Self {
         Self {
             model,
             scratch,
-            layout: scratch.layout,
+            layout: rows.layout(),
             rows,
             split,
+            tiles,
             timer,
         }
     }
@@ -287,25 +298,15 @@ impl<'a> Pass<'a> {
 
     fn attend(&self, index: usize, count: Count) -> Result<(), GpuError> {
         let (scratch, spec) = (self.scratch, &self.model.decoder.spec);
-        let tokens_at = match count.address == self.all().address {
-            true => self.layout.tokens_at(),
-            false => self.layout.ends_at(),
-        };
         // A head's columns are whole blocks of the next product's input, or a further launch
         // quantises whole rows.
         let fused = spec.head_size.is_multiple_of(BLOCK);
         let width = spec.heads * spec.head_size;
         let blocks = if fused { scratch.blocks.address(0) } else { 0 };
+        let is_ends = count.address != self.all().address;
         match self.split {
-            None => {
-                let arguments = self
-                    .queries(index, tokens_at, count)
-                    .buffer(&scratch.attended)
-                    .u64(blocks);
-                let grid = [count.rows, spec.kv_heads];
-                self.launch(&self.model.kernels.attend, grid, THREADS, arguments)?;
-            }
-            Some(split) => self.attend_split(split, index, tokens_at, count, blocks)?,
+            None => self.attend_tiles(index, is_ends, blocks)?,
+            Some(split) => self.attend_split(split, index, is_ends, count, blocks)?,
         }
         if fused || !width.is_multiple_of(BLOCK) {
             return Ok(());
@@ -319,17 +320,29 @@ impl<'a> Pass<'a> {
         self.launch(kernel, [count.rows, 1], ROW_THREADS, arguments)
     }
 
-    /// The first arguments of `attend` and `attend_scores`.
-    fn queries(&self, index: usize, tokens_at: usize, count: Count) -> Arguments {
+    /// Attention in one launch.
+    fn attend_tiles(&self, index: usize, is_ends: bool, blocks: u64) -> Result<(), GpuError> {
         let (scratch, spec) = (self.scratch, &self.model.decoder.spec);
-        Arguments::new()
+        let at = self.layout.attention(is_ends);
+        let arguments = Arguments::new()
             .value(self.kv(index))
             .buffer(&scratch.whole)
             .buffer(&scratch.factors)
-            .buffer_at(&scratch.upload, tokens_at)
             .buffer_at(&scratch.upload, self.layout.tables_at())
-            .u64(count.address)
+            .buffer_at(&scratch.upload, at.places)
+            .buffer_at(&scratch.upload, at.tiles)
+            .buffer_at(&scratch.upload, at.count)
             .u32((spec.heads / spec.kv_heads) as u32)
+            .buffer(&scratch.attended)
+            .u64(blocks);
+        let [narrow, middle, wide] = &self.model.kernels.attend;
+        let kernel = match spec.head_size {
+            0..=64 => narrow,
+            65..=128 => middle,
+            _ => wide,
+        };
+        let grid = [self.tiles[usize::from(is_ends)], spec.kv_heads];
+        self.launch(kernel, grid, THREADS, arguments)
     }
 
     /// Attention in three launches: scores, values, and their join.
@@ -337,43 +350,42 @@ impl<'a> Pass<'a> {
         &self,
         split: Split,
         index: usize,
-        tokens_at: usize,
+        is_ends: bool,
         count: Count,
         blocks: u64,
     ) -> Result<(), GpuError> {
         let (scratch, spec) = (self.scratch, &self.model.decoder.spec);
+        let at = self.layout.attention(is_ends);
         let [scores, values, join] = &self.model.kernels.attend_split;
         let (rows, heads, spans) = (count.rows as u32, spec.kv_heads as u32, split.spans as u32);
         let group = (spec.heads / spec.kv_heads) as u32;
         let room = &scratch.room.buffer;
-        let launch = |kernel, z, mut arguments: Arguments| {
+        let launch = |kernel, z, threads, mut arguments: Arguments| {
             let grid = [rows, heads, z];
-            self.gpu().launch(kernel, grid, THREADS, &mut arguments)
+            self.gpu().launch(kernel, grid, threads, &mut arguments)
         };
-        launch(
-            scores,
-            spans,
-            self.queries(index, tokens_at, count).buffer(room),
-        )?;
-        let arguments = Arguments::new()
-            .value(self.kv(index))
-            .buffer(&scratch.factors)
-            .buffer_at(&scratch.upload, tokens_at)
-            .buffer_at(&scratch.upload, self.layout.tables_at())
-            .u64(count.address)
-            .u32(group)
-            .buffer(room);
-        launch(values, spans, arguments)?;
-        let arguments = Arguments::new()
-            .value(self.kv(index))
-            .buffer_at(&scratch.upload, tokens_at)
+        // What the first two read of the upload.
+        let of_rows = |arguments: Arguments| {
+            arguments
+                .buffer(&scratch.factors)
+                .buffer_at(&scratch.upload, self.layout.tables_at())
+                .buffer_at(&scratch.upload, at.places)
+                .u64(count.address)
+                .u32(group)
+                .buffer(room)
+        };
+        let kv = || Arguments::new().value(self.kv(index));
+        launch(scores, spans, THREADS, of_rows(kv().buffer(&scratch.whole)))?;
+        launch(values, spans, THREADS, of_rows(kv()))?;
+        let arguments = kv()
+            .buffer_at(&scratch.upload, at.tokens)
             .u64(count.address)
             .u32(group)
             .u32(spans)
             .buffer(room)
             .buffer(&scratch.attended)
             .u64(blocks);
-        launch(join, 1, arguments)
+        launch(join, group, ROW_THREADS, arguments)
     }
 
     /// Products of one input with up to three matrices, plus their biases. `values` is the input,

@@ -83,7 +83,6 @@ impl Lengths {
 }
 
 pub(super) struct Scratch {
-    pub(super) layout: Layout,
     pub(super) sizes: Sizes,
     pub(super) staged: Pinned<u32>,
     pub(super) upload: Buffer<u32>,
@@ -114,7 +113,6 @@ impl Scratch {
         let lengths = Lengths::new(sizes, spec);
         let numbers = |length: usize| gpu.allocate::<f32>(length);
         Ok(Self {
-            layout: Layout::new(sizes.tokens, sizes.ends),
             sizes,
             staged: gpu.pinned(lengths.words)?,
             upload: gpu.allocate(lengths.words)?,

@@ -5,13 +5,12 @@ use super::super::Chunk;
 use crate::engine::cuda::driver::{Buffer, Gpu, GpuError};
 use crate::engine::kernels::{KvShape, SPAN};
 
-/// As in `attention.cu`.
+/// As in `attention.h`.
 const LANES: usize = 16;
-const MOST_HEADS: usize = 16;
 const SPAN_PAGES: usize = 4;
 
-/// Contexts of fewer spans take one launch: two more cost more than they save.
-const FEWEST_SPANS: usize = 3;
+/// Contexts of fewer spans take one launch: two more cost more than they save, by `scripts/gpu_model.py`.
+pub(super) const FEWEST_SPANS: usize = 9;
 
 /// Bytes that the launches may hand over; longer contexts take one launch.
 const MOST_BYTES: usize = 256 << 20;
@@ -24,31 +23,37 @@ pub(super) struct Split {
 }
 
 impl Split {
-    /// How to split a pass of `rows` rows (with padding), if it should be split: only decode passes that
-    /// leave most of the card's multiprocessors idle.
+    /// How to split a pass of `rows` rows (with padding), if it should be split: only decode passes whose blocks leave
+    /// half of the multiprocessors idle, of at least `fewest` spans, or a third, of twice as many.
     pub(super) fn of(
         chunks: &[Chunk<'_>],
         rows: usize,
         shape: KvShape,
         group: usize,
-        multiprocessors: u32,
+        multiprocessors: usize,
+        fewest: usize,
     ) -> Option<Self> {
         let decodes = chunks.iter().all(|chunk| chunk.tokens.len() == 1);
         let longest = chunks.iter().map(|chunk| chunk.start + 1).max()?;
         let spans = longest.div_ceil(SPAN);
-        let idle = 2 * rows * shape.kv_heads <= multiprocessors as usize;
+        let blocks = rows * shape.kv_heads;
+        let fewest = match multiprocessors {
+            all if 2 * blocks <= all => fewest,
+            all if 3 * blocks <= 2 * all => 2 * fewest,
+            _ => return None,
+        };
         let split = Self {
             spans: spans.next_power_of_two(),
         };
         let fits = rows * split.floats(shape, group) * size_of::<f32>() <= MOST_BYTES;
-        (decodes && idle && fits && spans >= FEWEST_SPANS).then_some(split)
+        (decodes && fits && spans >= fewest).then_some(split)
     }
 
-    /// Floats that the launches hand over for a token: `span_of` in `attention.cu`.
+    /// Floats that the launches hand over for a token: `span_of` in `split.cu`.
     fn floats(self, shape: KvShape, group: usize) -> usize {
         let columns = shape.layout().value_stride;
         let heads = group * (SPAN + LANES + SPAN_PAGES * columns);
-        self.spans * shape.kv_heads * (heads + SPAN + LANES + MOST_HEADS)
+        self.spans * shape.kv_heads * (heads + 3 * LANES)
     }
 }
 
@@ -105,12 +110,14 @@ mod tests {
                 start,
                 logits: true,
             };
-            Split::of(&[chunk], rows, shape, 3, 132)
+            Split::of(&[chunk], rows, shape, 3, 132, 3)
         };
         assert_eq!(split(127, &[1], 1), None, "two spans");
         assert_eq!(split(128, &[1], 1), Some(Split { spans: 4 }));
         assert_eq!(split(300, &[1], 22), Some(Split { spans: 8 }));
-        assert_eq!(split(300, &[1], 23), None, "busy");
+        assert_eq!(split(300, &[1], 23), None, "busy, and not long");
+        assert_eq!(split(320, &[1], 29), Some(Split { spans: 8 }));
+        assert_eq!(split(320, &[1], 30), None, "busier");
         assert_eq!(split(300, &[1, 2], 1), None, "a prompt");
         assert_eq!(split(1 << 24, &[1], 1), None, "too much to hand over");
     }
