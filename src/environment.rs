@@ -79,13 +79,8 @@ pub fn cpu_features() -> Vec<String> {
 /// Physical memory in bytes.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    // The kernel sets the unit.
-    #[allow(
-        clippy::unnecessary_cast,
-        reason = "the types of the fields differ between platforms"
-    )]
-    let bytes = info.totalram as u64 * u64::from(info.mem_unit);
-    bytes
+    // The kernel sets the unit. The number is as wide as a pointer.
+    info.totalram as u64 * u64::from(info.mem_unit)
 }
 
 /// Mean number of runnable processes over the last minute; `None` if unknown.

@@ -207,10 +207,6 @@ fn one_sample() -> usize {
     1
 }
 
-#[allow(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes fields by reference"
-)]
 fn is_one(samples: &usize) -> bool {
     *samples == 1
 }

@@ -2,7 +2,11 @@
 //!
 //! Most start `flowbench` in a folder made for the test, on the scripted engine or against a server that the
 //! test plays. `cargo test --test it NAME` runs the tests whose path (`remote::…`) contains NAME.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that fails may say so in any way"
+)]
 
 mod bad_input;
 mod bench_engine;

@@ -98,6 +98,28 @@ impl Decoder {
             spec,
         }
     }
+
+    /// [`Self::pre_norm`] from a GGUF file of a family that rotates whole heads.
+    ///
+    /// # Errors
+    /// Exit code 3 if sizes are missing or not supported.
+    fn whole_heads_of_gguf(file: &GgufFile) -> Result<Self> {
+        let spec = file.spec()?;
+        whole_heads_are_rotated(file, &spec)?;
+        values_are_as_long_as_keys(file, &spec)?;
+        let rope = Rope::of_gguf(file, &spec)?;
+        Ok(Self::pre_norm(spec, rope, file.output_is_tied()))
+    }
+
+    /// Like [`Self::whole_heads_of_gguf`], from a folder, of which any other rotation is refused before.
+    ///
+    /// # Errors
+    /// As [`Self::whole_heads_of_gguf`].
+    fn whole_heads_of_folder(folder: &SafetensorsFolder) -> Result<Self> {
+        let spec = folder.spec()?;
+        let rope = Rope::of_folder(folder, &spec)?;
+        Ok(Self::pre_norm(spec, rope, folder.output_is_tied()))
+    }
 }
 
 /// Models that one file of this folder describes.

@@ -1,36 +1,15 @@
 //! Qwen 2 and 2.5: queries, keys and values have biases.
 
-use super::{
-    Attention, Decoder, Family, Presence, Rope, values_are_as_long_as_keys, whole_heads_are_rotated,
-};
-use crate::engine::load::gguf::GgufFile;
-use crate::engine::load::safetensors::SafetensorsFolder;
-use crate::engine::model_spec::ModelSpec;
-use crate::error::Result;
+use super::{Attention, Decoder, Family, Presence};
 
 pub(crate) const FAMILY: Family = Family {
     name: "qwen2",
     model_types: &["qwen2"],
-    from_gguf,
-    from_folder,
+    from_gguf: |file| Decoder::whole_heads_of_gguf(file).map(with_biases),
+    from_folder: |folder| Decoder::whole_heads_of_folder(folder).map(with_biases),
 };
 
-fn from_gguf(file: &GgufFile) -> Result<Decoder> {
-    let spec = file.spec()?;
-    whole_heads_are_rotated(file, &spec)?;
-    values_are_as_long_as_keys(file, &spec)?;
-    let rope = Rope::of_gguf(file, &spec)?;
-    Ok(described(spec, rope, file.output_is_tied()))
-}
-
-fn from_folder(folder: &SafetensorsFolder) -> Result<Decoder> {
-    let spec = folder.spec()?;
-    let rope = Rope::of_folder(folder, &spec)?;
-    Ok(described(spec, rope, folder.output_is_tied()))
-}
-
-fn described(spec: ModelSpec, rope: Rope, tied: bool) -> Decoder {
-    let decoder = Decoder::pre_norm(spec, rope, tied);
+fn with_biases(decoder: Decoder) -> Decoder {
     Decoder {
         attention: Attention {
             bias: Presence::Required,

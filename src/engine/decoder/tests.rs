@@ -1,7 +1,5 @@
 //! Descriptions of tiny models against the tensors that these are made of.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 
 use candle_core::quantized::GgmlDType;

@@ -229,11 +229,11 @@ impl GgufFile {
         most.map_or_else(|| "no weights".to_owned(), |(name, _)| name)
     }
 
-    /// Copies a tensor to the device without converting its type.
+    /// Copies a tensor without converting its type.
     ///
     /// # Errors
-    /// If there is no such tensor, its type is not supported, or the device has too little memory.
-    pub(crate) fn tensor(&self, name: &str, device: &Device) -> Result<QTensor> {
+    /// If there is no such tensor, its type is not supported, or memory is short.
+    pub(crate) fn tensor(&self, name: &str) -> Result<QTensor> {
         let Some((dtype, shape, bytes)) = self.stored(name) else {
             return Err(match self.shape(name) {
                 Some(_) => self.unsupported(name),
@@ -251,12 +251,15 @@ impl GgufFile {
             )
         })?;
         let bytes = bytes.to_vec();
-        qtensor_from_ggml(dtype, &bytes, shape.to_vec(), device).or_exit(Exit::Preflight, || {
-            format!(
-                "failed to read tensor `{name}` of `{}`",
-                self.path.display()
-            )
-        })
+        qtensor_from_ggml(dtype, &bytes, shape.to_vec(), &Device::Cpu).or_exit(
+            Exit::Preflight,
+            || {
+                format!(
+                    "failed to read tensor `{name}` of `{}`",
+                    self.path.display()
+                )
+            },
+        )
     }
 
     /// A tensor's type, shape (outermost dimension first) and bytes in the mapped file. `None` if

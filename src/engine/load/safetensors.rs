@@ -83,11 +83,11 @@ impl SafetensorsFolder {
             .map_or("no weights", |(dtype, _)| dtype)
     }
 
-    /// Copies a tensor to the device; `None` if there is no such tensor.
+    /// Copies a tensor; `None` if there is no such tensor.
     ///
     /// # Errors
-    /// If its type is not f32, f16 or bf16, or the device has too little memory.
-    pub(crate) fn tensor(&self, name: &str, device: &Device) -> Result<Option<Tensor>> {
+    /// If its type is not f32, f16 or bf16, or it cannot be read.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
         let Some((dtype, _)) = self.weights.tensors.get(name) else {
             return Ok(None);
         };
@@ -97,7 +97,7 @@ impl SafetensorsFolder {
         let Some(file) = self.weights.file_of(name) else {
             return Ok(None);
         };
-        file.load(name, device)
+        file.load(name, &Device::Cpu)
             .map(Some)
             .or_exit(Exit::Preflight, || {
                 format!(

@@ -1,7 +1,5 @@
 //! The local engine on the default model: the same tokens in any batch, and counts that add up.
 
-#![allow(clippy::unwrap_used)]
-
 mod candle;
 mod flows;
 mod limits;

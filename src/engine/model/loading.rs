@@ -3,8 +3,6 @@
 #[cfg(test)]
 use std::path::Path;
 
-use candle_core::Device as CandleDevice;
-
 use super::{
     Limits, Loaded, Model, Opened, Source, candle, cuda, generic, native, support, weights,
 };
@@ -16,9 +14,6 @@ use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::engine::memory;
 use crate::error::{Error, Result};
 use crate::units::Bytes;
-
-/// Candle runs on the CPU only: there it is the reference, and what candle-transformers alone knows.
-const CPU: &CandleDevice = &CandleDevice::Cpu;
 
 /// Loads a GGUF file or a safetensors folder to the CPU, without limits on the length of sequences.
 #[cfg(test)]
@@ -153,9 +148,9 @@ fn load_gguf(file: &GgufFile, backend: Backend, limits: &Limits) -> Result<Box<d
     memory::check_weights(file.path(), weights::of_gguf(file, backend))?;
     Ok(match backend {
         Backend::Native => Box::new(native::NativeModel::from_gguf(file)?),
-        Backend::Generic => Box::new(generic::GenericModel::from_gguf(file, CPU, limits)?),
+        Backend::Generic => Box::new(generic::GenericModel::from_gguf(file, limits)?),
         Backend::Candle | Backend::Auto | Backend::Cuda => {
-            Box::new(candle::CandleModel::from_gguf(file, CPU)?)
+            Box::new(candle::CandleModel::from_gguf(file)?)
         }
     })
 }
@@ -168,9 +163,7 @@ fn load_folder(folder: &SafetensorsFolder, backend: Backend) -> Result<Box<dyn M
         }
         Backend::Candle => {
             fits(Backend::Candle)?;
-            Ok(Box::new(candle::CandleModel::from_safetensors(
-                folder, CPU,
-            )?))
+            Ok(Box::new(candle::CandleModel::from_safetensors(folder)?))
         }
         Backend::Cuda => Err(Error::preflight("BACKEND=cuda computes on a GPU only")
             .hint("set DEVICE=cuda, or BACKEND=auto")),

@@ -14,10 +14,6 @@ use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
 
 /// A matrix `[outputs, inputs]` as stored.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "with CUDA one variant is much larger, but only a few values exist at a time"
-)]
 pub(super) enum Matrix {
     /// From a GGUF file, quantized or not.
     Stored(QTensor),
@@ -26,11 +22,11 @@ pub(super) enum Matrix {
 }
 
 impl Matrix {
-    /// Converts to a dense matrix of this type.
-    pub(super) fn dense(self, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    /// Converts to a dense matrix in f32.
+    pub(super) fn in_f32(self) -> candle_core::Result<Tensor> {
         match self {
-            Self::Stored(matrix) => matrix.dequantize(device)?.to_dtype(dtype),
-            Self::Dense(matrix) => matrix.to_dtype(dtype),
+            Self::Stored(matrix) => matrix.dequantize(&Device::Cpu),
+            Self::Dense(matrix) => matrix.to_dtype(DType::F32),
         }
     }
 
@@ -44,11 +40,9 @@ impl Matrix {
     /// Reverts the row order of query and key matrices in GGUF files of the architecture `llama`.
     /// There, paired dimensions of a head are adjacent (`0, h, 1, h + 1, …` for a head of size
     /// `2h`).
-    fn restore_rows(self, heads: usize, device: &Device) -> candle_core::Result<Self> {
+    fn restore_rows(self, heads: usize) -> candle_core::Result<Self> {
         match self {
-            Self::Dense(matrix) => Ok(Self::Dense(
-                restore_rows(&matrix, heads)?.to_device(device)?,
-            )),
+            Self::Dense(matrix) => Ok(Self::Dense(restore_rows(&matrix, heads)?)),
             Self::Stored(matrix) => {
                 let (rows, columns) = matrix.shape().dims2()?;
                 let data = matrix.data()?;
@@ -58,7 +52,7 @@ impl Matrix {
                     let from = stored_row(row, head_rows);
                     bytes.extend_from_slice(&data[from * row_bytes..(from + 1) * row_bytes]);
                 }
-                let storage = QStorage::from_data(bytes.into(), device, matrix.dtype())?;
+                let storage = QStorage::from_data(bytes.into(), &Device::Cpu, matrix.dtype())?;
                 Ok(Self::Stored(QTensor::new(storage, (rows, columns))?))
             }
         }
@@ -85,7 +79,7 @@ fn restore_rows(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
 
 pub(super) trait Weights: Sync {
     /// The matrix of this name (`blk.0.attn_q`) and shape.
-    fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix>;
+    fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<Matrix>;
 
     /// Calls `read` with the type and the bytes (row by row) of the stored matrix. Returns `false`,
     /// without calling it, if the matrix is not available without a copy.
@@ -99,7 +93,7 @@ pub(super) trait Weights: Sync {
     }
 
     /// The vector of this name (`blk.0.attn_q.bias`) in f32, if there is one.
-    fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>>;
+    fn vector(&self, name: &str, length: usize) -> Result<Option<Tensor>>;
 
     /// The name of this tensor in the file.
     fn file_name(&self, name: &str) -> String;
@@ -109,35 +103,26 @@ pub(super) trait Weights: Sync {
 }
 
 /// A matrix, its rows in the order of the computation.
-pub(super) fn ordered_matrix(
-    weights: &dyn Weights,
-    tensor: &MatrixTensor,
-    device: &Device,
-) -> Result<Matrix> {
+pub(super) fn ordered_matrix(weights: &dyn Weights, tensor: &MatrixTensor) -> Result<Matrix> {
     let (name, shape) = (&tensor.name, tensor.shape);
     let Some(heads) = tensor.interleaved_heads else {
-        return weights.matrix(name, shape, device);
+        return weights.matrix(name, shape);
     };
-    // Reordered on the host, then sent to the device.
     weights
-        .matrix(name, shape, &Device::Cpu)?
-        .restore_rows(heads, device)
+        .matrix(name, shape)?
+        .restore_rows(heads)
         .or_exit(Exit::Preflight, || {
             format!("failed to load {}", weights.place(&weights.file_name(name)))
         })
 }
 
 /// A matrix's bias, in the order of [`ordered_matrix`]; `None` if the file has none.
-pub(super) fn ordered_bias(
-    weights: &dyn Weights,
-    tensor: &MatrixTensor,
-    device: &Device,
-) -> Result<Option<Tensor>> {
+pub(super) fn ordered_bias(weights: &dyn Weights, tensor: &MatrixTensor) -> Result<Option<Tensor>> {
     if tensor.bias == Presence::Absent {
         return Ok(None);
     }
     let name = tensor.bias_name();
-    let bias = weights.vector(&name, tensor.shape.0, device)?;
+    let bias = weights.vector(&name, tensor.shape.0)?;
     match (bias, tensor.interleaved_heads) {
         (Some(bias), Some(heads)) => {
             restore_rows(&bias, heads)
@@ -154,12 +139,8 @@ pub(super) fn ordered_bias(
 }
 
 /// A vector that the model requires.
-pub(super) fn required_vector(
-    weights: &dyn Weights,
-    tensor: &VectorTensor,
-    device: &Device,
-) -> Result<Tensor> {
-    let vector = weights.vector(&tensor.name, tensor.length, device)?;
+pub(super) fn required_vector(weights: &dyn Weights, tensor: &VectorTensor) -> Result<Tensor> {
+    let vector = weights.vector(&tensor.name, tensor.length)?;
     vector.ok_or_else(|| {
         let place = weights.place(&weights.file_name(&tensor.name));
         Error::preflight(format!("{place} is missing"))
@@ -197,7 +178,7 @@ fn stored_divisors(
         name: name.to_owned(),
         length: pairs,
     };
-    let divisors = required_vector(weights, &tensor, &Device::Cpu)?;
+    let divisors = required_vector(weights, &tensor)?;
     let divisors: Vec<f32> = divisors
         .to_vec1()
         .or_exit(Exit::Preflight, || format!("failed to load {}", place()))?;
@@ -220,9 +201,9 @@ fn wrong_shape(place: String, found: &[usize], expected: &[usize]) -> Error {
 }
 
 impl Weights for GgufFile {
-    fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix> {
+    fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<Matrix> {
         let name = format!("{name}.weight");
-        let matrix = Matrix::Stored(self.tensor(&name, device)?);
+        let matrix = Matrix::Stored(self.tensor(&name)?);
         match matrix.shape() {
             found if found == [shape.0, shape.1] => Ok(matrix),
             found => Err(wrong_shape(self.place(&name), found, &[shape.0, shape.1])),
@@ -247,12 +228,12 @@ impl Weights for GgufFile {
         Ok(true)
     }
 
-    fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>> {
+    fn vector(&self, name: &str, length: usize) -> Result<Option<Tensor>> {
         match self.shape(name) {
             None => Ok(None),
             Some(found) if found == [length] => self
-                .tensor(name, device)?
-                .dequantize(device)
+                .tensor(name)?
+                .dequantize(&Device::Cpu)
                 .map(Some)
                 .or_exit(Exit::Preflight, || {
                     format!("failed to load {}", self.place(name))
@@ -271,9 +252,9 @@ impl Weights for GgufFile {
 }
 
 impl Weights for SafetensorsFolder {
-    fn matrix(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Matrix> {
+    fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<Matrix> {
         let name = hub_name(&format!("{name}.weight"));
-        let Some(matrix) = self.tensor(&name, device)? else {
+        let Some(matrix) = self.tensor(&name)? else {
             return Err(Error::preflight(format!(
                 "{} is missing",
                 self.place(&name)
@@ -305,9 +286,9 @@ impl Weights for SafetensorsFolder {
         Ok(true)
     }
 
-    fn vector(&self, name: &str, length: usize, device: &Device) -> Result<Option<Tensor>> {
+    fn vector(&self, name: &str, length: usize) -> Result<Option<Tensor>> {
         let name = hub_name(name);
-        let Some(vector) = self.tensor(&name, device)? else {
+        let Some(vector) = self.tensor(&name)? else {
             return Ok(None);
         };
         if vector.dims() != [length] {

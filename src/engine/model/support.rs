@@ -260,8 +260,6 @@ fn shown(able: Result<Vec<Backend>>) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use candle_core::quantized::GgmlDType;
     use candle_core::quantized::gguf_file::Value;
     use serde_json::json;

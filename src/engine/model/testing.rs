@@ -1,7 +1,5 @@
 //! Helpers for tests with models: the real model, and tiny models with random weights.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -298,7 +296,7 @@ pub(crate) fn in_f32(path: &Path) -> std::io::Cursor<Vec<u8>> {
     let tensors: Vec<QTensor> = names
         .iter()
         .map(|name| {
-            let tensor = file.tensor(name, &Device::Cpu).unwrap();
+            let tensor = file.tensor(name).unwrap();
             let tensor = tensor.dequantize(&Device::Cpu).unwrap();
             QTensor::quantize(&tensor, GgmlDType::F32).unwrap()
         })

@@ -1,7 +1,5 @@
 //! Intact and damaged folders, and folders of unsupported models.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::HashMap;
 use std::fs;
 
@@ -396,7 +394,7 @@ fn only_files_and_tensors_in_the_index_are_used() {
     let opened = SafetensorsFolder::open(folder.path()).unwrap();
     assert_eq!(opened.tensor_names().count(), all.len());
     for (name, expected) in &all {
-        let tensor = opened.tensor(name, &Device::Cpu).unwrap().unwrap();
+        let tensor = opened.tensor(name).unwrap().unwrap();
         let difference = (tensor - expected)
             .unwrap()
             .abs()

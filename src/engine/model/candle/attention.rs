@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
 use super::kv::KvPages;
-use super::pass::{Attending, PlannedPass, Rows};
+use super::pass::{Attending, PlannedPass};
 
 /// Attention of all tokens of a pass. Their keys and values must already be in the pages.
 ///
@@ -16,12 +16,12 @@ pub(super) fn attend(
     layer: usize,
     pass: &PlannedPass<'_>,
 ) -> Result<Tensor> {
-    let mut outputs = Vec::with_capacity(pass.groups.len() + 1);
+    let mut outputs = Vec::with_capacity(pass.sequences.len() + 1);
     if let Some(pagewise) = &pass.pagewise {
         outputs.push(pagewise.attend(queries, kv.pool(layer))?);
     }
-    for group in &pass.groups {
-        attend_together(queries, kv, layer, group, &mut outputs)?;
+    for sequence in &pass.sequences {
+        attend_gathered(queries, kv, layer, sequence, &mut outputs)?;
     }
     let outputs = Tensor::cat(&outputs, 0)?;
     match &pass.order {
@@ -30,54 +30,44 @@ pub(super) fn attend(
     }
 }
 
-/// Attention of sequences padded to the same number of queries and of keys, as one batched product.
-/// Queries that share a KV head are rows of one product, so keys and values are never repeated.
+/// Attention of a sequence over its gathered pages, a product per block of queries. Queries that share
+/// a KV head are rows of one product, so keys and values are never repeated.
 ///
-/// The mask gives padding the weight 0. The same holds for the pages' content beyond a sequence's
-/// end, which is finite unless a pass has computed NaN or infinity.
-fn attend_together(
+/// The mask gives the pages' content beyond a sequence's end the weight 0. It is finite unless a pass
+/// has computed NaN or infinity.
+fn attend_gathered(
     queries: &Tensor,
     kv: &KvPages,
     layer: usize,
-    group: &Attending,
+    sequence: &Attending,
     outputs: &mut Vec<Tensor>,
 ) -> Result<()> {
     let (_, heads, head_size) = queries.dims3()?;
-    let sequences = group.sequences;
-    let (keys, values) = kv.read(layer, sequences, &group.pages)?;
-    let kv_heads = keys.dim(0)? / sequences;
+    let (keys, values) = kv.read(layer, &sequence.pages)?;
+    let kv_heads = keys.dim(0)?;
     let sharing = heads / kv_heads;
-    let queries = match &group.rows {
-        Rows::From(first) => queries.narrow(0, *first, sequences * group.queries)?,
-        Rows::Table(rows) => queries.index_select(rows, 0)?,
-    };
-    let queries = queries.reshape((sequences, group.queries, kv_heads, sharing, head_size))?;
-    for block in &group.blocks {
-        let (count, length) = (block.queries.len(), block.keys);
-        let rows = (kv_heads * sequences, sharing * count, head_size);
+    for block in &sequence.blocks {
+        let (count, length) = (block.rows.len(), block.keys);
         let queries = queries
-            .narrow(1, block.queries.start, count)?
-            .permute((2, 0, 3, 1, 4))?
+            .narrow(0, block.rows.start, count)?
+            .reshape((count, kv_heads, sharing, head_size))?
+            .permute((1, 2, 0, 3))?
             .contiguous()?
-            .reshape(rows)?;
+            .reshape((kv_heads, sharing * count, head_size))?;
         let keys = keys.narrow(1, 0, length)?;
         let mut scores = queries.matmul(&keys.t()?)?;
         if let Some(mask) = &block.mask {
-            let by_mask = match sequences {
-                1 => vec![heads, count, length],
-                _ => vec![kv_heads, sequences, sharing, count, length],
-            };
             let flat = scores.shape().clone();
             scores = scores
-                .reshape(by_mask)?
+                .reshape((heads, count, length))?
                 .broadcast_add(mask)?
                 .reshape(flat)?;
         }
         let attended = softmax_last_dim(&scores)?
             .matmul(&values.narrow(1, 0, length)?)?
-            .reshape((kv_heads, sequences, sharing, count, head_size))?
-            .permute((1, 3, 0, 2, 4))?
-            .reshape((sequences * count, heads * head_size))?;
+            .reshape((kv_heads, sharing, count, head_size))?
+            .permute((2, 0, 1, 3))?
+            .reshape((count, heads * head_size))?;
         outputs.push(attended);
     }
     Ok(())

@@ -1,18 +1,19 @@
-//! Keys and values on the device, in pages of 16 tokens that sequences can share.
+//! Keys and values in f32, in pages of 16 tokens that sequences can share.
 //!
 //! Each layer has one tensor, `[2 · kv_heads, pages · 16, head_size]`, which is written in place.
 //! Its first dimension is a strip per key head, then a strip per value head. So one page of a head
 //! is contiguous, one `index_select` along the second dimension gathers a page table, and the
 //! result has the layout that the attention products need.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-use super::pass::{Pages, Places, Writes};
+use super::CPU;
+use super::pass::Pages;
 use crate::engine::kv::PAGE_TOKENS;
 use crate::engine::memory;
 use crate::engine::model::ModelSpec;
 
-/// Minimum size of a CPU pool that is not empty, in pages.
+/// Minimum size of a pool that is not empty, in pages.
 const LEAST_PAGES: usize = 32;
 
 /// The pages of all layers.
@@ -20,8 +21,6 @@ pub(super) struct KvPages {
     layers: usize,
     kv_heads: usize,
     head_size: usize,
-    dtype: DType,
-    device: Device,
     /// Upper bound on the number of pages.
     capacity: usize,
     /// Number of allocated pages.
@@ -32,13 +31,11 @@ pub(super) struct KvPages {
 
 impl KvPages {
     /// Starts without pages.
-    pub(super) fn new(spec: &ModelSpec, dtype: DType, device: &Device) -> Self {
+    pub(super) fn new(spec: &ModelSpec) -> Self {
         Self {
             layers: spec.layers,
             kv_heads: spec.kv_heads,
             head_size: spec.head_size,
-            dtype,
-            device: device.clone(),
             capacity: 0,
             pages: 0,
             pools: Vec::new(),
@@ -47,7 +44,7 @@ impl KvPages {
 
     /// Bytes of a page over all layers.
     pub(super) fn page_bytes(&self) -> usize {
-        2 * self.kv_heads * PAGE_TOKENS * self.head_size * self.dtype.size_in_bytes() * self.layers
+        2 * self.kv_heads * PAGE_TOKENS * self.head_size * size_of::<f32>() * self.layers
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -59,18 +56,13 @@ impl KvPages {
         self.pages
     }
 
-    /// Sets the capacity and discards all existing pages. A GPU allocates the pages now, a CPU on
-    /// demand.
+    /// Sets the capacity and discards all existing pages. Pages are allocated on demand.
     pub(super) fn resize(&mut self, pages: usize) -> Result<()> {
-        // Free the old pages first, so that old and new ones never exist at the same time.
         self.pages = 0;
-        self.pools.clear();
         self.capacity = pages;
-        let first = if self.device.is_cpu() { 0 } else { pages };
         self.pools = (0..self.layers)
-            .map(|_| self.zeros(first))
+            .map(|_| self.zeros(0))
             .collect::<Result<_>>()?;
-        self.pages = first;
         Ok(())
     }
 
@@ -115,11 +107,11 @@ impl KvPages {
         Ok(())
     }
 
-    /// A layer's pool of this many pages. It must be zeroed: padding multiplies unwritten numbers
-    /// by 0, and 0 times NaN is NaN.
+    /// A layer's pool of this many pages. It must be zeroed: a masked product multiplies unwritten
+    /// numbers by 0, and 0 times NaN is NaN.
     fn zeros(&self, pages: usize) -> Result<Tensor> {
         let shape = (2 * self.kv_heads, pages * PAGE_TOKENS, self.head_size);
-        Tensor::zeros(shape, self.dtype, &self.device)
+        Tensor::zeros(shape, DType::F32, CPU)
     }
 
     /// Copies a page over another one, in every layer.
@@ -139,54 +131,28 @@ impl KvPages {
         &self.pools[layer]
     }
 
-    /// Writes a pass's keys and values, `[2 · kv_heads, tokens, head_size]`, contiguous.
-    pub(super) fn write(&self, layer: usize, rows: &Tensor, writes: &Writes) -> Result<()> {
-        let (strips, width) = (2 * self.kv_heads, self.head_size);
-        let pool = &self.pools[layer];
-        if let Some(Places { rows: from, places }) = &writes.whole {
-            // Whole pages are scattered as single entries: a GPU processes the entries of a strip
-            // one by one.
-            let rows = select(rows, from.as_ref())?;
-            let pages = (strips, places.dim(1)?, PAGE_TOKENS * width);
-            let pool = pool.reshape((strips, self.pages, PAGE_TOKENS * width))?;
-            pool.scatter_set(places, &rows.reshape(pages)?, 1)?;
-        }
-        if let Some(Places { rows: from, places }) = &writes.single {
-            pool.scatter_set(places, &select(rows, from.as_ref())?, 1)?;
-        }
-        Ok(())
+    /// Writes a pass's keys and values, `[2 · kv_heads, tokens, head_size]`, contiguous. `places`:
+    /// scatter indices of the same shape, constant along all dimensions but the second.
+    pub(super) fn write(&self, layer: usize, rows: &Tensor, places: &Tensor) -> Result<()> {
+        self.pools[layer].scatter_set(places, rows, 1)
     }
 
-    /// Keys and values of several sequences, each padded to the same number of pages: both
-    /// `[kv_heads · sequences, pages · 16, head_size]`.
-    pub(super) fn read(
-        &self,
-        layer: usize,
-        sequences: usize,
-        pages: &Pages,
-    ) -> Result<(Tensor, Tensor)> {
+    /// A sequence's keys and values: both `[kv_heads, pages · 16, head_size]`.
+    pub(super) fn read(&self, layer: usize, pages: &Pages) -> Result<(Tensor, Tensor)> {
         let (kv_heads, width) = (self.kv_heads, self.head_size);
         let pool = &self.pools[layer];
         let read = match pages {
             Pages::Row { first, count } => {
                 pool.narrow(1, first * PAGE_TOKENS, count * PAGE_TOKENS)?
             }
-            Pages::Table(table) => {
-                let tokens = table.dim(0)? / sequences * PAGE_TOKENS;
-                pool.reshape((2 * kv_heads, self.pages, PAGE_TOKENS * width))?
-                    .index_select(table, 1)?
-                    .reshape((2 * kv_heads * sequences, tokens, width))?
-            }
+            Pages::Table(table) => pool
+                .reshape((2 * kv_heads, self.pages, PAGE_TOKENS * width))?
+                .index_select(table, 1)?
+                .reshape((2 * kv_heads, table.dim(0)? * PAGE_TOKENS, width))?,
         };
-        let half = kv_heads * sequences;
-        Ok((read.narrow(0, 0, half)?, read.narrow(0, half, half)?))
-    }
-}
-
-/// Selects rows (dimension 1) of a tensor; all of them if `wanted` is `None`.
-fn select(rows: &Tensor, wanted: Option<&Tensor>) -> Result<Tensor> {
-    match wanted {
-        Some(wanted) => rows.index_select(wanted, 1),
-        None => Ok(rows.clone()),
+        Ok((
+            read.narrow(0, 0, kv_heads)?,
+            read.narrow(0, kv_heads, kv_heads)?,
+        ))
     }
 }

@@ -2,13 +2,13 @@
 //! so each weight is read once per pass. Only attention distinguishes sequences
 //! ([`super::attention`]).
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::ops::{rms_norm, silu};
 use candle_nn::rotary_emb::rope_thd;
 
 use super::attention;
 use super::kv::KvPages;
-use super::linear::{Linear, WeightFormat};
+use super::linear::Linear;
 use super::pass::PlannedPass;
 use crate::engine::decoder::{Decoder, MatrixTensor, Presence, VectorTensor};
 use crate::engine::model::source::{Weights, ordered_bias, ordered_matrix, required_vector};
@@ -34,30 +34,14 @@ pub(super) struct Layer {
 
 impl Layer {
     /// Loads block `index`.
-    pub(super) fn load(
-        index: usize,
-        weights: &dyn Weights,
-        decoder: &Decoder,
-        format: WeightFormat,
-        device: &Device,
-    ) -> Result<Self> {
-        let norm = |tensor: &VectorTensor| {
-            let vector = required_vector(weights, tensor, device)?;
-            vector
-                .to_dtype(format.activations())
-                .or_exit(Exit::Preflight, || {
-                    format!(
-                        "failed to load {}",
-                        weights.place(&weights.file_name(&tensor.name))
-                    )
-                })
-        };
+    pub(super) fn load(index: usize, weights: &dyn Weights, decoder: &Decoder) -> Result<Self> {
+        let norm = |tensor: &VectorTensor| required_vector(weights, tensor);
         let linear = |stems: &[&str], parts: &[&MatrixTensor]| {
             let mut matrices = Vec::new();
             let mut biases = Vec::new();
             for tensor in parts {
-                matrices.push(ordered_matrix(weights, tensor, device)?);
-                biases.push(ordered_bias(weights, tensor, device)?);
+                matrices.push(ordered_matrix(weights, tensor)?);
+                biases.push(ordered_bias(weights, tensor)?);
             }
             if parts[0].bias == Presence::Required && biases[0].is_none() {
                 return Err(Error::preflight(format!(
@@ -72,7 +56,7 @@ impl Layer {
                     stems.join(", ")
                 )));
             }
-            Linear::new(matrices, biases, format, device).or_exit(Exit::Preflight, || {
+            Linear::new(matrices, biases).or_exit(Exit::Preflight, || {
                 format!("failed to load {} of block {index}", stems.join(", "))
             })
         };
@@ -148,7 +132,7 @@ impl Layer {
         // Keys, then values, as in the pool.
         let by_head = [keys.transpose(0, 1)?, values.transpose(0, 1)?];
         let rows = Tensor::cat(&by_head, 0)?.contiguous()?;
-        kv.write(self.index, &rows, &pass.writes)?;
+        kv.write(self.index, &rows, &pass.places)?;
         let attended = attention::attend(&queries, kv, self.index, pass)?;
         self.output.forward(&attended)
     }

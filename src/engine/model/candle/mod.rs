@@ -4,13 +4,12 @@
 //! Batches are ragged: each chunk has its own length and position. All tokens are rows of one
 //! matrix `[tokens, hidden]`, so each weight is read once per pass, whatever the number of
 //! sequences. Keys and values are in pages that sequences can share. A pass is first planned as
-//! integers ([`plan`]), which are sent to the device in one transfer ([`pass`]). Nothing waits for
-//! the device between the first layer and the logits.
+//! integers ([`plan`]), of which the tensors that all layers read are made ([`pass`]).
 //!
 //! How a sequence's logits depend on the rest of the batch: on a CPU with AVX2, attention returns
 //! the same bits in any batch, and so does a whole pass of up to 64 tokens. Larger passes use the
-//! `gemm` crate, which chooses the order of summation by the sizes, so the last bits can differ. For the same reason, they can differ between a prompt in
-//! one chunk and in several.
+//! `gemm` crate, which chooses the order of summation by the sizes, so the last bits can differ. For
+//! the same reason, they can differ between a prompt in one chunk and in several.
 
 mod attention;
 mod dense;
@@ -27,15 +26,16 @@ mod weighted;
 
 use std::collections::HashSet;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::ops::rms_norm;
 use rayon::prelude::*;
 
+use self::dense::Kernel;
 use self::kv::KvPages;
 use self::layer::Layer;
 use self::linear::{Embedding, Linear};
 use self::pass::PlannedPass;
-use self::plan::{Plan, Policy};
+use self::plan::Plan;
 use self::rope::Rope;
 use super::source::{
     Weights, described_folder, described_gguf, frequencies, ordered_matrix, required_vector,
@@ -46,13 +46,12 @@ use crate::engine::load::gguf::GgufFile;
 use crate::engine::load::safetensors::SafetensorsFolder;
 use crate::error::{Context, Error, Exit, Result};
 
-pub(crate) use self::linear::WeightFormat;
+/// Where candle's tensors are.
+const CPU: &Device = &Device::Cpu;
 
-/// A described model on one device.
+/// A described model, in f32.
 pub(super) struct CandleModel {
     spec: ModelSpec,
-    device: Device,
-    format: WeightFormat,
     /// As recorded in a run, such as `Q4_1 as f32`.
     weights: String,
     embedding: Embedding,
@@ -63,84 +62,49 @@ pub(super) struct CandleModel {
     head: Linear,
     rope: Rope,
     kv: KvPages,
-    policy: Policy,
+    /// For the attention of single tokens, whose pages are read in place; `None`: their pages are gathered
+    /// like those of other sequences.
+    pagewise: Option<Kernel>,
     /// Number of sequences opened so far; slots are numbered by it and have no other state.
     opened: usize,
 }
 
 impl CandleModel {
-    /// Loads a GGUF model in the format that is fastest on the device.
-    pub(super) fn from_gguf(file: &GgufFile, device: &Device) -> Result<Self> {
-        let format = match device {
-            Device::Cpu => WeightFormat::Dense(DType::F32),
-            _ => WeightFormat::Quantized,
-        };
-        Self::from_gguf_as(file, format, device)
-    }
-
-    /// Loads a GGUF model in the given format.
-    pub(super) fn from_gguf_as(
-        file: &GgufFile,
-        format: WeightFormat,
-        device: &Device,
-    ) -> Result<Self> {
+    /// Loads a GGUF model.
+    pub(super) fn from_gguf(file: &GgufFile) -> Result<Self> {
         let decoder = described_gguf(file)?;
-        let weights = match format {
-            WeightFormat::Dense(dtype) => format!("{} as {}", file.weight_type(), dtype.as_str()),
-            WeightFormat::Quantized => file.weight_type(),
-        };
-        Self::load(file, &decoder, weights, format, device)
+        Self::load(file, &decoder, &file.weight_type())
     }
 
-    /// Loads a model folder: in f32 on a CPU, in its stored type elsewhere.
-    pub(super) fn from_safetensors(folder: &SafetensorsFolder, device: &Device) -> Result<Self> {
+    /// Loads a model folder.
+    pub(super) fn from_safetensors(folder: &SafetensorsFolder) -> Result<Self> {
         let decoder = described_folder(folder)?;
-        let stored = folder.weight_type();
-        let dtype = match (device, stored) {
-            (Device::Cpu, _) => DType::F32,
-            (_, "F16") => DType::F16,
-            (_, "BF16") => DType::BF16,
-            _ => DType::F32,
-        };
-        let weights = format!("{stored} as {}", dtype.as_str());
-        let format = WeightFormat::Dense(dtype);
-        Self::load(folder, &decoder, weights, format, device)
+        Self::load(folder, &decoder, folder.weight_type())
     }
 
-    fn load(
-        source: &dyn Weights,
-        decoder: &Decoder,
-        weights: String,
-        format: WeightFormat,
-        device: &Device,
-    ) -> Result<Self> {
+    /// `stored`: the type of the stored weights.
+    fn load(source: &dyn Weights, decoder: &Decoder, stored: &str) -> Result<Self> {
         let spec = &decoder.spec;
         // The kinds that this forward pass computes.
         let Norm::Rms { .. } = decoder.norm;
         let (NormPlace::BeforeBlock, Activation::SiluGated) =
             (decoder.norm_place, decoder.activation);
-        let load_layer = |index| Layer::load(index, source, decoder, format, device);
-        let layers: Result<Vec<Layer>> = if device.is_cpu() {
-            // Dequantization takes most of the load time, so layers are loaded in parallel.
-            (0..spec.layers).into_par_iter().map(load_layer).collect()
-        } else {
-            (0..spec.layers).map(load_layer).collect()
-        };
+        // Dequantization takes most of the load time, so layers are loaded in parallel.
+        let layers: Result<Vec<Layer>> = (0..spec.layers)
+            .into_par_iter()
+            .map(|index| Layer::load(index, source, decoder))
+            .collect();
         let failed = || format!("failed to load the {} model", spec.architecture);
-        let embedding = ordered_matrix(source, &decoder.embedding(), device)?;
-        let embedding =
-            Embedding::new(embedding, format, device).or_exit(Exit::Preflight, failed)?;
+        let embedding = ordered_matrix(source, &decoder.embedding())?;
+        let embedding = Embedding::new(embedding).or_exit(Exit::Preflight, failed)?;
         let head = match decoder.head() {
             None => embedding.tied_head(),
             Some(head) => {
-                let matrix = ordered_matrix(source, &head, device)?;
-                Linear::new(vec![matrix], Vec::new(), format, device)
-                    .or_exit(Exit::Preflight, failed)?
+                let matrix = ordered_matrix(source, &head)?;
+                Linear::new(vec![matrix], Vec::new()).or_exit(Exit::Preflight, failed)?
             }
         };
-        let norm = required_vector(source, &decoder.output_norm(), device)?
-            .to_dtype(format.activations())
-            .or_exit(Exit::Preflight, failed)?;
+        let norm = required_vector(source, &decoder.output_norm())?;
         let [rope] = &decoder.ropes[..] else {
             return Err(Error::preflight(format!(
                 "BACKEND=candle rotates all layers alike, which a {} model does not",
@@ -149,23 +113,16 @@ impl CandleModel {
             .hint("set BACKEND=auto"));
         };
         let frequencies = frequencies(source, rope, spec.head_size)?;
-        let context = spec.context_length;
-        let rope = Rope::new(frequencies, context, format.activations(), device)
-            .or_exit(Exit::Preflight, failed)?;
+        let rope = Rope::new(frequencies, spec.context_length).or_exit(Exit::Preflight, failed)?;
         Ok(Self {
-            device: device.clone(),
-            format,
-            weights,
+            weights: format!("{stored} as f32"),
             embedding,
             layers: layers?,
             norm,
             head,
             rope,
-            kv: KvPages::new(spec, format.activations(), device),
-            policy: match device {
-                Device::Cpu => Policy::cpu(format.activations() == DType::F32),
-                _ => Policy::gpu(),
-            },
+            kv: KvPages::new(spec),
+            pagewise: Kernel::of_this_cpu(),
             opened: 0,
             spec: spec.clone(),
         })
@@ -188,25 +145,21 @@ impl CandleModel {
     }
 
     fn compute(&mut self, chunks: &[Chunk<'_>]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let plan = Plan::new(chunks, &self.spec, self.policy);
-        let (pass, ends) = PlannedPass::new(
-            plan,
-            &self.spec,
-            self.policy,
-            &mut self.rope,
-            self.format.activations(),
-            &self.device,
-        )?;
-        let mut x = self.embedding.lookup(&ends.tokens)?;
+        let plan = Plan::new(chunks, &self.spec, self.pagewise.is_some());
+        let mut x = self
+            .embedding
+            .lookup(&Tensor::new(&plan.tokens[..], CPU)?)?;
+        let wanted = Tensor::new(&plan.wanted[..], CPU)?;
+        let pass = PlannedPass::new(plan, &self.spec, self.pagewise, &mut self.rope)?;
         for layer in &self.layers {
             x = layer.forward(&x, &pass, &self.kv)?;
         }
-        let Some(wanted) = &ends.wanted else {
+        if wanted.elem_count() == 0 {
             return Ok(Vec::new());
-        };
-        let x = x.index_select(wanted, 0)?;
+        }
+        let x = x.index_select(&wanted, 0)?;
         let x = rms_norm(&x, &self.norm, self.spec.norm_epsilon as f32)?;
-        self.head.forward(&x)?.to_dtype(DType::F32)?.to_vec2()
+        self.head.forward(&x)?.to_vec2()
     }
 }
 
@@ -271,19 +224,13 @@ impl Model for CandleModel {
             .or_exit(Exit::FlowFailed, || {
                 "the memory for keys and values cannot grow".to_owned()
             })?;
-        let logits = if self.device.is_cpu() {
-            // Runs inside the thread pool, so that operations on a few rows need not enter it. This
-            // saves 10 % of a decode step.
-            rayon::scope(|_| self.compute(chunks))
-        } else {
-            self.compute(chunks)
-        };
+        // Runs inside the thread pool, so that operations on a few rows need not enter it. This saves
+        // 10 % of a decode step.
+        let logits = rayon::scope(|_| self.compute(chunks));
         logits.or_exit(Exit::FlowFailed, || "the forward pass failed".to_owned())
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.device
-            .synchronize()
-            .or_exit(Exit::FlowFailed, || "the device failed".to_owned())
+        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Attention of single tokens on a CPU. Each token reads its sequence's pages in place, so nothing
+//! Attention of single tokens. Each token reads its sequence's pages in place, so nothing
 //! is gathered. A result is always computed by the same sequence of operations over the sequence's
 //! tokens in order, so it has the same bits in any batch and with any page table.
 

@@ -5,8 +5,9 @@
 //! the rows of their query and key matrices in another order, which pairs neighbours. The rows are
 //! permuted back when they are loaded (`source.rs`).
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
+use super::CPU;
 use crate::engine::memory;
 
 /// Initial number of positions in the table. The table grows at least twofold when a sequence
@@ -25,14 +26,9 @@ pub(super) struct Rope {
 
 impl Rope {
     /// `frequencies`: rotation of each pair per position, in radians.
-    pub(super) fn new(
-        frequencies: Vec<f32>,
-        context_length: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
+    pub(super) fn new(frequencies: Vec<f32>, context_length: usize) -> Result<Self> {
         let rows = FIRST_ROWS.min(context_length);
-        let (cos, sin) = table(&frequencies, rows, dtype, device)?;
+        let (cos, sin) = table(&frequencies, rows)?;
         Ok(Self {
             frequencies,
             context_length,
@@ -41,33 +37,26 @@ impl Rope {
         })
     }
 
-    /// Cosines and sines for tokens at these positions, `[tokens, head_size / 2]` each. `sent`: the
-    /// same positions on the device.
-    pub(super) fn rows(&mut self, sent: &Tensor, positions: &[u32]) -> Result<(Tensor, Tensor)> {
+    /// Cosines and sines for tokens at these positions, `[tokens, head_size / 2]` each.
+    pub(super) fn rows(&mut self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
         let needed = positions.iter().max().map_or(0, |&last| last as usize + 1);
         let have = self.cos.dim(0)?;
         if needed > have {
             let rows = needed.max(2 * have).min(self.context_length);
-            let (dtype, device) = (self.cos.dtype(), self.cos.device().clone());
-            (self.cos, self.sin) = table(&self.frequencies, rows, dtype, &device)?;
+            (self.cos, self.sin) = table(&self.frequencies, rows)?;
         }
+        let positions = Tensor::new(positions, CPU)?;
         Ok((
-            self.cos.index_select(sent, 0)?,
-            self.sin.index_select(sent, 0)?,
+            self.cos.index_select(&positions, 0)?,
+            self.sin.index_select(&positions, 0)?,
         ))
     }
 }
 
 /// Angles are computed in f32, as in training.
-fn table(
-    frequencies: &[f32],
-    rows: usize,
-    dtype: DType,
-    device: &Device,
-) -> Result<(Tensor, Tensor)> {
+fn table(frequencies: &[f32], rows: usize) -> Result<(Tensor, Tensor)> {
     let count = rows.saturating_mul(frequencies.len());
-    // Both tables, in f32 and in the stored type.
-    memory::probe(count.saturating_mul(4 * size_of::<f32>())).map_err(candle_core::Error::wrap)?;
+    memory::probe(count.saturating_mul(2 * size_of::<f32>())).map_err(candle_core::Error::wrap)?;
     let mut cos = Vec::with_capacity(count);
     let mut sin = Vec::with_capacity(count);
     for position in 0..rows {
@@ -78,10 +67,8 @@ fn table(
         }
     }
     let shape = (rows, frequencies.len());
-    let to_device = |values: Vec<f32>| {
-        Tensor::from_vec(values, shape, &Device::Cpu)?
-            .to_dtype(dtype)?
-            .to_device(device)
-    };
-    Ok((to_device(cos)?, to_device(sin)?))
+    Ok((
+        Tensor::from_vec(cos, shape, CPU)?,
+        Tensor::from_vec(sin, shape, CPU)?,
+    ))
 }

@@ -1,4 +1,4 @@
-//! Weighted sums of rows on a CPU: attention scores times values.
+//! Weighted sums of rows: attention scores times values.
 
 use super::dense::Kernel;
 

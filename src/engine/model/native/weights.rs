@@ -1,7 +1,7 @@
 //! The native model's weights: every matrix repacked for the kernels, without loss.
 
 use candle_core::quantized::GgmlDType;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::super::WeightBytes;
 use super::super::source::{
@@ -167,7 +167,7 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn linear(&self, tensor: &MatrixTensor) -> Result<Linear> {
         let matrix = self.matrix(tensor)?;
-        let bias = ordered_bias(self.weights, tensor, &Device::Cpu)?;
+        let bias = ordered_bias(self.weights, tensor)?;
         let name = tensor.bias_name();
         Ok(Linear {
             matrix,
@@ -182,7 +182,7 @@ impl Loader<'_> {
         if let Some(packed) = self.pack_stored(name, shape, head_rows)? {
             return Ok(packed);
         }
-        let matrix = ordered_matrix(self.weights, tensor, &Device::Cpu)?;
+        let matrix = ordered_matrix(self.weights, tensor)?;
         self.pack(name, shape, &matrix)
     }
 
@@ -242,14 +242,14 @@ impl Loader<'_> {
     }
 
     fn vector(&self, tensor: &VectorTensor) -> Result<Vec<f32>> {
-        let vector = required_vector(self.weights, tensor, &Device::Cpu)?;
+        let vector = required_vector(self.weights, tensor)?;
         self.numbers(&tensor.name, &vector)
     }
 
     /// `None` if the file has no such vector.
     fn optional(&self, tensor: &VectorTensor) -> Result<Option<Vec<f32>>> {
         let (name, length) = (&tensor.name, tensor.length);
-        let vector = self.weights.vector(name, length, &Device::Cpu)?;
+        let vector = self.weights.vector(name, length)?;
         vector.map(|vector| self.numbers(name, &vector)).transpose()
     }
 
@@ -286,6 +286,7 @@ fn dense_bytes(dense: &Tensor) -> candle_core::Result<(GgmlDType, Vec<u8>)> {
 mod tests {
     use super::*;
     use crate::engine::kernels::WeightType;
+    use candle_core::Device;
     use candle_core::quantized::{QStorage, QTensor};
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::{RngCore, SeedableRng};

@@ -140,10 +140,11 @@ fn run_mix(model: &mut CandleModel, seed: u64, most: usize, check: &mut Check<'_
     }
 }
 
-fn model(path: &Path, format: WeightFormat, policy: Policy) -> CandleModel {
-    let mut model = ours(path, format);
+/// `pagewise`: see [`CandleModel::pagewise`].
+fn model(path: &Path, pagewise: Option<Kernel>) -> CandleModel {
+    let mut model = ours(path);
     model.set_pages(PAGES).unwrap();
-    model.policy = policy;
+    model.pagewise = pagewise;
     model
 }
 
@@ -164,25 +165,15 @@ fn alone(model: &mut CandleModel, chunks: &[Computed]) -> Vec<f32> {
     last
 }
 
-/// Compares with each whole sequence computed alone, with the policies of a CPU and of a GPU.
+/// Compares with each whole sequence computed alone, on a CPU with AVX2 and on one without.
 #[test]
 fn logits_do_not_depend_on_the_mix_of_chunks_pages_and_forks() {
     let folder = tempfile::tempdir().unwrap();
-    for (architecture, format, bound) in [
-        ("llama", F32, COMPANY_BOUND),
-        ("qwen3", F32, COMPANY_BOUND),
-        // If a last bit differs before activations are rounded to 8 bits, they differ by a whole
-        // step afterwards.
-        ("qwen2", WeightFormat::Quantized, 5e-2),
-    ] {
+    for architecture in FAMILIES.map(|family| family.name) {
         let path = Tiny::new(architecture, true).write_gguf(folder.path(), GgmlDType::Q8_0);
-        let mut reference = model(&path, format, Policy::cpu(true));
-        for (name, policy) in [
-            ("cpu", Policy::cpu(true)),
-            ("cpu without AVX2", Policy::cpu(false)),
-            ("gpu", Policy::gpu()),
-        ] {
-            let mut mixed = model(&path, format, policy);
+        let mut reference = model(&path, Kernel::of_this_cpu());
+        for pagewise in [Kernel::of_this_cpu(), None] {
+            let mut mixed = model(&path, pagewise);
             let (mut most, mut rows) = (0.0f32, 0);
             for mix in 0..6 {
                 run_mix(&mut mixed, 1000 + mix, 512, &mut |tokens, _, row| {
@@ -191,8 +182,8 @@ fn logits_do_not_depend_on_the_mix_of_chunks_pages_and_forks() {
                     rows += 1;
                 });
             }
-            eprintln!("{architecture}, {format:?}, {name}: {rows} rows, {most:.1e}");
-            assert!(most < bound, "{architecture}, {name}: {most}");
+            eprintln!("{architecture}, {pagewise:?}: {rows} rows, {most:.1e}");
+            assert!(most < COMPANY_BOUND, "{architecture}, {pagewise:?}: {most}");
         }
     }
 }
@@ -201,14 +192,15 @@ fn logits_do_not_depend_on_the_mix_of_chunks_pages_and_forks() {
 /// the same chunks alone have the same bits, whatever their pages.
 #[test]
 fn in_passes_of_few_tokens_logits_have_the_same_bits_in_any_batch_and_pages() {
-    if Policy::cpu(true).pagewise.is_none() {
+    let pagewise = Kernel::of_this_cpu();
+    if pagewise.is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     for architecture in FAMILIES.map(|family| family.name) {
         let path = Tiny::new(architecture, true).write_gguf(folder.path(), GgmlDType::Q4_1);
-        let mut reference = model(&path, F32, Policy::cpu(true));
-        let mut mixed = model(&path, F32, Policy::cpu(true));
+        let mut reference = model(&path, pagewise);
+        let mut mixed = model(&path, pagewise);
         for mix in 0..6 {
             run_mix(&mut mixed, 2000 + mix, 64, &mut |_, chunks, row| {
                 let expected = alone(&mut reference, chunks);
@@ -227,8 +219,8 @@ fn in_passes_of_few_tokens_logits_have_the_same_bits_in_any_batch_and_pages() {
 fn a_copied_page_is_independent() {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new("llama", true).write_gguf(folder.path(), GgmlDType::F32);
-    for policy in [Policy::cpu(true), Policy::gpu()] {
-        let mut model = model(&path, F32, policy);
+    for pagewise in [Kernel::of_this_cpu(), None] {
+        let mut model = model(&path, pagewise);
         let tokens = Random(9).tokens(40, model.spec.vocabulary);
         let mut forward = |pages: &[u32], tokens: &[u32], start| {
             let chunk = Chunk {
@@ -269,8 +261,8 @@ fn a_copied_page_is_independent() {
 fn reused_pages_behave_like_new_ones() {
     let folder = tempfile::tempdir().unwrap();
     let path = Tiny::new("qwen2", true).write_gguf(folder.path(), GgmlDType::F32);
-    for policy in [Policy::cpu(true), Policy::cpu(false), Policy::gpu()] {
-        let mut model = model(&path, F32, policy);
+    for pagewise in [Kernel::of_this_cpu(), None] {
+        let mut model = model(&path, pagewise);
         let tokens = Random(6).tokens(300, model.spec.vocabulary);
         let short = [(0, tokens[..20].to_vec()), (20, tokens[20..21].to_vec())];
         let fresh = alone(&mut model, &short);

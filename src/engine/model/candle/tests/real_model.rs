@@ -97,7 +97,7 @@ fn greedy_text_matches_candle_transformers() {
     let mut prompts = prompts(&file);
     assert_eq!(prompts.len(), 50);
     prompts.truncate(cases(12, 50));
-    let mut model = CandleModel::from_gguf(&file, &CPU).unwrap();
+    let mut model = CandleModel::from_gguf(&file).unwrap();
     assert_eq!(model.weights(), "Q4_1 as f32");
     const PAGES_EACH: u32 = 16;
     model

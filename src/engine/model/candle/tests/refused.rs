@@ -6,7 +6,7 @@ use super::*;
 fn an_invalid_chunk_is_an_error_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("llama", true);
-    let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32), F32);
+    let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32));
     let tokens = Random(8).tokens(2049, tiny.vocabulary);
     let (slot, other) = (model.open().unwrap(), model.open().unwrap());
     let own = table(slot);
@@ -47,7 +47,7 @@ fn an_invalid_chunk_is_an_error_and_changes_nothing() {
 fn without_pages_a_forward_pass_fails() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = Tiny::new("llama", true);
-    let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32), F32);
+    let mut model = ours(&tiny.write_gguf(folder.path(), GgmlDType::F32));
     let slot = model.open().unwrap();
     let chunk = Chunk {
         slot,
@@ -187,7 +187,7 @@ fn an_invalid_model_file_is_refused() {
         (
             "only some of attn_q, attn_k, attn_v",
             Box::new(|_, tiny| {
-                let bias = Tensor::zeros(256, DType::F32, &CPU).unwrap();
+                let bias = Tensor::zeros(256, DType::F32, CPU).unwrap();
                 tiny.tensors.push(("blk.0.attn_q.bias".into(), bias));
             }),
         ),
@@ -233,7 +233,7 @@ fn missing_optional_keys_have_defaults() {
     let file = GgufFile::open(&path).unwrap();
     let tensors: Vec<_> = file
         .tensor_names()
-        .map(|name| (name.to_owned(), file.tensor(name, &CPU).unwrap()))
+        .map(|name| (name.to_owned(), file.tensor(name).unwrap()))
         .collect();
     write(&short, &metadata, &tensors);
     assert_eq!(GgufFile::open(&short).unwrap().spec().unwrap(), spec);

@@ -1,7 +1,5 @@
 //! The native forward pass against the candle path, and against itself in other batches.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
-
 mod batches;
 mod description;
 mod perplexity;
@@ -15,7 +13,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::engine::decoder::FAMILIES;
-use crate::engine::model::candle::{CandleModel, WeightFormat};
+use crate::engine::model::candle::CandleModel;
 use crate::engine::model::testing::{Random, Tiny, difference, write_gguf};
 use crate::error::Exit;
 
@@ -68,8 +66,7 @@ pub(super) fn decoding(tables: &[Vec<u32>], at: usize) -> Vec<Chunk<'_>> {
 /// The candle path in f32 on the same file, with `pages` pages.
 fn reference(path: &Path, pages: usize) -> CandleModel {
     let file = GgufFile::open(path).unwrap();
-    let format = WeightFormat::Dense(DType::F32);
-    let mut model = CandleModel::from_gguf_as(&file, format, &CPU).unwrap();
+    let mut model = CandleModel::from_gguf(&file).unwrap();
     model.set_pages(pages).unwrap();
     model
 }
@@ -284,7 +281,7 @@ fn safetensors_give_the_logits_of_the_candle_path() {
         tiny.write_folder(folder.path(), &config);
         let source = SafetensorsFolder::open(folder.path()).unwrap();
         let mut ours = NativeModel::from_safetensors(&source).unwrap();
-        let mut theirs = CandleModel::from_safetensors(&source, &CPU).unwrap();
+        let mut theirs = CandleModel::from_safetensors(&source).unwrap();
         let apart = compare(&mut ours, &mut theirs);
         eprintln!("{architecture} {dtype:?}: {apart:.1e}");
         assert!(apart < DENSE_BOUND, "{architecture}: {apart}");

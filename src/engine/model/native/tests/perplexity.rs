@@ -150,26 +150,16 @@ struct Partly<'a> {
 }
 
 impl Weights for Partly<'_> {
-    fn matrix(
-        &self,
-        name: &str,
-        shape: (usize, usize),
-        device: &Device,
-    ) -> crate::error::Result<Matrix> {
-        let matrix = self.file.matrix(name, shape, device)?;
+    fn matrix(&self, name: &str, shape: (usize, usize)) -> crate::error::Result<Matrix> {
+        let matrix = self.file.matrix(name, shape)?;
         if self.stay.iter().any(|part| name.contains(part)) {
             return Ok(matrix);
         }
-        Ok(Matrix::Dense(matrix.dense(DType::F32, device).unwrap()))
+        Ok(Matrix::Dense(matrix.in_f32().unwrap()))
     }
 
-    fn vector(
-        &self,
-        name: &str,
-        length: usize,
-        device: &Device,
-    ) -> crate::error::Result<Option<Tensor>> {
-        self.file.vector(name, length, device)
+    fn vector(&self, name: &str, length: usize) -> crate::error::Result<Option<Tensor>> {
+        self.file.vector(name, length)
     }
 
     fn file_name(&self, name: &str) -> String {
