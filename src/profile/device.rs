@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::log::PassTokens;
 use super::names::Span;
 use crate::record::profile::{DeviceKernel, DevicePhase, DeviceTimes};
 
@@ -53,11 +52,12 @@ pub(super) struct DeviceSums {
 }
 
 impl DeviceSums {
-    pub(super) fn add(&mut self, pass: &DevicePass, of: PassTokens) {
+    /// `is_prefill`: it computes prompt tokens.
+    pub(super) fn add(&mut self, pass: &DevicePass, is_prefill: bool) {
         self.name.get_or_insert_with(|| pass.device.clone());
-        let phase = match of.prefill_tokens {
-            0 => &mut self.decode,
-            _ => &mut self.prefill,
+        let phase = match is_prefill {
+            true => &mut self.prefill,
+            false => &mut self.decode,
         };
         phase.all.add(pass.nanos);
         if !pass.kernels.is_empty() {
@@ -121,19 +121,14 @@ mod tests {
             nanos,
             kernels: kernels.to_vec(),
         };
-        let of = |prefill_tokens| PassTokens {
-            sequences: 1,
-            prefill_tokens,
-            decode_tokens: 1,
-        };
         let kernels = [
             (Span::Norm, 1_000_000),
             (Span::Linear, 6_000_000),
             (Span::Norm, 1_000_000),
         ];
-        sums.add(&pass(9_000_000, &kernels), of(0));
-        sums.add(&pass(5_000_000, &[]), of(0));
-        sums.add(&pass(70_000_000, &[]), of(40));
+        sums.add(&pass(9_000_000, &kernels), false);
+        sums.add(&pass(5_000_000, &[]), false);
+        sums.add(&pass(70_000_000, &[]), true);
         let times = sums.read().expect("passes");
         assert_eq!(times.name, "a card");
         let [prefill, decode] = &times.phases[..] else {

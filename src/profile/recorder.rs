@@ -274,7 +274,7 @@ impl Drop for PassGuard {
             }
             let device = shared.device_pass.take();
             if let Some(device) = &device {
-                shared.device.add(device, self.of);
+                shared.device.add(device, self.of.prefill_tokens > 0);
             }
             shared.log.pass(EndedPass {
                 span: self.span,

@@ -2,10 +2,11 @@
 //! logits have the CPU's bits.
 
 use super::descriptors::{Heads, Kv, Products};
+use super::repack::GROUP;
 use super::split::Split;
 use super::timing::{Timer, timed};
 use super::upload::{ENDS_AT, Layout, SAMPLES_AT};
-use super::weights::{GROUP, GpuLayer, GpuMatrix};
+use super::weights::{GpuLayer, GpuMatrix};
 use super::{CudaModel, Scratch};
 use crate::engine::cuda::driver::{Arguments, Buffer, Gpu, GpuError, Kernel};
 use crate::engine::cuda::kernels::ByTokens;

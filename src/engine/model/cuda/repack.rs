@@ -3,8 +3,10 @@
 
 use std::borrow::Cow;
 
-use super::weights::GROUP;
 use crate::engine::kernels::{BLOCK, Format, PackedMatrix};
+
+/// Rows of a group.
+pub(super) const GROUP: usize = 16;
 
 /// Bytes of a group's block of 32 columns with a byte for each weight.
 const BYTES: usize = GROUP * BLOCK;

@@ -5,12 +5,9 @@ use std::sync::OnceLock;
 use super::super::WeightBytes;
 use super::super::native::weights::{Layer, Linear, NativeWeights};
 use super::descriptors::Matrix;
-use super::repack::{self, Stored};
+use super::repack::{self, GROUP, Stored};
 use crate::engine::cuda::driver::{Buffer, Gpu, GpuError};
 use crate::engine::kernels::{PackedMatrix, PackedParts, Pool};
-
-/// Rows of a group.
-pub(super) const GROUP: usize = 16;
 
 /// A matrix on the device, with its optional bias.
 pub(super) struct GpuMatrix {
