@@ -6,6 +6,7 @@ mod limits;
 mod results;
 mod shortage;
 mod speculate;
+mod start;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ use super::{
     Completion, Conversation, Engine, EngineInfo, Event, EventKind, Finish, Message, Request,
     RequestId, restart_refused, shown_prompt,
 };
-use crate::config::{Backend, DeviceChoice, GpuSettings};
+use crate::config::{Backend, DeviceChoice};
 use crate::error::{Error, Result};
 use crate::profile::{self, Activity, PassTokens, Span};
 use crate::record::shortage::MemoryShortage;
@@ -34,6 +35,9 @@ use crate::stopwatch::Fence;
 use limits::Lengths;
 use results::Row;
 use speculate::Drafts;
+use start::warm_up;
+
+pub use start::LocalOptions;
 
 // The cache makes the page tables, and the kernels read them.
 const _: () = assert!(PAGE_TOKENS == super::kernels::PAGE);
@@ -46,25 +50,6 @@ const TEMPLATE_TOKENS: usize = 1024;
 
 /// Minimum prefix that is worth waiting for while another request computes it: a page, in tokens.
 const WORTH_WAITING: usize = PAGE_TOKENS;
-
-#[derive(Debug, Clone)]
-pub struct LocalOptions {
-    pub device: DeviceChoice,
-    pub backend: Backend,
-    pub gpu: GpuSettings,
-    /// Maximum concurrent sequences, as far as the model supports it.
-    pub max_sequences: usize,
-    /// Whether the keys and values of known prefixes are reused.
-    pub reuse: bool,
-    /// Memory for keys and values in bytes; `None`: 1 GiB, or the size of one full context if memory
-    /// allows.
-    pub kv_bytes: Option<usize>,
-    /// Maximum tokens of a sequence; `None`: the model's context length.
-    pub context: Option<usize>,
-    /// Speculative decoding by prompt lookup, for a sequence that decodes alone. The output does not
-    /// change.
-    pub speculate: bool,
-}
 
 /// A model in this process, loaded before the workflow loop starts.
 pub struct LocalEngine {
@@ -599,23 +584,4 @@ impl Engine for LocalEngine {
         }
         Ok(())
     }
-}
-
-/// A prefill and a decode of a few tokens: page faults, kernel compilation and allocator growth belong
-/// to the engine's start, not to the first workflow.
-fn warm_up(model: &mut dyn Model) -> Result<()> {
-    let slot = model.open()?;
-    let tokens = [0; 16];
-    let pages = [0];
-    for (start, tokens) in [(0, &tokens[..15]), (15, &tokens[15..])] {
-        model.forward(&[Chunk {
-            slot,
-            pages: &pages,
-            tokens,
-            start,
-            logits: true,
-        }])?;
-    }
-    model.close(slot);
-    model.synchronize()
 }
