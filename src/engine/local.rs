@@ -487,7 +487,10 @@ impl Engine for LocalEngine {
         if let Some((work, draft)) = self.draft(&plan) {
             drop(scheduling);
             return match self.verify_draft(work, &draft) {
-                Ok(events) => Ok(events),
+                Ok(events) => {
+                    self.tries_again = false;
+                    Ok(events)
+                }
                 Err(error) => {
                     self.lower_admission(error)?;
                     // A draft takes more memory than a token.
