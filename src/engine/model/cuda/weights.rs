@@ -1,4 +1,4 @@
-//! The weights on the device: the CPU's packed matrices, with quants as [`repack`](super::repack) stores them.
+//! The weights on the device: the CPU's packed matrices, with quants as [`repack`] stores them.
 
 use std::sync::OnceLock;
 
