@@ -2,6 +2,8 @@
 //! overrides its variable, which overrides the default.
 
 mod bench;
+mod compare;
+mod gates;
 mod init;
 mod misspelled;
 mod process_env;
@@ -30,6 +32,7 @@ use crate::terminal::{is_active, visible, visible_line};
 use remote::{RemoteArgs, ServerArgs};
 
 pub use bench::BenchEngineArgs;
+pub use compare::{CompareArgs, FailOn};
 pub use init::InitArgs;
 pub use misspelled::misspelled;
 pub use process_env::ProcessEnv;
@@ -56,6 +59,8 @@ pub enum Command {
     Diagnose(DiagnoseArgs),
     /// Render a run as a self-contained HTML file, or as Markdown
     Report(ReportArgs),
+    /// Compare runs with a baseline: a verdict with its interval, and why it changed
+    Compare(CompareArgs),
     /// Merge the runs of all shards of a job (--shard) into one
     Merge(MergeArgs),
     /// Make a folder with a template, suite, fixture and nightly job to start from
@@ -247,6 +252,9 @@ pub struct RunArgs {
     profile: ProfileArgs,
 
     #[command(flatten)]
+    keep: KeepArgs,
+
+    #[command(flatten)]
     workflow: workflows::WorkflowArgs,
 
     /// Print each step's generated text to stderr
@@ -262,6 +270,37 @@ pub struct RunArgs {
     /// comparison
     #[arg(long)]
     engine_per_workflow: bool,
+}
+
+/// What a run is to its history.
+#[derive(Debug, Clone, Args)]
+struct KeepArgs {
+    /// Label the run in the history: NAME=VALUE, several with commas; commit is set from GITHUB_SHA
+    #[arg(long = "label", env = "LABELS", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = workflows::parse_setting)]
+    labels: Vec<(String, String)>,
+
+    /// Let this name stand for the run as a baseline from now on, if it is valid
+    #[arg(long, env, value_name = "SAVE_BASELINE", value_parser = crate::results::baselines::parse_name)]
+    save_baseline: Option<String>,
+
+    /// 1: exit with 98 if the run is invalid: flows missing, no tokens, a throttled or shared GPU
+    #[arg(long, env, value_name = "GATE", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    gate: bool,
+
+    #[command(flatten)]
+    limits: gates::GateArgs,
+}
+
+impl KeepArgs {
+    /// The labels, with that of the commit if the environment knows it.
+    fn labels(&self, environment: &ProcessEnv) -> Vec<(String, String)> {
+        let mut labels = self.labels.clone();
+        let is_named = labels.iter().any(|(name, _)| name == "commit");
+        if let Some(commit) = environment.commit.clone().filter(|_| !is_named) {
+            labels.push(("commit".to_owned(), commit));
+        }
+        labels
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -516,6 +555,9 @@ impl RunArgs {
                 show_prompt: self.show_prompt,
                 out: self.results.folder(),
                 record: workflow.record,
+                labels: self.keep.labels(environment),
+                gates: self.keep.limits.resolve(self.keep.gate),
+                save_baseline: self.keep.save_baseline,
                 profiling: self.profile.resolve(),
             },
             rollouts: workflow.rollouts,

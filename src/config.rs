@@ -125,6 +125,19 @@ pub enum ReportFormat {
     Md,
 }
 
+/// Output format of `flowbench compare`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CompareFormat {
+    /// `[VERDICT]` and `[CAUSE]` lines.
+    Text,
+    /// Markdown on stdout, for a pull request or $GITHUB_STEP_SUMMARY.
+    Md,
+    /// JSON, for programs.
+    Json,
+    /// A self-contained HTML file: compare.html in the folder of the last new run.
+    Html,
+}
+
 /// How a GPU is used.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct GpuSettings {
@@ -355,6 +368,20 @@ settings! {
 }
 
 settings! {
+    /// What a run must keep to pass.
+    #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+    pub struct Gates {
+        /// Whether an invalid run fails.
+        pub gate: bool,
+        /// `METRIC:VALUE`.
+        pub max: Vec<String>,
+        /// `ttft:200ms` and the like.
+        pub goodput: Vec<String>,
+        pub min_goodput: Option<f64>,
+    }
+}
+
+settings! {
     /// What is shown and kept.
     #[derive(Debug, Clone, Serialize)]
     pub struct PresentationSettings {
@@ -365,6 +392,12 @@ settings! {
         pub out: PathBuf,
         /// File for the answers, as a script.
         pub record: Option<PathBuf>,
+        /// Name and value, for the history.
+        pub labels: Vec<(String, String)>,
+        /// Name that stands for this run from now on.
+        pub save_baseline: Option<String>,
+        #[serde(flatten)]
+        pub gates: Gates,
         #[serde(flatten)]
         pub profiling: ProfileConfig,
     }

@@ -15,6 +15,8 @@ pub enum Exit {
     Preflight = 3,
     /// Nothing ran.
     NothingRan = 4,
+    /// The runs must not be judged by: a gate needs a verdict and there is none, or a run is invalid.
+    Invalid = 98,
     /// A gate failed: a regression, or outputs that differ.
     Gate = 99,
     /// At least one flow failed.

@@ -1,10 +1,13 @@
 //! Metrics of flows and runs, from the times of steps: critical path, slack, distributions by step id, and
 //! the totals.
 
+pub mod compare;
+pub mod gates;
 mod rounds;
 mod scores;
 mod streamed;
 mod tally;
+pub mod validity;
 
 use std::collections::HashMap;
 

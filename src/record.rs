@@ -2,8 +2,10 @@
 //! comments are the descriptions in `docs/*.schema.json`.
 
 pub mod bench;
+pub mod compare;
 pub mod evaluation;
 pub mod gpu;
+pub mod history;
 pub mod load;
 pub mod metrics;
 pub mod profile;

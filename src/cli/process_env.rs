@@ -21,6 +21,8 @@ pub struct ProcessEnv {
     hf_hub_offline: Option<String>,
     /// Variables that Python needs to start and to load its libraries.
     pub(super) python: Vec<(OsString, OsString)>,
+    /// `GITHUB_SHA`.
+    pub(super) commit: Option<String>,
     api_key: Option<Secret>,
     ssl_cert_file: Option<PathBuf>,
     ssl_cert_dir: Option<OsString>,
@@ -72,6 +74,7 @@ impl ProcessEnv {
             python: (evaluate::KEPT_VARIABLES.iter())
                 .filter_map(|name| Some((OsString::from(name), variable(name)?)))
                 .collect(),
+            commit: text("GITHUB_SHA"),
             api_key: text("API_KEY").map(Secret),
             ssl_cert_file: path("SSL_CERT_FILE"),
             ssl_cert_dir: set("SSL_CERT_DIR"),

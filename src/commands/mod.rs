@@ -1,6 +1,7 @@
 //! The subcommands, one file each: they parse, call the layers below, and map the result to an exit code.
 
 mod bench_engine;
+mod compare;
 mod diagnose;
 mod doctor;
 mod expand;
@@ -53,6 +54,7 @@ pub fn dispatch(command: Command, environment: &ProcessEnv) -> Result<Exit> {
             }
         },
         Command::Diagnose(arguments) => diagnose::run(&arguments, &mut listing()),
+        Command::Compare(arguments) => compare::compare(&arguments, &mut listing()),
         Command::Init(arguments) => init::run(&arguments, &mut listing()),
         Command::Report(arguments) => report::run(&arguments, &mut listing()),
         Command::Merge(arguments) => merge::run(&arguments, &mut listing()),

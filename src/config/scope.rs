@@ -2,11 +2,11 @@
 //! comparability of runs follows from types.
 
 use super::remote::Server;
+use super::{
+    Gates, Layout, MachineSettings, ModelConfig, PresentationSettings, ProfileConfig, RolloutFiles,
+};
 #[cfg(test)]
 use super::{JobSettings, RolloutRows};
-use super::{
-    Layout, MachineSettings, ModelConfig, PresentationSettings, ProfileConfig, RolloutFiles,
-};
 
 /// What a setting belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,11 @@ const MACHINE: &[&[&str]] = &[
     RolloutFiles::NAMES,
 ];
 
-const PRESENTATION: &[&[&str]] = &[PresentationSettings::NAMES, ProfileConfig::NAMES];
+const PRESENTATION: &[&[&str]] = &[
+    PresentationSettings::NAMES,
+    ProfileConfig::NAMES,
+    Gates::NAMES,
+];
 
 /// Settings of the job that have a type of their own; others are found to be the job's by default.
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What people and programs are shown: lines on the terminal ([`timing`], and [`traffic`] of
 //! `MODE=remote`), the table of `MODE=both` ([`table`]), the figures of `bench-engine` ([`mod@bench`]),
 //! warnings where a run proves little ([`mod@warnings`]), and its end in a sentence ([`summary`], and [`gpu`]
-//! for the card). Of saved
-//! runs, [`mod@diagnose`] says why they took as long as they did, and [`page`] shows them.
+//! for the card). Of saved runs, [`mod@diagnose`] says why they took as long as they did, [`page`] shows them,
+//! and [`verdicts`] how they compare with others.
 //!
 //! Everything here is made from records; nothing is measured or saved.
 
@@ -18,6 +18,7 @@ pub mod table;
 pub(crate) mod testing;
 pub mod timing;
 pub mod traffic;
+pub mod verdicts;
 pub mod warnings;
 
 use std::io::{IsTerminal, Write};

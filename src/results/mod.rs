@@ -1,9 +1,13 @@
 //! What runs leave on disk, and how it is read back: a run's folder, evolutions, rollouts, recordings,
-//! profiles, and the merge of runs.
+//! profiles, names of runs and baselines, and the merge of runs.
 
+pub mod baselines;
 mod evolution;
 mod files;
+pub mod history;
+mod identity;
 mod leftovers;
+mod measured;
 pub mod merge;
 mod names;
 pub mod outputs;
@@ -11,10 +15,13 @@ mod profile;
 mod recording;
 mod rollouts;
 mod run_folder;
+pub mod runs;
 mod saved;
 
 pub use evolution::EvolutionFolder;
 pub use files::replace;
+pub use identity::{Identity, common, explains_outputs, subject};
+pub use measured::{read_all, read_measured};
 pub use names::run_name;
 pub use profile::{ProfileFiles, write_pending};
 pub use recording::Recording;

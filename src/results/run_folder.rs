@@ -1,7 +1,7 @@
 //! A run's folder, `results/<run-id>/`: `steps.jsonl` grows by a line after every step, `run.json`
 //! is replaced as a whole. A killed run leaves every step that had ended.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -126,6 +126,12 @@ impl RunFolder {
         self.saved = Timer::start();
         Ok(())
     }
+}
+
+/// Whether a run still writes to `folder`.
+pub(super) fn is_in_use(folder: &Path) -> bool {
+    let steps = File::open(folder.join("steps.jsonl"));
+    steps.is_ok_and(|steps| matches!(steps.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::evolution;
 use super::files::not_a_record;
-use super::names::{natural, start_time};
+use super::names::natural;
+use super::runs;
 use crate::error::{Error, Result};
 use crate::record::evaluation::EvolutionRecord;
 use crate::record::{RECORD_SCHEMA, RunRecord, StepRecord};
@@ -31,7 +32,7 @@ impl SavedRun {
     pub fn read(path: Option<&Path>, out: &Path) -> Result<Self> {
         let path = match path {
             Some(path) => path.to_owned(),
-            None => latest(out)?,
+            None => runs::latest(out)?,
         };
         let (folder, file) = if path.is_dir() {
             (path.clone(), path.join("run.json"))
@@ -39,18 +40,8 @@ impl SavedRun {
             let folder = path.parent().unwrap_or(Path::new("")).to_owned();
             (folder, path.clone())
         };
-        let text = read(&file)?;
-        let version: Version = parse(&text, &file)?;
-        if version.schema != RECORD_SCHEMA {
-            return Err(Error::usage(format!(
-                "{}: the record's schema is {}, this program reads {RECORD_SCHEMA}",
-                file.display(),
-                version.schema
-            ))
-            .hint("use the flowbench that wrote it"));
-        }
         Ok(Self {
-            record: parse(&text, &file)?,
+            record: record(&file)?,
             steps: steps(&folder.join("steps.jsonl"))?,
             evolutions: evolutions(&folder.join("evolution"))?,
             folder,
@@ -63,12 +54,39 @@ struct Version {
     schema: u32,
 }
 
+/// Reads a `run.json`.
+pub(super) fn record(file: &Path) -> Result<RunRecord> {
+    let text = read(file)?;
+    let version: Version = parse(&text, file)?;
+    if version.schema != RECORD_SCHEMA {
+        return Err(Error::usage(format!(
+            "{}: the record's schema is {}, this program reads {RECORD_SCHEMA}",
+            file.display(),
+            version.schema
+        ))
+        .hint("use the flowbench that wrote it"));
+    }
+    parse(&text, file)
+}
+
 fn read(file: &Path) -> Result<String> {
-    text_file::read_text(file).map_err(|source| {
-        Error::usage(format!("failed to read {}", file.display()))
-            .hint("name a run's folder (results/RUN) or its run.json, or none for the latest run")
-            .caused_by(source)
-    })
+    text_file::read_text(file).map_err(|source| cannot_read(file, source))
+}
+
+pub(super) fn cannot_read(
+    file: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::usage(format!("failed to read {}", file.display()))
+        .hint("name a run's folder (results/RUN) or its run.json, or none for the latest run")
+        .caused_by(source)
+}
+
+/// The error for a line of `steps.jsonl` (from 1) that does not parse.
+pub(super) fn not_a_step(file: &Path, line: usize, source: serde_json::Error) -> Error {
+    Error::usage(format!("{}:{line}: not a step", file.display()))
+        .hint("each line is one step, as a run wrote it")
+        .caused_by(source)
 }
 
 fn parse<'a, T: serde::Deserialize<'a>>(text: &'a str, file: &Path) -> Result<T> {
@@ -83,13 +101,7 @@ fn steps(file: &Path) -> Result<Vec<StepRecord>> {
         match serde_json::from_str(line) {
             Ok(step) => steps.push(step),
             Err(_) if index + 1 == text.lines().count() && !text.ends_with('\n') => {}
-            Err(source) => {
-                return Err(
-                    Error::usage(format!("{}:{}: not a step", file.display(), index + 1))
-                        .hint("each line is one step, as a run wrote it")
-                        .caused_by(source),
-                );
-            }
+            Err(source) => return Err(not_a_step(file, index + 1, source)),
         }
     }
     Ok(steps)
@@ -108,85 +120,4 @@ fn evolutions(folder: &Path) -> Result<Vec<EvolutionRecord>> {
     (folders.iter())
         .filter_map(|folder| evolution::read(folder, &value).transpose())
         .collect()
-}
-
-/// The folder of the latest run.
-///
-/// Run names begin with the second of their start. Within a second `started_at` of the record decides,
-/// then the number of the name. Runs that were renamed are compared by `started_at` alone.
-fn latest(out: &Path) -> Result<PathBuf> {
-    let hint = "run something first, or let OUT (--out) name the folder where runs are kept";
-    let entries = fs::read_dir(out).map_err(|source| {
-        Error::usage(format!("failed to read {}", out.display()))
-            .hint(hint)
-            .caused_by(source)
-    })?;
-    let runs: Vec<(Option<String>, PathBuf)> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.join("run.json").is_file())
-        .map(|path| (start_time(&path), path))
-        .collect();
-    let last = runs.iter().filter_map(|(second, _)| second.clone()).max();
-    let candidates = runs
-        .into_iter()
-        .filter(|(second, _)| second.is_none() || *second == last);
-    let latest = candidates
-        .map(|(_, path)| {
-            let name = natural(path.file_name().unwrap_or_default());
-            (started_at(&path), name, path)
-        })
-        .max()
-        .map(|(_, _, path)| path);
-    latest.ok_or_else(|| Error::usage(format!("{} holds no run", out.display())).hint(hint))
-}
-
-/// `started_at` of the record; `None`, which sorts first, if it cannot be read.
-fn started_at(run: &Path) -> Option<jiff::Timestamp> {
-    #[derive(serde::Deserialize)]
-    struct Started {
-        started_at: String,
-    }
-    let text = fs::read(run.join("run.json")).ok()?;
-    let started: Started = serde_json::from_slice(&text).ok()?;
-    started.started_at.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn latest_of(runs: &[(&str, &str)]) -> String {
-        let out = tempfile::tempdir().expect("a temporary folder");
-        for (name, started_at) in runs {
-            let folder = out.path().join(name);
-            fs::create_dir(&folder).expect("writable");
-            let record = format!("{{\"schema\": 1, \"started_at\": \"{started_at}\"}}");
-            fs::write(folder.join("run.json"), record).expect("writable");
-        }
-        let found = latest(out.path()).expect("there are runs");
-        found.file_name().expect("a name").display().to_string()
-    }
-
-    #[test]
-    fn the_latest_run_is_the_one_that_began_last() {
-        let at = "2026-01-31T09:30:00.5Z";
-        let copies: Vec<String> = ["", "-2", "-9", "-10", "-11"]
-            .map(|number| format!("20260131T093000Z-scripted{number}"))
-            .into();
-        let copies: Vec<(&str, &str)> = copies.iter().map(|name| (name.as_str(), at)).collect();
-        assert_eq!(latest_of(&copies), "20260131T093000Z-scripted-11");
-        // Two modes in a second.
-        let modes = [
-            ("20260131T093000Z-standalone", "2026-01-31T09:30:00.1Z"),
-            ("20260131T093000Z-reuse", "2026-01-31T09:30:00.12Z"),
-        ];
-        assert_eq!(latest_of(&modes), "20260131T093000Z-reuse");
-        let renamed = [
-            ("20260131T093000Z-reuse", "2026-01-31T09:30:00Z"),
-            ("baseline", "2026-01-30T09:30:00Z"),
-        ];
-        assert_eq!(latest_of(&renamed), "20260131T093000Z-reuse");
-        let renamed = [renamed[1], ("zero", "2026-01-30T09:29:59Z")];
-        assert_eq!(latest_of(&renamed), "baseline");
-    }
 }

@@ -80,6 +80,7 @@ impl Recorder<'_> {
         let saved = self.save_all(status == Status::Complete);
         self.print_totals(num_workflows)?;
         saved?;
+        let judged = self.judge()?;
         if let Some(line) = gpu::line(&self.record) {
             self.console.progress(&line);
         }
@@ -89,6 +90,11 @@ impl Recorder<'_> {
         }
         let folder = self.files.folder.path();
         self.console.result(&timing::run(folder))?;
+        let error = match (judged, error) {
+            // What failed is told, too.
+            (Some(judged), Some(error)) => Some(judged.caused_by(error)),
+            (judged, error) => judged.or(error),
+        };
         match error {
             None => Ok(Exit::Done),
             Some(error) => Err(error.hint(format!("what was measured is in {}", folder.display()))),

@@ -8,6 +8,7 @@
 
 pub(crate) mod expansion;
 mod finish;
+mod judged;
 pub(crate) mod model;
 mod prepared;
 mod recorder;
@@ -37,6 +38,7 @@ use prepared::Prepared;
 use recorder::{Recorder, RunFiles};
 use services::RunServices;
 
+pub(crate) use judged::failure;
 pub(crate) use verdict::verdict;
 
 /// Runs the job, and returns the exit code of a run that ended in order.

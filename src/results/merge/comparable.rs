@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::ShardPart;
 use crate::config::Scope;
+use crate::results::identity::flat;
 
 /// What must be equal of the engines; the rest (path, device) belongs to the machine.
 const OF_THE_ENGINE: &[&str] = &[
@@ -19,9 +20,6 @@ const OF_THE_ENGINE: &[&str] = &[
 
 /// Prefix of the engine's names in errors.
 const ENGINE: &str = "the engine's ";
-
-/// Settings that are objects of further settings.
-const NESTED: [&str; 2] = ["remote", "rollouts"];
 
 /// The first difference between the jobs of two runs, in words.
 pub(super) fn difference(one: &ShardPart, other: &ShardPart) -> Option<String> {
@@ -75,20 +73,4 @@ fn identity(part: &ShardPart) -> BTreeMap<String, Value> {
         }
     }
     all
-}
-
-/// The settings, with nested ones beside the others.
-fn flat(settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-    let mut flat = BTreeMap::new();
-    for (name, value) in settings {
-        match value {
-            Value::Object(members) if NESTED.contains(&name.as_str()) => {
-                flat.extend(members.clone())
-            }
-            value => {
-                flat.insert(name.clone(), value.clone());
-            }
-        }
-    }
-    flat
 }

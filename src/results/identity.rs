@@ -1,0 +1,294 @@
+//! What a run measured, and where: the facts that decide whether runs can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::config::Scope;
+use crate::error::{Error, Result};
+use crate::hash::PartsHasher;
+use crate::record::RunRecord;
+use crate::record::compare::Difference;
+
+/// Settings that are objects of further settings.
+const NESTED: [&str; 2] = ["remote", "rollouts"];
+
+/// Settings that only choose what the engine reports as a fact.
+const CHOICES: [&str; 2] = ["backend", "device"];
+
+/// Facts under which outputs stay the same: a difference in them does not explain other outputs.
+const HARMLESS: &[&str] = &[
+    "revision",
+    "version",
+    "machine",
+    "processor",
+    "memory",
+    "os",
+    "gpu",
+    "driver",
+    "endpoint",
+    "concurrency",
+    "kv_cache_bytes",
+    "gpu_memory_utilization",
+    "cuda_graphs",
+    "speculate",
+    "mode",
+    "rounds",
+    "segments",
+];
+
+/// Facts that may differ between the runs of one side.
+const PER_RUN: &[&str] = &["revision"];
+
+/// Memory of virtual machines differs by a few pages from boot to boot.
+const MEMORY_STEP: f64 = (1u64 << 29) as f64;
+
+/// The facts of a run, by the names of `--subject` and `--allow-different`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Identity {
+    /// What is measured: template, fixture, engine, model, and the job's settings.
+    pub job: BTreeMap<String, Value>,
+    /// Where: machine, processor, GPU, driver, memory, operating system.
+    pub machine: BTreeMap<String, Value>,
+    /// Which program, and which state of the checkout.
+    pub program: BTreeMap<String, Value>,
+}
+
+impl Identity {
+    pub fn of(record: &RunRecord) -> Self {
+        let settings = flat(&record.settings);
+        let engine = |name: &str| record.engine.get(name).cloned().unwrap_or_default();
+        let device = record.engine.get("device").cloned().unwrap_or_default();
+        let mut job: BTreeMap<String, Value> = settings
+            .iter()
+            .filter(|(name, _)| Scope::of(name) == Scope::Job && !CHOICES.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let facts = [
+            ("template", short(&record.expansion.template_hash)),
+            ("fixture", short(&record.expansion.fixture_hash)),
+            ("engine", engine("kind")),
+            ("model", model(record)),
+            ("weights", engine("weights")),
+            ("backend", engine("backend")),
+            ("device", device.get("kind").cloned().unwrap_or_default()),
+        ];
+        job.extend(named(facts));
+        if let Some(shard) = record.shard {
+            job.insert("shard".to_owned(), shard.to_string().into());
+        }
+        job.insert("num_flows".to_owned(), record.expansion.num_flows.into());
+
+        let environment = &record.environment;
+        let card = record.gpu.as_ref().map(|gpu| &gpu.card);
+        let is_gpu = device.get("kind").and_then(Value::as_str) == Some("cuda");
+        let gpu = card.and_then(|card| card.uuid.clone()).map(Value::from);
+        let threads = environment.cpu_threads;
+        let memory = environment.memory_bytes as f64 / MEMORY_STEP;
+        let machine = [
+            ("machine", environment.hostname_hash.clone().into()),
+            (
+                "processor",
+                format!("{}, {threads} threads", environment.cpu).into(),
+            ),
+            ("memory", format!("{:.1} GiB", memory.round() / 2.0).into()),
+            ("os", environment.os.as_str().into()),
+            (
+                "gpu",
+                gpu.or_else(|| device.get("name").filter(|_| is_gpu).cloned())
+                    .unwrap_or_default(),
+            ),
+            ("driver", card.and_then(|card| card.driver.clone()).into()),
+            (
+                "endpoint",
+                settings.get("endpoint").cloned().unwrap_or_default(),
+            ),
+        ];
+        let program = [
+            ("version", environment.flowbench.as_str().into()),
+            ("revision", environment.git_revision.clone().into()),
+        ];
+        Self {
+            job,
+            machine: named(machine).collect(),
+            program: named(program).collect(),
+        }
+    }
+
+    /// What differs, by name; a fact that one of them does not know differs only in what is known.
+    pub fn differences(&self, other: &Self) -> Vec<Difference> {
+        let parts = [
+            (&self.job, &other.job),
+            (&self.machine, &other.machine),
+            (&self.program, &other.program),
+        ];
+        let mut differences = Vec::new();
+        for (one, other) in parts {
+            let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+            for name in names {
+                let values = [one, other].map(|facts| facts.get(name).unwrap_or(&Value::Null));
+                if values[0] != values[1] {
+                    let [base, new] = values.map(shown);
+                    differences.push(Difference {
+                        name: name.clone(),
+                        base,
+                        new,
+                    });
+                }
+            }
+        }
+        differences
+    }
+
+    /// First 16 hex digits of the SHA-256 of the job's facts.
+    pub fn job_digest(&self) -> String {
+        digest(&self.job)
+    }
+
+    /// The same of the machine's facts.
+    pub fn machine_digest(&self) -> String {
+        digest(&self.machine)
+    }
+}
+
+/// The identity that the runs of one side have in common; `allowed` facts may differ.
+///
+/// # Errors
+/// Exit code 2 if the runs differ in anything else.
+pub fn common(
+    folders: &[PathBuf],
+    identities: &[Identity],
+    allowed: &[String],
+) -> Result<Identity> {
+    let Some(first) = identities.first() else {
+        return Err(Error::usage("no run was named"));
+    };
+    for (folder, identity) in folders.iter().zip(identities).skip(1) {
+        let differences = first.differences(identity);
+        let differs = |difference: &&Difference| {
+            !allowed.contains(&difference.name) && !PER_RUN.contains(&difference.name.as_str())
+        };
+        if let Some(difference) = differences.iter().find(differs) {
+            let message = format!(
+                "the runs of one side differ: {} is {} in {} and {} in {}",
+                difference.name,
+                difference.base,
+                folders[0].display(),
+                difference.new,
+                folder.display()
+            );
+            return Err(Error::usage(message).hint(format!(
+                "name runs of one kind, or accept it with --allow-different {}",
+                difference.name
+            )));
+        }
+    }
+    Ok(first.clone())
+}
+
+/// Divides what differs between two sides into the subject of the comparison and what is accepted besides.
+/// Without a named subject, the only thing that differs is it.
+///
+/// # Errors
+/// Exit code 2 for differences that are neither.
+pub fn subject(
+    differences: Vec<Difference>,
+    subject: &[String],
+    allowed: &[String],
+) -> Result<(Vec<Difference>, Vec<Difference>)> {
+    let (accepted, left): (Vec<Difference>, Vec<Difference>) =
+        (differences.into_iter()).partition(|difference| allowed.contains(&difference.name));
+    if subject.is_empty() && left.len() <= 1 {
+        return Ok((left, accepted));
+    }
+    let (named, obstacles): (Vec<Difference>, Vec<Difference>) =
+        (left.into_iter()).partition(|difference| subject.contains(&difference.name));
+    if obstacles.is_empty() {
+        return Ok((named, accepted));
+    }
+    let facts: Vec<String> = (obstacles.iter())
+        .map(|fact| format!("{} ({} and {})", fact.name, fact.base, fact.new))
+        .collect();
+    let names: Vec<&str> = obstacles.iter().map(|fact| fact.name.as_str()).collect();
+    let names = names.join(",");
+    let message = if subject.is_empty() {
+        format!(
+            "the runs differ in more than one thing: {}",
+            facts.join(", ")
+        )
+    } else {
+        format!("the runs also differ in {}", facts.join(", "))
+    };
+    let hint = format!(
+        "say what is compared with --subject, such as --subject {names}, or accept it with --allow-different {names}"
+    );
+    Err(Error::usage(message).hint(hint))
+}
+
+/// Whether other outputs are to be expected where `differences` exist.
+pub fn explains_outputs(differences: &[Difference]) -> bool {
+    let mut names = differences
+        .iter()
+        .map(|difference| difference.name.as_str());
+    names.any(|name| !HARMLESS.contains(&name))
+}
+
+/// The model by its content if that is known, otherwise by its name.
+fn model(record: &RunRecord) -> Value {
+    let text = |name: &str| record.engine.get(name).and_then(Value::as_str);
+    match (text("model"), text("model_sha256")) {
+        (Some(model), Some(hash)) => format!("{model} ({})", prefix(hash)).into(),
+        (Some(model), None) => model.into(),
+        (None, _) => Value::Null,
+    }
+}
+
+fn short(hash: &str) -> Value {
+    prefix(hash).into()
+}
+
+fn prefix(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+fn named<const N: usize>(facts: [(&str, Value); N]) -> impl Iterator<Item = (String, Value)> {
+    facts
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "unset".to_owned(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}
+
+fn digest(facts: &BTreeMap<String, Value>) -> String {
+    let mut hasher = PartsHasher::default();
+    for (name, value) in facts {
+        hasher.part(name.as_bytes());
+        hasher.part(value.to_string().as_bytes());
+    }
+    hasher.finish()[..16].to_owned()
+}
+
+/// The settings, with nested ones beside the others.
+pub(super) fn flat(settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    let mut flat = BTreeMap::new();
+    for (name, value) in settings {
+        match value {
+            Value::Object(members) if NESTED.contains(&name.as_str()) => {
+                flat.extend(members.clone())
+            }
+            value => {
+                flat.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    flat
+}
