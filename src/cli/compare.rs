@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::ResultsArgs;
-use super::gates::GateArgs;
+use super::gates::{GateArgs, parse_share};
 use crate::config::CompareFormat;
 use crate::metrics::compare::{Metric, Quantity, Steps};
 use crate::results::baselines;
@@ -93,18 +93,6 @@ fn parse_metric(text: &str) -> Result<Metric, String> {
     Ok(Metric { quantity, steps })
 }
 
-/// A share such as `3%` or `0.03`, above 0 and below 1.
-pub(super) fn parse_share(text: &str) -> Result<f64, String> {
-    let value = match text.strip_suffix('%') {
-        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
-        None => text.parse(),
-    };
-    match value {
-        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
-        _ => Err("expected a share above 0 and below 100 %, such as 3% or 0.03".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,15 +114,6 @@ mod tests {
             "reward:*",
         ] {
             assert!(steps(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn shares_are_percentages_or_fractions() {
-        assert_eq!(parse_share("3%"), Ok(0.03));
-        assert_eq!(parse_share("0.5"), Ok(0.5));
-        for bad in ["0", "-1%", "100%", "1", "NaN", "inf", "3 percent", "%"] {
-            assert!(parse_share(bad).is_err(), "{bad}");
         }
     }
 }

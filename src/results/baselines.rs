@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::files::replace;
-use super::saved;
+use super::reading;
 use crate::error::{Error, Result};
 
 const FILE: &str = "baselines.json";
@@ -19,7 +19,7 @@ pub fn read(out: &Path) -> Result<BTreeMap<String, Vec<String>>> {
         return Ok(BTreeMap::new());
     }
     let text =
-        std::fs::read_to_string(&file).map_err(|source| saved::cannot_read(&file, source))?;
+        std::fs::read_to_string(&file).map_err(|source| reading::cannot_read(&file, source))?;
     serde_json::from_str(&text).map_err(|source| {
         Error::usage(format!("{}: not a list of baselines", file.display()))
             .hint("correct it, or remove it and save the baselines again (--save-baseline)")

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::{append, cannot_write};
 use super::identity::Identity;
-use super::saved;
+use super::reading;
 use crate::error::{Error, Result};
 use crate::metrics::compare::{Earlier, RunMetric, Selected};
 use crate::record::compare::MeasuredRun;
@@ -41,7 +41,7 @@ impl History {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Self::default());
             }
-            Err(source) => return Err(saved::cannot_read(&file, source)),
+            Err(source) => return Err(reading::cannot_read(&file, source)),
         };
         let mut history = Self::default();
         let mut broken = Vec::new();

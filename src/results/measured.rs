@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use super::saved;
+use super::reading;
 use crate::error::{Error, Result};
 use crate::record::compare::{MeasuredRun, MeasuredStep};
 
@@ -12,23 +12,23 @@ use crate::record::compare::{MeasuredRun, MeasuredStep};
 /// # Errors
 /// Exit code 2 if it is no run, or cannot be read or parsed.
 pub fn read_measured(folder: &Path) -> Result<MeasuredRun> {
-    let record = saved::record(&folder.join("run.json"))?;
+    let record = reading::record(&folder.join("run.json"))?;
     let file = folder.join("steps.jsonl");
-    let open = std::fs::File::open(&file).map_err(|source| saved::cannot_read(&file, source))?;
+    let open = std::fs::File::open(&file).map_err(|source| reading::cannot_read(&file, source))?;
     let mut reader = BufReader::with_capacity(1 << 16, open);
     let mut steps = Vec::new();
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
         let read = reader.read_until(b'\n', &mut line);
-        if read.map_err(|source| saved::cannot_read(&file, source))? == 0 {
+        if read.map_err(|source| reading::cannot_read(&file, source))? == 0 {
             break;
         }
         match serde_json::from_slice::<MeasuredStep>(&line) {
             Ok(step) => steps.push(step),
             // The last line of a killed run may be incomplete.
             Err(_) if line.last() != Some(&b'\n') => {}
-            Err(source) => return Err(saved::not_a_step(&file, number, source)),
+            Err(source) => return Err(reading::not_a_step(&file, number, source)),
         }
     }
     Ok(MeasuredRun { record, steps })

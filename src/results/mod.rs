@@ -12,6 +12,7 @@ pub mod merge;
 mod names;
 pub mod outputs;
 mod profile;
+mod reading;
 mod recording;
 mod rollouts;
 mod run_folder;

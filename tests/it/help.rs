@@ -11,6 +11,7 @@ fn help_texts() {
         &["expand", "--help"],
         &["diagnose", "--help"],
         &["report", "--help"],
+        &["compare", "--help"],
         &["merge", "--help"],
         &["init", "--help"],
         &["doctor", "--help"],

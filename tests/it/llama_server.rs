@@ -131,8 +131,7 @@ fn the_same_flows_through_a_real_server() {
         command
     };
     let steps = |out: &str| -> Vec<Value> {
-        let mut runs = std::fs::read_dir(workspace.file(out)).expect("kept");
-        let folder = runs.next().expect("a run").expect("readable").path();
+        let folder = workspace.runs(out).remove(0);
         let text = std::fs::read_to_string(folder.join("steps.jsonl")).expect("readable");
         let lines = text
             .lines()

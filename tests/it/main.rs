@@ -12,6 +12,7 @@ mod bad_input;
 mod bench_engine;
 mod both;
 mod common;
+mod compare;
 #[path = "../support/default_model.rs"]
 mod default_model;
 #[cfg(target_os = "linux")]

@@ -194,9 +194,7 @@ fn an_evolution_computes_each_prompt_once() {
             .arg(&model);
         let printed = run(&mut command);
         assert_eq!(printed.code, 0, "{}", printed.err);
-        let folder = std::fs::read_dir(workspace.file(mode)).expect("a run was kept");
-        let folder = folder.map(|entry| entry.expect("readable").path()).next();
-        let steps = folder.expect("one run").join("steps.jsonl");
+        let steps = workspace.runs(mode).remove(0).join("steps.jsonl");
         let steps = std::fs::read_to_string(steps).expect("steps");
         let mut steps: Vec<serde_json::Value> = (steps.lines())
             .map(|line| serde_json::from_str(line).expect("JSON"))

@@ -190,10 +190,7 @@ fn so_are_those_of_a_server_and_of_joined_shards() {
             .env("OUT", format!("parts/{shard}").replace('/', "-")));
         assert_eq!(printed.code, 0, "{}", printed.err);
     }
-    let parts = ["parts-1-2", "parts-2-2"].map(|out| {
-        let mut runs = std::fs::read_dir(workspace.file(out)).expect("kept");
-        runs.next().expect("a run").expect("readable").path()
-    });
+    let parts = ["parts-1-2", "parts-2-2"].map(|out| workspace.runs(out).remove(0));
     for part in &parts {
         let text = std::fs::read_to_string(part.join("run.json")).expect("readable");
         let record = serde_json::from_str(&text).expect("JSON");

@@ -31,8 +31,7 @@ fn out(shard: &str) -> String {
 
 /// The only run of a part.
 fn folder(workspace: &Workspace, shard: &str) -> PathBuf {
-    let mut runs = std::fs::read_dir(workspace.file(&out(shard))).expect("a run was kept");
-    runs.next().expect("a run").expect("readable").path()
+    workspace.runs(&out(shard)).remove(0)
 }
 
 fn merge(workspace: &Workspace, runs: &[PathBuf]) -> Printed {

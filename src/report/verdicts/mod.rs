@@ -152,7 +152,8 @@ fn no_verdict(metric: &MetricVerdict, threshold: &str) -> String {
         format!("a change of more than {threshold} is neither shown nor excluded")
     };
     text.push_str(&match metric.more_runs {
-        Some(more) => format!("; {} more on each side would tell", plural(more, "run")),
+        Some(1) => "; 1 more run on each side would tell".to_owned(),
+        Some(more) => format!("; {more} more runs on each side would tell"),
         None => "; 100 more runs on each side would not tell".to_owned(),
     });
     text

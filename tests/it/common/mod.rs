@@ -125,12 +125,20 @@ impl Workspace {
         command
     }
 
+    /// The folders of the runs in `out`, by name.
+    pub(crate) fn runs(&self, out: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.file(out)).expect("a run was kept");
+        let mut runs: Vec<PathBuf> = entries
+            .map(|entry| entry.expect("readable").path())
+            .filter(|path| path.is_dir())
+            .collect();
+        runs.sort();
+        runs
+    }
+
     /// The one run's folder.
     pub(crate) fn run_folder(&self) -> PathBuf {
-        let mut runs: Vec<_> = fs::read_dir(self.file("results"))
-            .expect("a run was kept")
-            .map(|entry| entry.expect("readable").path())
-            .collect();
+        let mut runs = self.runs("results");
         assert_eq!(runs.len(), 1, "{runs:?}");
         runs.remove(0)
     }

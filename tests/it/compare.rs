@@ -1,0 +1,347 @@
+//! `flowbench compare`, the history, baselines and gates, end to end on the scripted engine.
+
+use crate::common::{Printed, Workspace, run};
+
+/// A script whose answers take some milliseconds.
+fn script(executor_ms: f64) -> String {
+    format!(
+        r#"{{"step": "planner", "output": "Read the loop first.", "ttft_ms": 5, "latency_ms": 15}}
+{{"step": "executor", "output": "The loop ends one too early.", "ttft_ms": 5, "latency_ms": {executor_ms}}}
+{{"step": "verifier", "output": "CONFIRMED it does.", "ttft_ms": 5, "latency_ms": 15}}
+"#
+    )
+}
+
+/// Runs the job once with an executor that takes so long.
+fn night(workspace: &Workspace, executor_ms: f64) -> Printed {
+    workspace.write("templates/chain.script.jsonl", script(executor_ms));
+    let printed = run(&mut workspace.scripted());
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    printed
+}
+
+fn compare(workspace: &Workspace, arguments: &[&str]) -> Printed {
+    run(workspace.flowbench(&["compare"]).args(arguments))
+}
+
+/// A workspace with `runs` runs.
+fn after(runs: usize) -> Workspace {
+    let workspace = Workspace::new();
+    for _ in 0..runs {
+        night(&workspace, 20.0);
+    }
+    workspace
+}
+
+/// The value of a key in the first line that begins with `start`.
+fn value<'a>(printed: &'a Printed, start: &str, key: &str) -> &'a str {
+    let mut lines = printed.out.lines();
+    let line = lines.find(|line| line.starts_with(start));
+    let (_, rest) = (line.unwrap_or_default().split_once(&format!(" {key}=")))
+        .unwrap_or_else(|| panic!("no {key} in {}{}", printed.out, printed.err));
+    rest.split(' ').next().unwrap_or_default()
+}
+
+#[test]
+fn a_slower_step_fails_the_gate_and_is_named() {
+    let workspace = after(4);
+    night(&workspace, 60.0);
+    let printed = compare(&workspace, &["history:4"]);
+    assert_eq!(printed.code, 99, "{}{}", printed.out, printed.err);
+    assert_eq!(value(&printed, "[VERDICT]", "verdict"), "REGRESSED");
+    assert_eq!(value(&printed, "[VERDICT]", "baseline_runs"), "4");
+    assert_eq!(value(&printed, "[CAUSE]", "step"), "executor");
+    assert_eq!(value(&printed, "[CAUSE]", "term"), "decode_ms_per_token");
+    // Never a gate, but the same verdict.
+    let told = compare(&workspace, &["history:4", "--fail-on", "never"]);
+    assert_eq!((told.code, &told.out), (0, &printed.out));
+    // The other way around it is an improvement.
+    let faster = compare(
+        &workspace,
+        &["latest", "latest~1,latest~2,latest~3,latest~4"],
+    );
+    assert_eq!(faster.code, 0, "{}", faster.err);
+    assert_eq!(value(&faster, "[VERDICT]", "verdict"), "IMPROVED");
+}
+
+#[test]
+fn one_run_against_one_gives_no_verdict() {
+    let workspace = after(2);
+    let printed = compare(&workspace, &["latest~1"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert_eq!(value(&printed, "[VERDICT]", "verdict"), "NO_VERDICT");
+    assert_eq!(value(&printed, "[VERDICT]", "interval"), "unknown");
+    let required = compare(&workspace, &["latest~1", "--require-verdict"]);
+    assert_eq!(required.code, 98, "{}", required.err);
+    let assumed = compare(
+        &workspace,
+        &["latest~1", "--assume-noise", "0.1%", "--threshold", "90%"],
+    );
+    assert_eq!(value(&assumed, "[VERDICT]", "verdict"), "PASS");
+    assert_eq!(value(&assumed, "[VERDICT]", "noise"), "assumed");
+}
+
+#[test]
+fn what_differs_is_the_subject_or_an_obstacle() {
+    let workspace = after(1);
+    let other = |settings: &[(&str, &str)]| {
+        let printed = run(workspace.scripted().envs(settings.iter().copied()));
+        assert_eq!(printed.code, 0, "{}", printed.err);
+    };
+    other(&[("SEED", "1")]);
+    let subject = compare(&workspace, &["latest~1"]);
+    assert_eq!(value(&subject, "[VERDICT]", "subject"), "seed");
+    other(&[("SEED", "1"), ("CONCURRENCY", "2")]);
+    let refused = compare(&workspace, &["latest~2"]);
+    assert_eq!(
+        (refused.code, refused.out.as_str()),
+        (2, ""),
+        "{}",
+        refused.err
+    );
+    for part in [
+        "concurrency (1 and 2)",
+        "seed (0 and 1)",
+        "hint: ",
+        "--subject concurrency,seed",
+    ] {
+        assert!(refused.err.contains(part), "{part} in {}", refused.err);
+    }
+    let obstacle = compare(&workspace, &["latest~2", "--subject", "seed"]);
+    assert!(
+        obstacle
+            .err
+            .contains("also differ in concurrency (1 and 2)"),
+        "{}",
+        obstacle.err
+    );
+    let accepted = compare(
+        &workspace,
+        &[
+            "latest~2",
+            "--subject",
+            "seed",
+            "--allow-different",
+            "concurrency",
+        ],
+    );
+    assert_eq!(accepted.code, 0, "{}", accepted.err);
+    assert_eq!(value(&accepted, "[VERDICT]", "different"), "concurrency");
+    // The runs of one side must agree as well.
+    let mixed = compare(&workspace, &["latest~2,latest~1"]);
+    assert!(
+        mixed.err.contains("the runs of one side differ: seed"),
+        "{}",
+        mixed.err
+    );
+}
+
+#[test]
+fn formats_say_the_same() {
+    let workspace = after(3);
+    let json = compare(&workspace, &["latest~2,latest~1", "-o", "json"]);
+    let record: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    let metric = &record["metrics"][0];
+    assert_eq!(record["flows"], 3);
+    assert_eq!(record["base"].as_array().map(Vec::len), Some(2));
+    let parts = metric["causes"].as_array().expect("causes").iter();
+    let sum: f64 = parts
+        .map(|cause| cause["part"].as_f64().expect("a share"))
+        .sum();
+    assert!((sum - metric["change"].as_f64().expect("a share")).abs() < 1e-9);
+    let md = compare(&workspace, &["latest~2,latest~1", "-o", "md"]);
+    assert!(
+        md.out.starts_with("## ") && md.out.contains("| workflow_ms |"),
+        "{}",
+        md.out
+    );
+    let html = compare(&workspace, &["latest~2,latest~1", "-o", "html"]);
+    let page = std::fs::read_to_string(workspace.path().join(html.out.trim())).expect("a page");
+    assert!(page.starts_with("<!doctype html>") && page.contains("workflow_ms"));
+    assert!(
+        !page.contains("http://") && !page.contains("https://"),
+        "nothing is loaded"
+    );
+}
+
+#[test]
+fn baselines_are_names_for_runs() {
+    let workspace = after(3);
+    let saved = compare(
+        &workspace,
+        &["latest~2", "latest~1,latest", "--save-baseline", "good"],
+    );
+    assert_eq!(saved.code, 0, "{}", saved.err);
+    let printed = run(workspace.scripted().args(["--save-baseline", "last"]));
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let against = compare(&workspace, &["good", "last"]);
+    assert_eq!(value(&against, "[VERDICT]", "baseline_runs"), "2");
+    let unknown = compare(&workspace, &["better"]);
+    assert_eq!(unknown.code, 2);
+    assert!(
+        unknown
+            .err
+            .contains("no run or baseline is called \"better\""),
+        "{}",
+        unknown.err
+    );
+    let bad = compare(&workspace, &["good", "--save-baseline", "latest"]);
+    assert_eq!(bad.code, 2);
+    workspace.write("results/baselines.json", "[]");
+    let torn = compare(&workspace, &["good"]);
+    assert_eq!(torn.code, 2);
+    assert!(
+        torn.err.contains("baselines.json: not a list of baselines"),
+        "{}",
+        torn.err
+    );
+}
+
+#[test]
+fn bad_names_are_told() {
+    let workspace = after(1);
+    std::fs::create_dir(workspace.file("results/empty")).expect("writable");
+    for (arguments, parts) in [
+        (&["latest~5"][..], "holds no latest~5"),
+        (&["empty"], "has no run.json"),
+        (&["latest"], "is on both sides"),
+        (
+            &["history:3"],
+            "0 other valid runs of this job on this machine, not 3",
+        ),
+        (&["history:none"], "not a number of runs"),
+        (&[""], "a run without a name"),
+        (
+            &["latest", "latest", "--metric", "speed"],
+            "no metric is called \"speed\"",
+        ),
+        (&["latest", "--threshold", "0"], "expected a share"),
+    ] {
+        let printed = compare(&workspace, arguments);
+        assert_eq!(
+            (printed.code, printed.out.as_str()),
+            (2, ""),
+            "{}",
+            printed.err
+        );
+        assert!(printed.err.contains(parts), "{parts} in {}", printed.err);
+    }
+    // Of another layout, and without any flow.
+    let folder = workspace.runs("results").remove(0);
+    let text = std::fs::read_to_string(folder.join("run.json")).expect("a record");
+    workspace.write(
+        "results/other/run.json",
+        text.replace("\"schema\": 1", "\"schema\": 7"),
+    );
+    workspace.write("results/other/steps.jsonl", "");
+    let other = compare(&workspace, &["other", folder.to_str().expect("a path")]);
+    assert!(
+        other.err.contains("the record's schema is 7"),
+        "{}",
+        other.err
+    );
+    assert_eq!(other.code, 2);
+}
+
+#[test]
+fn runs_without_a_common_flow_cannot_be_compared() {
+    let workspace = after(2);
+    let folder = workspace.runs("results").remove(1);
+    let file = folder.join("run.json");
+    let text = std::fs::read_to_string(&file).expect("a record");
+    let mut record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for workflow in record["workflows"].as_array_mut().expect("flows") {
+        workflow["error"] = "broken".into();
+    }
+    record["totals"]["workflows_done"] = 0.into();
+    std::fs::write(&file, record.to_string()).expect("writable");
+    let printed = compare(&workspace, &["latest~1"]);
+    assert_eq!(printed.code, 98, "{}", printed.err);
+    assert!(
+        printed.err.contains("no flow ended well in every run"),
+        "{}",
+        printed.err
+    );
+}
+
+#[test]
+fn the_history_has_a_line_for_each_run_and_survives_a_torn_one() {
+    let workspace = Workspace::new();
+    let labelled = run(workspace
+        .scripted()
+        .env("GITHUB_SHA", "abc123")
+        .args(["--label", "branch=main"]));
+    assert_eq!(labelled.code, 0, "{}", labelled.err);
+    let lines = |workspace: &Workspace| -> Vec<String> {
+        let text = workspace.read("results/history.jsonl");
+        text.lines().map(str::to_owned).collect()
+    };
+    let line: serde_json::Value = serde_json::from_str(&lines(&workspace)[0]).expect("JSON");
+    assert_eq!(
+        line["labels"],
+        serde_json::json!({"branch": "main", "commit": "abc123"})
+    );
+    assert_eq!(
+        (&line["flows"], &line["status"]),
+        (&3.into(), &"complete".into())
+    );
+    assert!(
+        line["metrics"]["latency_ms"]["executor"]["mean"].is_number(),
+        "{line}"
+    );
+    // Killed while it wrote: half a line.
+    let torn = format!("{}\n{}", lines(&workspace)[0], &lines(&workspace)[0][..40]);
+    workspace.write("results/history.jsonl", torn);
+    night(&workspace, 20.0);
+    assert_eq!(lines(&workspace).len(), 3);
+    night(&workspace, 20.0);
+    let printed = compare(&workspace, &["history:1"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert!(
+        printed
+            .err
+            .contains("history.jsonl: 1 line skipped, the first is line 2"),
+        "{}",
+        printed.err
+    );
+}
+
+#[test]
+fn gates_of_a_run_have_codes_of_their_own() {
+    let workspace = Workspace::new();
+    let gated = |arguments: &[&str]| run(workspace.scripted().args(arguments));
+    let kept = gated(&[
+        "--gate",
+        "--max",
+        "workflow_ms:60000",
+        "--goodput",
+        "e2el:60s",
+        "--min-goodput",
+        "99%",
+    ]);
+    assert_eq!(kept.code, 0, "{}{}", kept.out, kept.err);
+    assert_eq!(kept.count("[GATE]"), 2, "{}", kept.out);
+    let broken = gated(&["--max", "tokens:1"]);
+    assert_eq!(broken.code, 99, "{}", broken.err);
+    assert!(
+        broken.err.contains("not kept: max tokens:1"),
+        "{}",
+        broken.err
+    );
+    assert_eq!(value(&broken, "[GATE]", "passed"), "no");
+    let slow = gated(&["--goodput", "e2el:0.0001ms", "--min-goodput", "50%"]);
+    assert_eq!((slow.code, value(&slow, "[GATE]", "value")), (99, "0.0%"));
+    // A flow that fails: 100 as ever, 98 where the run must be valid.
+    let failing = format!(
+        "{}\n{}",
+        r#"{"flow": 2, "step": "executor", "fail": "broken"}"#,
+        script(1.0)
+    );
+    workspace.write("templates/chain.script.jsonl", failing);
+    assert_eq!(gated(&[]).code, 100);
+    let invalid = gated(&["--gate"]);
+    assert_eq!(invalid.code, 98, "{}", invalid.err);
+    assert_eq!(value(&invalid, "[INVALID]", "reason"), "flows_missing");
+    let bad = gated(&["--min-goodput", "50%"]);
+    assert_eq!(bad.code, 2, "{}", bad.err);
+}
