@@ -4,6 +4,7 @@
 mod bench;
 mod compare;
 mod gates;
+mod history;
 mod init;
 mod misspelled;
 mod process_env;
@@ -33,6 +34,7 @@ use remote::{RemoteArgs, ServerArgs};
 
 pub use bench::BenchEngineArgs;
 pub use compare::{CompareArgs, FailOn};
+pub use history::HistoryArgs;
 pub use init::InitArgs;
 pub use misspelled::misspelled;
 pub use process_env::ProcessEnv;
@@ -61,6 +63,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Compare runs with a baseline: a verdict with its interval, and why it changed
     Compare(CompareArgs),
+    /// Show a metric over the runs of a job, and where its level changed
+    History(HistoryArgs),
     /// Merge the runs of all shards of a job (--shard) into one
     Merge(MergeArgs),
     /// Make a folder with a template, suite, fixture and nightly job to start from

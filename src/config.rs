@@ -138,6 +138,17 @@ pub enum CompareFormat {
     Html,
 }
 
+/// Output format of `flowbench history`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum HistoryFormat {
+    /// A table and a sparkline.
+    Text,
+    /// JSON, for programs.
+    Json,
+    /// A self-contained HTML file: history.html in the folder of results.
+    Html,
+}
+
 /// How a GPU is used.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct GpuSettings {

@@ -1,12 +1,14 @@
 //! Metrics of flows and runs, from the times of steps: critical path, slack, distributions by step id, and
 //! the totals.
 
+mod changes;
 pub mod compare;
 pub mod gates;
 mod rounds;
 mod scores;
 mod streamed;
 mod tally;
+pub mod trend;
 pub mod validity;
 
 use std::collections::HashMap;

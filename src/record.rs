@@ -15,6 +15,7 @@ mod schema;
 pub mod shard;
 pub mod shortage;
 mod tokens;
+pub mod trend;
 pub mod warning;
 
 use std::collections::BTreeMap;

@@ -75,7 +75,7 @@ pub enum FailOn {
 }
 
 /// `NAME`, `NAME:STEP` or `NAME:*`.
-fn parse_metric(text: &str) -> Result<Metric, String> {
+pub(super) fn parse_metric(text: &str) -> Result<Metric, String> {
     let (name, step) = match text.split_once(':') {
         Some((name, step)) => (name, Some(step)),
         None => (text, None),

@@ -5,6 +5,7 @@ mod compare;
 mod diagnose;
 mod doctor;
 mod expand;
+mod history;
 mod init;
 mod merge;
 mod model;
@@ -55,6 +56,7 @@ pub fn dispatch(command: Command, environment: &ProcessEnv) -> Result<Exit> {
         },
         Command::Diagnose(arguments) => diagnose::run(&arguments, &mut listing()),
         Command::Compare(arguments) => compare::compare(&arguments, &mut listing()),
+        Command::History(arguments) => history::history(&arguments, &mut listing()),
         Command::Init(arguments) => init::run(&arguments, &mut listing()),
         Command::Report(arguments) => report::run(&arguments, &mut listing()),
         Command::Merge(arguments) => merge::run(&arguments, &mut listing()),

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::baselines;
+use super::files::cannot_write;
 use super::names::{natural, start_time};
+use super::run_folder::is_in_use;
 use crate::error::{Error, Result};
 
 /// The folder of results, and what is kept in it.
@@ -120,6 +122,27 @@ pub fn chronological(out: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(runs.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Removes the folders of all runs but the last `keep` and those of baselines. Returns how many.
+///
+/// # Errors
+/// Exit code 2 if the folder or the baselines cannot be read; 110 if a run cannot be removed.
+pub fn prune(out: &Path, keep: usize) -> Result<usize> {
+    let named: Vec<String> = baselines::read(out)?.into_values().flatten().collect();
+    let mut runs = chronological(out)?;
+    runs.truncate(runs.len().saturating_sub(keep));
+    let is_named = |run: &PathBuf| {
+        let name = run
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        name.is_some_and(|name| named.contains(&name))
+    };
+    runs.retain(|run| !is_named(run) && !is_in_use(run));
+    for run in &runs {
+        std::fs::remove_dir_all(run).map_err(|source| cannot_write(run, source))?;
+    }
+    Ok(runs.len())
 }
 
 fn no_runs(out: &Path) -> Error {

@@ -345,3 +345,75 @@ fn gates_of_a_run_have_codes_of_their_own() {
     let bad = gated(&["--min-goodput", "50%"]);
     assert_eq!(bad.code, 2, "{}", bad.err);
 }
+
+fn history(workspace: &Workspace, arguments: &[&str]) -> Printed {
+    run(workspace.flowbench(&["history"]).args(arguments))
+}
+
+#[test]
+fn the_history_shows_where_a_level_changed_and_why() {
+    let workspace = Workspace::new();
+    for _ in 0..4 {
+        night(&workspace, 20.0);
+    }
+    for _ in 0..4 {
+        night(&workspace, 80.0);
+    }
+    // Another job does not mix in.
+    let other = run(workspace.scripted().env("SEED", "1"));
+    assert_eq!(other.code, 0, "{}", other.err);
+    let printed = history(&workspace, &["--run", "latest~1"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert!(
+        printed.out.contains("not shown: 1 run of other jobs"),
+        "{}",
+        printed.out
+    );
+    assert_eq!(printed.out.matches("◆").count(), 1, "{}", printed.out);
+    assert!(
+        printed.out.contains("executor decode_ms_per_token"),
+        "{}",
+        printed.out
+    );
+    let json = history(
+        &workspace,
+        &["--run", "latest~1", "-o", "json", "--last", "5"],
+    );
+    let trend: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    assert_eq!(trend["runs"].as_array().map(Vec::len), Some(5));
+    assert_eq!(trend["earlier_runs"], 3);
+    let html = history(&workspace, &["--run", "latest~1", "-o", "html"]);
+    assert_eq!(html.out, "results/history.html\n");
+    assert!(workspace.read("results/history.html").contains("<svg"));
+    let step = history(&workspace, &["--metric", "latency_ms:planner"]);
+    assert!(
+        step.out.starts_with("latency_ms of planner of chain"),
+        "{}",
+        step.out
+    );
+    let all = history(&workspace, &["--metric", "latency_ms:*"]);
+    assert_eq!(all.code, 2, "{}", all.err);
+}
+
+#[test]
+fn pruning_keeps_lines_and_baselines() {
+    let workspace = after(1);
+    let saved = run(workspace.scripted().args(["--save-baseline", "good"]));
+    assert_eq!(saved.code, 0, "{}", saved.err);
+    for _ in 0..3 {
+        night(&workspace, 20.0);
+    }
+    let printed = history(&workspace, &["--prune", "1"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert!(
+        printed.err.contains("Removed 3 run folders"),
+        "{}",
+        printed.err
+    );
+    assert_eq!(workspace.runs("results").len(), 2);
+    assert_eq!(workspace.read("results/history.jsonl").lines().count(), 5);
+    assert_eq!(compare(&workspace, &["good"]).code, 0);
+    let none = history(&Workspace::new(), &[]);
+    assert_eq!(none.code, 2);
+    assert!(none.err.contains("has no such run"), "{}", none.err);
+}

@@ -12,6 +12,7 @@ fn help_texts() {
         &["diagnose", "--help"],
         &["report", "--help"],
         &["compare", "--help"],
+        &["history", "--help"],
         &["merge", "--help"],
         &["init", "--help"],
         &["doctor", "--help"],

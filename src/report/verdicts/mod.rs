@@ -181,7 +181,7 @@ fn names(facts: &[Difference]) -> String {
 }
 
 /// `+11.3%`; two digits below 1 %.
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     // No `-0.00%`.
     let percent = if percent.abs() < 0.005 { 0.0 } else { percent };
@@ -193,12 +193,12 @@ fn percent(share: f64) -> String {
 }
 
 /// The same without a plus sign.
-fn plain_percent(share: f64) -> String {
+pub(super) fn plain_percent(share: f64) -> String {
     percent(share).trim_start_matches('+').to_owned()
 }
 
 /// A number with three or four significant digits.
-fn figure(value: f64) -> String {
+pub(super) fn figure(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
