@@ -6,6 +6,7 @@ pub mod compare;
 pub mod gates;
 mod rounds;
 mod scores;
+pub mod sequential;
 mod streamed;
 mod tally;
 pub mod trend;

@@ -12,7 +12,7 @@ use crate::results::baselines;
 #[derive(Debug, Clone, Args)]
 pub struct CompareArgs {
     /// The baseline: run folders, run IDs, latest~N (N runs before the latest), names of baselines, or
-    /// history:N (the last N comparable runs); several with commas
+    /// history:N (the last N comparable runs, or as many as there are); several with commas
     pub base: String,
 
     /// The runs to judge, named likewise

@@ -128,7 +128,7 @@ fn base_folders(
         .filter(|count| *count > 0)
         .ok_or_else(|| {
             Error::usage(format!("{}: not a number of runs", arguments.base))
-                .hint("history:5 is the last five comparable runs")
+                .hint("history:5 is the last five comparable runs, or as many as there are")
         })?;
     history.last(count, identity, new, out)
 }

@@ -129,10 +129,10 @@ impl History {
         groups
     }
 
-    /// The folders of the last `count` runs that can be compared with `new`.
+    /// The folders of the last runs that can be compared with `new`: `count`, or as many as there are.
     ///
     /// # Errors
-    /// Exit code 2 if there are fewer.
+    /// Exit code 2 if there is none.
     pub fn last(
         &self,
         count: usize,
@@ -147,15 +147,15 @@ impl History {
             .map(folder)
             .filter(|folder| folder.join("run.json").is_file())
             .collect();
-        if folders.len() < count {
+        if folders.is_empty() {
             let message = format!(
-                "the history in {} has {} of this job on this machine, not {count}",
-                out.display(),
-                crate::units::plural(folders.len(), "other valid run"),
+                "the history in {} has no other valid run of this job on this machine",
+                out.display()
             );
-            return Err(Error::usage(message).hint("run the job more often, or name fewer runs"));
+            let hint = "run the job again; another setting, template or model makes another job";
+            return Err(Error::usage(message).hint(hint));
         }
-        Ok(folders.split_off(folders.len() - count))
+        Ok(folders.split_off(folders.len().saturating_sub(count)))
     }
 
     /// Valid, complete runs of a job on a machine.

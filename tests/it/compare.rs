@@ -207,7 +207,7 @@ fn bad_names_are_told() {
         (&["latest"], "is on both sides"),
         (
             &["history:3"],
-            "0 other valid runs of this job on this machine, not 3",
+            "no other valid run of this job on this machine",
         ),
         (&["history:none"], "not a number of runs"),
         (&[""], "a run without a name"),

@@ -9,13 +9,18 @@ read -ra flowbench <<<"${FLOWBENCH:-flowbench}"
 
 export TEMPLATE=${TEMPLATE:-review}
 export FLOWBENCH_ROOT=.
-OUT=results/$(date -u +%F)
-export OUT
-mkdir -p "$OUT"
+log=logs/$(date -u +%F)
+mkdir -p "$log"
 
 # A cold start: expand the flows anew.
 rm -f flows/.expanded_cache.json flows/_expanded_*.json
 
-QUIET=1 "${flowbench[@]}" run | tee "$OUT/nightly.log"
-grep '^\[TIMING\] benchmark_total_ms=' "$OUT/nightly.log"
-"${flowbench[@]}" diagnose >"$OUT/diagnosis.md"
+# 98: the run must not be judged by. Its line is in results/history.jsonl, with what `flowbench history` shows.
+QUIET=1 "${flowbench[@]}" run --gate | tee "$log/nightly.log"
+grep '^\[TIMING\] benchmark_total_ms=' "$log/nightly.log"
+"${flowbench[@]}" diagnose >"$log/diagnosis.md"
+
+# 99: slower than the last five nights, by more than 3 % and more than noise explains.
+if [ "$(wc -l <results/history.jsonl)" -gt 1 ]; then
+    "${flowbench[@]}" compare history:5
+fi

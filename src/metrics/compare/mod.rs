@@ -7,6 +7,8 @@ mod causes;
 mod cells;
 mod decide;
 #[cfg(test)]
+pub(crate) mod effects;
+#[cfg(test)]
 pub(crate) mod made;
 mod noise;
 mod quantity;
