@@ -372,6 +372,14 @@ pub struct DiagnoseArgs {
     /// Run folder, or its run.json [default: the latest run in OUT]
     pub run: Option<PathBuf>,
 
+    /// Also say what changed since these runs, named as in `compare`
+    #[arg(long, value_name = "RUNS")]
+    pub baseline: Option<String>,
+
+    /// What may differ between the run and the baseline
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub allow_different: Vec<String>,
+
     /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]
     pub output: DiagnoseFormat,

@@ -1,94 +1,34 @@
 //! `flowbench compare`: whether runs differ from a baseline, and why.
 
-use std::path::{Path, PathBuf};
-
 use crate::cli::{CompareArgs, FailOn};
 use crate::config::CompareFormat;
-use crate::error::{Error, Exit, Result};
-use crate::metrics::compare::{self, Earlier, Question, Selected};
-use crate::metrics::{self, validity};
-use crate::record::RECORD_SCHEMA;
-use crate::record::compare::{CompareRecord, Difference, Invalid, MeasuredRun, RunName, Verdict};
+use crate::error::{Exit, Result};
+use crate::record::compare::Verdict;
 use crate::report::{Console, verdicts};
-use crate::results::{self, Identity, baselines, history::History, runs};
-use crate::session;
+use crate::results::{self, baselines};
+use crate::session::{self, CompareRequest, Compared};
 
-pub(super) fn compare(arguments: &CompareArgs, console: &mut Console) -> Result<Exit> {
+/// # Errors
+/// Exit code 2 if the runs cannot be found, read, or compared; 98 if the new ones must not be judged by; 99 if a gate
+/// is not passed; 110 if something cannot be written.
+pub(super) fn run(arguments: &CompareArgs, console: &mut Console) -> Result<Exit> {
     let out = arguments.results.folder();
-    let new_folders = runs::resolve(&arguments.new, &out)?;
-    let new = results::read_all(&new_folders)?;
-    let identities = |runs: &[MeasuredRun]| -> Vec<Identity> {
-        runs.iter().map(|run| Identity::of(&run.record)).collect()
-    };
-    let new_identity =
-        results::common(&new_folders, &identities(&new), &arguments.allow_different)?;
-    let history = History::read(&out)?;
-    for note in &history.notes {
-        console.warning(&format!("warning: {note}"));
-    }
-    let base_folders = base_folders(arguments, &history, &new, &new_identity, &out)?;
-    let base = results::read_all(&base_folders)?;
-    let base_identity = results::common(
-        &base_folders,
-        &identities(&base),
-        &arguments.allow_different,
+    let compared = session::compared(
+        &CompareRequest {
+            base: &arguments.base,
+            new: &arguments.new,
+            out: &out,
+            metrics: &arguments.metric,
+            threshold: arguments.threshold,
+            subject: &arguments.subject,
+            allow_different: &arguments.allow_different,
+            assumed_noise: arguments.assume_noise,
+            gates: &arguments.gates.resolve(false),
+        },
+        console,
     )?;
-    if let Some(run) = base_folders.iter().find(|run| new_folders.contains(run)) {
-        let message = format!("{} is on both sides", run.display());
-        return Err(Error::usage(message).hint("name two different runs"));
-    }
-    let differences = base_identity.differences(&new_identity);
-    let (subject, allowed) =
-        results::subject(differences, &arguments.subject, &arguments.allow_different)?;
-
-    let compared: Vec<&str> = (base.iter().chain(&new))
-        .map(|run| run.record.run_id.as_str())
-        .collect();
-    let earlier = |selected: &Selected| -> Vec<Earlier> {
-        history.earlier(&new_identity, selected, &compared)
-    };
-    let explained = !subject.is_empty();
-    let invalid = flaws(&base, &new, explained);
-    let mut gates = Vec::new();
-    for run in &new {
-        let settings = arguments.gates.resolve(false);
-        gates.extend(metrics::gates::check(run, &settings).map_err(Error::usage)?);
-    }
-    let all: Vec<Difference> = subject.iter().chain(&allowed).cloned().collect();
-    let answer = compare::compare(&Question {
-        base: &base,
-        new: &new,
-        differences: &all,
-        outputs_may_differ: results::explains_outputs(&all),
-        metrics: arguments.metric.clone(),
-        threshold: arguments.threshold,
-        assumed_noise: arguments.assume_noise,
-        earlier: &earlier,
-    })
-    .map_err(|source| {
-        let exit = match invalid.is_empty() {
-            true => Exit::Usage,
-            false => Exit::Invalid,
-        };
-        Error::new(exit, "the runs cannot be compared")
-            .hint("compare complete runs of one template; `flowbench report` shows what a run has")
-            .caused_by(source)
-    })?;
-    let record = CompareRecord {
-        schema: RECORD_SCHEMA,
-        verdict: answer.verdict,
-        base: names(&base, &base_folders),
-        new: names(&new, &new_folders),
-        subject,
-        allowed,
-        flows: answer.flows,
-        flows_left_out: answer.flows_left_out,
-        metrics: answer.metrics,
-        invalid,
-        gates,
-        outputs: answer.outputs,
-    };
-    show(&record, arguments.output, &new_folders, console)?;
+    show(&compared, arguments.output, console)?;
+    let record = &compared.record;
     if let Some(error) = session::failure(&record.invalid, &record.gates) {
         return Err(error);
     }
@@ -101,53 +41,8 @@ pub(super) fn compare(arguments: &CompareArgs, console: &mut Console) -> Result<
     Ok(exit)
 }
 
-/// Why the new runs must not be judged by.
-fn flaws(base: &[MeasuredRun], new: &[MeasuredRun], explained: bool) -> Vec<Invalid> {
-    let of_run = |run: &MeasuredRun| {
-        let mut all = validity::invalid(run);
-        all.extend(validity::invalid_beside(base, run, explained));
-        all
-    };
-    new.iter().flat_map(of_run).collect()
-}
-
-/// The folders of the baseline; `history:N` is resolved for the new runs.
-fn base_folders(
-    arguments: &CompareArgs,
-    history: &History,
-    new: &[MeasuredRun],
-    identity: &Identity,
-    out: &Path,
-) -> Result<Vec<PathBuf>> {
-    let Some(count) = arguments.base.strip_prefix("history:") else {
-        return runs::resolve(&arguments.base, out);
-    };
-    let count: usize = count
-        .parse()
-        .ok()
-        .filter(|count| *count > 0)
-        .ok_or_else(|| {
-            Error::usage(format!("{}: not a number of runs", arguments.base))
-                .hint("history:5 is the last five comparable runs, or as many as there are")
-        })?;
-    history.last(count, identity, new, out)
-}
-
-fn names(runs: &[MeasuredRun], folders: &[PathBuf]) -> Vec<RunName> {
-    let name = |(run, folder): (&MeasuredRun, &PathBuf)| RunName {
-        run_id: run.record.run_id.clone(),
-        folder: folder.display().to_string(),
-        started_at: run.record.started_at.clone(),
-    };
-    runs.iter().zip(folders).map(name).collect()
-}
-
-fn show(
-    record: &CompareRecord,
-    format: CompareFormat,
-    new: &[PathBuf],
-    console: &mut Console,
-) -> Result<()> {
+fn show(compared: &Compared, format: CompareFormat, console: &mut Console) -> Result<()> {
+    let record = &compared.record;
     match format {
         CompareFormat::Text => {
             for line in verdicts::lines(record) {
@@ -156,11 +51,10 @@ fn show(
         }
         CompareFormat::Md => console.result(&verdicts::markdown(record))?,
         CompareFormat::Json => {
-            console.result(&serde_json::to_string_pretty(record).unwrap_or_default())?;
+            console.data(&serde_json::to_string_pretty(record).unwrap_or_default())?;
         }
         CompareFormat::Html => {
-            let folder = new.last().map(PathBuf::as_path).unwrap_or(Path::new(""));
-            let file = folder.join("compare.html");
+            let file = compared.folder.join("compare.html");
             results::replace(&file, verdicts::html(record)?.as_bytes())?;
             console.result(&file.display().to_string())?;
         }

@@ -1,25 +1,74 @@
 //! `flowbench diagnose`: why a run took as long as it did.
 
 use crate::cli::DiagnoseArgs;
-use crate::config::DiagnoseFormat;
+use crate::config::{DiagnoseFormat, Gates};
 use crate::error::{Context, Exit, Result};
+use crate::metrics::compare::{Metric, Quantity, Steps};
+use crate::record::compare::CompareRecord;
 use crate::report::Console;
 use crate::report::diagnose::{diagnose, markdown};
+use crate::report::verdicts;
 use crate::results::SavedRun;
+use crate::session::{self, CompareRequest};
 
 /// # Errors
 /// Exit code 2 if there is no such run or it cannot be parsed, 110 if stdout is closed.
 pub(crate) fn run(arguments: &DiagnoseArgs, console: &mut Console) -> Result<Exit> {
     let run = SavedRun::read(arguments.run.as_deref(), &arguments.results.folder())?;
     let diagnosis = diagnose(&run.record, &run.steps);
+    let change = match &arguments.baseline {
+        Some(baseline) => Some(against(baseline, &run, arguments, console)?),
+        None => None,
+    };
     match arguments.output {
-        DiagnoseFormat::Md => console.result(markdown(&diagnosis).trim_end())?,
+        DiagnoseFormat::Md => {
+            console.result(markdown(&diagnosis).trim_end())?;
+            if let Some(change) = &change {
+                console.result(&format!(
+                    "\n# Against the baseline\n\n{}",
+                    verdicts::markdown(change)
+                ))?;
+            }
+        }
         DiagnoseFormat::Json => {
-            let text = serde_json::to_string_pretty(&diagnosis).or_exit(Exit::Output, || {
+            let mut value = serde_json::to_value(&diagnosis).unwrap_or_default();
+            if let (Some(change), Some(members)) = (&change, value.as_object_mut()) {
+                let change = serde_json::to_value(change).unwrap_or_default();
+                members.insert("against".to_owned(), change);
+            }
+            let text = serde_json::to_string_pretty(&value).or_exit(Exit::Output, || {
                 "failed to write the diagnosis as JSON".to_owned()
             })?;
             console.data(&text)?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// What changed since `baseline`.
+fn against(
+    baseline: &str,
+    run: &SavedRun,
+    arguments: &DiagnoseArgs,
+    console: &mut Console,
+) -> Result<CompareRecord> {
+    let workflow_ms = Metric {
+        quantity: Quantity::WorkflowMs,
+        steps: Steps::All,
+    };
+    let compared = session::compared(
+        &CompareRequest {
+            base: baseline,
+            new: &run.folder.display().to_string(),
+            out: &arguments.results.folder(),
+            metrics: &[workflow_ms],
+            threshold: 0.03,
+            subject: &[],
+            allow_different: &arguments.allow_different,
+            assumed_noise: None,
+            gates: &Gates::default(),
+        },
+        console,
+    )?;
+    Ok(compared.record)
 }

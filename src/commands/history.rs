@@ -17,7 +17,7 @@ use crate::units::plural;
 /// So many runs on each side of a change explain it.
 const BESIDE: usize = 5;
 
-pub(super) fn history(arguments: &HistoryArgs, console: &mut Console) -> Result<Exit> {
+pub(super) fn run(arguments: &HistoryArgs, console: &mut Console) -> Result<Exit> {
     let out = arguments.results.folder();
     let history = History::read(&out)?;
     for note in &history.notes {
@@ -32,7 +32,7 @@ pub(super) fn history(arguments: &HistoryArgs, console: &mut Console) -> Result<
             }
         }
         HistoryFormat::Json => {
-            console.result(&serde_json::to_string_pretty(&trend).unwrap_or_default())?;
+            console.data(&serde_json::to_string_pretty(&trend).unwrap_or_default())?;
         }
         HistoryFormat::Html => {
             let file = out.join("history.html");

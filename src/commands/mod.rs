@@ -55,8 +55,8 @@ pub fn dispatch(command: Command, environment: &ProcessEnv) -> Result<Exit> {
             }
         },
         Command::Diagnose(arguments) => diagnose::run(&arguments, &mut listing()),
-        Command::Compare(arguments) => compare::compare(&arguments, &mut listing()),
-        Command::History(arguments) => history::history(&arguments, &mut listing()),
+        Command::Compare(arguments) => compare::run(&arguments, &mut listing()),
+        Command::History(arguments) => history::run(&arguments, &mut listing()),
         Command::Init(arguments) => init::run(&arguments, &mut listing()),
         Command::Report(arguments) => report::run(&arguments, &mut listing()),
         Command::Merge(arguments) => merge::run(&arguments, &mut listing()),

@@ -6,6 +6,7 @@
 //!                 └─► rounds / one engine / an engine per workflow ─► recorder ─► finish, verdict
 //! ```
 
+mod comparison;
 pub(crate) mod expansion;
 mod finish;
 mod judged;
@@ -38,6 +39,7 @@ use prepared::Prepared;
 use recorder::{Recorder, RunFiles};
 use services::RunServices;
 
+pub(crate) use comparison::{Compared, Request as CompareRequest, compared};
 pub(crate) use judged::failure;
 pub(crate) use verdict::verdict;
 

@@ -346,6 +346,31 @@ fn gates_of_a_run_have_codes_of_their_own() {
     assert_eq!(bad.code, 2, "{}", bad.err);
 }
 
+#[test]
+fn a_diagnosis_says_what_changed_since_a_baseline() {
+    let workspace = after(3);
+    night(&workspace, 60.0);
+    let diagnose = |arguments: &[&str]| run(workspace.flowbench(&["diagnose"]).args(arguments));
+    let printed = diagnose(&["--baseline", "latest~3,latest~2,latest~1"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let (_, change) = printed
+        .out
+        .split_once("# Against the baseline")
+        .expect("a part");
+    assert!(change.contains("| executor |"), "{change}");
+    assert!(change.contains("REGRESSED"), "{change}");
+    let json = diagnose(&["--baseline", "latest~3,latest~2,latest~1", "-o", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    assert_eq!(value["against"]["verdict"], "REGRESSED");
+    let unknown = diagnose(&["--baseline", "no-such"]);
+    assert_eq!(
+        (unknown.code, unknown.out.as_str()),
+        (2, ""),
+        "{}",
+        unknown.err
+    );
+}
+
 fn history(workspace: &Workspace, arguments: &[&str]) -> Printed {
     run(workspace.flowbench(&["history"]).args(arguments))
 }

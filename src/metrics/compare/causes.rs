@@ -143,10 +143,15 @@ fn split(term: Term, sums: &Sums, whole: f64) -> (f64, f64) {
     let [before, after] = sums.time;
     let part = (after - before) / whole;
     let [work_before, work_after] = sums.work;
-    if !term.has_work() || before <= 0.0 || after <= 0.0 {
+    if !term.has_work() {
         return (part, 0.0);
     }
-    if work_before <= 0.0 || work_after <= 0.0 {
+    let is_worked = work_before > 0.0 && work_after > 0.0;
+    if before <= 0.0 || after <= 0.0 {
+        // The same tokens for nothing are a matter of cost, as where a token comes in the same instant.
+        return if is_worked { (0.0, part) } else { (part, 0.0) };
+    }
+    if !is_worked {
         return (0.0, part);
     }
     let work = logarithmic_mean(after, before) / whole * (work_after / work_before).ln();

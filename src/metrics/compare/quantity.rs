@@ -220,7 +220,7 @@ fn terms(step: &MeasuredStep) -> Vec<TermValue<'_>> {
             terms.push(value(Term::Decode, step.tokens.decode, latency - first));
         }
     }
-    terms.retain(|value| value.time > 0.0);
+    terms.retain(|value| value.time > 0.0 || value.work > 0.0);
     terms
 }
 
