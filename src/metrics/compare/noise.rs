@@ -94,9 +94,7 @@ impl Sides {
             Knowledge::Measured(earlier) => earlier,
         };
         let sides = [&self.base, &self.new];
-        let mut blocks: Vec<Block> = (earlier.iter())
-            .map(|earlier| Block::of_earlier(earlier))
-            .collect();
+        let mut blocks: Vec<Block> = (earlier.iter()).map(Block::of_earlier).collect();
         blocks.extend(sides.map(|side| Block::of_side(side)));
         blocks.retain(|block| block.places.len() > 1);
         let squares: f64 = blocks.iter().map(Block::squares).sum();
