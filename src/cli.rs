@@ -354,17 +354,21 @@ pub struct ExpandArgs {
     #[arg(long)]
     pub check: bool,
 
+    /// Compare the prompts with those of the flows on disk, by the rates of the latest run; writes nothing
+    #[arg(long, conflicts_with = "check")]
+    pub cost: bool,
+
     /// 1: do not show progress
     #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     pub quiet: bool,
 
     #[command(flatten)]
-    layout: LayoutArgs,
+    pub results: ResultsArgs,
 }
 
 impl ExpandArgs {
     pub fn layout(&self) -> Layout {
-        self.layout.layout()
+        self.results.layout()
     }
 }
 
