@@ -14,8 +14,9 @@ Usage: bash run.sh test [--quick | NAME...]
              Python and do not wait for timeouts: under a minute after a build
   NAME       tests whose path contains NAME, in every crate (`remote::`, `radix`)
 
-Installs what it needs: shellcheck, numpy and math-verify into .venv/, the default
-model into the user's cache (98 MB). The whole suite is built in the release profile,
+Installs what it needs: shellcheck, numpy, math-verify and the readers of exports
+(pandas, DuckDB and smaller ones, 270 MB) into .venv/, the default model into the
+user's cache (98 MB). The whole suite is built in the release profile,
 as run.sh builds the program; --quick and NAME use the dev profile, which optimizes
 the kernels and the dependencies and compiles the rest fast.
 TEXT
@@ -87,12 +88,16 @@ step 'default model'
 FLOWBENCH_TEST_MODEL=$(cargo run --release --locked -- model fetch)
 export FLOWBENCH_TEST_MODEL
 
-step 'Python of the evaluator'
-# The tests also run without them, but then do not cover numpy and math-verify in the sandbox.
+step 'Python of the evaluator, and readers of the exports'
+# The tests also run without them, but then do not cover numpy and math-verify in the sandbox, and exports are not
+# read by the programs that they are for.
 evaluator=.venv/bin/python
-if ! "$evaluator" -c 'import numpy, math_verify' 2>/dev/null; then
+if ! "$evaluator" -c 'import numpy, math_verify, duckdb, junitparser, jsonschema, lxml, pandas, prometheus_client
+import opentelemetry.proto, opentelemetry.semconv' 2>/dev/null; then
     python3 -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check numpy math-verify==0.9.0
+    .venv/bin/pip install --quiet --disable-pip-version-check numpy math-verify==0.9.0 \
+        duckdb junitparser jsonschema lxml opentelemetry-proto opentelemetry-semantic-conventions==0.66b2 pandas \
+        prometheus-client
 fi
 export FLOWBENCH_TEST_PYTHON="$PWD/$evaluator"
 

@@ -21,8 +21,8 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{
-    Backend, Concurrency, DeviceChoice, DiagnoseFormat, GpuSettings, JobSettings, Layout,
-    MachineSettings, Mode, ModelConfig, PresentationSettings, ProfileConfig, RemoteConfig,
+    Backend, Concurrency, DeviceChoice, DiagnoseFormat, ExportFormat, GpuSettings, JobSettings,
+    Layout, MachineSettings, Mode, ModelConfig, PresentationSettings, ProfileConfig, RemoteConfig,
     ReportFormat, RunConfig,
 };
 use crate::error::{Error, Result};
@@ -65,6 +65,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Show a metric over the runs of a job, and where its level changed
     History(HistoryArgs),
+    /// Convert a run to another program's format: JUnit, CSV, OpenMetrics, OTLP, and others
+    Export(ExportArgs),
     /// Merge the runs of all shards of a job (--shard) into one
     Merge(MergeArgs),
     /// Make a folder with a template, suite, fixture and nightly job to start from
@@ -352,17 +354,21 @@ pub struct ExpandArgs {
     #[arg(long)]
     pub check: bool,
 
+    /// Compare the prompts with those of the flows on disk, by the rates of the latest run; writes nothing
+    #[arg(long, conflicts_with = "check")]
+    pub cost: bool,
+
     /// 1: do not show progress
     #[arg(long, env, value_name = "QUIET", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     pub quiet: bool,
 
     #[command(flatten)]
-    layout: LayoutArgs,
+    pub results: ResultsArgs,
 }
 
 impl ExpandArgs {
     pub fn layout(&self) -> Layout {
-        self.layout.layout()
+        self.results.layout()
     }
 }
 
@@ -397,6 +403,24 @@ pub struct ReportArgs {
     /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "html")]
     pub output: ReportFormat,
+
+    #[command(flatten)]
+    pub results: ResultsArgs,
+}
+
+/// `flowbench export`.
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
+    /// Run folder, or its run.json [default: the latest run in OUT]
+    pub run: Option<PathBuf>,
+
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: ExportFormat,
+
+    /// File to write, replaced as a whole; `-` is stdout [default: stdout]
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
 
     #[command(flatten)]
     pub results: ResultsArgs,

@@ -149,6 +149,27 @@ pub enum HistoryFormat {
     Html,
 }
 
+/// Output format of `flowbench export`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// JUnit XML: a suite per run, a case per flow.
+    Junit,
+    /// JSON of github-action-benchmark's customSmallerIsBetter.
+    GithubBenchmark,
+    /// JSON of github-action-benchmark's customBiggerIsBetter.
+    GithubBenchmarkBigger,
+    /// Bencher Metric Format (JSON).
+    Bencher,
+    /// All steps as CSV, outputs included.
+    Csv,
+    /// OpenMetrics text, for node_exporter's textfile collector.
+    Openmetrics,
+    /// OTLP spans (JSON) with the GenAI semantic conventions.
+    Otlp,
+    /// Markdown within GitHub's limit of 1 MiB, appended to $GITHUB_STEP_SUMMARY if that is set.
+    GithubSummary,
+}
+
 /// How a GPU is used.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct GpuSettings {

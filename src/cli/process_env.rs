@@ -26,6 +26,8 @@ pub struct ProcessEnv {
     api_key: Option<Secret>,
     ssl_cert_file: Option<PathBuf>,
     ssl_cert_dir: Option<OsString>,
+    /// `GITHUB_STEP_SUMMARY`: the file that GitHub Actions shows as the summary of a step.
+    pub step_summary: Option<PathBuf>,
     variables: Lookup,
 }
 
@@ -78,6 +80,7 @@ impl ProcessEnv {
             api_key: text("API_KEY").map(Secret),
             ssl_cert_file: path("SSL_CERT_FILE"),
             ssl_cert_dir: set("SSL_CERT_DIR"),
+            step_summary: path("GITHUB_STEP_SUMMARY"),
             variables: Lookup(Arc::new(variable)),
         }
     }

@@ -91,6 +91,10 @@ const VARIABLES: &[(&str, &str)] = &[
         "Where the default model is kept: its folder `flowbench` [default: `~/.cache`]",
     ),
     (
+        "`GITHUB_STEP_SUMMARY`",
+        "The file that `export -o github-summary` appends to; GitHub Actions sets it",
+    ),
+    (
         "`CUDA_VISIBLE_DEVICES`",
         "The GPU that is used [default: 0, in the order of the PCI bus unless `CUDA_DEVICE_ORDER` is set]",
     ),

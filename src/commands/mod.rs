@@ -5,6 +5,7 @@ mod compare;
 mod diagnose;
 mod doctor;
 mod expand;
+mod export;
 mod history;
 mod init;
 mod merge;
@@ -59,6 +60,10 @@ pub fn dispatch(command: Command, environment: &ProcessEnv) -> Result<Exit> {
         Command::History(arguments) => history::run(&arguments, &mut listing()),
         Command::Init(arguments) => init::run(&arguments, &mut listing()),
         Command::Report(arguments) => report::run(&arguments, &mut listing()),
+        Command::Export(arguments) => {
+            let summary = environment.step_summary.as_deref();
+            export::run(&arguments, summary, &mut listing())
+        }
         Command::Merge(arguments) => merge::run(&arguments, &mut listing()),
         Command::BenchEngine(arguments) => {
             let config = arguments.resolve(environment)?;

@@ -99,6 +99,11 @@ impl Expansion {
         let mut renderer = Renderer::new(&self.sources.template, &self.sources.fixture)?;
         share::measure(&mut renderer, self.num_flows)
     }
+
+    /// The flow with number 1, rendered once more.
+    pub(super) fn first_flow(&self) -> Result<Flow> {
+        Renderer::new(&self.sources.template, &self.sources.fixture)?.flow(1)
+    }
 }
 
 /// Expands a template into `flows/`, unless the flows there are valid.

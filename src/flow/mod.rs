@@ -11,6 +11,7 @@
 //! ```
 
 mod cache;
+mod compare;
 mod expand;
 mod expression;
 mod fixture;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use cache::{CacheState, MissReason};
+pub use compare::{Change, Message, Prompts};
 pub use expand::{Expansion, check, expand};
 pub use expression::Resolver;
 pub use fixture::FixtureSize;

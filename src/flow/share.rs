@@ -50,6 +50,8 @@ pub struct StepShare {
     /// every flow came first. A step that appends follows an answer, so only the first prompt of its
     /// conversation can be reordered.
     pub common_bytes_reordered: u64,
+    /// This step's part of [`PrefixShare::reusable_bytes`].
+    pub reusable_bytes: u64,
 }
 
 /// Renders and measures each flow. Linear in the length of the text.
@@ -69,6 +71,34 @@ pub(super) fn measure(renderer: &mut Renderer, num_flows: usize) -> Result<Prefi
         });
     }
     Ok(tally.finish(&reordered))
+}
+
+/// Measures flows, of which `first` is the first. What another order of parts could share is not known:
+/// `common_bytes_reordered` is `common_bytes`.
+pub(super) fn measure_flows(first: &Flow, flows: impl Iterator<Item = Flow>) -> PrefixShare {
+    let mut tally = Tally::new(first);
+    let steps = tally.first_requests.len();
+    for flow in flows.filter(|flow| generating(flow).count() == steps) {
+        tally.add(&flow);
+    }
+    tally.finish(&vec![0; steps])
+}
+
+/// How many bytes the requests of a step have in common in two flows; `None` if one has no such step. A step
+/// that appends has the start of its conversation.
+pub(super) fn common_start(one: &Flow, other: &Flow, id: &str) -> Option<u64> {
+    Some(common(&start(one, id)?, &start(other, id)?))
+}
+
+/// The first request of the conversation of a step.
+fn start<'a>(flow: &'a Flow, id: &str) -> Option<Request<'a>> {
+    let parents = parents(flow);
+    let mut index = generating(flow).position(|(step, _)| step.id == id)?;
+    while let Some(parent) = parents[index] {
+        index = parent;
+    }
+    let (_, generate) = generating(flow).nth(index)?;
+    Some(system(flow).into_iter().chain(turn(generate)).collect())
 }
 
 /// The statistics of the flows so far: a few numbers per step, and one number per request.
@@ -149,32 +179,39 @@ impl<'a> Tally<'a> {
 
     /// `reordered`: the possible common prefix of each step's requests, in bytes.
     fn finish(self, reordered: &[u64]) -> PrefixShare {
-        let steps: Vec<StepShare> = (generating(self.first).enumerate())
+        let mut steps: Vec<StepShare> = (generating(self.first).enumerate())
             .map(|(index, (step, _))| StepShare {
                 id: step.id.clone(),
                 prompt_bytes: self.prompt_bytes[index],
                 common_bytes: self.common_bytes[index],
                 // The present order may be better if differing parts start alike.
                 common_bytes_reordered: self.common_bytes[index].max(reordered[index]),
+                reusable_bytes: 0,
             })
             .collect();
+        let now = self.reusable(&steps, |step| step.common_bytes);
+        let reordered = self.reusable(&steps, |step| step.common_bytes_reordered);
+        for (step, bytes) in steps.iter_mut().zip(&now) {
+            step.reusable_bytes = *bytes;
+        }
         PrefixShare {
             flows: self.flows,
             prompt_bytes: self.prompt_bytes.iter().sum(),
             all_steps_bytes: self.all_steps_bytes,
-            reusable_bytes: self.reusable(&steps, |step| step.common_bytes),
-            reusable_bytes_reordered: self.reusable(&steps, |step| step.common_bytes_reordered),
+            reusable_bytes: now.iter().sum(),
+            reusable_bytes_reordered: reordered.iter().sum(),
             steps,
         }
     }
 
-    fn reusable(&self, steps: &[StepShare], common: impl Fn(&StepShare) -> u64) -> u64 {
-        let mut bytes = 0;
+    /// What can be reused of each step's requests, over all flows.
+    fn reusable(&self, steps: &[StepShare], common: impl Fn(&StepShare) -> u64) -> Vec<u64> {
+        let mut bytes = vec![0; steps.len()];
         for (flow, own) in self.own_bytes.chunks(steps.len().max(1)).enumerate() {
-            for (step, own) in steps.iter().zip(own) {
+            for ((bytes, step), own) in bytes.iter_mut().zip(steps).zip(own) {
                 // The first flow has no other flow to share with.
                 let with_flows = if flow == 0 { 0 } else { common(step) };
-                bytes += with_flows.max(*own);
+                *bytes += with_flows.max(*own);
             }
         }
         bytes

@@ -1,13 +1,16 @@
 //! What people and programs are shown: lines on the terminal ([`timing`], and [`traffic`] of
 //! `MODE=remote`), the table of `MODE=both` ([`table`]), the figures of `bench-engine` ([`mod@bench`]),
-//! warnings where a run proves little ([`mod@warnings`]), and its end in a sentence ([`summary`], and [`gpu`]
-//! for the card). Of saved runs, [`mod@diagnose`] says why they took as long as they did, [`page`] shows them,
-//! [`verdicts`] how they compare with others, and [`history`] what became of a job.
+//! what an edited template costs ([`cost`]), warnings where a run proves little ([`mod@warnings`]), and its
+//! end in a sentence ([`summary`], and [`gpu`] for the card). Of saved runs, [`mod@diagnose`] says why they
+//! took as long as they did, [`page`] shows them, [`verdicts`] how they compare with others, [`history`] what
+//! became of a job, and [`export`] converts them to other programs' formats.
 //!
 //! Everything here is made from records; nothing is measured or saved.
 
 pub mod bench;
+pub mod cost;
 pub mod diagnose;
+pub mod export;
 pub mod gpu;
 pub mod history;
 mod markdown;

@@ -40,7 +40,7 @@ pub(super) fn replace_quickly(file: &Path, text: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// As [`replace`].
-pub(super) fn replace_named(file: &Path, flag: &str, text: &[u8]) -> Result<()> {
+pub fn replace_named(file: &Path, flag: &str, text: &[u8]) -> Result<()> {
     write_over(file, text, true).map_err(|source| cannot_write_file(file, flag, source))
 }
 
@@ -52,11 +52,21 @@ pub(super) fn replace_or_hint(file: &Path, hint: &str, text: &[u8]) -> Result<()
     write_over(file, text, true).map_err(|source| unwritten(file, source, hint))
 }
 
+/// Appends `text` in one write to the file that `variable` names; a new file if there is none.
+///
+/// # Errors
+/// Exit code 110 if it cannot be written.
+pub fn append_summary(file: &Path, variable: &str, text: &[u8]) -> Result<()> {
+    let open = File::options().append(true).create(true).open(file);
+    open.and_then(|open| append(&open, text))
+        .map_err(|source| cannot_write_file(file, variable, source))
+}
+
 /// Resolves links in a path that the user named with `flag`. A path that does not exist stays as it is.
 ///
 /// # Errors
 /// Exit code 2 for a folder, a device or a pipe.
-pub(super) fn ordinary(path: &Path, flag: &str) -> Result<PathBuf> {
+pub fn ordinary(path: &Path, flag: &str) -> Result<PathBuf> {
     let Ok(real) = fs::canonicalize(path) else {
         return Ok(path.to_owned());
     };

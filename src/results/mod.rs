@@ -20,7 +20,7 @@ pub mod runs;
 mod saved;
 
 pub use evolution::EvolutionFolder;
-pub use files::replace;
+pub use files::{append_summary, ordinary, replace, replace_named};
 pub use identity::{Identity, common, explains_outputs, subject};
 pub use measured::{read_all, read_measured};
 pub use names::run_name;

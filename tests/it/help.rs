@@ -13,6 +13,7 @@ fn help_texts() {
         &["report", "--help"],
         &["compare", "--help"],
         &["history", "--help"],
+        &["export", "--help"],
         &["merge", "--help"],
         &["init", "--help"],
         &["doctor", "--help"],

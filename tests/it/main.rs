@@ -18,6 +18,7 @@ mod default_model;
 #[cfg(target_os = "linux")]
 mod evaluate;
 mod expand;
+mod exports;
 mod files;
 mod gpu;
 mod help;
