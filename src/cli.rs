@@ -546,7 +546,7 @@ impl RunArgs {
                 ),
             );
         }
-        let workflow = self.workflow.resolve()?;
+        let workflow = self.workflow.resolve(environment)?;
         if workflow.rollouts.is_some() && self.mode == Mode::Both {
             return Err(Error::usage("--input is given, but MODE is both")
                 .hint("MODE=both compares two modes on the template's own suite"));
@@ -599,6 +599,7 @@ impl RunArgs {
             rollouts: workflow.rollouts,
             remote,
             shard: self.shard,
+            resume: workflow.resume,
         })
     }
 }

@@ -264,6 +264,11 @@ pub struct Limits {
     pub deadline_s: Option<f64>,
 }
 
+impl Limits {
+    /// Names of the settings.
+    pub const NAMES: &'static [&'static str] = &["max_tokens_total", "max_cost", "deadline_s"];
+}
+
 /// How many flows are in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concurrency {
@@ -451,6 +456,9 @@ pub struct RunConfig {
     /// The part of the flows to run. The record has it beside the settings.
     #[serde(skip)]
     pub shard: Option<Shard>,
+    /// The run to go on with: a path, `latest`, or a run's id. The record lists its segments.
+    #[serde(skip)]
+    pub resume: Option<String>,
 }
 
 impl RunConfig {

@@ -12,6 +12,7 @@ pub mod profile;
 pub mod remote;
 #[cfg(test)]
 mod schema;
+pub mod segment;
 pub mod shard;
 pub mod shortage;
 mod tokens;
@@ -30,6 +31,7 @@ use gpu::GpuRecord;
 use load::LoadRecord;
 use metrics::{CriticalStep, Distribution, PositionRecord};
 use remote::RemoteRecord;
+use segment::Segment;
 use shard::{Shard, ShardRun};
 use shortage::MemoryShortage;
 use warning::Warning;
@@ -48,7 +50,7 @@ pub struct RunRecord {
     pub schema: u32,
     /// Name of the run's folder: UTC start time, mode, and a suffix that makes it unique.
     pub run_id: String,
-    /// UTC, RFC 3339.
+    /// Start of the first segment. UTC, RFC 3339.
     pub started_at: String,
     pub status: Status,
     /// Why the run ended early or failed, in one line.
@@ -60,22 +62,28 @@ pub struct RunRecord {
     /// The engine (a serialized `EngineInfo`); `null` before it was loaded.
     pub engine: serde_json::Value,
     /// Time from the request for the engine until the device is idle with the model loaded; `null` before.
-    /// With one engine per workflow, the sum.
+    /// With one engine per workflow, the sum, and of a resumed run the sum over the segments.
     pub engine_init_ms: Option<Millis>,
-    /// Start of the evaluation pool, before the engine; absent without a pool.
+    /// Start of the evaluation pool, before the engine; absent without a pool. Of a resumed run the sum over
+    /// the segments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_init_ms: Option<Millis>,
     /// What generated programs run on; absent if no step evaluates or verifies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<EvaluatorRecord>,
-    /// The GPU as the driver's management library reports it; absent if the engine uses none.
+    /// The GPU as the driver's management library reports it, in the last segment; absent if the engine uses
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuRecord>,
-    /// How often an engine was started: once, except with `--engine-per-workflow`.
+    /// How often an engine was started: once, or once per segment; more often with `--engine-per-workflow`.
     pub engine_starts: usize,
     /// Finished and failed workflows, in the order of the flows.
     pub workflows: Vec<WorkflowRecord>,
     pub totals: Totals,
+    /// One segment, and one more each time that the run was resumed (`--resume`). Absent if the run was merged,
+    /// or is of an earlier version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<Segment>,
     /// Why the figures prove less than they seem to; empty while the run is in progress.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
@@ -85,7 +93,7 @@ pub struct RunRecord {
     /// With `--output` only: the results of the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollouts: Option<RolloutRecord>,
-    /// `--profile` only: where the time went.
+    /// `--profile` only: where the time of the last segment went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<profile::Profile>,
     /// With `--shard` only: the part of the flows that this run has.
@@ -177,10 +185,19 @@ pub struct WorkflowRecord {
     pub flow: usize,
     /// ID of the suite row.
     pub row: String,
-    /// Submission of the first step, from the start of the benchmark.
+    /// The segment in which it ended, from 2 on; absent in the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<usize>,
+    /// Whether steps of it ended in several segments, so that its time says nothing about an undisturbed run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
+    /// Submission of the first step, from the start of the benchmark; if it was `resumed`, of the first step
+    /// in its last segment. The start of the benchmark is that of the segment.
     #[serde(default)]
     pub start_ms: Millis,
-    /// Makespan: from the submission of the first step to the end of the last one.
+    /// Makespan: from the submission of the first step to the end of the last one. If it was `resumed`, the
+    /// sum over the segments; of an earlier segment only what its recorded steps cover. The distributions in
+    /// `Totals` leave resumed workflows out.
     pub workflow_ms: Millis,
     /// With an engine per workflow only: the engine's start, which `workflow_ms` excludes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -202,12 +219,13 @@ pub struct WorkflowRecord {
     #[serde(flatten, with = "tokens::without_drafts")]
     #[cfg_attr(test, schemars(with = "tokens::without_drafts::Layout"))]
     pub tokens: TokenCounts,
-    /// The critical path, in order; empty if the workflow failed.
+    /// The critical path, in order; empty if the workflow failed or was `resumed`.
     #[serde(default)]
     pub critical_path: Vec<CriticalStep>,
     /// For each step, how much later it could have ended without making the flow longer: L − its end, where
     /// L is the minimum over its dependents of their slack + end − duration since they could begin, or the
-    /// end of the flow for a step without dependents. 0 on the critical path; empty if the workflow failed.
+    /// end of the flow for a step without dependents. 0 on the critical path; empty if the workflow failed or
+    /// was `resumed`.
     #[serde(default)]
     pub slack_ms: BTreeMap<String, Millis>,
     /// `MODE=both` only: the round, from 1.
@@ -242,7 +260,10 @@ pub struct StepRecord {
     /// Direct dependencies.
     #[serde(default)]
     pub needs: Vec<String>,
-    /// Submission, from the start of the benchmark.
+    /// The run's segment in which it ended, from 2 on; absent in the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<usize>,
+    /// Submission, from the start of the benchmark, which is that of the segment.
     pub start_ms: Millis,
     /// Queue wait: from submission to the start of the first forward pass with a token of it; rendering and
     /// tokenization are included. `null` if the engine does not report it.
@@ -362,12 +383,13 @@ pub struct Totals {
     pub steps_done: usize,
     #[serde(flatten)]
     pub tokens: TokenCounts,
-    /// Engine init and all workflows, without the expansion; `null` while the run is in progress.
+    /// Engine init and all workflows, without the expansion; `null` while the run is in progress. Of a resumed
+    /// run the sum over the segments.
     pub benchmark_total_ms: Option<Millis>,
-    /// Mean over the workflows that ended well; `null` without any, and in `MODE=both`, where [`Comparison`]
+    /// Mean over the workflows that ended well in one segment; `null` without any, and in `MODE=both`, where [`Comparison`]
     /// has the means of both modes.
     pub avg_workflow_ms: Option<Millis>,
-    /// Over the workflows that ended well; `null` if `avg_workflow_ms` is.
+    /// Over the workflows that ended well in one segment; `null` if `avg_workflow_ms` is.
     #[serde(default)]
     pub workflow_ms: Option<Distribution>,
     /// `ttft_ms` of all steps; `null` while the run is in progress, and in `MODE=both`.
@@ -392,13 +414,13 @@ pub struct Totals {
     /// does not rise when a model gives unreadable answers. Absent if nothing was judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_reward: Option<f64>,
-    /// How answers were checked; absent if none were.
+    /// How answers were checked; absent if none were. Segments that were killed are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationRecord>,
     /// Energy, if a power was assumed (`GPU_POWER`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,
-    /// `MODE=remote` only: calls to the server, retries and failures.
+    /// `MODE=remote` only: calls to the server, retries and failures. Segments that were killed are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteRecord>,
     /// Passes for which the device's memory was short.
@@ -549,7 +571,7 @@ pub struct Environment {
     /// guessed name can be checked. Absent if the host has no name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname_hash: Option<String>,
-    /// Load of the machine during the run; absent while the run is in progress.
+    /// Load of the machine during the run, or its last segment; absent while the run is in progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<LoadRecord>,
 }

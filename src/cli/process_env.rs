@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::workflows::switch;
 use crate::config::{ModelConfig, Trust};
 use crate::error::{Error, Result};
 use crate::evaluate;
@@ -102,6 +103,11 @@ impl ProcessEnv {
         }
     }
 
+    /// `ROLLOUT_RESUME`: `--resume` without a run.
+    pub(super) fn resumes_rows(&self) -> Result<bool> {
+        is_on("ROLLOUT_RESUME", self.text("ROLLOUT_RESUME").as_deref())
+    }
+
     /// `API_KEY`.
     pub(super) fn api_key(&self) -> Option<&str> {
         self.api_key.as_ref().map(|key| key.0.as_str())
@@ -113,18 +119,7 @@ impl ProcessEnv {
             .clone()
             .or_else(|| Some(self.home.as_ref()?.join(".cache")))
             .unwrap_or_else(std::env::temp_dir);
-        let offline = match self.hf_hub_offline.as_deref().map(str::to_ascii_lowercase) {
-            None => false,
-            Some(value) => match value.as_str() {
-                "1" | "true" | "yes" | "on" => true,
-                "0" | "false" | "no" | "off" => false,
-                _ => {
-                    return Err(Error::usage(format!(
-                        "HF_HUB_OFFLINE is {value:?}; expected 0 or 1"
-                    )));
-                }
-            },
-        };
+        let offline = is_on("HF_HUB_OFFLINE", self.hf_hub_offline.as_deref())?;
         Ok(ModelConfig {
             model,
             cache_dir: cache.join("flowbench"),
@@ -139,6 +134,14 @@ impl ProcessEnv {
             offline,
         })
     }
+}
+
+/// Whether a variable is 1; by default it is not.
+fn is_on(name: &str, value: Option<&str>) -> Result<bool> {
+    let Some(value) = value else {
+        return Ok(false);
+    };
+    switch(value).ok_or_else(|| Error::usage(format!("{name} is {value:?}; expected 0 or 1")))
 }
 
 #[cfg(test)]

@@ -63,6 +63,10 @@ const NOTES: &[(&str, &str)] = &[
         "[remote.md](remote.md) describes servers, retries and proxies.",
     ),
     (
+        "RESUME",
+        "[resume.md](resume.md) says what is kept, and what has to be the same.",
+    ),
+    (
         "SHARD",
         "[engines.md](engines.md) shows a job on several machines.",
     ),
@@ -85,6 +89,10 @@ const VARIABLES: &[(&str, &str)] = &[
     (
         "`HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`",
         "As the Hugging Face tools have them. `HF_HUB_OFFLINE=1` uses no network at all",
+    ),
+    (
+        "`ROLLOUT_RESUME`",
+        "`1`: `run --resume` without a run, for the rows of `--output`",
     ),
     (
         "`XDG_CACHE_HOME`",

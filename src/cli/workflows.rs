@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use super::parse_count;
+use super::{ProcessEnv, parse_count};
 use crate::config::{Limits, Prices, RolloutFiles, RolloutRows, Rollouts};
 use crate::error::{Error, Result};
 
@@ -47,9 +47,11 @@ pub(super) struct WorkflowArgs {
     #[arg(long, env = "ROLLOUT_REPEATS", value_name = "REPEATS", default_value = "1", value_parser = parse_count)]
     repeats: usize,
 
-    /// 1: resume an earlier run; rows that are already in --output are skipped
-    #[arg(long, env = "ROLLOUT_RESUME", value_name = "RESUME", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
-    resume: bool,
+    /// Go on with an interrupted run in its folder: RUN is the folder, its run.json, the run's ID in OUT, or
+    /// latest. What has ended is kept, the rest is run. Without RUN: start a new run that skips the rows that
+    /// are already in --output (ROLLOUT_RESUME=1)
+    #[arg(long, env, value_name = "RUN", value_parser = parse_resume, num_args = 0..=1, default_missing_value = "1")]
+    resume: Option<Resume>,
 
     /// Stop when prompt and output tokens together reach this number
     #[arg(long, env, value_name = "MAX_TOKENS_TOTAL", value_parser = clap::value_parser!(u64).range(1..))]
@@ -94,12 +96,33 @@ pub(super) struct WorkflowSettings {
     pub(super) prices: Option<Prices>,
     pub(super) record: Option<PathBuf>,
     pub(super) pin_outputs: Option<PathBuf>,
+    /// The run to go on with.
+    pub(super) resume: Option<String>,
+}
+
+/// The value of `--resume`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Resume {
+    /// `0`, as in a variable.
+    Off,
+    /// No value: the rows of `--output`.
+    Rows,
+    Run(String),
 }
 
 impl WorkflowArgs {
     /// # Errors
-    /// Exit code 2 for settings that need one another.
-    pub(super) fn resolve(self) -> Result<WorkflowSettings> {
+    /// Exit code 2 for settings that need one another, or an invalid variable.
+    pub(super) fn resolve(self, environment: &ProcessEnv) -> Result<WorkflowSettings> {
+        let resumes_rows = match self.resume {
+            None => environment.resumes_rows()?,
+            Some(Resume::Off | Resume::Run(_)) => false,
+            Some(Resume::Rows) => true,
+        };
+        let resume = match self.resume {
+            Some(Resume::Run(run)) => Some(run),
+            _ => None,
+        };
         let prices = match (self.price_prompt, self.price_decode) {
             (None, None) if self.price_cached.is_none() => None,
             (Some(prompt), Some(decode)) => Some(Prices {
@@ -116,9 +139,11 @@ impl WorkflowArgs {
             return Err(Error::usage("--max-cost is given without prices")
                 .hint("give --price-prompt and --price-decode, each per million tokens"));
         }
-        if self.resume && self.output.is_none() {
-            return Err(Error::usage("--resume is given without --output")
-                .hint("--resume continues the file given with --output"));
+        if resumes_rows && self.output.is_none() {
+            return Err(Error::usage("--resume is given without --output").hint(
+                "--resume RUN goes on with a run (latest: the last one); without RUN, it \
+                     continues the file given with --output",
+            ));
         }
         if self.repeats > 1 && self.input.is_none() {
             return Err(Error::usage("--repeats is given without --input")
@@ -136,7 +161,7 @@ impl WorkflowArgs {
                 files: RolloutFiles {
                     input,
                     output: self.output,
-                    resume: self.resume,
+                    resume: resumes_rows,
                 },
             }),
             limits: Limits {
@@ -147,6 +172,7 @@ impl WorkflowArgs {
             prices,
             record: self.record,
             pin_outputs: self.pin_outputs,
+            resume,
         })
     }
 }
@@ -157,6 +183,25 @@ pub(super) fn parse_setting(text: &str) -> Result<(String, String), String> {
             Ok((name.trim().to_owned(), value.trim().to_owned()))
         }
         _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// `1` and `0` are the values that ROLLOUT_RESUME has; a run with such a name can be given as a path.
+fn parse_resume(text: &str) -> Result<Resume, String> {
+    match switch(text) {
+        _ if text.is_empty() => Ok(Resume::Off),
+        Some(true) => Ok(Resume::Rows),
+        Some(false) => Ok(Resume::Off),
+        None => Ok(Resume::Run(text.to_owned())),
+    }
+}
+
+/// A value of a switch.
+pub(super) fn switch(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Some(true),
+        "0" | "false" | "no" | "off" => Some(false),
+        _ => None,
     }
 }
 
@@ -205,6 +250,20 @@ mod tests {
         assert_eq!(seconds("2h"), Ok(7200.0));
         for bad in ["", "s", "0", "-1", "1d", "1ms", "nan", "1e300h", "5mm"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn resume_takes_a_run_or_no_value() {
+        for (text, expected) in [
+            ("", Resume::Off),
+            ("0", Resume::Off),
+            ("1", Resume::Rows),
+            ("True", Resume::Rows),
+            ("latest", Resume::Run("latest".to_owned())),
+            ("./1", Resume::Run("./1".to_owned())),
+        ] {
+            assert_eq!(parse_resume(text), Ok(expected), "{text}");
         }
     }
 

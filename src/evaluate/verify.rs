@@ -47,6 +47,24 @@ impl Verdict {
         }
     }
 
+    /// The verdict with this name in a record; undecided if it has none.
+    pub fn named(name: Option<&str>) -> Self {
+        match name {
+            Some("equal") => Self::Equal,
+            Some("unequal") => Self::Unequal,
+            _ => Self::Undecided,
+        }
+    }
+
+    /// The inverse of [`Self::of`].
+    pub fn same(self) -> Option<bool> {
+        match self {
+            Self::Equal => Some(true),
+            Self::Unequal => Some(false),
+            Self::Undecided => None,
+        }
+    }
+
     /// The name used in records.
     pub fn as_str(self) -> &'static str {
         match self {

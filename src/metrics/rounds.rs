@@ -25,6 +25,25 @@ pub struct Rounds {
 }
 
 impl Rounds {
+    /// The rounds that ended in earlier segments of a run, with their steps.
+    pub fn restored<'a>(
+        done: Vec<RoundRecord>,
+        steps: impl IntoIterator<Item = &'a StepRecord>,
+    ) -> Self {
+        let mut rounds = Self {
+            done,
+            ..Self::default()
+        };
+        steps.into_iter().for_each(|step| rounds.output(step));
+        rounds
+    }
+
+    /// Whether the round of this number and arm has ended.
+    pub fn has(&self, round: usize, mode: &str) -> bool {
+        let is_it = |done: &RoundRecord| done.round == round && done.mode == mode;
+        self.done.iter().any(is_it)
+    }
+
     /// Starts round number `round` (from 1) of the arm `mode`.
     pub fn begin(&mut self, round: usize, mode: &str) {
         self.counts = WorkflowCounts::default();
@@ -46,10 +65,17 @@ impl Rounds {
         let round = &self.current;
         step.round = Some(round.round);
         step.mode = Some(round.mode.clone());
-        if matches!(step.kind(), "generate" | "judge") {
+        self.output(step);
+    }
+
+    /// Notes the output of a step that is marked with its round.
+    fn output(&mut self, step: &StepRecord) {
+        if let (Some(round), Some(mode)) = (step.round, &step.mode)
+            && matches!(step.kind(), "generate" | "judge")
+        {
             let output = OutputOf {
-                mode: round.mode.clone(),
-                round: round.round,
+                mode: mode.clone(),
+                round,
                 out_hash: step.out_hash.clone(),
             };
             self.outputs.add(step.flow, &step.label(), output);

@@ -10,8 +10,9 @@ use crate::units::Millis;
 pub struct WorkflowCounts {
     steps: usize,
     tokens: TokenCounts,
-    /// Times of the workflows that ended well, in the order in which they ended (ms).
+    /// Times of the workflows that ended well in one segment, in the order in which they ended (ms).
     workflow_ms: Vec<f64>,
+    done: usize,
     failed: usize,
 }
 
@@ -22,9 +23,13 @@ impl WorkflowCounts {
     }
 
     pub fn workflow(&mut self, workflow: &WorkflowRecord) {
-        match workflow.error {
-            None => self.workflow_ms.push(workflow.workflow_ms.0),
-            Some(_) => self.failed += 1,
+        if workflow.error.is_some() {
+            self.failed += 1;
+            return;
+        }
+        self.done += 1;
+        if !workflow.resumed {
+            self.workflow_ms.push(workflow.workflow_ms.0);
         }
     }
 
@@ -34,7 +39,7 @@ impl WorkflowCounts {
 
     /// How many workflows ended well.
     pub fn workflows_done(&self) -> usize {
-        self.workflow_ms.len()
+        self.done
     }
 
     /// `None` if no workflow ended well.
@@ -137,6 +142,20 @@ mod tests {
         assert_eq!((totals.steps_done, totals.tokens.prompt), (2, 7));
         assert_eq!(totals.avg_workflow_ms, Some(Millis(10.0)));
         assert_eq!(totals.ttft_ms.map(|spread| spread.count), Some(2));
+    }
+
+    #[test]
+    fn times_of_resumed_workflows_are_left_out() {
+        let mut tally = Tally::default();
+        tally.workflow(&workflow(10.0, None));
+        tally.workflow(&WorkflowRecord {
+            resumed: true,
+            ..workflow(1000.0, None)
+        });
+        let mut totals = Totals::default();
+        tally.set_totals(&mut totals);
+        assert_eq!(totals.workflows_done, 2);
+        assert_eq!(totals.avg_workflow_ms, Some(Millis(10.0)));
     }
 
     #[test]

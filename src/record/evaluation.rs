@@ -208,6 +208,19 @@ pub struct VerificationRecord {
     pub cached: u64,
 }
 
+impl VerificationRecord {
+    /// Sums the counts; `None` without any record. A library that one of them has counts for all.
+    pub fn sum(all: impl IntoIterator<Item = Self>) -> Option<Self> {
+        all.into_iter().reduce(|sum, other| Self {
+            library: sum.library.or(other.library),
+            no_library: sum.no_library.or(other.no_library),
+            in_process: sum.in_process + other.in_process,
+            by_library: sum.by_library + other.by_library,
+            cached: sum.cached + other.cached,
+        })
+    }
+}
+
 /// Usage of one model by one kind of step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -237,7 +250,7 @@ pub struct RolloutRecord {
     pub rows: usize,
     /// Flows per row.
     pub repeats: usize,
-    /// Lines before the run.
+    /// Lines before the run, or before its last segment.
     pub resumed: usize,
     /// Lines after the run.
     pub done: usize,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::gpu::GpuRecord;
+use super::segment::Segment;
 use super::{Environment, Status};
 use crate::units::Millis;
 
@@ -71,6 +72,9 @@ pub struct ShardRun {
     pub engine_init_ms: Option<Millis>,
     /// As in `Totals`.
     pub benchmark_total_ms: Option<Millis>,
+    /// As in `RunRecord`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<Segment>,
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod history;
 mod markdown;
 pub mod page;
 mod progress;
+mod segments;
 pub mod summary;
 pub mod table;
 #[cfg(test)]

@@ -64,6 +64,8 @@ pub(crate) fn run(
         workflows.push(WorkflowRecord {
             flow,
             row: format!("row-{flow}"),
+            segment: None,
+            resumed: false,
             start_ms: Millis(start),
             workflow_ms: Millis(at - start),
             engine_init_ms: None,
@@ -136,6 +138,7 @@ pub(crate) fn run(
             avg_workflow_ms: Some(Millis((at - init) / flows as f64)),
             ..Totals::default()
         },
+        segments: Vec::new(),
         warnings: Vec::new(),
         comparison: None,
         profile: None,

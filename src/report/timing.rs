@@ -320,6 +320,8 @@ mod tests {
         let mut flow = WorkflowRecord {
             flow: 3,
             row: "r".to_owned(),
+            segment: None,
+            resumed: false,
             start_ms: Millis(0.0),
             workflow_ms: Millis(99.0),
             engine_init_ms: None,

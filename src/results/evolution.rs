@@ -76,16 +76,56 @@ impl EvolutionFolder {
             &folder.join(format!("trials/{:05}.json", trial.trial)),
             trial,
         )?;
-        let growing = self.flows.entry(trial.flow).or_insert_with(|| Growing {
+        let growing = self.growing(trial.flow);
+        add(&mut growing.record, trial);
+        growing.write_now_and_then(&folder)
+    }
+
+    /// A trial of an earlier segment of the run. Its file is written if it is not there.
+    ///
+    /// # Errors
+    /// As [`Self::trial`].
+    pub fn trial_kept(&mut self, trial: &TrialRecord) -> Result<()> {
+        let folder = self.flow(trial.flow);
+        if !folder
+            .join(format!("trials/{:05}.json", trial.trial))
+            .is_file()
+        {
+            return self.trial(trial);
+        }
+        add(&mut self.growing(trial.flow).record, trial);
+        Ok(())
+    }
+
+    /// A generation of an earlier segment of the run. What its file says counts, if it is there.
+    ///
+    /// # Errors
+    /// As [`Self::trial`].
+    pub fn generation_kept(&mut self, generation: &GenerationRecord) -> Result<()> {
+        let folder = self.flow(generation.flow).join("generations");
+        let text = fs::read(folder.join(generation_file(generation)));
+        let written = text
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        match written {
+            Some(written) => {
+                let growing = self.growing(generation.flow);
+                add_generation(&mut growing.record, written);
+                Ok(())
+            }
+            None => self.generation(generation),
+        }
+    }
+
+    fn growing(&mut self, flow: usize) -> &mut Growing {
+        self.flows.entry(flow).or_insert_with(|| Growing {
             record: EvolutionRecord {
                 schema: RECORD_SCHEMA,
-                flow: trial.flow,
+                flow,
                 ..EvolutionRecord::default()
             },
             written: 0,
-        });
-        add(&mut growing.record, trial);
-        growing.write_now_and_then(&folder)
+        })
     }
 
     /// # Errors

@@ -1,9 +1,10 @@
 //! Writing files so that readers never see half of them, and the errors of files that cannot be written.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -17,6 +18,33 @@ pub(super) fn append(mut file: &File, line: &[u8]) -> std::io::Result<()> {
     file.write_all(line).inspect_err(|_| {
         let _ = file.set_len(before);
     })
+}
+
+/// How often a locked file is tried again, and the pause before each try.
+const LOCK_TRIES: usize = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Locks a file against other processes. Tries for a moment, since a process that is being started holds a
+/// copy of the descriptor until its program begins.
+pub(super) fn lock(file: &File) -> Result<(), TryLockError> {
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether `path` still names the open `file`, which a run that has just ended may have replaced.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: std::io::Result<fs::Metadata>| {
+        metadata.map(|file| (file.dev(), file.ino())).ok()
+    };
+    identity(file.metadata()) == identity(fs::metadata(path))
 }
 
 /// Replaces a file atomically: temporary file, fsync, rename.
@@ -77,7 +105,29 @@ pub fn ordinary(path: &Path, flag: &str) -> Result<PathBuf> {
     Err(Error::usage(what).hint(format!("let {flag} name a file, or a new one")))
 }
 
+/// Replaces a file atomically, and returns it open for appending and locked: at no time is it there without a
+/// lock.
+pub(super) fn replace_locked(file: &Path, text: &[u8]) -> std::io::Result<File> {
+    let mut temporary = temporary(file)?;
+    temporary.write_all(text)?;
+    temporary.as_file().sync_all()?;
+    // A file system without locks has none before either.
+    let _ = temporary.as_file().try_lock();
+    Ok(temporary.persist(file)?)
+}
+
 fn write_over(file: &Path, text: &[u8], sync: bool) -> std::io::Result<()> {
+    let mut temporary = temporary(file)?;
+    temporary.write_all(text)?;
+    if sync {
+        temporary.as_file().sync_all()?;
+    }
+    temporary.persist(file)?;
+    Ok(())
+}
+
+/// A temporary file that is to take the place of `file`.
+fn temporary(file: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let folder = file
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
@@ -87,17 +137,12 @@ fn write_over(file: &Path, text: &[u8], sync: bool) -> std::io::Result<()> {
         Ok(metadata) => metadata.permissions(),
         Err(_) => fs::Permissions::from_mode(0o666),
     };
-    let mut temporary = tempfile::Builder::new()
+    tempfile::Builder::new()
         .prefix(TEMPORARY.0)
         .suffix(TEMPORARY.1)
         .permissions(permissions)
-        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
-    temporary.write_all(text)?;
-    if sync {
-        temporary.as_file().sync_all()?;
-    }
-    temporary.persist(file)?;
-    Ok(())
+        .append(true)
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
 }
 
 pub(super) fn cannot_write(path: &Path, source: std::io::Error) -> Error {
@@ -116,7 +161,7 @@ pub(super) fn cannot_write_file(path: &Path, flag: &str, source: std::io::Error)
     unwritten(path, source, &hint)
 }
 
-fn unwritten(path: &Path, source: std::io::Error, hint: &str) -> Error {
+pub(super) fn unwritten(path: &Path, source: std::io::Error, hint: &str) -> Error {
     Error::output(format!("failed to write {}", path.display()))
         .hint(hint)
         .caused_by(source)

@@ -9,7 +9,7 @@ use crate::config::Scope;
 use crate::error::{Error, Result};
 use crate::hash::PartsHasher;
 use crate::record::RunRecord;
-use crate::record::compare::Difference;
+use crate::record::compare::{Difference, MeasuredRun};
 
 /// Settings that are objects of further settings.
 const NESTED: [&str; 2] = ["remote", "rollouts"];
@@ -35,8 +35,11 @@ const HARMLESS: &[&str] = &[
     "speculate",
     "mode",
     "rounds",
-    "segments",
+    SEGMENTS,
 ];
+
+/// Number of processes of a resumed run. Its times are never taken for those of one process.
+const SEGMENTS: &str = "segments";
 
 /// Facts that may differ between the runs of one side.
 const PER_RUN: &[&str] = &["revision"];
@@ -51,7 +54,7 @@ pub struct Identity {
     pub job: BTreeMap<String, Value>,
     /// Where: machine, processor, GPU, driver, memory, operating system.
     pub machine: BTreeMap<String, Value>,
-    /// Which program, and which state of the checkout.
+    /// Which program, which state of the checkout, and whether it ran in several processes.
     pub program: BTreeMap<String, Value>,
 }
 
@@ -109,10 +112,15 @@ impl Identity {
             ("version", environment.flowbench.as_str().into()),
             ("revision", environment.git_revision.clone().into()),
         ];
+        let mut program: BTreeMap<String, Value> = named(program).collect();
+        let segments = segments(record);
+        if segments > 1 {
+            program.insert(SEGMENTS.to_owned(), segments.into());
+        }
         Self {
             job,
             machine: named(machine).collect(),
-            program: named(program).collect(),
+            program,
         }
     }
 
@@ -185,6 +193,35 @@ pub fn common(
         }
     }
     Ok(first.clone())
+}
+
+/// Refuses runs that were interrupted and resumed, unless that is `allowed`.
+///
+/// # Errors
+/// Exit code 2, with the run.
+pub fn undisturbed(folders: &[PathBuf], runs: &[MeasuredRun], allowed: &[String]) -> Result<()> {
+    if allowed.iter().any(|name| name == SEGMENTS) {
+        return Ok(());
+    }
+    let mut runs = folders.iter().zip(runs);
+    match runs.find(|(_, run)| segments(&run.record) > 1) {
+        None => Ok(()),
+        Some((folder, _)) => {
+            let message = format!(
+                "{}: the run was interrupted and resumed, so its times are those of several processes",
+                folder.display()
+            );
+            Err(Error::usage(message).hint(
+                "name runs that were not interrupted, or accept it with --allow-different segments",
+            ))
+        }
+    }
+}
+
+/// The number of segments; of a merged run the largest of its shards'.
+pub fn segments(record: &RunRecord) -> usize {
+    let shards = record.shards.iter().map(|shard| shard.segments.len());
+    shards.max().unwrap_or(0).max(record.segments.len())
 }
 
 /// Divides what differs between two sides into the subject of the comparison and what is accepted besides.

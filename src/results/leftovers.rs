@@ -19,6 +19,15 @@ pub(super) fn remove(out: &Path) {
     }
 }
 
+/// Removes the temporary files in a killed run's folder and the folders below. The caller holds the run's lock.
+pub(super) fn remove_temporary(run: &Path) {
+    for entry in walkdir::WalkDir::new(run).into_iter().flatten() {
+        if entry.file_type().is_file() && is_temporary(entry.file_name()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn clean(run: &Path) -> std::io::Result<()> {
     let mut temporary = Vec::new();
     let mut is_empty = true;

@@ -3,18 +3,16 @@
 //! A line is appended as soon as its flow ends; when all flows have ended, the lines are sorted in the order
 //! of the input. A line is the input's own text with keys added, so that nothing in it is reformatted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::files::{append, cannot_write_file, ordinary, replace_named};
+use super::files::{append, cannot_write_file, is_at, lock, ordinary, replace_named};
 use crate::error::{Error, Result};
 use crate::evaluate::verify::UNDECIDED;
 use crate::flow::{InputRow, RowOrder};
@@ -83,6 +81,17 @@ pub struct Usage {
     pub cached_tokens: usize,
 }
 
+/// What is done with an output that is there already.
+#[derive(Debug, Clone, Copy)]
+pub enum Existing<'a> {
+    /// It is refused.
+    Refuse,
+    /// Rows whose flow ended well are kept; those of failed flows are run again.
+    Resume,
+    /// The same, but the failures of these flows are kept: the run that is resumed has them.
+    ResumeWith(&'a BTreeSet<usize>),
+}
+
 /// The output of a run in progress.
 #[derive(Debug)]
 pub struct RolloutFile {
@@ -99,20 +108,21 @@ impl RolloutFile {
     /// Opens `output` for the flows of `rows`, `repeats` each. `input` names their file in errors.
     ///
     /// # Errors
-    /// Exit code 2 if the file exists (unless `resume`) or holds other rows, or if a row has a reserved key;
-    /// 110 if it cannot be written.
+    /// Exit code 2 if the file exists (unless it is resumed) or holds other rows, or if a row has a reserved
+    /// key; 110 if it cannot be written.
     pub fn open(
         input: &Path,
         rows: Vec<InputRow>,
         repeats: usize,
         output: &Path,
-        resume: bool,
+        existing: Existing<'_>,
     ) -> Result<Self> {
         for row in &rows {
             check_keys(input, row)?;
         }
         let output = &ordinary(output, FLAG)?;
-        if !resume && fs::metadata(output).is_ok_and(|file| file.len() > 0) {
+        let refused = matches!(existing, Existing::Refuse);
+        if refused && fs::metadata(output).is_ok_and(|file| file.len() > 0) {
             return Err(
                 Error::usage(format!("{} is there already", output.display()))
                     .hint("--resume goes on with it; otherwise name another file"),
@@ -120,13 +130,13 @@ impl RolloutFile {
         }
         // Locked until the end of the run.
         let mut file = locked(output)?;
-        let mut existing = Vec::new();
+        let mut before = Vec::new();
         (&file)
-            .read_to_end(&mut existing)
+            .read_to_end(&mut before)
             .map_err(|source| cannot_write_file(output, FLAG, source))?;
-        let lines = kept(&existing, &rows, repeats, output)?;
+        let lines = kept(&before, &rows, repeats, output, existing)?;
         let text = join(&lines);
-        if text.as_bytes() != existing {
+        if text.as_bytes() != before {
             replace_named(output, FLAG, text.as_bytes())?;
             file = locked(output)?;
         }
@@ -205,34 +215,21 @@ impl RolloutFile {
     }
 }
 
-/// How often a locked file is tried again, and the pause before each try.
-const LOCK_TRIES: usize = 10;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
-
 /// Opens or creates a file and locks it against other runs.
 fn locked(path: &Path) -> Result<File> {
-    let mut tries = 0;
     loop {
         let mut options = OpenOptions::new();
         let file = (options.read(true).append(true).create(true).open(path))
             .map_err(|source| cannot_write_file(path, FLAG, source))?;
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => {}
-            // A process that is being started holds a copy of the descriptor until its program begins.
-            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
-                tries += 1;
-                std::thread::sleep(LOCK_PAUSE);
-                continue;
-            }
             Err(TryLockError::WouldBlock) => {
                 let what = format!("another run writes {}", path.display());
                 return Err(Error::usage(what).hint("wait for its end, or name another file"));
             }
             Err(TryLockError::Error(source)) => return Err(cannot_write_file(path, FLAG, source)),
         }
-        // A run that has just ended may have replaced the file.
-        let inode = |metadata: std::io::Result<fs::Metadata>| metadata.map(|file| file.ino()).ok();
-        if inode(file.metadata()) == inode(fs::metadata(path)) {
+        if is_at(&file, path) {
             return Ok(file);
         }
     }
@@ -260,16 +257,22 @@ fn open_object(text: &Arc<str>) -> &str {
     text.strip_suffix('}').unwrap_or(text).trim_end()
 }
 
-/// The lines of an existing output to keep, by flow: those of flows that ended well.
+/// The lines of an existing output to keep, by flow: those of flows that ended well, and failures that are to
+/// be kept.
 fn kept(
-    existing: &[u8],
+    before: &[u8],
     rows: &[InputRow],
     repeats: usize,
     output: &Path,
+    existing: Existing<'_>,
 ) -> Result<BTreeMap<usize, String>> {
+    let keeps_failure = |flow: usize| match existing {
+        Existing::Refuse | Existing::Resume => false,
+        Existing::ResumeWith(failed) => failed.contains(&flow),
+    };
     let order = RowOrder::new(rows.len());
     let mut lines = BTreeMap::new();
-    for (number, line) in existing.split_inclusive(|byte| *byte == b'\n').enumerate() {
+    for (number, line) in before.split_inclusive(|byte| *byte == b'\n').enumerate() {
         if !line.ends_with(b"\n") {
             // The last write was cut off; its flow runs again.
             break;
@@ -294,8 +297,8 @@ fn kept(
                  with more of them",
             ));
         }
-        if rollout.error.is_none() {
-            let flow = order.flow(row - 1, repeat - 1);
+        let flow = order.flow(row - 1, repeat - 1);
+        if rollout.error.is_none() || keeps_failure(flow) {
             lines.entry(flow).or_insert_with(|| text.to_owned());
         }
     }
@@ -365,8 +368,17 @@ mod tests {
     }
 
     fn open(files: &Files, repeats: usize, resume: bool) -> Result<RolloutFile> {
+        let existing = if resume {
+            Existing::Resume
+        } else {
+            Existing::Refuse
+        };
+        open_with(files, repeats, existing)
+    }
+
+    fn open_with(files: &Files, repeats: usize, existing: Existing<'_>) -> Result<RolloutFile> {
         let rows = rows(&files.input);
-        RolloutFile::open(&files.input, rows, repeats, &files.output, resume)
+        RolloutFile::open(&files.input, rows, repeats, &files.output, existing)
     }
 
     #[test]
@@ -429,6 +441,9 @@ mod tests {
             assert_eq!(fs::read(&files.output).expect("written"), &whole[..first]);
         }
         fs::write(&files.output, &whole).expect("writable");
+        let failed = BTreeSet::from([2]);
+        let with_failures = open_with(&files, 1, Existing::ResumeWith(&failed));
+        assert!(with_failures.expect("ours").has(2));
         assert!(!open(&files, 1, true).expect("ours").has(2));
     }
 
@@ -467,8 +482,10 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let files = files();
         let folder = files.input.parent().expect("a folder").to_owned();
-        let open =
-            |output: &Path| RolloutFile::open(&files.input, rows(&files.input), 1, output, true);
+        let open = |output: &Path| {
+            let rows = rows(&files.input);
+            RolloutFile::open(&files.input, rows, 1, output, Existing::Resume)
+        };
         assert!(
             open(&folder)
                 .expect_err("a folder")

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::files::{append, cannot_write, replace};
+use super::files::{append, cannot_write, replace, replace_quickly};
 use super::leftovers;
 use crate::error::Result;
 use crate::record::{RunRecord, StepRecord};
@@ -62,13 +62,17 @@ impl RunFolder {
             .map_err(|source| cannot_write(&file, source))?;
         // Marks the run as alive; the lock is released when the process dies.
         let _ = steps.try_lock();
-        let folder = Self {
+        Ok((Self::of(path, steps), run_id))
+    }
+
+    /// The folder at `path` with its `steps.jsonl`, open for appending and locked.
+    pub(super) fn of(path: PathBuf, steps: File) -> Self {
+        Self {
             path,
             steps,
             saved: Timer::start(),
             took: Duration::ZERO,
-        };
-        Ok((folder, run_id))
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -107,6 +111,19 @@ impl RunFolder {
         self.save(run)
     }
 
+    /// Replaces `run.json` without an fsync, which would take part of the time that is measured. It survives the
+    /// process, but not a power cut; [`Self::save_now_and_then`] makes up for it.
+    ///
+    /// # Errors
+    /// As [`RunFolder::save`].
+    pub fn save_quickly(&self, run: &RunRecord) -> Result<()> {
+        let file = self.path.join("run.json");
+        replace_quickly(
+            &file,
+            &text(run).map_err(|source| cannot_write(&file, source))?,
+        )
+    }
+
     /// Replaces `run.json` (temporary file, fsync, rename) and syncs `steps.jsonl`.
     ///
     /// # Errors
@@ -114,13 +131,8 @@ impl RunFolder {
     pub fn save(&mut self, run: &RunRecord) -> Result<()> {
         let begun = Timer::start();
         let file = self.path.join("run.json");
-        let text = || -> std::io::Result<Vec<u8>> {
-            let mut text = serde_json::to_vec_pretty(run)?;
-            text.push(b'\n');
-            self.steps.sync_data()?;
-            Ok(text)
-        };
-        let text = text().map_err(|source| cannot_write(&file, source))?;
+        let text = text(run).and_then(|text| self.steps.sync_data().map(|()| text));
+        let text = text.map_err(|source| cannot_write(&file, source))?;
         replace(&file, &text)?;
         self.took = begun.elapsed();
         self.saved = Timer::start();
@@ -132,6 +144,13 @@ impl RunFolder {
 pub(super) fn is_in_use(folder: &Path) -> bool {
     let steps = File::open(folder.join("steps.jsonl"));
     steps.is_ok_and(|steps| matches!(steps.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// The text of `run.json`.
+fn text(run: &RunRecord) -> std::io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(run)?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 #[cfg(test)]

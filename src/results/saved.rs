@@ -50,7 +50,11 @@ impl SavedRun {
 
 /// Reads `steps.jsonl`. The last line of a killed run may be incomplete; it is skipped.
 fn steps(file: &Path) -> Result<Vec<StepRecord>> {
-    let text = read(file)?;
+    parse_steps(&read(file)?, file)
+}
+
+/// Parses the text of a `steps.jsonl`.
+pub(super) fn parse_steps(text: &str, file: &Path) -> Result<Vec<StepRecord>> {
     let mut steps = Vec::new();
     for (index, line) in text.lines().enumerate() {
         match serde_json::from_str(line) {

@@ -3,15 +3,21 @@
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::recorder::Recorder;
+use serde_json::Value;
+
+use super::expansion;
+use super::recorder::{Recorder, is_recorded};
 use super::verdict::verdict;
+use crate::config::Limits;
 use crate::error::{Error, Exit, Result};
+use crate::flow::Expansion;
 use crate::profile;
+use crate::record::segment::SegmentEnd;
 use crate::record::{Energy, Status};
 use crate::report::{gpu, summary, table, timing, traffic, warnings};
 use crate::results::{self, Recording, RolloutFile};
 use crate::stopwatch::Timer;
-use crate::workflow::Outcome;
+use crate::workflow::{Accounts, Outcome};
 
 /// Held while the run's files are saved.
 static SAVING: Mutex<()> = Mutex::new(());
@@ -27,8 +33,22 @@ pub(crate) fn save_before_exit(limit: Duration) {
 }
 
 impl Recorder<'_> {
-    /// Ends a run whose rows were all done by earlier runs.
-    pub(super) fn nothing_to_run(mut self) -> Result<Exit> {
+    /// Ends a run whose workflows have all ended: those of a resumed run were killed before its end, or its rows
+    /// were all done by earlier runs.
+    pub(super) fn nothing_to_run(mut self, expansion: &Expansion) -> Result<Exit> {
+        if self.kept.segment.is_some() {
+            self.begin_recording()?;
+            let limits = Limits::default();
+            let model = self.kept.engine.get("model").and_then(Value::as_str);
+            let model = model.unwrap_or_default();
+            let mut accounts = Accounts::new(model, self.config.job.prices, limits);
+            self.enter_usage(&mut accounts);
+            self.record.totals.usage = accounts.usage().to_vec();
+            self.record.totals.benchmark_total_ms = Some(self.kept.benchmark_ms);
+            self.record.expansion.prefix = expansion::prefix(expansion);
+            let num_workflows = self.kept.workflows.len();
+            return self.finish(Ok(Outcome::Ended), num_workflows);
+        }
         if let Some(rollouts) = self.files.rollouts.take() {
             let rollouts = rollouts.finish()?;
             self.console.progress("Every row is done already");
@@ -38,19 +58,27 @@ impl Recorder<'_> {
         Ok(Exit::Done)
     }
 
-    /// Ends a run that measured nothing: removes its folder.
+    /// Ends a run that measured nothing: removes its folder, or leaves that of a resumed run as it is.
     pub(super) fn discard(self) {
         if let Some(recording) = self.files.recording {
             recording.forget();
         }
         self.files.profile.forget();
-        self.files.folder.discard();
+        if self.kept.segment.is_none() {
+            self.files.folder.discard();
+        }
     }
 
-    /// Starts `--record`, if it was given.
+    /// Starts `--record`, if it was given, with what earlier segments have measured.
     pub(super) fn begin_recording(&mut self) -> Result<()> {
-        let path = self.config.presentation.record.as_deref();
-        self.files.recording = path.map(Recording::create).transpose()?;
+        let Some(path) = self.config.presentation.record.as_deref() else {
+            return Ok(());
+        };
+        let mut recording = Recording::create(path)?;
+        for step in self.kept.steps.iter().filter(|step| is_recorded(step)) {
+            recording.add(step)?;
+        }
+        self.files.recording = Some(recording);
         Ok(())
     }
 
@@ -61,11 +89,12 @@ impl Recorder<'_> {
     /// Why the run did not end well, or what could not be written.
     pub(super) fn finish(mut self, result: Result<Outcome>, num_workflows: usize) -> Result<Exit> {
         self.set_totals();
+        self.end_segment(&result);
         let comparison = self.record.comparison.as_ref();
         let outputs = comparison.map(|comparison| &comparison.outputs);
         let (status, error) = match result {
             Ok(outcome) => verdict(&outcome, &self.record.totals, num_workflows, outputs),
-            Err(error) if self.record.engine_starts == 0 => {
+            Err(error) if !self.has_engine => {
                 self.discard();
                 return Err(error);
             }
@@ -98,6 +127,19 @@ impl Recorder<'_> {
         match error {
             None => Ok(Exit::Done),
             Some(error) => Err(error.hint(format!("what was measured is in {}", folder.display()))),
+        }
+    }
+
+    /// Notes when and how this segment ended.
+    fn end_segment(&mut self, result: &Result<Outcome>) {
+        if let Some(segment) = self.record.segments.last_mut() {
+            segment.ended_at = Some(jiff::Timestamp::now().to_string());
+            segment.end = match result {
+                Ok(Outcome::Ended) => SegmentEnd::Ended,
+                Ok(Outcome::Interrupted) => SegmentEnd::Interrupted,
+                Ok(Outcome::Limited(_)) => SegmentEnd::Limit,
+                Err(_) => SegmentEnd::Error,
+            };
         }
     }
 

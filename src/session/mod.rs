@@ -4,6 +4,7 @@
 //! run ─► expansion (flows, through the cache) ─► services (evaluator, verifier, accounts)
 //!          └─► prepared (model, script or server) ─► engine
 //!                 └─► rounds / one engine / an engine per workflow ─► recorder ─► finish, verdict
+//! resume (an earlier run that goes on): locked first, checked after the expansion, kept by the recorder
 //! ```
 
 mod comparison;
@@ -13,6 +14,7 @@ mod judged;
 pub(crate) mod model;
 mod prepared;
 mod recorder;
+mod resume;
 mod rounds;
 mod services;
 mod verdict;
@@ -28,15 +30,20 @@ use crate::error::{Error, Exit, Result};
 use crate::flow::{self, Expansion, Flow, Step};
 use crate::live;
 use crate::profile::{self, Count, Span};
-use crate::record::{RECORD_SCHEMA, RunRecord, Status, Totals};
+use crate::record::evaluation::VerificationRecord;
+use crate::record::segment::Segment;
+use crate::record::{Environment, ExpansionRecord, RECORD_SCHEMA, RunRecord, Status, Totals};
 use crate::report::{Console, timing};
-use crate::results::{EvolutionFolder, ProfileFiles, RolloutFile, RunFolder, outputs, run_name};
+use crate::results::{
+    EvolutionFolder, Existing, ProfileFiles, RolloutFile, RunFolder, outputs, run_name,
+};
 use crate::stopwatch::{Moment, NoFence};
 use crate::units::plural;
 use crate::workflow::{self, Outcome};
 
 use prepared::Prepared;
 use recorder::{Recorder, RunFiles};
+use resume::{Earlier, Kept};
 use services::RunServices;
 
 pub(crate) use comparison::{Compared, Request as CompareRequest, compared};
@@ -63,6 +70,7 @@ pub(crate) fn run(
     if config.is_local() {
         LocalEngine::preflight(config.job.device, config.job.backend)?;
     }
+    let earlier = resume::open(config)?;
     // `git` takes some milliseconds; the expansion runs at the same time.
     let root = config.machine.layout.root.clone();
     let environment = std::thread::spawn(move || environment::capture(&root));
@@ -78,26 +86,71 @@ pub(crate) fn run(
     let config = &resolved;
     keep_shard(config, &mut expansion)?;
     outputs::check(config, &expansion)?;
-    let rollouts = open_rollouts(config, &expansion)?;
-    let (folder, run_id) = RunFolder::create(
-        &config.presentation.out,
-        &run_name(config.job.mode.as_str()),
-    )?;
-    let profile_files = ProfileFiles::new(&config.presentation.profiling, folder.path(), &run_id);
     let environment = {
         let _span = profile::span(Span::Environment);
         environment.join().unwrap_or_default()
     };
-    let evolution = EvolutionFolder::new(folder.path(), evolution_config(config));
-    let record = RunRecord {
+    let record = new_record(config, environment, expansion_record);
+    let earlier = earlier
+        .map(|earlier| Earlier::check(earlier, &record, &expansion.flows))
+        .transpose()?;
+    if let Some(earlier) = &earlier
+        && let Some(exit) = earlier.nothing_to_do(console)?
+    {
+        return Ok(exit);
+    }
+    let rollouts = open_rollouts(config, &expansion, earlier.as_ref())?;
+    let (folder, record, kept) = match earlier {
+        Some(earlier) => {
+            let going_on = earlier.go_on(&expansion.flows, rollouts.as_ref())?;
+            let (folder, _, kept) = &going_on;
+            console.progress(&format!(
+                "Resuming {}: {} and {} are kept",
+                folder.path().display(),
+                plural(kept.workflows.len(), "workflow"),
+                plural(kept.steps.len(), "step")
+            ));
+            going_on
+        }
+        None => {
+            let name = run_name(config.job.mode.as_str());
+            let (folder, run_id) = RunFolder::create(&config.presentation.out, &name)?;
+            (folder, RunRecord { run_id, ..record }, Kept::default())
+        }
+    };
+    let profiling = &config.presentation.profiling;
+    let files = RunFiles {
+        evolution: EvolutionFolder::new(folder.path(), evolution_config(config)),
+        profile: ProfileFiles::new(profiling, folder.path(), &record.run_id),
+        folder,
+        rollouts,
+        recording: None,
+    };
+    let recorder = Recorder::new(console, config, concurrency, record, files, kept);
+    let remaining = recorder.remaining(&expansion.flows);
+    let flows = remaining.as_deref().unwrap_or(&expansion.flows);
+    match flows {
+        [] => recorder.nothing_to_run(&expansion),
+        flows => run_flows(config, recorder, &expansion, flows, interrupted),
+    }
+}
+
+/// The record of a run that starts now, without its name.
+fn new_record(
+    config: &RunConfig,
+    environment: Environment,
+    expansion: ExpansionRecord,
+) -> RunRecord {
+    let started_at = jiff::Timestamp::now().to_string();
+    RunRecord {
         schema: RECORD_SCHEMA,
-        run_id,
-        started_at: jiff::Timestamp::now().to_string(),
+        run_id: String::new(),
+        started_at: started_at.clone(),
         status: Status::Running,
         error: None,
         settings: config.to_settings(),
         environment,
-        expansion: expansion_record,
+        expansion,
         engine: serde_json::Value::Null,
         engine_init_ms: None,
         pool_init_ms: None,
@@ -106,26 +159,13 @@ pub(crate) fn run(
         engine_starts: 0,
         workflows: Vec::new(),
         totals: Totals::default(),
+        segments: vec![Segment::starting(started_at)],
         warnings: Vec::new(),
         comparison: None,
         rollouts: None,
         profile: None,
         shard: config.shard,
         shards: Vec::new(),
-    };
-    let files = RunFiles {
-        folder,
-        evolution,
-        rollouts,
-        recording: None,
-        profile: profile_files,
-    };
-    let recorder = Recorder::new(console, config, concurrency, record, files);
-    let remaining = recorder.remaining(&expansion.flows);
-    let flows = remaining.as_deref().unwrap_or(&expansion.flows);
-    match flows {
-        [] => recorder.nothing_to_run(),
-        flows => run_flows(config, recorder, &expansion, flows, interrupted),
     }
 }
 
@@ -162,19 +202,24 @@ fn run_flows(
     };
     recorder.record.evaluator = services.evaluator_record();
     if let Some(init) = pool_init {
-        recorder.record.pool_init_ms = Some(init);
+        let before = recorder.record.pool_init_ms.unwrap_or_default();
+        recorder.record.pool_init_ms = Some(before + init);
         recorder.console.result(&timing::pool_init(init))?;
     }
-    recorder.save()?;
+    // A resumed run has its record, which stays as it is until its engine has been checked.
+    if recorder.kept.segment.is_none() {
+        recorder.save()?;
+    }
 
     let passes = match config.job.mode {
-        Mode::Both => 2 * config.job.rounds,
+        Mode::Both => (2 * config.job.rounds).saturating_sub(recorder.kept.rounds.len()),
         _ => 1,
     };
-    let num_workflows = passes * flows.len();
+    let left = passes * flows.len();
+    let num_workflows = recorder.kept.workflows.len() + left;
     let answers: usize = flows.iter().map(answers).sum();
-    recorder.console.plan(num_workflows, passes * answers);
-    profile::count(Count::Flows, num_workflows);
+    recorder.console.plan(left, passes * answers);
+    profile::count(Count::Flows, left);
     // Takes long enough to be kept out of the benchmark: it reads the list of processes.
     recorder.load = LoadMeter::start();
     services.accounts.begin();
@@ -192,7 +237,9 @@ fn run_flows(
         recorder.run_with_one_engine(&job, &mut services)
     };
     recorder.record.totals.usage = services.accounts.usage().to_vec();
-    recorder.record.totals.verification = services.verification();
+    let before = recorder.kept.verification.clone();
+    let verification = before.into_iter().chain(services.verification());
+    recorder.record.totals.verification = VerificationRecord::sum(verification);
     recorder.record.expansion.prefix = expansion::prefix(expansion);
     recorder.finish(result, num_workflows)
 }
@@ -263,7 +310,11 @@ fn keep_shard(config: &RunConfig, expansion: &mut Expansion) -> Result<()> {
         .hint("SHARD=i/n splits the flows into n parts; n is at most their number"))
 }
 
-fn open_rollouts(config: &RunConfig, expansion: &Expansion) -> Result<Option<RolloutFile>> {
+fn open_rollouts(
+    config: &RunConfig,
+    expansion: &Expansion,
+    earlier: Option<&Earlier>,
+) -> Result<Option<RolloutFile>> {
     let Some(rollouts) = &config.rollouts else {
         return Ok(None);
     };
@@ -271,8 +322,14 @@ fn open_rollouts(config: &RunConfig, expansion: &Expansion) -> Result<Option<Rol
         return Ok(None);
     };
     let rows = expansion.input_rows();
-    let (repeats, resume) = (rollouts.rows.repeats, rollouts.files.resume);
-    RolloutFile::open(&rollouts.files.input, rows, repeats, output, resume).map(Some)
+    let failed = earlier.map(Earlier::failed);
+    let existing = match &failed {
+        Some(failed) => Existing::ResumeWith(failed),
+        None if rollouts.files.resume => Existing::Resume,
+        None => Existing::Refuse,
+    };
+    let (input, repeats) = (&rollouts.files.input, rollouts.rows.repeats);
+    RolloutFile::open(input, rows, repeats, output, existing).map(Some)
 }
 
 /// `config.json` of an evolution.

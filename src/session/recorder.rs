@@ -1,5 +1,8 @@
 //! Saves and prints what a run measures, as soon as it is measured.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use crate::config::RunConfig;
 use crate::engine::{Engine, GpuMeter, LocalEngine, Message, Origin};
 use crate::environment::LoadMeter;
@@ -12,14 +15,15 @@ use crate::record::{RunRecord, StepRecord, WorkflowRecord};
 use crate::report::warnings::Gathered;
 use crate::report::{Console, timing};
 use crate::results::{
-    EvolutionFolder, ProfileFiles, Recording, Rollout, RolloutFile, RunFolder, Usage,
+    EvolutionFolder, ProfileFiles, Recording, Rollout, RolloutFile, RunFolder, Usage, circumstances,
 };
 use crate::stopwatch::Moment;
 use crate::terminal::indented;
-use crate::workflow::{self, Observer, Outcome, Response, RunnerOptions};
+use crate::workflow::{self, Accounts, Observer, Outcome, Response, RunnerOptions};
 
 use super::Job;
 use super::prepared::Prepared;
+use super::resume::Kept;
 use super::services::RunServices;
 
 /// Errors of further failed workflows are in the record only.
@@ -42,6 +46,14 @@ pub(super) struct Recorder<'a> {
     pub(super) gpu: Option<GpuMeter>,
     pub(super) record: RunRecord,
     pub(super) files: RunFiles,
+    /// What earlier segments of the run have measured.
+    pub(super) kept: Kept,
+    /// Steps of workflows that earlier segments have not ended.
+    open_steps: Arc<HashMap<usize, Vec<StepRecord>>>,
+    /// Whether an engine was started in this segment, and is the one of the earlier segments.
+    pub(super) has_engine: bool,
+    /// Whether the requests of earlier segments are entered in the accounts.
+    has_usage: bool,
 }
 
 /// The files that a run writes to.
@@ -60,8 +72,9 @@ impl<'a> Recorder<'a> {
         concurrency: usize,
         record: RunRecord,
         files: RunFiles,
+        kept: Kept,
     ) -> Self {
-        Self {
+        let mut recorder = Self {
             console,
             config,
             concurrency,
@@ -72,6 +85,29 @@ impl<'a> Recorder<'a> {
             gpu: None,
             record,
             files,
+            open_steps: kept.open_steps(),
+            kept,
+            has_engine: false,
+            has_usage: false,
+        };
+        recorder.count_kept();
+        recorder
+    }
+
+    /// Counts what earlier segments have measured.
+    fn count_kept(&mut self) {
+        for step in &self.kept.steps {
+            self.tally.step(step);
+            self.gathered.add(step);
+        }
+        for workflow in &self.kept.workflows {
+            self.tally.workflow(workflow);
+        }
+        self.tally.set_counts(&mut self.record.totals);
+        if !self.kept.rounds.is_empty() {
+            let rounds = Rounds::restored(self.kept.rounds.clone(), &self.kept.steps);
+            self.record.comparison = Some(rounds.comparison());
+            self.rounds = Some(rounds);
         }
     }
 }
@@ -92,7 +128,7 @@ impl Recorder<'_> {
         drop(span);
         workflow::check_lengths(engine.as_ref(), job.flows, &self.options(1))?;
         // Printed once, however often an engine starts.
-        let is_first = self.record.engine.is_null();
+        let is_first = !self.has_engine;
         if let Some(note) = engine.note().filter(|_| is_first) {
             self.console.progress(note);
         }
@@ -107,19 +143,51 @@ impl Recorder<'_> {
         self.record.engine = serde_json::to_value(engine.info()).unwrap_or_default();
         self.record.engine_starts = match prepared {
             // Counted by the loader itself, so that an unexpected load would show.
-            Prepared::Local(..) => LocalEngine::loads(),
+            Prepared::Local(..) => self.kept.engine_starts + LocalEngine::loads(),
             Prepared::Scripted { .. } | Prepared::Remote { .. } => self.record.engine_starts + 1,
         };
+        self.note_engine()?;
+        self.has_engine = true;
         let before = self.record.engine_init_ms.unwrap_or_default();
         self.record.engine_init_ms = Some(before + init);
+        if is_first {
+            // A run that is killed can only be resumed on the same model.
+            let _span = profile::span(Span::RecordIo);
+            self.files.folder.save_quickly(&self.record)?;
+        }
         Ok(engine)
     }
 
-    /// With `--output`, the flows that no earlier run has done.
+    /// Checks that the engine is that of the earlier segments, and notes on what other device it runs.
+    fn note_engine(&mut self) -> Result<()> {
+        if self.kept.segment.is_none() || self.kept.engine.is_null() {
+            return Ok(());
+        }
+        let folder = self.files.folder.path();
+        self.kept.check_engine(&self.record, folder)?;
+        let mut before = self.record.clone();
+        before.engine = self.kept.engine.clone();
+        let differing = circumstances(&before, &self.record);
+        // The record describes the engine of the first segment.
+        self.record.engine = self.kept.engine.clone();
+        if let Some(segment) = self.record.segments.last_mut() {
+            segment.differs.extend(differing);
+        }
+        Ok(())
+    }
+
+    /// The flows that neither an earlier segment nor, with `--output`, an earlier run has done; `None` for all.
     pub(super) fn remaining(&self, flows: &[Flow]) -> Option<Vec<Flow>> {
-        let rollouts = self.files.rollouts.as_ref()?;
-        let remaining = flows.iter().filter(|flow| !rollouts.has(flow.flow));
-        Some(remaining.cloned().collect())
+        self.kept.remaining(flows, self.files.rollouts.as_ref())
+    }
+
+    /// Enters the requests of earlier segments, once.
+    pub(super) fn enter_usage(&mut self, accounts: &mut Accounts) {
+        if !std::mem::replace(&mut self.has_usage, true) {
+            for step in &self.kept.steps {
+                accounts.enter_step(step);
+            }
+        }
     }
 
     fn options(&self, concurrency: usize) -> RunnerOptions {
@@ -128,6 +196,8 @@ impl Recorder<'_> {
             max_tokens: self.config.job.max_tokens,
             ignore_eos: self.config.job.ignore_eos,
             seed: self.config.job.seed,
+            segment: self.kept.segment,
+            ended: Arc::clone(&self.open_steps),
         }
     }
 
@@ -143,6 +213,7 @@ impl Recorder<'_> {
         let options = self.options(concurrency);
         self.console.flows();
         let mut services = services.with_engine(engine);
+        self.enter_usage(services.accounts);
         let outcome = workflow::run(
             &mut services,
             flows,
@@ -160,7 +231,11 @@ impl Recorder<'_> {
         self.record.totals.memory_shortages.extend(shortages);
         // However the flows ended, unless the device no longer answers.
         if let Ok(end) = Moment::now(services.engine) {
-            self.record.totals.benchmark_total_ms = Some(end.since(job.origin));
+            let took = end.since(job.origin);
+            self.record.totals.benchmark_total_ms = Some(self.kept.benchmark_ms + took);
+            if let Some(segment) = self.record.segments.last_mut() {
+                segment.benchmark_total_ms = Some(took);
+            }
         }
         outcome
     }
@@ -231,10 +306,8 @@ impl Observer for Recorder<'_> {
         self.gathered.add(step);
         // Saved before it is printed, so that the file has whatever is on the screen.
         self.files.folder.add_step(step)?;
-        // The other rounds generate the same texts.
-        let first =
-            step.round.is_none_or(|round| round == 1) && step.mode.as_deref() != Some("reuse");
-        if let Some(recording) = self.files.recording.as_mut().filter(|_| first) {
+        let is_recorded = is_recorded(step);
+        if let Some(recording) = self.files.recording.as_mut().filter(|_| is_recorded) {
             recording.add(step)?;
         }
         if self.is_shown() {
@@ -256,6 +329,14 @@ impl Observer for Recorder<'_> {
         }
     }
 
+    fn trial_kept(&mut self, trial: &TrialRecord) -> Result<()> {
+        self.files.evolution.trial_kept(trial)
+    }
+
+    fn generation_kept(&mut self, generation: &GenerationRecord) -> Result<()> {
+        self.files.evolution.generation_kept(generation)
+    }
+
     fn generation_ended(&mut self, generation: &GenerationRecord) -> Result<()> {
         let _span = profile::span(Span::RecordIo);
         if self.rounds.is_some() {
@@ -273,7 +354,9 @@ impl Observer for Recorder<'_> {
     ) -> Result<()> {
         let _span = profile::span(Span::RecordIo);
         self.files.evolution.end(workflow.flow, error.is_none())?;
-        if let Some(rollouts) = &mut self.files.rollouts {
+        // It may have its line from an earlier segment that was killed right after that.
+        let rollouts = self.files.rollouts.as_mut();
+        if let Some(rollouts) = rollouts.filter(|rollouts| !rollouts.has(workflow.flow)) {
             let tokens = workflow.tokens;
             let rollout = Rollout {
                 rollout: rollouts.place(workflow.flow),
@@ -314,4 +397,9 @@ impl Observer for Recorder<'_> {
         self.console.flow_ended();
         Ok(())
     }
+}
+
+/// Whether a step belongs to a recording. The other rounds of `MODE=both` generate the same texts.
+pub(super) fn is_recorded(step: &StepRecord) -> bool {
+    step.round.is_none_or(|round| round == 1) && step.mode.as_deref() != Some("reuse")
 }

@@ -31,6 +31,9 @@ impl Recorder<'_> {
         services: &mut RunServices,
     ) -> Result<Outcome> {
         for (round, mode) in order(self.config.job.rounds) {
+            if (self.rounds.as_ref()).is_some_and(|rounds| rounds.has(round, mode.as_str())) {
+                continue;
+            }
             let reuse = mode == Mode::Reuse;
             engine.restart(reuse)?;
             let concurrency = if reuse { self.concurrency } else { 1 };

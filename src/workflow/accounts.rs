@@ -2,6 +2,7 @@
 
 use crate::config::{Limits, Prices};
 use crate::engine::Completion;
+use crate::record::StepRecord;
 use crate::record::evaluation::UsageRecord;
 use crate::stopwatch::Timer;
 
@@ -48,6 +49,20 @@ impl Accounts {
 
     /// Adds a request that has ended.
     pub(crate) fn enter(&mut self, kind: &str, completion: &Completion) {
+        let decoded = completion.decode_tokens();
+        let (prompt, reused) = (completion.prompt_tokens, completion.reused_tokens);
+        self.add(kind, prompt, reused, decoded);
+    }
+
+    /// Adds the request of a step that ended in an earlier segment of the run.
+    pub fn enter_step(&mut self, step: &StepRecord) {
+        if matches!(step.kind(), "generate" | "judge") {
+            let tokens = &step.tokens;
+            self.add(step.kind(), tokens.prompt, tokens.reused, tokens.decode);
+        }
+    }
+
+    fn add(&mut self, kind: &str, prompt: usize, reused: usize, decoded: usize) {
         let same = |usage: &UsageRecord| usage.kind == kind && usage.model == self.model;
         let index = self.usage.iter().position(same).unwrap_or_else(|| {
             self.usage.push(UsageRecord {
@@ -60,17 +75,15 @@ impl Accounts {
         });
         let usage = &mut self.usage[index];
         usage.requests += 1;
-        usage.prompt_tokens += completion.prompt_tokens as u64;
-        usage.reused_tokens += completion.reused_tokens as u64;
-        usage.decode_tokens += completion.decode_tokens() as u64;
-        self.tokens += (completion.prompt_tokens + completion.decode_tokens()) as u64;
+        usage.prompt_tokens += prompt as u64;
+        usage.reused_tokens += reused as u64;
+        usage.decode_tokens += decoded as u64;
+        self.tokens += (prompt + decoded) as u64;
         if let (Some(prices), Some(sum)) = (self.prices, &mut usage.cost) {
-            let computed = completion
-                .prompt_tokens
-                .saturating_sub(completion.reused_tokens);
+            let computed = prompt.saturating_sub(reused);
             let cost = (computed as f64 * prices.prompt
-                + completion.reused_tokens as f64 * prices.cached
-                + completion.decode_tokens() as f64 * prices.decode)
+                + reused as f64 * prices.cached
+                + decoded as f64 * prices.decode)
                 / 1e6;
             *sum += cost;
             self.cost += cost;

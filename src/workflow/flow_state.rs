@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::flow::{Flow, Readable, Step, Visible, Work};
 use crate::metrics;
 use crate::profile::Activity;
-use crate::record::TokenCounts;
 use crate::record::metrics::CriticalStep;
+use crate::record::{StepRecord, TokenCounts};
 use crate::stopwatch::Moment;
 use crate::units::Millis;
 
@@ -72,6 +72,61 @@ pub(super) struct FlowState<'a> {
     pub(super) steps_done: usize,
     pub(super) activity: Activity,
     pub(super) tokens: TokenCounts,
+    /// Of steps that ended in earlier segments of the run.
+    pub(super) earlier: EarlierTimes,
+}
+
+/// When steps ended in earlier segments of the run, in milliseconds from the start of each segment.
+#[derive(Debug, Default)]
+pub(super) struct EarlierTimes {
+    /// By segment, from 1: the first submission and the last end.
+    spans: BTreeMap<usize, (f64, f64)>,
+    /// Segment and end of each step that has ended, by index.
+    ends: HashMap<usize, (usize, f64)>,
+    /// Whether anything is left to do in this segment.
+    goes_on: bool,
+}
+
+impl EarlierTimes {
+    /// Adds a request, a program or an answer of a step.
+    pub(super) fn add(&mut self, step: usize, record: &StepRecord) {
+        let segment = record.segment.unwrap_or(1);
+        let start = record.start_ms.0;
+        let end = start + record.latency_ms.0;
+        let span = self.spans.entry(segment).or_insert((start, end));
+        *span = (span.0.min(start), span.1.max(end));
+        self.end(step, (segment, end));
+    }
+
+    /// Notes that a step did not end before this.
+    fn end(&mut self, step: usize, end: (usize, f64)) {
+        let known = self.ends.entry(step).or_insert(end);
+        if end > *known {
+            *known = end;
+        }
+    }
+
+    /// When the last of these steps ended.
+    fn last(&self, steps: impl Iterator<Item = usize>) -> Option<(usize, f64)> {
+        let ends = steps.filter_map(|step| self.ends.get(&step).copied());
+        ends.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))
+    }
+
+    /// How long the flow was in flight, as far as that is recorded.
+    pub(super) fn in_flight(&self) -> Millis {
+        Millis(self.spans.values().map(|(start, end)| end - start).sum())
+    }
+
+    /// If the flow ended in an earlier segment: the last such segment, and the flow's first submission in it.
+    pub(super) fn ended(&self) -> Option<(usize, Millis)> {
+        let (segment, (start, _)) = self.spans.last_key_value()?;
+        (!self.goes_on).then_some((*segment, Millis(*start)))
+    }
+
+    /// Whether the flow ran in several segments.
+    pub(super) fn are_several(&self) -> bool {
+        self.spans.len() + usize::from(self.goes_on) > 1
+    }
 }
 
 /// The steps of a generation.
@@ -122,11 +177,44 @@ impl<'a> FlowState<'a> {
             steps_done: 0,
             activity,
             tokens: TokenCounts::default(),
+            earlier: EarlierTimes::default(),
         })
     }
 
     pub(super) fn step(&self, step: usize) -> &'a Step {
         &self.flow.steps[step]
+    }
+
+    /// Notes that a step ended in an earlier segment. Returns when the last step of its generation ended, from
+    /// the start of that segment.
+    pub(super) fn restored(&mut self, step: usize) -> Millis {
+        // Selections, and judgements of what was decided before, have no record: they take no time.
+        if let Some(end) = self.earlier.last(self.graph.needs(step).iter().copied()) {
+            self.earlier.end(step, end);
+        }
+        self.graph.ended(step);
+        self.steps_done += 1;
+        let place = |step: &usize| {
+            let generation = self.flow.steps[*step].generation.as_ref();
+            generation.map(|of| (of.r#loop, of.number))
+        };
+        let own = place(&step);
+        let same = (0..self.steps.len()).filter(|other| place(other) == own);
+        Millis(self.earlier.last(same).map_or(0.0, |(_, end)| end))
+    }
+
+    /// Notes that all steps are restored that can be. Returns whether the flow has ended.
+    pub(super) fn all_restored(&mut self) -> bool {
+        self.earlier.goes_on = !self.graph.is_done();
+        if self.earlier.are_several() || self.earlier.goes_on {
+            return !self.earlier.goes_on;
+        }
+        if let Some((_, start)) = self.earlier.ended() {
+            for (step, (_, end)) in &self.earlier.ends {
+                self.ends[*step] = Some(Millis(*end) - start);
+            }
+        }
+        true
     }
 
     /// The index of the step called `id`.
@@ -189,7 +277,7 @@ impl<'a> FlowState<'a> {
         lines.join("\n")
     }
 
-    /// The critical path, and each step's slack; empty unless all steps have ended.
+    /// The critical path, and each step's slack; empty unless all steps have ended, and in one segment.
     pub(super) fn path(&self) -> (Vec<CriticalStep>, BTreeMap<String, Millis>) {
         let ended = |(step, end): (usize, &Option<Millis>)| {
             Some(metrics::EndedStep {
@@ -197,7 +285,10 @@ impl<'a> FlowState<'a> {
                 needs: self.graph.needs(step).to_vec(),
             })
         };
-        let steps: Option<Vec<_>> = self.ends.iter().enumerate().map(ended).collect();
+        let steps: Option<Vec<_>> = match self.earlier.are_several() {
+            true => None,
+            false => self.ends.iter().enumerate().map(ended).collect(),
+        };
         let steps = steps.unwrap_or_default();
         let id = |step: usize| self.flow.steps[step].id.clone();
         let path = metrics::critical_path(&steps)

@@ -1,7 +1,8 @@
 //! Runs flows on an engine and measures them. The only place that joins engine, flow and evaluation.
 //!
 //! ```text
-//! run ─► runner (begins what is ready, measures what ends) ─► flow_state, step_state (a flow so far)
+//! run ─► runner (begins what is ready, measures what ends, restores what ended before)
+//!          ├─ flow_state, step_state (a flow so far)
 //!          ├─ step, judge (requests)   measure (records)   accounts (usage, limits)
 //!          └─ graph (dependencies)
 //! ```
@@ -19,6 +20,7 @@ mod step;
 mod step_state;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::{Engine, Message, Origin, Script};
@@ -60,6 +62,11 @@ pub struct RunnerOptions {
     /// Generate to the limit, past any end-of-sequence token.
     pub ignore_eos: bool,
     pub seed: u64,
+    /// The run's segment, from 2 on; `None` for the first.
+    pub segment: Option<usize>,
+    /// Steps that ended in earlier segments, by flow. They are not run again, and the observer is not told of
+    /// them.
+    pub ended: Arc<HashMap<usize, Vec<StepRecord>>>,
 }
 
 impl Default for RunnerOptions {
@@ -69,6 +76,8 @@ impl Default for RunnerOptions {
             max_tokens: None,
             ignore_eos: false,
             seed: 0,
+            segment: None,
+            ended: Arc::default(),
         }
     }
 }
@@ -106,6 +115,22 @@ pub trait Observer {
     /// # Errors
     /// As [`Observer::step_ended`].
     fn trial_ended(&mut self, _trial: &TrialRecord) -> Result<()> {
+        Ok(())
+    }
+
+    /// A trial of an earlier segment is part of the flow.
+    ///
+    /// # Errors
+    /// As [`Observer::step_ended`].
+    fn trial_kept(&mut self, _trial: &TrialRecord) -> Result<()> {
+        Ok(())
+    }
+
+    /// A generation of an earlier segment is part of the flow. Its end is that of its last recorded step.
+    ///
+    /// # Errors
+    /// As [`Observer::step_ended`].
+    fn generation_kept(&mut self, _generation: &GenerationRecord) -> Result<()> {
         Ok(())
     }
 

@@ -1,8 +1,9 @@
-//! The loop over requests and evaluations: starts what is ready ([`begin`]), and measures what ends
-//! ([`end`]).
+//! The loop over requests and evaluations: starts what is ready ([`begin`]), measures what ends ([`end`]), and
+//! restores what ended in an earlier segment of the run ([`restore`]).
 
 mod begin;
 mod end;
+mod restore;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -212,7 +213,8 @@ impl Runner<'_, '_> {
 
 impl SampleId {
     /// Sets what identifies the sample in its record.
-    fn describe(self, running: &FlowState, record: &mut StepRecord) {
+    fn describe(self, running: &FlowState, options: &RunnerOptions, record: &mut StepRecord) {
+        record.segment = options.segment;
         let step = running.step(self.step);
         record.flow = self.flow;
         record.row.clone_from(&running.flow.row);

@@ -65,6 +65,13 @@ impl StepState {
         self.items = items.into_iter().map(Some).collect();
     }
 
+    /// The samples that have not begun.
+    pub(crate) fn open(&self) -> Vec<usize> {
+        (0..self.begun.len())
+            .filter(|sample| !self.begun[*sample])
+            .collect()
+    }
+
     pub(crate) fn samples(&self) -> usize {
         self.items.len()
     }

@@ -1,6 +1,7 @@
 //! The runner on scripted engines.
 
 mod evolution;
+mod restore;
 
 use super::*;
 use crate::engine::{Event, RequestId, Script, ScriptedEngine};

@@ -98,6 +98,7 @@ pub(crate) fn run(id: &str, flows: usize, factor: impl Fn(usize, usize) -> f64) 
         engine_starts: 1,
         workflows,
         totals,
+        segments: Vec::new(),
         warnings: Vec::new(),
         comparison: None,
         rollouts: None,

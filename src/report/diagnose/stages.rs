@@ -2,6 +2,7 @@
 
 use super::Source;
 use crate::record::{RunRecord, StepRecord};
+use crate::report::segments::on_one_axis;
 
 /// Times of a stage in seconds; the terms are those of the profile.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -34,7 +35,7 @@ impl Shares {
 
 pub(super) fn shares(run: &RunRecord, steps: &[StepRecord]) -> Shares {
     let Some(profile) = &run.profile else {
-        return derived(run, steps);
+        return derived(run, &on_one_axis(run, steps));
     };
     let stage = |share: &crate::record::profile::StageShare| Stage {
         name: share.name.clone(),

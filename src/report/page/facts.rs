@@ -57,7 +57,7 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
         });
     }
     if run.comparison.is_none() {
-        let done = run.workflows.iter().filter(|flow| flow.error.is_none());
+        let done = (run.workflows.iter()).filter(|flow| flow.error.is_none() && !flow.resumed);
         let times: Vec<f64> = done.map(|flow| flow.workflow_ms.0).collect();
         if let Some(spread) = distribution(&times) {
             tiles.push(Tile {
@@ -220,7 +220,7 @@ pub(super) fn warnings(run: &RunRecord, steps: &[StepRecord]) -> Vec<String> {
         let times: Vec<f64> = run
             .workflows
             .iter()
-            .filter(|flow| flow.error.is_none() && flow.mode.as_deref() == mode)
+            .filter(|flow| flow.error.is_none() && !flow.resumed && flow.mode.as_deref() == mode)
             .map(|flow| flow.workflow_ms.0)
             .collect();
         let serial = mode == Some("standalone")

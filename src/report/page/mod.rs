@@ -21,6 +21,7 @@ use crate::record::evaluation::EvolutionRecord;
 use crate::record::metrics::{CriticalStep, PositionRecord};
 use crate::record::{Metric, RunRecord, Status, StepRecord};
 use crate::report::diagnose::{Diagnosis, Source, diagnose, seconds};
+use crate::report::segments::on_one_axis;
 use crate::report::table;
 use crate::units::plural;
 
@@ -75,7 +76,7 @@ pub fn html(
         "evolutions_left_out": evolutions.len().saturating_sub(lineage::SHOWN),
         "usage": judged::usage(run),
         "rollouts": run.rollouts.as_ref().map(judged::rollouts),
-        "timelines": timelines(run, steps),
+        "timelines": timelines(run, &on_one_axis(run, steps)),
         "panels": panels(steps, &positions),
         "tokens": tokens(&positions),
         "positions_left_out": positions_left_out,
@@ -381,7 +382,8 @@ struct SlowFlow {
 }
 
 fn slowest(run: &RunRecord) -> Vec<SlowFlow> {
-    let mut flows: Vec<_> = run.workflows.iter().collect();
+    let in_one_segment = |flow: &&crate::record::WorkflowRecord| !flow.resumed;
+    let mut flows: Vec<_> = run.workflows.iter().filter(in_one_segment).collect();
     flows.sort_by(|a, b| b.workflow_ms.0.total_cmp(&a.workflow_ms.0));
     flows.truncate(SLOWEST);
     let row = |flow: &&crate::record::WorkflowRecord| SlowFlow {

@@ -37,9 +37,12 @@ pub struct Gathered {
     hidden: usize,
     /// By step ID, without generation numbers.
     steps: BTreeMap<String, OfStep>,
-    /// By mode and round; both are `None` outside `MODE=both`.
-    first: BTreeMap<(Option<String>, Option<usize>), FirstRequests>,
+    first: BTreeMap<ColdStart, FirstRequests>,
 }
+
+/// Segment, mode and round: each begins with an empty cache. The segment is `None` in the first, mode and round
+/// outside `MODE=both`.
+type ColdStart = (Option<usize>, Option<String>, Option<usize>);
 
 #[derive(Debug, Clone, Default)]
 struct OfStep {
@@ -146,7 +149,7 @@ impl Gathered {
             let untimed = step.tpot_ms.is_none() && !step.burst && hidden == 0;
             self.few_chunks += usize::from(untimed);
         }
-        let round = (step.mode.clone(), step.round);
+        let round = (step.segment, step.mode.clone(), step.round);
         self.first.entry(round).or_default().add(step);
     }
 

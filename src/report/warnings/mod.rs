@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::traffic;
 use crate::record::load::LoadRecord;
+use crate::record::segment::{Segment, SegmentEnd};
 use crate::record::warning::Warning;
 use crate::record::{PlannedStep, RunRecord, Status, StepRecord};
 use crate::units::plural;
@@ -44,6 +45,7 @@ pub fn warnings(run: &RunRecord, gathered: &Gathered) -> Vec<Warning> {
     let mut all = gathered.answers();
     all.extend(gathered.cut(&run.expansion.steps, ignores_eos(run)));
     all.extend(gathered.counts());
+    all.extend(resumed(run));
     all.extend(identical(run));
     all.extend(short_of_memory(run));
     all.extend(busy(run));
@@ -59,6 +61,23 @@ fn warning(code: &str, text: impl Into<String>, evidence: String) -> Warning {
         text: text.into(),
         evidence,
     }
+}
+
+/// The run was interrupted and resumed.
+fn resumed(run: &RunRecord) -> Option<Warning> {
+    let killed = |segment: &&Segment| segment.end == SegmentEnd::Killed;
+    let killed = run.segments.iter().filter(killed).count();
+    let evidence = match killed {
+        0 => String::new(),
+        killed => format!(", {killed} killed"),
+    };
+    (run.segments.len() > 1).then(|| {
+        warning(
+            "resumed",
+            "The run was interrupted and resumed: its times are those of several processes, and not comparable",
+            format!("{}{evidence}", plural(run.segments.len(), "segment")),
+        )
+    })
 }
 
 /// The device's memory ran out, so that fewer sequences were computed at once than the settings allow.

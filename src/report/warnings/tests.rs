@@ -315,6 +315,7 @@ fn shard(index: usize, others: f64, gpu: Option<GpuRecord>) -> ShardRun {
         gpu,
         engine_init_ms: None,
         benchmark_total_ms: None,
+        segments: Vec::new(),
     }
 }
 

@@ -1,13 +1,12 @@
 //! Merges the runs of a job's shards into one run.
 
-mod comparable;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::SavedRun;
+use super::comparable;
 use crate::error::{Error, Result};
 use crate::metrics::Tally;
 use crate::record::evaluation::{UsageRecord, VerificationRecord};
@@ -124,6 +123,7 @@ impl Shards {
         record.environment.load = None;
         record.gpu = None;
         record.rollouts = None;
+        record.segments = Vec::new();
         record.shard = None;
         record.shards = parts
             .iter()
@@ -137,6 +137,7 @@ impl Shards {
                 gpu: part.record().gpu.clone(),
                 engine_init_ms: part.record().engine_init_ms,
                 benchmark_total_ms: part.record().totals.benchmark_total_ms,
+                segments: part.record().segments.clone(),
             })
             .collect();
         (steps, record)
@@ -228,7 +229,7 @@ fn check(parts: &[ShardPart]) -> Result<()> {
         }
     }
     for other in others {
-        if let Some(difference) = comparable::difference(first, other) {
+        if let Some(difference) = difference(first, other) {
             return Err(
                 Error::usage(format!("the runs are not parts of one job: {difference}"))
                     .hint("join runs of the same flows, engine and settings, made with SHARD=i/n"),
@@ -236,6 +237,22 @@ fn check(parts: &[ShardPart]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The first difference between the jobs of two shards, in words.
+fn difference(one: &ShardPart, other: &ShardPart) -> Option<String> {
+    let (name, values) = if one.shard.of == other.shard.of {
+        let difference = comparable::difference(one.record(), other.record())?;
+        (difference.name, difference.values)
+    } else {
+        let of = [one, other].map(|part| part.shard.of.to_string());
+        ("the number of shards".to_owned(), of)
+    };
+    let [first, second] = values;
+    let (one, other) = (one.name(), other.name());
+    Some(format!(
+        "{name} is {first} in {one} and {second} in {other}"
+    ))
 }
 
 /// Sums over the shards: each shares prefixes among its own prompts only.
@@ -260,7 +277,9 @@ fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[ShardPart
     let remotes: Vec<&RemoteRecord> = all().filter_map(|totals| totals.remote.as_ref()).collect();
     let mut totals = Totals {
         usage: usage(all().flat_map(|totals| &totals.usage)),
-        verification: verification(all().filter_map(|totals| totals.verification.as_ref())),
+        verification: VerificationRecord::sum(
+            all().filter_map(|totals| totals.verification.clone()),
+        ),
         energy: energies.and_then(|energies| {
             Some(Energy {
                 source: energies.first()?.source.clone(),
@@ -299,16 +318,4 @@ fn usage<'a>(all: impl Iterator<Item = &'a UsageRecord>) -> Vec<UsageRecord> {
         }
     }
     sums
-}
-
-fn verification<'a>(
-    all: impl Iterator<Item = &'a VerificationRecord>,
-) -> Option<VerificationRecord> {
-    all.cloned().reduce(|sum, other| VerificationRecord {
-        library: sum.library.or(other.library),
-        no_library: sum.no_library.or(other.no_library),
-        in_process: sum.in_process + other.in_process,
-        by_library: sum.by_library + other.by_library,
-        cached: sum.cached + other.cached,
-    })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Checking, Evaluating, Immediate, Runner, step_activity};
+use crate::engine::{Engine, Request, RequestId};
 use crate::error::{Error, Result};
 use crate::evaluate::{self, packing, program, verify};
 use crate::flow::{Evaluate, Flow, Generate, Judge, Scored, Task, Verify, Work};
@@ -22,7 +23,11 @@ impl<'a> Runner<'a, '_> {
         let running = FlowState::new(flow, started, activity)?;
         let roots = running.graph.roots();
         self.flows.insert(running);
-        self.begin_all(flow.flow, roots)
+        let options = self.options;
+        match options.ended.get(&flow.flow) {
+            Some(ended) if !ended.is_empty() => self.restore(flow.flow, ended),
+            _ => self.begin_all(flow.flow, roots),
+        }
     }
 
     /// Begins steps that are ready.
@@ -95,17 +100,21 @@ impl<'a> Runner<'a, '_> {
             let text = self.services.engine.prompt_text(&messages);
             self.observer.prompt_sent(&origin, &messages, text);
         }
-        let ids = match generate.samples {
-            1 => vec![self.services.engine.submit(request)?],
-            samples => {
-                let seed = |sample| sample_seed(running, step, Some(sample), self.options);
-                let seeds: Vec<u64> = (0..samples).map(seed).collect();
-                self.services.engine.submit_samples(request, &seeds)?
-            }
+        // All of them, unless some ended in an earlier segment of the run.
+        let open = running.steps[step].open();
+        let seed = |sample: usize| sample_seed(running, step, Some(sample), self.options);
+        let ids = if generate.samples == 1 {
+            vec![self.services.engine.submit(request)?]
+        } else if open.len() == generate.samples {
+            let seeds: Vec<u64> = open.iter().copied().map(seed).collect();
+            self.services.engine.submit_samples(request, &seeds)?
+        } else {
+            let samples = open.iter().map(|sample| (*sample, seed(*sample)));
+            submit_each(self.services.engine, &request, samples)?
         };
         drop(scope);
         let mut activity = Some(activity);
-        for (sample, id) in ids.into_iter().enumerate() {
+        for (sample, id) in open.into_iter().zip(ids) {
             running.steps[step].begin(sample);
             origin.sample = sample + 1;
             let place = SampleId { flow, step, sample };
@@ -173,10 +182,11 @@ impl<'a> Runner<'a, '_> {
         let running = self.flows.get(place.flow)?;
         let item = running.item_of(&evaluate.of, place.sample);
         let answer = item.map(|item| item.text.as_str()).unwrap_or_default();
-        let (score, entry_points) = match evaluate.task {
-            Task::Packing => (packing::score, packing::ENTRY_POINTS),
+        let score = match evaluate.task {
+            Task::Packing => packing::score,
         };
-        let Some(code) = program::of_answer(answer, &entry_points) else {
+        let entry_points = entry_points(evaluate);
+        let Some(code) = program::of_answer(answer, entry_points) else {
             let scored = Scored {
                 outcome: evaluate::Outcome::Invalid.as_str().to_owned(),
                 detail: "the answer holds no program: no block of Python".to_owned(),
@@ -247,4 +257,33 @@ impl<'a> Runner<'a, '_> {
         self.checks.insert(id, checking);
         Ok(())
     }
+}
+
+/// The functions that a program may have, one of which is called.
+pub(super) fn entry_points(evaluate: &Evaluate) -> &'static [&'static str] {
+    match evaluate.task {
+        Task::Packing => &packing::ENTRY_POINTS,
+    }
+}
+
+/// Submits some of the samples of a request, each with its seed, by themselves.
+fn submit_each(
+    engine: &mut dyn Engine,
+    request: &Request,
+    samples: impl Iterator<Item = (usize, u64)>,
+) -> Result<Vec<RequestId>> {
+    let mut ids = Vec::new();
+    for (sample, seed) in samples {
+        let mut request = request.clone();
+        request.sampling.seed = seed;
+        request.origin.sample = sample + 1;
+        match engine.submit(request) {
+            Ok(id) => ids.push(id),
+            Err(error) => {
+                ids.into_iter().for_each(|id| engine.cancel(id));
+                return Err(error);
+            }
+        }
+    }
+    Ok(ids)
 }

@@ -6,11 +6,12 @@ use super::{Checking, Evaluating, HalfJudged, Immediate, Runner};
 use crate::engine::{Completion, RequestId};
 use crate::error::{Error, Result};
 use crate::evaluate::{EvaluationId, Finished, verify};
-use crate::flow::{Part, Scored, Work};
+use crate::flow::{Part, Scored, Select, Work};
 use crate::profile::{self, Count};
 use crate::record::evaluation::{EvaluationRecord, GenerationRecord, TrialRecord};
 use crate::record::{RECORD_SCHEMA, StepRecord, WorkflowRecord};
 use crate::stopwatch::Moment;
+use crate::units::Millis;
 use crate::workflow::flow_state::FlowState;
 use crate::workflow::in_flight::{InFlight, SampleId};
 use crate::workflow::judge::{self, Order};
@@ -62,9 +63,7 @@ impl Runner<'_, '_> {
         let Work::Select(select) = &running.step(step).work else {
             return Ok(());
         };
-        let indices = select.of.iter().filter_map(|id| running.index(id));
-        let candidates = indices.flat_map(|index| running.steps[index].items());
-        let kept = best(candidates, select.keep);
+        let kept = selected(running, select);
         running.steps[step].end_all(kept);
         self.end_step(flow, step, now)
     }
@@ -83,18 +82,15 @@ impl Runner<'_, '_> {
         let mut record = measure::generation(&request, &completion, now, self.origin);
         // Dropped first, so that in the trace its end comes before the start of what has waited for it.
         drop(request.activity);
-        place.describe(running, &mut record);
+        place.describe(running, self.options, &mut record);
         let pinned = match self.services.pins {
             None => None,
             Some(pins) => match pins.text(&request.origin) {
                 Some(text) => Some(text.to_owned()),
                 None => {
-                    let (flow, label) = (place.flow, record.label());
-                    let what =
-                        format!("flow {flow}, step {label}: no recorded output to go on with");
+                    let error = not_pinned(place.flow, &record);
                     self.observer.step_ended(record)?;
-                    let hint = "--pin-outputs names a recording of the same flows";
-                    return self.fail(flow, Error::flow(what).hint(hint));
+                    return self.fail(place.flow, error);
                 }
             },
         };
@@ -137,26 +133,7 @@ impl Runner<'_, '_> {
         first.score = verdict.score();
         record.score = verdict.score();
         let running = self.flows.get_mut(place.flow)?;
-        let item = match &running.step(place.step).work {
-            Work::Judge(judge) => running.item_of(&judge.of, place.sample).cloned(),
-            _ => None,
-        };
-        let item = item.unwrap_or_default();
-        let answer = item.scored.and_then(|scored| scored.answer);
-        let item = SampleResult {
-            scored: Some(Scored {
-                score: verdict.score(),
-                outcome: verdict.as_str().to_owned(),
-                detail: match verdict {
-                    verify::Verdict::Undecided => "the two orders disagree, or one says nothing",
-                    _ => "",
-                }
-                .to_owned(),
-                answer,
-            }),
-            origin: Some((place.step, place.sample)),
-            ..item
-        };
+        let item = judged_item(running, place, verdict);
         running.tokens += first.tokens;
         self.observer.step_ended(first)?;
         self.end_sample(place, item, Some(record), now)
@@ -206,31 +183,14 @@ impl Runner<'_, '_> {
         } = ended;
         let now = Moment::now(self.services.engine)?;
         let running = self.flows.get(id.flow)?;
-        let step = running.step(id.step);
-        let trial = running.trial(id.step, id.sample);
-        self.observer.trial_ended(&TrialRecord {
-            flow: id.flow,
-            trial,
-            r#loop: step.generation.as_ref().map_or(0, |of| of.r#loop),
-            generation: step.generation.as_ref().map_or(0, |of| of.number),
-            step: step.id.clone(),
-            sample: id.sample + 1,
-            parent: running.parent_trial(id.step),
-            outcome: scored.outcome.clone(),
-            score: scored.score,
-            detail: scored.detail.clone(),
+        let trial = TrialRecord {
             start_ms: submitted.since(self.origin),
             latency_ms: now.since(submitted),
             evaluation: evaluation.clone(),
-            code: code.clone(),
-        })?;
-        let item = SampleResult {
-            text: code.unwrap_or_default(),
-            scored: Some(scored),
-            trial: Some(trial),
-            origin: Some((id.step, id.sample)),
-            ..SampleResult::default()
+            ..trial(running, id, scored, code)
         };
+        self.observer.trial_ended(&trial)?;
+        let item = trial_item(id, trial);
         let mut record = self.record_of(id, &item, submitted, now)?;
         record.queue_ms = evaluation.as_ref().map(|evaluation| evaluation.waited_ms);
         record.evaluation = evaluation;
@@ -258,7 +218,7 @@ impl Runner<'_, '_> {
             answer: scored.answer,
             ..StepRecord::default()
         };
-        place.describe(running, &mut record);
+        place.describe(running, self.options, &mut record);
         Ok(record)
     }
 
@@ -301,7 +261,8 @@ impl Runner<'_, '_> {
         running.steps_done += 1;
         let ready = running.graph.ended(step);
         let done = running.graph.is_done();
-        if let Some(generation) = generation_ended(running, step, now, self.origin) {
+        let end = now.since(self.origin);
+        if let Some(generation) = generation_ended(running, step, end) {
             self.observer.generation_ended(&generation)?;
         }
         if done {
@@ -340,11 +301,26 @@ impl Runner<'_, '_> {
         profile::count(Count::FlowsFailed, usize::from(error.is_some()));
         let (critical_path, slack_ms) = running.path();
         let response = Response::of(&running);
+        let earlier = &running.earlier;
+        let (segment, start_ms, workflow_ms) = match earlier.ended() {
+            Some((segment, start)) => (
+                Some(segment).filter(|segment| *segment > 1),
+                start,
+                earlier.in_flight(),
+            ),
+            None => (
+                self.options.segment,
+                running.started.since(self.origin),
+                earlier.in_flight() + now.since(running.started),
+            ),
+        };
         let record = WorkflowRecord {
             flow: running.flow.flow,
             row: running.flow.row.clone(),
-            start_ms: running.started.since(self.origin),
-            workflow_ms: now.since(running.started),
+            segment,
+            resumed: earlier.are_several(),
+            start_ms,
+            workflow_ms,
             engine_init_ms: None,
             steps_done: running.steps_done,
             steps: running.flow.steps.len(),
@@ -402,7 +378,7 @@ impl Runner<'_, '_> {
 
 /// Whether a step that works on another's answers can begin with each of them. It cannot if it needs all of
 /// them, or if its texts may read the other step as a whole.
-fn begins_with_each_sample(work: &Work) -> bool {
+pub(super) fn begins_with_each_sample(work: &Work) -> bool {
     let are_known = |texts: [&[Part]; 2]| {
         let mut parts = texts.into_iter().flatten();
         parts.all(|part| part.as_text().is_some())
@@ -415,12 +391,95 @@ fn begins_with_each_sample(work: &Work) -> bool {
     }
 }
 
+/// The error of a step for which `--pin-outputs` has no text.
+pub(super) fn not_pinned(flow: usize, step: &StepRecord) -> Error {
+    let label = step.label();
+    Error::flow(format!(
+        "flow {flow}, step {label}: no recorded output to go on with"
+    ))
+    .hint("--pin-outputs names a recording of the same flows")
+}
+
+/// What a selection keeps.
+pub(super) fn selected(running: &FlowState, select: &Select) -> Vec<SampleResult> {
+    let indices = select.of.iter().filter_map(|id| running.index(id));
+    let candidates = indices.flat_map(|index| running.steps[index].items());
+    best(candidates, select.keep)
+}
+
+/// The result of a judge: the answer with the verdict on it.
+pub(super) fn judged_item(
+    running: &FlowState,
+    place: SampleId,
+    verdict: verify::Verdict,
+) -> SampleResult {
+    let item = match &running.step(place.step).work {
+        Work::Judge(judge) => running.item_of(&judge.of, place.sample).cloned(),
+        _ => None,
+    };
+    let item = item.unwrap_or_default();
+    let answer = item.scored.and_then(|scored| scored.answer);
+    SampleResult {
+        scored: Some(Scored {
+            score: verdict.score(),
+            outcome: verdict.as_str().to_owned(),
+            detail: match verdict {
+                verify::Verdict::Undecided => "the two orders disagree, or one says nothing",
+                _ => "",
+            }
+            .to_owned(),
+            answer,
+        }),
+        origin: Some((place.step, place.sample)),
+        ..item
+    }
+}
+
+/// The record of a trial, without its times.
+pub(super) fn trial(
+    running: &FlowState,
+    id: SampleId,
+    scored: Scored,
+    code: Option<String>,
+) -> TrialRecord {
+    let step = running.step(id.step);
+    TrialRecord {
+        flow: id.flow,
+        trial: running.trial(id.step, id.sample),
+        r#loop: step.generation.as_ref().map_or(0, |of| of.r#loop),
+        generation: step.generation.as_ref().map_or(0, |of| of.number),
+        step: step.id.clone(),
+        sample: id.sample + 1,
+        parent: running.parent_trial(id.step),
+        outcome: scored.outcome,
+        score: scored.score,
+        detail: scored.detail,
+        code,
+        ..TrialRecord::default()
+    }
+}
+
+/// The result of a step that evaluates.
+pub(super) fn trial_item(id: SampleId, trial: TrialRecord) -> SampleResult {
+    SampleResult {
+        text: trial.code.unwrap_or_default(),
+        scored: Some(Scored {
+            score: trial.score,
+            outcome: trial.outcome,
+            detail: trial.detail,
+            answer: None,
+        }),
+        trial: Some(trial.trial),
+        origin: Some((id.step, id.sample)),
+        ..SampleResult::default()
+    }
+}
+
 /// The record of a generation whose last step has just ended; `None` without trials.
-fn generation_ended(
+pub(super) fn generation_ended(
     running: &mut FlowState,
     step: usize,
-    now: Moment,
-    origin: Moment,
+    end: Millis,
 ) -> Option<GenerationRecord> {
     let steps = running.ended_in_generation(step)?.to_vec();
     let own = running.step(step).generation.as_ref()?;
@@ -454,6 +513,6 @@ fn generation_ended(
         mean_score: (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64),
         selected: selected.and_then(|item| item.trial),
         selected_score: selected.and_then(|item| item.scored.as_ref()?.score),
-        end_ms: now.since(origin),
+        end_ms: end,
     })
 }

@@ -9,10 +9,10 @@ use crate::flow::{ExpandRequest, expand};
 /// Takes the number that a program consists of for its score, and gives programs back in an order of
 /// its own.
 #[derive(Default)]
-struct Double {
-    open: Vec<(EvaluationId, Request)>,
-    submitted: u64,
-    order: u64,
+pub(super) struct Double {
+    pub(super) open: Vec<(EvaluationId, Request)>,
+    pub(super) submitted: u64,
+    pub(super) order: u64,
 }
 
 impl Evaluator for Double {
@@ -67,14 +67,14 @@ impl Evaluator for Double {
 
 /// Everything that an observer receives.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     /// Whether saving a generation fails.
-    full: bool,
-    steps: Vec<StepRecord>,
-    workflows: Vec<WorkflowRecord>,
-    responses: Vec<Response>,
-    trials: Vec<TrialRecord>,
-    generations: Vec<GenerationRecord>,
+    pub(super) full: bool,
+    pub(super) steps: Vec<StepRecord>,
+    pub(super) workflows: Vec<WorkflowRecord>,
+    pub(super) responses: Vec<Response>,
+    pub(super) trials: Vec<TrialRecord>,
+    pub(super) generations: Vec<GenerationRecord>,
 }
 
 impl Observer for Kept {
@@ -99,6 +99,14 @@ impl Observer for Kept {
         Ok(())
     }
 
+    fn trial_kept(&mut self, trial: &TrialRecord) -> Result<()> {
+        self.trial_ended(trial)
+    }
+
+    fn generation_kept(&mut self, generation: &GenerationRecord) -> Result<()> {
+        self.generation_ended(generation)
+    }
+
     fn generation_ended(&mut self, generation: &GenerationRecord) -> Result<()> {
         self.generations.push(generation.clone());
         match self.full {
@@ -108,7 +116,7 @@ impl Observer for Kept {
     }
 }
 
-fn flows_of(template: &str, num_flows: usize) -> Vec<Flow> {
+pub(super) fn flows_of(template: &str, num_flows: usize) -> Vec<Flow> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let layout = crate::config::Layout {
         root: folder.path().to_owned(),
