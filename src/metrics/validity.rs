@@ -105,7 +105,9 @@ pub fn invalid_beside(base: &[MeasuredRun], new: &MeasuredRun, explained: bool) 
 /// How many tokens of its first request a server had cached; `None` if the run used no server.
 fn warm_start(run: &MeasuredRun) -> Option<usize> {
     let kind = run.record.engine.get("kind")?.as_str()?;
-    let steps = run.steps.iter().filter(|step| step.generates());
+    // A later segment of a resumed run finds what the ones before it left there.
+    let is_first = |step: &&MeasuredStep| step.generates() && step.segment.is_none();
+    let steps = run.steps.iter().filter(is_first);
     let first = steps.min_by(|a, b| a.start_ms.0.total_cmp(&b.start_ms.0))?;
     (kind == "remote").then_some(first.tokens.reused)
 }

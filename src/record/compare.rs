@@ -23,6 +23,8 @@ pub struct MeasuredStep {
     pub sample: Option<usize>,
     #[serde(default)]
     pub generation: Option<usize>,
+    #[serde(default)]
+    pub segment: Option<usize>,
     pub start_ms: Millis,
     #[serde(default)]
     pub queue_ms: Option<Millis>,

@@ -44,6 +44,7 @@ struct Side {
 impl Side {
     fn read(folders: Vec<PathBuf>, allow_different: &[String]) -> Result<Self> {
         let runs = results::read_all(&folders)?;
+        results::undisturbed(&folders, &runs, allow_different)?;
         let identities = runs.iter().map(|run| Identity::of(&run.record));
         let identities: Vec<Identity> = identities.collect();
         let identity = results::common(&folders, &identities, allow_different)?;

@@ -58,7 +58,10 @@ impl Recorder<'_> {
             flows: record.totals.workflows_done,
             calibration: None,
             labels: self.config.presentation.labels.iter().cloned().collect(),
-            invalid: invalid.iter().map(|flaw| flaw.reason.clone()).collect(),
+            invalid: (invalid.iter().map(|flaw| flaw.reason.clone()))
+                // Its times are not those of one process.
+                .chain((results::segments(record) > 1).then(|| "resumed".to_owned()))
+                .collect(),
             metrics: history::metrics(of_run(run)),
         }
     }

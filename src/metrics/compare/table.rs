@@ -146,7 +146,8 @@ impl<'a> RunView<'a> {
         }
         let mut flows: HashMap<FlowKey, Vec<FlowView>> = HashMap::new();
         for workflow in &run.record.workflows {
-            if workflow.error.is_some() {
+            // The time of a resumed workflow is not that of one process.
+            if workflow.error.is_some() || workflow.resumed {
                 continue;
             }
             let place = (
