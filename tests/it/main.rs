@@ -34,11 +34,14 @@ mod profiler;
 mod real_model;
 mod remote;
 mod report;
+mod resume;
 mod run;
 mod schema;
 mod shards;
 mod simgpu;
 mod streams;
+#[path = "../support/thorough.rs"]
+mod thorough;
 mod tiny_model;
 mod warnings;
 mod workflows;
