@@ -54,6 +54,8 @@ pub struct Cli {
 pub enum Command {
     /// Expand the flows, load the engine once, run the flows and measure them
     Run(Box<RunArgs>),
+    /// Run the job several times with nothing changed, so that compare knows by how much runs differ
+    Calibrate(Box<RunArgs>),
     /// Expand the flows through the cache, without loading an engine
     Expand(ExpandArgs),
     /// Explain where the time of a run went: share per stage, known causes, and how much fixing
@@ -289,6 +291,15 @@ struct KeepArgs {
     #[arg(long, env, value_name = "SAVE_BASELINE", value_parser = crate::results::baselines::parse_name)]
     save_baseline: Option<String>,
 
+    /// Run the job N times on one engine, the flows in another order each time; each is a run of its own, and
+    /// together they say how much runs differ with nothing changed [default: 1; 10 for calibrate]
+    #[arg(long, env, value_name = "REPETITIONS", value_parser = parse_count)]
+    repetitions: Option<usize>,
+
+    /// Wait for a line on stdin before each repetition, and end when it is closed; `ab` uses it
+    #[arg(long, hide = true)]
+    by_turns: bool,
+
     /// 1: exit with 98 if the run is invalid: flows missing, no tokens, a throttled or shared GPU
     #[arg(long, env, value_name = "GATE", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
     gate: bool,
@@ -296,6 +307,9 @@ struct KeepArgs {
     #[command(flatten)]
     limits: gates::GateArgs,
 }
+
+/// Repetitions of `calibrate`.
+const CALIBRATION: usize = 10;
 
 impl KeepArgs {
     /// The labels, with that of the commit if the environment knows it.
@@ -528,6 +542,13 @@ impl ModelFileArgs {
 }
 
 impl RunArgs {
+    /// These flags for `calibrate`.
+    #[must_use]
+    pub fn calibrating(mut self) -> Self {
+        self.keep.repetitions.get_or_insert(CALIBRATION);
+        self
+    }
+
     /// Merges flags, environment and defaults.
     ///
     /// # Errors
@@ -593,6 +614,8 @@ impl RunArgs {
                 record: workflow.record,
                 labels: self.keep.labels(environment),
                 gates: self.keep.limits.resolve(self.keep.gate),
+                repetitions: self.keep.repetitions.unwrap_or(1),
+                by_turns: self.keep.by_turns,
                 save_baseline: self.keep.save_baseline,
                 profiling: self.profile.resolve(),
             },

@@ -431,6 +431,10 @@ settings! {
         pub record: Option<PathBuf>,
         /// Name and value, for the history.
         pub labels: Vec<(String, String)>,
+        /// How often the job is run, each time as a run of its own; at least 1.
+        pub repetitions: usize,
+        /// Whether each repetition waits for a line on stdin.
+        pub by_turns: bool,
         /// Name that stands for this run from now on.
         pub save_baseline: Option<String>,
         #[serde(flatten)]

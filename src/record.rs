@@ -10,6 +10,7 @@ pub mod load;
 pub mod metrics;
 pub mod profile;
 pub mod remote;
+pub mod repetition;
 #[cfg(test)]
 mod schema;
 pub mod segment;
@@ -31,6 +32,7 @@ use gpu::GpuRecord;
 use load::LoadRecord;
 use metrics::{CriticalStep, Distribution, PositionRecord};
 use remote::RemoteRecord;
+use repetition::Repetition;
 use segment::Segment;
 use shard::{Shard, ShardRun};
 use shortage::MemoryShortage;
@@ -96,6 +98,10 @@ pub struct RunRecord {
     /// `--profile` only: where the time of the last segment went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<profile::Profile>,
+    /// With `--repetitions` only: which of them this run is. `benchmark_total_ms` is then without the start of
+    /// the engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition: Option<Repetition>,
     /// With `--shard` only: the part of the flows that this run has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Shard>,

@@ -32,6 +32,11 @@ pub fn dispatch(command: Command, environment: &ProcessEnv) -> Result<Exit> {
             let mut console = console(config.presentation.quiet);
             session::run(&config, &mut console, interrupts()?)
         }
+        Command::Calibrate(arguments) => {
+            let config = arguments.calibrating().resolve(environment)?;
+            let mut console = console(config.presentation.quiet);
+            session::run(&config, &mut console, interrupts()?)
+        }
         Command::Expand(arguments) => {
             let mut console = console(arguments.quiet).for_listing();
             expand::run(&arguments, &mut console, interrupts()?)

@@ -2,7 +2,7 @@
 
 use super::recorder::Recorder;
 use crate::error::{Error, Exit, Result};
-use crate::metrics::compare::of_run;
+use crate::metrics::compare::{Quantity, of_run};
 use crate::metrics::{gates, validity};
 use crate::record::RECORD_SCHEMA;
 use crate::record::compare::{GateResult, Invalid, MeasuredRun};
@@ -44,6 +44,11 @@ impl Recorder<'_> {
     fn line(&self, run: &MeasuredRun, invalid: &[Invalid]) -> HistoryRecord {
         let record = &run.record;
         let identity = Identity::of(record);
+        let mut metrics = history::metrics(of_run(run));
+        if record.repetition.is_some() {
+            // Without the start of the engine, it is not that of other runs.
+            metrics.remove(Quantity::BenchmarkTotalMs.name());
+        }
         HistoryRecord {
             schema: RECORD_SCHEMA,
             run_id: record.run_id.clone(),
@@ -56,13 +61,14 @@ impl Recorder<'_> {
             template: record.expansion.template.clone(),
             mode: self.config.job.mode.as_str().to_owned(),
             flows: record.totals.workflows_done,
-            calibration: None,
+            calibration: (record.repetition.as_ref())
+                .map(|repetition| repetition.calibration.clone()),
             labels: self.config.presentation.labels.iter().cloned().collect(),
             invalid: (invalid.iter().map(|flaw| flaw.reason.clone()))
                 // Its times are not those of one process.
                 .chain((results::segments(record) > 1).then(|| "resumed".to_owned()))
                 .collect(),
-            metrics: history::metrics(of_run(run)),
+            metrics,
         }
     }
 }

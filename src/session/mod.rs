@@ -14,6 +14,7 @@ mod judged;
 pub(crate) mod model;
 mod prepared;
 mod recorder;
+mod repetitions;
 mod resume;
 mod rounds;
 mod services;
@@ -70,6 +71,9 @@ pub(crate) fn run(
     if config.is_local() {
         LocalEngine::preflight(config.job.device, config.job.backend)?;
     }
+    if config.presentation.repetitions > 1 || config.presentation.by_turns {
+        repetitions::check(config)?;
+    }
     let earlier = resume::open(config)?;
     // `git` takes some milliseconds; the expansion runs at the same time.
     let root = config.machine.layout.root.clone();
@@ -90,6 +94,16 @@ pub(crate) fn run(
         let _span = profile::span(Span::Environment);
         environment.join().unwrap_or_default()
     };
+    if config.presentation.repetitions > 1 || config.presentation.by_turns {
+        let repeated = repetitions::Repeated {
+            config,
+            expansion: &expansion,
+            concurrency,
+            interrupted,
+            new_record: &|| new_record(config, environment.clone(), expansion_record.clone()),
+        };
+        return repetitions::repeat(&repeated, console);
+    }
     let record = new_record(config, environment, expansion_record);
     let earlier = earlier
         .map(|earlier| Earlier::check(earlier, &record, &expansion.flows))
@@ -118,20 +132,30 @@ pub(crate) fn run(
             (folder, RunRecord { run_id, ..record }, Kept::default())
         }
     };
-    let profiling = &config.presentation.profiling;
-    let files = RunFiles {
-        evolution: EvolutionFolder::new(folder.path(), evolution_config(config)),
-        profile: ProfileFiles::new(profiling, folder.path(), &record.run_id),
-        folder,
-        rollouts,
-        recording: None,
-    };
+    let files = run_files(config, folder, &record.run_id, rollouts);
     let recorder = Recorder::new(console, config, concurrency, record, files, kept);
     let remaining = recorder.remaining(&expansion.flows);
     let flows = remaining.as_deref().unwrap_or(&expansion.flows);
     match flows {
         [] => recorder.nothing_to_run(&expansion),
         flows => run_flows(config, recorder, &expansion, flows, interrupted),
+    }
+}
+
+/// The files of a run in `folder`.
+fn run_files(
+    config: &RunConfig,
+    folder: RunFolder,
+    run_id: &str,
+    rollouts: Option<RolloutFile>,
+) -> RunFiles {
+    let profiling = &config.presentation.profiling;
+    RunFiles {
+        evolution: EvolutionFolder::new(folder.path(), evolution_config(config)),
+        profile: ProfileFiles::new(profiling, folder.path(), run_id),
+        folder,
+        rollouts,
+        recording: None,
     }
 }
 
@@ -164,6 +188,7 @@ fn new_record(
         comparison: None,
         rollouts: None,
         profile: None,
+        repetition: None,
         shard: config.shard,
         shards: Vec::new(),
     }

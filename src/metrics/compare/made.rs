@@ -103,6 +103,7 @@ pub(crate) fn run(id: &str, flows: usize, factor: impl Fn(usize, usize) -> f64) 
         comparison: None,
         rollouts: None,
         profile: None,
+        repetition: None,
         shard: None,
         shards: Vec::new(),
     };

@@ -161,6 +161,18 @@ pub fn of_run(run: &MeasuredRun) -> Vec<RunMetric> {
     selections.filter_map(of_selection).collect()
 }
 
+/// How much runs differ: the standard deviation of their logarithmic means, and the smallest change of one more run
+/// that would be visible beside them, as a share. `None` below two runs.
+pub fn noise_of(means: &[f64], threshold: f64) -> Option<(f64, f64)> {
+    let sides = Sides {
+        base: means.iter().copied().enumerate().collect(),
+        new: vec![(means.len(), means.iter().sum::<f64>() / means.len() as f64)],
+    };
+    let known = sides.uncertainty(&Knowledge::Measured(Vec::new()))?;
+    let visible = known.smallest_visible(decide::COVERAGE, threshold.ln_1p());
+    Some((known.deviation, visible.exp_m1()))
+}
+
 fn selections(table: &Table, metrics: &[Metric]) -> Vec<Selected> {
     let mut selections: Vec<Selected> = Vec::new();
     for metric in metrics {

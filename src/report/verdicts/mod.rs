@@ -63,6 +63,12 @@ pub fn gate_line(gate: &GateResult) -> String {
     format!("[GATE] gate={gate} limit={limit} value={value} passed={passed}")
 }
 
+/// `[NOISE] metric=… runs=… deviation=… smallest_visible=…`
+pub fn noise_line(metric: &str, runs: usize, deviation: f64, visible: f64) -> String {
+    let [deviation, visible] = [deviation, visible].map(plain_percent);
+    format!("[NOISE] metric={metric} runs={runs} deviation={deviation} smallest_visible={visible}")
+}
+
 fn verdict_line(record: &CompareRecord, metric: &MetricVerdict) -> String {
     let mut line = format!(
         "[VERDICT] verdict={} metric={}",
