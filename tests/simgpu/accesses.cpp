@@ -1,6 +1,9 @@
 #include "accesses.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 namespace accesses {
@@ -27,6 +30,10 @@ struct WarpLog {
 
 WarpLog logs[simt::MAX_WARPS];
 simgpu::KernelCounts total;
+
+u64 *sectors_read;               // a bit for each sector that the running launch has read
+std::size_t sectors_read_bytes;  // of these bits
+std::vector<u64> words_read;     // the words with bits
 
 // Passes that the banks need for the lanes of one phase: the most distinct words that one bank must give.
 unsigned passes(const u64 *addresses, unsigned lanes, unsigned bytes) {
@@ -97,6 +104,27 @@ void log(unsigned thread, std::uintptr_t key, u64 address, unsigned bytes, bool 
     site->addresses[at + lane] = address;
 }
 
+void open_memory(std::size_t bytes) {
+    if (sectors_read != nullptr) munmap(sectors_read, sectors_read_bytes);
+    words_read.clear();
+    sectors_read_bytes = bytes / SECTOR / 8 + sizeof(u64);
+    void *room = mmap(nullptr, sectors_read_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) std::abort();
+    sectors_read = static_cast<u64 *>(room);
+}
+
+void read(u64 offset, unsigned bytes) {
+    for (u64 sector = offset / SECTOR; sector <= (offset + bytes - 1) / SECTOR; sector++) {
+        u64 &word = sectors_read[sector / 64];
+        const u64 bit = 1ull << (sector % 64);
+        if (word & bit) continue;
+        if (word == 0) words_read.push_back(sector / 64);
+        word |= bit;
+        total.distinct_sectors++;
+    }
+}
+
 void flush(unsigned warp) {
     WarpLog &logged = logs[warp];
     for (const unsigned at : logged.used) {
@@ -116,7 +144,10 @@ void collect(simgpu::KernelCounts &counts) {
     counts.global_requests += total.global_requests;
     counts.global_sectors += total.global_sectors;
     counts.global_bytes += total.global_bytes;
+    counts.distinct_sectors += total.distinct_sectors;
     total = {};
+    for (const u64 word : words_read) sectors_read[word] = 0;
+    words_read.clear();
 }
 
 }  // namespace accesses

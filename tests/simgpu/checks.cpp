@@ -279,6 +279,7 @@ void check(const void *pointer, unsigned bytes, bool write, bool whole, void *ca
     }
     if (shared) check_shared(access);
     if (device) check_device(access);
+    if (device && !write) accesses::read(address - base, bytes);
     if (whole) accesses::log(here.thread.x, access.site * 2 + write, address, bytes, shared);
 }
 
@@ -290,6 +291,7 @@ void open_memory(u64 start, std::size_t bytes) {
     page_owner = reserve<u32>(bytes / PAGE);
     written_bits = reserve<std::uint8_t>(bytes / 8);
     page_cells = reserve<Cell *>(bytes / PAGE);
+    accesses::open_memory(bytes);
     owners.assign(1, {});
     if (image.end == 0) dl_iterate_phdr(find_image, nullptr);
 }

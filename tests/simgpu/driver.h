@@ -83,6 +83,7 @@ struct KernelCounts {
     std::size_t shared_bytes = 0;
     // With checks.
     u64 shared_requests = 0, shared_conflicts = 0, global_requests = 0, global_sectors = 0, global_bytes = 0;
+    u64 distinct_sectors = 0;
 };
 
 struct Counts {

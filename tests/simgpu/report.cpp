@@ -31,6 +31,9 @@ u64 count_of(const std::string &name) {
     if (name == "graph_launches") return c.graph_launches;
     if (name == "graph_nodes") return c.graph_nodes;
     if (name == "findings") return c.findings.size();
+#ifdef SIMGPU_CHECKS
+    if (name == "checks") return 1;
+#endif
     const std::size_t dot = name.rfind('.');
     const auto kernel = c.kernels.find(name.substr(0, dot == std::string::npos ? 0 : dot));
     if (kernel == c.kernels.end()) return 0;
@@ -49,6 +52,7 @@ u64 count_of(const std::string &name) {
     if (field == "global_requests") return k.global_requests;
     if (field == "global_sectors") return k.global_sectors;
     if (field == "global_bytes") return k.global_bytes;
+    if (field == "distinct_sectors") return k.distinct_sectors;
     return 0;
 }
 
@@ -87,8 +91,8 @@ void write_kernel(std::FILE *file, const std::string &name, const KernelCounts &
         kernel.number(field, count_of(name + "." + field));
     }
 #ifdef SIMGPU_CHECKS
-    for (const char *field :
-         {"shared_requests", "shared_conflicts", "global_requests", "global_sectors", "global_bytes"}) {
+    for (const char *field : {"shared_requests", "shared_conflicts", "global_requests", "global_sectors",
+                              "global_bytes", "distinct_sectors"}) {
         kernel.number(field, count_of(name + "." + field));
     }
 #endif

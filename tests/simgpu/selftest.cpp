@@ -36,6 +36,7 @@ const char *const KERNELS[] = {
     "misaligned",
     "bank_conflicts",
     "vector_reads",
+    "repeated_reads",
     "write_after_read",
     "deep_stack",
     "divide",

@@ -190,3 +190,8 @@ KERNEL(vector_reads, const u8 *x, int *out, int stride) {
     const int4 v = ld_stream((const int4 *)(x + threadIdx.x * unsigned(stride)));
     out[threadIdx.x] = v.x + v.y + v.z + v.w;
 }
+// Lane l of block b reads words l and l + 8 · b of `x`.
+KERNEL(repeated_reads, const int *x, int *out) {
+    const unsigned lane = threadIdx.x;
+    out[blockIdx.x * 32 + lane] = x[lane] + x[lane + blockIdx.x * 8];
+}

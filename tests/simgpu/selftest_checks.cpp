@@ -118,6 +118,21 @@ void test_counts() {
     }
 }
 
+// Each sector once a launch, whichever block reads it. Nothing is left of an earlier launch.
+void test_distinct_sectors() {
+    Session s;
+    const u64 x = s.upload(std::vector<int>(128, 1)), out = s.allocate(4 * 32 * 4);
+    EXPECT_EQUAL(s.run("repeated_reads", 4, 32, x, out), 0);
+    // Words 0..56. Other blocks read most of them again, and what is written does not count.
+    EXPECT_EQUAL(simgpu_count("repeated_reads.distinct_sectors"), 7u);
+    EXPECT_EQUAL(simgpu_count("repeated_reads.global_sectors"), 4u * 12);
+    EXPECT_EQUAL(s.run("repeated_reads", 1, 32, x, out), 0);
+    EXPECT_EQUAL(simgpu_count("repeated_reads.distinct_sectors"), 7u + 4);
+    // Words 1..33 touch a fifth sector.
+    EXPECT_EQUAL(s.run("repeated_reads", 1, 32, x + 4, out), 0);
+    EXPECT_EQUAL(simgpu_count("repeated_reads.distinct_sectors"), 7u + 4 + 5);
+}
+
 }  // namespace
 
 void test_checks() {
@@ -125,4 +140,5 @@ void test_checks() {
     test_uninitialised();
     test_addresses();
     test_counts();
+    test_distinct_sectors();
 }

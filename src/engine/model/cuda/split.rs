@@ -50,7 +50,7 @@ impl Split {
     }
 
     /// Floats that the launches hand over for a token: `span_of` in `split.cu`.
-    fn floats(self, shape: KvShape, group: usize) -> usize {
+    pub(super) fn floats(self, shape: KvShape, group: usize) -> usize {
         let columns = shape.layout().value_stride;
         let heads = group * (SPAN + LANES + SPAN_PAGES * columns);
         self.spans * shape.kv_heads * (heads + 3 * LANES)

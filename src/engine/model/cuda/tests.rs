@@ -161,6 +161,7 @@ fn few_bytes(path: &Path, what: &str) {
 mod on_a_gpu {
     use super::*;
 
+    mod bytes;
     mod counts;
     mod sweep;
 

@@ -5,11 +5,11 @@ use libloading::{Library, Symbol};
 use super::*;
 
 /// Reads the simulated driver's counters.
-struct Counter(Library);
+pub(super) struct Counter(Library);
 
 impl Counter {
     /// `None` on a real GPU.
-    fn of(gpu: &Gpu) -> Option<Self> {
+    pub(super) fn of(gpu: &Gpu) -> Option<Self> {
         if gpu.info().name != "Simulated GPU" {
             eprintln!("skipped: a real GPU does not count");
             return None;
@@ -18,7 +18,7 @@ impl Counter {
         Some(Self(unsafe { Library::new("libcuda.so.1") }.unwrap()))
     }
 
-    fn read(&self, name: &str) -> u64 {
+    pub(super) fn read(&self, name: &str) -> u64 {
         let name = std::ffi::CString::new(name).unwrap();
         // SAFETY: the function takes a string and returns a number.
         unsafe {
@@ -46,8 +46,12 @@ fn decoding(gpu: Gpu) -> (CudaModel, usize) {
     (model, layers)
 }
 
-fn decode(model: &mut CudaModel, rows: usize, start: usize) {
-    let tables: Vec<Vec<u32>> = (0..rows as u32).map(|row| vec![row]).collect();
+/// A decode pass of `rows` sequences whose contexts are `start` tokens, each in pages of its own.
+pub(super) fn decode(model: &mut CudaModel, rows: usize, start: usize) {
+    let pages = (start + 1).div_ceil(PAGE) as u32;
+    let tables: Vec<Vec<u32>> = (0..rows as u32)
+        .map(|row| (row * pages..(row + 1) * pages).collect())
+        .collect();
     let chunks: Vec<Chunk<'_>> = tables
         .iter()
         .enumerate()
