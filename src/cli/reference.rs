@@ -113,7 +113,9 @@ fn page() -> String {
     let mut cli = Cli::command();
     cli.build();
     let mut notes = NOTES.to_vec();
-    for command in cli.get_subcommands() {
+    let is_run = |command: &&Command| command.get_name() == "run";
+    let (run, others): (Vec<&Command>, Vec<&Command>) = cli.get_subcommands().partition(is_run);
+    for command in run.into_iter().chain(others) {
         section(&mut page, command, "flowbench", &mut notes);
     }
     page.push_str("\n## Variables without a flag\n\n| variable | |\n|---|---|\n");
@@ -136,9 +138,14 @@ fn section(page: &mut String, command: &Command, above: &str, notes: &mut Vec<(&
         return;
     }
     let about = command.get_about().map(ToString::to_string);
-    let shown = |flag: &&Arg| !matches!(flag.get_id().as_str(), "help" | "version");
+    let shown =
+        |flag: &&Arg| !flag.is_hide_set() && !matches!(flag.get_id().as_str(), "help" | "version");
     let flags: Vec<&Arg> = command.get_arguments().filter(shown).collect();
     write!(page, "\n## `{name}`\n\n{}.\n", about.unwrap_or_default()).unwrap();
+    if command.get_name() == "calibrate" {
+        page.push_str("\nIt has the flags of `flowbench run`.\n");
+        return;
+    }
     page.push_str("\n| flag | variable | default | |\n|---|---|---|---|\n");
     let (operands, options): (Vec<&Arg>, Vec<&Arg>) =
         flags.into_iter().partition(|flag| flag.is_positional());

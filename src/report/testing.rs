@@ -142,6 +142,7 @@ pub(crate) fn run(
         warnings: Vec::new(),
         comparison: None,
         profile: None,
+        repetition: None,
         shard: None,
         shards: Vec::new(),
     };

@@ -442,3 +442,81 @@ fn pruning_keeps_lines_and_baselines() {
     assert_eq!(none.code, 2);
     assert!(none.err.contains("has no such run"), "{}", none.err);
 }
+
+#[test]
+fn repetitions_are_runs_of_their_own_on_one_engine() {
+    let workspace = Workspace::new();
+    workspace.write("templates/chain.script.jsonl", script(20.0));
+    let printed = run(workspace
+        .flowbench(&["calibrate", "--repetitions", "4"])
+        .envs([("MODE", "scripted"), ("TEMPLATE", "chain")]));
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert_eq!(printed.count("[RUN]"), 4, "{}", printed.out);
+    assert_eq!(
+        printed.count("[TIMING] engine_init_ms="),
+        1,
+        "{}",
+        printed.out
+    );
+    assert_eq!(value(&printed, "[NOISE] metric=workflow_ms", "runs"), "4");
+    let runs = workspace.runs("results");
+    assert_eq!(runs.len(), 4);
+    let first = runs[0]
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    let mut orders = std::collections::BTreeSet::new();
+    for (number, folder) in (1..).zip(&runs) {
+        let text = std::fs::read_to_string(folder.join("run.json")).expect("a record");
+        let record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let expected = serde_json::json!({"number": number, "of": 4, "calibration": first});
+        assert_eq!(record["repetition"], expected);
+        assert_eq!(record["engine_starts"], 1);
+        assert_eq!(record["status"], "complete");
+        let steps = std::fs::read_to_string(folder.join("steps.jsonl")).expect("steps");
+        let flows = steps.lines().map(|line| {
+            let step: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            step["flow"].to_string()
+        });
+        orders.insert(flows.collect::<Vec<_>>().join(" "));
+    }
+    assert!(
+        orders.len() > 1,
+        "the flows run in another order: {orders:?}"
+    );
+    // What they show is used for a run of another night against a single one.
+    night(&workspace, 20.0);
+    night(&workspace, 60.0);
+    let against = compare(&workspace, &["latest~1"]);
+    assert_eq!(value(&against, "[VERDICT]", "noise"), "history");
+    assert_eq!(
+        value(&against, "[VERDICT]", "verdict"),
+        "REGRESSED",
+        "{}",
+        against.out
+    );
+}
+
+#[test]
+fn repetitions_go_on_after_failed_flows_and_refuse_what_they_would_share() {
+    let workspace = Workspace::new();
+    let failing = format!(
+        "{}\n{}",
+        r#"{"flow": 2, "step": "executor", "fail": "broken"}"#,
+        script(1.0)
+    );
+    workspace.write("templates/chain.script.jsonl", failing);
+    let printed = run(workspace.scripted().env("REPETITIONS", "2"));
+    assert_eq!(printed.code, 100, "{}", printed.err);
+    assert_eq!(printed.count("[RUN]"), 2, "{}", printed.out);
+    for (arguments, why) in [
+        (&["--record", "a.jsonl"][..], "--record has one file"),
+        (&["--engine-per-workflow"], "starts more than one engine"),
+        (&["--profile"], "a profile is of one run"),
+    ] {
+        let refused = run(workspace.scripted().env("REPETITIONS", "2").args(arguments));
+        assert_eq!(refused.code, 2, "{}", refused.err);
+        assert!(refused.err.contains(why), "{}", refused.err);
+    }
+}

@@ -8,6 +8,7 @@ fn help_texts() {
     for arguments in [
         &["--help"][..],
         &["run", "--help"],
+        &["calibrate", "--help"],
         &["expand", "--help"],
         &["diagnose", "--help"],
         &["report", "--help"],
