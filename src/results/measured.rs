@@ -34,7 +34,7 @@ pub fn read_measured(folder: &Path) -> Result<MeasuredRun> {
     }
     // Only what is in the totals: of a killed run, the first measurements.
     let killed = record.status == Status::Running;
-    steps.retain(|step: &MeasuredStep| !step.discarded && !(killed && step.rerun));
+    steps.retain(|step: &MeasuredStep| !(step.discarded || killed && step.rerun));
     Ok(MeasuredRun { record, steps })
 }
 
