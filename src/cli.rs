@@ -623,6 +623,9 @@ fn check_reruns(
     workflow: &workflows::WorkflowSettings,
 ) -> Result<()> {
     let why = match mode {
+        _ if workflow.resume.is_some() => {
+            "--resume is given, and a run that was killed does not say which flows it ran again"
+        }
         Mode::Standalone | Mode::Scripted if concurrency != Concurrency::Fixed(1) => {
             "several flows are in flight at once (CONCURRENCY), and a flow that is run again would have \
              other company"

@@ -77,7 +77,7 @@ pub struct RunRecord {
     /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuRecord>,
-    /// What was watched while the run went on; absent before the engine is started.
+    /// What was watched while the run, or its last segment, went on; absent before the engine is started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validity: Option<ValidityRecord>,
     /// How often an engine was started: once, or once per segment; more often with `--engine-per-workflow`.
@@ -240,7 +240,7 @@ pub struct WorkflowRecord {
     /// sorted. Set at the end of the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tainted: Vec<Taint>,
-    /// Sum of its steps' `energy_joules`; absent if energy is not measured.
+    /// Sum of its steps' `energy_joules`; absent if energy is not measured, and if it was `resumed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_joules: Option<f64>,
     /// `--discard-tainted` only: measured at the end of the run, after a tainted first time.

@@ -80,7 +80,11 @@ fn valid_only(record: &RunRecord, steps: &mut Vec<StepRecord>) {
     };
     steps.retain(|step| !step.rerun);
     let taints = TaintIntervals::of(&validity.taints);
-    for step in steps {
+    let last = record.segments.len().max(1);
+    for step in steps
+        .iter_mut()
+        .filter(|step| step.segment.unwrap_or(1) == last)
+    {
         let start = step.start_ms.0;
         step.tainted = taints.over(start, start + step.latency_ms.0);
     }

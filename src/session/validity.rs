@@ -20,6 +20,8 @@ impl Recorder<'_> {
     pub(super) fn watch(&mut self, origin: Moment) {
         // A server on this machine is one of the other processes, and what is measured.
         self.sampler = Some(Sampler::start(origin, !serves_here(&self.record)));
+        // That of an earlier segment: its times have another start.
+        self.record.validity = None;
     }
 
     /// What was found up to now.
@@ -45,7 +47,7 @@ impl Recorder<'_> {
     }
 
     /// Completes steps, workflows and totals at the end of the run: with reasons, energy, and marks of what was
-    /// replaced.
+    /// replaced. What earlier segments have measured stays as it is.
     ///
     /// # Errors
     /// Exit code 110 if `steps.jsonl` cannot be replaced.
@@ -59,11 +61,17 @@ impl Recorder<'_> {
             return Ok(());
         }
         let steps = self.measured_steps()?;
-        let spans: Vec<[f64; 2]> = steps.iter().map(|step| step.span).collect();
+        // The times of other segments have other starts.
+        let spans = steps.iter().map(|step| match step.is_own {
+            true => step.span,
+            false => [0.0, 0.0],
+        });
+        let spans: Vec<[f64; 2]> = spans.collect();
         let energy = found.energy.as_ref();
         let shares = energy.map(|(_, series)| metrics::energy_shares(series, &spans));
         self.settle_workflows(&steps, shares.as_deref(), &found.taints);
-        if let Some((source, series)) = energy {
+        // What earlier segments have used is not known.
+        if let Some((source, series)) = energy.filter(|_| self.kept.segment.is_none()) {
             let kept = steps.iter().zip(shares.iter().flatten());
             let kept = kept.filter(|(step, _)| !step.discarded);
             let in_steps = kept.map(|(_, joules)| joules).sum();
@@ -76,11 +84,11 @@ impl Recorder<'_> {
         self.files.folder.amend_steps(&mut |number| {
             let step = steps.get(number)?;
             let reasons = found.taints.over(step.span[0], step.span[1]);
-            if !reruns {
+            if !reruns && step.is_own {
                 self.tally.tainted(&reasons);
             }
             let joules = shares.as_ref().map(|shares| shares[number]);
-            Some(StepAmendment {
+            step.is_own.then_some(StepAmendment {
                 tainted: reasons,
                 energy_joules: joules.map(to_microjoules),
                 discarded: step.discarded,
@@ -95,6 +103,7 @@ impl Recorder<'_> {
             let start = step.start_ms.0;
             steps.push(MeasuredStep {
                 span: [start, start + step.latency_ms.0],
+                is_own: step.segment == self.kept.segment,
                 discarded: self.reruns.is_discarded(&step),
                 workflow: (step.flow, step.mode, step.round, step.rerun),
             });
@@ -113,12 +122,14 @@ impl Recorder<'_> {
             *joules.entry(&step.workflow).or_default() += share;
         }
         let discarded = self.record.discarded.iter_mut();
-        for workflow in self.record.workflows.iter_mut().chain(discarded) {
+        let all = self.record.workflows.iter_mut().chain(discarded);
+        for workflow in all.filter(|of| of.segment == self.kept.segment) {
             workflow.tainted = reasons(workflow, taints);
             let (mode, round) = (workflow.mode.clone(), workflow.round);
             let key = (workflow.flow, mode, round, workflow.rerun);
             let sum = joules.get(&key).copied().unwrap_or_default();
-            workflow.energy_joules = shares.map(|_| to_microjoules(sum));
+            let has_all = !workflow.resumed;
+            workflow.energy_joules = shares.filter(|_| has_all).map(|_| to_microjoules(sum));
         }
     }
 
@@ -169,6 +180,8 @@ impl Recorder<'_> {
 struct MeasuredStep {
     /// Start and end in milliseconds.
     span: [f64; 2],
+    /// Whether this segment has measured it.
+    is_own: bool,
     discarded: bool,
     workflow: WorkflowKey,
 }

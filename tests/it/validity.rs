@@ -288,6 +288,7 @@ fn flows_that_would_be_measured_otherwise_are_not_run_again() {
         (Some(("MODE", "reuse")), &[], "MODE is reuse"),
         (Some(("MODE", "both")), &[], "MODE is both"),
         (None, &output, "--output has"),
+        (None, &["--resume", "latest"], "--resume is given"),
     ];
     for (variable, arguments, reason) in refusals {
         let mut command = workspace.scripted();
