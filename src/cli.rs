@@ -278,6 +278,11 @@ pub struct RunArgs {
     /// comparison
     #[arg(long)]
     engine_per_workflow: bool,
+
+    /// 1: run tainted flows again at the end, each once, at most a quarter of all flows, and count
+    /// the second measurement; one flow at a time only
+    #[arg(long, env, value_name = "DISCARD_TAINTED", default_value = "0", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    discard_tainted: bool,
 }
 
 /// What a run is to its history.
@@ -568,12 +573,15 @@ impl RunArgs {
             );
         }
         let workflow = self.workflow.resolve(environment)?;
+        let concurrency = (self.concurrency).map_or(Concurrency::of(self.mode), Concurrency::Fixed);
+        if self.discard_tainted {
+            check_reruns(self.mode, concurrency, &workflow)?;
+        }
         if workflow.rollouts.is_some() && self.mode == Mode::Both {
             return Err(Error::usage("--input is given, but MODE is both")
                 .hint("MODE=both compares two modes on the template's own suite"));
         }
         let remote = self.remote.resolve(self.mode, environment)?;
-        let default_concurrency = Concurrency::of(self.mode);
         Ok(RunConfig {
             job: JobSettings {
                 num_flows: self.flows.num_flows,
@@ -581,7 +589,7 @@ impl RunArgs {
                 device: self.engine.device,
                 backend: self.engine.backend,
                 gpu: self.engine.gpu(),
-                concurrency: (self.concurrency).map_or(default_concurrency, Concurrency::Fixed),
+                concurrency,
                 rounds: self.rounds,
                 kv_cache_bytes: self.kv_cache_mb,
                 context: self.context,
@@ -591,6 +599,7 @@ impl RunArgs {
                 ignore_eos: self.ignore_eos,
                 script_latency: self.script_latency,
                 engine_per_workflow: self.engine_per_workflow,
+                discard_tainted: self.discard_tainted,
                 params: workflow.params,
                 unsafe_eval: workflow.unsafe_eval,
                 limits: workflow.limits,
@@ -625,6 +634,40 @@ impl RunArgs {
             resume: workflow.resume,
         })
     }
+}
+
+/// Checks that a flow that is run again at the end is measured as it was the first time.
+///
+/// # Errors
+/// Exit code 2 if it is not.
+fn check_reruns(
+    mode: Mode,
+    concurrency: Concurrency,
+    workflow: &workflows::WorkflowSettings,
+) -> Result<()> {
+    let why = match mode {
+        _ if workflow.resume.is_some() => {
+            "--resume is given, and a run that was killed does not say which flows it ran again"
+        }
+        Mode::Standalone | Mode::Scripted if concurrency != Concurrency::Fixed(1) => {
+            "several flows are in flight at once (CONCURRENCY), and a flow that is run again would have \
+             other company"
+        }
+        Mode::Standalone | Mode::Scripted => match &workflow.rollouts {
+            Some(rollouts) if rollouts.files.output.is_some() => {
+                "--output has a row's result as soon as its flow ends"
+            }
+            _ => return Ok(()),
+        },
+        Mode::Reuse => {
+            "MODE is reuse, and a flow that is run again would find its own prefixes cached"
+        }
+        Mode::Both => "MODE is both, whose rounds alternate to share the disturbances",
+        Mode::Remote => "MODE is remote, and the server may have cached the flow's prompts",
+    };
+    Err(Error::usage(format!("--discard-tainted is given, but {why}")).hint(
+        "without --discard-tainted (DISCARD_TAINTED=0), run.json still says which flows are tainted",
+    ))
 }
 
 /// Parses MiB and returns bytes.

@@ -369,6 +369,8 @@ settings! {
         pub script_latency: bool,
         /// The slow baseline: expand anew and start an engine for each workflow.
         pub engine_per_workflow: bool,
+        /// Run flows again that were measured while something disturbed them.
+        pub discard_tainted: bool,
         /// Parameters of the template that are overridden.
         pub params: Vec<(String, String)>,
         /// Run programs without the sandbox if this machine has none.

@@ -1,5 +1,6 @@
 //! The environment of a run: processor, memory, operating system and git revision.
 
+pub(crate) mod host;
 mod load;
 
 use std::path::Path;

@@ -3,12 +3,15 @@
 
 mod changes;
 pub mod compare;
+mod energy;
 pub mod gates;
+mod intervals;
 mod rounds;
 mod scores;
 pub mod sequential;
 mod streamed;
 mod tally;
+mod thinned;
 pub mod trend;
 pub mod validity;
 
@@ -19,10 +22,13 @@ use crate::record::metrics::{Distribution, PositionRecord};
 use crate::statistics::distribution;
 use crate::units::Millis;
 
+pub use energy::{EnergySeries, is_correct, set_rates, shares as energy_shares};
+pub use intervals::TaintIntervals;
 pub use rounds::{ARMS, Rounds};
 pub use scores::Scores;
 pub use streamed::{Streamed, streamed};
 pub use tally::{Tally, WorkflowCounts};
+pub use thinned::{Readings, ThinnedSeries};
 
 /// A step that has ended, in topological order: the indices in `needs` are smaller than its own.
 #[derive(Debug, Clone, PartialEq)]

@@ -18,6 +18,7 @@ pub mod shard;
 pub mod shortage;
 mod tokens;
 pub mod trend;
+pub mod validity;
 pub mod warning;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use repetition::Repetition;
 use segment::Segment;
 use shard::{Shard, ShardRun};
 use shortage::MemoryShortage;
+use validity::{Taint, ValidityRecord};
 use warning::Warning;
 
 pub use tokens::TokenCounts;
@@ -77,10 +79,16 @@ pub struct RunRecord {
     /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuRecord>,
+    /// What was watched while the run, or its last segment, went on; absent before the engine is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validity: Option<ValidityRecord>,
     /// How often an engine was started: once, or once per segment; more often with `--engine-per-workflow`.
     pub engine_starts: usize,
     /// Finished and failed workflows, in the order of the flows.
     pub workflows: Vec<WorkflowRecord>,
+    /// `--discard-tainted` only: the first measurements of workflows that were run again. They are in no total.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub discarded: Vec<WorkflowRecord>,
     pub totals: Totals,
     /// One segment, and one more each time that the run was resumed (`--resume`). Absent if the run was merged,
     /// or is of an earlier version.
@@ -234,6 +242,16 @@ pub struct WorkflowRecord {
     /// was `resumed`.
     #[serde(default)]
     pub slack_ms: BTreeMap<String, Millis>,
+    /// Why its times may not be what the machine can do: what held at some time from its start to its end,
+    /// sorted. Set at the end of the run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tainted: Vec<Taint>,
+    /// Sum of its steps' `energy_joules`; absent if energy is not measured, and if it was `resumed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_joules: Option<f64>,
+    /// `--discard-tainted` only: measured at the end of the run, after a tainted first time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rerun: bool,
     /// `MODE=both` only: the round, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,
@@ -354,6 +372,20 @@ pub struct StepRecord {
     /// between buffered it. TTFT is then the latency, and TPOT is `null`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub burst: bool,
+    /// Why its times may not be what the machine can do: what held at some time from its submission to its end,
+    /// sorted. Set at the end of the run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tainted: Vec<Taint>,
+    /// Its share of the energy: at every moment, the power is divided equally among the steps in flight, waiting
+    /// or computing. Set at the end of the run; absent if energy is not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_joules: Option<f64>,
+    /// `--discard-tainted` only: measured at the end of the run, after a tainted first time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rerun: bool,
+    /// `--discard-tainted` only: replaced by another measurement of the same flow, and in no total.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discarded: bool,
     /// `MODE=both` only: the round, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,
@@ -423,9 +455,15 @@ pub struct Totals {
     /// How answers were checked; absent if none were. Segments that were killed are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationRecord>,
-    /// Energy, if a power was assumed (`GPU_POWER`).
+    /// Energy, measured or assumed; absent if it is neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,
+    /// Steps with a reason in `tainted`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_tainted: usize,
+    /// Steps by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tainted: BTreeMap<Taint, usize>,
     /// `MODE=remote` only: calls to the server, retries and failures. Segments that were killed are missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteRecord>,
@@ -434,14 +472,45 @@ pub struct Totals {
     pub memory_shortages: Vec<MemoryShortage>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Energy of a run. Measured, it is that of the whole GPU or of the processors' packages, with their idle power
+/// and whatever else they do.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Energy {
-    /// `assumed`: a constant power given by the user.
+    /// `nvml_energy_counter`: the GPU's counter. `nvml_power`: the GPU's power, integrated over the readings,
+    /// where there is no counter. `rapl`: the counters of the processors' packages, without their memory, in a
+    /// run without a GPU. `assumed`: a constant power given by the user, only if nothing is measured.
     pub source: String,
+    /// Mean power; for `assumed`, the given one.
     pub watts: f64,
-    /// Joules: watts × `benchmark_total_ms` / 1000.
+    /// Measured: from the start of the first flow to the end of the last. Assumed: watts × `benchmark_total_ms`
+    /// / 1000.
     pub joules: f64,
+    /// Sum of the steps' `energy_joules`, which is the energy of the time in which a step was in flight; absent
+    /// if assumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps_joules: Option<f64>,
+    /// `steps_joules` (assumed: `joules`) per generated token; absent without any, and in `MODE=both`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules_per_token: Option<f64>,
+    /// The same per workflow with a reward of 1; absent without any, and in `MODE=both`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules_per_correct: Option<f64>,
+    /// With a GPU: energy of the processors' packages in the same time, which is not in `joules`; absent if it
+    /// cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processors_joules: Option<f64>,
+}
+
+/// What the end of a run adds to a line of `steps.jsonl`: fields of [`StepRecord`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct StepAmendment {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tainted: Vec<Taint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy_joules: Option<f64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub discarded: bool,
 }
 
 /// `MODE=both`: the rounds of the two modes, and how they compare.
@@ -485,7 +554,7 @@ pub struct RoundRecord {
     pub decode_tokens_per_s: f64,
     /// `prefill_tokens` + `decode_tokens`, the tokens that went through the model, per second of `total_ms`.
     pub processed_tokens_per_s: f64,
-    /// Joules: assumed watts × `total_ms` / 1000; `null` without `GPU_POWER`.
+    /// Joules, measured, or else assumed watts × `total_ms` / 1000; `null` without either.
     pub energy_joules: Option<f64>,
 }
 
@@ -551,6 +620,10 @@ pub struct OutputOf {
     pub round: usize,
     /// As in [`StepRecord`].
     pub out_hash: String,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// The machine and the build.

@@ -2,7 +2,7 @@
 //! queued on it; other durations and deadlines with [`Timer`] and [`now`]. Only the profile's ticks and the
 //! spin of the kernels' pool are read elsewhere; `tests/it/layers.rs` checks that.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::Result;
 use crate::units::Millis;
@@ -38,6 +38,11 @@ impl Moment {
     pub fn since(self, earlier: Self) -> Millis {
         self.0.saturating_duration_since(earlier.0).into()
     }
+
+    /// A timer that counts from this moment.
+    pub fn timer(self) -> Timer {
+        Timer(self.0)
+    }
 }
 
 /// Time since a start, without waiting for a device: for pacing (progress, flushing, time-outs).
@@ -52,6 +57,13 @@ impl Timer {
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+}
+
+/// The wall clock in milliseconds since 1970, which may be set: to compare with the monotonic one, not for
+/// durations.
+pub fn wall_ms() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64() * 1e3)
 }
 
 /// Reads the clock without waiting for a device: for deadlines, and for times of other processes.

@@ -30,8 +30,8 @@ use crate::stopwatch::Fence;
 
 pub use bench::BenchModel;
 pub use device::{
-    DeviceInfo, FoundGpu, GpuMeter, GpuReading, driver_version, find_gpu, gpu_minimum,
-    prepare_process, read_gpu,
+    DeviceInfo, FoundGpu, GpuMeter, GpuReading, GpuSample, GpuWatch, driver_version, find_gpu,
+    gpu_minimum, prepare_process, read_gpu,
 };
 pub use load::hub::{
     DEFAULT_MODEL, ModelFile, ModelFormat, ModelSource, PinnedModel, Watch, digest, find_local,

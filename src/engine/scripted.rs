@@ -64,6 +64,9 @@ struct Answer {
     ttft_ms: Option<f64>,
     #[serde(default)]
     latency_ms: Option<f64>,
+    /// In the steps of a run: another line has replaced this one.
+    #[serde(default)]
+    discarded: bool,
 }
 
 impl Script {
@@ -97,6 +100,9 @@ impl Script {
                     .hint("each line is one JSON object, such as {\"step\": \"planner\", \"output\": \"text\"}")
                     .caused_by(source)
             })?;
+            if answer.discarded {
+                continue;
+            }
             if answer.output.is_none() && answer.fail.is_none() {
                 return Err(Error::usage(format!(
                     "{}: the answer has neither `output` nor `fail`",

@@ -35,11 +35,11 @@ struct Reading {
 
 /// `/proc/stat`, the sum of all processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Machine {
-    processors: usize,
-    busy: u64,
-    steal: u64,
-    all: u64,
+pub(super) struct Machine {
+    pub(super) processors: usize,
+    pub(super) busy: u64,
+    pub(super) steal: u64,
+    pub(super) all: u64,
 }
 
 impl Reading {
@@ -75,7 +75,7 @@ fn compare(first: &Reading, last: &Reading) -> Option<LoadRecord> {
 }
 
 /// Parses `/proc/stat` (proc_stat(5)).
-fn machine(text: &str) -> Option<Machine> {
+pub(super) fn machine(text: &str) -> Option<Machine> {
     let processors = text.lines().filter(|line| {
         let number = line
             .strip_prefix("cpu")
@@ -99,13 +99,13 @@ fn machine(text: &str) -> Option<Machine> {
 
 /// A process in `/proc/PID/stat` (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Process {
+pub(super) struct Process {
     parent: u32,
     /// Its own time and that of the children it has waited for.
-    ticks: u64,
+    pub(super) ticks: u64,
 }
 
-fn process(text: &str) -> Option<Process> {
+pub(super) fn process(text: &str) -> Option<Process> {
     // The name in the field before can contain spaces and brackets.
     let (_, fields) = text.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_whitespace().collect();

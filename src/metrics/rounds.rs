@@ -89,8 +89,8 @@ impl Rounds {
         workflow.mode = Some(self.current.mode.clone());
     }
 
-    /// Ends the round in progress, of `num_flows` flows. `watts` is the power to assume.
-    pub fn end(&mut self, total: Millis, num_flows: usize, watts: Option<f64>) -> RoundRecord {
+    /// Ends the round in progress, of `num_flows` flows. `joules`: its energy, if known.
+    pub fn end(&mut self, total: Millis, num_flows: usize, joules: Option<f64>) -> RoundRecord {
         let current = std::mem::take(&mut self.current);
         let tokens = self.counts.tokens();
         let per_s = |tokens: usize| match total.seconds() {
@@ -107,7 +107,7 @@ impl Rounds {
             decode_tokens: tokens.decode,
             decode_tokens_per_s: per_s(tokens.decode),
             processed_tokens_per_s: per_s(tokens.processed()),
-            energy_joules: watts.map(|watts| watts * total.seconds()),
+            energy_joules: joules,
             ..current
         };
         self.done.push(round.clone());

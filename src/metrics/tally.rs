@@ -1,6 +1,9 @@
 //! Sums from steps to workflows to a run's totals: of a run as they end, of a merge from its parts.
 
+use std::collections::BTreeMap;
+
 use super::{Positions, Scores};
+use crate::record::validity::Taint;
 use crate::record::{StepRecord, TokenCounts, Totals, WorkflowRecord};
 use crate::statistics::{distribution, mean};
 use crate::units::Millis;
@@ -58,6 +61,8 @@ pub struct Tally {
     /// Rewards in which an answer without a verdict counts 0.
     floors: Vec<f64>,
     undecided: usize,
+    steps_tainted: usize,
+    tainted: BTreeMap<Taint, usize>,
     /// Whether steps of `MODE=both` are among them: a mean over both modes would say nothing.
     several_modes: bool,
 }
@@ -68,6 +73,15 @@ impl Tally {
         self.positions.add(step);
         self.scores.add(step);
         self.several_modes |= step.mode.is_some();
+        self.tainted(&step.tainted);
+    }
+
+    /// Counts the reasons of a step, where they are known only after the step was added.
+    pub fn tainted(&mut self, reasons: &[Taint]) {
+        self.steps_tainted += usize::from(!reasons.is_empty());
+        for reason in reasons {
+            *self.tainted.entry(*reason).or_default() += 1;
+        }
     }
 
     pub fn workflow(&mut self, workflow: &WorkflowRecord) {
@@ -99,6 +113,8 @@ impl Tally {
         totals.scores = self.scores.records();
         totals.reward = distribution(&self.rewards);
         totals.undecided = self.undecided;
+        totals.steps_tainted = self.steps_tainted;
+        totals.tainted = self.tainted.clone();
         totals.mean_reward = distribution(&self.floors).map(|floors| floors.mean);
     }
 }
@@ -156,6 +172,24 @@ mod tests {
         tally.set_totals(&mut totals);
         assert_eq!(totals.workflows_done, 2);
         assert_eq!(totals.avg_workflow_ms, Some(Millis(10.0)));
+    }
+
+    #[test]
+    fn tainted_steps_count_once_and_each_of_their_reasons() {
+        let mut tally = Tally::default();
+        tally.step(&step(1, None));
+        tally.step(&StepRecord {
+            tainted: vec![Taint::Steal, Taint::SwPowerCap],
+            ..step(1, None)
+        });
+        tally.tainted(&[Taint::Steal]);
+        let mut totals = Totals::default();
+        tally.set_totals(&mut totals);
+        assert_eq!(totals.steps_tainted, 2);
+        assert_eq!(
+            totals.tainted,
+            [(Taint::Steal, 2), (Taint::SwPowerCap, 1)].into()
+        );
     }
 
     #[test]

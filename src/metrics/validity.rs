@@ -2,10 +2,15 @@
 
 use crate::record::compare::{Invalid, MeasuredRun, MeasuredStep};
 use crate::record::gpu::is_setting;
+use crate::record::validity::Taint;
 use crate::units::plural;
 
 /// A baseline with this many times the new run's tokens for the same steps: the work is gone.
 const FEW_TOKENS: f64 = 0.5;
+
+/// Throttled steps above this share: fewer hardly move a mean, and a card at its power limit is throttled now and
+/// then.
+const THROTTLED_SHARE: f64 = 0.1;
 
 /// No change of a program makes a run this much faster.
 const IMPLAUSIBLE: f64 = 10.0;
@@ -41,7 +46,10 @@ pub fn invalid(run: &MeasuredRun) -> Vec<Invalid> {
         let detail = format!("{tokens} reused in MODE=standalone, which keeps nothing");
         found.add("reused_tokens", detail);
     }
-    if let Some(gpu) = &record.gpu {
+    watched(run, &mut found);
+    // What a thread has watched over the whole run says more than the two readings.
+    let gpu = record.gpu.as_ref();
+    if let Some(gpu) = gpu.filter(|_| record.validity.is_none()) {
         let reasons = gpu.throttle.iter().map(String::as_str);
         let reasons: Vec<&str> = reasons.filter(|reason| !is_setting(reason)).collect();
         if !reasons.is_empty() {
@@ -56,6 +64,46 @@ pub fn invalid(run: &MeasuredRun) -> Vec<Invalid> {
         }
     }
     found.all
+}
+
+/// Reasons that were seen while the run went on.
+fn watched(run: &MeasuredRun, found: &mut Found) {
+    const THROTTLED: [Taint; 5] = [
+        Taint::SwPowerCap,
+        Taint::SwThermal,
+        Taint::HwSlowdown,
+        Taint::HwThermal,
+        Taint::HwPowerBrake,
+    ];
+    let with = |taints: &[Taint]| {
+        let is_one = |step: &&MeasuredStep| step.tainted.iter().any(|taint| taints.contains(taint));
+        run.steps.iter().filter(is_one).count()
+    };
+    let steps = plural(run.steps.len(), "step");
+    let throttled = with(&THROTTLED);
+    if throttled as f64 > THROTTLED_SHARE * run.steps.len() as f64 {
+        let detail = format!("the GPU was throttled in {throttled} of {steps}");
+        found.add("throttled", detail);
+    }
+    let any = [
+        (
+            Taint::OtherProcess,
+            "gpu_shared",
+            "another process used the GPU",
+        ),
+        (Taint::GpuLost, "gpu_lost", "the GPU was lost"),
+        (
+            Taint::ClockJump,
+            "clock_jump",
+            "the wall clock was set, or the machine suspended,",
+        ),
+    ];
+    for (taint, reason, what) in any {
+        match with(&[taint]) {
+            0 => {}
+            tainted => found.add(reason, format!("{what} in {tainted} of {steps}")),
+        }
+    }
 }
 
 /// Reasons that show only beside a baseline. `explained`: the subject of the comparison explains another
@@ -151,6 +199,7 @@ mod tests {
     use super::*;
     use crate::metrics::compare::made::run;
     use crate::record::gpu::{GpuProcess, GpuRecord};
+    use crate::record::validity::ValidityRecord;
     use serde_json::json;
 
     fn reasons(run: &MeasuredRun) -> Vec<String> {
@@ -194,6 +243,34 @@ mod tests {
                 ..GpuRecord::default()
             });
         });
+    }
+
+    #[test]
+    fn what_was_watched_makes_a_run_invalid() {
+        let with = |taint: Taint, steps: usize| {
+            let mut run = run("a", 10, |_, _| 1.0);
+            assert!(run.steps.len() >= 10, "a step is at most a tenth of them");
+            for step in &mut run.steps[..steps] {
+                step.tainted = vec![Taint::Steal, taint];
+            }
+            // The two readings are not asked where there are more.
+            run.record.validity = Some(ValidityRecord::default());
+            run.record.gpu = Some(GpuRecord {
+                throttle: vec!["sw_power_cap".to_owned()],
+                ..GpuRecord::default()
+            });
+            reasons(&run)
+        };
+        assert_eq!(with(Taint::SwPowerCap, 1), [""; 0]);
+        assert_eq!(with(Taint::SwPowerCap, 10), ["throttled"]);
+        assert_eq!(with(Taint::OtherProcess, 1), ["gpu_shared"]);
+        assert_eq!(with(Taint::GpuLost, 1), ["gpu_lost"]);
+        assert_eq!(with(Taint::ClockJump, 1), ["clock_jump"]);
+        assert_eq!(
+            with(Taint::OtherProcesses, 10),
+            [""; 0],
+            "the run alone decides"
+        );
     }
 
     #[test]

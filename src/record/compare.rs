@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::validity::Taint;
 use super::{RunRecord, TokenCounts};
 use crate::units::Millis;
 
@@ -43,6 +44,12 @@ pub struct MeasuredStep {
     pub round: Option<usize>,
     #[serde(default)]
     pub mode: Option<String>,
+    #[serde(default)]
+    pub tainted: Vec<Taint>,
+    #[serde(default)]
+    pub rerun: bool,
+    #[serde(default)]
+    pub discarded: bool,
 }
 
 impl MeasuredStep {

@@ -23,6 +23,7 @@ pub mod table;
 pub(crate) mod testing;
 pub mod timing;
 pub mod traffic;
+pub mod validity;
 pub mod verdicts;
 pub mod warnings;
 

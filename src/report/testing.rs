@@ -82,8 +82,7 @@ pub(crate) fn run(
             },
             critical_path: path,
             slack_ms: BTreeMap::new(),
-            round: None,
-            mode: None,
+            ..WorkflowRecord::default()
         });
     }
     let record = RunRecord {
@@ -120,6 +119,8 @@ pub(crate) fn run(
         engine: json!({"kind": "local", "model": "a model", "backend": "native"}),
         evaluator: None,
         gpu: None,
+        validity: None,
+        discarded: Vec::new(),
         engine_init_ms: Some(Millis(init)),
         pool_init_ms: None,
         rollouts: None,

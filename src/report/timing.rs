@@ -152,10 +152,14 @@ impl fmt::Display for Score {
 /// The line of a step: `[TARGET]`, or `[EVALUATE]` or `[VERIFY]` for a step judged without the
 /// model.
 pub fn target(step: &StepRecord) -> String {
-    match step.kind() {
+    let mut line = match step.kind() {
         "evaluate" | "verify" => judged(step),
         _ => generated(step),
+    };
+    if step.rerun {
+        line.push_str(" rerun=1");
     }
+    line
 }
 
 /// `[EVALUATE] flow=… step=… sample=… outcome=… score=… latency_ms=… run_ms=… overhead_ms=…`, or
@@ -203,15 +207,17 @@ fn generated(step: &StepRecord) -> String {
     )
 }
 
-/// `[TIMING] workflow_1_ms=…`, followed by `(failed)` for an incomplete workflow.
+/// `[TIMING] workflow_1_ms=…`, followed by `(failed)` for an incomplete workflow, and by `(again)` for one that
+/// was run again.
 pub fn workflow(workflow: &WorkflowRecord) -> String {
     let failed = if workflow.error.is_some() {
         " (failed)"
     } else {
         ""
     };
+    let rerun = if workflow.rerun { " (again)" } else { "" };
     format!(
-        "[TIMING] workflow_{}_ms={}{failed}",
+        "[TIMING] workflow_{}_ms={}{failed}{rerun}",
         workflow.flow, workflow.workflow_ms
     )
 }
@@ -316,6 +322,8 @@ mod tests {
         assert!(target(&step).contains(" decode_tokens=4 attempts=3 out_hash="));
         step.ttft_ms = None;
         assert!(target(&step).contains(" ttft_ms=null "));
+        step.rerun = true;
+        assert!(target(&step).ends_with("out_hash=00112233aabbccdd rerun=1"));
 
         let mut flow = WorkflowRecord {
             flow: 3,
@@ -331,14 +339,14 @@ mod tests {
             reward: None,
             reward_floor: None,
             tokens: TokenCounts::default(),
-            critical_path: Vec::new(),
-            slack_ms: Default::default(),
-            round: None,
-            mode: None,
+            ..WorkflowRecord::default()
         };
         assert_eq!(workflow(&flow), "[TIMING] workflow_3_ms=99.00");
         flow.error = Some("broke".to_owned());
         assert_eq!(workflow(&flow), "[TIMING] workflow_3_ms=99.00 (failed)");
+        flow.error = None;
+        flow.rerun = true;
+        assert_eq!(workflow(&flow), "[TIMING] workflow_3_ms=99.00 (again)");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::reading;
 use crate::error::{Error, Result};
+use crate::record::Status;
 use crate::record::compare::{MeasuredRun, MeasuredStep};
 
 /// Reads the run in `folder`.
@@ -31,6 +32,9 @@ pub fn read_measured(folder: &Path) -> Result<MeasuredRun> {
             Err(source) => return Err(reading::not_a_step(&file, number, source)),
         }
     }
+    // Only what is in the totals: of a killed run, the first measurements.
+    let killed = record.status == Status::Running;
+    steps.retain(|step: &MeasuredStep| !(step.discarded || killed && step.rerun));
     Ok(MeasuredRun { record, steps })
 }
 

@@ -1,6 +1,7 @@
 //! What runs leave on disk, and how it is read back: a run's folder, evolutions, rollouts, recordings,
 //! profiles, names of runs and baselines, and the merge of runs.
 
+mod amend;
 pub mod baselines;
 mod comparable;
 mod evolution;

@@ -23,7 +23,7 @@ const SHARE: u32 = 20;
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    steps: File,
+    pub(super) steps: File,
     saved: Timer,
     /// Duration of the last write of `run.json`.
     took: Duration,

@@ -8,8 +8,9 @@ use super::names::natural;
 use super::reading::{not_a_step, parse, read, record};
 use super::runs;
 use crate::error::Result;
+use crate::metrics::TaintIntervals;
 use crate::record::evaluation::EvolutionRecord;
-use crate::record::{RunRecord, StepRecord};
+use crate::record::{RunRecord, Status, StepRecord};
 
 /// A run read from its folder.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +18,7 @@ pub struct SavedRun {
     pub folder: PathBuf,
     /// `run.json`.
     pub record: RunRecord,
-    /// `steps.jsonl`, up to the last whole line.
+    /// `steps.jsonl`, up to the last whole line, without measurements that others have replaced.
     pub steps: Vec<StepRecord>,
     /// The summaries of its evolutions, by flow.
     pub evolutions: Vec<EvolutionRecord>,
@@ -39,9 +40,12 @@ impl SavedRun {
             let folder = path.parent().unwrap_or(Path::new("")).to_owned();
             (folder, path.clone())
         };
+        let record = record(&file)?;
+        let mut steps = steps(&folder.join("steps.jsonl"))?;
+        valid_only(&record, &mut steps);
         Ok(Self {
-            record: record(&file)?,
-            steps: steps(&folder.join("steps.jsonl"))?,
+            record,
+            steps,
             evolutions: evolutions(&folder.join("evolution"))?,
             folder,
         })
@@ -66,6 +70,26 @@ pub(super) fn parse_steps(text: &str, file: &Path) -> Result<Vec<StepRecord>> {
     Ok(steps)
 }
 
+/// Leaves out what is in no total. In a run that was killed, lines were not amended: measurements of flows that
+/// were being run again do not count, and reasons follow from the intervals in the record.
+fn valid_only(record: &RunRecord, steps: &mut Vec<StepRecord>) {
+    steps.retain(|step| !step.discarded);
+    let Some(validity) = (record.validity.as_ref()).filter(|_| record.status == Status::Running)
+    else {
+        return;
+    };
+    steps.retain(|step| !step.rerun);
+    let taints = TaintIntervals::of(&validity.taints);
+    let last = record.segments.len().max(1);
+    for step in steps
+        .iter_mut()
+        .filter(|step| step.segment.unwrap_or(1) == last)
+    {
+        let start = step.start_ms.0;
+        step.tainted = taints.over(start, start + step.latency_ms.0);
+    }
+}
+
 /// Reads the `evolution/` folder; a run without one has no evolutions.
 fn evolutions(folder: &Path) -> Result<Vec<EvolutionRecord>> {
     let Ok(entries) = fs::read_dir(folder) else {
@@ -79,4 +103,50 @@ fn evolutions(folder: &Path) -> Result<Vec<EvolutionRecord>> {
     (folders.iter())
         .filter_map(|folder| evolution::read(folder, &value).transpose())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::validity::{Taint, ValidityRecord};
+    use crate::units::Millis;
+
+    #[test]
+    fn a_killed_runs_steps_have_the_reasons_of_its_record() {
+        let step = |start: f64, rerun, discarded| StepRecord {
+            start_ms: Millis(start),
+            latency_ms: Millis(10.0),
+            rerun,
+            discarded,
+            ..StepRecord::default()
+        };
+        let steps = vec![
+            step(0.0, false, false),
+            step(100.0, false, false),
+            step(200.0, true, false),
+            step(300.0, false, true),
+        ];
+        let (mut record, _) = crate::report::testing::run(1, 0.0, 1.0, 1.0);
+        let mut taints = TaintIntervals::default();
+        taints.add(Taint::Steal, 90.0, 105.0);
+        record.validity = Some(ValidityRecord {
+            taints: taints.records(),
+            ..ValidityRecord::default()
+        });
+        let read = |status| {
+            let (mut record, mut steps) = (record.clone(), steps.clone());
+            record.status = status;
+            valid_only(&record, &mut steps);
+            let each = steps
+                .into_iter()
+                .map(|step| (step.start_ms.0, step.tainted));
+            each.collect::<Vec<_>>()
+        };
+        let killed = read(Status::Running);
+        assert_eq!(killed, [(0.0, vec![]), (100.0, vec![Taint::Steal])]);
+        // At the end of a run its lines were amended.
+        let ended = read(Status::Complete);
+        assert_eq!(ended.len(), 3);
+        assert!(ended.iter().all(|(_, tainted)| tainted.is_empty()));
+    }
 }

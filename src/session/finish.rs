@@ -11,10 +11,11 @@ use super::verdict::verdict;
 use crate::config::Limits;
 use crate::error::{Error, Exit, Result};
 use crate::flow::Expansion;
+use crate::metrics;
 use crate::profile;
 use crate::record::segment::SegmentEnd;
 use crate::record::{Energy, Status};
-use crate::report::{gpu, summary, table, timing, traffic, warnings};
+use crate::report::{gpu, summary, table, timing, traffic, validity, warnings};
 use crate::results::{self, Recording, RolloutFile};
 use crate::stopwatch::Timer;
 use crate::workflow::{Accounts, Outcome};
@@ -88,6 +89,14 @@ impl Recorder<'_> {
     /// # Errors
     /// Why the run did not end well, or what could not be written.
     pub(super) fn finish(mut self, result: Result<Outcome>, num_workflows: usize) -> Result<Exit> {
+        // Nothing was measured without an engine.
+        let settled = match self.record.engine_starts {
+            0 => Ok(()),
+            _ => {
+                let _saving = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
+                self.settle()
+            }
+        };
         self.set_totals();
         self.end_segment(&result);
         let comparison = self.record.comparison.as_ref();
@@ -108,9 +117,14 @@ impl Recorder<'_> {
         // Saved before it is printed: a closed pipe must not cost the record.
         let saved = self.save_all(status == Status::Complete);
         self.print_totals(num_workflows)?;
-        saved?;
+        saved.and(settled)?;
         let judged = self.judge()?;
         if let Some(line) = gpu::line(&self.record) {
+            self.console.progress(&line);
+        }
+        // The line on the GPU has the energy of its counter.
+        let of_gpu = self.record.gpu.as_ref().and_then(|gpu| gpu.energy_joules);
+        if let (None, Some(line)) = (of_gpu, validity::energy_line(&self.record)) {
             self.console.progress(&line);
         }
         let next = self.next_command();
@@ -146,14 +160,22 @@ impl Recorder<'_> {
     fn set_totals(&mut self) {
         let totals = &mut self.record.totals;
         self.tally.set_totals(totals);
-        if let (Some(watts), Some(total)) =
-            (self.config.machine.gpu_power, totals.benchmark_total_ms)
-        {
+        if let (None, Some(watts), Some(total)) = (
+            &totals.energy,
+            self.config.machine.gpu_power,
+            totals.benchmark_total_ms,
+        ) {
             totals.energy = Some(Energy {
                 source: "assumed".to_owned(),
                 watts,
                 joules: watts * total.seconds(),
+                ..Energy::default()
             });
+        }
+        // Of two modes, they would describe neither.
+        if let Some(energy) = (totals.energy.as_mut()).filter(|_| self.rounds.is_none()) {
+            let correct = (self.record.workflows.iter()).filter(|flow| metrics::is_correct(flow));
+            metrics::set_rates(energy, totals.tokens.decode, correct.count());
         }
         self.record.workflows.sort_by_key(|workflow| workflow.flow);
     }

@@ -4,6 +4,7 @@
 //! run ─► expansion (flows, through the cache) ─► services (evaluator, verifier, accounts)
 //!          └─► prepared (model, script or server) ─► engine
 //!                 └─► rounds / one engine / an engine per workflow ─► recorder ─► finish, verdict
+//!                       (sampler: watches the machine meanwhile)      rerun, validity
 //! resume (an earlier run that goes on): locked first, checked after the expansion, kept by the recorder
 //! ```
 
@@ -15,9 +16,13 @@ pub(crate) mod model;
 mod prepared;
 mod recorder;
 mod repetitions;
+mod replaced;
+mod rerun;
 mod resume;
 mod rounds;
+mod sampler;
 mod services;
+mod validity;
 mod verdict;
 
 pub(crate) use finish::save_before_exit;
@@ -90,6 +95,7 @@ pub(crate) fn run(
     let config = &resolved;
     keep_shard(config, &mut expansion)?;
     outputs::check(config, &expansion)?;
+    rerun::check(config, &expansion.flows)?;
     let environment = {
         let _span = profile::span(Span::Environment);
         environment.join().unwrap_or_default()
@@ -180,8 +186,10 @@ fn new_record(
         pool_init_ms: None,
         evaluator: None,
         gpu: None,
+        validity: None,
         engine_starts: 0,
         workflows: Vec::new(),
+        discarded: Vec::new(),
         totals: Totals::default(),
         segments: vec![Segment::starting(started_at)],
         warnings: Vec::new(),
@@ -254,6 +262,7 @@ fn run_flows(
         origin: Moment::now(&NoFence)?,
         interrupted,
     };
+    recorder.watch(job.origin);
     let result = if config.job.mode == Mode::Both {
         recorder.run_rounds(&job, &mut services)
     } else if config.job.engine_per_workflow {
@@ -281,7 +290,14 @@ impl Recorder<'_> {
     fn run_with_one_engine(&mut self, job: &Job, services: &mut RunServices) -> Result<Outcome> {
         let mut engine = self.start_engine(job, job.origin)?;
         let concurrency = self.concurrency;
-        let outcome = self.run_flows(engine.as_mut(), services, job, job.flows, concurrency);
+        let mut outcome = self.run_flows(engine.as_mut(), services, job, job.flows, concurrency);
+        if matches!(outcome, Ok(Outcome::Ended)) {
+            let again = self.tainted_flows(job);
+            if !again.is_empty() {
+                let reruns = self.run_flows(engine.as_mut(), services, job, &again, concurrency);
+                outcome = reruns.map(rerun::outcome_after);
+            }
+        }
         self.read_gpu();
         outcome
     }
@@ -292,7 +308,21 @@ impl Recorder<'_> {
         job: &Job,
         services: &mut RunServices,
     ) -> Result<Outcome> {
-        for flow in job.flows {
+        let outcome = self.run_each(job, services, job.flows)?;
+        if outcome != Outcome::Ended {
+            return Ok(outcome);
+        }
+        let again = self.tainted_flows(job);
+        (self.run_each(job, services, &again)).map(rerun::outcome_after)
+    }
+
+    fn run_each(
+        &mut self,
+        job: &Job,
+        services: &mut RunServices,
+        flows: &[Flow],
+    ) -> Result<Outcome> {
+        for flow in flows {
             let expansion = profile::span(Span::FlowExpansion);
             flow::expand(&flow::ExpandRequest {
                 use_cache: false,

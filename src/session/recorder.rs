@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::RunConfig;
 use crate::engine::{Engine, GpuMeter, LocalEngine, Message, Origin};
@@ -17,17 +18,22 @@ use crate::report::{Console, timing};
 use crate::results::{
     EvolutionFolder, ProfileFiles, Recording, Rollout, RolloutFile, RunFolder, Usage, circumstances,
 };
-use crate::stopwatch::Moment;
+use crate::stopwatch::{Moment, Timer};
 use crate::terminal::indented;
 use crate::workflow::{self, Accounts, Observer, Outcome, Response, RunnerOptions};
 
 use super::Job;
 use super::prepared::Prepared;
+use super::replaced::Reruns;
 use super::resume::Kept;
+use super::sampler::Sampler;
 use super::services::RunServices;
 
 /// Errors of further failed workflows are in the record only.
 const EXPLAINED_FAILURES: usize = 3;
+
+/// How often a running run's record is given what was watched.
+const WATCHED: Duration = Duration::from_secs(1);
 
 /// Saves and prints measurements as they come.
 pub(super) struct Recorder<'a> {
@@ -44,6 +50,11 @@ pub(super) struct Recorder<'a> {
     pub(super) load: LoadMeter,
     /// The GPU since the engine was started; `None` if it uses none.
     pub(super) gpu: Option<GpuMeter>,
+    /// Watches the machine from the start of the engine to the end of the run.
+    pub(super) sampler: Option<Sampler>,
+    /// Since the record had what was watched.
+    watched: Timer,
+    pub(super) reruns: Reruns,
     pub(super) record: RunRecord,
     pub(super) files: RunFiles,
     /// What earlier segments of the run have measured.
@@ -83,6 +94,9 @@ impl<'a> Recorder<'a> {
             gathered: Gathered::default(),
             load: LoadMeter::start(),
             gpu: None,
+            sampler: None,
+            watched: Timer::start(),
+            reruns: Reruns::default(),
             record,
             files,
             open_steps: kept.open_steps(),
@@ -139,6 +153,10 @@ impl Recorder<'_> {
             }
             self.gpu = GpuMeter::start();
             self.record.gpu = self.gpu.as_ref().map(GpuMeter::begun);
+            // The card can be read from now on, and its energy is to be known from the first flow on.
+            if let Some(sampler) = &self.sampler {
+                sampler.refresh();
+            }
         }
         self.record.engine = serde_json::to_value(engine.info()).unwrap_or_default();
         self.record.engine_starts = match prepared {
@@ -230,7 +248,9 @@ impl Recorder<'_> {
         let shortages = services.engine.take_shortages();
         self.record.totals.memory_shortages.extend(shortages);
         // However the flows ended, unless the device no longer answers.
-        if let Ok(end) = Moment::now(services.engine) {
+        if let Ok(end) = Moment::now(services.engine)
+            && !self.reruns.begun
+        {
             let took = end.since(job.origin);
             self.record.totals.benchmark_total_ms = Some(self.kept.benchmark_ms + took);
             if let Some(segment) = self.record.segments.last_mut() {
@@ -300,10 +320,14 @@ impl Observer for Recorder<'_> {
         if let Some(rounds) = &mut self.rounds {
             rounds.step(&mut step);
         }
+        step.rerun = self.reruns.begun;
         let step = &step;
-        self.tally.step(step);
-        self.tally.set_counts(&mut self.record.totals);
-        self.gathered.add(step);
+        // Where flows were run again, all is counted anew at the end.
+        if !step.rerun {
+            self.tally.step(step);
+            self.tally.set_counts(&mut self.record.totals);
+            self.gathered.add(step);
+        }
         // Saved before it is printed, so that the file has whatever is on the screen.
         self.files.folder.add_step(step)?;
         let is_recorded = is_recorded(step);
@@ -314,8 +338,13 @@ impl Observer for Recorder<'_> {
             self.console.result(&timing::target(step))?;
             self.show(step);
         }
-        if step.kind.is_none() {
+        if step.kind.is_none() && !step.rerun {
             self.console.step_ended(step.tokens.decode);
+        }
+        if self.watched.elapsed() >= WATCHED {
+            self.watched = Timer::start();
+            let sampler = self.sampler.as_ref();
+            self.record.validity = sampler.map(|sampler| sampler.record(false));
         }
         self.files.folder.save_now_and_then(&self.record)
     }
@@ -378,6 +407,12 @@ impl Observer for Recorder<'_> {
         if let Some(rounds) = &mut self.rounds {
             rounds.workflow(&mut workflow);
         }
+        workflow.rerun = self.reruns.begun;
+        if workflow.rerun {
+            let line = timing::workflow(&workflow);
+            self.replace(workflow);
+            return self.console.result(&line);
+        }
         self.tally.workflow(&workflow);
         self.tally.set_counts(&mut self.record.totals);
         if let Some(error) = error {
@@ -399,7 +434,10 @@ impl Observer for Recorder<'_> {
     }
 }
 
-/// Whether a step belongs to a recording. The other rounds of `MODE=both` generate the same texts.
+/// Whether a step belongs to a recording. The other rounds of `MODE=both` generate the same texts, as do flows that
+/// are run again.
 pub(super) fn is_recorded(step: &StepRecord) -> bool {
-    step.round.is_none_or(|round| round == 1) && step.mode.as_deref() != Some("reuse")
+    step.round.is_none_or(|round| round == 1)
+        && step.mode.as_deref() != Some("reuse")
+        && !step.rerun
 }

@@ -195,6 +195,7 @@ fn one(
     let result = ready.and_then(|engine| {
         // The start of the engine is not repeated, so that it is in no total.
         let job = job(Moment::now(engine.as_ref())?);
+        recorder.watch(job.origin);
         let concurrency = recorder.concurrency;
         let outcome = recorder.run_flows(engine.as_mut(), &mut services, &job, flows, concurrency);
         recorder.read_gpu();
@@ -260,6 +261,10 @@ pub(super) fn check(config: &RunConfig) -> Result<()> {
         (config.rollouts.is_some(), "--input has --repeats"),
         (shown.record.is_some(), "--record has one file"),
         (shown.profiling.profile, "a profile is of one run"),
+        (
+            config.job.discard_tainted,
+            "disturbed runs can be left out, so --discard-tainted is not needed",
+        ),
         (config.resume.is_some(), "--resume goes on with one run"),
     ];
     match obstacle.iter().find(|(exists, _)| *exists) {

@@ -42,12 +42,12 @@ impl Recorder<'_> {
             let start = Moment::now(engine)?;
             let outcome = self.run_flows(engine, services, job, job.flows, concurrency);
             let end = Moment::now(engine);
+            let joules = match &end {
+                Ok(end) => self.joules_of_round(start.since(job.origin), end.since(job.origin)),
+                Err(_) => None,
+            };
             if let (Some(rounds), Ok(end)) = (&mut self.rounds, end) {
-                let record = rounds.end(
-                    end.since(start),
-                    job.flows.len(),
-                    self.config.machine.gpu_power,
-                );
+                let record = rounds.end(end.since(start), job.flows.len(), joules);
                 self.record.comparison = Some(rounds.comparison());
                 self.save()?;
                 self.console.result(&timing::round(&record))?;

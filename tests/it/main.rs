@@ -43,5 +43,6 @@ mod streams;
 #[path = "../support/thorough.rs"]
 mod thorough;
 mod tiny_model;
+mod validity;
 mod warnings;
 mod workflows;

@@ -73,7 +73,7 @@ fn record_of(driver: &Path, readings: &str) -> (Workspace, Printed, serde_json::
 #[test]
 fn a_run_records_its_card() {
     let Some(driver) = driver(&[]) else { return };
-    // 2.5 J between two readings; 0x26: clocks set by the user, power limit, heat.
+    // 2.5 J more at each call, which a thread makes meanwhile, too; 0x26: clocks set by the user, power limit, heat.
     let readings = SOUND
         .replace("throttle_reasons=1", "throttle_reasons=0x26")
         .replace("processes=self:1000", "processes=self:1000,4242:1073741824")
@@ -92,9 +92,13 @@ fn a_run_records_its_card() {
             "other_processes": [{"pid": 4242, "memory_bytes": 1 << 30}],
         })
     };
-    assert_eq!(gpu["start"], reading(1_000_000));
-    assert_eq!(gpu["end"], reading(1_002_500));
-    assert_eq!(gpu["energy_joules"], 2.5);
+    let counter = |part: &str| gpu[part]["energy_millijoules"].as_u64().expect("known");
+    let (from, to) = (counter("start"), counter("end"));
+    assert!(from >= 1_000_000 && to > from, "{from} to {to}");
+    assert_eq!(gpu["start"], reading(from));
+    assert_eq!(gpu["end"], reading(to));
+    let joules = (to - from) as f64 / 1e3;
+    assert_eq!(gpu["energy_joules"], joules);
     assert!(gpu["seconds"].as_f64() > Some(0.0));
     assert_eq!(gpu["throttle"], gpu["end"]["throttle"]);
     assert_eq!(gpu["other_processes"], gpu["end"]["other_processes"]);
@@ -116,10 +120,14 @@ fn a_run_records_its_card() {
     assert_eq!(gpu["missing"], serde_json::Value::Null);
 
     // 36 tokens: three steps of 12.
-    for line in [
-        "[PROGRESS] GPU: 2.5 J, 0.069 J per generated token; SM 1755 of 1980 MHz, memory 2619 of 2619 MHz; \
+    let per_token = format!("{:.3} J per generated token", joules / 36.0);
+    let line = format!(
+        "[PROGRESS] GPU: {joules:.1} J, {per_token}; SM 1755 of 1980 MHz, memory 2619 of 2619 MHz; \
          61 °C; throttled by applications_clocks_setting, sw_power_cap, sw_thermal_slowdown; \
-         shared with process 4242 (1.0 GiB)\n",
+         shared with process 4242 (1.0 GiB)\n"
+    );
+    for line in [
+        line.as_str(),
         "warning: The GPU was throttled: ",
         "(sw_power_cap, sw_thermal_slowdown)\n",
         "warning: Other processes used the GPU: ",
@@ -134,7 +142,7 @@ fn a_run_records_its_card() {
     let page = std::fs::read_to_string(folder.join("report.html")).expect("written");
     for shown in [
         "GPU energy",
-        "0.069 J per generated token",
+        per_token.as_str(),
         "SM 1755 of 1980 MHz, memory 2619 of 2619 MHz",
         "GPU throttled by",
         "driver 580.65.06, power limit 700 W, MIG off, persistence on, ECC on",
@@ -251,11 +259,24 @@ fn rounds_of_two_modes_have_one_energy() {
     let (workspace, mut command) = on(&driver, &format!("{SOUND}energy_mj=0+2500\n"), &["run"]);
     let printed = run(command.env("MODE", "both"));
     assert_eq!(printed.code, 0, "{}", printed.err);
-    assert_eq!(workspace.record()["gpu"]["energy_joules"], 2.5);
+    let record = workspace.record();
+    let joules = record["gpu"]["energy_joules"].as_f64().expect("known");
+    let line = format!("[PROGRESS] GPU: {joules:.1} J; SM");
+    assert!(printed.err.contains(&line), "{line}: {}", printed.err);
+    // Each round has its part.
+    let rounds = record["comparison"]["rounds"].as_array().expect("six");
+    let of_rounds = rounds.iter().map(|round| round["energy_joules"].as_f64());
+    let of_rounds: f64 = of_rounds.map(|joules| joules.expect("measured")).sum();
+    let totals = &record["totals"]["energy"];
+    assert_eq!(totals["source"], "nvml_energy_counter");
     assert!(
-        printed.err.contains("[PROGRESS] GPU: 2.5 J; SM"),
-        "{}",
-        printed.err
+        of_rounds > 0.0 && of_rounds <= joules,
+        "{of_rounds} of {joules}"
+    );
+    assert_eq!(
+        totals["joules_per_token"],
+        serde_json::Value::Null,
+        "of which mode?"
     );
 }
 

@@ -278,6 +278,8 @@ fn assumed_power_gives_energy() {
         .as_f64()
         .expect("a power was given");
     assert!((joules - 300.0 * ms / 1e3).abs() < 1e-6);
+    assert_eq!(totals["energy"]["source"], "assumed");
+    assert!(totals["energy"]["joules_per_token"].as_f64() > Some(0.0));
 }
 
 #[test]

@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::units::Bytes;
 
 pub use info::DeviceInfo;
-pub use nvml::{GpuMeter, Reading as GpuReading, driver_version, read as read_gpu};
+pub use nvml::{
+    GpuMeter, GpuSample, GpuWatch, Reading as GpuReading, driver_version, read as read_gpu,
+};
 
 /// Where a model runs.
 #[derive(Clone)]

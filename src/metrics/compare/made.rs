@@ -95,6 +95,8 @@ pub(crate) fn run(id: &str, flows: usize, factor: impl Fn(usize, usize) -> f64) 
         pool_init_ms: None,
         evaluator: None,
         gpu: None,
+        validity: None,
+        discarded: Vec::new(),
         engine_starts: 1,
         workflows,
         totals,

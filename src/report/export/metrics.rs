@@ -129,10 +129,17 @@ pub(super) fn of(run: &RunRecord) -> Vec<Figure<'_>> {
 /// Joules of the run, and whether they were `measured` or `assumed`.
 pub(super) fn energy(run: &RunRecord) -> Option<(f64, &'static str)> {
     let measured = run.gpu.as_ref().and_then(|gpu| gpu.energy_joules);
-    let assumed = || run.totals.energy.as_ref().map(|energy| energy.joules);
+    let of_totals = || {
+        let energy = run.totals.energy.as_ref()?;
+        let how = match energy.source.as_str() {
+            "assumed" => "assumed",
+            _ => "measured",
+        };
+        Some((energy.joules, how))
+    };
     measured
         .map(|joules| (joules, "measured"))
-        .or_else(|| assumed().map(|joules| (joules, "assumed")))
+        .or_else(of_totals)
 }
 
 /// The settings' mode: `standalone`, `reuse`, `both`, `scripted`, `remote`.

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::chart;
 use crate::record::load::LoadRecord;
-use crate::record::{RunRecord, Status, StepRecord};
+use crate::record::{Energy, RunRecord, Status, StepRecord};
 use crate::report::diagnose::seconds;
-use crate::report::gpu;
+use crate::report::{gpu, validity};
 use crate::statistics::{distribution, median};
 use crate::units::plural;
 
@@ -149,17 +149,33 @@ pub(super) fn tiles(run: &RunRecord, steps: &[StepRecord]) -> Vec<Tile> {
         },
     });
     if let Some(energy) = &totals.energy {
+        let mut note = vec![format!(
+            "{} W, {}",
+            validity::digits(energy.watts),
+            energy.source
+        )];
+        note.extend(validity::rates(energy));
         tiles.push(Tile {
             label: "energy",
-            value: format!("{:.0} J", energy.joules),
-            note: format!("{:.0} W, {}", energy.watts, energy.source),
+            value: format!("{} J", validity::digits(energy.joules)),
+            note: note.join(", "),
         });
     }
-    if let Some(joules) = run.gpu.as_ref().and_then(|gpu| gpu.energy_joules) {
+    let is_of_gpu = |energy: &Energy| energy.source.starts_with("nvml");
+    if !totals.energy.as_ref().is_some_and(is_of_gpu)
+        && let Some(joules) = run.gpu.as_ref().and_then(|gpu| gpu.energy_joules)
+    {
         tiles.push(Tile {
             label: "GPU energy",
             value: format!("{joules:.1} J"),
             note: gpu::per_token(run).unwrap_or_else(|| "of the whole run".to_owned()),
+        });
+    }
+    if totals.steps_tainted > 0 {
+        tiles.push(Tile {
+            label: "tainted steps",
+            value: totals.steps_tainted.to_string(),
+            note: validity::reasons(&totals.tainted),
         });
     }
     tiles
@@ -373,6 +389,7 @@ pub(super) fn environment(run: &RunRecord) -> Vec<(&'static str, String)> {
         facts.push(("device", device.to_owned()));
     }
     facts.extend(gpu::facts(run));
+    facts.extend(validity::facts(run));
     facts.push((
         "expansion",
         match &run.expansion.miss {

@@ -8,6 +8,7 @@ mod lineage;
 mod tests;
 mod text;
 mod timeline;
+mod watched;
 
 use std::collections::HashMap;
 
@@ -77,6 +78,7 @@ pub fn html(
         "usage": judged::usage(run),
         "rollouts": run.rollouts.as_ref().map(judged::rollouts),
         "timelines": timelines(run, &on_one_axis(run, steps)),
+        "watched": watched::watched(run),
         "panels": panels(steps, &positions),
         "tokens": tokens(&positions),
         "positions_left_out": positions_left_out,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::thoughts::{Content, content};
 use super::warning;
+use crate::record::validity::Taint;
 use crate::record::warning::Warning;
 use crate::record::{PlannedStep, StepRecord};
 use crate::units::plural;
@@ -38,6 +39,9 @@ pub struct Gathered {
     /// By step ID, without generation numbers.
     steps: BTreeMap<String, OfStep>,
     first: BTreeMap<ColdStart, FirstRequests>,
+    /// Steps that something disturbed, of any kind.
+    steps_tainted: usize,
+    tainted: BTreeMap<Taint, usize>,
 }
 
 /// Segment, mode and round: each begins with an empty cache. The segment is `None` in the first, mode and round
@@ -108,6 +112,10 @@ impl FirstRequests {
 
 impl Gathered {
     pub fn add(&mut self, step: &StepRecord) {
+        self.steps_tainted += usize::from(!step.tainted.is_empty());
+        for reason in &step.tainted {
+            *self.tainted.entry(*reason).or_default() += 1;
+        }
         if !matches!(step.kind(), "generate" | "judge") {
             return;
         }
@@ -151,6 +159,11 @@ impl Gathered {
         }
         let round = (step.segment, step.mode.clone(), step.round);
         self.first.entry(round).or_default().add(step);
+    }
+
+    /// Disturbed steps, and their number by reason.
+    pub(super) fn tainted(&self) -> (usize, &BTreeMap<Taint, usize>) {
+        (self.steps_tainted, &self.tainted)
     }
 
     /// Warnings about missing answers.

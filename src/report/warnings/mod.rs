@@ -4,6 +4,7 @@
 
 mod gathered;
 mod gpu;
+mod tainted;
 #[cfg(test)]
 mod tests;
 mod thoughts;
@@ -48,6 +49,7 @@ pub fn warnings(run: &RunRecord, gathered: &Gathered) -> Vec<Warning> {
     all.extend(resumed(run));
     all.extend(identical(run));
     all.extend(short_of_memory(run));
+    all.extend(tainted::tainted(run, gathered));
     all.extend(busy(run));
     all.extend(gpu::warnings(run));
     let counts = run.totals.remote.iter().flat_map(traffic::warnings);
@@ -138,7 +140,7 @@ fn identical(run: &RunRecord) -> Vec<Warning> {
 }
 
 /// Whether the server runs on this machine and may be one of the other processes.
-fn serves_here(run: &RunRecord) -> bool {
+pub fn serves_here(run: &RunRecord) -> bool {
     let endpoint = run
         .settings
         .get("remote")

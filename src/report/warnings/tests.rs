@@ -4,6 +4,7 @@ use super::*;
 use crate::record::gpu::GpuRecord;
 use crate::record::remote::RemoteRecord;
 use crate::record::shard::{Shard, ShardRun};
+use crate::record::validity::Taint;
 use crate::report::testing::run;
 use crate::units::Millis;
 
@@ -317,6 +318,25 @@ fn shard(index: usize, others: f64, gpu: Option<GpuRecord>) -> ShardRun {
         benchmark_total_ms: None,
         segments: Vec::new(),
     }
+}
+
+#[test]
+fn disturbed_steps() {
+    let steal = [(Taint::Steal, 2), (Taint::SwThermal, 1)];
+    let expected = pair("tainted", "2 of 18 steps: steal 2, sw_thermal 1");
+    let by_totals = one(|run, _| {
+        run.totals.steps_tainted = 2;
+        run.totals.tainted = steal.into();
+    });
+    assert_eq!(by_totals, expected);
+    // A killed run has no totals of it.
+    let by_steps = one(|_, steps| {
+        steps[1].tainted = vec![Taint::Steal];
+        steps[4].tainted = vec![Taint::Steal, Taint::SwThermal];
+    });
+    assert_eq!(by_steps, expected);
+    let lost = changed(|_, steps| steps[0].tainted = vec![Taint::GpuLost]);
+    assert!(lost[0].text.starts_with("The GPU was lost"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::SavedRun;
 use super::comparable;
 use crate::error::{Error, Result};
-use crate::metrics::Tally;
+use crate::metrics::{self, Tally};
 use crate::record::evaluation::{UsageRecord, VerificationRecord};
 use crate::record::remote::RemoteRecord;
 use crate::record::shard::{Shard, ShardRun};
@@ -122,6 +122,10 @@ impl Shards {
         // These stay with each shard.
         record.environment.load = None;
         record.gpu = None;
+        record.validity = None;
+        record.discarded = records()
+            .flat_map(|record| record.discarded.clone())
+            .collect();
         record.rollouts = None;
         record.segments = Vec::new();
         record.shard = None;
@@ -280,13 +284,7 @@ fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[ShardPart
         verification: VerificationRecord::sum(
             all().filter_map(|totals| totals.verification.clone()),
         ),
-        energy: energies.and_then(|energies| {
-            Some(Energy {
-                source: energies.first()?.source.clone(),
-                watts: energies.iter().map(|energy| energy.watts).sum(),
-                joules: energies.iter().map(|energy| energy.joules).sum(),
-            })
-        }),
+        energy: energies.and_then(|energies| energy(&energies)),
         remote: (!remotes.is_empty()).then(|| {
             let mut sum = RemoteRecord::default();
             remotes.into_iter().for_each(|remote| sum.add(remote));
@@ -298,7 +296,25 @@ fn totals(steps: &[StepRecord], workflows: &[WorkflowRecord], parts: &[ShardPart
         ..Totals::default()
     };
     tally.set_totals(&mut totals);
+    let correct = (workflows.iter()).filter(|flow| metrics::is_correct(flow));
+    if let Some(energy) = &mut totals.energy {
+        metrics::set_rates(energy, totals.tokens.decode, correct.count());
+    }
     totals
+}
+
+/// Sums over the shards, if all have it from the same source.
+fn energy(all: &[&Energy]) -> Option<Energy> {
+    let source = &all.first()?.source;
+    let sum = |of: fn(&Energy) -> Option<f64>| all.iter().map(|energy| of(energy)).sum();
+    (all.iter().all(|energy| energy.source == *source)).then(|| Energy {
+        source: source.clone(),
+        watts: all.iter().map(|energy| energy.watts).sum(),
+        joules: all.iter().map(|energy| energy.joules).sum(),
+        steps_joules: sum(|energy| energy.steps_joules),
+        processors_joules: sum(|energy| energy.processors_joules),
+        ..Energy::default()
+    })
 }
 
 /// Sums by model and kind of step.

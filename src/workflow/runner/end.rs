@@ -321,7 +321,6 @@ impl Runner<'_, '_> {
             resumed: earlier.are_several(),
             start_ms,
             workflow_ms,
-            engine_init_ms: None,
             steps_done: running.steps_done,
             steps: running.flow.steps.len(),
             error: error.as_ref().map(Error::chain),
@@ -330,8 +329,7 @@ impl Runner<'_, '_> {
             tokens: running.tokens,
             critical_path,
             slack_ms,
-            round: None,
-            mode: None,
+            ..WorkflowRecord::default()
         };
         self.observer
             .workflow_ended(record, &response, error.as_ref())

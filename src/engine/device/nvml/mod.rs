@@ -6,6 +6,7 @@ mod library;
 mod meter;
 mod processes;
 mod reading;
+mod sample;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -15,3 +16,4 @@ pub(crate) use library::{cards, opened};
 pub use meter::GpuMeter;
 pub(crate) use reading::read_unopened;
 pub use reading::{Reading, read};
+pub use sample::{GpuSample, GpuWatch};

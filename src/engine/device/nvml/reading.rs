@@ -84,14 +84,19 @@ fn read_device(device: &Device, uses_the_card: bool) -> Reading {
 }
 
 /// The bits of the throttle reasons, also those that the wrapper does not know.
-fn throttle_bits(device: &Device) -> Result<u64, NvmlError> {
+pub(super) fn throttle_bits(device: &Device) -> Result<u64, NvmlError> {
     match device.current_throttle_reasons_strict() {
         Err(NvmlError::IncorrectBits(Bits::U64(bits))) => Ok(bits),
         reasons => reasons.map(|reasons| reasons.bits()),
     }
 }
 
-fn others(missing: &mut Missing, device: &Device, uses_the_card: bool) -> Option<Vec<GpuProcess>> {
+/// Other processes with a context on the card.
+pub(super) fn others(
+    missing: &mut Missing,
+    device: &Device,
+    uses_the_card: bool,
+) -> Option<Vec<GpuProcess>> {
     let field = "other_processes";
     let computing = known(missing, field, device.running_compute_processes())?;
     // Cards without a display have none, and need not answer.

@@ -1,8 +1,9 @@
 use super::library;
 use super::processes::{others, united};
-use super::throttle::names;
+use super::throttle::{names, taints};
 use super::*;
 use crate::record::gpu::{GpuProcess, GpuReading, Missing};
+use crate::record::validity::Taint;
 
 fn process(pid: u32, memory_bytes: Option<u64>) -> GpuProcess {
     GpuProcess { pid, memory_bytes }
@@ -30,6 +31,21 @@ fn throttle_reasons_have_names_and_idleness_is_none() {
         ]
     );
     assert_eq!(names(1 << 12), ["bit_12"]);
+}
+
+#[test]
+fn limits_taint_and_settings_do_not() {
+    assert_eq!(taints(0x113), []);
+    assert_eq!(
+        taints(0xffff),
+        [
+            Taint::SwPowerCap,
+            Taint::HwSlowdown,
+            Taint::SwThermal,
+            Taint::HwThermal,
+            Taint::HwPowerBrake
+        ]
+    );
 }
 
 #[test]
