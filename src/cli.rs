@@ -1,6 +1,7 @@
 //! Command-line flags, the matching environment variables, and how both become settings. A flag
 //! overrides its variable, which overrides the default.
 
+mod ab;
 mod bench;
 mod compare;
 mod gates;
@@ -32,6 +33,7 @@ use crate::terminal::{is_active, visible, visible_line};
 
 use remote::{RemoteArgs, ServerArgs};
 
+pub use ab::AbArgs;
 pub use bench::BenchEngineArgs;
 pub use compare::{CompareArgs, FailOn};
 pub use history::HistoryArgs;
@@ -63,6 +65,8 @@ pub enum Command {
     Diagnose(DiagnoseArgs),
     /// Render a run as a self-contained HTML file, or as Markdown
     Report(ReportArgs),
+    /// Run two settings, programs or servers in turns until their difference is settled
+    Ab(Box<AbArgs>),
     /// Compare runs with a baseline: a verdict with its interval, and why it changed
     Compare(CompareArgs),
     /// Show a metric over the runs of a job, and where its level changed

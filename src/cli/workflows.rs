@@ -219,7 +219,7 @@ fn parse_price(text: &str) -> Result<f64, String> {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a time such as 90, 90s, 30m or 2h".to_owned();
     let (number, unit) = match text.trim_end_matches(['s', 'm', 'h']) {
         number if number.len() + 1 >= text.len() => (number, &text[number.len()..]),

@@ -1,12 +1,14 @@
 //! `flowbench compare`: whether runs differ from a baseline, and why.
 
+use std::path::Path;
+
 use crate::cli::{CompareArgs, FailOn};
 use crate::config::CompareFormat;
 use crate::error::{Exit, Result};
-use crate::record::compare::Verdict;
+use crate::record::compare::{CompareRecord, Verdict};
 use crate::report::{Console, verdicts};
 use crate::results::{self, baselines};
-use crate::session::{self, CompareRequest, Compared};
+use crate::session::{self, CompareRequest};
 
 /// # Errors
 /// Exit code 2 if the runs cannot be found, read, or compared; 98 if the new ones must not be judged by; 99 if a gate
@@ -27,8 +29,8 @@ pub(super) fn run(arguments: &CompareArgs, console: &mut Console) -> Result<Exit
         },
         console,
     )?;
-    show(&compared, arguments.output, console)?;
     let record = &compared.record;
+    show(record, &compared.folder, arguments.output, console)?;
     if let Some(error) = session::failure(&record.invalid, &record.gates) {
         return Err(error);
     }
@@ -41,8 +43,13 @@ pub(super) fn run(arguments: &CompareArgs, console: &mut Console) -> Result<Exit
     Ok(exit)
 }
 
-fn show(compared: &Compared, format: CompareFormat, console: &mut Console) -> Result<()> {
-    let record = &compared.record;
+/// Shows a comparison; a page is written into `folder`.
+pub(super) fn show(
+    record: &CompareRecord,
+    folder: &Path,
+    format: CompareFormat,
+    console: &mut Console,
+) -> Result<()> {
     match format {
         CompareFormat::Text => {
             for line in verdicts::lines(record) {
@@ -54,7 +61,7 @@ fn show(compared: &Compared, format: CompareFormat, console: &mut Console) -> Re
             console.data(&serde_json::to_string_pretty(record).unwrap_or_default())?;
         }
         CompareFormat::Html => {
-            let file = compared.folder.join("compare.html");
+            let file = folder.join("compare.html");
             results::replace(&file, verdicts::html(record)?.as_bytes())?;
             console.result(&file.display().to_string())?;
         }

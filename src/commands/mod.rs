@@ -1,5 +1,6 @@
 //! The subcommands, one file each: they parse, call the layers below, and map the result to an exit code.
 
+mod ab;
 mod bench_engine;
 mod compare;
 mod diagnose;
@@ -61,6 +62,7 @@ pub fn dispatch(command: Command, environment: &ProcessEnv) -> Result<Exit> {
             }
         },
         Command::Diagnose(arguments) => diagnose::run(&arguments, &mut listing()),
+        Command::Ab(arguments) => ab::run(&arguments, &mut listing(), interrupts()?),
         Command::Compare(arguments) => compare::run(&arguments, &mut listing()),
         Command::History(arguments) => history::run(&arguments, &mut listing()),
         Command::Init(arguments) => init::run(&arguments, &mut listing()),

@@ -56,12 +56,7 @@ impl Side {
     }
 
     fn names(&self) -> Vec<RunName> {
-        let name = |(run, folder): (&MeasuredRun, &PathBuf)| RunName {
-            run_id: run.record.run_id.clone(),
-            folder: folder.display().to_string(),
-            started_at: run.record.started_at.clone(),
-        };
-        self.runs.iter().zip(&self.folders).map(name).collect()
+        names(&self.runs, &self.folders)
     }
 }
 
@@ -135,6 +130,66 @@ pub(crate) fn compared(request: &Request, console: &mut Console) -> Result<Compa
     };
     let folder = new.folders.last().cloned().unwrap_or_default();
     Ok(Compared { record, folder })
+}
+
+/// What differs between the runs of two sides, by the first of each.
+pub(super) fn differing(base: &[MeasuredRun], new: &[MeasuredRun]) -> Vec<Difference> {
+    let first = |runs: &[MeasuredRun]| runs.first().map(|run| Identity::of(&run.record));
+    match (first(base), first(new)) {
+        (Some(base), Some(new)) => base.differences(&new),
+        _ => Vec::new(),
+    }
+}
+
+/// Compares runs whatever differs between them: `differences` are the subject.
+///
+/// # Errors
+/// Exit code 98 if they have nothing in common.
+pub(super) fn beside(
+    sides: [(&Vec<MeasuredRun>, &Vec<PathBuf>); 2],
+    differences: Vec<Difference>,
+    metric: &Metric,
+    threshold: f64,
+) -> Result<CompareRecord> {
+    let [(base, base_folders), (new, new_folders)] = sides;
+    let answer = compare::compare(&Question {
+        base,
+        new,
+        differences: &differences,
+        outputs_may_differ: results::explains_outputs(&differences),
+        metrics: vec![metric.clone()],
+        threshold,
+        assumed_noise: None,
+        earlier: &|_| Vec::new(),
+    })
+    .map_err(|source| {
+        Error::new(Exit::Invalid, "the rounds have nothing in common")
+            .hint("`flowbench diagnose RUN` says what became of the runs")
+            .caused_by(source)
+    })?;
+    Ok(CompareRecord {
+        schema: RECORD_SCHEMA,
+        verdict: answer.verdict,
+        base: names(base, base_folders),
+        new: names(new, new_folders),
+        subject: differences,
+        allowed: Vec::new(),
+        flows: answer.flows,
+        flows_left_out: answer.flows_left_out,
+        metrics: answer.metrics,
+        invalid: Vec::new(),
+        gates: Vec::new(),
+        outputs: answer.outputs,
+    })
+}
+
+fn names(runs: &[MeasuredRun], folders: &[PathBuf]) -> Vec<RunName> {
+    let name = |(run, folder): (&MeasuredRun, &PathBuf)| RunName {
+        run_id: run.record.run_id.clone(),
+        folder: folder.display().to_string(),
+        started_at: run.record.started_at.clone(),
+    };
+    runs.iter().zip(folders).map(name).collect()
 }
 
 /// The folders of the baseline; `history:N` is resolved for the new runs.

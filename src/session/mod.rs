@@ -8,6 +8,7 @@
 //! resume (an earlier run that goes on): locked first, checked after the expansion, kept by the recorder
 //! ```
 
+mod ab;
 mod comparison;
 pub(crate) mod expansion;
 mod finish;
@@ -52,7 +53,8 @@ use recorder::{Recorder, RunFiles};
 use resume::{Earlier, Kept};
 use services::RunServices;
 
-pub(crate) use comparison::{Compared, Request as CompareRequest, compared};
+pub(crate) use ab::{AbRequest, ab};
+pub(crate) use comparison::{Request as CompareRequest, compared};
 pub(crate) use judged::failure;
 pub(crate) use verdict::verdict;
 

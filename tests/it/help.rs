@@ -12,6 +12,7 @@ fn help_texts() {
         &["expand", "--help"],
         &["diagnose", "--help"],
         &["report", "--help"],
+        &["ab", "--help"],
         &["compare", "--help"],
         &["history", "--help"],
         &["export", "--help"],

@@ -8,6 +8,7 @@
     reason = "a test that fails may say so in any way"
 )]
 
+mod ab;
 mod bad_input;
 mod bench_engine;
 mod both;

@@ -161,6 +161,32 @@ pub fn of_run(run: &MeasuredRun) -> Vec<RunMetric> {
     selections.filter_map(of_selection).collect()
 }
 
+/// The logarithm of new / base for two runs, over the flows that both have.
+///
+/// # Errors
+/// If they have nothing in common to compare.
+pub fn difference(
+    base: &MeasuredRun,
+    new: &MeasuredRun,
+    metric: &Metric,
+) -> Result<f64, Unanswerable> {
+    let table = Table::new(std::slice::from_ref(base), std::slice::from_ref(new));
+    if table.flows.is_empty() {
+        return Err(Unanswerable::NoFlows);
+    }
+    let Some(selected) = selections(&table, std::slice::from_ref(metric))
+        .into_iter()
+        .next()
+    else {
+        return Err(Unanswerable::NoFlows);
+    };
+    let cells = cells(&table, &selected, None);
+    if cells.is_empty() {
+        return Err(Unanswerable::NoValues(name_of(&selected)));
+    }
+    Ok(run_mean(&cells, 1) - run_mean(&cells, 0))
+}
+
 /// How much runs differ: the standard deviation of their logarithmic means, and the smallest change of one more run
 /// that would be visible beside them, as a share. `None` below two runs.
 pub fn noise_of(means: &[f64], threshold: f64) -> Option<(f64, f64)> {

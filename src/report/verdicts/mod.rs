@@ -63,6 +63,18 @@ pub fn gate_line(gate: &GateResult) -> String {
     format!("[GATE] gate={gate} limit={limit} value={value} passed={passed}")
 }
 
+/// `[ROUND] round=… change=… mean=… interval=…`, from logarithms.
+pub fn round_line(round: usize, change: f64, mean: f64, half_width: f64) -> String {
+    let [change, middle] = [change, mean].map(|log| percent(log.exp_m1()));
+    let interval = if half_width.is_finite() {
+        let ends = [mean - half_width, mean + half_width].map(|log| percent(log.exp_m1()));
+        ends.join("..")
+    } else {
+        "unknown".to_owned()
+    };
+    format!("[ROUND] round={round} change={change} mean={middle} interval={interval}")
+}
+
 /// `[NOISE] metric=… runs=… deviation=… smallest_visible=…`
 pub fn noise_line(metric: &str, runs: usize, deviation: f64, visible: f64) -> String {
     let [deviation, visible] = [deviation, visible].map(plain_percent);

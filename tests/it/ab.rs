@@ -1,0 +1,130 @@
+//! `flowbench ab`, end to end on the scripted engine.
+
+use crate::common::{Printed, Workspace, run};
+
+/// A workspace with two scripts, one of which is slower by `slower` ms in a step.
+fn workspace(slower: f64) -> Workspace {
+    let workspace = Workspace::new();
+    for (name, executor_ms) in [("a", 20.0), ("b", 20.0 + slower)] {
+        let answer = |step: &str, ms: f64| {
+            format!(
+                r#"{{"step": "{step}", "output": "It ends one early.", "ttft_ms": 5, "latency_ms": {ms}}}"#
+            )
+        };
+        let lines = [
+            answer("planner", 15.0),
+            answer("executor", executor_ms),
+            answer("verifier", 15.0),
+        ];
+        workspace.write(&format!("{name}.jsonl"), lines.join("\n"));
+    }
+    workspace
+}
+
+fn ab(workspace: &Workspace, arguments: &[&str]) -> Printed {
+    let mut command =
+        workspace.flowbench(&["ab", "--a", "SCRIPT=a.jsonl", "--b", "SCRIPT=b.jsonl"]);
+    run(command
+        .envs([("MODE", "scripted"), ("TEMPLATE", "chain")])
+        .args(arguments))
+}
+
+fn engines(workspace: &Workspace) -> Vec<String> {
+    let records = workspace.runs("results").into_iter();
+    let calibration = |folder: std::path::PathBuf| {
+        let text = std::fs::read_to_string(folder.join("run.json")).expect("a record");
+        let record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        record["repetition"]["calibration"].to_string()
+    };
+    let mut all: Vec<String> = records.map(calibration).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+#[test]
+fn a_slower_setting_is_settled_in_a_few_rounds() {
+    let workspace = workspace(60.0);
+    let printed = ab(&workspace, &[]);
+    assert_eq!(printed.code, 99, "{}{}", printed.out, printed.err);
+    let rounds = printed.count("[ROUND]");
+    assert!((5..=12).contains(&rounds), "{}", printed.out);
+    assert_eq!(
+        printed.count("[VERDICT] verdict=REGRESSED metric=workflow_ms"),
+        1,
+        "{}",
+        printed.out
+    );
+    let cause = printed.out.lines().find(|line| line.starts_with("[CAUSE]"));
+    assert!(
+        cause.is_some_and(|line| line.contains("step=executor")),
+        "{}",
+        printed.out
+    );
+    // Two runs a round, of two engines that were kept.
+    assert_eq!(workspace.runs("results").len(), 2 * rounds);
+    assert_eq!(engines(&workspace).len(), 2, "{:?}", engines(&workspace));
+}
+
+#[test]
+fn equal_settings_end_without_a_verdict_at_a_limit() {
+    let workspace = workspace(0.0);
+    let printed = ab(
+        &workspace,
+        &["--max-rounds", "3", "--one-at-a-time", "-o", "json"],
+    );
+    assert_eq!(printed.code, 0, "{}{}", printed.out, printed.err);
+    assert_eq!(printed.count("[ROUND]"), 3, "{}", printed.out);
+    assert!(
+        printed.out.contains("\"verdict\": \"NO_VERDICT\""),
+        "{}",
+        printed.out
+    );
+    assert_eq!(engines(&workspace), ["null"], "a process for each run");
+    let required = ab(&workspace, &["--max-rounds", "2", "--require-verdict"]);
+    assert_eq!(required.code, 98, "{}", required.err);
+    let late = ab(&workspace, &["--deadline", "1ms"]);
+    assert_eq!(
+        (late.code, late.count("[ROUND]")),
+        (4, 0),
+        "{}{}",
+        late.out,
+        late.err
+    );
+}
+
+#[test]
+fn an_arm_that_fails_ends_the_test() {
+    let workspace = workspace(0.0);
+    for arguments in [&[][..], &["--one-at-a-time"]] {
+        let mut command = workspace.flowbench(&["ab", "--b", "SCRIPT=missing.jsonl"]);
+        let printed = run(command
+            .envs([("MODE", "scripted"), ("TEMPLATE", "chain")])
+            .args(arguments));
+        assert_eq!(printed.code, 2, "{}{}", printed.out, printed.err);
+        assert!(printed.err.contains("missing.jsonl"), "{}", printed.err);
+        assert!(
+            printed.err.contains("the run of B ended with code 2"),
+            "{}",
+            printed.err
+        );
+    }
+    let nowhere = ab(&workspace, &["--b-binary", "no/such/program"]);
+    assert_eq!(nowhere.code, 2, "{}", nowhere.err);
+    assert!(
+        nowhere
+            .err
+            .contains("failed to start no/such/program for B"),
+        "{}",
+        nowhere.err
+    );
+    // Another program has a process for each run.
+    let own = env!("CARGO_BIN_EXE_flowbench");
+    let other = ab(&workspace, &["--b-binary", own, "--max-rounds", "1"]);
+    assert_eq!(
+        (other.code, other.count("[ROUND]")),
+        (0, 1),
+        "{}",
+        other.err
+    );
+}
