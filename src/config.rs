@@ -125,6 +125,15 @@ pub enum ReportFormat {
     Md,
 }
 
+/// One of the settings that `flowbench ab` compares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ArmSettings {
+    /// Variables that differ from the environment.
+    pub variables: Vec<(String, String)>,
+    /// Another flowbench program.
+    pub program: Option<PathBuf>,
+}
+
 /// Output format of `flowbench compare`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum CompareFormat {

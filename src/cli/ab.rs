@@ -9,7 +9,7 @@ use super::compare::parse_metric;
 use super::gates::parse_share;
 use super::workflows::{parse_duration, parse_setting};
 use super::{ResultsArgs, parse_count};
-use crate::config::CompareFormat;
+use crate::config::{ArmSettings, CompareFormat};
 use crate::metrics::compare::Metric;
 
 /// `flowbench ab`.
@@ -74,18 +74,22 @@ pub struct AbArgs {
 
 impl AbArgs {
     /// Settings and program of both arms.
-    pub fn arms(&self) -> [(Vec<(String, String)>, Option<PathBuf>); 2] {
-        let settings = |given: &[(String, String)], endpoint: &Option<String>| {
-            let mut all = given.to_vec();
-            if let Some(endpoint) = endpoint {
-                all.push(("MODE".to_owned(), "remote".to_owned()));
-                all.push(("ENDPOINT".to_owned(), endpoint.clone()));
-            }
-            all
-        };
+    pub fn arms(&self) -> [ArmSettings; 2] {
+        let arm =
+            |given: &[(String, String)], endpoint: &Option<String>, program: &Option<PathBuf>| {
+                let mut variables = given.to_vec();
+                if let Some(endpoint) = endpoint {
+                    variables.push(("MODE".to_owned(), "remote".to_owned()));
+                    variables.push(("ENDPOINT".to_owned(), endpoint.clone()));
+                }
+                ArmSettings {
+                    variables,
+                    program: program.clone(),
+                }
+            };
         [
-            (settings(&self.a, &self.a_endpoint), self.a_binary.clone()),
-            (settings(&self.b, &self.b_endpoint), self.b_binary.clone()),
+            arm(&self.a, &self.a_endpoint, &self.a_binary),
+            arm(&self.b, &self.b_endpoint, &self.b_binary),
         ]
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::comparison::{beside, differing};
+use crate::config::ArmSettings;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::compare::{Metric, difference};
 use crate::metrics::sequential::{Progress, progress};
@@ -24,7 +25,7 @@ const RUN: &str = "[RUN] path=";
 
 /// What is compared, and when to stop.
 pub(crate) struct AbRequest<'a> {
-    pub(crate) arms: [(Vec<(String, String)>, Option<PathBuf>); 2],
+    pub(crate) arms: [ArmSettings; 2],
     pub(crate) out: &'a Path,
     pub(crate) metric: &'a Metric,
     /// As a share.
@@ -106,12 +107,8 @@ impl Arm<'_> {
     }
 
     fn own_turn(&mut self) -> Result<std::result::Result<PathBuf, Failed>> {
-        let mut child = self.command().stdin(Stdio::null()).spawn();
-        let child = child.as_mut().map_err(|_| ()).ok();
-        let Some(child) = child else {
-            let error = std::io::Error::last_os_error();
-            return Err(self.cannot_start(error));
-        };
+        let child = self.command().stdin(Stdio::null()).spawn();
+        let mut child = child.map_err(|source| self.cannot_start(source))?;
         let found = child
             .stdout
             .take()
@@ -205,11 +202,11 @@ pub(crate) fn ab(
     let own = std::env::current_exe().map_err(|source| {
         Error::preflight("failed to find the running program").caused_by(source)
     })?;
-    let mut keep = !request.one_at_a_time && request.arms.iter().all(|(_, other)| other.is_none());
+    let mut keep = !request.one_at_a_time && request.arms.iter().all(|arm| arm.program.is_none());
     let arm = |index: usize, name: &'static str| Arm {
         name,
-        settings: request.arms[index].0.clone(),
-        program: request.arms[index].1.clone().unwrap_or(own.clone()),
+        settings: request.arms[index].variables.clone(),
+        program: (request.arms[index].program.clone()).unwrap_or(own.clone()),
         out: request.out,
         kept: None,
         folders: Vec::new(),
@@ -230,7 +227,7 @@ pub(crate) fn ab(
         if interrupted.load(Ordering::Relaxed) || request.deadline.is_some_and(is_late) {
             break;
         }
-        let order = if rounds.len() % 2 == 0 {
+        let order = if rounds.len().is_multiple_of(2) {
             [0, 1]
         } else {
             [1, 0]

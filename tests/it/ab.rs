@@ -83,7 +83,7 @@ fn equal_settings_end_without_a_verdict_at_a_limit() {
     assert_eq!(engines(&workspace), ["null"], "a process for each run");
     let required = ab(&workspace, &["--max-rounds", "2", "--require-verdict"]);
     assert_eq!(required.code, 98, "{}", required.err);
-    let late = ab(&workspace, &["--deadline", "1ms"]);
+    let late = ab(&workspace, &["--deadline", "0.000001s"]);
     assert_eq!(
         (late.code, late.count("[ROUND]")),
         (4, 0),
