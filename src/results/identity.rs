@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::config::Scope;
+use crate::config::{Limits, Scope};
 use crate::error::{Error, Result};
 use crate::hash::PartsHasher;
 use crate::record::RunRecord;
@@ -14,8 +14,8 @@ use crate::record::compare::{Difference, MeasuredRun};
 /// Settings that are objects of further settings.
 const NESTED: [&str; 2] = ["remote", "rollouts"];
 
-/// Settings that only choose what the engine reports as a fact.
-const CHOICES: [&str; 2] = ["backend", "device"];
+/// Settings that only choose what the engine reports as a fact, and those that say what tokens cost.
+const NO_FACTS: &[&str] = &["backend", "device", "prices"];
 
 /// Facts under which outputs stay the same: a difference in them does not explain other outputs.
 const HARMLESS: &[&str] = &[
@@ -65,7 +65,10 @@ impl Identity {
         let device = record.engine.get("device").cloned().unwrap_or_default();
         let mut job: BTreeMap<String, Value> = settings
             .iter()
-            .filter(|(name, _)| Scope::of(name) == Scope::Job && !CHOICES.contains(&name.as_str()))
+            .filter(|(name, _)| Scope::of(name) == Scope::Job)
+            // Limits decide where a run ends early, not what it measures.
+            .filter(|(name, _)| !Limits::NAMES.contains(&name.as_str()))
+            .filter(|(name, _)| !NO_FACTS.contains(&name.as_str()))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         let facts = [

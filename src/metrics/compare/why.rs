@@ -25,14 +25,11 @@ impl Known<'_> {
             (Term::Prefill, true) => self.prefill(part),
             (Term::Decode, true) => self.decode(part),
             (Term::Path, _) => "the critical path runs through other steps".to_owned(),
-            (term, _) if self.is_within_noise(part) => within_noise(term),
-            (Term::Queue, _) => self.queue(),
-            (Term::Evaluation, _) => self.cost("programs and answers took another time to check"),
-            (Term::EngineInit, _) => self.cost("the engine started in another time"),
-            (Term::Idle, _) => self.cost("other waits between the steps of a flow"),
-            (Term::Prefill | Term::Decode | Term::Request, _) => {
-                self.cost("nothing in the records explains it")
+            _ if self.is_within_noise(part) => "within noise".to_owned(),
+            (Term::Queue, _) if self.differs("concurrency") => {
+                "another number of flows in flight".to_owned()
             }
+            (term, _) => self.cost(changed(term, part.log > 0.0)),
         }
     }
 
@@ -121,13 +118,6 @@ impl Known<'_> {
         }
     }
 
-    fn queue(&self) -> String {
-        if self.differs("concurrency") {
-            return "another number of flows in flight".to_owned();
-        }
-        self.cost("requests waited another time to be admitted")
-    }
-
     /// Facts of the machine and of the differences; otherwise `default`.
     fn cost(&self, default: &str) -> String {
         let sides = self.table.sides();
@@ -181,6 +171,22 @@ impl Known<'_> {
     }
 }
 
+/// What happened, where no fact explains it.
+fn changed(term: Term, longer: bool) -> &'static str {
+    match (term, longer) {
+        (Term::Queue, true) => "requests queued for longer",
+        (Term::Queue, false) => "requests queued for less time",
+        (Term::Evaluation, true) => "checking programs and answers took longer",
+        (Term::Evaluation, false) => "checking programs and answers took less time",
+        (Term::EngineInit, true) => "the engine took longer to start",
+        (Term::EngineInit, false) => "the engine took less time to start",
+        (Term::Idle, true) => "longer gaps between steps",
+        (Term::Idle, false) => "shorter gaps between steps",
+        (_, true) => "slower; the records do not say why",
+        (_, false) => "faster; the records do not say why",
+    }
+}
+
 /// A share of the processors that differs by this much is named.
 const NOTABLE_SHARE: f64 = 0.05;
 
@@ -212,11 +218,4 @@ fn retries(runs: &[&MeasuredRun]) -> f64 {
     let more = steps.filter_map(|step| step.attempts);
     let sum: usize = more.map(|attempts| attempts.saturating_sub(1)).sum();
     sum as f64 / runs.len().max(1) as f64
-}
-
-fn within_noise(term: Term) -> String {
-    match term {
-        Term::Queue | Term::Idle => "within noise".to_owned(),
-        _ => "within noise, at the precision of the whole".to_owned(),
-    }
 }
