@@ -88,15 +88,15 @@ step 'default model'
 FLOWBENCH_TEST_MODEL=$(cargo run --release --locked -- model fetch)
 export FLOWBENCH_TEST_MODEL
 
-step 'Python of the evaluator, and readers of the exports'
+step 'Python of the evaluator, readers of the exports, and the linter of workflows'
 # The tests also run without them, but then do not cover numpy and math-verify in the sandbox, and exports are not
 # read by the programs that they are for.
 evaluator=.venv/bin/python
-if ! "$evaluator" -c 'import numpy, math_verify, duckdb, junitparser, jsonschema, lxml, pandas, prometheus_client
+if ! "$evaluator" -c 'import numpy, math_verify, check_jsonschema, duckdb, junitparser, jsonschema, lxml, pandas, prometheus_client
 import opentelemetry.proto, opentelemetry.semconv' 2>/dev/null; then
     python3 -m venv .venv
     .venv/bin/pip install --quiet --disable-pip-version-check numpy math-verify==0.9.0 \
-        duckdb junitparser jsonschema lxml opentelemetry-proto opentelemetry-semantic-conventions==0.66b2 pandas \
+        check-jsonschema duckdb junitparser jsonschema lxml opentelemetry-proto opentelemetry-semantic-conventions==0.66b2 pandas \
         prometheus-client
 fi
 export FLOWBENCH_TEST_PYTHON="$PWD/$evaluator"

@@ -28,6 +28,7 @@ mod limits;
 mod live;
 mod llama_server;
 mod network;
+mod nightly_docs;
 mod nvml;
 mod own_folder;
 mod profile;
