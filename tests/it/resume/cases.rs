@@ -21,9 +21,17 @@ fn killed() -> Job {
     job
 }
 
+/// Answers take 100 ms, so that a busy machine does not miss the moment at which a run is to be stopped.
+fn slow_down(job: &Job) {
+    let script = job.workspace.read("templates/chain.script.jsonl");
+    let slow = script.replace("\"latency_ms\": ", "\"latency_ms\": 10");
+    job.workspace.write("templates/chain.script.jsonl", slow);
+}
+
 #[test]
 fn every_signal_ends_a_run_in_order_and_the_record_lists_its_segments() {
     let job = chain(&[("SCRIPT_LATENCY", "1")]);
+    slow_down(&job);
     for (number, signal) in [Signal::INT, Signal::TERM, Signal::HUP]
         .into_iter()
         .enumerate()
@@ -236,7 +244,7 @@ fn the_times_of_a_resumed_run_are_compared_only_where_that_is_allowed() {
     let job = chain(&[]);
     job.workspace.write(
         "templates/chain.script.jsonl",
-        "{\"output\": \"a b c\", \"ttft_ms\": 2, \"latency_ms\": 5}\n",
+        "{\"output\": \"a b c\", \"ttft_ms\": 20, \"latency_ms\": 50}\n",
     );
     let whole = run(&mut job.command());
     assert_eq!(whole.code, 0, "{}", whole.err);
@@ -307,7 +315,8 @@ fn the_times_of_a_resumed_run_are_compared_only_where_that_is_allowed() {
 
 #[test]
 fn a_run_that_is_going_on_or_that_nobody_knows_is_refused() {
-    let job = chain(&[]);
+    let job = chain(&[("SCRIPT_LATENCY", "1")]);
+    slow_down(&job);
     let mut child = job.start();
     while job.lines().is_empty() {
         std::thread::sleep(Duration::from_millis(1));
