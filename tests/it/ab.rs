@@ -128,3 +128,47 @@ fn an_arm_that_fails_ends_the_test() {
         other.err
     );
 }
+
+#[test]
+fn runs_end_in_order_when_the_test_is_killed() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let workspace = workspace(0.0);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_flowbench"))
+        .args(["ab", "--a", "SCRIPT=a.jsonl", "--b", "SCRIPT=b.jsonl"])
+        .args(["--threshold", "0.1%"])
+        .current_dir(workspace.path())
+        .env_clear()
+        .envs([("MODE", "scripted"), ("TEMPLATE", "chain")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("[ROUND]"))));
+    child.kill().expect("is there");
+    child.wait().expect("ends");
+    // The run that goes on finds its reader gone, and ends in order; then no process is left that writes.
+    let running = || {
+        let records = workspace.runs("results").into_iter().map(|folder| {
+            let text = std::fs::read_to_string(folder.join("run.json")).unwrap_or_default();
+            let record: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+            record["status"].as_str().unwrap_or("running").to_owned()
+        });
+        records.filter(|status| status == "running").count()
+    };
+    for _ in 0..1000 {
+        if running() == 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(running(), 0, "every run has ended in order");
+    let runs = workspace.runs("results").len();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(
+        workspace.runs("results").len(),
+        runs,
+        "no turn is taken without the test"
+    );
+}
