@@ -172,3 +172,35 @@ fn runs_end_in_order_when_the_test_is_killed() {
         "no turn is taken without the test"
     );
 }
+
+#[test]
+fn an_interrupt_shows_what_was_measured() {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Command, Stdio};
+    let workspace = workspace(0.0);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_flowbench"))
+        .args(["ab", "--a", "SCRIPT=a.jsonl", "--b", "SCRIPT=b.jsonl"])
+        .args(["--threshold", "0.1%"])
+        .current_dir(workspace.path())
+        .env_clear()
+        .envs([("MODE", "scripted"), ("TEMPLATE", "chain")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("[ROUND]"))));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("is there");
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    let status = child.wait().expect("ends");
+    let mut err = String::new();
+    let stderr = child.stderr.as_mut().expect("piped");
+    stderr.read_to_string(&mut err).expect("UTF-8");
+    assert_eq!(status.code(), Some(106), "{err}");
+    assert!(err.contains("interrupted before a verdict"), "{err}");
+    assert!(
+        rest.iter().any(|line| line.starts_with("[VERDICT]")),
+        "{rest:?}"
+    );
+}

@@ -520,3 +520,49 @@ fn repetitions_go_on_after_failed_flows_and_refuse_what_they_would_share() {
         assert!(refused.err.contains(why), "{}", refused.err);
     }
 }
+
+#[test]
+fn a_run_that_is_going_on_is_refused() {
+    let workspace = after(1);
+    workspace.write("templates/chain.script.jsonl", script(2000.0));
+    let mut child = workspace.child(&[]).spawn().expect("starts");
+    while workspace.runs("results").len() < 2
+        || !workspace
+            .runs("results")
+            .iter()
+            .all(|run| run.join("run.json").is_file())
+    {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let printed = compare(&workspace, &["latest~1"]);
+    child.kill().expect("is there");
+    child.wait().expect("ends");
+    assert_eq!(
+        (printed.code, printed.out.as_str()),
+        (2, ""),
+        "{}",
+        printed.err
+    );
+    assert!(
+        printed.err.contains("the run is still going on"),
+        "{}",
+        printed.err
+    );
+    // Killed, it can be compared as far as it came: here no flow has ended.
+    let killed = compare(&workspace, &["latest~1"]);
+    assert_eq!(killed.code, 98, "{}", killed.err);
+}
+
+#[test]
+fn runs_without_a_common_step_cannot_be_compared_by_it() {
+    let workspace = after(2);
+    let printed = compare(&workspace, &["latest~1", "--metric", "latency_ms:critic"]);
+    assert_eq!(
+        (printed.code, printed.out.as_str()),
+        (2, ""),
+        "{}",
+        printed.err
+    );
+    let why = "the runs have no latency_ms of step critic in common";
+    assert!(printed.err.contains(why), "{}", printed.err);
+}
