@@ -13,6 +13,7 @@ pub mod diagnose;
 pub mod export;
 pub mod gpu;
 pub mod history;
+mod html;
 mod markdown;
 pub mod page;
 mod progress;

@@ -1,5 +1,9 @@
 //! `flowbench ab`, end to end on the scripted engine.
 
+use std::io::{BufRead, BufReader, Lines, Read};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+
 use crate::common::{Printed, Workspace, run};
 
 /// A workspace with two scripts, one of which is slower by `slower` ms in a step.
@@ -129,23 +133,27 @@ fn an_arm_that_fails_ends_the_test() {
     );
 }
 
-#[test]
-fn runs_end_in_order_when_the_test_is_killed() {
-    use std::io::{BufRead, BufReader};
-    use std::process::{Command, Stdio};
-    let workspace = workspace(0.0);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_flowbench"))
+/// A test that goes on for long, after its first round.
+fn started(workspace: &Workspace) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_flowbench"))
         .args(["ab", "--a", "SCRIPT=a.jsonl", "--b", "SCRIPT=b.jsonl"])
         .args(["--threshold", "0.1%"])
         .current_dir(workspace.path())
         .env_clear()
         .envs([("MODE", "scripted"), ("TEMPLATE", "chain")])
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("starts");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("[ROUND]"))));
+    (child, lines)
+}
+
+#[test]
+fn runs_end_in_order_when_the_test_is_killed() {
+    let workspace = workspace(0.0);
+    let (mut child, _lines) = started(&workspace);
     child.kill().expect("is there");
     child.wait().expect("ends");
     // The run that goes on finds its reader gone, and ends in order; then no process is left that writes.
@@ -161,11 +169,11 @@ fn runs_end_in_order_when_the_test_is_killed() {
         if running() == 0 {
             break;
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(running(), 0, "every run has ended in order");
     let runs = workspace.runs("results").len();
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(200));
     assert_eq!(
         workspace.runs("results").len(),
         runs,
@@ -175,21 +183,8 @@ fn runs_end_in_order_when_the_test_is_killed() {
 
 #[test]
 fn an_interrupt_shows_what_was_measured() {
-    use std::io::{BufRead, BufReader, Read};
-    use std::process::{Command, Stdio};
     let workspace = workspace(0.0);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_flowbench"))
-        .args(["ab", "--a", "SCRIPT=a.jsonl", "--b", "SCRIPT=b.jsonl"])
-        .args(["--threshold", "0.1%"])
-        .current_dir(workspace.path())
-        .env_clear()
-        .envs([("MODE", "scripted"), ("TEMPLATE", "chain")])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("[ROUND]"))));
+    let (mut child, lines) = started(&workspace);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("is there");
     let rest: Vec<String> = lines.map_while(Result::ok).collect();

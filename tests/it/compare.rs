@@ -149,6 +149,14 @@ fn formats_say_the_same() {
         .map(|cause| cause["part"].as_f64().expect("a share"))
         .sum();
     assert!((sum - metric["change"].as_f64().expect("a share")).abs() < 1e-9);
+    let both = ["--metric", "workflow_ms,ttft_ms"];
+    let family = compare(&workspace, &[&["latest~2,latest~1"][..], &both].concat());
+    assert_eq!(
+        value(&family, "[VERDICT]", "coverage"),
+        "97.5%",
+        "{}",
+        family.out
+    );
     let md = compare(&workspace, &["latest~2,latest~1", "-o", "md"]);
     assert!(
         md.out.starts_with("## ") && md.out.contains("| workflow_ms |"),

@@ -1,11 +1,11 @@
 //! The history as a self-contained HTML page with a chart.
 
-use minijinja::Environment;
 use serde_json::{Value, json};
 
 use super::{figure, percent, plain_percent, title};
-use crate::error::{Context, Exit, Result};
+use crate::error::Result;
 use crate::record::trend::{Level, Trend, TrendRun};
+use crate::report::html::render;
 
 /// The chart's size in SVG units.
 const WIDTH: f64 = 1000.0;
@@ -22,15 +22,6 @@ const BAND: f64 = 2.0;
 /// # Errors
 /// Exit code 110 if the template fails to render, which would be a bug.
 pub fn html(trend: &Trend) -> Result<String> {
-    let broken = || "failed to make the page".to_owned();
-    let mut environment = Environment::new();
-    // minijinja escapes values in templates whose name ends in `.html`.
-    environment
-        .add_template("page.html", include_str!("page.html"))
-        .or_exit(Exit::Output, broken)?;
-    let page = environment
-        .get_template("page.html")
-        .or_exit(Exit::Output, broken)?;
     let chart = Chart::new(trend);
     let values = json!({
         "title": title(trend),
@@ -43,8 +34,7 @@ pub fn html(trend: &Trend) -> Result<String> {
         "runs": trend.runs.iter().rev().map(run).collect::<Vec<Value>>(),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    page.render(minijinja::value::Serde(&values))
-        .or_exit(Exit::Output, broken)
+    render(include_str!("page.html"), &values)
 }
 
 fn run(run: &TrendRun) -> Value {

@@ -12,16 +12,16 @@ mod watched;
 
 use std::collections::HashMap;
 
-use minijinja::Environment;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::error::{Context, Exit, Result};
+use crate::error::Result;
 use crate::metrics::Positions;
 use crate::record::evaluation::EvolutionRecord;
 use crate::record::metrics::{CriticalStep, PositionRecord};
 use crate::record::{Metric, RunRecord, Status, StepRecord};
 use crate::report::diagnose::{Diagnosis, Source, diagnose, seconds};
+use crate::report::html::render;
 use crate::report::segments::on_one_axis;
 use crate::report::table;
 use crate::units::plural;
@@ -40,15 +40,6 @@ pub fn html(
     steps: &[StepRecord],
     evolutions: &[EvolutionRecord],
 ) -> Result<String> {
-    let mut environment = Environment::new();
-    let broken = || "failed to make the page".to_owned();
-    // minijinja escapes values in templates whose name ends in `.html`.
-    environment
-        .add_template("page.html", include_str!("page.html"))
-        .or_exit(Exit::Output, broken)?;
-    let page = environment
-        .get_template("page.html")
-        .or_exit(Exit::Output, broken)?;
     let diagnosis = diagnose(run, steps);
     let (positions, positions_left_out) = shown(positions(steps));
     let values = json!({
@@ -90,8 +81,7 @@ pub fn html(
         "settings": facts::settings(run),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    page.render(minijinja::value::Serde(&values))
-        .or_exit(Exit::Output, broken)
+    render(include_str!("page.html"), &values)
 }
 
 fn status(status: Status) -> &'static str {

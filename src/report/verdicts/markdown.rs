@@ -13,6 +13,7 @@ pub fn markdown(record: &CompareRecord) -> String {
     let _ = writeln!(text, "## {}", record.verdict.as_str());
     let _ = writeln!(text, "\n{}\n", headline(record));
     table(&mut text, record);
+    family(&mut text, record);
     for metric in &record.metrics {
         details(&mut text, metric);
     }
@@ -75,6 +76,16 @@ fn table(text: &mut String, record: &CompareRecord) {
             figure(metric.new),
             percent(metric.change),
             metric.verdict.as_str(),
+        );
+    }
+}
+
+/// Says of several metrics that they are judged together.
+fn family(text: &mut String, record: &CompareRecord) {
+    if record.metrics.len() > 1 {
+        text.push_str(
+            "\nThe metrics are judged together: their intervals are wider (Holm's method), so that the chance of any \
+             false alarm is that of one metric.\n",
         );
     }
 }

@@ -13,6 +13,9 @@ use crate::units::plural;
 pub use markdown::markdown;
 pub use page::html;
 
+/// Coverage of an interval that stands alone, with a margin for its digits.
+const ALONE: f64 = 0.95001;
+
 /// Causes below this share of the baseline are put together.
 const SMALLEST_CAUSE: f64 = 0.0005;
 
@@ -96,6 +99,10 @@ fn verdict_line(record: &CompareRecord, metric: &MetricVerdict) -> String {
         Some(interval) => {
             let range = format!("{}..{}", percent(interval.low), percent(interval.high));
             add("interval", &range);
+            // Holm's method widens the intervals of several metrics.
+            if interval.coverage > ALONE {
+                add("coverage", &plain_percent(interval.coverage));
+            }
         }
         None => add("interval", "unknown"),
     }

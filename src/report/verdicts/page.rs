@@ -1,12 +1,12 @@
 //! A comparison as a self-contained HTML page.
 
-use minijinja::Environment;
 use serde_json::{Value, json};
 
 use super::markdown::title;
 use super::{explanation, figure, gate_line, noise, percent, plain_percent, shown};
-use crate::error::{Context, Exit, Result};
+use crate::error::Result;
 use crate::record::compare::{CompareRecord, Difference, MetricVerdict, RunName, Verdict};
+use crate::report::html::render;
 use crate::units::plural;
 
 /// Renders the page.
@@ -14,15 +14,6 @@ use crate::units::plural;
 /// # Errors
 /// Exit code 110 if the template fails to render, which would be a bug.
 pub fn html(record: &CompareRecord) -> Result<String> {
-    let broken = || "failed to make the page".to_owned();
-    let mut environment = Environment::new();
-    // minijinja escapes values in templates whose name ends in `.html`.
-    environment
-        .add_template("page.html", include_str!("page.html"))
-        .or_exit(Exit::Output, broken)?;
-    let page = environment
-        .get_template("page.html")
-        .or_exit(Exit::Output, broken)?;
     let values = json!({
         "verdict": record.verdict.as_str(),
         "class": class(record.verdict),
@@ -40,8 +31,7 @@ pub fn html(record: &CompareRecord) -> Result<String> {
         "gates": record.gates.iter().map(gate_line).collect::<Vec<String>>(),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    page.render(minijinja::value::Serde(&values))
-        .or_exit(Exit::Output, broken)
+    render(include_str!("page.html"), &values)
 }
 
 fn class(verdict: Verdict) -> &'static str {
