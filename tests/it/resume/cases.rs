@@ -28,14 +28,25 @@ fn slow_down(job: &Job) {
     job.workspace.write("templates/chain.script.jsonl", slow);
 }
 
+/// Whether this process was started with SIGHUP ignored, so that its children are, too.
+fn ignores_hang_ups() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
+}
+
 #[test]
 fn every_signal_ends_a_run_in_order_and_the_record_lists_its_segments() {
     let job = chain(&[("SCRIPT_LATENCY", "1")]);
     slow_down(&job);
-    for (number, signal) in [Signal::INT, Signal::TERM, Signal::HUP]
-        .into_iter()
-        .enumerate()
-    {
+    // Under nohup, hang-ups stay ignored.
+    let last = if ignores_hang_ups() {
+        Signal::TERM
+    } else {
+        Signal::HUP
+    };
+    for (number, signal) in [Signal::INT, Signal::TERM, last].into_iter().enumerate() {
         let mut command = job.workspace.child(&job.variables());
         if number > 0 {
             command.args(["--resume", "latest"]);
