@@ -445,6 +445,7 @@ settings! {
         /// How often the job is run, each time as a run of its own; at least 1.
         pub repetitions: usize,
         /// Whether each repetition waits for a line on stdin.
+        #[serde(skip)]
         pub by_turns: bool,
         /// Name that stands for this run from now on.
         pub save_baseline: Option<String>,

@@ -41,8 +41,14 @@ const HARMLESS: &[&str] = &[
 /// Number of processes of a resumed run. Its times are never taken for those of one process.
 const SEGMENTS: &str = "segments";
 
+/// The name of the host.
+const HOST: &str = "machine";
+
+/// Facts of the machine itself.
+const OF_THE_MACHINE: &[&str] = &["machine", "processor", "memory", "gpu", "driver", "os"];
+
 /// Facts that may differ between the runs of one side.
-const PER_RUN: &[&str] = &["revision"];
+const PER_RUN: &[&str] = &["revision", HOST];
 
 /// Memory of virtual machines differs by a few pages from boot to boot.
 const MEMORY_STEP: f64 = (1u64 << 29) as f64;
@@ -157,9 +163,12 @@ impl Identity {
         digest(&self.job)
     }
 
-    /// The same of the machine's facts.
+    /// The same of the machine's facts. The host's name is not among them: that of a container changes with every
+    /// start.
     pub fn machine_digest(&self) -> String {
-        digest(&self.machine)
+        let mut facts = self.machine.clone();
+        facts.remove(HOST);
+        digest(&facts)
     }
 }
 
@@ -228,7 +237,8 @@ pub fn segments(record: &RunRecord) -> usize {
 }
 
 /// Divides what differs between two sides into the subject of the comparison and what is accepted besides.
-/// Without a named subject, the only thing that differs is it.
+/// Without a named subject, the only thing that differs is it. Another host's name is accepted if nothing else of
+/// the machine differs, since that of a container changes with every start.
 ///
 /// # Errors
 /// Exit code 2 for differences that are neither.
@@ -237,8 +247,17 @@ pub fn subject(
     subject: &[String],
     allowed: &[String],
 ) -> Result<(Vec<Difference>, Vec<Difference>)> {
+    let other_machine = |difference: &Difference| {
+        difference.name != HOST && OF_THE_MACHINE.contains(&difference.name.as_str())
+    };
+    let same_machine = !differences.iter().any(other_machine);
+    let is_accepted = |difference: &Difference| {
+        let is_name_alone = difference.name == HOST && same_machine;
+        let is_subject = subject.contains(&difference.name);
+        allowed.contains(&difference.name) || (is_name_alone && !is_subject)
+    };
     let (accepted, left): (Vec<Difference>, Vec<Difference>) =
-        (differences.into_iter()).partition(|difference| allowed.contains(&difference.name));
+        differences.into_iter().partition(is_accepted);
     if subject.is_empty() && left.len() <= 1 {
         return Ok((left, accepted));
     }
@@ -331,4 +350,82 @@ pub(super) fn flat(settings: &BTreeMap<String, Value>) -> BTreeMap<String, Value
         }
     }
     flat
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::compare::made::run;
+
+    fn named(names: &[&str]) -> Vec<Difference> {
+        let difference = |name: &&str| Difference {
+            name: (*name).to_owned(),
+            base: "a".to_owned(),
+            new: "b".to_owned(),
+        };
+        names.iter().map(difference).collect()
+    }
+
+    /// The names of the subject and of what is accepted.
+    fn divided(differing: &[&str], about: &[&str], allowed: &[&str]) -> Option<[Vec<String>; 2]> {
+        let owned = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let names = |facts: Vec<Difference>| facts.into_iter().map(|fact| fact.name).collect();
+        let (subject, accepted) = subject(named(differing), &owned(about), &owned(allowed)).ok()?;
+        Some([names(subject), names(accepted)])
+    }
+
+    #[test]
+    fn the_only_difference_is_the_subject_and_others_are_obstacles() {
+        let [of_one, accepted] = divided(&["seed"], &[], &[]).expect("one");
+        assert_eq!((of_one, accepted), (vec!["seed".to_owned()], Vec::new()));
+        assert_eq!(divided(&["seed", "model"], &[], &[]), None);
+        assert_eq!(divided(&["seed", "model"], &["seed"], &[]), None);
+        assert!(divided(&["seed", "model"], &["seed", "model"], &[]).is_some());
+        let [about, accepted] = divided(&["seed", "model"], &[], &["seed"]).expect("one is left");
+        assert_eq!(
+            (about, accepted),
+            (vec!["model".to_owned()], vec!["seed".to_owned()])
+        );
+        assert_eq!(
+            divided(&[], &["model"], &[]),
+            Some([Vec::new(), Vec::new()])
+        );
+    }
+
+    #[test]
+    fn the_name_of_the_host_alone_makes_no_other_machine() {
+        let [about, accepted] = divided(&["machine", "revision"], &[], &[]).expect("one is left");
+        assert_eq!(
+            (about, accepted),
+            (vec!["revision".to_owned()], vec!["machine".to_owned()])
+        );
+        assert_eq!(divided(&["machine", "processor"], &[], &[]), None);
+        let [about, _] = divided(&["machine"], &["machine"], &[]).expect("the subject");
+        assert_eq!(about, ["machine"]);
+        let mut one = run("a", 1, |_, _| 1.0).record;
+        let digest = |record: &RunRecord| Identity::of(record).machine_digest();
+        let before = digest(&one);
+        one.environment.hostname_hash = Some("0123".to_owned());
+        assert_eq!(digest(&one), before);
+        one.environment.cpu = "another".to_owned();
+        assert_ne!(digest(&one), before);
+    }
+
+    #[test]
+    fn limits_prices_and_paths_make_no_other_job() {
+        let mut one = run("a", 1, |_, _| 1.0).record;
+        let digest = |record: &RunRecord| Identity::of(record).job_digest();
+        let before = digest(&one);
+        for name in ["deadline_s", "prices", "out", "script", "quiet", "backend"] {
+            one.settings.insert(name.to_owned(), Value::from(1));
+            assert_eq!(digest(&one), before, "{name}");
+        }
+        one.settings.insert("seed".to_owned(), Value::from(1));
+        assert_ne!(digest(&one), before);
+    }
 }
