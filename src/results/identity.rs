@@ -41,6 +41,9 @@ const HARMLESS: &[&str] = &[
 /// Number of processes of a resumed run. Its times are never taken for those of one process.
 const SEGMENTS: &str = "segments";
 
+/// What is known from the engine alone.
+const OF_THE_ENGINE: &[&str] = &["engine", "model", "weights", "backend", "device"];
+
 /// The name of the host.
 const HOST: &str = "machine";
 
@@ -133,7 +136,7 @@ impl Identity {
         }
     }
 
-    /// What differs, by name; a fact that one of them does not know differs only in what is known.
+    /// What differs, by name. An engine that was never started says nothing.
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let parts = [
             (&self.job, &other.job),
@@ -145,7 +148,9 @@ impl Identity {
             let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
             for name in names {
                 let values = [one, other].map(|facts| facts.get(name).unwrap_or(&Value::Null));
-                if values[0] != values[1] {
+                let is_unknown =
+                    OF_THE_ENGINE.contains(&name.as_str()) && values.contains(&&Value::Null);
+                if values[0] != values[1] && !is_unknown {
                     let [base, new] = values.map(shown);
                     differences.push(Difference {
                         name: name.clone(),
@@ -414,6 +419,17 @@ mod tests {
         assert_eq!(digest(&one), before);
         one.environment.cpu = "another".to_owned();
         assert_ne!(digest(&one), before);
+    }
+
+    #[test]
+    fn an_engine_that_was_never_started_is_no_other_engine() {
+        let one = run("a", 1, |_, _| 1.0).record;
+        let mut killed = one.clone();
+        killed.engine = Value::Null;
+        let differences = |other: &RunRecord| Identity::of(&one).differences(&Identity::of(other));
+        assert_eq!(differences(&killed), []);
+        killed.engine = serde_json::json!({"kind": "remote"});
+        assert_eq!(differences(&killed)[0].name, "engine");
     }
 
     #[test]
