@@ -23,6 +23,7 @@ mod resume;
 mod rounds;
 mod sampler;
 mod services;
+mod trend;
 mod validity;
 mod verdict;
 
@@ -56,6 +57,7 @@ use services::RunServices;
 pub(crate) use ab::{AbRequest, ab};
 pub(crate) use comparison::{Request as CompareRequest, compared};
 pub(crate) use judged::failure;
+pub(crate) use trend::{TrendRequest, trend};
 pub(crate) use verdict::verdict;
 
 /// Runs the job, and returns the exit code of a run that ended in order.
