@@ -31,30 +31,10 @@ graphics_processes=none
 
 /// A workspace with a tiny model, and the command `run` on the simulated GPU with these readings.
 fn on(driver: &Path, readings: &str, arguments: &[&str]) -> (Workspace, assert_cmd::Command) {
-    let workspace = Workspace::new();
-    tiny_model::write(&workspace.file("tiny.gguf"));
-    workspace.write("nvml.txt", readings);
+    let workspace = tiny_model::with_readings(readings);
     let mut command = workspace.flowbench(arguments);
-    command.envs(environment(driver, &workspace));
+    command.envs(tiny_model::on_the_card(driver, &workspace, 1));
     (workspace, command)
-}
-
-fn environment(driver: &Path, workspace: &Workspace) -> Vec<(&'static str, PathBuf)> {
-    let mut variables = vec![
-        ("LD_LIBRARY_PATH", driver.to_owned()),
-        ("MODEL", workspace.file("tiny.gguf")),
-        ("SIMGPU_NVML", workspace.file("nvml.txt")),
-    ];
-    let settings = [
-        ("DEVICE", "cuda"),
-        ("MODE", "standalone"),
-        ("TEMPLATE", "chain"),
-        ("NUM_FLOWS", "1"),
-        ("KV_CACHE_MB", "4"),
-        ("IGNORE_EOS", "1"),
-    ];
-    variables.extend(settings.map(|(name, value)| (name, PathBuf::from(value))));
-    variables
 }
 
 /// A run of one flow, which must succeed: what it printed, and the record's part on the GPU.
@@ -323,7 +303,7 @@ fn a_running_run_shows_its_card() {
     let readings = |power: &str| SOUND.replace("power_mw=123400", power) + "energy_mj=1000\n";
     workspace.write("nvml.txt", readings("power_mw=123400"));
     let mut command = workspace.child(&[]);
-    command.envs(environment(&driver, &workspace));
+    command.envs(tiny_model::on_the_card(&driver, &workspace, 1));
     command.envs([("NUM_FLOWS", "1000"), ("STATS_ADDR", "127.0.0.1:0")]);
     let running = Running::of(&mut command);
     let device = |is_there: &dyn Fn(&serde_json::Value) -> bool| {

@@ -2,11 +2,13 @@
 //! bad its answers. A token takes microseconds on the CPU, and milliseconds on the simulated GPU.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+
+use crate::common::Workspace;
 
 const HIDDEN: usize = 64;
 const HEADS: usize = 2;
@@ -102,4 +104,35 @@ fn tensors() -> Vec<(&'static str, QTensor)> {
         )
     };
     shapes.into_iter().map(tensor).collect()
+}
+
+/// A workspace with the model, and with the readings that the simulated card's NVML gives.
+pub(crate) fn with_readings(readings: &str) -> Workspace {
+    let workspace = Workspace::new();
+    write(&workspace.file("tiny.gguf"));
+    workspace.write("nvml.txt", readings);
+    workspace
+}
+
+/// The variables of a run of `flows` flows of [`with_readings`] on the simulated card.
+pub(crate) fn on_the_card(
+    driver: &Path,
+    workspace: &Workspace,
+    flows: usize,
+) -> Vec<(&'static str, PathBuf)> {
+    let mut variables = vec![
+        ("LD_LIBRARY_PATH", driver.to_owned()),
+        ("MODEL", workspace.file("tiny.gguf")),
+        ("SIMGPU_NVML", workspace.file("nvml.txt")),
+        ("NUM_FLOWS", PathBuf::from(flows.to_string())),
+    ];
+    let settings = [
+        ("DEVICE", "cuda"),
+        ("MODE", "standalone"),
+        ("TEMPLATE", "chain"),
+        ("KV_CACHE_MB", "4"),
+        ("IGNORE_EOS", "1"),
+    ];
+    variables.extend(settings.map(|(name, value)| (name, PathBuf::from(value))));
+    variables
 }

@@ -1,7 +1,7 @@
 //! What is watched while a run goes on: on the simulated GPU and its `libnvidia-ml.so.1`, whose readings each
 //! test writes into a file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -25,37 +25,12 @@ processes=self:1000
 graphics_processes=none
 ";
 
-fn workspace(readings: &str) -> Workspace {
-    let workspace = Workspace::new();
-    tiny_model::write(&workspace.file("tiny.gguf"));
-    workspace.write("nvml.txt", readings);
-    workspace
-}
-
-fn environment(driver: &Path, workspace: &Workspace) -> Vec<(&'static str, PathBuf)> {
-    let mut variables = vec![
-        ("LD_LIBRARY_PATH", driver.to_owned()),
-        ("MODEL", workspace.file("tiny.gguf")),
-        ("SIMGPU_NVML", workspace.file("nvml.txt")),
-    ];
-    let settings = [
-        ("DEVICE", "cuda"),
-        ("MODE", "standalone"),
-        ("TEMPLATE", "chain"),
-        ("NUM_FLOWS", "2"),
-        ("KV_CACHE_MB", "4"),
-        ("IGNORE_EOS", "1"),
-    ];
-    variables.extend(settings.map(|(name, value)| (name, PathBuf::from(value))));
-    variables
-}
-
 /// A run with these readings, which must succeed.
 #[track_caller]
 fn run_on(driver: &Path, readings: &str, variables: &[(&str, &str)]) -> (Workspace, Printed) {
-    let workspace = workspace(readings);
+    let workspace = tiny_model::with_readings(readings);
     let mut command = workspace.flowbench(&["run"]);
-    command.envs(environment(driver, &workspace));
+    command.envs(tiny_model::on_the_card(driver, &workspace, 2));
     command.envs(variables.iter().copied());
     let printed = run(&mut command);
     assert_eq!(printed.code, 0, "{}", printed.err);
@@ -170,9 +145,9 @@ fn without_a_counter_the_power_is_integrated() {
 #[test]
 fn a_card_that_falls_off_the_bus_taints_what_follows() {
     let Some(driver) = driver(&[]) else { return };
-    let workspace = workspace(SOUND);
+    let workspace = tiny_model::with_readings(SOUND);
     let mut command = workspace.child(&[]);
-    command.envs(environment(&driver, &workspace));
+    command.envs(tiny_model::on_the_card(&driver, &workspace, 2));
     command.env("NUM_FLOWS", "120");
     let mut child = command.spawn().expect("starts");
     // Wait until several readings lie between the first step and the present.
