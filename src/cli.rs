@@ -24,7 +24,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::{
     Backend, Concurrency, DeviceChoice, DiagnoseFormat, ExportFormat, GpuSettings, JobSettings,
     Layout, MachineSettings, Mode, ModelConfig, PresentationSettings, ProfileConfig, RemoteConfig,
-    ReportFormat, RunConfig,
+    ReportFormat, RunConfig, WhatIf,
 };
 use crate::error::{Error, Result};
 use crate::evaluate;
@@ -408,6 +408,11 @@ pub struct DiagnoseArgs {
     /// What may differ between the run and the baseline
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allow_different: Vec<String>,
+
+    /// Predict the run under other settings instead: concurrency=N, prefix_cache=on|off, speculate=on|off,
+    /// max_tokens=N, decode_speed=FACTOR, prefill_speed=FACTOR, evaluation_speed=FACTOR, with commas
+    #[arg(long, value_name = "SETTINGS", conflicts_with = "baseline")]
+    pub what_if: Option<WhatIf>,
 
     /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]

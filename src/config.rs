@@ -5,6 +5,7 @@ mod names;
 mod remote;
 mod root;
 mod scope;
+mod what_if;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ pub use remote::{
 };
 pub use root::Layout;
 pub use scope::Scope;
+pub use what_if::WhatIf;
 
 use names::settings;
 use remote::MAX_DEFAULT_CONCURRENCY;

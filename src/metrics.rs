@@ -6,6 +6,7 @@ pub mod compare;
 mod energy;
 pub mod gates;
 mod intervals;
+pub mod replay;
 mod rounds;
 mod scores;
 pub mod sequential;

@@ -20,6 +20,7 @@ mod tokens;
 pub mod trend;
 pub mod validity;
 pub mod warning;
+pub mod what_if;
 
 use std::collections::BTreeMap;
 
@@ -177,6 +178,12 @@ pub struct PlannedStep {
     pub max_tokens: usize,
     /// Whether an `evaluate`, `verify`, `judge` or `select` step uses its answers.
     pub judged: bool,
+    /// What of its prompts is known at expansion, and what a prefix cache can reuse of that, in bytes over all
+    /// flows, as in [`PrefixRecord`]. 0 where that is not computed, and in records of earlier versions.
+    #[serde(default, skip_serializing_if = "is_zero_bytes")]
+    pub prompt_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_zero_bytes")]
+    pub reusable_bytes: u64,
 }
 
 /// How much of the prompts a prefix cache can reuse from earlier requests, in bytes of the text known at
@@ -398,6 +405,11 @@ impl StepRecord {
     /// The kind of step, as templates name it.
     pub fn kind(&self) -> &str {
         self.kind.as_deref().unwrap_or("generate")
+    }
+
+    /// Whether it was a request to a model.
+    pub fn asks_a_model(&self) -> bool {
+        matches!(self.kind.as_deref(), None | Some("judge"))
     }
 
     /// The step and its sample, for messages.
@@ -624,6 +636,10 @@ pub struct OutputOf {
 
 fn is_zero(count: &usize) -> bool {
     *count == 0
+}
+
+fn is_zero_bytes(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// The machine and the build.

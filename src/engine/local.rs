@@ -177,6 +177,8 @@ impl LocalEngine {
             weights: Some(model.weights()),
             context_length: lengths.context(),
             device: opened.info,
+            pass_tokens: Some(model.pass_tokens()),
+            max_sequences: Some(model.max_sequences()),
             jit_ms: model.jit_ms(),
             notes: tokenizer.notes().to_vec(),
         };

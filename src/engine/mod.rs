@@ -388,6 +388,12 @@ pub struct EngineInfo {
     /// Upper bound on a sequence's length in tokens.
     pub context_length: usize,
     pub device: DeviceInfo,
+    /// Most tokens that a forward pass computes, and most sequences in it; `null` unless the engine computes
+    /// them in this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass_tokens: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_sequences: Option<usize>,
     /// Part of the engine's start in which the driver compiled the kernels for its card, in
     /// milliseconds. The driver keeps the result in a cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -224,6 +224,8 @@ impl ScriptedEngine {
                 weights: None,
                 context_length: usize::MAX,
                 device: DeviceInfo::none(),
+                pass_tokens: None,
+                max_sequences: None,
                 jit_ms: None,
                 notes: Vec::new(),
             },

@@ -71,7 +71,7 @@ impl Rounds {
     /// Notes the output of a step that is marked with its round.
     fn output(&mut self, step: &StepRecord) {
         if let (Some(round), Some(mode)) = (step.round, &step.mode)
-            && matches!(step.kind(), "generate" | "judge")
+            && step.asks_a_model()
         {
             let output = OutputOf {
                 mode: mode.clone(),

@@ -29,6 +29,7 @@ pub use identity::{Identity, common, explains_outputs, segments, subject, undist
 pub use measured::{read_all, read_measured};
 pub use names::run_name;
 pub use profile::{ProfileFiles, write_pending};
+pub use reading::record as read_record;
 pub use recording::Recording;
 pub use reopened::Reopened;
 pub use rollouts::{Existing, Rollout, RolloutFile, Usage};

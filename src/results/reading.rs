@@ -13,7 +13,10 @@ struct Version {
 }
 
 /// Reads a `run.json`.
-pub(super) fn record(file: &Path) -> Result<RunRecord> {
+///
+/// # Errors
+/// Exit code 2 if it cannot be read or parsed, or is of another version.
+pub fn record(file: &Path) -> Result<RunRecord> {
     let text = read(file)?;
     let version: Version = parse(&text, file)?;
     if version.schema != RECORD_SCHEMA {

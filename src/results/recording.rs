@@ -71,7 +71,7 @@ impl Recording {
     /// # Errors
     /// As [`Self::create`].
     pub fn add(&mut self, step: &StepRecord) -> Result<()> {
-        if !matches!(step.kind(), "generate" | "judge") {
+        if !step.asks_a_model() {
             return Ok(());
         }
         let line = Line {

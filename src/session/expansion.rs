@@ -102,6 +102,8 @@ fn planned(flow: &Flow) -> Vec<PlannedStep> {
             temperature: generate.temperature.to_string().parse().unwrap_or_default(),
             max_tokens: generate.max_tokens,
             judged: judged.contains(step.name()),
+            prompt_bytes: 0,
+            reusable_bytes: 0,
         });
     }
     steps
@@ -110,18 +112,27 @@ fn planned(flow: &Flow) -> Vec<PlannedStep> {
 /// Prompts of more flows are not compared after a run: it takes about as long as expanding them.
 const COMPARED_FLOWS: usize = 1000;
 
-/// How much of the prompts is shared. Computed outside of every reported time.
-pub(crate) fn prefix(expansion: &Expansion) -> Option<PrefixRecord> {
+/// Records how much of the prompts is shared. Computed outside of every reported time.
+pub(crate) fn record_prefix(expansion: &Expansion, record: &mut ExpansionRecord) {
     if expansion.num_flows > COMPARED_FLOWS {
-        return None;
+        return;
     }
     // Not worth failing a run for; and the flows were rendered before.
-    let share = expansion.share().ok()?;
-    Some(PrefixRecord {
+    let Ok(share) = expansion.share() else {
+        return;
+    };
+    record.prefix = Some(PrefixRecord {
         prompt_bytes: share.prompt_bytes,
         reusable_bytes: share.reusable_bytes,
         reusable_bytes_reordered: share.reusable_bytes_reordered,
-    })
+    });
+    for step in &mut record.steps {
+        let of_step = |id: &str| id.split('.').next() == Some(step.step.as_str());
+        for share in share.steps.iter().filter(|share| of_step(&share.id)) {
+            step.prompt_bytes += share.prompt_bytes;
+            step.reusable_bytes += share.reusable_bytes;
+        }
+    }
 }
 
 /// Prints whether the cache was used, what went in, and how long it took.

@@ -46,7 +46,7 @@ impl Recorder<'_> {
             self.enter_usage(&mut accounts);
             self.record.totals.usage = accounts.usage().to_vec();
             self.record.totals.benchmark_total_ms = Some(self.kept.benchmark_ms);
-            self.record.expansion.prefix = expansion::prefix(expansion);
+            expansion::record_prefix(expansion, &mut self.record.expansion);
             let num_workflows = self.kept.workflows.len();
             return self.finish(Ok(Outcome::Ended), num_workflows);
         }

@@ -26,6 +26,7 @@ mod services;
 mod trend;
 mod validity;
 mod verdict;
+mod what_if;
 
 pub(crate) use finish::save_before_exit;
 
@@ -59,6 +60,7 @@ pub(crate) use comparison::{Request as CompareRequest, compared};
 pub(crate) use judged::failure;
 pub(crate) use trend::{TrendRequest, trend};
 pub(crate) use verdict::verdict;
+pub(crate) use what_if::what_if;
 
 /// Runs the job, and returns the exit code of a run that ended in order.
 ///
@@ -278,7 +280,7 @@ fn run_flows(
     let before = recorder.kept.verification.clone();
     let verification = before.into_iter().chain(services.verification());
     recorder.record.totals.verification = VerificationRecord::sum(verification);
-    recorder.record.expansion.prefix = expansion::prefix(expansion);
+    expansion::record_prefix(expansion, &mut recorder.record.expansion);
     recorder.finish(result, num_workflows)
 }
 

@@ -203,7 +203,7 @@ fn one(
     });
     recorder.record.totals.usage = services.accounts.usage().to_vec();
     recorder.record.totals.verification = services.verification();
-    recorder.record.expansion.prefix = expansion::prefix(repeated.expansion);
+    expansion::record_prefix(repeated.expansion, &mut recorder.record.expansion);
     recorder.finish(result, flows.len())
 }
 

@@ -56,7 +56,7 @@ impl Accounts {
 
     /// Adds the request of a step that ended in an earlier segment of the run.
     pub fn enter_step(&mut self, step: &StepRecord) {
-        if matches!(step.kind(), "generate" | "judge") {
+        if step.asks_a_model() {
             let tokens = &step.tokens;
             self.add(step.kind(), tokens.prompt, tokens.reused, tokens.decode);
         }

@@ -47,4 +47,5 @@ mod thorough;
 mod tiny_model;
 mod validity;
 mod warnings;
+mod what_if;
 mod workflows;

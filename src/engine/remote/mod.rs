@@ -192,6 +192,8 @@ impl RemoteEngine {
                 weights: None,
                 context_length: model.max_model_len.unwrap_or(usize::MAX),
                 device: DeviceInfo::none(),
+                pass_tokens: None,
+                max_sequences: None,
                 jit_ms: None,
                 notes: tokens
                     .as_ref()

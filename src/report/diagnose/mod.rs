@@ -10,6 +10,7 @@ mod stages;
 #[cfg(test)]
 mod tests;
 mod text;
+mod what_if;
 
 use serde::Serialize;
 
@@ -22,6 +23,7 @@ use present::Present;
 
 pub use present::Setting;
 pub use text::{markdown, seconds};
+pub use what_if::what_if;
 
 /// Version of the layout of [`Diagnosis`].
 const SCHEMA: u32 = 1;

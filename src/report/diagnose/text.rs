@@ -185,7 +185,7 @@ fn write_device(out: &mut String, device: &DeviceTimes, diagnosis: &Diagnosis) -
 }
 
 /// Writes an aligned Markdown table; the first two columns are left-aligned.
-fn table<const N: usize>(out: &mut String, rows: &[[String; N]]) -> std::fmt::Result {
+pub(super) fn table<const N: usize>(out: &mut String, rows: &[[String; N]]) -> std::fmt::Result {
     let width = |column: usize| {
         let widths = rows.iter().map(|row| row[column].chars().count());
         widths.max().unwrap_or(0).max(3)

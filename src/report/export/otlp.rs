@@ -216,7 +216,7 @@ impl Spans<'_> {
         step: &StepRecord,
         by_name: &HashMap<&str, Vec<&StepRecord>>,
     ) -> Value {
-        let calls_model = matches!(step.kind(), "generate" | "judge");
+        let calls_model = step.asks_a_model();
         let operation = self.operation();
         let mut all = Attributes::default();
         let name = if calls_model {

@@ -116,7 +116,7 @@ impl Gathered {
         for reason in &step.tainted {
             *self.tainted.entry(*reason).or_default() += 1;
         }
-        if !matches!(step.kind(), "generate" | "judge") {
+        if !step.asks_a_model() {
             return;
         }
         self.answers += 1;

@@ -32,6 +32,7 @@ fn changed(change: impl Fn(&mut RunRecord, &mut [StepRecord])) -> Vec<Warning> {
             temperature: 0.0,
             max_tokens: 48,
             judged: step == "verifier",
+            ..PlannedStep::default()
         })
         .to_vec();
     // The default job runs to its token limits by design.
