@@ -178,6 +178,9 @@ pub struct PlannedStep {
     pub max_tokens: usize,
     /// Whether an `evaluate`, `verify`, `judge` or `select` step uses its answers.
     pub judged: bool,
+    /// Whether its prompt continues the conversation of the first step that it needs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub appends: bool,
     /// What of its prompts is known at expansion, and what a prefix cache can reuse of that, in bytes over all
     /// flows, as in [`PrefixRecord`]. 0 where that is not computed, and in records of earlier versions.
     #[serde(default, skip_serializing_if = "is_zero_bytes")]

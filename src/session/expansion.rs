@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Exit, Result};
-use crate::flow::{self, CacheState, ExpandRequest, Expansion, Flow, Input, OnWait, Work};
+use crate::flow::{self, CacheState, Context, ExpandRequest, Expansion, Flow, Input, OnWait, Work};
 use crate::profile::{self, Span};
 use crate::record::{ExpansionRecord, PlannedStep, PrefixRecord};
 use crate::report::{Console, timing};
@@ -102,6 +102,7 @@ fn planned(flow: &Flow) -> Vec<PlannedStep> {
             temperature: generate.temperature.to_string().parse().unwrap_or_default(),
             max_tokens: generate.max_tokens,
             judged: judged.contains(step.name()),
+            appends: generate.context == Context::Append,
             prompt_bytes: 0,
             reusable_bytes: 0,
         });

@@ -53,8 +53,8 @@ const FEATURES: usize = 5;
 const PROMPT_ATTENTION: f64 = 0.5;
 const DECODE_ATTENTION: f64 = 1.0;
 
-/// A belief weighs as much as this share of the passes.
-const BELIEF: f64 = 0.01;
+/// A belief weighs as much as this share of the passes that it is about.
+const BELIEF: f64 = 0.05;
 
 fn beliefs(observed: &[(Pass, f64)]) -> [[f64; FEATURES]; 2] {
     let sum = |of: fn(&Pass) -> f64| observed.iter().map(|(pass, _)| of(pass)).sum::<f64>();
@@ -65,13 +65,18 @@ fn beliefs(observed: &[(Pass, f64)]) -> [[f64; FEATURES]; 2] {
     if prompt_rows <= 0.0 || prompt_ms <= 0.0 {
         return [[0.0; FEATURES]; 2];
     }
+    let with_prompt = observed
+        .iter()
+        .filter(|(pass, _)| !pass.is_decode())
+        .count();
     // In units of what a prompt's token takes.
-    let weight = (BELIEF * observed.len() as f64).sqrt() * prompt_rows / prompt_ms;
+    let weight = |passes: usize| (BELIEF * passes as f64).sqrt() * prompt_rows / prompt_ms;
+    let (of_prompts, of_decode) = (weight(with_prompt), weight(observed.len() - with_prompt));
     let prompt_context = sum(|pass| pass.prompt_context) / prompt_rows;
     let decode_context = sum(|pass| pass.decode_context) / decode_rows.max(1.0);
     [
-        [0.0, -PROMPT_ATTENTION, 0.0, prompt_context, 0.0].map(|part| part * weight),
-        [0.0, -DECODE_ATTENTION, decode_context, 0.0, 0.0].map(|part| part * weight),
+        [0.0, -PROMPT_ATTENTION, 0.0, prompt_context, 0.0].map(|part| part * of_prompts),
+        [0.0, -DECODE_ATTENTION, decode_context, 0.0, 0.0].map(|part| part * of_decode),
     ]
 }
 
@@ -234,8 +239,8 @@ mod tests {
         let cost = PassCost::fit(&seen);
         for pass in [decode(8, 700.0), decode(25, 900.0), prompt(256.0)] {
             let error = cost.ms(&pass, AS_IT_WAS) / truth(&pass) - 1.0;
-            // What is believed of attention pulls a little.
-            assert!(error.abs() < 0.1, "{pass:?} {error}");
+            // Seven prompts do not outweigh what is believed of attention, of which this machine has little.
+            assert!(error.abs() < 0.15, "{pass:?} {error}");
         }
         let half = Speeds {
             decode: 2.0,

@@ -8,6 +8,9 @@ const SWEEPS: usize = 2_000;
 /// Rounds of reweighting, in which outliers lose weight.
 const ROUNDS: usize = 8;
 
+/// A relative error up to this is none of an outlier.
+const NO_OUTLIER: f64 = 0.1;
+
 /// The coefficients `c ≥ 0` that minimise `Σ w (y − x·c)² / p² + Σ (v·c)²` over the samples `(x, y)` and the beliefs
 /// `v`, by sequential coordinate descent (V. Franc, V. Hlaváč, M. Navara, CAIP 2005). The errors are relative to `p`,
 /// the last round's prediction: relative to the noisy `y`, small values would pull everything down. The weights `w`
@@ -24,7 +27,7 @@ pub(super) fn fit<const N: usize>(samples: &[([f64; N], f64)], beliefs: &[[f64; 
         let predicted: Vec<f64> = predicted.collect();
         let error = |(p, (_, y)): (&f64, &([f64; N], f64))| (y / p - 1.0).abs();
         let errors: Vec<f64> = predicted.iter().zip(samples).map(error).collect();
-        let limit = 2.0 * median(&errors).unwrap_or(0.0);
+        let limit = (2.0 * median(&errors).unwrap_or(0.0)).max(NO_OUTLIER);
         for ((scale, p), error) in scales.iter_mut().zip(predicted).zip(errors) {
             let weight = if error > limit && error > 0.0 {
                 limit / error

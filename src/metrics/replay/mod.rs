@@ -22,10 +22,11 @@ use crate::error::{Error, Result};
 use crate::record::what_if::Predicted;
 use crate::record::{RunRecord, StepRecord, WorkflowRecord};
 use crate::statistics::mean;
+use crate::units::plural;
 
 use cost::{PassCost, Speeds};
 use observed::{Alone, Observed};
-use recording::{Recording, Request};
+use recording::{Recording, Request, Work};
 use simulate::{Answers, Demand, Replayed, Settings, replay};
 
 /// Tokens of a pass where the record does not say it: what servers of the field take by default.
@@ -49,8 +50,10 @@ pub struct Replayer {
     caches: bool,
     /// Prompt tokens by step id that a prefix cache could reuse, as a mean.
     reusable: BTreeMap<String, f64>,
-    /// Time of this process before a request can be computed, by name of the step.
-    host_ms: Vec<f64>,
+    /// Steps that continue a conversation.
+    appends: BTreeSet<String>,
+    /// Time of this process before a request can be computed.
+    host_ms: f64,
     measured: Measured,
     fitted: usize,
     /// With the settings of the run.
@@ -165,7 +168,11 @@ impl Replayer {
             speculates: setting("speculate").and_then(Value::as_bool) == Some(true),
             caches,
             reusable: reusable(record, &recording),
-            host_ms: host_times(&recording),
+            appends: (record.expansion.steps.iter())
+                .filter(|step| step.appends)
+                .map(|step| step.step.clone())
+                .collect(),
+            host_ms: host_time(&recording),
             measured,
             fitted: passes.len(),
             base: Replayed::default(),
@@ -259,9 +266,9 @@ impl Replayer {
         }
         if concurrency > self.concurrency {
             notes.push(format!(
-                "no pass of the run had more than {:.0} sequences: the cost of larger batches follows from its \
-                 prompts, whose tokens are also computed side by side",
-                self.largest_batch.max(1.0).ceil()
+                "no pass of the run had more than {}: the cost of larger batches follows from its prompts, whose \
+                 tokens are also computed side by side",
+                plural(self.largest_batch.max(1.0).ceil() as usize, "sequence")
             ));
             notes.push("memory for keys and values is taken to suffice".to_owned());
         }
@@ -340,9 +347,8 @@ impl Replayer {
                 (false, true) if request.leader.is_some() => request.reused,
                 (false, true) => 0,
                 (true, false) => {
-                    let known = self.reusable.get(&self.recording.names[name]);
                     let most = request.prompt.saturating_sub(1);
-                    (known.map_or(0, |known| known.round() as usize))
+                    self.shared(&self.recording.names[name], request)
                         .clamp(request.reused.min(most), most)
                 }
             };
@@ -352,7 +358,7 @@ impl Replayer {
             };
             let (host_ms, delay_ms) = match self.kind {
                 Kind::Remote => (0.0, self.cost.of_request()),
-                _ => (self.host_ms[name], 0.0),
+                _ => (self.host_ms, 0.0),
             };
             demands[item] = Demand {
                 prompt: request.prompt - reused.min(request.prompt),
@@ -363,6 +369,18 @@ impl Replayer {
             };
         }
         Ok(demands)
+    }
+
+    /// Prompt tokens that a prefix cache would reuse.
+    fn shared(&self, step: &str, request: &Request) -> usize {
+        let of_text = self.reusable.get(step).map_or(0.0, |known| known.round());
+        let earlier = request.after.filter(|_| self.appends.contains(step));
+        let of_turn = match earlier.map(|item| self.recording.items[item].work) {
+            // Of the last token that was generated, keys and values were never computed.
+            Some(Work::Request(turn)) => (turn.prompt + turn.decode).saturating_sub(1),
+            _ => 0,
+        };
+        (of_text as usize).max(of_turn)
     }
 
     /// Tokens and rows of a pass in which a sequence decodes alone, over the whole run.
@@ -420,18 +438,13 @@ impl Measured {
     }
 }
 
-/// The shortest wait of each step before its first pass: what this process does for a request itself.
-fn host_times(recording: &Recording) -> Vec<f64> {
-    let mut shortest = vec![f64::INFINITY; recording.names.len()];
-    for (item, request) in recording.requests() {
-        if let Some(name) = recording.items[item].step {
-            shortest[name] = shortest[name].min((request.queue - request.start).max(0.0));
-        }
-    }
-    for ms in &mut shortest {
-        *ms = if ms.is_finite() { *ms } else { 0.0 };
-    }
-    shortest
+/// The shortest wait before a first pass: what this process does for a request itself, in milliseconds.
+fn host_time(recording: &Recording) -> f64 {
+    let waits = recording
+        .requests()
+        .map(|(_, request)| request.queue - request.start);
+    let shortest = waits.fold(f64::INFINITY, f64::min);
+    if shortest.is_finite() { shortest } else { 0.0 }
 }
 
 /// Prompt tokens that a cache could reuse of each step, from bytes: the text that is known at expansion has the

@@ -42,13 +42,18 @@ pub(super) fn of_passes(
     pass_tokens: usize,
 ) -> Observed {
     let mut moments = Vec::new();
+    let mut tokens_left = vec![0; recording.items.len()];
+    // Sequences after their first token and before their last.
+    let mut decoding = 0;
     for (item, request) in recording.requests() {
         moments.push(Moment {
             ms: request.queue,
             item,
             token: None,
         });
-        for (token, ms) in token_times(recording, steps, item).into_iter().enumerate() {
+        let times = token_times(recording, steps, item);
+        tokens_left[item] = times.len();
+        for (token, ms) in times.into_iter().enumerate() {
             moments.push(Moment {
                 ms,
                 item,
@@ -88,7 +93,8 @@ pub(super) fn of_passes(
             }
         }
         let ms = now.last().map_or(first.ms, |moment| moment.ms) - before;
-        if !(decoded.is_empty() && ended_prompts.is_empty()) {
+        let has_tokens = !(decoded.is_empty() && ended_prompts.is_empty());
+        if has_tokens {
             pass.decoding = decoded.len() as f64;
             pass.decode_rows = pass.decoding;
             for &(item, token, _) in &decoded {
@@ -123,7 +129,17 @@ pub(super) fn of_passes(
             alone_of.push(lone);
             observed.passes.push((pass, ms));
         }
-        before = now.last().map_or(first.ms, |moment| moment.ms);
+        for moment in now.iter().filter(|moment| moment.token.is_some()) {
+            let left = &mut tokens_left[moment.item];
+            decoding += usize::from(moment.token == Some(0));
+            *left -= 1;
+            decoding -= usize::from(*left == 0);
+        }
+        // Prompts are computed in passes without a token, unless a sequence that decodes has one in each. Otherwise
+        // what lies before the begin of a sequence is the work of this process to prepare it.
+        if has_tokens || decoding > 0 || prefilling.is_empty() {
+            before = now.last().map_or(first.ms, |moment| moment.ms);
+        }
         for moment in now.iter().filter(|moment| moment.token.is_none()) {
             if let Work::Request(request) = recording.items[moment.item].work {
                 prefilling.push((moment.item, request.prompt - request.reused));
@@ -134,7 +150,9 @@ pub(super) fn of_passes(
     for ((pass, _), item) in observed.passes.iter_mut().zip(alone_of) {
         let Some(item) = item else { continue };
         if let Work::Request(request) = recording.items[item].work {
-            pass.decode_rows += request.drafted as f64 / observed.alone[item].passes.max(1) as f64;
+            let rows = 1.0 + request.drafted as f64 / observed.alone[item].passes.max(1) as f64;
+            pass.decode_rows *= rows;
+            pass.decode_context *= rows;
         }
     }
     observed

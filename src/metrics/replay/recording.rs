@@ -42,6 +42,8 @@ pub(super) struct Request {
     pub(super) accepted: usize,
     /// Another sample of the same prompt, which computes it.
     pub(super) leader: Option<usize>,
+    /// The request of the first step that it needs, whose conversation it may continue.
+    pub(super) after: Option<usize>,
     /// Times, in milliseconds from the start of the benchmark: submission, first pass, first token, end.
     pub(super) start: f64,
     pub(super) queue: f64,
@@ -137,9 +139,16 @@ impl Recording {
                     placed.values().filter(had_ended).cloned().collect()
                 }
             };
+            let after = needs.first().and_then(|need| placed.get(need.as_str()));
+            let after = after
+                .filter(|(range, _)| range.len() == 1)
+                .map(|(range, _)| range.start);
             for (position, &index) in of_step.iter().enumerate() {
                 let item = self.items.len();
-                let work = work(&steps[index], (position > 0).then_some(first));
+                let mut work = work(&steps[index], (position > 0).then_some(first));
+                if let Work::Request(request) = &mut work {
+                    request.after = after;
+                }
                 self.items.push(Item {
                     flow,
                     step: Some(name),
@@ -242,6 +251,7 @@ fn work(step: &StepRecord, leader: Option<usize>) -> Work {
         accepted: tokens.accepted.min(tokens.decode),
         // A sample that computed the prompt itself waits for nobody.
         leader: leader.filter(|_| tokens.reused > 0 && step.kind.is_none()),
+        after: None,
         start,
         queue: start + queue,
         first: start + ttft,

@@ -341,7 +341,9 @@ impl Replay<'_> {
         }
         let alone = self.active.len() == 1 && pass.prompt_rows <= 0.0;
         if alone {
-            pass.decode_rows = self.active[0].demand.alone_rows.max(1.0);
+            let rows = self.active[0].demand.alone_rows.max(1.0);
+            pass.decode_rows *= rows;
+            pass.decode_context *= rows;
         }
         self.now += self.cost.ms(&pass, self.settings.speeds);
         self.result.passes += 1;
