@@ -67,7 +67,7 @@ fn engine(
                     let place = STEPS.iter().position(|(id, _)| id == need);
                     place.is_some_and(|place| ended[place])
                 };
-                if !begun[step] && needs.iter().all(|need| has_ended(need)) {
+                if !begun[step] && needs.iter().all(has_ended) {
                     begun[step] = true;
                     let asked = asked(*flow, step);
                     active.push(Going {
