@@ -159,6 +159,9 @@ pub struct ExpansionRecord {
     /// How much of the prompts is shared; `null` while the run is in progress, and above 1,000 flows.
     #[serde(default)]
     pub prefix: Option<PrefixRecord>,
+    /// The template's source, so that a later run can tell what was changed in it; absent above 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_text: Option<String>,
     /// The template's steps that generate; steps of a loop are listed once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<PlannedStep>,

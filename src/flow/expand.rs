@@ -57,6 +57,11 @@ impl Expansion {
         }
     }
 
+    /// The template's source.
+    pub fn template_text(&self) -> &str {
+        self.sources.template.file.text()
+    }
+
     /// The files that the flows were made from, each with a description. Shipped ones have no file.
     pub fn sources(&self) -> Vec<(&'static str, PathBuf)> {
         let Sources {

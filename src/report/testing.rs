@@ -114,6 +114,7 @@ pub(crate) fn run(
             miss: None,
             flow_expansion_ms: Millis(5.0),
             prefix: None,
+            template_text: None,
             steps: Vec::new(),
         },
         engine: json!({"kind": "local", "model": "a model", "backend": "native"}),

@@ -61,6 +61,9 @@ pub(super) fn request<'a>(
     }
 }
 
+/// Bytes of a template that a record keeps.
+const KEPT_TEMPLATE: usize = 64 << 10;
+
 /// The expansion's part of the record.
 pub(crate) fn record(expansion: &Expansion, took: Millis) -> ExpansionRecord {
     ExpansionRecord {
@@ -77,6 +80,9 @@ pub(crate) fn record(expansion: &Expansion, took: Millis) -> ExpansionRecord {
         },
         flow_expansion_ms: took,
         prefix: None,
+        template_text: Some(expansion.template_text())
+            .filter(|text| text.len() <= KEPT_TEMPLATE)
+            .map(str::to_owned),
         steps: expansion.flows.first().map(planned).unwrap_or_default(),
     }
 }

@@ -79,6 +79,7 @@ pub(crate) fn run(id: &str, flows: usize, factor: impl Fn(usize, usize) -> f64) 
         miss: None,
         flow_expansion_ms: Millis(1.0),
         prefix: None,
+        template_text: None,
         steps: Vec::new(),
     };
     let record = RunRecord {

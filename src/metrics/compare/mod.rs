@@ -15,6 +15,7 @@ mod quantity;
 mod table;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod why;
 
 use crate::record::compare::{

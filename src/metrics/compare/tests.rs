@@ -7,6 +7,7 @@ use super::made::{STEPS, run};
 use super::noise::{Knowledge, Sides};
 use super::*;
 use crate::record::compare::Verdict;
+use crate::units::Millis;
 
 /// Simulated jobs of each kind.
 const JOBS: usize = 2000;
@@ -276,6 +277,61 @@ fn longer_answers_are_work_and_other_outputs_are_told() {
     );
     assert_eq!((cause.from, cause.to), (20.0, 40.0));
     assert_eq!(cause.why, "answers longer in 10 of 10 flows");
+}
+
+#[test]
+fn a_lost_prefix_names_the_byte_where_the_template_changed() {
+    let base = noisy("base", 3, 1.0);
+    let mut new = noisy("new", 3, 1.0);
+    let template = |system: &str| {
+        Some(format!(
+            "system = \"{system}\"\n[[step]]\nid = \"planner\"\n"
+        ))
+    };
+    let base: Vec<MeasuredRun> = base
+        .into_iter()
+        .map(|mut run| {
+            run.record.expansion.template_text = template("Review it.");
+            run.steps.iter_mut().for_each(|step| {
+                step.tokens.prompt = 300;
+                step.tokens.reused = 200;
+            });
+            run
+        })
+        .collect();
+    for run in &mut new {
+        run.record.expansion.template_text = template("Review {{ row.id }} now.");
+        for step in run.steps.iter_mut() {
+            step.tokens.prompt = 300;
+            step.tokens.prefill = 300;
+            step.latency_ms.0 += 80.0;
+            step.ttft_ms = step.ttft_ms.map(|ttft| Millis(ttft.0 + 80.0));
+        }
+        for workflow in &mut run.record.workflows {
+            workflow.workflow_ms.0 += 160.0;
+            workflow
+                .critical_path
+                .iter_mut()
+                .for_each(|step| step.ms.0 += 80.0);
+        }
+    }
+    let differences = [Difference {
+        name: "template".to_owned(),
+        base: "a".to_owned(),
+        new: "b".to_owned(),
+    }];
+    let asked = Question {
+        differences: &differences,
+        outputs_may_differ: true,
+        ..question(&base, &new, "workflow_ms")
+    };
+    let answer = compare(&asked).expect("comparable");
+    let cause = &answer.metrics[0].causes[0];
+    assert_eq!(cause.term, "prefill_tokens");
+    assert_eq!(
+        cause.why,
+        "200 tokens no longer reused: the template changed at byte 7 of the system message"
+    );
 }
 
 #[test]

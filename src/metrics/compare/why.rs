@@ -2,7 +2,8 @@
 
 use super::causes::{ALL_STEPS, Part};
 use super::quantity::Term;
-use super::table::{Table, plain_id};
+use super::table::{RunView, Table, plain_id};
+use super::texts::Texts;
 use crate::record::compare::{Difference, MeasuredRun, MeasuredStep};
 use crate::record::gpu::is_setting;
 use crate::units::plural;
@@ -79,6 +80,11 @@ impl Known<'_> {
         ] {
             if self.differs(name) {
                 text.push_str(&format!(": {what}"));
+                if name == "template"
+                    && let Some(place) = self.changed_in_template(&part.step)
+                {
+                    text.push_str(&place);
+                }
                 return text;
             }
         }
@@ -86,6 +92,16 @@ impl Known<'_> {
             text.push_str(": earlier answers changed");
         }
         text
+    }
+
+    /// Where the template's text changed for a step: in the system message, which begins every prompt, or else in
+    /// a prompt. The last run of the baseline is compared with the first new one.
+    fn changed_in_template(&self, step: &str) -> Option<String> {
+        let [base, new] = self.table.sides();
+        let text = |view: &RunView| view.run.record.expansion.template_text.clone();
+        let before = Texts::of(&text(self.table.runs[base].last()?)?)?;
+        let after = Texts::of(&text(self.table.runs[new].first()?)?)?;
+        before.first_change(&after, step)
     }
 
     /// In how many flows the answers became longer, or shorter.

@@ -48,7 +48,7 @@ fn record() -> CompareRecord {
                 "prefill_tokens",
                 610.0,
                 1900.0,
-                "1290 tokens no longer reused: the template changed",
+                "1290 tokens no longer reused: the template changed at byte 2113 of the system message",
             ),
             cause(
                 0.02,
