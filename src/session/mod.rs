@@ -24,6 +24,7 @@ mod rounds;
 mod sampler;
 mod services;
 mod trend;
+mod turns;
 mod validity;
 mod verdict;
 mod what_if;
