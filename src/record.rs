@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::units::Millis;
+use compare::{ChangeInterval, Verdict};
 use evaluation::{
     EvaluationRecord, EvaluatorRecord, RolloutRecord, ScoreRecord, UsageRecord, VerificationRecord,
 };
@@ -544,6 +545,26 @@ pub struct Comparison {
     pub range_coverage: Option<f64>,
     /// Whether the rounds generated the same tokens.
     pub outputs: OutputComparison,
+    /// What the test of `flowbench ab` says of `total_ms`, with `standalone` as A and `reuse` as B; absent without a
+    /// pair of complete rounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<RoundsVerdict>,
+}
+
+/// The verdict on rounds of two arms in turns, by a test that may be looked at after every round.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct RoundsVerdict {
+    pub verdict: Verdict,
+    /// B / A − 1, the geometric mean over the pairs of rounds.
+    pub change: f64,
+    /// The confidence sequence of `change`; `null` with few rounds.
+    pub interval: Option<ChangeInterval>,
+    /// The smallest change that would have been found after so many rounds with a probability of 80 %; `null` with
+    /// few rounds.
+    pub smallest_visible: Option<f64>,
+    /// Changes up to this share do not matter.
+    pub threshold: f64,
 }
 
 /// A round: all flows once, in one mode, starting with an empty prefix cache.

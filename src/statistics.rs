@@ -1,5 +1,8 @@
 //! Statistics of small samples: median, range, and how likely the range covers the true median.
 
+use rand_chacha::rand_core::RngCore;
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
+
 use crate::record::metrics::{Distribution, Interval};
 
 /// A median of fewer values is not given.
@@ -103,9 +106,28 @@ fn median_interval(sorted: &[f64]) -> Option<Interval> {
     found
 }
 
+/// Brings `items` into a random order (R. A. Fisher, F. Yates, 1938).
+pub fn shuffle<T>(items: &mut [T], random: &mut impl RngCore) {
+    for last in (1..items.len()).rev() {
+        // The bias of the remainder is below 2^-40 for a million items.
+        let other = random.next_u64() % (last as u64 + 1);
+        items.swap(last, usize::try_from(other).unwrap_or(0));
+    }
+}
+
+/// The quantile of Student's t, or of the normal distribution for infinite `degrees`.
+pub fn students_t_quantile(degrees: f64, probability: f64) -> f64 {
+    match StudentsT::new(0.0, 1.0, degrees) {
+        Ok(student) if degrees.is_finite() => student.inverse_cdf(probability),
+        _ => Normal::standard().inverse_cdf(probability),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
 
     #[test]
     fn the_8th_and_18th_of_25_values_bound_the_median() {
@@ -121,6 +143,23 @@ mod tests {
         assert!((variance - 25.0 * 26.0 / 12.0).abs() < 1e-9);
         assert!((spread.p95.expect("enough") - 23.8).abs() < 1e-9);
         assert_eq!(spread.p99, None, "one value in a hundred is not there");
+    }
+
+    #[test]
+    fn every_order_is_as_likely() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut counts = std::collections::BTreeMap::new();
+        for _ in 0..6000 {
+            let mut items = [1, 2, 3];
+            shuffle(&mut items, &mut random);
+            *counts.entry(items).or_insert(0) += 1;
+        }
+        assert_eq!(counts.len(), 6);
+        // 1000 are expected of each, with a standard deviation of 29.
+        assert!(
+            counts.values().all(|count| (850..1150).contains(count)),
+            "{counts:?}"
+        );
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::sync::atomic::AtomicBool;
 
 use super::compare::show;
 use crate::cli::AbArgs;
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::record::compare::Verdict;
 use crate::report::Console;
 use crate::session::{self, AbRequest};
 
 /// # Errors
-/// See [`session::ab`]; exit code 106 if it was interrupted, after what was measured has been shown.
+/// See [`session::ab`]. If it was stopped after its first round, what was measured is shown, and the error says why
+/// it was: exit code 106 for an interrupt and a run that was killed, that of a run that failed.
 pub(super) fn run(
     arguments: &AbArgs,
     console: &mut Console,
@@ -30,8 +31,8 @@ pub(super) fn run(
         interrupted,
     )?;
     show(&outcome.record, &outcome.folder, arguments.output, console)?;
-    if outcome.interrupted {
-        return Err(Error::new(Exit::Incomplete, "interrupted before a verdict"));
+    if let Some(stopped) = outcome.stopped {
+        return Err(stopped);
     }
     Ok(match outcome.record.verdict {
         Verdict::Regressed => Exit::Gate,

@@ -5,7 +5,9 @@
 //! permutation test finds that unlikely to be chance, and so are its parts. It assumes no distribution.
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::statistics::shuffle;
 
 /// Fewer runs than this on a side are no level.
 const SHORTEST: usize = 3;
@@ -81,11 +83,7 @@ fn is_significant(values: &[f64], distance: f64, random: &mut ChaCha8Rng) -> boo
     let mut shuffled = values.to_vec();
     let mut as_large = 1;
     for _ in 0..PERMUTATIONS {
-        for last in (1..shuffled.len()).rev() {
-            // The bias of the remainder is below 2^-50.
-            let other = random.next_u64() % (last as u64 + 1);
-            shuffled.swap(last, usize::try_from(other).unwrap_or(0));
-        }
+        shuffle(&mut shuffled, random);
         let by_chance = best_split(&shuffled).map_or(0.0, |(_, distance)| distance);
         as_large += usize::from(by_chance >= distance);
     }
@@ -95,6 +93,7 @@ fn is_significant(values: &[f64], distance: f64, random: &mut ChaCha8Rng) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand_chacha::rand_core::RngCore;
 
     /// Values around `levels`, 20 of each, with a little noise.
     fn series(levels: &[f64], noise: f64) -> Vec<f64> {

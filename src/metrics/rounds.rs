@@ -1,19 +1,21 @@
-//! Rounds of two arms that take turns: pairs them, and says by how much they differ.
-//!
-//! Today the arms are the modes of `MODE=both`, `standalone` and `reuse`.
+//! `MODE=both`: pairs the rounds of `standalone` and `reuse`, and says by how much they differ.
 
 use std::collections::BTreeMap;
 
 use super::WorkflowCounts;
+use super::sequential::Sequence;
 use crate::record::{
-    Comparison, Metric, OutputComparison, OutputDifference, OutputOf, RoundRecord, Sample,
-    StepRecord, WorkflowRecord,
+    Comparison, Metric, OutputComparison, OutputDifference, OutputOf, RoundRecord, RoundsVerdict,
+    Sample, StepRecord, WorkflowRecord,
 };
 use crate::statistics::{LEAST_FOR_MEDIAN, median, range, range_coverage};
 use crate::units::Millis;
 
 /// The arms: the baseline, and what is compared with it.
 pub const ARMS: [&str; 2] = ["standalone", "reuse"];
+
+/// Changes up to this share do not matter: the default of `flowbench ab`.
+const THRESHOLD: f64 = 0.03;
 
 /// The rounds so far, and the one in progress.
 #[derive(Debug, Default)]
@@ -117,9 +119,11 @@ impl Rounds {
     pub fn comparison(&self) -> Comparison {
         let count = |arm| complete(&self.done, arm).count();
         let fewest = ARMS.map(count).into_iter().min().unwrap_or(0);
+        let metrics = metrics(&self.done);
         Comparison {
             rounds: self.done.clone(),
-            metrics: metrics(&self.done),
+            verdict: verdict(&metrics),
+            metrics,
             range_coverage: (fewest >= LEAST_FOR_MEDIAN).then(|| range_coverage(fewest)),
             outputs: self.outputs.comparison(),
         }
@@ -182,6 +186,23 @@ fn metrics(rounds: &[RoundRecord]) -> Vec<Metric> {
         .map(metric)
         .filter(|metric| !(metric.standalone.values.is_empty() && metric.reuse.values.is_empty()))
         .collect()
+}
+
+/// The verdict of `flowbench ab` on the time of the rounds.
+fn verdict(metrics: &[Metric]) -> Option<RoundsVerdict> {
+    let total = metrics.iter().find(|metric| metric.name == "total_ms")?;
+    let mut sequence = Sequence::new(THRESHOLD, false);
+    for ratio in &total.ratio.values {
+        sequence.add(ratio.ln());
+    }
+    let now = sequence.progress();
+    (sequence.rounds() > 0).then(|| RoundsVerdict {
+        verdict: now.verdict,
+        change: now.mean.exp_m1(),
+        interval: now.interval(),
+        smallest_visible: now.smallest_visible(),
+        threshold: THRESHOLD,
+    })
 }
 
 fn sample(values: Vec<f64>) -> Sample {
@@ -255,6 +276,7 @@ impl Outputs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::compare::Verdict;
 
     fn output(mode: &str, round: usize, out_hash: &str) -> OutputOf {
         OutputOf {
@@ -308,6 +330,35 @@ mod tests {
             reused_tokens: reused,
             ..RoundRecord::default()
         }
+    }
+
+    #[test]
+    fn the_verdict_is_that_of_a_test_that_may_be_looked_at() {
+        let verdict = |rounds: usize, times: f64| {
+            let one = |number: usize| {
+                let total = 100.0 + number as f64;
+                [
+                    round(number, ARMS[0], total, 0, true),
+                    round(
+                        number,
+                        ARMS[1],
+                        total * times - 0.1 * number as f64,
+                        7,
+                        true,
+                    ),
+                ]
+            };
+            let all: Vec<RoundRecord> = (1..=rounds).flat_map(one).collect();
+            verdict(&metrics(&all))
+        };
+        assert_eq!(verdict(0, 0.5), None);
+        let early = verdict(3, 0.5).expect("there are pairs");
+        assert_eq!((early.verdict, early.interval), (Verdict::NoVerdict, None));
+        let later = verdict(6, 0.5).expect("there are pairs");
+        assert_eq!(later.verdict, Verdict::Improved);
+        assert!((later.change + 0.5).abs() < 0.01, "{later:?}");
+        assert!(later.interval.is_some_and(|interval| interval.high < -0.4));
+        assert_eq!(verdict(6, 1.0).map(|of| of.verdict), Some(Verdict::Pass));
     }
 
     #[test]

@@ -61,6 +61,7 @@ impl MeasuredStep {
 
 /// What a comparison says of a metric, or as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Verdict {
     /// Worse by more than the threshold, and the interval excludes no change.
@@ -164,7 +165,8 @@ pub struct MetricVerdict {
 }
 
 /// A confidence interval of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ChangeInterval {
     pub low: f64,
     pub high: f64,

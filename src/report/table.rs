@@ -188,6 +188,7 @@ mod tests {
                 compared: 75,
                 ..OutputComparison::default()
             },
+            verdict: None,
         };
         assert_eq!(
             comparison(&table),
@@ -243,6 +244,7 @@ mod tests {
                 differing: 2,
                 first: None,
             },
+            verdict: None,
         };
         assert_eq!(
             comparison(&table),

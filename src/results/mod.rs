@@ -22,7 +22,7 @@ mod run_folder;
 pub mod runs;
 mod saved;
 
-pub use comparable::{Difference, circumstances, obstacle};
+pub use comparable::{circumstances, obstacle};
 pub use evolution::EvolutionFolder;
 pub use files::{append_summary, ordinary, replace, replace_named};
 pub use identity::{Identity, common, explains_outputs, segments, subject, undisturbed};

@@ -2,20 +2,26 @@
 //!
 //! Each arm is a process of its own, so that it may be another program, model or server. Where memory allows, both
 //! keep their engine and run when they are given a line on stdin (`run --by-turns`); otherwise a process is started
-//! for each run. Rounds alternate, A B, B A, so that drift of the machine affects both alike.
+//! for each run.
+//!
+//! Each run is saved as it goes on, in a folder of its own. If a run leaves nothing, the rounds before are judged, and
+//! its error is that of the test. If this process is killed, the arms find that nobody reads their lines, end the run
+//! in order, and take no further turn.
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::comparison::{beside, differing};
+use super::turns::{Arms, alternate};
 use crate::config::ArmSettings;
 use crate::error::{Error, Exit, Result};
 use crate::metrics::compare::{Metric, difference};
-use crate::metrics::sequential::{Progress, progress};
-use crate::record::compare::{ChangeInterval, CompareRecord, MeasuredRun, Noise, Verdict};
+use crate::metrics::sequential::Sequence;
+use crate::record::compare::{CompareRecord, MeasuredRun, Noise, Verdict};
 use crate::report::{Console, verdicts};
 use crate::results;
 use crate::stopwatch::Timer;
@@ -40,7 +46,8 @@ pub(crate) struct AbOutcome {
     pub(crate) record: CompareRecord,
     /// Folder of B's last run.
     pub(crate) folder: PathBuf,
-    pub(crate) interrupted: bool,
+    /// Why the rounds ended before a verdict or a limit.
+    pub(crate) stopped: Option<Error>,
 }
 
 /// One of the two settings.
@@ -192,8 +199,8 @@ fn run_path(lines: &mut impl BufRead) -> Option<PathBuf> {
 /// Runs rounds until the difference is settled, or a limit is reached.
 ///
 /// # Errors
-/// Exit code 2 if a program cannot be started; that of a run that left nothing to compare; 98 if the runs of a round
-/// have nothing in common.
+/// Exit code 2 if a program cannot be started; that of a run that left nothing to compare in the first round; 98 if
+/// the runs of a round have nothing in common.
 pub(crate) fn ab(
     request: &AbRequest,
     console: &mut Console,
@@ -202,7 +209,6 @@ pub(crate) fn ab(
     let own = std::env::current_exe().map_err(|source| {
         Error::preflight("failed to find the running program").caused_by(source)
     })?;
-    let mut keep = !request.one_at_a_time && request.arms.iter().all(|arm| arm.program.is_none());
     let arm = |index: usize, name: &'static str| Arm {
         name,
         settings: request.arms[index].variables.clone(),
@@ -212,145 +218,181 @@ pub(crate) fn ab(
         folders: Vec::new(),
         runs: Vec::new(),
     };
-    let mut arms = [arm(0, "A"), arm(1, "B")];
-    let timer = Timer::start();
-    let mut rounds: Vec<f64> = Vec::new();
-    let threshold = request.threshold.ln_1p();
-    let sign = if request.metric.quantity.more_is_better() {
-        -1.0
-    } else {
-        1.0
+    let more_is_better = request.metric.quantity.more_is_better();
+    let mut test = Test {
+        request,
+        arms: [arm(0, "A"), arm(1, "B")],
+        keep: !request.one_at_a_time && request.arms.iter().all(|arm| arm.program.is_none()),
+        sequence: Sequence::new(request.threshold, more_is_better),
+        timer: Timer::start(),
+        console,
+        interrupted,
     };
-    let mut now = progress(&rounds, threshold);
-    while rounds.len() < request.max_rounds && now.verdict == Verdict::NoVerdict {
-        let is_late = |deadline: Duration| timer.elapsed() >= deadline;
-        if interrupted.load(Ordering::Relaxed) || request.deadline.is_some_and(is_late) {
-            break;
+    let ended = alternate(&mut test, request.max_rounds);
+    test.arms.iter_mut().for_each(Arm::end);
+    let stopped = match ended {
+        Ok(None | Some(Stop::Enough)) => None,
+        Ok(Some(Stop::Interrupted)) => {
+            Some(Error::new(Exit::Incomplete, "interrupted before a verdict"))
         }
-        let order = if rounds.len().is_multiple_of(2) {
-            [0, 1]
+        Err(error) => Some(error),
+    };
+    if test.sequence.rounds() == 0 {
+        return Err(stopped.unwrap_or_else(|| {
+            Error::new(Exit::NothingRan, "no round was run to its end")
+                .hint("give it more time (--deadline)")
+        }));
+    }
+    Ok(AbOutcome {
+        record: test.judged()?,
+        folder: test.arms[1].folders.last().cloned().unwrap_or_default(),
+        stopped,
+    })
+}
+
+/// The arms and what their rounds say so far.
+struct Test<'a> {
+    request: &'a AbRequest<'a>,
+    arms: [Arm<'a>; 2],
+    /// Whether an arm's process is kept for its next turn.
+    keep: bool,
+    sequence: Sequence,
+    timer: Timer,
+    console: &'a mut Console,
+    interrupted: &'a AtomicBool,
+}
+
+/// Why no further round is run.
+enum Stop {
+    /// The difference is settled, or it is late.
+    Enough,
+    Interrupted,
+}
+
+impl Arms for Test<'_> {
+    type Stop = Stop;
+
+    fn round_begins(&mut self) -> ControlFlow<Stop> {
+        let is_late = |deadline: Duration| self.timer.elapsed() >= deadline;
+        if self.interrupted.load(Ordering::Relaxed) {
+            ControlFlow::Break(Stop::Interrupted)
+        } else if self.request.deadline.is_some_and(is_late) {
+            ControlFlow::Break(Stop::Enough)
         } else {
-            [1, 0]
+            ControlFlow::Continue(())
+        }
+    }
+
+    fn turn(&mut self, _: usize, arm: usize) -> Result<ControlFlow<Stop>> {
+        let taken = self.take_turn(arm);
+        // The arms are interrupted, too.
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Ok(ControlFlow::Break(Stop::Interrupted));
+        }
+        taken.map(ControlFlow::Continue)
+    }
+
+    fn round_ended(&mut self, round: usize) -> Result<ControlFlow<Stop>> {
+        let [a, b] = [&self.arms[0].runs, &self.arms[1].runs].map(|runs| runs.last());
+        let (Some(a), Some(b)) = (a, b) else {
+            return Ok(ControlFlow::Continue(()));
         };
-        for index in order {
-            take_turn(&mut arms, index, &mut keep, request.max_rounds, console)?;
-        }
-        if interrupted.load(Ordering::Relaxed) {
-            break;
-        }
-        let [a, b] = [&arms[0].runs, &arms[1].runs].map(|runs| runs.last());
-        let (Some(a), Some(b)) = (a, b) else { break };
-        let unit = difference(a, b, request.metric).map_err(|source| {
+        let unit = difference(a, b, self.request.metric).map_err(|source| {
             Error::new(Exit::Invalid, "the runs of a round cannot be compared")
                 .hint("`flowbench diagnose RUN` says what became of them")
                 .caused_by(source)
         })?;
-        rounds.push(unit * sign);
-        now = progress(&rounds, threshold);
-        console.result(&verdicts::round_line(
-            rounds.len(),
-            unit,
-            now.mean * sign,
-            now.half_width,
-        ))?;
+        self.sequence.add(unit);
+        let now = self.sequence.progress();
+        let line = verdicts::round_line(round, unit, now.mean, now.half_width);
+        self.console.result(&line)?;
+        Ok(match now.verdict {
+            Verdict::NoVerdict => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(Stop::Enough),
+        })
     }
-    arms.iter_mut().for_each(Arm::end);
-    let interrupted = interrupted.load(Ordering::Relaxed);
-    if rounds.is_empty() {
-        let exit = if interrupted {
-            Exit::Incomplete
-        } else {
-            Exit::NothingRan
-        };
-        return Err(
-            Error::new(exit, "no round was run to its end").hint("give it more time (--deadline)")
-        );
-    }
-    let record = judged(request, &arms, &now, sign, rounds.len())?;
-    let folder = arms[1].folders.last().cloned().unwrap_or_default();
-    Ok(AbOutcome {
-        record,
-        folder,
-        interrupted,
-    })
 }
 
-/// Lets an arm run the job once. A kept process for which memory is short, and one on a GPU, makes way for a
-/// process for each run.
-fn take_turn(
-    arms: &mut [Arm; 2],
-    index: usize,
-    keep: &mut bool,
-    rounds: usize,
-    console: &mut Console,
-) -> Result<()> {
-    let mut taken = arms[index].turn(*keep, rounds)?;
-    let is_short = |failed: &Failed| failed.code == Some(Exit::Preflight as i32);
-    if *keep && taken.as_ref().err().is_some_and(is_short) {
-        console.progress("Both engines do not fit: one process for each run from now on");
-        *keep = false;
-        arms.iter_mut().for_each(Arm::end);
-        taken = arms[index].turn(false, rounds)?;
+impl Test<'_> {
+    /// Lets an arm run the job once. A kept process for which memory is short, and one on a GPU, makes way for a
+    /// process for each run.
+    fn take_turn(&mut self, index: usize) -> Result<()> {
+        let rounds = self.request.max_rounds;
+        let mut taken = self.arms[index].turn(self.keep, rounds)?;
+        let is_short = |failed: &Failed| failed.code == Some(Exit::Preflight as i32);
+        if self.keep && taken.as_ref().err().is_some_and(is_short) {
+            self.console
+                .progress("Both engines do not fit: one process for each run from now on");
+            self.one_at_a_time();
+            taken = self.arms[index].turn(false, rounds)?;
+        }
+        if let Err(failed) = taken {
+            return Err(failed.error(self.arms[index].name));
+        }
+        let device = self.arms[index].runs.last().and_then(|run| {
+            let kind = run.record.engine.get("device")?.get("kind")?;
+            kind.as_str().map(str::to_owned)
+        });
+        if self.keep && device.as_deref() == Some("cuda") {
+            // Two processes on a card disturb each other even when one is idle.
+            self.one_at_a_time();
+        }
+        Ok(())
     }
-    if let Err(failed) = taken {
-        let code = failed
-            .code
-            .map_or("a signal".to_owned(), |code| format!("code {code}"));
-        let message = format!("the run of {} ended with {code}", arms[index].name);
-        return Err(Error::new(exit_of(failed.code), message).hint("its message is above"));
+
+    fn one_at_a_time(&mut self) {
+        self.keep = false;
+        self.arms.iter_mut().for_each(Arm::end);
     }
-    let device = arms[index].runs.last().and_then(|run| {
-        let kind = run.record.engine.get("device")?.get("kind")?;
-        kind.as_str().map(str::to_owned)
-    });
-    if *keep && device.as_deref() == Some("cuda") {
-        // Two processes on a card disturb each other even when one is idle.
-        *keep = false;
-        arms.iter_mut().for_each(Arm::end);
+
+    /// The comparison of all rounds, with the verdict and the interval of the test that may be looked at.
+    fn judged(&self) -> Result<CompareRecord> {
+        let [a, b] = &self.arms;
+        // A run without its counterpart is of no round.
+        let rounds = self.sequence.rounds();
+        let differences = differing(&a.runs, &b.runs);
+        let sides = [a, b].map(|arm| (&arm.runs[..rounds], &arm.folders[..rounds]));
+        let request = self.request;
+        let mut record = beside(sides, differences, request.metric, request.threshold)?;
+        let now = self.sequence.progress();
+        record.verdict = now.verdict;
+        if let Some(metric) = record.metrics.first_mut() {
+            metric.verdict = now.verdict;
+            metric.interval = now.interval();
+            metric.smallest_visible = now.smallest_visible();
+            metric.more_runs = None;
+            metric.noise = Noise {
+                deviation: None,
+                degrees: None,
+                source: format!("{rounds}_rounds"),
+                history_runs: 0,
+            };
+        }
+        Ok(record)
     }
-    Ok(())
+}
+
+impl Failed {
+    fn error(&self, arm: &str) -> Error {
+        let (exit, how) = match self.code {
+            None => (Exit::Incomplete, "was killed by a signal".to_owned()),
+            Some(code) => (exit_of(code), format!("ended with code {code}")),
+        };
+        let error = Error::new(exit, format!("the run of {arm} {how}"));
+        match self.code {
+            None => error.hint("memory may have been short; `run --resume` goes on with the run"),
+            Some(_) => error.hint("its message is above"),
+        }
+    }
 }
 
 /// The exit code of a run that left nothing, if it is one of this program's.
-fn exit_of(code: Option<i32>) -> Exit {
+fn exit_of(code: i32) -> Exit {
     match code {
-        Some(2) => Exit::Usage,
-        Some(3) => Exit::Preflight,
-        Some(106) => Exit::Incomplete,
-        Some(110) => Exit::Output,
+        2 => Exit::Usage,
+        3 => Exit::Preflight,
+        106 => Exit::Incomplete,
+        110 => Exit::Output,
         _ => Exit::NothingRan,
     }
-}
-
-/// The comparison of all rounds, with the verdict and the interval of the test that may be looked at.
-fn judged(
-    request: &AbRequest,
-    arms: &[Arm; 2],
-    now: &Progress,
-    sign: f64,
-    rounds: usize,
-) -> Result<CompareRecord> {
-    let [a, b] = arms;
-    let differences = differing(&a.runs, &b.runs);
-    let sides = [(&a.runs, &a.folders), (&b.runs, &b.folders)];
-    let mut record = beside(sides, differences, request.metric, request.threshold)?;
-    record.verdict = now.verdict;
-    if let Some(metric) = record.metrics.first_mut() {
-        let mean = now.mean * sign;
-        metric.verdict = now.verdict;
-        metric.interval = now.half_width.is_finite().then(|| ChangeInterval {
-            low: (mean - now.half_width).exp_m1(),
-            high: (mean + now.half_width).exp_m1(),
-            coverage: 0.95,
-        });
-        metric.smallest_visible = None;
-        metric.more_runs = None;
-        metric.noise = Noise {
-            deviation: None,
-            degrees: None,
-            source: format!("{rounds}_rounds"),
-            history_runs: 0,
-        };
-    }
-    Ok(record)
 }

@@ -146,7 +146,7 @@ pub(super) fn differing(base: &[MeasuredRun], new: &[MeasuredRun]) -> Vec<Differ
 /// # Errors
 /// Exit code 98 if they have nothing in common.
 pub(super) fn beside(
-    sides: [(&Vec<MeasuredRun>, &Vec<PathBuf>); 2],
+    sides: [(&[MeasuredRun], &[PathBuf]); 2],
     differences: Vec<Difference>,
     metric: &Metric,
     threshold: f64,

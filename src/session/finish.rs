@@ -13,6 +13,7 @@ use crate::error::{Error, Exit, Result};
 use crate::flow::Expansion;
 use crate::metrics;
 use crate::profile;
+use crate::record::compare::MeasuredRun;
 use crate::record::segment::SegmentEnd;
 use crate::record::{Energy, Status};
 use crate::report::{gpu, summary, table, timing, traffic, validity, warnings};
@@ -48,7 +49,7 @@ impl Recorder<'_> {
             self.record.totals.benchmark_total_ms = Some(self.kept.benchmark_ms);
             expansion::record_prefix(expansion, &mut self.record.expansion);
             let num_workflows = self.kept.workflows.len();
-            return self.finish(Ok(Outcome::Ended), num_workflows);
+            return self.finish(Ok(Outcome::Ended), num_workflows, &mut None);
         }
         if let Some(rollouts) = self.files.rollouts.take() {
             let rollouts = rollouts.finish()?;
@@ -84,11 +85,16 @@ impl Recorder<'_> {
     }
 
     /// Completes the record, saves it, and prints the totals. `result` is how the flows ended, of which
-    /// there were to be `num_workflows`.
+    /// there were to be `num_workflows`. Sets `measured` to the run as it is read back.
     ///
     /// # Errors
     /// Why the run did not end well, or what could not be written.
-    pub(super) fn finish(mut self, result: Result<Outcome>, num_workflows: usize) -> Result<Exit> {
+    pub(super) fn finish(
+        mut self,
+        result: Result<Outcome>,
+        num_workflows: usize,
+        measured: &mut Option<MeasuredRun>,
+    ) -> Result<Exit> {
         // Nothing was measured without an engine.
         let settled = match self.record.engine_starts {
             0 => Ok(()),
@@ -118,7 +124,8 @@ impl Recorder<'_> {
         let saved = self.save_all(status == Status::Complete);
         self.print_totals(num_workflows)?;
         saved.and(settled)?;
-        let judged = self.judge()?;
+        let run = measured.insert(results::read_measured(self.files.folder.path())?);
+        let judged = self.judge(run)?;
         if let Some(line) = gpu::line(&self.record) {
             self.console.progress(&line);
         }

@@ -11,23 +11,22 @@ use crate::report::verdicts;
 use crate::results::{self, Identity, baselines, history};
 
 impl Recorder<'_> {
-    /// Adds the run to the history, saves it as a baseline if that was asked, and prints what the gates say.
+    /// Adds `run`, which is this one, to the history, saves it as a baseline if that was asked, and prints what the gates say.
     /// Returns why the run must not pass.
     ///
     /// # Errors
     /// Exit code 110 if something cannot be written.
-    pub(super) fn judge(&mut self) -> Result<Option<Error>> {
-        let run = results::read_measured(self.files.folder.path())?;
-        let invalid = validity::invalid(&run);
+    pub(super) fn judge(&mut self, run: &MeasuredRun) -> Result<Option<Error>> {
+        let invalid = validity::invalid(run);
         let out = &self.config.presentation.out;
-        history::History::append(out, &self.line(&run, &invalid))?;
+        history::History::append(out, &self.line(run, &invalid))?;
         if let Some(name) = &self.config.presentation.save_baseline
             && invalid.is_empty()
         {
             baselines::save(out, name, std::slice::from_ref(&run.record.run_id))?;
         }
         let settings = &self.config.presentation.gates;
-        let results = gates::check(&run, settings).map_err(Error::usage)?;
+        let results = gates::check(run, settings).map_err(Error::usage)?;
         let mut lines = Vec::new();
         if settings.gate {
             lines.extend(invalid.iter().map(verdicts::invalid_line));

@@ -24,6 +24,7 @@ mod rounds;
 mod sampler;
 mod services;
 mod trend;
+mod turns;
 mod validity;
 mod verdict;
 mod what_if;
@@ -281,7 +282,7 @@ fn run_flows(
     let verification = before.into_iter().chain(services.verification());
     recorder.record.totals.verification = VerificationRecord::sum(verification);
     expansion::record_prefix(expansion, &mut recorder.record.expansion);
-    recorder.finish(result, num_workflows)
+    recorder.finish(result, num_workflows, &mut None)
 }
 
 /// What is run: the engine's source, the flows, the start of the benchmark, and the interrupt flag.

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 
 use super::prepared::Prepared;
 use super::recorder::Recorder;
@@ -21,7 +21,8 @@ use crate::record::RunRecord;
 use crate::record::compare::MeasuredRun;
 use crate::record::repetition::Repetition;
 use crate::report::{Console, timing, verdicts};
-use crate::results::{self, RunFolder, run_name};
+use crate::results::{RunFolder, run_name};
+use crate::statistics::shuffle;
 use crate::stopwatch::{Moment, NoFence};
 use crate::workflow;
 
@@ -62,7 +63,6 @@ pub(super) fn repeat(repeated: &Repeated, console: &mut Console) -> Result<Exit>
         }
         let name = run_name(repeated.config.job.mode.as_str());
         let (folder, run_id) = RunFolder::create(&repeated.config.presentation.out, &name)?;
-        let path = folder.path().to_owned();
         let calibration = calibration.get_or_insert_with(|| run_id.clone());
         let record = RunRecord {
             run_id,
@@ -85,17 +85,16 @@ pub(super) fn repeat(repeated: &Repeated, console: &mut Console) -> Result<Exit>
             Kept::default(),
         );
         let flows = shuffled(repeated.expansion.flows.clone(), config.job.seed, number);
-        match one(repeated, recorder, &flows, &mut running) {
-            Ok(_) => {}
-            Err(error) => {
-                let stops = !matches!(error.exit(), Exit::FlowFailed | Exit::Gate | Exit::Invalid);
-                failed.get_or_insert(error);
-                if stops {
-                    break;
-                }
+        let mut measured = None;
+        let ended = one(repeated, recorder, &flows, &mut running, &mut measured);
+        runs.extend(measured);
+        if let Err(error) = ended {
+            let stops = !matches!(error.exit(), Exit::FlowFailed | Exit::Gate | Exit::Invalid);
+            failed.get_or_insert(error);
+            if stops {
+                break;
             }
         }
-        runs.extend(results::read_measured(&path).ok());
         if repeated.interrupted.load(Ordering::Relaxed) {
             break;
         }
@@ -117,39 +116,25 @@ fn is_wanted(repeated: &Repeated) -> bool {
         .is_ok_and(|read| read > 0)
 }
 
-/// One repetition, from its services to its end.
+/// One repetition, from its services to its end. Sets `measured` to what it measured.
 fn one(
     repeated: &Repeated,
     mut recorder: Recorder,
     flows: &[Flow],
     running: &mut Option<Running>,
+    measured: &mut Option<MeasuredRun>,
 ) -> Result<Exit> {
     let config = repeated.config;
-    let started = RunServices::start(config, flows, recorder.console).and_then(|services| {
-        if running.is_none() {
-            let parallel = flows.iter().map(workflow::max_parallel_requests).max();
-            let max_requests = repeated.concurrency.saturating_mul(parallel.unwrap_or(1));
-            let script = repeated.expansion.script.clone();
-            let console = &mut *recorder.console;
-            let prepared =
-                Prepared::new(config, max_requests, script, console, repeated.interrupted)?;
-            *running = Some(Running {
-                prepared,
-                engine: None,
-                info: serde_json::Value::Null,
-                starts: 0,
-            });
-        }
-        Ok(services)
+    let ready = RunServices::start(config, flows, recorder.console).and_then(|services| {
+        let running = kept(repeated, flows, running, recorder.console)?;
+        Ok((services, running))
     });
-    let ((mut services, pool_init), running) = match (started, running) {
-        (Ok(services), Some(running)) => (services, running),
-        (Err(error), _) => {
+    let ((mut services, pool_init), running) = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
             recorder.discard();
             return Err(error);
         }
-        // Unreachable: it was just made.
-        (Ok(_), None) => return Ok(Exit::NothingRan),
     };
     recorder.record.evaluator = services.evaluator_record();
     if let Some(init) = pool_init {
@@ -204,18 +189,37 @@ fn one(
     recorder.record.totals.usage = services.accounts.usage().to_vec();
     recorder.record.totals.verification = services.verification();
     expansion::record_prefix(repeated.expansion, &mut recorder.record.expansion);
-    recorder.finish(result, flows.len())
+    recorder.finish(result, flows.len(), measured)
+}
+
+/// What is kept from one repetition to the next, prepared by the first.
+fn kept<'a>(
+    repeated: &Repeated,
+    flows: &[Flow],
+    running: &'a mut Option<Running>,
+    console: &mut Console,
+) -> Result<&'a mut Running> {
+    if let Some(running) = running {
+        return Ok(running);
+    }
+    let parallel = flows.iter().map(workflow::max_parallel_requests).max();
+    let max_requests = repeated.concurrency.saturating_mul(parallel.unwrap_or(1));
+    let script = repeated.expansion.script.clone();
+    let (config, interrupted) = (repeated.config, repeated.interrupted);
+    let prepared = Prepared::new(config, max_requests, script, console, interrupted)?;
+    Ok(running.insert(Running {
+        prepared,
+        engine: None,
+        info: serde_json::Value::Null,
+        starts: 0,
+    }))
 }
 
 /// The flows in another order for each repetition, the same for the same seed.
 fn shuffled(mut flows: Vec<Flow>, seed: u64, number: usize) -> Vec<Flow> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(number as u64);
-    for last in (1..flows.len()).rev() {
-        // The bias of the remainder is below 2^-40 for a million flows.
-        let other = random.next_u64() % (last as u64 + 1);
-        flows.swap(last, usize::try_from(other).unwrap_or(0));
-    }
+    shuffle(&mut flows, &mut random);
     flows
 }
 

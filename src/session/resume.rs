@@ -14,6 +14,7 @@ use super::verdict::verdict;
 use crate::config::{Mode, RunConfig};
 use crate::error::{Error, Exit, Result};
 use crate::flow::{Flow, Step};
+use crate::record::compare::Difference;
 use crate::record::evaluation::VerificationRecord;
 use crate::record::segment::{Segment, SegmentEnd};
 use crate::record::{RoundRecord, RunRecord, Status, StepRecord, Totals, WorkflowRecord};
@@ -69,11 +70,7 @@ impl Earlier {
             );
         }
         if let Some(difference) = results::obstacle(&run.record, again) {
-            let [before, now] = &difference.values;
-            let what = format!(
-                "{path}: the job differs: {} was {before} and is {now}",
-                difference.name
-            );
+            let what = format!("{path}: {}", differs(&difference));
             return Err(Error::usage(what)
                 .hint("resume a run with the settings and files that it was started with"));
         }
@@ -227,14 +224,14 @@ impl Kept {
         let Some(difference) = results::obstacle(&before, record) else {
             return Ok(());
         };
-        let [before, now] = &difference.values;
-        let what = format!(
-            "{}: the job differs: {} was {before} and is {now}",
-            folder.display(),
-            difference.name
-        );
+        let what = format!("{}: {}", folder.display(), differs(&difference));
         Err(Error::usage(what).hint("resume a run with the model that it was started with"))
     }
+}
+
+fn differs(difference: &Difference) -> String {
+    let Difference { name, base, new } = difference;
+    format!("the job differs: {name} was {base} and is {new}")
 }
 
 /// Completes what is known of the last segment, whose process may have been killed. Returns the number of the

@@ -13,6 +13,8 @@
 
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
+use crate::statistics::students_t_quantile;
+
 /// Autocorrelations that intervals must hold for.
 const CORRELATIONS: [f64; 3] = [0.0, 0.25, 0.5];
 
@@ -194,7 +196,7 @@ impl Uncertainty {
 
 impl Candidate {
     fn width(&self, probability: f64) -> f64 {
-        self.error * quantile(self.degrees, probability)
+        self.error * students_t_quantile(self.degrees, probability)
     }
 }
 
@@ -307,14 +309,6 @@ impl Form {
 fn correlated(correlation: f64, a: usize, b: usize) -> f64 {
     let distance = i32::try_from(a.abs_diff(b)).unwrap_or(i32::MAX);
     correlation.powi(distance)
-}
-
-/// The quantile of Student's t, or of the normal distribution for infinite `degrees`.
-fn quantile(degrees: f64, probability: f64) -> f64 {
-    match StudentsT::new(0.0, 1.0, degrees) {
-        Ok(student) if degrees.is_finite() => student.inverse_cdf(probability),
-        _ => Normal::standard().inverse_cdf(probability),
-    }
 }
 
 fn cumulative(degrees: f64, value: f64) -> f64 {

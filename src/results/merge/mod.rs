@@ -245,14 +245,13 @@ fn check(parts: &[ShardPart]) -> Result<()> {
 
 /// The first difference between the jobs of two shards, in words.
 fn difference(one: &ShardPart, other: &ShardPart) -> Option<String> {
-    let (name, values) = if one.shard.of == other.shard.of {
+    let (name, first, second) = if one.shard.of == other.shard.of {
         let difference = comparable::difference(one.record(), other.record())?;
-        (difference.name, difference.values)
+        (difference.name, difference.base, difference.new)
     } else {
-        let of = [one, other].map(|part| part.shard.of.to_string());
-        ("the number of shards".to_owned(), of)
+        let [first, second] = [one, other].map(|part| part.shard.of.to_string());
+        ("the number of shards".to_owned(), first, second)
     };
-    let [first, second] = values;
     let (one, other) = (one.name(), other.name());
     Some(format!(
         "{name} is {first} in {one} and {second} in {other}"

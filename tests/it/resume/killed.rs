@@ -65,7 +65,7 @@ fn survives(
     assert_eq!(resumed.len(), undisturbed.len());
 }
 
-fn config(few: usize, all: usize) -> ProptestConfig {
+pub(super) fn config(few: usize, all: usize) -> ProptestConfig {
     ProptestConfig {
         cases: u32::try_from(cases(few, all)).expect("few"),
         max_shrink_iters: 0,

@@ -4,6 +4,8 @@
 mod cases;
 mod jobs;
 mod killed;
+#[cfg(target_os = "linux")]
+mod killed_ab;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -99,9 +101,15 @@ impl Job {
     }
 }
 
-/// What must not depend on whether a run was disturbed.
+/// What of the one run must not depend on whether it was disturbed.
 fn outcome(workspace: &Workspace) -> BTreeMap<String, Value> {
-    let record = workspace.record();
+    outcome_of(&workspace.run_folder())
+}
+
+/// The same of the run in `folder`.
+fn outcome_of(folder: &Path) -> BTreeMap<String, Value> {
+    let text = fs::read_to_string(folder.join("run.json")).expect("a record");
+    let record: Value = serde_json::from_str(&text).expect("JSON");
     let mut outcome = BTreeMap::new();
     let pick = |value: &Value, names: &[&str]| -> Value {
         let picked = names
@@ -109,7 +117,7 @@ fn outcome(workspace: &Workspace) -> BTreeMap<String, Value> {
             .map(|name| ((*name).to_owned(), value[*name].clone()));
         Value::Object(picked.collect())
     };
-    for step in workspace.steps() {
+    for step in steps(folder) {
         let name = ["flow", "step", "sample", "round", "mode"].map(|key| step[key].to_string());
         let fields = pick(
             &step,
@@ -182,6 +190,16 @@ fn outcome(workspace: &Workspace) -> BTreeMap<String, Value> {
     let rounds = comparison["rounds"].as_array().map(Vec::len);
     outcome.insert("rounds".to_owned(), json!(rounds));
     outcome
+}
+
+/// The whole lines of `steps.jsonl` in `folder`.
+fn steps(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("steps.jsonl")).unwrap_or_default();
+    let whole = text.rfind('\n').map_or(0, |last| last + 1);
+    let lines = text[..whole].lines();
+    lines
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
 }
 
 /// The evolutions' trials and summaries, without times.
