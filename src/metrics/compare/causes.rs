@@ -76,7 +76,7 @@ pub(super) fn parts(table: &Table, cells: &[Cell], change: f64) -> Vec<Part> {
 /// The terms of a cell, with its weight.
 fn of_cell<'a>(table: &Table, cell: &Cell<'a>) -> Terms<'a> {
     let [base, new] = table.sides().map(|side| mean_terms(&cell.values[side]));
-    let only_one: Vec<&str> = {
+    let only_one: BTreeSet<&str> = {
         let steps = |terms: &BTreeMap<(&'a str, Term), (f64, f64)>| -> BTreeSet<&'a str> {
             terms.keys().map(|(step, _)| *step).collect()
         };
@@ -85,7 +85,7 @@ fn of_cell<'a>(table: &Table, cell: &Cell<'a>) -> Terms<'a> {
     };
     // What runs through other steps is one term of its own.
     let moved = |(step, term): (&'a str, Term)| {
-        if only_one.contains(&step) {
+        if only_one.contains(step) {
             (ALL_STEPS, Term::Path)
         } else {
             (step, term)

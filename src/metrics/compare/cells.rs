@@ -1,5 +1,7 @@
 //! The values of a quantity in all runs: one cell per flow, step or run, with the terms of each value.
 
+use std::collections::HashMap;
+
 use super::quantity::{Level, Quantity, Term, TermValue, path_terms};
 use super::table::{ChangedSteps, FlowKey, Table, plain_id};
 use crate::record::compare::MeasuredStep;
@@ -21,7 +23,7 @@ pub(super) struct CellValue<'a> {
 }
 
 /// What is compared: a quantity, of all steps or of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Selected {
     pub quantity: Quantity,
     /// A step's id, with or without its generation.
@@ -69,25 +71,10 @@ fn flow_cells<'a>(
                 .collect()
         };
         let measured: Vec<Vec<Measured>> = table.runs.iter().map(of_run).collect();
-        let is_equal = |step: &str| equal.is_some_and(|equal| contains(table, equal, flow, step));
+        let is_equal = |step: &str| equal.is_some_and(|equal| equal.contains_name(flow, step));
         finished(table, measured, 1.0, &is_equal)
     };
     table.flows.iter().filter_map(cell).collect()
-}
-
-/// Whether a step, by its id without generation, is among `steps`.
-fn contains<'a>(
-    table: &Table<'a>,
-    steps: &ChangedSteps<'a>,
-    flow: &FlowKey<'a>,
-    plain: &str,
-) -> bool {
-    let Some(view) = table.runs.first() else {
-        return false;
-    };
-    let all = view.views(flow).iter().flat_map(|flow| &flow.steps);
-    all.filter(|step| plain_id(step) == plain)
-        .any(|step| steps.contains(flow, &step.step))
 }
 
 fn step_cells<'a>(
@@ -99,7 +86,7 @@ fn step_cells<'a>(
     let mut cells = Vec::new();
     for flow in &table.flows {
         let mut of_flow = Vec::new();
-        for ((id, _), runs) in table.steps(flow) {
+        for ((id, _), runs) in table.steps(flow, selected.step.as_deref()) {
             if !runs.iter().flatten().all(|step| selected.selects(step)) {
                 continue;
             }
@@ -151,29 +138,20 @@ fn finished<'a>(
 
 /// Scales the terms of the steps for which `is_equal` holds to the baseline's mean work.
 fn equalise(table: &Table, measured: &mut [Vec<Measured>], is_equal: &dyn Fn(&str) -> bool) {
-    let mut wanted: Vec<(&str, Term, f64, f64)> = Vec::new();
+    let mut wanted: HashMap<(&str, Term), (f64, f64)> = HashMap::new();
     for (_, terms) in measured[..table.base].iter().flatten() {
         for value in terms {
             if value.term.has_work() && value.work > 0.0 && is_equal(value.step) {
-                let known = wanted
-                    .iter_mut()
-                    .find(|(step, term, ..)| (*step, *term) == (value.step, value.term));
-                match known {
-                    Some((_, _, sum, count)) => {
-                        *sum += value.work;
-                        *count += 1.0;
-                    }
-                    None => wanted.push((value.step, value.term, value.work, 1.0)),
-                }
+                let (sum, count) = wanted.entry((value.step, value.term)).or_default();
+                *sum += value.work;
+                *count += 1.0;
             }
         }
     }
     for (total, terms) in measured.iter_mut().flatten() {
         for value in terms {
-            let known = wanted
-                .iter()
-                .find(|(step, term, ..)| (*step, *term) == (value.step, value.term));
-            if let Some((_, _, sum, count)) = known.filter(|_| value.work > 0.0) {
+            let known = wanted.get(&(value.step, value.term));
+            if let Some((sum, count)) = known.filter(|_| value.work > 0.0) {
                 let work = sum / count;
                 let time = value.time * work / value.work;
                 *total += time - value.time;
@@ -206,8 +184,8 @@ fn run_cell<'a>(table: &Table<'a>, selected: &Selected) -> Vec<Cell<'a>> {
                 (crate::statistics::mean(&rewards)?, Vec::new())
             }
             _ => {
-                let steps = flows().flat_map(|flow| &flow.steps).copied();
-                let steps = steps.filter(|step| step.generates() && selected.selects(step));
+                let steps = flows().flat_map(|flow| flow.named(selected.step.as_deref()));
+                let steps = steps.filter(|step| step.generates());
                 let terms: Vec<TermValue> =
                     steps.flat_map(|step| counted(quantity, step)).collect();
                 (terms.iter().map(|value| value.time).sum(), terms)

@@ -18,6 +18,8 @@ mod tests;
 mod texts;
 mod why;
 
+use std::collections::HashSet;
+
 use crate::record::compare::{
     Cause, ChangeInterval, ChangedOutputs, Difference, MeasuredRun, MetricVerdict, Noise, Verdict,
 };
@@ -201,6 +203,7 @@ pub fn noise_of(means: &[f64], threshold: f64) -> Option<(f64, f64)> {
 }
 
 fn selections(table: &Table, metrics: &[Metric]) -> Vec<Selected> {
+    let mut known = HashSet::new();
     let mut selections: Vec<Selected> = Vec::new();
     for metric in metrics {
         let quantity = metric.quantity;
@@ -211,7 +214,7 @@ fn selections(table: &Table, metrics: &[Metric]) -> Vec<Selected> {
         };
         for step in steps {
             let selected = Selected { quantity, step };
-            if !selections.contains(&selected) {
+            if known.insert(selected.clone()) {
                 selections.push(selected);
             }
         }
@@ -221,17 +224,15 @@ fn selections(table: &Table, metrics: &[Metric]) -> Vec<Selected> {
 
 /// The ids of all steps, without generations, in the order of their first start.
 fn step_ids(table: &Table) -> Vec<String> {
-    let mut ids: Vec<String> = Vec::new();
-    for flow in &table.flows {
-        let views = table.runs.first().map(|view| view.views(flow));
-        for step in views.into_iter().flatten().flat_map(|flow| &flow.steps) {
-            let id = plain_id(step);
-            if !ids.iter().any(|known| known == id) {
-                ids.push(id.to_owned());
-            }
-        }
-    }
-    ids
+    let mut known = HashSet::new();
+    let first = table.runs.first();
+    let views = (table.flows.iter()).flat_map(|flow| first.map_or(&[][..], |run| run.views(flow)));
+    let ids = views
+        .flat_map(|view| &view.steps)
+        .map(|step| plain_id(step));
+    ids.filter(|id| known.insert(*id))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The mean logarithm of a run.

@@ -7,7 +7,7 @@ use super::table::{FlowView, plain_id};
 use crate::record::compare::MeasuredStep;
 
 /// A metric of `--metric`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Quantity {
     WorkflowMs,
     BenchmarkTotalMs,
@@ -153,7 +153,7 @@ impl FromStr for Quantity {
 }
 
 /// The kinds of terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Term {
     /// Waiting to be admitted, with rendering and tokenisation.
     Queue,
@@ -229,7 +229,7 @@ pub(super) fn path_terms<'a>(flow: &FlowView<'a>) -> Vec<TermValue<'a>> {
     let mut all = Vec::new();
     for critical in &flow.workflow.critical_path {
         // Of several samples, the last one to end.
-        let samples = flow.steps.iter().filter(|step| step.step == critical.step);
+        let samples = flow.named(Some(&critical.step)).into_iter();
         let end = |step: &MeasuredStep| step.start_ms.0 + step.latency_ms.0;
         let last = samples.max_by(|a, b| end(a).total_cmp(&end(b)));
         let ms = critical.ms.0;

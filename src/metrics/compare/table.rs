@@ -21,7 +21,12 @@ pub(super) struct Table<'a> {
     pub flows: Vec<FlowKey<'a>>,
     /// Flows of any run that are not among them.
     pub left_out: usize,
+    /// Of each of `flows`: the steps that every run has.
+    steps: HashMap<FlowKey<'a>, BTreeMap<StepKey<'a>, ByRun<'a>>>,
 }
+
+/// What each run measured of a step, several times in `MODE=both`.
+pub(super) type ByRun<'a> = Vec<Vec<&'a MeasuredStep>>;
 
 /// A run by flow.
 pub(super) struct RunView<'a> {
@@ -34,6 +39,35 @@ pub(super) struct RunView<'a> {
 pub(super) struct FlowView<'a> {
     pub workflow: &'a WorkflowRecord,
     pub steps: Vec<&'a MeasuredStep>,
+    /// Places in `steps`, by id with and without generation.
+    by_name: HashMap<&'a str, Vec<usize>>,
+}
+
+impl<'a> FlowView<'a> {
+    fn new(workflow: &'a WorkflowRecord, steps: Vec<&'a MeasuredStep>) -> Self {
+        let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (place, step) in steps.iter().enumerate() {
+            let (id, plain) = (step.step.as_str(), plain_id(step));
+            by_name.entry(id).or_default().push(place);
+            if plain != id {
+                by_name.entry(plain).or_default().push(place);
+            }
+        }
+        Self {
+            workflow,
+            steps,
+            by_name,
+        }
+    }
+
+    /// The steps of an id, with or without generation; all steps for `None`.
+    pub(super) fn named(&self, name: Option<&str>) -> Vec<&'a MeasuredStep> {
+        let Some(name) = name else {
+            return self.steps.clone();
+        };
+        let places = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
+        places.iter().map(|place| self.steps[*place]).collect()
+    }
 }
 
 impl<'a> Table<'a> {
@@ -45,7 +79,9 @@ impl<'a> Table<'a> {
         let in_all = |key: &&FlowKey| runs.iter().all(|view| view.flows.contains_key(*key));
         let flows: Vec<FlowKey> = all.iter().filter(in_all).copied().collect();
         let left_out = all.len() - flows.len();
+        let steps = flows.iter().map(|flow| (*flow, lined_up(&runs, flow)));
         Self {
+            steps: steps.collect(),
             runs,
             base: base.len(),
             flows,
@@ -58,30 +94,23 @@ impl<'a> Table<'a> {
         [0..self.base, self.base..self.runs.len()]
     }
 
-    /// Steps of `flow` that every run has, each with its measurements by run (several in `MODE=both`).
+    /// Steps of `flow` that every run has, in order: all, or those of an id with or without generation.
     pub(super) fn steps(
         &self,
         flow: &FlowKey<'a>,
-    ) -> Vec<(StepKey<'a>, Vec<Vec<&'a MeasuredStep>>)> {
-        let mut by_run: Vec<BTreeMap<StepKey, Vec<&MeasuredStep>>> = Vec::new();
-        for view in &self.runs {
-            let mut steps: BTreeMap<StepKey, Vec<&MeasuredStep>> = BTreeMap::new();
-            for step in view.views(flow).iter().flat_map(|flow| &flow.steps) {
-                let key = (step.step.as_str(), step.sample.unwrap_or(0));
-                steps.entry(key).or_default().push(step);
-            }
-            by_run.push(steps);
-        }
-        let Some(first) = by_run.first() else {
+        name: Option<&str>,
+    ) -> Vec<(StepKey<'a>, &ByRun<'a>)> {
+        let Some(steps) = self.steps.get(flow) else {
             return Vec::new();
         };
-        let in_all = |key: &&StepKey| by_run.iter().all(|steps| steps.contains_key(*key));
-        let keys: Vec<StepKey> = first.keys().filter(in_all).copied().collect();
-        let with_steps = |key: StepKey<'a>| {
-            let of_run = |steps: &BTreeMap<StepKey<'a>, Vec<&'a MeasuredStep>>| steps[&key].clone();
-            (key, by_run.iter().map(of_run).collect())
+        let Some(name) = name else {
+            return steps.iter().map(|(key, runs)| (*key, runs)).collect();
         };
-        keys.into_iter().map(with_steps).collect()
+        let views = self.runs.first().map_or(&[][..], |view| view.views(flow));
+        let named = views.iter().flat_map(|view| view.named(Some(name)));
+        let keys: BTreeSet<StepKey> = named.map(step_key).collect();
+        let found = |key: StepKey<'a>| Some((key, steps.get(&key)?));
+        keys.into_iter().filter_map(found).collect()
     }
 
     /// The outputs that differ between the sides: by step, and the steps themselves.
@@ -89,7 +118,7 @@ impl<'a> Table<'a> {
         let mut by_step: BTreeMap<&str, ChangedOutputs> = BTreeMap::new();
         let mut changed = ChangedSteps::default();
         for flow in &self.flows {
-            for ((id, _), runs) in self.steps(flow) {
+            for ((id, _), runs) in self.steps(flow, None) {
                 if !runs.iter().flatten().all(|step| step.generates()) {
                     continue;
                 }
@@ -112,7 +141,8 @@ impl<'a> Table<'a> {
                 }
                 if hashes[0] != hashes[1] {
                     entry.differing += 1;
-                    changed.0.insert((*flow, id));
+                    changed.ids.insert((*flow, id));
+                    changed.names.insert((*flow, name));
                 }
             }
         }
@@ -123,15 +153,24 @@ impl<'a> Table<'a> {
 
 /// Steps with outputs that differ between the sides.
 #[derive(Debug, Default)]
-pub(super) struct ChangedSteps<'a>(BTreeSet<(FlowKey<'a>, &'a str)>);
+pub(super) struct ChangedSteps<'a> {
+    ids: BTreeSet<(FlowKey<'a>, &'a str)>,
+    /// The ids without generations.
+    names: BTreeSet<(FlowKey<'a>, &'a str)>,
+}
 
 impl<'a> ChangedSteps<'a> {
     pub(super) fn contains(&self, flow: &FlowKey<'a>, step: &'a str) -> bool {
-        self.0.contains(&(*flow, step))
+        self.ids.contains(&(*flow, step))
+    }
+
+    /// Whether a step of this id without generation is among them.
+    pub(super) fn contains_name(&self, flow: &FlowKey<'a>, name: &'a str) -> bool {
+        self.names.contains(&(*flow, name))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.ids.is_empty()
     }
 }
 
@@ -156,7 +195,7 @@ impl<'a> RunView<'a> {
                 workflow.mode.as_deref(),
             );
             let steps = steps.remove(&place).unwrap_or_default();
-            let view = FlowView { workflow, steps };
+            let view = FlowView::new(workflow, steps);
             flows.entry(key(workflow)).or_default().push(view);
         }
         Self { run, flows }
@@ -166,6 +205,24 @@ impl<'a> RunView<'a> {
     pub(super) fn views(&self, flow: &FlowKey<'a>) -> &[FlowView<'a>] {
         self.flows.get(flow).map_or(&[], Vec::as_slice)
     }
+}
+
+/// The steps of `flow` that every run has.
+fn lined_up<'a>(runs: &[RunView<'a>], flow: &FlowKey<'a>) -> BTreeMap<StepKey<'a>, ByRun<'a>> {
+    let mut lined_up: BTreeMap<StepKey, ByRun> = BTreeMap::new();
+    for (run, view) in runs.iter().enumerate() {
+        for step in view.views(flow).iter().flat_map(|flow| &flow.steps) {
+            let by_run = lined_up.entry(step_key(step)).or_default();
+            by_run.resize(runs.len(), Vec::new());
+            by_run[run].push(*step);
+        }
+    }
+    lined_up.retain(|_, by_run| by_run.iter().all(|steps| !steps.is_empty()));
+    lined_up
+}
+
+fn step_key(step: &MeasuredStep) -> StepKey<'_> {
+    (&step.step, step.sample.unwrap_or(0))
 }
 
 /// The step's id without its generation.

@@ -6,7 +6,8 @@ use super::effects::{Effects, Shape};
 use super::made::{STEPS, run};
 use super::noise::{Knowledge, Sides};
 use super::*;
-use crate::record::compare::Verdict;
+use crate::record::compare::{MeasuredStep, Verdict};
+use crate::record::metrics::CriticalStep;
 use crate::units::Millis;
 
 /// Simulated jobs of each kind.
@@ -418,4 +419,48 @@ proptest! {
             "{} and {sum}: {:?}", metric.change, metric.causes
         );
     }
+}
+
+/// Looking every step up among all steps would take hours here.
+#[test]
+fn every_step_of_a_long_flow_has_its_metrics() {
+    const LENGTH: usize = 30_000;
+    let mut long = run("long", 1, |_, _| 1.0);
+    let of_kind = |kind: usize, number: usize| {
+        let mut step = long.steps[kind].clone();
+        // A chain of its own ids, then the generations of a loop.
+        step.step = format!("{}.{number}", ["chain", "child"][kind]);
+        step.generation = (kind == 1).then_some(number);
+        step.latency_ms = Millis((number + 1) as f64);
+        step
+    };
+    let steps = (0..2).flat_map(|kind| (0..LENGTH).map(move |number| (kind, number)));
+    let steps: Vec<MeasuredStep> = steps.map(|(kind, number)| of_kind(kind, number)).collect();
+    let on_path = |step: &MeasuredStep| CriticalStep {
+        step: step.step.clone(),
+        ms: step.latency_ms,
+    };
+    long.record.workflows[0].critical_path = steps.iter().map(on_path).collect();
+    long.steps = steps;
+
+    let metrics = of_run(&long);
+    let latency = |step: Option<&str>| {
+        let wanted = |metric: &&RunMetric| {
+            metric.selected.quantity == Quantity::LatencyMs
+                && metric.selected.step.as_deref() == step
+        };
+        let metric = metrics.iter().find(wanted).expect("measured");
+        (metric.median * 1000.0).round() / 1000.0
+    };
+    assert_eq!(latency(Some("chain.0")), 1.0);
+    assert_eq!(latency(Some("chain.29999")), 30_000.0);
+    assert_eq!(latency(Some("child")), 15_000.5);
+    let answer = compare(&question(
+        std::slice::from_ref(&long),
+        std::slice::from_ref(&long),
+        "latency_ms:child.7",
+    ))
+    .expect("comparable");
+    assert_eq!(answer.metrics[0].compared, 1, "one generation");
+    assert_eq!((answer.metrics[0].base * 1000.0).round(), 8_000.0);
 }
