@@ -38,11 +38,13 @@ pub fn indented(text: &str, by: &str) -> String {
 }
 
 /// Whether a terminal acts on the character instead of showing it: control characters (C0, DEL,
-/// C1), bidirectional marks, and separators that some terminals treat as line ends.
+/// C1), bidirectional marks, separators that some terminals treat as line ends, and format
+/// characters that hide text (tags, annotations) or change how it is drawn.
 pub fn is_active(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}')
+        || matches!(character, '\u{61c}' | '\u{180e}' | '\u{200e}' | '\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 fn escaped(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
@@ -80,6 +82,10 @@ mod tests {
                 "\\u{202e}txt.exe\\u{2069}\\u{200f}",
             ),
             ("a\u{2028}b", "a\\u{2028}b"),
+            (
+                "\u{feff}a\u{fff9}b\u{e0041}c\u{206a}",
+                "\\u{feff}a\\u{fff9}b\\u{e0041}c\\u{206a}",
+            ),
         ] {
             assert_eq!(visible(text), shown, "{text:?}");
         }

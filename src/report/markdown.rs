@@ -11,7 +11,9 @@ pub(super) fn escaped(text: &str) -> String {
     while let Some(character) = characters.next() {
         let next = characters.peek().copied().unwrap_or(' ');
         let markup = match character {
-            '\\' | '`' | '*' | '[' | ']' | '<' | '>' | '|' | '~' | '@' => true,
+            '\\' | '`' | '*' | '[' | ']' | '<' | '>' | '|' | '~' | '@' | '$' => true,
+            // A list or an underline, at the start only.
+            '-' | '+' | '=' => safe.is_empty() && matches!(next, ' ' | '-' | '='),
             // Inside a word it is not emphasis.
             '_' => !(before.is_alphanumeric() && next.is_alphanumeric()),
             // Image, link target, heading, character reference, scheme of a bare link.
@@ -64,6 +66,10 @@ mod tests {
             ("@team &lt; &#39;", "\\@team \\&lt; \\&#39;"),
             ("see www.a.b", "see www\\.a.b"),
             ("# a", "\\# a"),
+            ("- a - b", "\\- a - b"),
+            ("---", "\\---"),
+            ("-5", "-5"),
+            ("$\\text{a}$", "\\$\\\\text{a}\\$"),
             ("a\n# b", "a \\# b"),
             ("a\u{1b}[2Jb\u{202e}c\u{7}", "a\\[2Jbc"),
             ("model:Q4, 12:30", "model:Q4, 12:30"),

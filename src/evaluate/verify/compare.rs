@@ -268,11 +268,25 @@ fn several_against_one((left, right): (&[Item], &[Item]), texts: (&str, &str)) -
     }
 }
 
+/// Whether the text has one comma outside of brackets, directly between two digits: as in `1,5`, `x = 1.234,5` and
+/// `1,5 \text{ cm}`, not in `1, 5`, `1,2,3` and `(1,5)`.
 fn is_decimal_comma(text: &str) -> bool {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let text = text.strip_prefix('-').unwrap_or(text);
-    text.split_once(',')
-        .is_some_and(|(whole, part)| digits(whole) && digits(part))
+    let bytes = text.as_bytes();
+    let is_digit = |at: Option<usize>| {
+        let byte = at.and_then(|at| bytes.get(at));
+        byte.is_some_and(u8::is_ascii_digit)
+    };
+    let mut depth = 0_usize;
+    let mut commas = Vec::new();
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            b',' if depth == 0 => commas.push(at),
+            _ => {}
+        }
+    }
+    matches!(commas[..], [at] if is_digit(at.checked_sub(1)) && is_digit(Some(at + 1)))
 }
 
 /// Removes `x \in`.

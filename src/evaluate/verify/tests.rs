@@ -96,6 +96,31 @@ fn lists_sets_and_tuples_are_compared_item_by_item() {
     ]);
 }
 
+/// `1,5` may be two numbers, or one.
+#[test]
+fn a_decimal_comma_gives_no_verdict() {
+    check(&[
+        ("0,25", "0.25", Undecided),
+        ("1,5", "1.5", Undecided),
+        ("-1,5", "-1.5", Undecided),
+        ("+1,5", "1.5", Undecided),
+        ("x = 1,5", "1.5", Undecided),
+        (r"1,5 \text{ cm}", "1.5", Undecided),
+        (r"1,5\%", "1.5", Undecided),
+        (r"3,5^\circ", "3.5", Undecided),
+        (r"\$1,5", "1.5", Undecided),
+        (r"1,5 \cdot 10^{3}", "1500", Undecided),
+        ("1.234,5", "1234.5", Undecided),
+        ("1 234,5", "1234.5", Undecided),
+        ("1234.5", "1.234,5", Undecided),
+        ("1, 5", "1.5", Unequal),
+        ("1,5,2", "1.5", Unequal),
+        ("(1,5)", "1.5", Unequal),
+        ("1,234", "1234", Equal),
+        ("1{,}5", "1.5", Equal),
+    ]);
+}
+
 #[test]
 fn an_overlong_answer_is_wrong() {
     let nines = "9".repeat(2001);

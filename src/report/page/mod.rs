@@ -24,6 +24,7 @@ use crate::report::diagnose::{Diagnosis, Source, diagnose, seconds};
 use crate::report::html::render;
 use crate::report::segments::on_one_axis;
 use crate::report::table;
+use crate::terminal::visible;
 use crate::units::plural;
 
 pub use text::markdown;
@@ -81,7 +82,8 @@ pub fn html(
         "settings": facts::settings(run),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    render(include_str!("page.html"), &values)
+    // No name or message reorders or hides what stands beside it.
+    Ok(visible(&render(include_str!("page.html"), &values)?).into_owned())
 }
 
 fn status(status: Status) -> &'static str {

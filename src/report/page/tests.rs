@@ -2,12 +2,13 @@ use super::*;
 use crate::record::profile::{Profile, ProfileRow};
 use crate::record::warning::Warning;
 use crate::report::testing::run;
+use crate::terminal::is_active;
 use crate::units::Millis;
 
 #[test]
 fn the_page_is_self_contained_and_escapes_text() {
     let (mut record, steps) = run(25, 1.0, 260.0, 195.0);
-    record.workflows[3].row = "<script>alert(1)</script>".to_owned();
+    record.workflows[3].row = "<script>alert(1)</script>\u{202e}\u{1b}[2J".to_owned();
     record.profile = Some(Profile {
         wall_s: 35.0,
         rows: vec![ProfileRow {
@@ -26,6 +27,12 @@ fn the_page_is_self_contained_and_escapes_text() {
         assert!(!page.contains(outside), "{outside}");
     }
     assert!(page.contains("&lt;script&gt;alert(1)"), "the row, as text");
+    assert!(
+        page.contains("\\u{202e}\\x1b[2J"),
+        "marks and control characters"
+    );
+    let passes = |character: char| matches!(character, '\n' | '\t');
+    assert!(!page.contains(|character: char| is_active(character) && !passes(character)));
     assert!(page.contains("A processor &lt;with&gt; a name"));
     // The template escapes slashes as well.
     assert!(page.contains("465&#x2f;1") && page.contains("&lt;i&gt;span"));

@@ -1,5 +1,7 @@
 //! Filters: what follows `|`. Those over sequences are in [`super::sequences`].
 
+use std::num::IntErrorKind;
+
 use super::arguments::{self, Arguments};
 use super::text::Text;
 use super::value::{Number, Value};
@@ -120,12 +122,9 @@ fn of_numbers(name: &str, value: &Value, arguments: Arguments) -> Outcome<Value>
             let [default, base] = arguments.bind(name, ["default", "base"])?;
             let base = base.as_ref().map_or(Ok(10), arguments::integer)?;
             let number = match value {
-                Value::Text(text) => integer(text.as_str(), base),
+                Value::Text(text) => integer(text.as_str(), base)?,
                 _ => match value.number() {
-                    Some(Number::Float(number)) => match format::truncated(number) {
-                        Ok(Number::Int(number)) => Some(number),
-                        _ => None,
-                    },
+                    Some(Number::Float(number)) => whole(number)?,
                     Some(Number::Int(number)) => Some(number),
                     None => None,
                 },
@@ -152,8 +151,25 @@ fn of_numbers(name: &str, value: &Value, arguments: Arguments) -> Outcome<Value>
     }
 }
 
+/// Python's `int(number)`: `None` for infinity and for what is no number.
+///
+/// # Errors
+/// If it does not fit: Python has integers of any size.
+fn whole(number: f64) -> Outcome<Option<i64>> {
+    if !number.is_finite() {
+        return Ok(None);
+    }
+    match format::truncated(number)? {
+        Number::Int(number) => Ok(Some(number)),
+        Number::Float(_) => Ok(None),
+    }
+}
+
 /// Python's `int(text, base)`. Like Jinja, truncates a float.
-fn integer(text: &str, base: i64) -> Option<i64> {
+///
+/// # Errors
+/// If it does not fit.
+fn integer(text: &str, base: i64) -> Outcome<Option<i64>> {
     let text = text.trim_matches(is_space);
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => ("-", digits),
@@ -169,19 +185,23 @@ fn integer(text: &str, base: i64) -> Option<i64> {
     let digits = lower.strip_prefix(prefix).unwrap_or(&lower);
     let base = u32::try_from(base)
         .ok()
-        .filter(|base| (2..=36).contains(base))?;
+        .filter(|base| (2..=36).contains(base));
+    let Some(base) = base else { return Ok(None) };
     if digits.starts_with('_') || digits.ends_with('_') || digits.contains("__") {
-        return None;
+        return Ok(None);
     }
     let digits = digits.replace('_', "");
     if digits.starts_with(['+', '-']) {
-        return None;
+        return Ok(None);
     }
     match i64::from_str_radix(&format!("{sign}{digits}"), base) {
-        Ok(number) => Some(number),
-        Err(_) => match format::truncated(read_float(text)?) {
-            Ok(Number::Int(number)) => Some(number),
-            _ => None,
+        Ok(number) => Ok(Some(number)),
+        Err(error) => match (error.kind(), read_float(text)) {
+            (IntErrorKind::PosOverflow | IntErrorKind::NegOverflow, _) => {
+                Err(Failure::new("a number is too large"))
+            }
+            (_, Some(number)) => whole(number),
+            (_, None) => Ok(None),
         },
     }
 }

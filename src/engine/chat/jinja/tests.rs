@@ -156,6 +156,8 @@ fn runaway_templates_are_errors() {
         ("{{ ['x' * 1000000] * 1000 }}", "too much text"),
         ("{{ '%99999999999d' % 1 }}", "too wide"),
         ("{{ 2 ** 64 }}", "too large"),
+        ("{{ 1e100 | int }}", "too large"),
+        ("{{ '99999999999999999999' | int }}", "too large"),
         ("{{ 9223372036854775807 + 1 }}", "too large"),
         ("{{ 'a\\nb' | indent(99999999999) }}", "too much text"),
         (
