@@ -28,8 +28,13 @@ pub struct LocalOptions {
 pub(super) fn warm_up(model: &mut dyn Model) -> Result<()> {
     let slot = model.open()?;
     let tokens = [0; 16];
+    // A model of a few positions is warmed with fewer.
+    let last = model.spec().context_length.min(tokens.len()) - 1;
     let pages = [0];
-    for (start, tokens) in [(0, &tokens[..15]), (15, &tokens[15..])] {
+    for (start, tokens) in [(0, &tokens[..last]), (last, &tokens[last..=last])] {
+        if tokens.is_empty() {
+            continue;
+        }
         model.forward(&[Chunk {
             slot,
             pages: &pages,

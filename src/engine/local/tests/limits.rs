@@ -117,6 +117,25 @@ fn context_can_be_shortened_but_not_extended() {
     }
 }
 
+/// The warm-up must not need more positions than the model has.
+#[test]
+fn a_model_of_a_few_positions_loads_and_says_that_nothing_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    for context in [1, 8, 15] {
+        let path = chat_file(folder.path(), &tiny("llama", context), GgmlDType::F32);
+        for backend in [Backend::Native, Backend::Candle] {
+            let mut engine = open(&path, backend, (None, None)).unwrap();
+            let report = engine.submit(letters(context, 1)).unwrap_err().report();
+            let expected = format!("leaves no room in the model's context of {context} token");
+            assert!(report.contains(&expected), "{report}");
+            if context > 8 {
+                let one = run(&mut engine, &[letters(2, 99)]).completions.remove(0);
+                assert_eq!((one.tokens.len(), one.finish), (11, Finish::Length));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_budget_may_be_smaller_than_a_context() {
     let folder = tempfile::tempdir().unwrap();
