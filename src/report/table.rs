@@ -33,6 +33,8 @@ pub fn comparison(comparison: &Comparison) -> Vec<String> {
     }
     let outputs = &comparison.outputs;
     lines.push(match outputs.differing {
+        // Interrupted before both modes had computed one.
+        _ if outputs.compared == 0 => "outputs: none to compare".to_owned(),
         0 => format!("outputs: equal in {}", plural(outputs.compared, "step")),
         differing => format!(
             "outputs: different in {differing} of {}",
@@ -202,6 +204,17 @@ mod tests {
                 "reuse is 5.00 times as fast as standalone (4.83 to 5.26 times in 3 pairs of rounds)",
             ]
         );
+    }
+
+    #[test]
+    fn an_interrupted_comparison_says_that_there_is_nothing_to_compare() {
+        let nothing = Comparison {
+            rounds: Vec::new(),
+            metrics: Vec::new(),
+            range_coverage: None,
+            outputs: OutputComparison::default(),
+        };
+        assert_eq!(comparison(&nothing), ["outputs: none to compare"]);
     }
 
     #[test]

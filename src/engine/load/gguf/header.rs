@@ -170,8 +170,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, HeaderError> {
             )));
         }
         Some(other) => {
+            let found = format!("{:?}", other.value_type()).to_lowercase();
             return Err(HeaderError::Invalid(format!(
-                "`general.alignment` is not a u32 but {other:?}"
+                "`general.alignment` is of type {found}, not u32"
             )));
         }
     };

@@ -205,7 +205,7 @@ fn errors_name_what_is_wrong() {
         ),
         ("rows of 33 elements", raw(3, 1, 0, &[&tensor(&[33], 2)])),
         (
-            "`general.alignment` is not a u32 but U64(32)",
+            "`general.alignment` is of type u64, not u32",
             raw(3, 0, 1, &[&key, &10u32.to_le_bytes(), &32u64.to_le_bytes()]),
         ),
         (
@@ -305,7 +305,7 @@ fn the_hint_matches_the_error() {
         ("", "convert it with", raw(3u32.swap_bytes(), 0, 0, &[])),
         ("version 1", "convert it again", raw(1, 0, 0, &[])),
         ("version 9", "GGUF version 3", raw(9, 0, 0, &[])),
-        ("not a u32", "convert it again", u64_alignment),
+        ("of type u64, not u32", "convert it again", u64_alignment),
         (
             "Git LFS",
             "git lfs pull",
