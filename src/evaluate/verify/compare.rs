@@ -183,7 +183,19 @@ fn compare_shapes(one: &Shape, other: &Shape, texts: (&str, &str)) -> Finding {
         },
         (Set, Set) | (Set | List, List) | (List, Set) => {
             let as_sets = one.kind == Set || other.kind == Set;
-            in_any_order(&left, &right, as_sets)
+            let finding = in_any_order(&left, &right, as_sets);
+            // `1.234,5` against `1,234.5`: only one of them is a number here, and both may be the same.
+            let is_number = |text: &str| numeral::whole(text).is_some();
+            let may_be_numbers = is_number(texts.0) != is_number(texts.1)
+                && [texts.0, texts.1]
+                    .iter()
+                    .any(|text| is_decimal_comma(text) && !is_number(text));
+            match finding {
+                Finding::Known(Verdict::Unequal, _) if may_be_numbers => {
+                    Finding::Open("two numbers, or one with a decimal comma".to_owned())
+                }
+                finding => finding,
+            }
         }
         (Bracketed(a, b), Bracketed(c, d)) => {
             if (a, b) != (c, d) {

@@ -113,6 +113,8 @@ fn a_decimal_comma_gives_no_verdict() {
         ("1.234,5", "1234.5", Undecided),
         ("1 234,5", "1234.5", Undecided),
         ("1234.5", "1.234,5", Undecided),
+        ("1,234.5", "1.234,5", Undecided),
+        ("1,5", "1,6", Unequal),
         ("1, 5", "1.5", Unequal),
         ("1,5,2", "1.5", Unequal),
         ("(1,5)", "1.5", Unequal),
