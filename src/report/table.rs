@@ -208,13 +208,8 @@ mod tests {
 
     #[test]
     fn an_interrupted_comparison_says_that_there_is_nothing_to_compare() {
-        let nothing = Comparison {
-            rounds: Vec::new(),
-            metrics: Vec::new(),
-            range_coverage: None,
-            outputs: OutputComparison::default(),
-        };
-        assert_eq!(comparison(&nothing), ["outputs: none to compare"]);
+        let lines = comparison(&Comparison::default());
+        assert_eq!(lines, ["outputs: none to compare"]);
     }
 
     #[test]
