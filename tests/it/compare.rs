@@ -45,7 +45,7 @@ fn value<'a>(printed: &'a Printed, start: &str, key: &str) -> &'a str {
 #[test]
 fn a_slower_step_fails_the_gate_and_is_named() {
     let workspace = after(4);
-    night(&workspace, 60.0);
+    night(&workspace, 150.0);
     let printed = compare(&workspace, &["history:4"]);
     assert_eq!(printed.code, 99, "{}{}", printed.out, printed.err);
     assert_eq!(value(&printed, "[VERDICT]", "verdict"), "REGRESSED");
@@ -357,7 +357,7 @@ fn gates_of_a_run_have_codes_of_their_own() {
 #[test]
 fn a_diagnosis_says_what_changed_since_a_baseline() {
     let workspace = after(3);
-    night(&workspace, 60.0);
+    night(&workspace, 150.0);
     let diagnose = |arguments: &[&str]| run(workspace.flowbench(&["diagnose"]).args(arguments));
     let printed = diagnose(&["--baseline", "latest~3,latest~2,latest~1"]);
     assert_eq!(printed.code, 0, "{}", printed.err);
@@ -495,7 +495,7 @@ fn repetitions_are_runs_of_their_own_on_one_engine() {
     );
     // What they show is used for a run of another night against a single one.
     night(&workspace, 20.0);
-    night(&workspace, 60.0);
+    night(&workspace, 150.0);
     let against = compare(&workspace, &["latest~1"]);
     assert_eq!(value(&against, "[VERDICT]", "noise"), "history");
     assert_eq!(

@@ -110,26 +110,40 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Exact data give their coefficients back, and nearly so if one sample in ten is an outlier.
+        /// Exact data give their coefficients back.
         #[test]
         fn coefficients_are_found(
             truth in [0.1f64..5.0, 0.01f64..2.0, 0.0f64..0.1],
             rows in prop::collection::vec((1u32..40, 0u32..500), 30..80),
-            stalls in prop::bool::ANY,
         ) {
-            let samples: Vec<([f64; 3], f64)> = (rows.iter().enumerate())
-                .map(|(index, (rows, context))| {
+            let samples: Vec<([f64; 3], f64)> = rows
+                .iter()
+                .map(|(rows, context)| {
                     let x = [1.0, f64::from(*rows), f64::from(*context)];
-                    let stall = if stalls && index % 10 == 9 { 3.0 } else { 1.0 };
-                    (x, dot(&x, &truth) * stall)
+                                        (x, dot(&x, &truth))
                 })
                 .collect();
             let found = fit(&samples, &[]);
-            let bound = if stalls { 0.25 } else { 0.01 };
             for (x, _) in &samples {
                 let (is, should) = (dot(x, &found), dot(x, &truth));
-                prop_assert!((is / should - 1.0).abs() < bound, "{found:?} {truth:?}");
+                prop_assert!((is / should - 1.0).abs() < 0.01, "{found:?} {truth:?}");
             }
+        }
+    }
+
+    #[test]
+    fn one_stall_in_ten_pulls_little() {
+        let truth = [3.0, 0.25];
+        let sample = |index: u32| {
+            let x = [1.0, f64::from(1 + index * 7 % 40)];
+            let stall = if index % 10 == 9 { 3.0 } else { 1.0 };
+            (x, dot(&x, &truth) * stall)
+        };
+        let samples: Vec<([f64; 2], f64)> = (0..80).map(sample).collect();
+        let found = fit(&samples, &[]);
+        for (x, _) in &samples {
+            let error = dot(x, &found) / dot(x, &truth) - 1.0;
+            assert!(error.abs() < 0.1, "{found:?}");
         }
     }
 
