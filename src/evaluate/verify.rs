@@ -9,6 +9,7 @@ mod compare;
 mod expression;
 mod normal;
 mod numeral;
+pub mod plain;
 mod shape;
 mod units;
 mod words;

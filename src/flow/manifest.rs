@@ -64,6 +64,7 @@ pub(super) struct StepKeys {
     pub(super) timeout_ms: Option<Spanned<Count>>,
     pub(super) question: Option<Spanned<String>>,
     pub(super) expected: Option<Spanned<String>>,
+    pub(super) how: Option<Spanned<HowKeys>>,
     pub(super) keep: Option<Spanned<Count>>,
 }
 
@@ -102,11 +103,45 @@ impl Kind {
                 "top_k",
             ],
             Self::Evaluate => &["of", "task", "timeout_ms"],
-            Self::Verify => &["of", "question", "expected"],
+            Self::Verify => &["of", "question", "expected", "how"],
             Self::Judge => &["of", "question", "expected", "max_tokens"],
             Self::Select => &["of", "keep"],
         }
     }
+}
+
+/// How answers are compared: a name, or a name with its settings.
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a name, or a table of one name and its settings"
+)]
+pub(super) enum HowKeys {
+    Name(String),
+    Settings(HowSettings),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum HowSettings {
+    Choice(Extraction),
+    Numeric(ToleranceKeys),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Extraction {
+    Strict,
+    Lenient,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToleranceKeys {
+    #[serde(default)]
+    pub(super) relative: f64,
+    #[serde(default)]
+    pub(super) absolute: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -163,6 +198,7 @@ impl StepKeys {
             ("timeout_ms", at(self.timeout_ms.as_ref())),
             ("question", at(self.question.as_ref())),
             ("expected", at(self.expected.as_ref())),
+            ("how", at(self.how.as_ref())),
             ("keep", at(self.keep.as_ref())),
         ];
         let kind = self.kind();
@@ -279,6 +315,9 @@ fn expected(key: &str) -> Option<&'static str> {
         "timeout_ms" => "how long a program may run, in milliseconds: timeout_ms = 10000",
         "question" => "the question, in quotes: question = \"{{ row.problem }}\"",
         "expected" => "the right answer, in quotes: expected = \"{{ row.answer }}\"",
+        "how" => {
+            "\"math\", \"choice\", \"exact\", \"contains\", \"regex\" or \"numeric\", or with settings: how = { numeric = { relative = 0.01 } }"
+        }
         "keep" => "how many are kept, a whole number of at least 1: keep = 1",
         "generations" => "a whole number of at least 1, or a parameter's name: generations = 3",
         "steps" => "a list of the loop's steps: steps = [\"child\", \"trial\", \"best\"]",

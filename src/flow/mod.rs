@@ -53,7 +53,7 @@ pub use share::{PrefixShare, StepShare};
 pub use shipped::Shipped;
 pub use sources::ScriptFile;
 pub use visible::{Readable, Scored, Visible};
-pub use work::{Context, Evaluate, Generate, Judge, Part, Select, Task, Verify, Work};
+pub use work::{Context, Evaluate, Generate, How, Judge, Part, Select, Task, Verify, Work};
 
 /// One expanded instance of a template: a DAG of steps, in topological order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

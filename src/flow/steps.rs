@@ -9,13 +9,13 @@ use crate::error::{Error, Result};
 use super::expression::{Known, Resolver, StepNames, Wrong};
 use super::graph::{Ancestry, Graph};
 use super::loops::{Loop, PREVIOUS, loops_of};
-use super::manifest::{Kind, LoopKeys, StepKeys};
+use super::manifest::{Extraction, HowKeys, HowSettings, Kind, LoopKeys, StepKeys, ToleranceKeys};
 use super::params::Params;
 use super::place::{SourceFile, choice};
 use super::split::Piece;
 use super::text::{Text, check_name};
 use super::visible::Fields;
-use super::work::{Context, Evaluate, Generate, Judge, Select, Task, Verify, Work};
+use super::work::{Context, Evaluate, Generate, How, Judge, Select, Task, Verify, Work};
 
 /// Upper bound on samples, generations and kept results; a larger number is probably a typo.
 const MOST: usize = 10_000;
@@ -450,6 +450,10 @@ impl<'a> StepChecker<'a> {
                 of: self.one_of(keys, index, &[Kind::Generate])?,
                 question: Vec::new(),
                 expected: Vec::new(),
+                how: keys
+                    .how
+                    .as_ref()
+                    .map_or(Ok(How::default()), |how| self.how(how))?,
             }),
             Kind::Judge => Work::Judge(Judge {
                 of: self.one_of(keys, index, &[Kind::Generate, Kind::Verify])?,
@@ -465,6 +469,33 @@ impl<'a> StepChecker<'a> {
                 })
             }
         })
+    }
+
+    fn how(&self, how: &Spanned<HowKeys>) -> Result<How> {
+        let error = |what: String| self.file.error(how.span().start, what);
+        match how.get_ref() {
+            HowKeys::Name(name) => How::named(name).ok_or_else(|| {
+                error(format!("answers cannot be compared by `{name}`")).hint(choice(
+                    name,
+                    "ways",
+                    &How::NAMES,
+                ))
+            }),
+            HowKeys::Settings(HowSettings::Choice(extraction)) => Ok(How::Choice {
+                lenient: *extraction == Extraction::Lenient,
+            }),
+            HowKeys::Settings(HowSettings::Numeric(ToleranceKeys { relative, absolute })) => {
+                let is_bound = |bound: f64| bound.is_finite() && bound >= 0.0;
+                if is_bound(*relative) && is_bound(*absolute) {
+                    return Ok(How::Numeric {
+                        relative: *relative,
+                        absolute: *absolute,
+                    });
+                }
+                Err(error("a tolerance is a number of at least 0".to_owned())
+                    .hint("how = { numeric = { relative = 0.01 } }"))
+            }
+        }
     }
 
     fn samples(&self, keys: &StepKeys, params: &Params) -> Result<usize> {

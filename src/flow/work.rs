@@ -80,6 +80,57 @@ pub struct Verify {
     pub question: Vec<Part>,
     /// The expected answer.
     pub expected: Vec<Part>,
+    /// How both are compared.
+    #[serde(default, skip_serializing_if = "How::is_math")]
+    pub how: How,
+}
+
+/// How an answer is compared with the expected one.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum How {
+    /// As numbers, words, lists and expressions, in the last `\boxed{}`.
+    #[default]
+    Math,
+    /// The letter of a multiple choice.
+    Choice {
+        /// Whether a letter that stands alone anywhere counts.
+        lenient: bool,
+    },
+    /// The whole response.
+    Exact,
+    /// Somewhere in the response.
+    Contains,
+    /// The expected text is a regular expression that matches somewhere in the response.
+    Regex,
+    /// The last number, within a tolerance: the larger of a share of the expected number and an absolute one.
+    Numeric { relative: f64, absolute: f64 },
+}
+
+impl How {
+    /// The names on their own, for templates.
+    pub(super) const NAMES: [&'static str; 6] =
+        ["math", "choice", "exact", "contains", "regex", "numeric"];
+
+    /// A name's default form.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "math" => Self::Math,
+            "choice" => Self::Choice { lenient: false },
+            "exact" => Self::Exact,
+            "contains" => Self::Contains,
+            "regex" => Self::Regex,
+            "numeric" => Self::Numeric {
+                relative: 1e-6,
+                absolute: 0.0,
+            },
+            _ => return None,
+        })
+    }
+
+    fn is_math(&self) -> bool {
+        *self == Self::Math
+    }
 }
 
 /// Judgement of answers by the model.

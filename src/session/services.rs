@@ -1,11 +1,14 @@
 //! What a run uses besides its engine: the pool for generated programs, the verifier, usage accounts, and
 //! pinned outputs.
 
+use std::collections::HashSet;
+
 use crate::config::RunConfig;
 use crate::engine::{Engine, Script};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::evaluate::verify::plain::pattern;
 use crate::evaluate::{Pool, Settings, Verifier, VerifierSettings};
-use crate::flow::{Flow, Part, Work};
+use crate::flow::{Flow, How, Part, Verify, Work};
 use crate::profile::{self, Span};
 use crate::record::evaluation::{EvaluatorRecord, VerificationRecord};
 use crate::report::Console;
@@ -57,7 +60,8 @@ impl RunServices {
             steps.any(|step| is(&step.work))
         };
         let evaluates = any(|work| matches!(work, Work::Evaluate(_)));
-        let verifies = any(|work| matches!(work, Work::Verify(_)));
+        let verifies = any(|work| matches!(work, Work::Verify(verify) if verify.how == How::Math));
+        check_patterns(flows)?;
         if !evaluates && !verifies {
             return Ok((services, None));
         }
@@ -203,6 +207,40 @@ fn holds_word(text: &str, word: &str) -> bool {
         let after = text[at + word.len()..].chars().next();
         !before.is_some_and(is_part) && !after.is_some_and(is_part)
     })
+}
+
+/// Checks the patterns of `how = "regex"`, before a model is loaded.
+fn check_patterns(flows: &[Flow]) -> Result<()> {
+    let mut checked = HashSet::new();
+    for flow in flows {
+        for step in &flow.steps {
+            let Work::Verify(Verify {
+                how: How::Regex,
+                expected,
+                ..
+            }) = &step.work
+            else {
+                continue;
+            };
+            // What is read from another step is not known yet.
+            let known: Option<Vec<&str>> = expected.iter().map(Part::as_text).collect();
+            let Some(text) = known.map(|parts| parts.concat()) else {
+                continue;
+            };
+            if checked.contains(&text) {
+                continue;
+            }
+            pattern(&text).map_err(|why| {
+                Error::usage(format!(
+                    "flow {}, step {}: the expected text is no pattern: {why}",
+                    flow.flow, step.id
+                ))
+                .hint("how = \"regex\" takes the syntax of https://docs.rs/regex; a backslash takes a special character as it is")
+            })?;
+            checked.insert(text);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -73,8 +73,8 @@ pub(super) enum Immediate {
         submitted: Moment,
         scored: Scored,
     },
-    /// A text without an answer.
-    NoAnswer(Checking, Scored),
+    /// A text without an answer, or one that is compared here and now.
+    Checked(Checking, Scored),
     Selection {
         flow: usize,
         step: usize,
@@ -85,7 +85,7 @@ impl Immediate {
     fn flow(&self) -> usize {
         match self {
             Self::Decided(id, _) | Self::NoProgram { id, .. } => id.flow,
-            Self::NoAnswer(checking, _) => checking.place.flow,
+            Self::Checked(checking, _) => checking.place.flow,
             Self::Selection { flow, .. } => *flow,
         }
     }

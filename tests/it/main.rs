@@ -46,6 +46,7 @@ mod streams;
 mod thorough;
 mod tiny_model;
 mod validity;
+mod verify_how;
 mod warnings;
 mod what_if;
 mod workflows;

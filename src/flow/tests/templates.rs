@@ -103,7 +103,7 @@ fn keys() {
     insta::assert_snapshot!(replaced("max_tokens =", "maxtokens ="), @"
     exit code 2
     error: templates/t.toml:12:1: unknown key `maxtokens`
-    hint: did you mean `max_tokens`? known keys here: id, kind, needs, context, prompt, samples, max_tokens, temperature, top_p, top_k, of, task, timeout_ms, question, expected, keep
+    hint: did you mean `max_tokens`? known keys here: id, kind, needs, context, prompt, samples, max_tokens, temperature, top_p, top_k, of, task, timeout_ms, question, expected, how, keep
     ");
     insta::assert_snapshot!(replaced("{ dir =", "{ folder ="), @"
     exit code 2

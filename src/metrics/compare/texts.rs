@@ -16,8 +16,10 @@ impl Texts {
     /// `None` if the source is no template.
     pub(super) fn of(source: &str) -> Option<Self> {
         let template: Table = source.parse().ok()?;
-        let mut texts = Self::default();
-        texts.system = text(&template, "system").to_owned();
+        let mut texts = Self {
+            system: text(&template, "system").to_owned(),
+            prompts: BTreeMap::new(),
+        };
         let steps = template.get("step").and_then(Value::as_array);
         for step in steps.into_iter().flatten().filter_map(Value::as_table) {
             let prompt = text(step, "prompt").to_owned();

@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::{Checking, Evaluating, Immediate, Runner, step_activity};
 use crate::engine::{Engine, Request, RequestId};
 use crate::error::{Error, Result};
+use crate::evaluate::verify::Verdict;
+use crate::evaluate::verify::plain::{self, Checked, Tolerance};
 use crate::evaluate::{self, packing, program, verify};
-use crate::flow::{Evaluate, Flow, Generate, Judge, Scored, Task, Verify, Work};
+use crate::flow::{Evaluate, Flow, Generate, How, Judge, Scored, Task, Verify, Work};
 use crate::profile::{self, Activity, Span};
 use crate::stopwatch::Moment;
 use crate::workflow::flow_state::FlowState;
@@ -233,6 +235,28 @@ impl<'a> Runner<'a, '_> {
         let text = item.map(|item| item.text.clone()).unwrap_or_default();
         let question = self.requests.text(running, place.step, &verify.question)?;
         let expected = self.requests.text(running, place.step, &verify.expected)?;
+        if let Some(checked) = plainly(verify.how, &text, &expected) {
+            drop(scope);
+            let scored = Scored {
+                score: checked.verdict.score(),
+                outcome: match (&checked.answer, checked.verdict) {
+                    (None, Verdict::Unequal) => "no_answer".to_owned(),
+                    (_, verdict) => verdict.as_str().to_owned(),
+                },
+                detail: checked.reason,
+                answer: checked.answer.clone(),
+            };
+            let checking = Checking {
+                place,
+                submitted,
+                answer: checked.answer,
+                text,
+                activity,
+            };
+            self.immediate
+                .push_back(Immediate::Checked(checking, scored));
+            return Ok(());
+        }
         let checking = Checking {
             place,
             submitted,
@@ -248,7 +272,7 @@ impl<'a> Runner<'a, '_> {
                 answer: None,
             };
             self.immediate
-                .push_back(Immediate::NoAnswer(checking, scored));
+                .push_back(Immediate::Checked(checking, scored));
             return Ok(());
         };
         let span = profile::span(Span::Verify);
@@ -286,4 +310,18 @@ fn submit_each(
         }
     }
     Ok(ids)
+}
+
+/// Compares an answer that needs no algebra; `None` for [`How::Math`].
+fn plainly(how: How, text: &str, expected: &str) -> Option<Checked> {
+    Some(match how {
+        How::Math => return None,
+        How::Exact => plain::exact(text, expected),
+        How::Contains => plain::contains(text, expected),
+        How::Regex => plain::matches(text, expected),
+        How::Choice { lenient } => plain::choice(text, expected, lenient),
+        How::Numeric { relative, absolute } => {
+            plain::numeric(text, expected, Tolerance { relative, absolute })
+        }
+    })
 }

@@ -50,7 +50,7 @@ impl Runner<'_, '_> {
                     };
                     self.end_trial(trial)?;
                 }
-                Immediate::NoAnswer(checking, scored) => self.checked(checking, scored)?,
+                Immediate::Checked(checking, scored) => self.checked(checking, scored)?,
                 Immediate::Selection { flow, step } => self.select(flow, step)?,
             }
         }
