@@ -9,7 +9,7 @@
 #   scripts/simgpu.sh --omit SYMBOL   the same libraries, without one function of the driver
 #   scripts/simgpu.sh --selftest      builds and runs the tests of the simulator itself
 #
-# The compiler is $CXX, c++, g++ or clang++; if there is none, that of the ziglang wheel.
+# The compiler is the one of scripts/compiler.sh.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,26 +37,9 @@ if command -v flock >/dev/null; then
   flock 9
 fi
 
-find_compiler() {
-  if [[ -n ${CXX:-} ]]; then
-    read -ra compiler <<<"$CXX"
-    return
-  fi
-  local name
-  for name in c++ g++ clang++; do
-    if command -v "$name" >/dev/null; then
-      compiler=("$name")
-      return
-    fi
-  done
-  local wheel=$target/simgpu-zig
-  if [[ ! -d $wheel/ziglang ]]; then
-    echo "no C++ compiler: installing the ziglang wheel" >&2
-    python3 -m pip install --quiet --target "$wheel" ziglang==0.13.0 >&2
-  fi
-  compiler=(env "PYTHONPATH=$wheel" python3 -m ziglang c++)
-}
-find_compiler
+# shellcheck source=scripts/compiler.sh
+source scripts/compiler.sh
+find_compiler "$target"
 
 # What this processor has, so that a fused multiply-add is an instruction. The results do not depend on it.
 machine=()

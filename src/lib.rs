@@ -12,6 +12,8 @@ pub mod environment;
 pub mod error;
 pub mod evaluate;
 pub mod flow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod hash;
 pub mod json_numbers;
 pub mod live;

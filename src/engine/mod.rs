@@ -6,6 +6,8 @@ mod chat;
 mod cuda;
 mod decoder;
 mod device;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod kv;
 mod load;
 mod local;

@@ -7,6 +7,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 
 use crate::error::{Error, Result};
 
+use super::limits;
 use super::place::choice;
 use super::visible::{Fields, Readable, Reads, Visible, context};
 use super::work::Part;
@@ -29,8 +30,7 @@ impl Resolver {
     pub fn new() -> Self {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        limits::limit(&mut environment);
         // `debug` prints the whole context, in unspecified order.
         environment.remove_global("debug");
         Self { environment }
@@ -224,6 +224,12 @@ impl Wrong {
 
 /// The text of a minijinja error, without the name and line that it assigns to nameless sources.
 pub(super) fn what(error: &minijinja::Error) -> String {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!(
+            "it does not end within {} instructions",
+            limits::INSTRUCTIONS
+        );
+    }
     match error.detail() {
         Some(detail) if error.kind() == ErrorKind::SyntaxError => format!("syntax error: {detail}"),
         // The detail already states the kind.

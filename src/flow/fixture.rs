@@ -329,7 +329,10 @@ fn check_kind(root: &Path, entry: &DirEntry, shown_path: &Path) -> Result<()> {
     let hint = "replace it by a file, or leave it out with `include`";
     if entry.file_type().is_symlink() {
         let target = entry.path().canonicalize();
-        let target = target.map_err(|error| unreadable(shown_path, error).hint(hint))?;
+        let target = target.map_err(|source| {
+            let what = format!("{}: cannot be read", shown(shown_path));
+            Error::usage(what).hint(hint).caused_by(source)
+        })?;
         if !target.starts_with(root) {
             return error("a symlink to outside the fixture")
                 .map_err(|error: Error| error.hint(hint));

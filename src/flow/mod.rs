@@ -15,8 +15,11 @@ mod compare;
 mod expand;
 mod expression;
 mod fixture;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod graph;
 mod includes;
+mod limits;
 mod lock;
 mod loops;
 mod manifest;

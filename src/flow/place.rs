@@ -130,7 +130,14 @@ pub(super) fn no_file(path: &Path) -> Option<Error> {
 
 /// A usage error for an unreadable file.
 pub(super) fn unreadable(path: &Path, error: io::Error) -> Error {
-    Error::usage(format!("{}: cannot be read", shown(path))).caused_by(error)
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => "give this user the right to read it",
+        io::ErrorKind::NotFound => "it was removed meanwhile: put it back, or name another",
+        _ => "see whether its disk or file server works, and try again",
+    };
+    Error::usage(format!("{}: cannot be read", shown(path)))
+        .caused_by(error)
+        .hint(hint)
 }
 
 /// Decodes a text file, without its byte order mark. Any encoding other than UTF-8 is a usage error.

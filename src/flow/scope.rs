@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 
 use super::expression::what;
 use super::fixture::Fixture;
+use super::limits;
 use super::place::{closest, shown};
 use super::rows::{Row, RowOrder};
 use super::split::Literal;
@@ -217,7 +218,7 @@ fn environment(template: &Template) -> Result<Environment<'static>> {
     environment.set_syntax(syntax);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    limits::limit(&mut environment);
     // `debug` prints the whole context, including the fixture.
     environment.remove_global("debug");
     // Makes errors carry positions and the names of undefined variables.

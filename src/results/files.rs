@@ -39,6 +39,15 @@ pub(super) fn lock(file: &File) -> Result<(), TryLockError> {
     }
 }
 
+/// Waits until no other process holds the file's lock, and holds it. On a file system without locks nothing is
+/// held: what is appended there in one write stays whole, unless a file server splits it.
+pub(super) fn wait_for_lock(file: &File) {
+    while file
+        .lock()
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
+    {}
+}
+
 /// Whether `path` still names the open `file`, which a run that has just ended may have replaced.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: std::io::Result<fs::Metadata>| {
@@ -111,8 +120,6 @@ pub(super) fn replace_locked(file: &Path, text: &[u8]) -> std::io::Result<File> 
     let mut temporary = temporary(file)?;
     temporary.write_all(text)?;
     temporary.as_file().sync_all()?;
-    // A file system without locks has none before either.
-    let _ = temporary.as_file().try_lock();
     Ok(temporary.persist(file)?)
 }
 
@@ -137,12 +144,15 @@ fn temporary(file: &Path) -> std::io::Result<tempfile::NamedTempFile> {
         Ok(metadata) => metadata.permissions(),
         Err(_) => fs::Permissions::from_mode(0o666),
     };
-    tempfile::Builder::new()
+    let temporary = tempfile::Builder::new()
         .prefix(TEMPORARY.0)
         .suffix(TEMPORARY.1)
         .permissions(permissions)
         .append(true)
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    // Tells it from one that a dead process left. A file system without locks has none before either.
+    let _ = temporary.as_file().try_lock();
+    Ok(temporary)
 }
 
 pub(super) fn cannot_write(path: &Path, source: std::io::Error) -> Error {

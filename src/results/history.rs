@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::files::{append, cannot_write};
+use super::files::{append, cannot_write, wait_for_lock};
 use super::identity::Identity;
 use super::reading;
 use crate::error::{Error, Result};
@@ -78,7 +78,7 @@ impl History {
                 .read(true)
                 .open(&path)?;
             // Held against other runs that end now; released when the file is closed.
-            file.lock()?;
+            wait_for_lock(&file);
             let mut line = Vec::new();
             if is_torn(&mut file)? {
                 line.push(b'\n');

@@ -13,10 +13,23 @@ use super::names::start_time;
 /// errors are ignored.
 pub(super) fn remove(out: &Path) {
     for entry in fs::read_dir(out).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        if kind.is_dir() {
             let _ = clean(&entry.path());
+        } else if kind.is_file() && is_temporary(&entry.file_name()) {
+            let _ = remove_unlocked(&entry.path());
         }
     }
+}
+
+/// Removes a temporary file unless a process is writing it.
+fn remove_unlocked(file: &Path) -> std::io::Result<()> {
+    if File::open(file)?.try_lock().is_ok() {
+        fs::remove_file(file)?;
+    }
+    Ok(())
 }
 
 /// Removes the temporary files in a killed run's folder and the folders below. The caller holds the run's lock.
@@ -90,6 +103,10 @@ mod tests {
         write("theirs/notes.txt", "");
         write("theirs/.runx.tmp", "");
         write("file", "");
+        write(".run5e6f.tmp", "{");
+        write(".run7a8b.tmp", "{");
+        let written = File::open(out.path().join(".run7a8b.tmp")).expect("there");
+        written.lock().expect("free");
         for folder in ["empty", "20260131T093000Z-scripted"] {
             fs::create_dir(out.path().join(folder)).expect("writable");
         }
@@ -108,6 +125,7 @@ mod tests {
         assert_eq!(
             left,
             [
+                ".run7a8b.tmp",
                 "empty",
                 "file",
                 "kept",

@@ -222,12 +222,12 @@ fn locked(path: &Path) -> Result<File> {
         let file = (options.read(true).append(true).create(true).open(path))
             .map_err(|source| cannot_write_file(path, FLAG, source))?;
         match lock(&file) {
-            Ok(()) => {}
+            // A file system without locks refuses nobody.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
             Err(TryLockError::WouldBlock) => {
                 let what = format!("another run writes {}", path.display());
                 return Err(Error::usage(what).hint("wait for its end, or name another file"));
             }
-            Err(TryLockError::Error(source)) => return Err(cannot_write_file(path, FLAG, source)),
         }
         if is_at(&file, path) {
             return Ok(file);

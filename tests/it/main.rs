@@ -20,6 +20,8 @@ mod default_model;
 mod evaluate;
 mod expand;
 mod exports;
+#[cfg(target_os = "linux")]
+mod faults;
 mod files;
 mod gpu;
 mod help;

@@ -5,6 +5,8 @@
 //! parts are message content. Content never becomes a special token
 //! ([`Tokenizer::encode_rendered`]).
 
+#[cfg(any(test, fuzzing))]
+pub(in crate::engine) mod fuzzing;
 mod jinja;
 #[cfg(test)]
 mod tests;

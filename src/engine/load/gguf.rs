@@ -2,6 +2,8 @@
 //! over several files ([`split`]).
 
 mod for_candle;
+#[cfg(any(test, fuzzing))]
+pub(in crate::engine) mod fuzzing;
 mod header;
 mod keys;
 pub(crate) mod split;
@@ -365,13 +367,17 @@ fn read(path: &Path) -> Result<(Mmap, Header)> {
 }
 
 fn map(path: &Path) -> Result<Mmap> {
-    let failed = || format!("failed to open `{}`", path.display());
-    let file = File::open(path).or_exit(Exit::Preflight, failed)?;
+    let failed = |source: std::io::Error| {
+        Error::preflight(format!("failed to open `{}`", path.display()))
+            .caused_by(source)
+            .hint("the file must be readable, on a disk or file server that works")
+    };
+    let file = File::open(path).map_err(failed)?;
     // SAFETY: the map is read-only, and this program never writes a model file in place (a fetched
     // one is written elsewhere and renamed). Another process that shortens the file while it is
     // mapped would kill this one with SIGBUS, as with any program that maps its weights; it cannot
     // make Rust see a changed length.
-    unsafe { Mmap::map(&file) }.or_exit(Exit::Preflight, failed)
+    unsafe { Mmap::map(&file) }.map_err(failed)
 }
 
 fn refused(path: &Path, error: &HeaderError) -> Error {

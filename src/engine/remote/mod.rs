@@ -16,6 +16,8 @@ mod call;
 mod connection;
 mod ending;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(in crate::engine) mod fuzzing;
 mod json;
 mod models;
 mod network;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::beside::Beside;
+use super::merges::Model;
 use super::{Pipeline, Tokenizer, control, oniguruma};
 use crate::error::{Context, Error, Exit, Result};
 
@@ -20,6 +21,13 @@ pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
     let file: File = serde_json::from_slice(&bytes).or_exit(Exit::Preflight, || {
         format!("failed to parse {}", path.display())
     })?;
+    if let Some((number, second)) = file.model.bad_merge() {
+        return Err(Error::preflight(format!(
+            "failed to use {}: merge {number} (with `{second}`) makes no token of the vocabulary",
+            path.display()
+        ))
+        .hint("download the model's tokenizer files again"));
+    }
     let bytes = with_patterns(bytes, &file, &path)?;
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
         Error::preflight(format!("failed to parse {}", path.display())).caused_by(error)
@@ -107,6 +115,8 @@ struct File {
     pre_tokenizer: Value,
     #[serde(default)]
     decoder: Value,
+    #[serde(default)]
+    model: Model,
 }
 
 #[derive(Deserialize)]

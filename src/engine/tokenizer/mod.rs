@@ -11,6 +11,7 @@ mod content;
 mod control;
 mod gguf;
 mod json;
+mod merges;
 mod oniguruma;
 mod pre;
 mod sentencepiece;

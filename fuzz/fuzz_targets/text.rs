@@ -1,0 +1,3 @@
+#![no_main]
+
+flowbench_fuzz::target!("text");
