@@ -41,6 +41,11 @@ impl<'a> Flows<'a> {
         self.0.remove(&flow).ok_or_else(|| not_in_flight(flow))
     }
 
+    /// The flow with the lowest number.
+    pub(super) fn first(&self) -> Option<usize> {
+        self.0.first_key_value().map(|(flow, _)| *flow)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

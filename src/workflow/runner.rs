@@ -107,6 +107,9 @@ impl Runner<'_, '_> {
         let computing = !self.in_flight.is_empty();
         let checking = !self.checks.is_empty();
         let evaluating = !self.evaluations.is_empty();
+        if !computing && !checking && !evaluating {
+            return self.fail_stuck();
+        }
         if checking {
             self.poll_verifier(match computing || evaluating {
                 true => Duration::ZERO,
@@ -122,6 +125,17 @@ impl Runner<'_, '_> {
         }
         if computing {
             self.poll_engine()?;
+        }
+        Ok(())
+    }
+
+    /// Fails the flows in flight when nothing is, which would be waited for without end. The expansion writes no
+    /// flow without steps, or with a step that works on a later or an unknown one.
+    fn fail_stuck(&mut self) -> Result<()> {
+        while let Some(flow) = self.flows.first() {
+            let what = format!("flow {flow}: none of its steps can begin, and some have not ended");
+            let hint = "its expanded file is damaged: remove flows/.expanded_cache.json";
+            self.fail(flow, Error::flow(what).hint(hint))?;
         }
         Ok(())
     }

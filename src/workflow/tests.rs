@@ -394,3 +394,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn flows_that_can_never_end_fail() {
+    let verify = |of: &str| Step {
+        id: "check".to_owned(),
+        needs: vec!["plan".to_owned()],
+        generation: None,
+        work: Work::Verify(crate::flow::Verify {
+            of: of.to_owned(),
+            question: Vec::new(),
+            expected: Vec::new(),
+        }),
+    };
+    let mut unknown = flow_of(&[("plan", &[])]);
+    unknown.steps.push(verify("plam"));
+    let mut none = flow_of(&[]);
+    none.flow = 2;
+    let mut no_samples = flow_of(&[("plan", &[])]);
+    no_samples.flow = 3;
+    generate_of(&mut no_samples, 0).samples = 0;
+    let sound = Flow {
+        flow: 4,
+        ..flow_of(CHAIN)
+    };
+    let mut seen = Seen::default();
+    let outcome = seen.run(
+        &mut scripted("{\"output\": \"x\"}"),
+        &[unknown, none, no_samples, sound],
+        2,
+    );
+    assert_eq!(outcome, Outcome::Ended);
+    let failed: Vec<bool> = (seen.workflows.iter())
+        .map(|workflow| workflow.error.is_some())
+        .collect();
+    assert_eq!(failed.iter().filter(|failed| **failed).count(), 3);
+    assert_eq!(seen.workflows.len(), 4);
+}
