@@ -20,8 +20,11 @@ use folder::Folder;
 /// Between the files of an input.
 pub const SEPARATOR: &[u8] = b"\n=====\n";
 
-/// The targets by name, in the order of `docs/reliability.md`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// A target's name, and the function that panics if a law does not hold.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// The targets, in the order of `docs/reliability.md`.
+pub const TARGETS: &[Target] = &[
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("vocabulary", engine::vocabulary),

@@ -546,7 +546,7 @@ fn of_commands_that_read() {
         &["diagnose", "--baseline", "base"],
         &["expand", "--cost"],
     ] {
-        let whole = run(&mut workspace.flowbench(words).env("TEMPLATE", "chain"));
+        let whole = run(workspace.flowbench(words).env("TEMPLATE", "chain"));
         assert!([0, 98, 99].contains(&whole.code), "{words:?} {}", whole.err);
         let job = Job::new(&library, copy(&workspace), words, &[]);
         job.prepared.write("export.csv", "old\n");
@@ -557,7 +557,7 @@ fn of_commands_that_read() {
             if printed.code == 0 && words[0] == "export" {
                 assert_ne!(export, "old\n");
             }
-            let again = run(&mut after.flowbench(words).env("TEMPLATE", "chain"));
+            let again = run(after.flowbench(words).env("TEMPLATE", "chain"));
             assert_eq!(again.code, whole.code, "{words:?} {}", again.err);
         });
     }
