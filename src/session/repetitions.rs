@@ -131,8 +131,13 @@ fn one(
             let max_requests = repeated.concurrency.saturating_mul(parallel.unwrap_or(1));
             let script = repeated.expansion.script.clone();
             let console = &mut *recorder.console;
-            let prepared =
-                Prepared::new(config, max_requests, script, console, repeated.interrupted)?;
+            let prepared = Prepared::new(
+                &config.engine(),
+                max_requests,
+                script,
+                console,
+                repeated.interrupted,
+            )?;
             *running = Some(Running {
                 prepared,
                 engine: None,

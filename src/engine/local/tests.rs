@@ -19,7 +19,7 @@ use crate::engine::device::Device;
 use crate::engine::kv::common_prefix;
 use crate::engine::load::hub::{ModelFormat, ModelSource};
 use crate::engine::model::testing::{Tiny, test_model};
-use crate::engine::{Message, Origin, Role, Sampling};
+use crate::engine::{Message, Origin, RequestOptions, Role, Sampling};
 
 /// Tokens of a pass of the models here.
 const PASS_TOKENS: usize = 256;
@@ -100,6 +100,7 @@ fn request(messages: Vec<Message>, max_tokens: usize, sampling: Sampling) -> Req
         max_tokens,
         ignore_eos: true,
         sampling,
+        options: RequestOptions::default(),
     }
 }
 
