@@ -622,6 +622,35 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_told_up_to_a_stop_string() {
+        let script = || Script::parse(r#"{"output": "a b STOP c"}"#, "s").expect("valid");
+        for (stop, expected) in [("ST", "a b "), (" STOP c", "a b"), ("zz", "a b STOP c")] {
+            let mut engine = ScriptedEngine::new(script(), false);
+            let mut request = request(1, "a", "s", 9);
+            request.options.stop = [stop.to_owned()].into();
+            request.options.stream_text = true;
+            engine.submit(request).expect("an answer");
+            let mut texts = String::new();
+            loop {
+                for event in engine.poll().expect("goes on") {
+                    match event.kind {
+                        EventKind::Text(text) => texts.push_str(&text),
+                        EventKind::Finished(completion) => {
+                            assert_eq!(completion.text, expected);
+                            assert_eq!(completion.finish, Finish::Stop);
+                        }
+                        _ => {}
+                    }
+                }
+                if engine.occupancy().requests == 0 {
+                    break;
+                }
+            }
+            assert_eq!(texts, expected);
+        }
+    }
+
+    #[test]
     fn broken_scripts_name_the_line() {
         let error = |text: &str| Script::parse(text, "a.jsonl").expect_err("broken").report();
         assert!(error("{\"output\": \"x\"}\n{oops").contains("a.jsonl:2: not a line of a script"));

@@ -132,6 +132,7 @@ impl<'a> EngineThread<'a> {
         }
         if replies.is_closed() {
             // The client is gone already.
+            (seeds.iter()).for_each(|_| self.metrics.ended(Outcome::Cancelled));
             return Ok(());
         }
         let arrived = Moment::now(self.engine)?;

@@ -151,6 +151,7 @@ fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
         .map(|request| engine.submit(request.clone()).unwrap())
         .collect();
     let mut streamed: BTreeMap<RequestId, Vec<u32>> = BTreeMap::new();
+    let mut said: BTreeMap<RequestId, String> = BTreeMap::new();
     let mut started = BTreeSet::new();
     let mut ended = BTreeMap::new();
     let mut gave_way = 0;
@@ -167,8 +168,12 @@ fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
             match kind {
                 EventKind::Started => assert!(started.insert(id), "told twice"),
                 EventKind::Restarted => panic!("{id:?} began again"),
+                EventKind::Text(text) => said.entry(id).or_default().push_str(&text),
                 EventKind::Token(token) => streamed.entry(id).or_default().push(token),
                 EventKind::Finished(completion) => {
+                    if let Some(said) = said.get(&id) {
+                        assert_eq!(*said, completion.text);
+                    }
                     assert!(ended.insert(id, completion).is_none());
                 }
                 EventKind::Failed(reason) => panic!("{reason}"),
