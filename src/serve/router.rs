@@ -168,9 +168,9 @@ async fn body_of(request: HttpRequest, most: usize) -> ApiResult<Bytes> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     let kind = kind.map(|kind| String::from_utf8_lossy(kind.as_bytes()).to_ascii_lowercase());
     // Browsers ask the server first before they send JSON to another site, and get no permission.
-    if !kind
-        .is_some_and(|kind| kind.split(';').next().unwrap_or_default().trim() == "application/json")
-    {
+    let is_json =
+        |kind: String| kind.split(';').next().unwrap_or_default().trim() == "application/json";
+    if !kind.is_some_and(is_json) {
         return Err(ApiError::not_json());
     }
     let body = request.into_body();
