@@ -12,6 +12,7 @@ mod process_env;
 #[cfg(test)]
 mod reference;
 mod remote;
+mod serve;
 mod workflows;
 
 use std::io::Write;
@@ -40,6 +41,7 @@ pub use history::HistoryArgs;
 pub use init::InitArgs;
 pub use misspelled::misspelled;
 pub use process_env::ProcessEnv;
+pub use serve::ServeArgs;
 
 /// Upper bound on flows per run: a larger `NUM_FLOWS` is a typo, not a workload.
 pub const MAX_FLOWS: usize = 1_000_000;
@@ -73,6 +75,8 @@ pub enum Command {
     History(HistoryArgs),
     /// Convert a run to another program's format: JUnit, CSV, OpenMetrics, OTLP, and others
     Export(ExportArgs),
+    /// Serve a model, recorded answers or another server over OpenAI's HTTP interface
+    Serve(Box<ServeArgs>),
     /// Merge the runs of all shards of a job (--shard) into one
     Merge(MergeArgs),
     /// Make a folder with a template, suite, fixture and nightly job to start from

@@ -5,6 +5,7 @@ mod names;
 mod remote;
 mod root;
 mod scope;
+mod serve;
 mod what_if;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ pub use remote::{
 };
 pub use root::Layout;
 pub use scope::Scope;
+pub use serve::{EngineSettings, ServeConfig, ServerSettings};
 pub use what_if::WhatIf;
 
 use names::settings;
@@ -489,6 +491,25 @@ impl RunConfig {
     /// Whether the model runs in this process.
     pub fn is_local(&self) -> bool {
         !self.is_scripted() && self.job.mode != Mode::Remote
+    }
+
+    /// What the engine is started from.
+    pub fn engine(&self) -> EngineSettings {
+        EngineSettings {
+            scripted: self.is_scripted(),
+            script: self.machine.script.clone(),
+            script_latency: self.job.script_latency,
+            remote: self.remote.clone(),
+            model_files: self.machine.model_files.clone(),
+            device: self.job.device,
+            backend: self.job.backend,
+            gpu: self.job.gpu,
+            // In `both`, each round sets this anew.
+            reuse: self.job.mode == Mode::Reuse,
+            kv_cache_bytes: self.job.kv_cache_bytes,
+            context: self.job.context,
+            speculate: self.job.speculate,
+        }
     }
 
     /// The settings as stored in the record.

@@ -23,6 +23,7 @@ pub mod profile;
 pub mod record;
 pub mod report;
 pub mod results;
+pub mod serve;
 pub mod session;
 pub mod statistics;
 pub mod stopwatch;

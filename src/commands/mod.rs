@@ -71,6 +71,11 @@ pub fn dispatch(command: Command, environment: &ProcessEnv) -> Result<Exit> {
             let summary = environment.step_summary.as_deref();
             export::run(&arguments, summary, &mut listing())
         }
+        Command::Serve(arguments) => {
+            let config = arguments.resolve(environment)?;
+            let mut console = console(config.quiet);
+            session::serve(&config, &mut console, interrupts()?)
+        }
         Command::Merge(arguments) => merge::run(&arguments, &mut listing()),
         Command::BenchEngine(arguments) => {
             let config = arguments.resolve(environment)?;

@@ -9,6 +9,7 @@ mod speculate;
 mod start;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,10 +22,11 @@ use super::memory;
 use super::model::{self, Chunk, Limits, Model, Slot, Source};
 use super::sampler::Sampler;
 use super::scheduler::{Scheduler, Work};
+use super::stops::Matched;
 use super::tokenizer::{AddedTokens, Tokenizer};
 use super::{
-    Completion, Conversation, Engine, EngineInfo, Event, EventKind, Finish, Message, Request,
-    RequestId, restart_refused, shown_prompt,
+    Completion, Conversation, Engine, EngineInfo, Event, EventKind, Finish, Message, Occupancy,
+    Request, RequestId, restart_refused, shown_prompt,
 };
 use crate::config::{Backend, DeviceChoice};
 use crate::error::{Error, Result};
@@ -36,6 +38,7 @@ use limits::Lengths;
 use results::Row;
 use speculate::Drafts;
 use start::warm_up;
+use text::AnswerText;
 
 pub use start::LocalOptions;
 
@@ -92,6 +95,8 @@ struct Sequence {
     max_tokens: usize,
     ignore_eos: bool,
     sampler: Sampler,
+    /// The text so far, if it is needed before the end.
+    text: Option<AnswerText>,
     drafts: Drafts,
     /// The sample that computes the shared prompt, while this one waits for it.
     forks_from: Option<RequestId>,
@@ -255,6 +260,13 @@ impl LocalEngine {
 
     /// Renders and tokenizes a request's prompt, without checks.
     fn tokens_of(&self, request: &Request) -> Result<Vec<u32>> {
+        if request.options.plain_prompt {
+            let _span = profile::span(Span::Tokenise);
+            let text: String = (request.messages.iter())
+                .map(|message| message.content.as_str())
+                .collect();
+            return self.tokenizer.encode(&text, true);
+        }
         let rendering = profile::span(Span::PromptRendering);
         let Rendered { text, content } = self.chat.render(&request.messages)?;
         drop(rendering);
@@ -291,6 +303,7 @@ impl LocalEngine {
                 max_tokens: request.max_tokens.max(1),
                 ignore_eos: request.ignore_eos,
                 sampler: Sampler::new(request.sampling),
+                text: AnswerText::new(&request.options),
                 drafts: Drafts::default(),
                 forks_from,
                 has_forks: false,
@@ -357,7 +370,7 @@ impl LocalEngine {
             return None;
         };
         if self.tokenizer.is_end(token) && !sequence.ignore_eos {
-            events.push(self.finish(id, Finish::Stop));
+            self.finish(id, Finish::Stop, events);
             return None;
         }
         sequence.tokens.push(token);
@@ -366,12 +379,36 @@ impl LocalEngine {
             sequence.phase.next(Span::Decode);
         }
         let full = sequence.tokens.len() >= self.lengths.context();
+        let full = full || generated >= sequence.max_tokens;
         events.push(Event {
             id,
             kind: EventKind::Token(token),
         });
-        if full || generated >= sequence.max_tokens {
-            events.push(self.finish(id, Finish::Length));
+        let said = sequence.text.as_mut().map(|text| {
+            let streamed = text.streamed;
+            (text.push(&self.tokenizer, token)).map(|matched| (streamed, matched))
+        });
+        match said.transpose() {
+            Ok(None) => {}
+            Ok(Some((streamed, Matched { text, stopped }))) => {
+                if streamed && !text.is_empty() {
+                    let kind = EventKind::Text(text);
+                    events.push(Event { id, kind });
+                }
+                if stopped {
+                    self.finish(id, Finish::Stop, events);
+                    return None;
+                }
+            }
+            Err(error) => {
+                self.release(id);
+                let kind = EventKind::Failed(error.chain());
+                events.push(Event { id, kind });
+                return None;
+            }
+        }
+        if full {
+            self.finish(id, Finish::Length, events);
             return None;
         }
         self.scheduler.extended(id);
@@ -393,30 +430,55 @@ impl LocalEngine {
         }
     }
 
-    fn finish(&mut self, id: RequestId, finish: Finish) -> Event {
+    /// Ends a request, and adds its last events.
+    fn finish(&mut self, id: RequestId, finish: Finish, events: &mut Vec<Event>) {
         let kind = match self.release(id) {
             None => EventKind::Failed("the request is unknown".to_owned()),
-            Some(sequence) => {
-                let tokens = sequence.tokens[sequence.prompt_tokens..].to_vec();
-                let reused = sequence.reused.unwrap_or(0);
-                let _span = profile::span(Span::Detokenise);
-                match self.tokenizer.decode(&tokens) {
-                    Ok(text) => EventKind::Finished(Completion {
-                        text,
-                        tokens,
-                        prompt_tokens: sequence.prompt_tokens,
-                        prefill_tokens: sequence.prompt_tokens - reused,
-                        reused_tokens: reused,
-                        drafted_tokens: sequence.drafts.drafted,
-                        accepted_tokens: sequence.drafts.accepted,
-                        finish,
-                        served: None,
-                    }),
-                    Err(error) => EventKind::Failed(error.chain()),
+            Some(sequence) => match self.completion(sequence, finish) {
+                Ok((last, completion)) => {
+                    if let Some(text) = last {
+                        let kind = EventKind::Text(text);
+                        events.push(Event { id, kind });
+                    }
+                    EventKind::Finished(completion)
                 }
+                Err(error) => EventKind::Failed(error.chain()),
+            },
+        };
+        events.push(Event { id, kind });
+    }
+
+    /// The result of a sequence that has ended, and the part of its text that is still to be reported.
+    fn completion(
+        &self,
+        sequence: Sequence,
+        finish: Finish,
+    ) -> Result<(Option<String>, Completion)> {
+        let _span = profile::span(Span::Detokenise);
+        let tokens = sequence.tokens[sequence.prompt_tokens..].to_vec();
+        let reused = sequence.reused.unwrap_or(0);
+        let (last, text, finish) = match sequence.text {
+            None => (None, self.tokenizer.decode(&tokens)?, finish),
+            Some(answer) => {
+                let streamed = answer.streamed;
+                let (last, text) = answer.finish(&self.tokenizer, &tokens)?;
+                let finish = if last.stopped { Finish::Stop } else { finish };
+                let last = Some(last.text).filter(|text| streamed && !text.is_empty());
+                (last, text, finish)
             }
         };
-        Event { id, kind }
+        let completion = Completion {
+            text,
+            tokens,
+            prompt_tokens: sequence.prompt_tokens,
+            prefill_tokens: sequence.prompt_tokens - reused,
+            reused_tokens: reused,
+            drafted_tokens: sequence.drafts.drafted,
+            accepted_tokens: sequence.drafts.accepted,
+            finish,
+            served: None,
+        };
+        Ok((last, completion))
     }
 }
 
@@ -563,6 +625,27 @@ impl Engine for LocalEngine {
 
     fn cancel(&mut self, id: RequestId) {
         self.release(id);
+    }
+
+    fn takes_text(&self) -> bool {
+        true
+    }
+
+    fn excess(&self, request: &Request) -> Option<(usize, usize)> {
+        let most = self.lengths.tokens().saturating_sub(1);
+        let tokens = self.tokens_of(request).ok()?.len();
+        (tokens > most).then_some((tokens, most))
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        let stats = self.kv.as_ref().map(KvCache::stats);
+        let started = self.sequences.values().filter(|sequence| sequence.started);
+        Occupancy {
+            requests: self.sequences.len(),
+            waiting: self.sequences.len() - started.count(),
+            kv_pages: stats.map_or(0, |stats| stats.leased),
+            kv_pages_limit: stats.map_or(0, |stats| stats.capacity),
+        }
     }
 
     fn take_shortages(&mut self) -> Vec<MemoryShortage> {

@@ -18,6 +18,7 @@ mod remote;
 mod sampler;
 mod scheduler;
 mod scripted;
+mod stops;
 mod tokenizer;
 
 use std::sync::Arc;
@@ -135,6 +136,23 @@ pub trait Engine: Fence {
     fn prompt_text(&self, messages: &[Message]) -> Option<String> {
         let _ = messages;
         None
+    }
+
+    /// Whether a request's prompt can be plain text ([`RequestOptions::plain_prompt`]).
+    fn takes_text(&self) -> bool {
+        false
+    }
+
+    /// How many tokens a refused request's prompt has, and the most that would fit, if that is why it was
+    /// refused.
+    fn excess(&self, request: &Request) -> Option<(usize, usize)> {
+        let _ = request;
+        None
+    }
+
+    /// How busy the engine is now.
+    fn occupancy(&self) -> Occupancy {
+        Occupancy::default()
     }
 
     /// A note for the user at start-up, in addition to [`Self::info`].
@@ -258,6 +276,32 @@ pub struct Request {
     /// Generate exactly `max_tokens`, ignoring end-of-sequence tokens.
     pub ignore_eos: bool,
     pub sampling: Sampling,
+    pub options: RequestOptions,
+}
+
+/// What only some callers ask of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RequestOptions {
+    /// The answer ends before the first of these strings, with [`Finish::Stop`]. None may be empty.
+    pub stop: Arc<[String]>,
+    /// Report the text as it is generated ([`EventKind::Text`]).
+    pub stream_text: bool,
+    /// The prompt is the content of the only message, without a chat template. Texts of special tokens in it
+    /// become special tokens. Only for engines with [`Engine::takes_text`].
+    pub plain_prompt: bool,
+}
+
+/// How busy an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Occupancy {
+    /// Requests that were submitted and have not ended.
+    pub requests: usize,
+    /// Those of them that no pass has computed a token of.
+    pub waiting: usize,
+    /// Pages of keys and values that unfinished requests hold.
+    pub kv_pages: usize,
+    /// Pages that there are at most; 0 if the engine has none.
+    pub kv_pages_limit: usize,
 }
 
 /// Where in the workload a request comes from.
@@ -286,7 +330,10 @@ pub enum EventKind {
     Started,
     /// A token was generated. The first one ends the time to first token.
     Token(u32),
-    /// The request starts over from its prompt: discard the tokens reported so far.
+    /// Text that is certainly part of the answer, after the token that completed it. Only with
+    /// [`RequestOptions::stream_text`]. All texts of a request concatenate to [`Completion::text`].
+    Text(String),
+    /// The request starts over from its prompt: discard the tokens and texts reported so far.
     Restarted,
     /// The request is complete. Its tokens were already reported as [`EventKind::Token`].
     Finished(Completion),

@@ -29,9 +29,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::device::DeviceInfo;
+use super::stops::{Matched, StopMatcher};
 use super::{
-    Completion, Engine, EngineInfo, Event, EventKind, Finish, Origin, Request, RequestId,
-    restart_refused,
+    Completion, Engine, EngineInfo, Event, EventKind, Finish, Occupancy, Origin, Request,
+    RequestId, restart_refused,
 };
 use crate::error::{Error, Result};
 use crate::profile::{self, Activity, Count, PassTokens, Span};
@@ -176,6 +177,10 @@ struct Playing {
     submitted: Timer,
     prompt_tokens: usize,
     pieces: Vec<Arc<str>>,
+    /// Text to report after each piece, and after the last one; empty if it is not streamed.
+    texts: Vec<String>,
+    /// The whole answer.
+    text: String,
     given: usize,
     finish: Finish,
     fail: Option<String>,
@@ -196,6 +201,16 @@ impl Playing {
                 let share = index as f64 / (count - 1) as f64;
                 self.ttft + (self.latency - self.ttft).mul_f64(share)
             }
+        }
+    }
+
+    /// Reports the text after piece `index`, if there is any.
+    fn tell(&mut self, index: usize, events: &mut Vec<Event>) {
+        if let Some(text) = self.texts.get_mut(index).map(std::mem::take)
+            && !text.is_empty()
+        {
+            let (id, kind) = (self.id, EventKind::Text(text));
+            events.push(Event { id, kind });
         }
     }
 
@@ -278,12 +293,27 @@ impl Engine for ScriptedEngine {
         })?;
         let output = answer.output.clone().unwrap_or_default();
         let mut pieces = split_words(&output);
-        let finish = if pieces.len() > request.max_tokens {
+        let mut finish = Finish::Stop;
+        if pieces.len() > request.max_tokens {
             pieces.truncate(request.max_tokens);
-            Finish::Length
-        } else {
-            Finish::Stop
-        };
+            finish = Finish::Length;
+        }
+        let mut stops = StopMatcher::new(request.options.stop.clone());
+        let mut texts = Vec::with_capacity(pieces.len() + 1);
+        for piece in &pieces {
+            let Matched { text, stopped } = stops.push(piece);
+            texts.push(text);
+            if stopped {
+                finish = Finish::Stop;
+                break;
+            }
+        }
+        pieces.truncate(texts.len());
+        texts.push(stops.flush());
+        let text = texts.concat();
+        if !request.options.stream_text {
+            texts.clear();
+        }
         let span = |ms: Option<f64>| {
             Duration::from_secs_f64(if self.timed {
                 ms.unwrap_or(0.0) / 1e3
@@ -304,6 +334,8 @@ impl Engine for ScriptedEngine {
                 .map(|message| split_words(&message.content).len())
                 .sum(),
             pieces,
+            texts,
+            text,
             given: 0,
             finish,
             fail: answer.fail.clone(),
@@ -366,6 +398,7 @@ impl Engine for ScriptedEngine {
             while playing.given < playing.pieces.len() && elapsed >= playing.due(playing.given) {
                 let kind = EventKind::Token(token_id(&playing.pieces[playing.given]));
                 events.push(Event { id, kind });
+                playing.tell(playing.given, &mut events);
                 if playing.given == 0 {
                     playing.phase.next(Span::Decode);
                 }
@@ -375,8 +408,9 @@ impl Engine for ScriptedEngine {
                 return true;
             }
             profile::count(Count::Prefilled, playing.prompt_tokens);
+            playing.tell(playing.pieces.len(), &mut events);
             let kind = EventKind::Finished(Completion {
-                text: playing.pieces.concat(),
+                text: std::mem::take(&mut playing.text),
                 tokens: playing.pieces.iter().map(|piece| token_id(piece)).collect(),
                 prompt_tokens: playing.prompt_tokens,
                 prefill_tokens: playing.prompt_tokens,
@@ -394,6 +428,19 @@ impl Engine for ScriptedEngine {
 
     fn cancel(&mut self, id: RequestId) {
         self.active.retain(|playing| playing.id != id);
+    }
+
+    fn takes_text(&self) -> bool {
+        true
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        let waiting = self.active.iter().filter(|playing| !playing.started);
+        Occupancy {
+            requests: self.active.len(),
+            waiting: waiting.count(),
+            ..Occupancy::default()
+        }
     }
 
     /// There is no cache to empty.
@@ -446,7 +493,7 @@ pub(super) fn token_id(piece: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Message, Role, Sampling};
+    use crate::engine::{Message, RequestOptions, Role, Sampling};
     use proptest::prelude::*;
 
     fn request(flow: usize, row: &str, step: &str, max_tokens: usize) -> Request {
@@ -465,6 +512,7 @@ mod tests {
             max_tokens,
             ignore_eos: false,
             sampling: Sampling::default(),
+            options: RequestOptions::default(),
         }
     }
 
@@ -571,6 +619,35 @@ mod tests {
         let id = engine.submit(request(1, "a", "s", 9)).expect("an answer");
         engine.cancel(id);
         assert!(engine.poll().expect("nothing to do").is_empty());
+    }
+
+    #[test]
+    fn texts_are_told_up_to_a_stop_string() {
+        let script = || Script::parse(r#"{"output": "a b STOP c"}"#, "s").expect("valid");
+        for (stop, expected) in [("ST", "a b "), (" STOP c", "a b"), ("zz", "a b STOP c")] {
+            let mut engine = ScriptedEngine::new(script(), false);
+            let mut request = request(1, "a", "s", 9);
+            request.options.stop = [stop.to_owned()].into();
+            request.options.stream_text = true;
+            engine.submit(request).expect("an answer");
+            let mut texts = String::new();
+            loop {
+                for event in engine.poll().expect("goes on") {
+                    match event.kind {
+                        EventKind::Text(text) => texts.push_str(&text),
+                        EventKind::Finished(completion) => {
+                            assert_eq!(completion.text, expected);
+                            assert_eq!(completion.finish, Finish::Stop);
+                        }
+                        _ => {}
+                    }
+                }
+                if engine.occupancy().requests == 0 {
+                    break;
+                }
+            }
+            assert_eq!(texts, expected);
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod rerun;
 mod resume;
 mod rounds;
 mod sampler;
+mod serve;
 mod services;
 mod trend;
 mod turns;
@@ -59,6 +60,7 @@ use services::RunServices;
 pub(crate) use ab::{AbRequest, ab};
 pub(crate) use comparison::{Request as CompareRequest, compared};
 pub(crate) use judged::failure;
+pub(crate) use serve::serve;
 pub(crate) use trend::{TrendRequest, trend};
 pub(crate) use verdict::verdict;
 pub(crate) use what_if::what_if;
@@ -222,7 +224,7 @@ fn run_flows(
     let max_requests = recorder.concurrency.saturating_mul(parallel.unwrap_or(1));
     let ready = RunServices::start(config, flows, recorder.console).and_then(|ready| {
         let console = &mut *recorder.console;
-        let prepared = Prepared::new(config, max_requests, script, console, interrupted)?;
+        let prepared = Prepared::new(&config.engine(), max_requests, script, console, interrupted)?;
         if let Prepared::Local(model, _) = &prepared {
             outputs::check_model(config, &model.path)?;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use crate::config::{EndpointApi, Mode, RemoteConfig, RunConfig};
+use crate::config::{EndpointApi, EngineSettings, RemoteConfig};
 use crate::engine::{
     Engine, LocalEngine, LocalOptions, ModelFile, RemoteEngine, Script, ScriptedEngine,
     wait_until_ready,
@@ -30,22 +30,22 @@ impl Prepared {
     /// `script` is the template's own script, for a run that names none. At most `max_requests` are
     /// in flight at once.
     pub(super) fn new(
-        config: &RunConfig,
+        config: &EngineSettings,
         max_requests: usize,
         script: ScriptFile,
         console: &mut Console,
         interrupted: &AtomicBool,
     ) -> Result<Self> {
         let _span = profile::span(Span::LocateModel);
-        if config.is_scripted() {
-            let script = match (&config.machine.script, &script.text) {
+        if config.scripted {
+            let script = match (&config.script, &script.text) {
                 (Some(path), _) => Script::read(path)?,
                 (None, Some(text)) => Script::parse(text, &script.path.display().to_string())?,
                 (None, None) => Script::read(&script.path)?,
             };
             return Ok(Self::Scripted {
                 script,
-                timed: config.job.script_latency,
+                timed: config.script_latency,
             });
         }
         if let Some(remote) = &config.remote {
@@ -53,22 +53,21 @@ impl Prepared {
             wait_until_ready(remote, interrupted, &mut |text| console.progress(text))?;
             return Ok(Self::Remote {
                 config: Box::new(remote.clone()),
-                model: config.machine.model_files.model.clone(),
+                model: config.model_files.model.clone(),
                 max_requests,
             });
         }
         let options = LocalOptions {
-            device: config.job.device,
-            backend: config.job.backend,
-            gpu: config.job.gpu,
+            device: config.device,
+            backend: config.backend,
+            gpu: config.gpu,
             max_sequences: max_requests,
-            // In `both`, each round sets this anew.
-            reuse: config.job.mode == Mode::Reuse,
-            kv_bytes: config.job.kv_cache_bytes,
-            context: config.job.context,
-            speculate: config.job.speculate,
+            reuse: config.reuse,
+            kv_bytes: config.kv_cache_bytes,
+            context: config.context,
+            speculate: config.speculate,
         };
-        let model = super::model::locate(&config.machine.model_files, console, interrupted)?;
+        let model = super::model::locate(&config.model_files, console, interrupted)?;
         console.progress(&format!("Model {}", model.path.display()));
         Ok(Self::Local(model, options))
     }

@@ -206,7 +206,7 @@ fn kept<'a>(
     let max_requests = repeated.concurrency.saturating_mul(parallel.unwrap_or(1));
     let script = repeated.expansion.script.clone();
     let (config, interrupted) = (repeated.config, repeated.interrupted);
-    let prepared = Prepared::new(config, max_requests, script, console, interrupted)?;
+    let prepared = Prepared::new(&config.engine(), max_requests, script, console, interrupted)?;
     Ok(running.insert(Running {
         prepared,
         engine: None,

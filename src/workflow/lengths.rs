@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::RunnerOptions;
-use crate::engine::{Engine, Message, Origin, Request, Role, Sampling};
+use crate::engine::{Engine, Message, Origin, Request, RequestOptions, Role, Sampling};
 use crate::error::Result;
 use crate::flow::{Context, Flow, Generate, Part, Step};
 
@@ -116,6 +116,7 @@ fn known_request(flow: &Flow, step: &Step, options: &RunnerOptions) -> Request {
         max_tokens: options.max_tokens.or(max_tokens).unwrap_or(1),
         ignore_eos: options.ignore_eos,
         sampling: Sampling::default(),
+        options: RequestOptions::default(),
     }
 }
 

@@ -166,6 +166,8 @@ impl Runner<'_, '_> {
                         request.tokens.push(now.since(request.submitted));
                     }
                 }
+                // No step streams its text.
+                EventKind::Text(_) => {}
                 EventKind::Restarted => {
                     if let Some(request) = self.in_flight.get_mut(&event.id) {
                         request.tokens.clear();

@@ -7,7 +7,7 @@ use super::flow_state::FlowState;
 use super::in_flight::SampleId;
 use super::judge::{self, Order};
 use super::step_state::SampleResult;
-use crate::engine::{Message, Origin, Request, Role, Sampling};
+use crate::engine::{Message, Origin, Request, RequestOptions, Role, Sampling};
 use crate::error::Result;
 use crate::flow::{Context, Generate, Judge, Part, Resolver};
 use crate::hash::sha256;
@@ -57,6 +57,7 @@ impl RequestBuilder {
                 top_k: generate.top_k,
                 seed: sample_seed(running, step, (samples > 1).then_some(0), options),
             },
+            options: RequestOptions::default(),
         })
     }
 
@@ -94,6 +95,7 @@ impl RequestBuilder {
             max_tokens: options.max_tokens.unwrap_or(judge.max_tokens),
             ignore_eos: options.ignore_eos,
             sampling: Sampling::default(),
+            options: RequestOptions::default(),
         })
     }
 

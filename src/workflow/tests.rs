@@ -405,6 +405,7 @@ fn flows_that_can_never_end_fail() {
             of: of.to_owned(),
             question: Vec::new(),
             expected: Vec::new(),
+            how: crate::flow::How::Math,
         }),
     };
     let mut unknown = flow_of(&[("plan", &[])]);

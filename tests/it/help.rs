@@ -16,6 +16,7 @@ fn help_texts() {
         &["compare", "--help"],
         &["history", "--help"],
         &["export", "--help"],
+        &["serve", "--help"],
         &["merge", "--help"],
         &["init", "--help"],
         &["doctor", "--help"],

@@ -41,6 +41,7 @@ mod report;
 mod resume;
 mod run;
 mod schema;
+mod serve;
 mod shards;
 mod simgpu;
 mod streams;

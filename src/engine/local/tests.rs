@@ -19,7 +19,7 @@ use crate::engine::device::Device;
 use crate::engine::kv::common_prefix;
 use crate::engine::load::hub::{ModelFormat, ModelSource};
 use crate::engine::model::testing::{Tiny, test_model};
-use crate::engine::{Message, Origin, Role, Sampling};
+use crate::engine::{Message, Origin, RequestOptions, Role, Sampling};
 
 /// Tokens of a pass of the models here.
 const PASS_TOKENS: usize = 256;
@@ -100,6 +100,7 @@ fn request(messages: Vec<Message>, max_tokens: usize, sampling: Sampling) -> Req
         max_tokens,
         ignore_eos: true,
         sampling,
+        options: RequestOptions::default(),
     }
 }
 
@@ -150,6 +151,7 @@ fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
         .map(|request| engine.submit(request.clone()).unwrap())
         .collect();
     let mut streamed: BTreeMap<RequestId, Vec<u32>> = BTreeMap::new();
+    let mut said: BTreeMap<RequestId, String> = BTreeMap::new();
     let mut started = BTreeSet::new();
     let mut ended = BTreeMap::new();
     let mut gave_way = 0;
@@ -166,8 +168,12 @@ fn run(engine: &mut LocalEngine, requests: &[Request]) -> Outcome {
             match kind {
                 EventKind::Started => assert!(started.insert(id), "told twice"),
                 EventKind::Restarted => panic!("{id:?} began again"),
+                EventKind::Text(text) => said.entry(id).or_default().push_str(&text),
                 EventKind::Token(token) => streamed.entry(id).or_default().push(token),
                 EventKind::Finished(completion) => {
+                    if let Some(said) = said.get(&id) {
+                        assert_eq!(*said, completion.text);
+                    }
                     assert!(ended.insert(id, completion).is_none());
                 }
                 EventKind::Failed(reason) => panic!("{reason}"),

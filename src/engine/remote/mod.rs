@@ -44,8 +44,8 @@ use ureq::Agent;
 use super::device::DeviceInfo;
 use super::scripted::{token_id, word_ids};
 use super::{
-    Completion, Conversation, Engine, EngineInfo, Event, EventKind, Message, Origin, Request,
-    RequestId, Served, restart_refused,
+    Completion, Conversation, Engine, EngineInfo, Event, EventKind, Message, Occupancy, Origin,
+    Request, RequestId, Served, restart_refused,
 };
 use crate::config::{EndpointApi, RemoteConfig};
 use crate::error::Result;
@@ -108,6 +108,8 @@ struct Open {
     origin: Origin,
     body: Arc<Vec<u8>>,
     seed: u64,
+    /// Whether texts are reported.
+    stream_text: bool,
     /// When the first attempt started.
     begun: Option<Timer>,
     attempts: usize,
@@ -301,6 +303,7 @@ impl RemoteEngine {
         let Some(open) = self.open.get_mut(&id) else {
             return;
         };
+        let stream_text = open.stream_text;
         let Some(attempt) = open.attempt(news.attempt) else {
             return;
         };
@@ -314,6 +317,10 @@ impl RemoteEngine {
                     let kind = EventKind::Token(token_id(piece));
                     attempt.text.push_str(&text);
                     events.push(Event { id, kind });
+                    if stream_text && !text.is_empty() {
+                        let kind = EventKind::Text(text);
+                        events.push(Event { id, kind });
+                    }
                 }
                 if is_first {
                     open.phase.next(Span::Decode);
@@ -323,6 +330,10 @@ impl RemoteEngine {
             What::Done(end) => {
                 let ended = self.open.remove(&id);
                 if let Some((open, attempt)) = ended.and_then(Open::into_attempt) {
+                    if stream_text && !end.tail.is_empty() {
+                        let kind = EventKind::Text(end.tail.to_owned());
+                        events.push(Event { id, kind });
+                    }
                     let completion = self.completion(id, open, attempt, end);
                     let kind = EventKind::Finished(completion);
                     events.push(Event { id, kind });
@@ -527,6 +538,7 @@ impl Engine for RemoteEngine {
                 origin: request.origin,
                 body: Arc::new(outgoing.body),
                 seed: request.sampling.seed,
+                stream_text: request.options.stream_text,
                 begun: None,
                 attempts: 0,
                 state: State::Waiting {
@@ -579,6 +591,14 @@ impl Engine for RemoteEngine {
             && let State::Calling(attempt) = open.state
         {
             attempt.agent.shutdown();
+        }
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            requests: self.open.len(),
+            waiting: self.open.len() - self.calls(),
+            ..Occupancy::default()
         }
     }
 

@@ -21,6 +21,7 @@ struct Body<'a> {
     top_k: usize,
     seed: u64,
     ignore_eos: bool,
+    stop: &'a [String],
     /// The user's additions and changes (`ENDPOINT_EXTRA`).
     extra: &'a EndpointExtra,
 }
@@ -47,6 +48,7 @@ impl Serialize for Body<'_> {
         self.put(&mut map, "stream_options", &options)?;
         // An extension of vLLM and llama.cpp.
         self.put_if(self.ignore_eos, &mut map, "ignore_eos", &true)?;
+        self.put_if(!self.stop.is_empty(), &mut map, "stop", &self.stop)?;
         for (name, value) in self.extra.others() {
             map.serialize_entry(name, value)?;
         }
@@ -134,6 +136,7 @@ pub(super) fn outgoing(
         top_k: request.sampling.top_k,
         seed: request.sampling.seed & SEED_BITS,
         ignore_eos: request.ignore_eos,
+        stop: &request.options.stop,
         extra: &config.endpoint_extra,
     };
     let body = serde_json::to_vec(&body).or_exit(Exit::FlowFailed, || {
@@ -145,7 +148,7 @@ pub(super) fn outgoing(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Origin, Role, Sampling};
+    use crate::engine::{Origin, RequestOptions, Role, Sampling};
 
     fn request() -> Request {
         let message = |role, content: &str| Message {
@@ -164,6 +167,7 @@ mod tests {
             max_tokens: 48,
             ignore_eos: false,
             sampling: Sampling::default(),
+            options: RequestOptions::default(),
         }
     }
 

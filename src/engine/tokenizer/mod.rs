@@ -15,9 +15,11 @@ mod merges;
 mod oniguruma;
 mod pre;
 mod sentencepiece;
+mod stream;
 
 pub(crate) use content::{AddedTokens, Encoded};
 pub(super) use json::read_json;
+pub(crate) use stream::TextStream;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;

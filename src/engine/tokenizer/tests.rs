@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::test_model::test_model;
 
@@ -719,4 +721,66 @@ fn a_prompt_is_encoded_in_milliseconds() {
         .collect();
     let best = times.iter().min().unwrap();
     assert!(best.as_millis() < 10, "{times:?}");
+}
+
+/// What a stream gives token by token, and the decoded whole.
+fn streamed(tokenizer: &Tokenizer, tokens: &[u32]) -> (String, String) {
+    let mut stream = TextStream::default();
+    let pieces = tokens
+        .iter()
+        .map(|token| stream.push(tokenizer, *token).unwrap());
+    (pieces.collect(), tokenizer.decode(tokens).unwrap())
+}
+
+/// A byte-level vocabulary with the bytes of "ü你", one token each.
+fn with_bytes() -> (Tokenizer, u32) {
+    let mut metadata = metadata();
+    // As GPT-2 spells C3 BC E4 BD A0.
+    let ids = ["Ã", "¼", "ä", "½", "ł"].map(|text| push_token(&mut metadata, text, 1));
+    (Tokenizer::from_gguf(&metadata).unwrap(), ids[0])
+}
+
+#[test]
+fn a_character_is_streamed_with_its_last_byte() {
+    let (tokenizer, first) = with_bytes();
+    let mut stream = TextStream::default();
+    let mut push = |token: u32| stream.push(&tokenizer, token).unwrap();
+    assert_eq!([first, first + 1].map(&mut push), ["", "ü"]);
+    assert_eq!(
+        [first + 2, first + 3, first + 4].map(&mut push),
+        ["", "", "你"]
+    );
+    // A byte that is none becomes certain with what follows it, and a special token has no text.
+    assert_eq!([first + 2, 2, 6].map(&mut push), ["", "", "\u{FFFD}a"]);
+}
+
+proptest! {
+    /// The pieces concatenate to the whole, except for a last character that is not certain.
+    #[test]
+    fn streamed_bytes_concatenate_to_the_text(picks in prop::collection::vec(0u32..42, 0..40)) {
+        let (tokenizer, first) = with_bytes();
+        prop_assert_eq!(first, 37);
+        let (pieces, whole) = streamed(&tokenizer, &picks);
+        let rest = whole.strip_prefix(&pieces);
+        prop_assert!(rest.is_some_and(|rest| rest.is_empty() || rest == "\u{FFFD}"), "{pieces:?} {whole:?}");
+    }
+
+    /// The same with byte fallback, where a run of bytes is certain with the token after it.
+    #[test]
+    fn streamed_pieces_with_byte_fallback_concatenate(picks in prop::collection::vec(0u32..42, 0..40)) {
+        let mut metadata = sentencepiece_metadata();
+        for text in ["<0xC3>", "<0xBC>", "<0xE4>", "<0xBD>", "<0xA0>"] {
+            push_token(&mut metadata, text, 6);
+        }
+        let Some(Value::Array(scores)) = metadata.get_mut("tokenizer.ggml.scores") else {
+            panic!("an array");
+        };
+        scores.extend((0..5).map(|_| Value::F32(0.0)));
+        let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+        let (pieces, whole) = streamed(&tokenizer, &picks);
+        prop_assert!(whole.starts_with(&pieces), "{pieces:?} {whole:?}");
+        // A letter makes certain whatever came before it.
+        let (pieces, whole) = streamed(&tokenizer, &[picks.as_slice(), &[6]].concat());
+        prop_assert_eq!(pieces, whole);
+    }
 }

@@ -208,3 +208,33 @@ fn an_end_token_inside_a_draft_ends_the_sequence() {
         assert_eq!(one.finish, Finish::Stop);
     }
 }
+
+/// A stop string ends an answer at the same token with drafts as without, and the text is what came before it.
+#[test]
+fn a_stop_string_ends_the_answer_whatever_is_drafted() {
+    let Some(mut engine) = load() else { return };
+    restart(&mut engine, false, ROOMY);
+    let plain = &guessable()[0];
+    let whole = run(&mut engine, std::slice::from_ref(plain))
+        .completions
+        .remove(0);
+    let letters: Vec<(usize, char)> = whole.text.char_indices().collect();
+    for at in (4..letters.len() - 6).step_by(7) {
+        let stop = whole.text[letters[at].0..letters[at + 5].0].to_owned();
+        let expected = &whole.text[..whole.text.find(&stop).unwrap()];
+        let mut tokens = Vec::new();
+        for speculate in [false, true] {
+            restart(&mut engine, false, ROOMY);
+            engine.speculate = speculate;
+            let mut request = plain.clone();
+            request.options.stop = [stop.clone()].into();
+            request.options.stream_text = true;
+            let stopped = run(&mut engine, &[request]).completions.remove(0);
+            assert_eq!(stopped.text, expected);
+            assert_eq!(stopped.finish, Finish::Stop);
+            tokens.push(stopped.tokens);
+        }
+        assert_eq!(tokens[0], tokens[1]);
+        assert!(whole.tokens.starts_with(&tokens[0]));
+    }
+}

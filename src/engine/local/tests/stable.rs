@@ -64,7 +64,7 @@ fn run_mix(
         }
         for Event { id, kind } in engine.poll().unwrap() {
             match kind {
-                EventKind::Started | EventKind::Token(_) => {}
+                EventKind::Started | EventKind::Token(_) | EventKind::Text(_) => {}
                 EventKind::Restarted => panic!("began again"),
                 EventKind::Finished(completion) => {
                     let at = flying.iter().position(|(other, _)| *other == id).unwrap();
