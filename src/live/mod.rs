@@ -3,8 +3,7 @@
 //!
 //! There are two threads: one accepts connections, and one serves all of them on non-blocking
 //! sockets. A client that sends nothing, half a request or garbage occupies an entry in a list
-//! until it times out, but no thread. Four URLs need no more of HTTP than this; an asynchronous
-//! runtime and a web framework (axum) would add about fifty crates.
+//! until it times out, but no thread. It is older than `serve`, whose server could do the same.
 
 mod connection;
 mod render;
