@@ -151,9 +151,13 @@ fn formats_say_the_same() {
     assert!((sum - metric["change"].as_f64().expect("a share")).abs() < 1e-9);
     let both = ["--metric", "workflow_ms,ttft_ms"];
     let family = compare(&workspace, &[&["latest~2,latest~1"][..], &both].concat());
-    assert_eq!(
-        value(&family, "[VERDICT]", "coverage"),
-        "97.5%",
+    // Holm's method: the metric that differs most, whichever that is, is held to a higher level.
+    let mut verdicts = family
+        .out
+        .lines()
+        .filter(|line| line.starts_with("[VERDICT]"));
+    assert!(
+        verdicts.any(|line| line.contains(" coverage=97.5%")),
         "{}",
         family.out
     );
