@@ -127,6 +127,16 @@ impl Tokenizer {
         expanded
     }
 
+    /// Whether decoding leaves the token out: it is special, or there is no such token.
+    pub(crate) fn is_skipped(&self, id: u32) -> bool {
+        let added = match &self.pipeline {
+            Pipeline::Library(tokenizer) => tokenizer.get_added_vocabulary(),
+            Pipeline::SentencePiece(tokenizer) => tokenizer.get_added_vocabulary(),
+        };
+        let text = self.token_text(id);
+        id as usize >= self.vocabulary || text.is_none_or(|text| added.is_special_token(&text))
+    }
+
     /// Decodes tokens, without special tokens and without any cleanup. Invalid UTF-8 becomes
     /// `U+FFFD`. Ids outside the vocabulary are skipped: a model's output can have more rows than
     /// its vocabulary.

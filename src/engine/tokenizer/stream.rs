@@ -23,6 +23,10 @@ impl TextStream {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<String> {
+        // The decoder skips it before anything else: bytes before and after it are one run.
+        if tokenizer.is_skipped(token) {
+            return Ok(String::new());
+        }
         self.window.push(token);
         // The decoder takes a run of these together: one that is invalid changes the ones before.
         if tokenizer
@@ -43,9 +47,6 @@ impl TextStream {
         } else if !new.is_empty() {
             self.window = vec![token];
             self.given = tokenizer.decode(&self.window)?;
-        } else if !self.given.is_empty() {
-            // A special token, which has no text.
-            self.window.pop();
         }
         Ok(new)
     }

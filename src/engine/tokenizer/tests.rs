@@ -754,6 +754,27 @@ fn a_character_is_streamed_with_its_last_byte() {
     assert_eq!([first + 2, 2, 6].map(&mut push), ["", "", "\u{FFFD}a"]);
 }
 
+/// A vocabulary of SentencePiece with byte fallback, and the bytes of "ü你".
+fn with_byte_fallback() -> Tokenizer {
+    let mut metadata = sentencepiece_metadata();
+    for text in ["<0xC3>", "<0xBC>", "<0xE4>", "<0xBD>", "<0xA0>"] {
+        push_token(&mut metadata, text, 6);
+    }
+    let Some(Value::Array(scores)) = metadata.get_mut("tokenizer.ggml.scores") else {
+        panic!("an array");
+    };
+    scores.extend((0..5).map(|_| Value::F32(0.0)));
+    Tokenizer::from_gguf(&metadata).unwrap()
+}
+
+#[test]
+fn a_special_token_behind_a_byte_does_not_drop_the_next_space() {
+    // A line feed as a byte, a special token, and a word with its space.
+    let (pieces, whole) = streamed(&with_byte_fallback(), &[5, 0, 36]);
+    assert_eq!(pieces, whole);
+    assert_eq!(whole, "\n h");
+}
+
 proptest! {
     /// The pieces concatenate to the whole, except for a last character that is not certain.
     #[test]
@@ -768,15 +789,7 @@ proptest! {
     /// The same with byte fallback, where a run of bytes is certain with the token after it.
     #[test]
     fn streamed_pieces_with_byte_fallback_concatenate(picks in prop::collection::vec(0u32..42, 0..40)) {
-        let mut metadata = sentencepiece_metadata();
-        for text in ["<0xC3>", "<0xBC>", "<0xE4>", "<0xBD>", "<0xA0>"] {
-            push_token(&mut metadata, text, 6);
-        }
-        let Some(Value::Array(scores)) = metadata.get_mut("tokenizer.ggml.scores") else {
-            panic!("an array");
-        };
-        scores.extend((0..5).map(|_| Value::F32(0.0)));
-        let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+        let tokenizer = with_byte_fallback();
         let (pieces, whole) = streamed(&tokenizer, &picks);
         prop_assert!(whole.starts_with(&pieces), "{pieces:?} {whole:?}");
         // A letter makes certain whatever came before it.
