@@ -154,6 +154,26 @@ pub struct ModelChoice {
     pub model: Option<String>,
 }
 
+/// What sequences of an engine in this process may take, of `run` and `serve`.
+#[derive(Debug, Clone, Args)]
+struct SequenceArgs {
+    /// Upper bound on KV cache memory in MiB; on a CPU, memory is allocated on demand [default:
+    /// 1024, or more if one sequence of the full context needs it, up to half of the available
+    /// memory]
+    #[arg(long, env, value_name = "KV_CACHE_MB", value_parser = parse_mebibytes)]
+    kv_cache_mb: Option<usize>,
+
+    /// Maximum sequence length in tokens, prompt and output together [default: the model's context
+    /// length]
+    #[arg(long, env, value_name = "CONTEXT", value_parser = parse_tokens)]
+    context: Option<usize>,
+
+    /// 1: speculative decoding by prompt lookup while a single sequence is decoding; the output
+    /// does not change
+    #[arg(long, env, value_name = "SPECULATE", default_value = "1", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
+    speculate: bool,
+}
+
 #[derive(Debug, Clone, Args)]
 struct EngineArgs {
     #[command(flatten)]
@@ -208,21 +228,8 @@ pub struct RunArgs {
     #[arg(long, env, value_name = "ROUNDS", default_value = "3", value_parser = parse_count)]
     rounds: usize,
 
-    /// Upper bound on KV cache memory in MiB; on a CPU, memory is allocated on demand [default:
-    /// 1024, or more if one sequence of the full context needs it, up to half of the available
-    /// memory]
-    #[arg(long, env, value_name = "KV_CACHE_MB", value_parser = parse_mebibytes)]
-    kv_cache_mb: Option<usize>,
-
-    /// Maximum sequence length in tokens, prompt and output together [default: the model's context
-    /// length]
-    #[arg(long, env, value_name = "CONTEXT", value_parser = parse_tokens)]
-    context: Option<usize>,
-
-    /// 1: speculative decoding by prompt lookup while a single sequence is decoding; the output
-    /// does not change
-    #[arg(long, env, value_name = "SPECULATE", default_value = "1", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
-    speculate: bool,
+    #[command(flatten)]
+    sequences: SequenceArgs,
 
     /// Sampling seed
     #[arg(long, env, value_name = "SEED", default_value = "0")]
@@ -604,9 +611,9 @@ impl RunArgs {
                 gpu: self.engine.gpu(),
                 concurrency,
                 rounds: self.rounds,
-                kv_cache_bytes: self.kv_cache_mb,
-                context: self.context,
-                speculate: self.speculate,
+                kv_cache_bytes: self.sequences.kv_cache_mb,
+                context: self.sequences.context,
+                speculate: self.sequences.speculate,
                 seed: self.seed,
                 max_tokens: self.max_tokens,
                 ignore_eos: self.ignore_eos,

@@ -408,6 +408,11 @@ pub struct StepRecord {
     pub mode: Option<String>,
 }
 
+/// Whether steps of this `kind` are requests to a model.
+fn asks_a_model(kind: Option<&str>) -> bool {
+    matches!(kind, None | Some("judge"))
+}
+
 impl StepRecord {
     /// The kind of step, as templates name it.
     pub fn kind(&self) -> &str {
@@ -416,7 +421,7 @@ impl StepRecord {
 
     /// Whether it was a request to a model.
     pub fn asks_a_model(&self) -> bool {
-        matches!(self.kind.as_deref(), None | Some("judge"))
+        asks_a_model(self.kind.as_deref())
     }
 
     /// The step and its sample, for messages.

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::remote::RemoteArgs;
-use super::{EngineArgs, ProcessEnv, parse_count, parse_mebibytes, parse_tokens};
+use super::{EngineArgs, ProcessEnv, SequenceArgs, parse_count};
 use crate::config::{EngineSettings, Mode, ServeConfig, ServerSettings};
 use crate::error::{Error, Result};
 
@@ -69,21 +69,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Upper bound on KV cache memory in MiB; on a CPU, memory is allocated on demand [default:
-    /// 1024, or more if one sequence of the full context needs it, up to half of the available
-    /// memory]
-    #[arg(long, env, value_name = "KV_CACHE_MB", value_parser = parse_mebibytes)]
-    kv_cache_mb: Option<usize>,
-
-    /// Maximum sequence length in tokens, prompt and output together [default: the model's context
-    /// length]
-    #[arg(long, env, value_name = "CONTEXT", value_parser = parse_tokens)]
-    context: Option<usize>,
-
-    /// 1: speculative decoding by prompt lookup while a single sequence is decoding; the output
-    /// does not change
-    #[arg(long, env, value_name = "SPECULATE", default_value = "1", value_parser = BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "1")]
-    speculate: bool,
+    #[command(flatten)]
+    sequences: SequenceArgs,
 
     /// Seed from which requests without a seed get theirs, each another one
     #[arg(long, env, value_name = "SEED", default_value = "0")]
@@ -161,9 +148,9 @@ impl ServeArgs {
                 backend: self.engine.backend,
                 gpu: self.engine.gpu(),
                 reuse: self.mode == Mode::Reuse,
-                kv_cache_bytes: self.kv_cache_mb,
-                context: self.context,
-                speculate: self.speculate,
+                kv_cache_bytes: self.sequences.kv_cache_mb,
+                context: self.sequences.context,
+                speculate: self.sequences.speculate,
                 model_files: environment.model(self.engine.model.model)?,
             },
             server: ServerSettings {

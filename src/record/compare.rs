@@ -55,7 +55,7 @@ pub struct MeasuredStep {
 impl MeasuredStep {
     /// Whether the step asked a model.
     pub fn generates(&self) -> bool {
-        matches!(self.kind.as_deref(), None | Some("judge"))
+        super::asks_a_model(self.kind.as_deref())
     }
 }
 
